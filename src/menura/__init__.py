@@ -1,0 +1,5 @@
+"""Menura: voice conversion that takes any length."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

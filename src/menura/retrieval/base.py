@@ -1,0 +1,26 @@
+"""What the pipeline asks of a retrieval index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+
+class FeatureIndex(Protocol):
+    """Content vectors of the voice's training data, searchable."""
+
+    dim: int
+    size: int
+
+    def retrieve(self, content: FloatArray) -> FloatArray:
+        """Weighted mean of the 8 nearest stored vectors for each row (weights (1/distance²)², as RVC's).
+
+        Args:
+            content: (frames, dim) float32.
+
+        Returns:
+            (frames, dim) float32.
+        """
+        ...

@@ -1,0 +1,179 @@
+"""What flows between the stages: frozen dataclasses, no behaviour. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioInfo:
+    """What is known of a recording before or after reading it."""
+
+    sample_rate: int
+    channels: int
+    length_samples: int | None
+    """Samples per channel, None when it is only known at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioBlock:
+    """A run of mono samples at an absolute place of a stream."""
+
+    stream_id: int
+    start_samples: int
+    samples: FloatArray
+    """(samples,) float32, full scale 1."""
+    sample_rate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisWindow:
+    """A core of frames with context on both sides, cut from the 16 kHz timeline.
+
+    `samples` covers frames [start - left, start + frames + right) and CONTENT_TAIL_SAMPLES more.
+    """
+
+    stream_id: int
+    index: int
+    start_frames: int
+    frames: int
+    left_frames: int
+    right_frames: int
+    samples: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """Content and F0 of consecutive frames of one stream, at 100 frames a second."""
+
+    stream_id: int
+    start_frames: int
+    content: FloatArray
+    """(frames, dim)"""
+    f0_hz: FloatArray | None
+    """(frames,), 0 where unvoiced; None for voices without F0."""
+    f0_coarse: npt.NDArray[np.int64] | None
+    """(frames,), RVC's 1..255 bins."""
+    phase_cycles: float
+    """Source phase at the first sample, in cycles: the prefix sum of committed F0 (float64)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisSegment:
+    """What the synthesizer is asked for: features with context, of which [core) is wanted as sound."""
+
+    stream_id: int
+    index: int
+    features: Features
+    core_start_frames: int
+    core_frames: int
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesizedSegment:
+    """Sound of a segment's core at the voice's rate."""
+
+    stream_id: int
+    index: int
+    start_samples: int
+    samples: FloatArray
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """The text encoder's distribution: mean and log scale (batch, inter_channels, frames), mask (batch, 1, frames)."""
+
+    mean: Tensor
+    log_scale: Tensor
+    mask: Tensor
+
+
+class State(str, Enum):
+    """How a conversion of one input ended."""
+
+    DONE = "done"
+    WARNING = "warning"
+    """An output was written, but not all of the input could be used."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds of wall time by stage."""
+
+    decode_s: float = 0.0
+    content_s: float = 0.0
+    f0_s: float = 0.0
+    retrieval_s: float = 0.0
+    synthesis_s: float = 0.0
+    assemble_s: float = 0.0
+    encode_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Sum over the stages."""
+        return (
+            self.decode_s
+            + self.content_s
+            + self.f0_s
+            + self.retrieval_s
+            + self.synthesis_s
+            + self.assemble_s
+            + self.encode_s
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileResult:
+    """What became of one input."""
+
+    input: str
+    output: Path | None
+    state: State
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    audio_s: float = 0.0
+    output_samples: int = 0
+    output_rate: int = 0
+    f0_method: str | None = None
+    wall_s: float = 0.0
+    stages: StageTimes = field(default_factory=StageTimes)
+    seams_s: tuple[float, ...] = ()
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Wall seconds for a second of audio (below 1 is faster than real time)."""
+        return self.wall_s / self.audio_s if self.audio_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What a run did: every file, and the process."""
+
+    files: tuple[FileResult, ...]
+    wall_s: float
+    peak_memory_mb: float
+    model_loads: dict[str, int]
+    """How often each network, voice and index was read from disk in this process."""
+
+    @property
+    def failed(self) -> tuple[FileResult, ...]:
+        """Inputs without an output."""
+        return tuple(f for f in self.files if f.state is State.FAILED)
+
+    @property
+    def exit_code(self) -> int:
+        """0 only if every input converted wholly."""
+        return 0 if all(f.state is State.DONE for f in self.files) else 1
