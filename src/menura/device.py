@@ -1,0 +1,152 @@
+"""Where and with how many threads a process computes. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+_CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, proved to be there.
+
+    Args:
+        name: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        OptionError: no such device on this machine, or no such name.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
+        raise OptionError(f"device: '{name}' is not one of auto, cpu, cuda, cuda:N, mps.")
+    if kind == "cuda":
+        if not cuda:
+            raise OptionError(f"device: '{name}' needs an NVIDIA or AMD GPU and a torch build for it; use cpu or auto.")
+        if number and int(number) >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise OptionError(f"device: '{name}' is not there; this machine's last one is cuda:{last}.")
+    if kind == "mps" and not mps:
+        raise OptionError("device: 'mps' needs an Apple GPU; use cpu or auto.")
+    return torch.device(name)
+
+
+def physical_cores() -> int:
+    """Cores this process may use: hyper-threads counted once, within its affinity and its control group's quota."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = {_core_of(cpu) for cpu in allowed}
+    return max(1, min(len(cores), _quota_cores()))
+
+
+def _core_of(cpu: int) -> str:
+    """Name of the physical core that a logical CPU is a thread of; its own number where the system doesn't say."""
+    try:
+        return (_CPU_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(cpu)
+
+
+def _quota_cores() -> int:
+    """Whole CPUs within the control group's quota (v2 and v1), the narrowest of all levels; huge without one."""
+    quotas = [math.inf]
+    for folder in _own_cgroups():
+        quotas.append(_read_quota(folder / "cpu.max"))
+        quotas.append(_read_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    narrowest = min(quotas)
+    return sys.maxsize if math.isinf(narrowest) else max(1, int(narrowest))
+
+
+def _own_cgroups() -> list[Path]:
+    """The process's control groups that can hold a CPU quota, with all their ancestors."""
+    try:
+        lines = _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        if line.count(":") < 2:
+            continue
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = [_CGROUPS] if not controllers else [_CGROUPS / controllers, _CGROUPS / "cpu"]
+        for mount in mounts:
+            own = mount / path.lstrip("/")
+            folders += [folder for folder in (own, *own.parents) if folder == mount or mount in folder.parents]
+    return folders
+
+
+def _read_quota(quota_file: Path, period_file: Path | None = None) -> float:
+    try:
+        words = quota_file.read_text(encoding="ascii").split()
+        if period_file is not None:
+            words += period_file.read_text(encoding="ascii").split()
+        quota, period = float(words[0]), float(words[1])
+    except (OSError, ValueError, IndexError):
+        return math.inf  # no such file, or "max"
+    return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def configure_threads(threads: int | None = None) -> int:
+    """Set torch's compute threads and flush denormals; call before the first computation.
+
+    Args:
+        threads: how many; None takes the physical cores.
+
+    Returns:
+        The number set.
+    """
+    import torch
+
+    # Denormals first: torch's worker threads inherit the mode of the thread that starts them.
+    torch.set_flush_denormal(True)
+    count = threads or physical_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MiB; 0 where the system doesn't say."""
+    if sys.platform == "win32":
+        return _windows_peak_mb()
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux
+
+
+def _windows_peak_mb() -> float:
+    import ctypes
+
+    class Counters(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of the Windows API."""
+
+        _fields_ = (
+            ("cb", ctypes.c_ulong),
+            ("page_faults", ctypes.c_ulong),
+            ("peak_working_set", ctypes.c_size_t),
+            ("rest", ctypes.c_size_t * 7),
+        )
+
+    counters = Counters(cb=ctypes.sizeof(Counters))
+    windll = getattr(ctypes, "windll", None)
+    if windll is None:
+        return 0.0
+    process = ctypes.c_void_p(windll.kernel32.GetCurrentProcess())
+    read = windll.psapi.GetProcessMemoryInfo(process, ctypes.byref(counters), counters.cb)
+    return float(counters.peak_working_set) / 2**20 if read else 0.0

@@ -1,0 +1,102 @@
+"""Devices, cores and threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from menura import device
+from menura.errors import OptionError
+
+
+def test_cpu_and_auto_are_devices() -> None:
+    assert device.resolve_device("cpu").type == "cpu"
+    assert device.resolve_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:", "cuda:x", "", "mps:0"])
+def test_unknown_device_is_an_option_error(name: str) -> None:
+    with pytest.raises(OptionError, match="not one of auto, cpu"):
+        device.resolve_device(name)
+
+
+def test_absent_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.resolve_device("auto").type == "cpu"
+    with pytest.raises(OptionError, match="use cpu or auto"):
+        device.resolve_device("cuda")
+    with pytest.raises(OptionError, match="Apple"):
+        device.resolve_device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(device.resolve_device("cuda:1")) == "cuda:1"
+    with pytest.raises(OptionError, match="last one is cuda:1"):
+        device.resolve_device("cuda:2")
+
+
+def fake_cpus(monkeypatch: pytest.MonkeyPatch, root: Path, siblings: dict[int, str]) -> None:
+    for cpu, threads in siblings.items():
+        folder = root / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(threads + "\n")
+    monkeypatch.setattr(device, "_CPU_TOPOLOGY", root)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(siblings), raising=False)
+    monkeypatch.setattr(device, "_OWN_CGROUP", root / "none")
+
+
+def test_hyper_threads_count_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_cpus(monkeypatch, tmp_path, {0: "0,4", 1: "1,5", 4: "0,4", 5: "1,5"})
+    assert device.physical_cores() == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/job/inner\n", {"job/cpu.max": "150000 50000", "job/inner/cpu.max": "max 100000"}, 3),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        ("0::/gone\n", {"cpu.max": "200000 100000"}, 2),
+        ("3:cpuset:/\n2:cpu,cpuacct:/job\n", {"cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
+                                              "cpu,cpuacct/job/cpu.cfs_period_us": "100000"}, 2),
+        ("2:cpu:/job\n", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, 8),
+        ("nonsense\n", {}, 8),
+    ],
+)  # fmt: skip
+def test_control_group_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: dict[str, str], expected: int
+) -> None:
+    fake_cpus(monkeypatch, tmp_path / "cpus", {cpu: str(cpu) for cpu in range(8)})
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(device, "_OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(device, "_CGROUPS", tmp_path / "cgroup")
+    assert device.physical_cores() == expected
+
+
+def test_peak_memory_grows_by_what_is_allocated() -> None:
+    before = device.peak_memory_mb()
+    held = bytearray(os.urandom(1 << 20) * 256)
+    assert device.peak_memory_mb() > before
+    assert device.peak_memory_mb() > 256
+    del held
+
+
+def test_threads_and_denormals_in_a_fresh_process() -> None:
+    code = (
+        "from menura.device import configure_threads\n"
+        "count = configure_threads(2)\n"
+        "import torch\n"
+        "denormal = torch.full((1 << 20,), 1e-39)\n"
+        "print(count, torch.get_num_threads(), int((denormal * 1.0).count_nonzero()))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["2", "2", "0"]
