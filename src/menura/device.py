@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
+_OWN_STATUS = Path("/proc/self/status")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -124,6 +125,11 @@ def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MiB; 0 where the system doesn't say."""
     if sys.platform == "win32":
         return _windows_peak_mb()
+    try:  # Linux: unlike getrusage, not inherited from the process that started this one
+        status = _OWN_STATUS.read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError, ValueError):
+        pass
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -82,12 +82,19 @@ def test_control_group_quota(
     assert device.physical_cores() == expected
 
 
-def test_peak_memory_grows_by_what_is_allocated() -> None:
-    before = device.peak_memory_mb()
-    held = bytearray(os.urandom(1 << 20) * 256)
-    assert device.peak_memory_mb() > before
-    assert device.peak_memory_mb() > 256
-    del held
+def test_peak_memory_is_this_process_own() -> None:
+    held = bytearray(os.urandom(1 << 20) * 256)  # a large parent must not show in its child
+    code = (
+        "from menura.device import peak_memory_mb\n"
+        "before = peak_memory_mb()\n"
+        "held = bytearray(b'menura..' * (64 << 17))\n"
+        "print(before, peak_memory_mb())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(float, run.stdout.split())
+    assert 5 < before < 64
+    assert 60 < after - before < 200
+    assert device.peak_memory_mb() > len(held) / 2**20
 
 
 def test_threads_and_denormals_in_a_fresh_process() -> None:
