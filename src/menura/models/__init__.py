@@ -1,1 +1,1 @@
-""""""
+"""The networks: one architecture a module, torch only."""

@@ -1,0 +1,226 @@
+"""Layers shared by the voice networks: weight-normed convolutions, attention, WaveNet, residual blocks.
+
+Attribute names are RVC's checkpoint names. Layers come in two forms: for training with weight norm
+(Salimans & Kingma, 2016) as torch's parametrization, for inference with it folded into one weight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+LEAKY_SLOPE = 0.1
+"""Slope of HiFi-GAN's leaky ReLU below zero (Kong et al., 2020)."""
+
+
+def maybe_weight_norm(layer: nn.Module, *, training: bool) -> nn.Module:
+    """The layer with weight norm over its first axis for training; as it is for inference."""
+    return weight_norm(layer) if training else layer
+
+
+def same_padding(kernel_size: int, dilation: int = 1) -> int:
+    """Zeros on each side that keep an odd-sized convolution's length."""
+    return dilation * (kernel_size - 1) // 2
+
+
+def length_mask(lengths: Tensor, frames: int) -> Tensor:
+    """Mask of the frames that exist.
+
+    Args:
+        lengths: (batch,) frames of each row.
+        frames: frames of the longest row.
+
+    Returns:
+        (batch, 1, frames) float32, 1 inside and 0 beyond the length.
+    """
+    positions = torch.arange(frames, device=lengths.device)
+    return (positions < lengths[:, None]).to(torch.float32)[:, None, :]
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of (batch, channels, frames)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, frames) to the same shape."""
+        normed = F.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta, self.eps)
+        return normed.transpose(1, 2)
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention with learned embeddings of the distances up to a window (Shaw et al., 2018), as in VITS."""
+
+    def __init__(self, channels: int, n_heads: int, window: int, p_dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.head_dim = channels // n_heads
+        self.window = window
+        self.p_dropout = p_dropout
+        self.conv_q = nn.Conv1d(channels, channels, 1)
+        self.conv_k = nn.Conv1d(channels, channels, 1)
+        self.conv_v = nn.Conv1d(channels, channels, 1)
+        self.conv_o = nn.Conv1d(channels, channels, 1)
+        std = self.head_dim**-0.5
+        self.emb_rel_k = nn.Parameter(torch.randn(1, 2 * window + 1, self.head_dim) * std)
+        self.emb_rel_v = nn.Parameter(torch.randn(1, 2 * window + 1, self.head_dim) * std)
+        for conv in (self.conv_q, self.conv_k, self.conv_v):
+            nn.init.xavier_uniform_(conv.weight)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend over all frames of each row.
+
+        Args:
+            x: (batch, channels, frames).
+            mask: (batch, 1, frames), 1 where a frame exists.
+
+        Returns:
+            (batch, channels, frames).
+        """
+        query = self._heads(self.conv_q(x)) * self.head_dim**-0.5
+        key, value = self._heads(self.conv_k(x)), self._heads(self.conv_v(x))
+        scores = query @ key.transpose(-2, -1)
+        scores = scores + self._distances_to_keys(query @ self.emb_rel_k.transpose(-2, -1))
+        pair_mask = mask[:, :, None, :] * mask[:, :, :, None]
+        scores = scores.masked_fill(pair_mask == 0, -1e4)
+        weights = F.dropout(torch.softmax(scores, dim=-1), self.p_dropout, self.training)
+        out = weights @ value + self._keys_to_distances(weights) @ self.emb_rel_v
+        merged: Tensor = self.conv_o(out.transpose(2, 3).reshape(x.shape))
+        return merged
+
+    def _heads(self, x: Tensor) -> Tensor:
+        batch, _, frames = x.shape
+        return x.view(batch, self.n_heads, self.head_dim, frames).transpose(2, 3)
+
+    def _distances_to_keys(self, scores: Tensor) -> Tensor:
+        """(..., frames, 2 w + 1) by distance to (..., frames, frames) by key, 0 outside the window.
+
+        Rows one longer than the band is wide, read again at the band's width, move by one a row.
+        """
+        frames, band = scores.shape[-2], scores.shape[-2] + 2 * self.window
+        flat = F.pad(scores, (0, frames)).flatten(-2)[..., : frames * band]
+        return flat.view(*flat.shape[:-1], frames, band)[..., self.window : self.window + frames]
+
+    def _keys_to_distances(self, weights: Tensor) -> Tensor:
+        """(..., frames, frames) by key to (..., frames, 2 w + 1) by distance: the inverse of the above."""
+        frames, band = weights.shape[-1], weights.shape[-1] + 2 * self.window
+        flat = F.pad(F.pad(weights, (self.window, self.window)).flatten(-2), (0, frames))
+        return flat.view(*flat.shape[:-1], frames, band + 1)[..., : 2 * self.window + 1]
+
+
+class ConvFeedForward(nn.Module):
+    """Two convolutions with a ReLU between."""
+
+    def __init__(self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float) -> None:
+        super().__init__()
+        self.p_dropout = p_dropout
+        self.padding = ((kernel_size - 1) // 2, kernel_size // 2)
+        self.conv_1 = nn.Conv1d(channels, filter_channels, kernel_size)
+        self.conv_2 = nn.Conv1d(filter_channels, channels, kernel_size)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, channels, frames) to the same shape."""
+        h = torch.relu(self.conv_1(F.pad(x * mask, self.padding)))
+        h = F.dropout(h, self.p_dropout, self.training)
+        out: Tensor = self.conv_2(F.pad(h * mask, self.padding))
+        return out * mask
+
+
+class WaveNet(nn.Module):
+    """Gated convolutions with skip connections and a global condition (van den Oord et al., 2016)."""
+
+    def __init__(self, channels: int, kernel_size: int, n_layers: int, gin_channels: int, *, training: bool) -> None:
+        super().__init__()
+        self.channels, self.kernel_size, self.n_layers = channels, kernel_size, n_layers
+        padding = same_padding(kernel_size)
+
+        def make(layer: nn.Module) -> nn.Module:
+            return maybe_weight_norm(layer, training=training)
+
+        self.in_layers = nn.ModuleList(
+            make(nn.Conv1d(channels, 2 * channels, kernel_size, padding=padding)) for _ in range(n_layers)
+        )
+        self.res_skip_layers = nn.ModuleList(
+            make(nn.Conv1d(channels, 2 * channels if i < n_layers - 1 else channels, 1)) for i in range(n_layers)
+        )
+        self.cond_layer = make(nn.Conv1d(gin_channels, 2 * channels * n_layers, 1))
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side that a frame depends on."""
+        return self.n_layers * same_padding(self.kernel_size)
+
+    def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """Sum of the layers' skip outputs.
+
+        Args:
+            x: (batch, channels, frames).
+            mask: (batch, 1, frames).
+            g: (batch, gin_channels, 1).
+
+        Returns:
+            (batch, channels, frames).
+        """
+        conditions = self.cond_layer(g).chunk(self.n_layers, dim=1)
+        skip_sum: Tensor | None = None
+        for i, condition in enumerate(conditions):
+            tanh_half, sigmoid_half = (self.in_layers[i](x) + condition).chunk(2, dim=1)
+            out = self.res_skip_layers[i](torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half))
+            if i < self.n_layers - 1:
+                residual, out = out.chunk(2, dim=1)
+                x = (x + residual) * mask
+            skip_sum = out if skip_sum is None else skip_sum + out
+        assert skip_sum is not None
+        return skip_sum * mask
+
+
+class ResBlock1(nn.Module):
+    """HiFi-GAN's residual block "1": pairs of a dilated and a plain convolution."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
+        super().__init__()
+        self.context_samples = sum(same_padding(kernel_size, d) + same_padding(kernel_size) for d in dilations)
+        self.convs1 = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
+        self.convs2 = nn.ModuleList(_same_conv(channels, kernel_size, 1, training=training) for _ in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, samples) to the same shape; `x` is left as it was."""
+        for first, second in zip(self.convs1, self.convs2, strict=True):
+            # In place on a fresh convolution output only: a quarter less memory traffic, and safe for autograd.
+            h = F.leaky_relu(first(F.leaky_relu(x, LEAKY_SLOPE)), LEAKY_SLOPE, inplace=True)
+            x = second(h).add_(x)
+        return x
+
+
+class ResBlock2(nn.Module):
+    """HiFi-GAN's lighter residual block "2": dilated convolutions only."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
+        super().__init__()
+        self.context_samples = sum(same_padding(kernel_size, d) for d in dilations)
+        self.convs = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, samples) to the same shape; `x` is left as it was."""
+        for conv in self.convs:
+            x = conv(F.leaky_relu(x, LEAKY_SLOPE)).add_(x)
+        return x
+
+
+def _same_conv(channels: int, kernel_size: int, dilation: int, *, training: bool) -> nn.Module:
+    conv = nn.Conv1d(channels, channels, kernel_size, dilation=dilation, padding=same_padding(kernel_size, dilation))
+    nn.init.normal_(conv.weight, 0.0, 0.01)
+    return maybe_weight_norm(conv, training=training)
+
+
+def scaled_embedding(x: Tensor, channels: int) -> Tensor:
+    """Embeddings times √channels, through a leaky ReLU."""
+    return F.leaky_relu(x * math.sqrt(channels), LEAKY_SLOPE)

@@ -1,0 +1,85 @@
+"""The harmonic source of the NSF vocoders (Wang et al., 2019): a sine at F0 whose phase never restarts.
+
+RVC sums phase within a window only, from zero. Here it is the float64 prefix sum of all F0 before the window, which the
+caller carries, so that two windows that overlap have the same sine and a seam between them can't be heard.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+SINE_AMPLITUDE = 0.1
+VOICED_NOISE_STD = 0.003
+UNVOICED_NOISE_STD = SINE_AMPLITUDE / 3
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The tensor in float64; on the CPU where the device has none (Apple's GPUs)."""
+    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
+
+
+def advance_phase(phase_cycles: Tensor, f0_hz: Tensor, frame_s: float) -> Tensor:
+    """Phase after some frames.
+
+    Args:
+        phase_cycles: (batch,) float64, phase before the first frame.
+        f0_hz: (batch, frames), constant within a frame; 0 (unvoiced) lets the phase stand.
+        frame_s: seconds in a frame.
+
+    Returns:
+        (batch,) float64 in [0, 1).
+    """
+    return torch.remainder(phase_cycles + _wide(f0_hz).sum(dim=1) * frame_s, 1.0)
+
+
+def sample_phases(phase_cycles: Tensor, f0_hz: Tensor, frame_samples: int, sample_rate: int) -> Tensor:
+    """Phase at every sample; the first sample of a frame is already one step of its F0 further.
+
+    Args:
+        phase_cycles: (batch,) float64, phase before the first sample.
+        f0_hz: (batch, frames).
+        frame_samples: samples in a frame.
+        sample_rate: samples a second.
+
+    Returns:
+        (batch, frames * frame_samples) float64 in [0, 1), on the device of `f0_hz` where that has float64.
+    """
+    step = _wide(f0_hz) / sample_rate
+    before = phase_cycles.to(step.device)[:, None] + (step.cumsum(dim=1) - step) * frame_samples
+    within = torch.arange(1, frame_samples + 1, dtype=torch.float64, device=step.device)
+    return torch.remainder(before[:, :, None] + step[:, :, None] * within, 1.0).flatten(1)
+
+
+class SineSource(nn.Module):
+    """Sine and noise, mixed by a learned linear layer and tanh (`m_source` of RVC's checkpoints)."""
+
+    def __init__(self, sample_rate: int, frame_samples: int) -> None:
+        super().__init__()
+        self.sample_rate, self.frame_samples = sample_rate, frame_samples
+        self.l_linear = nn.Linear(1, 1)
+
+    def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
+        """The excitation.
+
+        Args:
+            f0_hz: (batch, frames), 0 where unvoiced.
+            phase_cycles: (batch,) float64, phase before the first sample.
+            noise: (batch, frames * frame_samples) standard normal, or None for none.
+            noise_scale: 1 is RVC's level: 0.003 rms under the sine, a third of its amplitude where unvoiced.
+
+        Returns:
+            (batch, 1, frames * frame_samples).
+        """
+        phases = sample_phases(phase_cycles, f0_hz, self.frame_samples, self.sample_rate)
+        # Reduced to one turn before it is narrowed: float32 then costs 4e-7 radians at most.
+        sine = torch.sin(phases.to(device=f0_hz.device, dtype=torch.float32).mul_(2 * math.pi))
+        voiced = (f0_hz > 0).repeat_interleave(self.frame_samples, dim=1)
+        wave = sine.mul_(SINE_AMPLITUDE).mul_(voiced)
+        if noise is not None and noise_scale != 0:
+            level = torch.where(voiced, VOICED_NOISE_STD * noise_scale, UNVOICED_NOISE_STD * noise_scale)
+            wave = wave + level * noise
+        mixed = wave.to(self.l_linear.weight.dtype)[:, :, None]
+        return torch.tanh(self.l_linear(mixed)).transpose(1, 2)

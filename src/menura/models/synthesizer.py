@@ -1,0 +1,360 @@
+"""RVC's synthesizer: VITS (Kim et al., 2021) with content vectors and pitch for text.
+
+content, F0 ──enc_p──▶ prior ──sample──▶ z_p ──flow⁻¹──▶ z ──dec──▶ sound;   in training: spectrogram ──enc_q──▶ z
+Attribute names are those of the checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from menura.models.config import SynthesizerConfig
+from menura.models.layers import (
+    ChannelNorm,
+    ConvFeedForward,
+    RelativeAttention,
+    WaveNet,
+    length_mask,
+    scaled_embedding,
+)
+from menura.models.vocoders import HifiGan
+from menura.types import Prior
+
+ATTENTION_WINDOW = 10
+PITCH_BINS = 256
+WAVENET_KERNEL = 5
+FLOW_LAYERS = 3
+FLOW_COUPLINGS = 4
+POSTERIOR_LAYERS = 16
+
+
+class TransformerEncoder(nn.Module):
+    """Post-norm transformer with relative attention and convolutional feed-forward layers."""
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        hidden, layers = config.hidden_channels, range(config.n_layers)
+        self.p_dropout = config.p_dropout
+        self.attn_layers = nn.ModuleList(
+            RelativeAttention(hidden, config.n_heads, ATTENTION_WINDOW, config.p_dropout) for _ in layers
+        )
+        self.norm_layers_1 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
+        self.ffn_layers = nn.ModuleList(
+            ConvFeedForward(hidden, config.filter_channels, config.kernel_size, config.p_dropout) for _ in layers
+        )
+        self.norm_layers_2 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, hidden, frames) to the same shape."""
+        dropout, train = self.p_dropout, self.training
+        x = x * mask
+        for attention, norm_1, ffn, norm_2 in zip(
+            self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True
+        ):
+            x = norm_1(x + nn.functional.dropout(attention(x, mask), dropout, train))
+            x = norm_2(x + nn.functional.dropout(ffn(x, mask), dropout, train))
+        return x * mask
+
+
+class TextEncoder(nn.Module):
+    """Content and pitch to the prior of the latent."""
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        self.channels = config.hidden_channels
+        self.emb_phone = nn.Linear(config.content_dim, config.hidden_channels)
+        if config.has_f0:
+            self.emb_pitch = nn.Embedding(PITCH_BINS, config.hidden_channels)
+        self.encoder = TransformerEncoder(config)
+        self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
+
+    def forward(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor) -> Prior:
+        """See `Synthesizer.encode`."""
+        x = self.emb_phone(content)
+        if f0_coarse is not None:
+            x = x + self.emb_pitch(f0_coarse)
+        mask = length_mask(lengths, content.shape[1]).to(x.dtype)
+        x = self.encoder(scaled_embedding(x, self.channels).transpose(1, 2), mask)
+        mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
+        return Prior(mean=mean, log_scale=log_scale, mask=mask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """A latent drawn from the posterior encoder, and its distribution; all (batch, inter_channels, frames)."""
+
+    z: Tensor
+    mean: Tensor
+    log_scale: Tensor
+
+
+class PosteriorEncoder(nn.Module):
+    """Spectrogram to the latent; needed in training only."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__()
+        self.pre = nn.Conv1d(config.spec_channels, config.hidden_channels, 1)
+        self.enc = WaveNet(
+            config.hidden_channels, WAVENET_KERNEL, POSTERIOR_LAYERS, config.gin_channels, training=training
+        )
+        self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
+
+    def forward(self, spectrogram: Tensor, mask: Tensor, g: Tensor) -> Posterior:
+        """Draw a latent (with torch's global generator).
+
+        Args:
+            spectrogram: (batch, spec_channels, frames), linear magnitudes.
+            mask: (batch, 1, frames).
+            g: (batch, gin_channels, 1).
+        """
+        x = self.enc(self.pre(spectrogram) * mask, mask, g)
+        mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
+        z = (mean + torch.randn_like(mean) * torch.exp(log_scale)) * mask
+        return Posterior(z=z, mean=mean, log_scale=log_scale)
+
+
+class Coupling(nn.Module):
+    """Adds to one half of the channels a function of the other (mean-only affine coupling)."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__()
+        half = config.inter_channels // 2
+        self.pre = nn.Conv1d(half, config.hidden_channels, 1)
+        self.enc = WaveNet(config.hidden_channels, WAVENET_KERNEL, FLOW_LAYERS, config.gin_channels, training=training)
+        self.post = nn.Conv1d(config.hidden_channels, half, 1)
+        nn.init.zeros_(self.post.weight)
+        assert self.post.bias is not None
+        nn.init.zeros_(self.post.bias)
+
+    def shift(self, half: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """What the other half is moved by."""
+        moved: Tensor = self.post(self.enc(self.pre(half) * mask, mask, g))
+        return moved * mask
+
+    def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """(batch, inter_channels, frames) to the same shape."""
+        first, second = x.chunk(2, dim=1)
+        return torch.cat([first, self.shift(first, mask, g) + second * mask], dim=1)
+
+    def inverse(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """Undo `forward`."""
+        first, second = x.chunk(2, dim=1)
+        return torch.cat([first, (second - self.shift(first, mask, g)) * mask], dim=1)
+
+
+class Flip(nn.Module):
+    """Reverses the channels, so that the next coupling changes the other half. Keeps RVC's numbering of the flows."""
+
+    def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """(batch, inter_channels, frames) to the same shape."""
+        return x.flip(1)
+
+    def inverse(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """The same again."""
+        return x.flip(1)
+
+
+class Flow(nn.Module):
+    """Invertible map between the posterior's latent and the prior's."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList()
+        for _ in range(FLOW_COUPLINGS):
+            self.flows.append(Coupling(config, training=training))
+            self.flows.append(Flip())
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side that a frame depends on."""
+        return sum(flow.enc.context_frames for flow in self.flows if isinstance(flow, Coupling))
+
+    def forward(self, z: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """Z to z_p."""
+        for flow in self.flows:
+            z = flow(z, mask, g)
+        return z
+
+    def inverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """z_p to z."""
+        for flow in reversed(self.flows):
+            z_p = flow.inverse(z_p, mask, g)  # type: ignore[operator]
+        return z_p
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """What the synthesizer is trained on: rows padded to the longest, 100 frames a second."""
+
+    content: Tensor
+    """(batch, frames, content_dim)"""
+    f0_coarse: Tensor | None
+    """(batch, frames) int64"""
+    f0_hz: Tensor | None
+    """(batch, frames)"""
+    spectrogram: Tensor
+    """(batch, spec_channels, frames), linear magnitudes"""
+    lengths: Tensor
+    """(batch,) frames"""
+    speaker_id: Tensor
+    """(batch,) int64"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutput:
+    """What the losses need; latents are (batch, inter_channels, frames)."""
+
+    audio: Tensor
+    """(batch, 1, crop_frames * frame_samples): the decoded crops."""
+    crop_start_frames: Tensor
+    """(batch,) int64"""
+    crop_frames: int
+    prior: Prior
+    posterior: Posterior
+    z_p: Tensor
+
+
+class Synthesizer(nn.Module):
+    """A voice. Pure: tensors in, tensors out."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool = False) -> None:
+        """Make the network with random weights.
+
+        Args:
+            config: the checkpoint's architecture.
+            training: with weight norm and the posterior encoder; else folded and without.
+        """
+        super().__init__()
+        self.config = config
+        self.enc_p = TextEncoder(config)
+        self.dec = HifiGan(config, training=training)
+        if training:
+            self.enc_q = PosteriorEncoder(config, training=training)
+        self.flow = Flow(config, training=training)
+        self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
+        self.train(training)
+
+    @property
+    def flow_context_frames(self) -> int:
+        """Frames on each side that a frame of `reverse_flow` depends on."""
+        return self.flow.context_frames
+
+    @property
+    def decode_context_frames(self) -> int:
+        """Frames on each side that the samples of a frame of `decode` depend on."""
+        return self.dec.context_frames
+
+    def condition(self, speaker_id: Tensor) -> Tensor:
+        """(batch,) int64 to the speakers' embeddings (batch, gin_channels, 1)."""
+        embedding: Tensor = self.emb_g(speaker_id)
+        return embedding[:, :, None]
+
+    def encode(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor) -> Prior:
+        """The prior of the latent.
+
+        Args:
+            content: (batch, frames, content_dim).
+            f0_coarse: (batch, frames) int64 in 0..255; None for a voice without F0.
+            lengths: (batch,) frames that exist in each row.
+        """
+        prior: Prior = self.enc_p(content, f0_coarse, lengths)
+        return prior
+
+    def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """The decoder's latent.
+
+        Args:
+            z_p: (batch, inter_channels, frames), drawn from the prior.
+            mask: (batch, 1, frames).
+            g: (batch, gin_channels, 1).
+
+        Returns:
+            (batch, inter_channels, frames).
+        """
+        return self.flow.inverse(z_p, mask, g)
+
+    def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
+        """The decoder's excitation (voices with F0 only).
+
+        Args:
+            f0_hz: (batch, frames), 0 where unvoiced.
+            phase_cycles: (batch,) float64, phase before the first sample (`source.advance_phase`).
+            noise: (batch, frames * frame_samples) standard normal; None for none.
+            noise_scale: 1 is RVC's level, 0 is none.
+
+        Returns:
+            (batch, 1, frames * frame_samples).
+        """
+        excitation: Tensor = self.dec.m_source(f0_hz, phase_cycles, noise, noise_scale)
+        return excitation
+
+    def decode(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
+        """Sound of a latent, in one piece.
+
+        Args:
+            z: (batch, inter_channels, frames).
+            g: (batch, gin_channels, 1).
+            source: (batch, 1, frames * frame_samples); None for a voice without F0.
+
+        Returns:
+            (batch, frames * frame_samples).
+        """
+        sound: Tensor = self.dec(z, g, source)
+        return sound[:, 0]
+
+    def forward_train(self, batch: TrainingBatch) -> TrainingOutput:
+        """One training pass: latents of the whole rows, sound of one random crop of each (torch's generator)."""
+        g = self.condition(batch.speaker_id)
+        prior = self.encode(batch.content, batch.f0_coarse, batch.lengths)
+        posterior: Posterior = self.enc_q(batch.spectrogram, prior.mask, g)
+        z_p = self.flow(posterior.z, prior.mask, g)
+        crop_frames = min(self.config.segment_size_frames, batch.content.shape[1])
+        starts = random_crop_starts(batch.lengths, crop_frames)
+        source = None
+        if batch.f0_hz is not None:
+            f0_crop = crop(batch.f0_hz[:, None], starts, crop_frames)[:, 0]
+            noise = torch.randn(f0_crop.shape[0], crop_frames * self.config.frame_samples, device=f0_crop.device)
+            phase = torch.zeros(f0_crop.shape[0], dtype=torch.float64)
+            source = self.source(f0_crop, phase, noise, 1.0)
+        audio = self.dec(crop(posterior.z, starts, crop_frames), g, source)
+        return TrainingOutput(
+            audio=audio,
+            crop_start_frames=starts,
+            crop_frames=crop_frames,
+            prior=prior,
+            posterior=posterior,
+            z_p=z_p,
+        )
+
+    forward = forward_train
+
+
+def random_crop_starts(lengths: Tensor, crop_frames: int) -> Tensor:
+    """Where to crop rows at random, within their lengths (rows shorter than a crop: from their start).
+
+    Args:
+        lengths: (batch,) frames.
+        crop_frames: frames of a crop.
+
+    Returns:
+        (batch,) int64 on the same device.
+    """
+    choices = (lengths - crop_frames + 1).clamp(min=1)
+    return (torch.rand(lengths.shape[0], device=lengths.device) * choices).long()
+
+
+def crop(x: Tensor, starts: Tensor, size: int) -> Tensor:
+    """Stretches of equal size.
+
+    Args:
+        x: (batch, channels, steps).
+        starts: (batch,) first step of each row.
+        size: steps.
+
+    Returns:
+        (batch, channels, size).
+    """
+    return torch.stack([row[:, start : start + size] for row, start in zip(x, starts.tolist(), strict=True)])
