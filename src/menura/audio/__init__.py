@@ -1,1 +1,1 @@
-""""""
+"""Reading, writing, resampling and filtering recordings. Loads no torch."""

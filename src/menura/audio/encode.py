@@ -1,0 +1,277 @@
+"""Writing recordings: wav flac ogg mp3 opus by libsndfile, m4a by PyAV (extra `media`).
+
+A file appears under its name only when it is complete: it is written beside it under a temporary name, and moved there
+when the writer is closed. After an error or an abort neither is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import numpy as np
+import soundfile
+
+from menura.errors import EncodeError
+from menura.options import FORMATS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from menura.types import FloatArray
+
+_CODEC_RATES_HZ = {
+    "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
+    "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+    "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
+}
+_SUFFIX_FORMATS = {".wav": "wav", ".flac": "flac", ".ogg": "ogg", ".oga": "ogg", ".mp3": "mp3", ".opus": "opus"}
+_SUFFIX_FORMATS |= {".wave": "wav", ".m4a": "m4a"}
+
+
+def codec_rate(format: str, rate_hz: int) -> int:
+    """Rate at which `format` can hold a signal of `rate_hz`: the same, or the next higher that the codec has.
+
+    A signal above the codec's highest rate gets that highest rate.
+    """
+    rates = _CODEC_RATES_HZ.get(format)
+    return rate_hz if rates is None else next((rate for rate in rates if rate >= rate_hz), rates[-1])
+
+
+def format_of(path: Path) -> str | None:
+    """Output format that a file name's ending asks for, or None."""
+    return _SUFFIX_FORMATS.get(path.suffix.lower())
+
+
+class _Encoder(Protocol):
+    def write(self, samples: FloatArray) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class AudioWriter:
+    """Writes one mono recording; use it as a context manager.
+
+    Raises:
+        EncodeError: on opening, `write` or `close`, where the folder can't be written, the disk is full, the format
+            lacks the rate, or PyAV is needed and not installed.
+    """
+
+    def __init__(self, path: Path | str, sample_rate: int, format: str | None = None, subtype: str = "PCM_16") -> None:
+        self.path = Path(path)
+        self.format = format or format_of(self.path) or "wav"
+        self.samples_written = 0
+        if self.format not in FORMATS:
+            raise EncodeError(f"{self.path}: '{self.format}' is not one of {', '.join(FORMATS)}.")
+        if codec_rate(self.format, sample_rate) != sample_rate:
+            raise EncodeError(f"{self.path}: {self.format} has no rate of {sample_rate} Hz.")
+        self._file = _TemporaryOutput(self.path)
+        try:
+            self._encoder = _encoder(self._file, sample_rate, self.format, subtype)
+        except BaseException:
+            self._file.discard()
+            raise
+
+    def write(self, samples: FloatArray) -> None:
+        """Append (samples,) float32; values beyond full scale are clipped."""
+        if self._file.closed:
+            raise ValueError("The writer is closed.")
+        with self._guard():
+            self._encoder.write(np.ascontiguousarray(samples, dtype=np.float32))
+            self._file.check()
+        self.samples_written += len(samples)
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Closing twice does nothing."""
+        if self._file.closed:
+            return
+        with self._guard():
+            self._encoder.close()
+            self._file.publish()
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self._file.closed:
+            return
+        with contextlib.suppress(Exception):
+            self._encoder.close()
+        self._file.discard()
+
+    def __enter__(self) -> AudioWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the file, or leave nothing if the block raised."""
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @contextlib.contextmanager
+    def _guard(self) -> Any:
+        try:
+            yield
+        except BaseException as error:
+            failure = self._file.error
+            self.abort()
+            if failure is not None:
+                raise _write_error(self.path, failure) from error
+            if isinstance(error, OSError):
+                raise _write_error(self.path, error) from error
+            if isinstance(error, soundfile.LibsndfileError):
+                raise EncodeError(f"{self.path}: can't be encoded: {error.error_string}") from error
+            raise
+
+
+class _TemporaryOutput:
+    """A file beside its final name. Remembers write errors: libsndfile's callbacks would swallow them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.error: OSError | None = None
+        if path.is_dir():
+            raise EncodeError(f"{path}: is a folder; name a file in it.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        except OSError as error:
+            raise _write_error(path, error) from error
+        self._temporary = Path(name)
+        self._file: BinaryIO = os.fdopen(number, "w+b")
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        return self._attempt(lambda: self._file.write(data))
+
+    def read(self, count: int = -1) -> bytes:
+        return self._file.read(count)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._attempt(lambda: self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._attempt(lambda: self._file.flush() or 0)
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def publish(self) -> None:
+        self.flush()
+        self.check()
+        _share_permissions(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._path)
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink()
+
+    def _attempt(self, action: Callable[[], int]) -> int:
+        try:
+            return action()
+        except OSError as error:
+            self.error = self.error or error
+            return 0
+
+
+def _share_permissions(number: int) -> None:
+    """Give the file the permissions of an ordinary new file; temporary ones are private."""
+    if os.name == "posix":
+        mask = os.umask(0)
+        os.umask(mask)
+        os.fchmod(number, 0o666 & ~mask)
+
+
+def _write_error(path: Path, error: OSError) -> EncodeError:
+    return EncodeError(f"{path}: can't be written: {error.strerror or error}.")
+
+
+def _encoder(file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) -> _Encoder:
+    if format == "m4a":
+        return _AacEncoder(file, rate_hz)
+    return _SndfileEncoder(file, rate_hz, format, subtype)
+
+
+class _SndfileEncoder:
+    def __init__(self, file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) -> None:
+        self._integer = format in ("wav", "flac") and subtype == "PCM_16"
+        container, coding, level = {
+            "wav": ("WAV", subtype, None),
+            "flac": ("FLAC", subtype, None),
+            "ogg": ("OGG", "VORBIS", 0.3),
+            "opus": ("OGG", "OPUS", 0.3),
+            "mp3": ("MP3", "MPEG_LAYER_III", 0.0),
+        }[format]
+        self._sound = soundfile.SoundFile(
+            file,
+            "w",
+            samplerate=rate_hz,
+            channels=1,
+            format=container,
+            subtype=coding,
+            compression_level=level,
+            bitrate_mode="VARIABLE" if format == "mp3" else None,
+        )
+
+    def write(self, samples: FloatArray) -> None:
+        # libsndfile would truncate; rounding keeps the error within half a step.
+        self._sound.write(_to_int16(samples) if self._integer else np.clip(samples, -1.0, 1.0))
+
+    def close(self) -> None:
+        self._sound.close()
+
+
+class _AacEncoder:
+    """AAC in MP4 by PyAV."""
+
+    def __init__(self, file: _TemporaryOutput, rate_hz: int) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise EncodeError(
+                "m4a needs PyAV: pip install 'menura[media]' (its wheels bundle GPL codecs), or choose another format."
+            ) from error
+        self._av = av
+        self._rate_hz = rate_hz
+        self._position_samples = 0
+        self._container = av.open(file, "w", format="mp4")
+        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=160_000)
+
+    def write(self, samples: FloatArray) -> None:
+        if not len(samples):
+            return
+        frame = self._av.AudioFrame.from_ndarray(np.clip(samples, -1.0, 1.0)[None, :], format="fltp", layout="mono")
+        frame.sample_rate = self._rate_hz
+        frame.pts = self._position_samples
+        frame.time_base = Fraction(1, self._rate_hz)
+        self._position_samples += len(samples)
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+def _to_int16(samples: FloatArray) -> npt.NDArray[np.int16]:
+    scaled = np.rint(samples * np.float32(32768))
+    result: npt.NDArray[np.int16] = np.clip(scaled, -32768, 32767).astype(np.int16)
+    return result

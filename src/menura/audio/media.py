@@ -1,0 +1,117 @@
+"""Decoding by PyAV (FFmpeg's libraries): m4a aac webm mp4 mkv mov wma ac3 and the rest. Optional: extra `media`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from menura.errors import DecodeError
+from menura.types import AudioInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from menura.types import FloatArray
+
+_FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+_SIGNATURES = (
+    (4, b"ftyp"),
+    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),  # ASF: wma, wmv
+    (0, b"\xff\xf1"),  # AAC in ADTS
+    (0, b"\xff\xf9"),
+    (0, b"\x0b\x77"),  # AC-3
+    (0, b"#!AMR"),
+    (0, b"FLV"),
+    (0, b"wvpk"),
+    (0, b"MAC "),
+    (8, b"AVI "),
+)
+_MOST_BAD_PACKETS = 1000
+
+
+def media_missing_message(path: Path) -> str:
+    """What to do about a file that needs PyAV where it isn't installed."""
+    return f"{path}: this format needs PyAV: pip install 'menura[media]' (its wheels bundle GPL codecs)."
+
+
+class MediaSource:
+    """A file that FFmpeg's libraries understand."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` and decode its first samples.
+
+        Raises:
+            DecodeError: FFmpeg doesn't know the format, there is no audio track, or it has no samples.
+        """
+        self._path = path
+        # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
+        first = next(self._decoded(lambda _: None), None)
+        if first is None:
+            raise DecodeError(f"{path}: the file holds no samples.")
+        self._rate_hz = int(first.sample_rate)
+        self._channels = len(first.layout.channels)
+        self.info = AudioInfo(sample_rate=self._rate_hz, channels=self._channels, length_samples=None)
+
+    @staticmethod
+    def available() -> bool:
+        """Whether PyAV is installed."""
+        return importlib.util.find_spec("av") is not None
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether the first bytes are those of a container that PyAV would be needed for."""
+        with path.open("rb") as file:
+            head = file.read(16)
+        return any(head[at : at + len(magic)] == magic for at, magic in _SIGNATURES)
+
+    def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
+        """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged."""
+        for frame in self._decoded(warn):
+            if frame.sample_rate != self._rate_hz or len(frame.layout.channels) != self._channels:
+                warn(f"{self._path}: the rate or the channels change within the file; read up to there.")
+                return
+            yield _float_frames(frame)
+
+    def _decoded(self, warn: Callable[[str], None]) -> Iterator[Any]:
+        import av
+
+        with self._path.open("rb") as file:
+            try:
+                # From the file object, and with inline data as the only protocol: a playlist must not fetch others.
+                container = av.open(file, options={"protocol_whitelist": "data"})
+            except (av.error.FFmpegError, ValueError) as error:
+                raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
+            with container:
+                if not container.streams.audio:
+                    raise DecodeError(f"{self._path}: has no audio track.")
+                yield from self._decode_stream(container, warn)
+
+    def _decode_stream(self, container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
+        import av
+
+        stream = container.streams.audio[0]
+        packets = container.demux(stream)
+        for _ in range(_MOST_BAD_PACKETS):
+            with contextlib.suppress(av.error.FFmpegError):
+                for packet in packets:
+                    yield from packet.decode()
+                return
+            warn(f"{self._path}: damaged; what could be decoded was used.")
+
+
+def _float_frames(frame: Any) -> FloatArray:
+    """Samples of a frame as (samples, channels) float32, full scale 1."""
+    channels = len(frame.layout.channels)
+    raw = frame.to_ndarray()
+    samples = raw.T if frame.format.is_planar else raw.reshape(-1, channels)
+    kind = frame.format.name.rstrip("p")
+    if kind in _FULL_SCALE:
+        offset = 128.0 if kind == "u8" else 0.0
+        samples = (samples - offset) / _FULL_SCALE[kind]
+    result: FloatArray = samples.astype(np.float32)
+    return result
