@@ -1,0 +1,29 @@
+# make demo   makes .venv, converts a bundled recording into a starter voice, says where the result is
+# make test   the checks and all tests
+PYTHON ?= python3
+VENV ?= .venv
+CLIP := src/menura/assets/demo/librivox_0870.flac
+
+.PHONY: help venv demo check test clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' $(firstword $(MAKEFILE_LIST))
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/venv
+	PYTHON=$(PYTHON) scripts/venv $(VENV)
+
+venv: $(VENV)/.installed
+
+demo: venv
+	$(VENV)/bin/menura convert $(CLIP) -o demo/ --timings
+	@echo "Play demo/, then try your own: $(VENV)/bin/menura convert RECORDING -o OUT.wav"
+
+check: venv
+	VENV=$(VENV) scripts/check
+
+test: check
+	VENV=$(VENV) scripts/test
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

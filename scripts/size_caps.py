@@ -1,0 +1,51 @@
+"""Caps on size: functions of 60 lines and 8 parameters, modules of 600 lines."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FUNCTION_LINES = 60
+PARAMETERS = 8
+MODULE_LINES = 600
+FOLDERS = ("src", "tests", "scripts", "benchmarks", "recipes")
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Parameters a caller can give, without self and cls."""
+    args = function.args
+    names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg) if a]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def breaches(path: Path) -> Iterator[str]:
+    """What in a file is too large, one line each."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.count("\n")
+    if lines >= MODULE_LINES:
+        yield f"{path}: {lines} lines (cap: below {MODULE_LINES})"
+    # Tests may take many fixtures, so only their length is capped.
+    capped_parameters = path.parts[0] != "tests"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        place = f"{path}:{node.lineno} {node.name}"
+        length = (node.end_lineno or node.lineno) - node.lineno + 1
+        if length > FUNCTION_LINES:
+            yield f"{place}: {length} lines (cap: {FUNCTION_LINES})"
+        if capped_parameters and parameters(node) > PARAMETERS:
+            yield f"{place}: {parameters(node)} parameters (cap: {PARAMETERS})"
+
+
+def main() -> int:
+    """Print every breach; 1 if there is one."""
+    files = [path for folder in FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
+    found = [line for path in files for line in breaches(path)]
+    print("\n".join(found) if found else f"Size caps: {len(files)} files within bounds.")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
