@@ -37,22 +37,6 @@ class AudioBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnalysisWindow:
-    """A core of frames with context on both sides, cut from the 16 kHz timeline.
-
-    `samples` covers frames [start - left, start + frames + right) and CONTENT_TAIL_SAMPLES more.
-    """
-
-    stream_id: int
-    index: int
-    start_frames: int
-    frames: int
-    left_frames: int
-    right_frames: int
-    samples: FloatArray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """Content and F0 of consecutive frames of one stream, at 100 frames a second."""
 
@@ -66,29 +50,6 @@ class Features:
     """(frames,), RVC's 1..255 bins."""
     phase_cycles: float
     """Source phase at the first sample, in cycles: the prefix sum of committed F0 (float64)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SynthesisSegment:
-    """What the synthesizer is asked for: features with context, of which [core) is wanted as sound."""
-
-    stream_id: int
-    index: int
-    features: Features
-    core_start_frames: int
-    core_frames: int
-    final: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SynthesizedSegment:
-    """Sound of a segment's core at the voice's rate."""
-
-    stream_id: int
-    index: int
-    start_samples: int
-    samples: FloatArray
-    final: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +117,16 @@ class FileResult:
     def real_time_factor(self) -> float | None:
         """Wall seconds for a second of audio (below 1 is faster than real time)."""
         return self.wall_s / self.audio_s if self.audio_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come."""
+
+    file: str
+    files_done: int
+    files: int
+    audio_done_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

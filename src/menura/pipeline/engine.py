@@ -1,0 +1,91 @@
+"""Runs streams: collects what they ask of the networks, answers it in batches, passes their sound on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+from menura.errors import MenuraError
+from menura.pipeline.execute import execute
+from menura.pipeline.requests import Request
+from menura.types import AudioBlock
+
+if TYPE_CHECKING:
+    import torch
+
+    from menura.pipeline.stream import Stream, StreamSteps
+    from menura.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnd:
+    """A stream is over; `error` says why when not all of it came."""
+
+    stream_id: int
+    error: Exception | None = None
+
+
+Event = Union[AudioBlock, StreamEnd]
+
+
+class _Active:
+    """A stream under way and what it waits for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream_id = stream.stream_id
+        self.pending: Request | None = None
+        self._steps: StreamSteps = stream.steps()
+
+    def advance(self, answer: FloatArray | None) -> Iterator[Event]:
+        """Run until the next request (then `pending` is set) or the end."""
+        self.pending = None
+        try:
+            while True:
+                step = self._steps.send(answer)
+                if not isinstance(step, AudioBlock):
+                    self.pending = step
+                    return
+                answer = None
+                yield step
+        except StopIteration:
+            yield StreamEnd(stream_id=self.stream_id)
+        except (MenuraError, OSError, MemoryError) as error:
+            yield StreamEnd(stream_id=self.stream_id, error=error)
+
+    def close(self) -> None:
+        """Free what the stream holds open."""
+        self._steps.close()
+
+
+def run(streams: Iterable[Stream], device: torch.device, width: int = 1) -> Iterator[Event]:
+    """Convert streams, at most `width` at a time; their requests of equal shape share forward passes.
+
+    Args:
+        streams: taken one by one as places become free, so they may be prepared lazily.
+        device: where the networks are.
+        width: how many streams are under way together.
+
+    Yields:
+        Blocks of all streams, each stream's in order, and one StreamEnd for each.
+    """
+    waiting = iter(streams)
+    active: list[_Active] = []
+    try:
+        while True:
+            active = [a for a in active if a.pending is not None]
+            while len(active) < width and (stream := next(waiting, None)) is not None:
+                begun = _Active(stream)
+                active.append(begun)
+                yield from begun.advance(None)
+            pending = [a for a in active if a.pending is not None]
+            if not pending:
+                if not active:
+                    return
+                continue
+            answers = execute([a.pending for a in pending if a.pending is not None], device)
+            for member, answer in zip(pending, answers, strict=True):
+                yield from member.advance(answer)
+    finally:
+        for member in active:
+            member.close()

@@ -1,0 +1,140 @@
+"""Answers requests: one forward pass for those that fit together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from menura.pipeline.noise import latent_noise, source_noise
+from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.units import FRAME_RATE_HZ
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from menura.pipeline.clock import Stage
+    from menura.types import FloatArray
+
+LATENT_SCALE = 0.66666
+"""RVC's temperature of the latent."""
+
+
+def execute(requests: Sequence[Request], device: torch.device) -> list[FloatArray]:
+    """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
+
+    A row's answer doesn't depend on its companions beyond the rounding of the device's kernels.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for position, request in enumerate(requests):
+        groups.setdefault(request.batch_key, []).append(position)
+    answers: list[FloatArray | None] = [None] * len(requests)
+    for positions in groups.values():
+        members = [requests[p] for p in positions]
+        for position, answer in zip(positions, _execute_group(members, device), strict=True):
+            answers[position] = answer
+    return cast("list[FloatArray]", answers)
+
+
+def _execute_group(members: list[Request], device: torch.device) -> list[FloatArray]:
+    start = time.perf_counter()
+    with torch.inference_mode():
+        stage, answers = _dispatch(members, device)
+    share = (time.perf_counter() - start) / len(members)
+    for member in members:
+        member.clock.add(stage, share)
+    return answers
+
+
+def _dispatch(members: list[Request], device: torch.device) -> tuple[Stage, list[FloatArray]]:
+    first = members[0]
+    if isinstance(first, ContentRequest):
+        return "content", _content(cast("list[ContentRequest]", members), device)
+    if isinstance(first, F0Request):
+        return "f0", _f0(cast("list[F0Request]", members), device)
+    return "synthesis", _synthesis(cast("list[SynthesisRequest]", members), device)
+
+
+def _stack(rows: Sequence[FloatArray], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(rows)).to(device)
+
+
+def _rows(batch: Tensor) -> list[FloatArray]:
+    return list(batch.float().cpu().numpy())
+
+
+def _content(members: list[ContentRequest], device: torch.device) -> list[FloatArray]:
+    known = [m.statistics for m in members if m.statistics is not None]
+    return _rows(members[0].encoder.encode(_stack([m.samples for m in members], device), known or None))
+
+
+def _f0(members: list[F0Request], device: torch.device) -> list[FloatArray]:
+    return _rows(members[0].estimator.estimate(_stack([m.samples for m in members], device)))
+
+
+def _synthesis(members: list[SynthesisRequest], device: torch.device) -> list[FloatArray]:
+    first = members[0]
+    net, frames = first.synthesizer, len(first.features.content)
+    core = (first.core_start_frames - first.features.start_frames, first.core_end_frames - first.features.start_frames)
+    content = _stack([m.features.content for m in members], device)
+    coarse = _optional([m.features.f0_coarse for m in members], device)
+    lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
+    g = net.condition(torch.tensor([m.speaker_id for m in members], device=device))
+    prior = net.encode(content, coarse, lengths)
+
+    decoded = _widened(core, net.decode_context_frames, frames)
+    flowed = _widened(decoded, net.flow_context_frames, frames)
+    span = slice(*flowed)
+    z_p = prior.mean[:, :, span]
+    if first.noise_scale:
+        noise = _latent_noise(members, flowed, net.config.inter_channels, device)
+        z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * noise * (LATENT_SCALE * first.noise_scale)
+    mask = prior.mask[:, :, span]
+    z = net.reverse_flow(z_p * mask, mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
+    source = _source(members, decoded, device) if net.config.has_f0 else None
+    return _rows(net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0])))
+
+
+def _widened(span: tuple[int, int], context: int, frames: int) -> tuple[int, int]:
+    return max(0, span[0] - context), min(frames, span[1] + context)
+
+
+def _optional(rows: Sequence[np.ndarray | None], device: torch.device) -> Tensor | None:
+    present = [row for row in rows if row is not None]
+    return torch.from_numpy(np.stack(present)).to(device) if present else None
+
+
+def _latent_noise(
+    members: list[SynthesisRequest], span: tuple[int, int], channels: int, device: torch.device
+) -> Tensor:
+    make: Callable[[SynthesisRequest], FloatArray] = lambda m: latent_noise(  # noqa: E731
+        m.seed, m.features.start_frames + span[0], span[1] - span[0], channels
+    )
+    return _stack([make(m) for m in members], device)
+
+
+def _source(members: list[SynthesisRequest], span: tuple[int, int], device: torch.device) -> Tensor:
+    first = members[0]
+    net, hop = first.synthesizer, first.synthesizer.config.frame_samples
+    f0 = _stack([_f0_hz(m)[span[0] : span[1]] for m in members], device)
+    phase = torch.tensor([_phase_at(m, span[0]) for m in members], dtype=torch.float64, device=device)
+    noise = None
+    if first.noise_scale:
+        count = (span[1] - span[0]) * hop
+        rows = [source_noise(m.seed, (m.features.start_frames + span[0]) * hop, count) for m in members]
+        noise = _stack(rows, device)
+    return net.source(f0, phase, noise, first.noise_scale)
+
+
+def _f0_hz(member: SynthesisRequest) -> FloatArray:
+    assert member.features.f0_hz is not None
+    return member.features.f0_hz
+
+
+def _phase_at(member: SynthesisRequest, frame: int) -> float:
+    """Source phase at the start of a frame: a frame of constant F0 advances it by f0 / 100 cycles."""
+    advance = np.sum(_f0_hz(member)[:frame].astype(np.float64)) / FRAME_RATE_HZ
+    return float((member.features.phase_cycles + advance) % 1.0)

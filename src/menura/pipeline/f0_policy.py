@@ -1,0 +1,48 @@
+"""What becomes of estimated or given F0 before it is committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from menura.f0.contour import fill_unvoiced, transpose
+from menura.pipeline.edges import reflect
+from menura.units import FRAME_SAMPLES, ceil_div
+
+if TYPE_CHECKING:
+    from menura.pipeline.plan import Extent
+    from menura.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class F0Policy:
+    """Transposition, and RVC WebUI's interpolation through unvoiced frames."""
+
+    semitones: float = 0.0
+    fill: bool = False
+    given: FloatArray | None = None
+    """(frames,) final F0 of the whole timeline where the user gave it, else None."""
+
+    def finish(self, f0_hz: FloatArray) -> FloatArray:
+        """F0 as the synthesizer gets it."""
+        shifted = transpose(f0_hz, self.semitones)
+        return fill_unvoiced(shifted) if self.fill else shifted
+
+
+def given_f0(recording_f0_hz: FloatArray, extent: Extent, policy: F0Policy) -> F0Policy:
+    """The policy with F0 given for the recording's own frames, reflected at both ends like its samples.
+
+    Args:
+        recording_f0_hz: (frames,) from the recording's start; padded with unvoiced frames or cut to its length.
+        extent: the recording's timeline.
+        policy: how to finish it.
+    """
+    frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
+    own = np.zeros(frames, dtype=np.float32)
+    count = min(frames, len(recording_f0_hz))
+    own[:count] = recording_f0_hz[:count]
+    right = extent.end_frames - frames
+    padded = reflect(own, extent.left_frames, max(0, right))[: extent.left_frames + extent.end_frames]
+    return F0Policy(semitones=policy.semitones, fill=policy.fill, given=policy.finish(padded))

@@ -1,0 +1,39 @@
+"""Whether a whole recording fits into memory, before anything long starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from menura.device import available_memory_bytes
+from menura.errors import ResourceError
+from menura.pipeline.plan import seconds
+
+if TYPE_CHECKING:
+    from menura.models.config import SynthesizerConfig
+    from menura.pipeline.plan import Extent
+
+_ATTENTION_COPIES = 5
+"""Score-sized tensors alive at once in the text encoder's relative attention (scores, relative logits, softmax, ...)."""
+
+_BYTES_A_FRAME = 4 * 40_000
+"""Everything that grows with the length itself: features, latent, source, sound."""
+
+
+def whole_bytes(frames: int, config: SynthesizerConfig) -> int:
+    """About how much memory one window of that many frames takes, in bytes."""
+    return _ATTENTION_COPIES * 4 * config.n_heads * frames * frames + _BYTES_A_FRAME * frames
+
+
+def check_whole(extent: Extent, config: SynthesizerConfig) -> None:
+    """Refuse a whole-file conversion that can't fit.
+
+    Raises:
+        ResourceError: with the streaming strategy as advice.
+    """
+    frames = extent.left_frames + extent.end_frames
+    needed, free = whole_bytes(frames, config), available_memory_bytes()
+    if needed > 0.8 * free:
+        raise ResourceError(
+            f"{seconds(frames):.0f} s in one window needs about {needed / 2**30:.1f} GB of memory, and "
+            f"{free / 2**30:.1f} GB are free. Use --strategy stream (any length, the default mode), or cut the recording."
+        )

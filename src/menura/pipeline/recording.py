@@ -1,0 +1,118 @@
+"""A recording that can be read twice, as 16 kHz blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from menura.audio.decode import open_audio
+from menura.audio.filters import StreamHighPass
+from menura.audio.resample import StreamResampler
+from menura.errors import DecodeError
+from menura.types import AudioInfo
+from menura.units import ANALYSIS_RATE_HZ
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+BLOCK_S = 2
+"""Seconds of a block when reading."""
+
+
+class Reader(Protocol):
+    """An open recording."""
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the header says."""
+        ...
+
+    @property
+    def warning(self) -> str | None:
+        """Set when reading met damage."""
+        ...
+
+    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+        """Mono blocks in order."""
+        ...
+
+
+class Recording(Protocol):
+    """Something that can be read from the start any number of times."""
+
+    name: str
+
+    def open(self) -> AbstractContextManager[Reader]:
+        """Begin reading."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecording:
+    """An audio file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path, for messages."""
+        return str(self.path)
+
+    def open(self) -> AbstractContextManager[Reader]:
+        """Begin reading. Raises DecodeError."""
+        return open_audio(self.path)
+
+
+class ArrayRecording:
+    """Samples in memory, mono or (samples, channels)."""
+
+    name = "<array>"
+
+    def __init__(self, samples: FloatArray, sample_rate: int) -> None:
+        if samples.ndim not in (1, 2) or not len(samples):
+            raise DecodeError(f"{self.name}: needs an array of (samples,) or (samples, channels), not {samples.shape}.")
+        mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+        self._samples = np.ascontiguousarray(mono, dtype=np.float32)
+        self.info = AudioInfo(sample_rate=sample_rate, channels=1, length_samples=len(self._samples))
+        self.warning: str | None = None
+
+    def open(self) -> AbstractContextManager[Reader]:
+        """Begin reading."""
+        return nullcontext(self)
+
+    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+        """Mono blocks in order."""
+        for start in range(0, len(self._samples), block_samples):
+            yield self._samples[start : start + block_samples]
+
+
+class AnalysisFeed:
+    """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
+
+    def __init__(self, reader: Reader, gain: float = 1.0) -> None:
+        self._reader = reader
+        self._gain = gain
+        self.length_samples = 0
+        """Samples read so far at the recording's own rate."""
+        self.peak = 0.0
+        """Largest |sample| so far at 16 kHz, before the high-pass and the gain."""
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Contiguous blocks, rescaled_length(n, rate, 16000) samples together."""
+        rate = self._reader.info.sample_rate
+        resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass(ANALYSIS_RATE_HZ)
+        for block in self._reader.blocks(BLOCK_S * rate):
+            self.length_samples += len(block)
+            yield high_pass.push(self._measured(resampler.push(block)))
+        yield high_pass.push(self._measured(resampler.flush()))
+        yield high_pass.flush()
+
+    def _measured(self, samples: FloatArray) -> FloatArray:
+        if len(samples):
+            self.peak = max(self.peak, float(np.max(np.abs(samples))))
+        return samples if self._gain == 1.0 else samples * np.float32(self._gain)

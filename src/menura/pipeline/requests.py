@@ -1,0 +1,66 @@
+"""What a stream asks the networks for. Streams yield requests; the executor batches and answers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+if TYPE_CHECKING:
+    from menura.content.base import ContentEncoder, RecordingStatistics
+    from menura.f0.base import F0Estimator
+    from menura.models.synthesizer import Synthesizer
+    from menura.pipeline.clock import StageClock
+    from menura.types import Features, FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentRequest:
+    """Content of one window; answered by (content frames, dim) at 50 a second."""
+
+    encoder: ContentEncoder
+    samples: FloatArray
+    statistics: RecordingStatistics | None
+    clock: StageClock
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Requests of equal keys may share a forward pass."""
+        return ("content", id(self.encoder), len(self.samples), self.statistics is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class F0Request:
+    """F0 of one window; answered by (samples // 160 + 1,) Hz, 0 where unvoiced."""
+
+    estimator: F0Estimator
+    samples: FloatArray
+    clock: StageClock
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Requests of equal keys may share a forward pass."""
+        return ("f0", id(self.estimator), len(self.samples))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisRequest:
+    """Sound of frames [core_start, core_end) from features that reach further; answered by samples at the voice's rate."""
+
+    synthesizer: Synthesizer
+    features: Features
+    core_start_frames: int
+    core_end_frames: int
+    speaker_id: int
+    seed: int
+    noise_scale: float
+    clock: StageClock
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Requests of equal keys may share a forward pass."""
+        offset = self.core_start_frames - self.features.start_frames
+        length = self.core_end_frames - self.core_start_frames
+        return ("synthesis", id(self.synthesizer), len(self.features.content), offset, length, self.noise_scale)
+
+
+Request = Union[ContentRequest, F0Request, SynthesisRequest]

@@ -1,0 +1,108 @@
+"""From a request's options to resident networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.checkpoints.assets import find_asset
+from menura.checkpoints.library import VoiceEntry, find_voice
+from menura.checkpoints.rvc import load_voice
+from menura.errors import OptionError
+from menura.pipeline.residency import ModelKey, ModelPool
+from menura.pipeline.stream import VoiceModels
+
+if TYPE_CHECKING:
+    import torch
+
+    from menura.content.base import ContentEncoder
+    from menura.f0.base import F0Estimator
+    from menura.models.synthesizer import Synthesizer
+    from menura.options import ConversionOptions
+    from menura.retrieval.base import FeatureIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedVoice:
+    """The networks of a request, and which F0 method it came to."""
+
+    entry: VoiceEntry
+    models: VoiceModels
+    f0_method: str | None
+
+
+class Resolver:
+    """Finds and loads what requests name, keeping it in a pool."""
+
+    def __init__(self, *, home: Path, device: torch.device, pool: ModelPool) -> None:
+        self._home, self._device, self._pool = home, device, pool
+
+    def resolve(self, options: ConversionOptions) -> ResolvedVoice:
+        """Load what is not yet resident.
+
+        Raises:
+            VoiceNotFoundError, CheckpointError, AssetMissingError, IndexFileError: with what to do.
+            OptionError: the voice has no such speaker.
+        """
+        entry = find_voice(options.voice, self._home)
+        synthesizer = self._synthesizer(entry)
+        config = synthesizer.config
+        if options.speaker_id >= config.n_speakers:
+            raise OptionError(
+                f"speaker_id: voice '{entry.name}' has speakers 0 to {config.n_speakers - 1}, not {options.speaker_id}."
+            )
+        method = self._f0_method(options) if config.has_f0 else None
+        estimator = self._f0(method) if method not in (None, "file") else None
+        models = VoiceModels(
+            synthesizer=synthesizer,
+            encoder=self._encoder(config.content_encoder, config.version, options.compat),
+            f0=estimator,
+            index=self._index(options.index or entry.index_path, config.content_dim, options.index_rate),
+        )
+        return ResolvedVoice(entry=entry, models=models, f0_method=method)
+
+    def _synthesizer(self, entry: VoiceEntry) -> Synthesizer:
+        from menura.models.synthesizer import Synthesizer
+
+        def load() -> Synthesizer:
+            voice = load_voice(entry.path)
+            net = Synthesizer(voice.config)
+            net.load_state_dict(voice.state)
+            return net.eval().to(self._device)
+
+        return self._pool.get(ModelKey.of("voice", entry.path), load)
+
+    def _encoder(self, name: str, version: str, compat: str) -> ContentEncoder:
+        if name == "menura-starter":
+            from menura.content.starter import StarterEncoder, starter_weights
+
+            path = starter_weights()
+            return self._pool.get(ModelKey.of("content", path), lambda: StarterEncoder.load(path, self._device))
+        from menura.content.contentvec import ContentVec
+
+        path = find_asset(name, self._home)
+        projection = "none" if version != "v1" else "layer9" if compat == "rvc" else "last"
+        key = ModelKey.of("content", path, projection)
+        return self._pool.get(key, lambda: ContentVec.load(path, self._device, projection))
+
+    def _f0_method(self, options: ConversionOptions) -> str:
+        from menura.f0.registry import resolve_method
+
+        return "file" if options.f0_file else resolve_method(options.f0, self._home)
+
+    def _f0(self, method: str | None) -> F0Estimator:
+        from menura.f0.registry import load_estimator, method_path
+
+        assert method is not None
+        path = method_path(method, self._home)
+        return self._pool.get(ModelKey.of("f0", path), lambda: load_estimator(method, path, self._device))
+
+    def _index(self, path: Path | None, content_dim: int, index_rate: float) -> FeatureIndex | None:
+        if path is None or index_rate == 0:
+            return None
+        from menura.retrieval.faiss_index import FaissIndex
+
+        found = self._pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path))
+        found.check_dim(content_dim)
+        return found

@@ -1,0 +1,217 @@
+"""One recording's way through the engine, as a coroutine: it yields requests to the networks and finished sound.
+
+Content and F0 are read once, in fixed absolute windows, onto a timeline; the synthesizer's segments read from there
+with context. So both sides of a seam, and every strategy, see the same content, F0, phase and noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from menura.pipeline.assemble import Assembler, quietest_frame
+from menura.pipeline.clock import StageClock
+from menura.pipeline.edges import reflect_edges
+from menura.pipeline.features import FeatureTimeline
+from menura.pipeline.plan import (
+    CROSSFADE_FRAMES,
+    SEAM_SEARCH_FRAMES,
+    SEGMENT_CONTEXT_FRAMES,
+    Extent,
+    Window,
+    analysis_windows,
+    seconds,
+    segment_borders,
+    whole_window,
+)
+from menura.pipeline.recording import AnalysisFeed, Recording
+from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.pipeline.timeline import Track
+from menura.types import AudioBlock
+from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
+
+if TYPE_CHECKING:
+    from menura.content.base import ContentEncoder
+    from menura.f0.base import F0Estimator
+    from menura.models.synthesizer import Synthesizer
+    from menura.pipeline.f0_policy import F0Policy
+    from menura.pipeline.survey import RecordingFacts
+    from menura.retrieval.base import FeatureIndex
+    from menura.types import FloatArray
+
+Step = Union[Request, AudioBlock]
+StreamSteps = Generator[Step, "FloatArray | None", None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceModels:
+    """The resident networks that one request uses."""
+
+    synthesizer: Synthesizer
+    encoder: ContentEncoder
+    f0: F0Estimator | None
+    """None for a voice without F0, or where F0 is given."""
+    index: FeatureIndex | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPlan:
+    """How this request is carried out."""
+
+    extent: Extent
+    output_samples: int
+    """Wanted at the voice's rate."""
+    whole_synthesis: bool
+    whole_content: bool
+    whole_f0: bool
+    index_rate: float
+    protect: float
+    speaker_id: int
+    seed: int
+    noise_scale: float
+
+
+class Stream:
+    """A recording being converted."""
+
+    def __init__(
+        self,
+        *,
+        stream_id: int,
+        recording: Recording,
+        facts: RecordingFacts,
+        models: VoiceModels,
+        plan: StreamPlan,
+        f0_policy: F0Policy,
+        clock: StageClock,
+    ) -> None:
+        self.stream_id = stream_id
+        self.seams_s: list[float] = []
+        self._recording, self._facts, self._models, self._plan = recording, facts, models, plan
+        self._f0_policy, self._clock = f0_policy, clock
+        extent = plan.extent
+        self._samples = Track(-extent.left_samples)
+        self._features = FeatureTimeline(
+            stream_id=stream_id,
+            start_frames=-extent.left_frames,
+            has_f0=models.synthesizer.config.has_f0,
+            index=models.index,
+            index_rate=plan.index_rate,
+            protect=plan.protect,
+        )
+        self._content_windows = self._windows(models.encoder, whole=plan.whole_content)
+        self._f0_windows = self._windows(models.f0, whole=plan.whole_f0) if models.f0 else iter(())
+
+    def steps(self) -> StreamSteps:
+        """Yield requests (send back their answers) and AudioBlocks at the voice's rate, `output_samples` together."""
+        with self._recording.open() as reader:
+            feed = AnalysisFeed(reader, self._facts.gain).blocks()
+            extent = self._plan.extent
+            extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
+            self._blocks = self._clock.pulled("decode", extended)
+            if self._f0_policy.given is not None:
+                self._features.commit_f0(self._f0_policy.given)
+            yield from self._segments()
+
+    def _segments(self) -> StreamSteps:
+        rate = self._models.synthesizer.config.sample_rate
+        hop = self._models.synthesizer.config.frame_samples
+        output_frames = ceil_div(self._plan.output_samples, hop)
+        assembler, half = Assembler(), CROSSFADE_FRAMES // 2
+        done_samples, seam = 0, 0
+        for start, end in segment_borders(output_frames, whole=self._plan.whole_synthesis):
+            last = end >= output_frames
+            context = self._context(start, end)
+            yield from self._analyse_until(context[1])
+            stop = output_frames if last else self._cut(end)
+            core = (seam - half if seam else 0, stop if last else stop + half)
+            samples = yield self._synthesis_request(context, core)
+            assert samples is not None
+            with self._clock.measure("assemble"):
+                joined = assembler.push(samples, 0 if last else 2 * half * hop)
+                joined = joined[: self._plan.output_samples - done_samples]
+            yield AudioBlock(stream_id=self.stream_id, start_samples=done_samples, samples=joined, sample_rate=rate)
+            done_samples += len(joined)
+            if not last:
+                self.seams_s.append(seconds(stop))
+                self._forget(stop)
+            seam = stop
+
+    def _context(self, start: int, end: int) -> tuple[int, int]:
+        """Frames a segment's text encoder sees: on the grid, so that segments are equally long."""
+        extent = self._plan.extent
+        if self._plan.whole_synthesis:
+            return -extent.left_frames, extent.end_frames
+        reach = SEAM_SEARCH_FRAMES + SEGMENT_CONTEXT_FRAMES
+        return max(-extent.left_frames, start - reach), min(extent.end_frames, end + reach)
+
+    def _cut(self, border: int) -> int:
+        with self._clock.measure("assemble"):
+            start, end = border - SEAM_SEARCH_FRAMES, border + SEAM_SEARCH_FRAMES
+            samples = self._samples.read(start * FRAME_SAMPLES, end * FRAME_SAMPLES)
+            level = np.abs(samples).reshape(end - start, FRAME_SAMPLES).sum(axis=1)
+            return quietest_frame(level, start)
+
+    def _forget(self, seam: int) -> None:
+        before = seam - 2 * SEAM_SEARCH_FRAMES - SEGMENT_CONTEXT_FRAMES - CROSSFADE_FRAMES
+        self._features.forget(before)
+
+    def _synthesis_request(self, context: tuple[int, int], core: tuple[int, int]) -> SynthesisRequest:
+        plan = self._plan
+        return SynthesisRequest(
+            synthesizer=self._models.synthesizer,
+            features=self._features.read(*context),
+            core_start_frames=core[0],
+            core_end_frames=core[1],
+            speaker_id=plan.speaker_id,
+            seed=plan.seed,
+            noise_scale=plan.noise_scale,
+            clock=self._clock,
+        )
+
+    def _windows(self, network: ContentEncoder | F0Estimator, *, whole: bool) -> Iterator[Window]:
+        if whole:
+            return whole_window(self._plan.extent)
+        return analysis_windows(self._plan.extent, network.core_frames, network.context_frames)
+
+    def _analyse_until(self, end: int) -> StreamSteps:
+        features = self._features
+        while features.content_end_frames < end:
+            yield from self._content_window(next(self._content_windows))
+        while features.f0_end_frames < end:
+            yield from self._f0_window(next(self._f0_windows))
+        self._samples.forget((end - 1000) * FRAME_SAMPLES)
+
+    def _content_window(self, window: Window) -> StreamSteps:
+        content = yield ContentRequest(
+            encoder=self._models.encoder,
+            samples=self._window_samples(window),
+            statistics=self._facts.statistics,
+            clock=self._clock,
+        )
+        assert content is not None
+        first = (window.start_frames - window.from_frames) // 2
+        count = (window.end_frames - window.start_frames) // 2
+        with self._clock.measure("retrieval"):
+            self._features.commit_content(content[first : first + count])
+
+    def _f0_window(self, window: Window) -> StreamSteps:
+        assert self._models.f0 is not None
+        f0_hz = yield F0Request(estimator=self._models.f0, samples=self._window_samples(window), clock=self._clock)
+        assert f0_hz is not None
+        first = window.start_frames - window.from_frames
+        with self._clock.measure("f0"):
+            self._features.commit_f0(
+                self._f0_policy.finish(f0_hz)[first : first + window.end_frames - window.start_frames]
+            )
+
+    def _window_samples(self, window: Window) -> FloatArray:
+        extent = self._plan.extent
+        tail = extent.tail_samples if window.to_frames == extent.end_frames else CONTENT_TAIL_SAMPLES
+        end = window.to_frames * FRAME_SAMPLES + tail
+        while self._samples.end < end:
+            self._samples.append(next(self._blocks))
+        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
