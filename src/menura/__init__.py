@@ -1,37 +1,79 @@
-"""Menura: voice conversion that takes any length."""
+"""Menura: voice conversion that takes any length.
+
+    from menura import ConversionOptions, Converter
+
+    result = Converter().convert("speech.wav", "converted.wav", ConversionOptions(transpose=4))
+
+Importing this package loads no torch; the names below are fetched when they are first used.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from menura.errors import MenuraError
-from menura.options import ConversionOptions, EngineOptions
-from menura.types import AudioBlock, FileResult, Progress, RunReport, StageTimes, State
+import importlib
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from menura.converter import Converter
+    from menura.errors import (
+        AssetMissingError,
+        AudioError,
+        CheckpointError,
+        DecodeError,
+        EncodeError,
+        EncoderMismatchError,
+        IndexFileError,
+        MenuraError,
+        OptionError,
+        ResourceError,
+        TrainingError,
+        UnsafeCheckpointError,
+        VoiceNotFoundError,
+    )
+    from menura.options import ConversionOptions, EngineOptions
+    from menura.types import AudioBlock, FileResult, RunReport, StageTimes, State
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AssetMissingError",
     "AudioBlock",
+    "AudioError",
+    "CheckpointError",
     "ConversionOptions",
     "Converter",
+    "DecodeError",
+    "EncodeError",
+    "EncoderMismatchError",
     "EngineOptions",
     "FileResult",
+    "IndexFileError",
     "MenuraError",
-    "Progress",
+    "OptionError",
+    "ResourceError",
     "RunReport",
     "StageTimes",
     "State",
+    "TrainingError",
+    "UnsafeCheckpointError",
+    "VoiceNotFoundError",
     "__version__",
 ]
 
+_HOMES = {
+    "menura.converter": ("Converter",),
+    "menura.options": ("ConversionOptions", "EngineOptions"),
+    "menura.types": ("AudioBlock", "FileResult", "RunReport", "StageTimes", "State"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-def __getattr__(name: str) -> Any:
-    """Load the engine, and with it torch, only when it is asked for."""
-    if name == "Converter":
-        from menura.converter import Converter
 
-        return Converter
-    raise AttributeError(f"module 'menura' has no attribute '{name}'")
+def __getattr__(name: str) -> object:
+    """Fetch a public name from the module it lives in (PEP 562)."""
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module 'menura' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULE_OF.get(name, "menura.errors")), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -103,11 +103,12 @@ def _read_quota(quota_file: Path, period_file: Path | None = None) -> float:
     return quota / period if quota > 0 and period > 0 else math.inf
 
 
-def configure_threads(threads: int | None = None) -> int:
-    """Set torch's compute threads and flush denormals; call before the first computation.
+def configure_threads(threads: int | None = None, *, cudnn: bool = True) -> int:
+    """Set torch's compute threads and cuDNN, and flush denormals; call before the first computation.
 
     Args:
         threads: how many; None takes the physical cores.
+        cudnn: whether NVIDIA devices may use cuDNN.
 
     Returns:
         The number set.
@@ -118,6 +119,7 @@ def configure_threads(threads: int | None = None) -> int:
     torch.set_flush_denormal(True)
     count = threads or physical_cores()
     torch.set_num_threads(count)
+    torch.backends.cudnn.enabled = cudnn
     return count
 
 
