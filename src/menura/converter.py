@@ -107,15 +107,10 @@ class Converter:
             on_progress: called after every block with what is done.
         """
         options = options or ConversionOptions()
-        start, results, done_s = time.perf_counter(), [], 0.0
-        for position, (source, output) in enumerate(items):
-
-            def report(seconds: float, position: int = position, name: str = str(source)) -> None:
-                if on_progress is not None:
-                    on_progress(
-                        Progress(file=name, files_done=position, files=len(items), audio_done_s=done_s + seconds)
-                    )
-
+        start, done_s = time.perf_counter(), 0.0
+        results: list[FileResult] = []
+        for source, output in items:
+            report = _reporter(on_progress, str(source), len(results), len(items), done_s)
             try:
                 result = self._convert_file(source, output, options, report)
             except (MenuraError, OSError, MemoryError) as error:
@@ -247,6 +242,16 @@ class Converter:
                     block = conversion.chain.push(event.samples)
             if len(block.samples):
                 yield block
+
+
+def _reporter(
+    on_progress: Callable[[Progress], None] | None, name: str, files_done: int, files: int, done_s: float
+) -> Callable[[float], None]:
+    def report(seconds: float) -> None:
+        if on_progress is not None:
+            on_progress(Progress(file=name, files_done=files_done, files=files, audio_done_s=done_s + seconds))
+
+    return report
 
 
 def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, global_windows: bool) -> StreamPlan:

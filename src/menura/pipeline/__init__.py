@@ -1,1 +1,1 @@
-""""""
+"""The engine: from a recording to sound, at any length."""

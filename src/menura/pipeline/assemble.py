@@ -16,16 +16,13 @@ def quietest_frame(level: FloatArray, start_frames: int) -> int:
     """Absolute frame around which the sum of |x| over 50 ms is least; the middle one among equals.
 
     Args:
-        level: (frames,) sum of |x| of each frame from `start_frames` on.
+        level: (frames,) sum of |x| of each frame from `start_frames` on, at least 5.
         start_frames: absolute frame of level[0].
     """
-    window = np.convolve(level.astype(np.float64), np.ones(_QUIET_WINDOW_FRAMES), mode="same")
-    half = _QUIET_WINDOW_FRAMES // 2
-    inner = window[half : len(window) - half] if len(window) > 2 * half else window
-    offset = half if len(window) > 2 * half else 0
-    best = np.flatnonzero(inner <= inner.min() * (1 + 1e-9))
-    middle = (len(inner) - 1) / 2
-    return int(start_frames + offset + best[np.argmin(np.abs(best - middle))])
+    sums = np.convolve(level.astype(np.float64), np.ones(_QUIET_WINDOW_FRAMES), mode="valid")
+    best = np.flatnonzero(sums <= sums.min() * (1 + 1e-9))
+    middle = (len(sums) - 1) / 2
+    return int(start_frames + _QUIET_WINDOW_FRAMES // 2 + best[np.argmin(np.abs(best - middle))])
 
 
 class Assembler:

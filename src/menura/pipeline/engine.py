@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from menura.errors import MenuraError
 from menura.pipeline.execute import execute
@@ -26,7 +26,7 @@ class StreamEnd:
     error: Exception | None = None
 
 
-Event = Union[AudioBlock, StreamEnd]
+Event = AudioBlock | StreamEnd
 
 
 class _Active:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from menura.pipeline.plan import Extent
 
 _ATTENTION_COPIES = 5
-"""Score-sized tensors alive at once in the text encoder's relative attention (scores, relative logits, softmax, ...)."""
+"""Score-sized tensors alive at once in the text encoder's relative attention."""
 
 _BYTES_A_FRAME = 4 * 40_000
 """Everything that grows with the length itself: features, latent, source, sound."""
@@ -35,5 +35,6 @@ def check_whole(extent: Extent, config: SynthesizerConfig) -> None:
     if needed > 0.8 * free:
         raise ResourceError(
             f"{seconds(frames):.0f} s in one window needs about {needed / 2**30:.1f} GB of memory, and "
-            f"{free / 2**30:.1f} GB are free. Use --strategy stream (any length, the default mode), or cut the recording."
+            f"{free / 2**30:.1f} GB are free. "
+            "Use --strategy stream (any length), or cut the recording."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from menura.content.base import ContentEncoder, RecordingStatistics
@@ -44,7 +44,7 @@ class F0Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisRequest:
-    """Sound of frames [core_start, core_end) from features that reach further; answered by samples at the voice's rate."""
+    """Sound of frames [core_start, core_end) from features that reach further; answered by samples."""
 
     synthesizer: Synthesizer
     features: Features
@@ -63,4 +63,4 @@ class SynthesisRequest:
         return ("synthesis", id(self.synthesizer), len(self.features.content), offset, length, self.noise_scale)
 
 
-Request = Union[ContentRequest, F0Request, SynthesisRequest]
+Request = ContentRequest | F0Request | SynthesisRequest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from menura.retrieval.base import FeatureIndex
     from menura.types import FloatArray
 
-Step = Union[Request, AudioBlock]
+Step = Request | AudioBlock
 StreamSteps = Generator[Step, "FloatArray | None", None]
 
 

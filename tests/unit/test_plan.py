@@ -1,0 +1,67 @@
+"""Windows and segments tile the timeline exactly, at any length."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from menura.pipeline.plan import (
+    EDGE_FRAMES,
+    LONGEST_EDGE_SAMPLES,
+    SEGMENT_FRAMES,
+    analysis_windows,
+    compat_extent,
+    segment_borders,
+    streaming_extent,
+    whole_window,
+)
+
+LENGTHS = st.integers(1, 16_000 * 4000)
+
+
+@given(LENGTHS)
+def test_the_timeline_covers_the_recording_and_its_reflections(length: int) -> None:
+    for extent in (streaming_extent(length), compat_extent(length)):
+        assert (extent.left_frames + extent.end_frames) % 2 == 0
+        assert extent.end_frames * 160 >= length
+        assert 0 <= extent.right_samples <= LONGEST_EDGE_SAMPLES
+        assert extent.left_samples == EDGE_FRAMES * 160
+
+
+@given(LENGTHS, st.sampled_from([800, 2000, 3200]), st.sampled_from([96, 104, 150, 200]))
+def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int) -> None:
+    extent = streaming_extent(length)
+    windows = list(analysis_windows(extent, core, context))
+    assert windows[0].start_frames == -extent.left_frames
+    assert windows[-1].end_frames == extent.end_frames
+    for before, after in zip(windows[:-1], windows[1:], strict=True):
+        assert before.end_frames == after.start_frames
+        assert after.start_frames % core == 0
+        assert after.start_frames - after.from_frames == context
+    for window in windows:
+        assert window.from_frames <= window.start_frames < window.end_frames <= window.to_frames
+        assert window.to_frames - window.from_frames <= core + EDGE_FRAMES + 2 * context + 400
+        assert window.start_frames % 2 == window.from_frames % 2 == window.end_frames % 2 == 0
+
+
+@given(st.integers(1, 400_000))
+def test_segments_tile_the_output(frames: int) -> None:
+    cells = list(segment_borders(frames, whole=False))
+    assert cells[0][0] == 0
+    assert cells[-1][1] == frames
+    for (_, end), (start, _) in zip(cells[:-1], cells[1:], strict=True):
+        assert end == start
+        assert end % SEGMENT_FRAMES == 0
+    assert all(end - start <= SEGMENT_FRAMES + 400 for start, end in cells)
+    assert list(segment_borders(frames, whole=True)) == [(0, frames)]
+
+
+def test_whole_is_one_window() -> None:
+    extent = streaming_extent(16_000 * 60)
+    (window,) = whole_window(extent)
+    assert (window.from_frames, window.to_frames) == (-100, extent.end_frames)
+
+
+@pytest.mark.parametrize(("length", "frames"), [(38_400, 438), (1, 198), (16_000, 298)])
+def test_the_compatible_timeline_loses_what_hubert_loses(length: int, frames: int) -> None:
+    extent = compat_extent(length)
+    assert extent.left_frames + extent.end_frames == frames
