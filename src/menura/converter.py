@@ -173,7 +173,7 @@ class Converter:
                 count += len(block.samples)
                 report(count / rate)
             with clock.measure("encode"), AudioWriter(output, rate, format) as writer:
-                for samples in spool.blocks(gain=_output_gain(spool.peak)):
+                for samples in spool.blocks(rate, _output_gain(spool.peak)):
                     writer.write(samples)
         facts = conversion.facts
         return FileResult(
@@ -192,7 +192,8 @@ class Converter:
         )
 
     def _begin(self, recording: Recording, options: ConversionOptions, format: str | None) -> _Conversion:
-        voice, clock, notes = self._resolver.resolve(options), StageClock(), []
+        voice, clock = self._resolver.resolve(options), StageClock()
+        notes: list[str] = []
         compat = options.compat != "menura"
         if compat and options.strategy == "stream":
             raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.device import available_memory_bytes
 from menura.errors import ResourceError
 from menura.pipeline.plan import seconds
 
@@ -17,6 +18,19 @@ _ATTENTION_COPIES = 5
 
 _BYTES_A_FRAME = 4 * 40_000
 """Everything that grows with the length itself: features, latent, source, sound."""
+
+
+def available_memory_bytes() -> int:
+    """Memory that new allocations can have without swapping; a quarter of all where the system doesn't say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, OSError, ValueError):
+        return 2**32
 
 
 def whole_bytes(frames: int, config: SynthesizerConfig) -> int:

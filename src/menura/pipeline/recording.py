@@ -45,7 +45,10 @@ class Reader(Protocol):
 class Recording(Protocol):
     """Something that can be read from the start any number of times."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     def open(self) -> AbstractContextManager[Reader]:
         """Begin reading."""
@@ -105,7 +108,7 @@ class AnalysisFeed:
     def blocks(self) -> Iterator[FloatArray]:
         """Contiguous blocks, rescaled_length(n, rate, 16000) samples together."""
         rate = self._reader.info.sample_rate
-        resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass(ANALYSIS_RATE_HZ)
+        resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
         for block in self._reader.blocks(BLOCK_S * rate):
             self.length_samples += len(block)
             yield high_pass.push(self._measured(resampler.push(block)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.envelope import SourceEnvelope
+from menura.audio.envelope import RmsMeter
 from menura.errors import DecodeError
 from menura.pipeline.edges import reflect_edges
 from menura.pipeline.plan import EDGE_FRAMES, Extent
@@ -59,13 +59,13 @@ def survey(recording: Recording, content_survey: Survey | None, extent_of: Calla
     Raises:
         DecodeError: it can't be read, or holds no samples.
     """
-    envelope = SourceEnvelope(ANALYSIS_RATE_HZ)
+    meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
     with recording.open() as reader:
         feed = AnalysisFeed(reader)
 
-        def listened() -> object:
+        def listened() -> Iterator[FloatArray]:
             for block in feed.blocks():
-                envelope.push(block)
+                levels.append(meter.push(block))
                 yield block
 
         extended = reflect_edges(listened(), EDGE_FRAMES * FRAME_SAMPLES, lambda n: extent_of(n).right_samples)
@@ -75,6 +75,7 @@ def survey(recording: Recording, content_survey: Survey | None, extent_of: Calla
         rate, warning = reader.info.sample_rate, reader.warning
     if not feed.length_samples:
         raise DecodeError(f"{recording.name}: holds no samples. Check that the recording is not empty.")
+    levels.append(meter.flush())
     gain = min(1.0, PEAK_LIMIT_IN / feed.peak) if feed.peak else 1.0
     return RecordingFacts(
         length_samples=feed.length_samples,
@@ -83,6 +84,6 @@ def survey(recording: Recording, content_survey: Survey | None, extent_of: Calla
         gain=gain,
         silent=feed.peak < SILENT_PEAK,
         statistics=None if content_survey is None else content_survey.finish().scaled(gain),
-        source_rms=np.asarray(envelope.finish() * np.float32(gain), dtype=np.float32),
+        source_rms=np.asarray(np.concatenate(levels) * gain, dtype=np.float32),
         warning=warning,
     )

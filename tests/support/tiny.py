@@ -1,0 +1,129 @@
+"""A tiny voice and stand-in networks whose results depend only on nearby samples, so that the engine can be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from menura.models.config import SynthesizerConfig
+from menura.models.synthesizer import Synthesizer
+from menura.pipeline.stream import VoiceModels
+from menura.types import FloatArray
+
+DIM = 8
+
+
+def tiny_config(*, has_f0: bool = True, rates: tuple[int, ...] = (5, 2, 2, 2), n_speakers: int = 3) -> SynthesizerConfig:
+    """A voice of a few thousand parameters; 4 kHz by default."""
+    product = int(np.prod(rates))
+    return SynthesizerConfig(
+        spec_channels=65,
+        segment_size_frames=32,
+        inter_channels=4,
+        hidden_channels=8,
+        filter_channels=16,
+        n_heads=2,
+        n_layers=2,
+        kernel_size=3,
+        p_dropout=0.0,
+        resblock="1",
+        resblock_kernel_sizes=(3, 5),
+        resblock_dilation_sizes=((1, 3), (1, 3)),
+        upsample_rates=rates,
+        upsample_initial_channel=16,
+        upsample_kernel_sizes=tuple(2 * r + r % 2 for r in rates),
+        n_speakers=n_speakers,
+        gin_channels=4,
+        sample_rate=product * 100,
+        content_dim=DIM,
+        version="v2",
+        has_f0=has_f0,
+        vocoder="HiFi-GAN",
+        content_encoder="fake",
+    )
+
+
+def tiny_voice(config: SynthesizerConfig | None = None) -> Synthesizer:
+    """Random weights from a fixed seed, loud enough to hear differences."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        net = Synthesizer(config or tiny_config())
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, 0.0, 0.25)
+    return net.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class FakeStatistics:
+    """Mean square of a recording, as something a survey must get right."""
+
+    power: float
+
+    def scaled(self, gain: float) -> FakeStatistics:
+        return FakeStatistics(self.power * gain * gain)
+
+
+class FakeSurvey:
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def push(self, samples: FloatArray) -> None:
+        self.total += float(np.sum(samples.astype(np.float64) ** 2))
+        self.count += len(samples)
+
+    def finish(self) -> FakeStatistics:
+        return FakeStatistics(self.total / max(1, self.count))
+
+
+class FakeEncoder:
+    """Content = a fixed projection of each 320 samples, normalised by the recording's power."""
+
+    name, dim, core_frames, context_frames, global_windows = "fake", DIM, 800, 100, False
+
+    def __init__(self) -> None:
+        self.windows: list[int] = []
+        generator = torch.Generator().manual_seed(3)
+        self._projection = torch.randn(320, DIM, generator=generator) / 18
+
+    def survey(self) -> FakeSurvey:
+        return FakeSurvey()
+
+    def frame_count(self, length_samples: int) -> int:
+        return max(0, (length_samples - 80) // 320)
+
+    def encode(self, samples: Tensor, statistics: Sequence[FakeStatistics] | None) -> Tensor:
+        self.windows.append(samples.shape[1])
+        frames = self.frame_count(samples.shape[1])
+        powers = [s.power for s in statistics] if statistics else samples.pow(2).mean(dim=1).tolist()
+        scale = torch.tensor([1 / np.sqrt(p + 1e-8) for p in powers], dtype=torch.float32)[:, None, None]
+        return samples[:, : frames * 320].reshape(len(samples), frames, 320) @ self._projection * scale
+
+
+class FakeF0:
+    """F0 = 100 to 300 Hz by the loudness of each frame; silence is unvoiced."""
+
+    name, core_frames, context_frames = "fake", 1600, 80
+
+    def __init__(self) -> None:
+        self.windows: list[int] = []
+
+    def estimate(self, samples: Tensor) -> Tensor:
+        self.windows.append(samples.shape[1])
+        frames = samples.shape[1] // 160
+        level = samples[:, : frames * 160].reshape(len(samples), frames, 160).abs().mean(dim=2)
+        f0 = torch.where(level > 1e-4, 100 + 200 * level.clamp(max=1.0), torch.zeros(()))
+        return torch.cat([f0, f0[:, -1:]], dim=1)
+
+
+def tiny_models(*, has_f0: bool = True) -> VoiceModels:
+    """A voice with stand-in analysis networks."""
+    return VoiceModels(
+        synthesizer=tiny_voice(tiny_config(has_f0=has_f0)),
+        encoder=FakeEncoder(),
+        f0=FakeF0() if has_f0 else None,
+        index=None,
+    )
