@@ -1,0 +1,152 @@
+"""RVC's loudness envelope mix, as a stream.
+
+RVC measures both signals' RMS over windows of one second every half second, stretches both curves linearly over the
+output, and multiplies the output by rms_source^(1 - rate) * rms_target^(rate - 1): 1 keeps the output's own loudness, 0
+gives it the source's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from menura.types import FloatArray
+
+    Float64Array = npt.NDArray[np.float64]
+
+RMS_FLOOR = 1e-6
+"""Least RMS of the output that is divided by (RVC's)."""
+
+
+class RmsMeter:
+    """RMS over windows of one second centred on every half second, of one mono stream.
+
+    The frames are those of librosa's `rms` with a window of 2 * (rate // 2) samples, half of it as the hop, and zeros
+    beyond both ends: frame k covers samples [(k - 1) * hop, (k + 1) * hop), and n samples have 1 + n // hop frames.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self.hop_samples = rate_hz // 2
+        self._pending = np.zeros(0, dtype=np.float32)
+        self._last_energy = 0.0
+
+    def push(self, samples: FloatArray) -> Float64Array:
+        """Take (samples,) float32; return the RMS of the frames that are now complete."""
+        joined = np.concatenate([self._pending, samples])
+        whole = joined.size - joined.size % self.hop_samples
+        self._pending = joined[whole:]
+        return self._frames(joined[:whole].reshape(-1, self.hop_samples))
+
+    def flush(self) -> Float64Array:
+        """Return the last frame."""
+        return self._frames(self._pending[None, :])
+
+    def _frames(self, hops: FloatArray) -> Float64Array:
+        energies = np.array([self._last_energy, *(float(np.sum(np.square(hop, dtype=np.float64))) for hop in hops)])
+        self._last_energy = float(energies[-1])
+        rms: Float64Array = np.sqrt((energies[:-1] + energies[1:]) / (2 * self.hop_samples))
+        return rms
+
+
+class EnvelopeMatcher:
+    """Mixes the source's loudness envelope into one output stream: `push` blocks, then `flush` once.
+
+    Args:
+        source_rms: (frames,) of the source's RmsMeter, at whatever rate it was measured.
+        output_length: samples that will be pushed in all.
+        rate_hz: rate of the output.
+        mix_rate: 1 keeps the output's envelope, 0 follows the source's.
+    """
+
+    def __init__(self, source_rms: npt.NDArray[np.floating], output_length: int, rate_hz: int, mix_rate: float) -> None:
+        if not len(source_rms):
+            raise ValueError("The source has no RMS frames.")
+        self._source_rms = np.asarray(source_rms, dtype=np.float64)
+        self._length = output_length
+        self._mix_rate = mix_rate
+        self._meter = RmsMeter(rate_hz)
+        self._frame_count = 1 + output_length // self._meter.hop_samples
+        self._target_rms = np.zeros(0)
+        """RMS of the output's frames from `_first_frame` on, as far as they are known."""
+        self._first_frame = 0
+        self._pending = np.zeros(0, dtype=np.float32)
+        self._taken_samples = 0
+        self._given_samples = 0
+        self._flushed = False
+
+    def push(self, samples: FloatArray) -> FloatArray:
+        """Take (samples,) float32; return what is ready, about 1.25 s behind."""
+        self._check_open()
+        self._taken_samples += len(samples)
+        if self._taken_samples > self._length:
+            raise ValueError(f"More than the announced {self._length} samples were pushed.")
+        if self._mix_rate == 1:
+            self._given_samples = self._taken_samples
+            return samples
+        self._pending = np.concatenate([self._pending, samples])
+        self._target_rms = np.concatenate([self._target_rms, self._meter.push(samples)])
+        return self._give(self._ready_samples())
+
+    def flush(self) -> FloatArray:
+        """Return the rest. The stream is over afterwards."""
+        self._check_open()
+        self._flushed = True
+        if self._taken_samples != self._length:
+            raise ValueError(f"{self._taken_samples} samples were pushed instead of the announced {self._length}.")
+        if self._mix_rate == 1:
+            return np.zeros(0, dtype=np.float32)
+        self._target_rms = np.concatenate([self._target_rms, self._meter.flush()])
+        return self._give(self._pending.size)
+
+    def _check_open(self) -> None:
+        if self._flushed:
+            raise ValueError("The stream was flushed; make a new EnvelopeMatcher for another one.")
+
+    def _ready_samples(self) -> int:
+        """Pending samples whose two neighbouring frames are both known."""
+        known = self._first_frame + self._target_rms.size
+        if known >= self._frame_count:
+            return self._pending.size
+        if known < 2:
+            return 0
+        # Sample i lies at frame (i + 0.5) * frames / length - 0.5 and needs the next frame too; one sample less, for
+        # rounding.
+        reach = int((known - 0.5) * self._length / self._frame_count - 0.5) - 1
+        return min(max(reach - self._given_samples, 0), self._pending.size)
+
+    def _give(self, count: int) -> FloatArray:
+        if not count:
+            return np.zeros(0, dtype=np.float32)
+        samples, self._pending = self._pending[:count], self._pending[count:]
+        index = np.arange(self._given_samples, self._given_samples + count)
+        source = _stretched(self._source_rms, 0, self._source_rms.size, index, self._length)
+        target = _stretched(self._target_rms, self._first_frame, self._frame_count, index, self._length)
+        gain = (source / np.maximum(target, RMS_FLOOR)) ** (1 - self._mix_rate)
+        self._given_samples += count
+        self._forget()
+        mixed: FloatArray = (samples * gain).astype(np.float32)
+        return mixed
+
+    def _forget(self) -> None:
+        """Drop frames that no later sample needs."""
+        needed = int((self._given_samples + 0.5) * self._frame_count / self._length - 0.5) - 1
+        drop = min(max(needed - self._first_frame, 0), self._target_rms.size)
+        self._target_rms = self._target_rms[drop:]
+        self._first_frame += drop
+
+
+def _stretched(values: Float64Array, first: int, count: int, index: npt.NDArray[np.int64], length: int) -> Float64Array:
+    """Values of `count` frames (held from frame `first` on) at output samples `index` of `length`.
+
+    Linear, as torch's `interpolate(mode="linear", align_corners=False)`.
+    """
+    position = np.maximum((index + 0.5) * (count / length) - 0.5, 0.0)
+    lower = np.minimum(position.astype(np.int64), count - 1)
+    upper = np.minimum(lower + 1, count - 1)
+    weight = position - lower
+    stretched: Float64Array = values[lower - first] * (1 - weight) + values[upper - first] * weight
+    return stretched

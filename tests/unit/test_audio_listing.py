@@ -1,0 +1,60 @@
+"""Files, folders and globs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from menura.audio.listing import audio_files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.wav", "a.FLAC", ".hidden.wav", "notes.txt", "ü ö.mp3", "deep/c.ogg", ".cache/d.wav", "[x].wav"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "folder.wav").mkdir()
+    return tmp_path
+
+
+def names(entries: object) -> list[str]:
+    assert isinstance(entries, list)
+    return [entry.relative.as_posix() for entry in entries]
+
+
+def test_folder_is_sorted_without_hidden_and_other_files(folder: Path) -> None:
+    entries = audio_files([folder])
+    assert names(entries) == ["[x].wav", "a.FLAC", "b.wav", "ü ö.mp3"]
+    assert all(entry.error is None for entry in entries)
+
+
+def test_recursive_keeps_the_tree(folder: Path) -> None:
+    assert "deep/c.ogg" in names(audio_files([folder], recursive=True))
+    assert ".cache/d.wav" not in names(audio_files([folder], recursive=True))
+
+
+def test_globs(folder: Path) -> None:
+    assert names(audio_files([f"{folder}/*.wav"])) == ["[x].wav", "b.wav"]
+    assert names(audio_files([f"{folder}/**/*.ogg"])) == ["deep/c.ogg"]
+    assert names(audio_files([f"{folder}/[ab].*"])) == ["a.FLAC", "b.wav"]
+
+
+def test_a_named_file_is_taken_whatever_it_is_called(folder: Path) -> None:
+    entries = audio_files([folder / "notes.txt", folder / ".hidden.wav", folder / "[x].wav", folder / "missing.wav"])
+    assert names(entries) == ["notes.txt", ".hidden.wav", "[x].wav", "missing.wav"]
+    assert all(entry.error is None for entry in entries)
+
+
+def test_each_once_in_the_order_given(folder: Path) -> None:
+    assert names(audio_files([folder / "b.wav", folder]))[0] == "b.wav"
+    assert len(audio_files([folder / "b.wav", folder, f"{folder}/*"])) == 4
+
+
+def test_nothing_matched_is_an_entry_with_an_error(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    entries = audio_files([folder / "empty", f"{folder}/*.aiff", folder / "b.wav"])
+    assert [entry.error is None for entry in entries] == [False, False, True]
+    assert "holds no recordings" in str(entries[0].error)
+    assert "matches no recordings" in str(entries[1].error)

@@ -1,0 +1,51 @@
+"""The temporary sample store."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from menura.audio.spool import SampleSpool
+from menura.errors import ResourceError
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1000, 1 << 20])
+def test_gives_back_what_was_appended_with_gain_and_peak(tmp_path: Path, memory_bytes: int) -> None:
+    x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    with SampleSpool(tmp_path, memory_bytes) as spool:
+        for start in range(0, 1000, 130):
+            spool.append(x[start : start + 130])
+        assert spool.length_samples == 1000
+        assert spool.peak == np.abs(x).max()
+        for block_samples in (1, 99, 5000):
+            np.testing.assert_array_equal(np.concatenate(list(spool.blocks(block_samples))), x)
+        np.testing.assert_array_equal(np.concatenate(list(spool.blocks(64, gain=0.5))), x * np.float32(0.5))
+        spool.append(x[:3])
+        assert spool.length_samples == 1003
+        np.testing.assert_array_equal(np.concatenate(list(spool.blocks(64)))[1000:], x[:3])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_spool_has_no_blocks() -> None:
+    with SampleSpool() as spool:
+        spool.append(np.zeros(0, dtype=np.float32))
+        assert spool.length_samples == 0
+        assert spool.peak == 0
+        assert list(spool.blocks(10)) == []
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with SampleSpool(tmp_path, 1000) as spool:
+            spool.append(np.zeros(20_000, dtype=np.float32))
+            with pytest.raises(ResourceError, match="can't be kept in") as caught:
+                spool.append(np.zeros(20_000, dtype=np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
