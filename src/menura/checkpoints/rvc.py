@@ -1,0 +1,328 @@
+"""Voice files: RVC's .pth as RVC WebUI, Applio and rvc-next write it, and the same weights as .safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from menura.checkpoints.maps import State
+from menura.checkpoints.pickles import check_size, load_tensors
+from menura.checkpoints.voice import (
+    HIFI_GAN,
+    POSTERIOR_PREFIX,
+    LoadedVoice,
+    VoiceMetadata,
+    build_synthesizer,
+    checked_voice,
+)
+from menura.errors import CheckpointError, EncodeError
+from menura.models.config import SynthesizerConfig
+
+__all__ = [
+    "LoadedVoice",
+    "VoiceMetadata",
+    "build_synthesizer",
+    "load_voice",
+    "save_rvc",
+    "save_safetensors",
+]
+
+DEFAULT_CONTENT_ENCODER = "contentvec"
+HEADER_KEY = "rvc"
+"""Key of the .safetensors header under which, as JSON, all that a .pth holds beside its weights stands."""
+
+_CONFIG_ENTRIES = 18
+_NAMED_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "44k": 44_100, "44.1k": 44_100, "48k": 48_000}
+_V1_DIM, _V2_DIM = 256, 768
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+def load_voice(path: Path) -> LoadedVoice:
+    """Read a voice.
+
+    Args:
+        path: an RVC .pth file, or a .safetensors file with the same weights.
+
+    Returns:
+        Architecture, float32 weights on the CPU, metadata. Fields that older files lack get RVC's defaults.
+
+    Raises:
+        UnsafeCheckpointError: the file carries code.
+        CheckpointError: missing, damaged, or no RVC voice; the message says which.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".safetensors":
+        return _load_safetensors(path)
+    return _load_pth(path)
+
+
+def _load_pth(path: Path) -> LoadedVoice:
+    content = load_tensors(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: no RVC voice (it holds a {type(content).__name__}).")
+    _refuse_training_file(path, content)
+    weights = content.get("weight")
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path}: no RVC voice (a voice has 'weight' and 'config').")
+    return _parse_voice(path, content, _tensors_only(path, weights))
+
+
+def _load_safetensors(path: Path) -> LoadedVoice:
+    check_size(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            # Not read unless it is a voice: other networks' files can be large.
+            state = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
+        content = json.loads(header or "null")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cut off, damaged, or no safetensors file. Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: no voice (its header lacks '{HEADER_KEY}').")
+    return _parse_voice(path, content, _tensors_only(path, state))
+
+
+def _parse_voice(path: Path, content: Mapping[Any, Any], state: State) -> LoadedVoice:
+    """A voice from the fields beside its weights, and those."""
+    try:
+        config = _parse_config(content, state)
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise CheckpointError(f"{path}: its config can't be read. The file is damaged or no RVC voice.") from error
+    return checked_voice(path, config, state, _parse_metadata(content))
+
+
+def _refuse_training_file(path: Path, content: Mapping[Any, Any]) -> None:
+    if "weight" not in content and "model" in content:
+        model = content["model"]
+        generator = isinstance(model, dict) and any("dec." in str(name) for name in model)
+        raise CheckpointError(
+            f"{path}: a training state ({'generator' if generator else 'discriminator'}), not a voice. "
+            "Use the voice that training exported, or export it with 'menura train export'."
+        )
+
+
+def _tensors_only(path: Path, weights: Mapping[Any, Any]) -> State:
+    state: State = {}
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: no RVC voice ('{name}' is no weight).")
+        state[name] = tensor
+    return state
+
+
+def _parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
+    """RVC's ordered list by name, corrected by what the weights themselves say."""
+    values = list(content["config"])
+    if len(values) != _CONFIG_ENTRIES:
+        raise ValueError(f"{len(values)} entries")
+    content_dim = int(state["enc_p.emb_phone.weight"].shape[1])
+    return SynthesizerConfig(
+        spec_channels=int(values[0]),
+        segment_size_frames=int(values[1]),
+        inter_channels=int(values[2]),
+        hidden_channels=int(values[3]),
+        filter_channels=int(values[4]),
+        n_heads=int(values[5]),
+        n_layers=int(values[6]),
+        kernel_size=int(values[7]),
+        p_dropout=float(values[8]),
+        resblock=str(values[9]),
+        resblock_kernel_sizes=_integers(values[10]),
+        resblock_dilation_sizes=tuple(_integers(row) for row in values[11]),
+        upsample_rates=_integers(values[12]),
+        upsample_initial_channel=int(values[13]),
+        upsample_kernel_sizes=_integers(values[14]),
+        # RVC's own loader takes the number of speakers from the embedding: files state 109 and hold fewer.
+        n_speakers=int(state["emb_g.weight"].shape[0]),
+        gin_channels=int(values[16]),
+        sample_rate=_parse_rate(values[17]),
+        content_dim=content_dim,
+        version=_parse_version(content.get("version"), content_dim),
+        has_f0="enc_p.emb_pitch.weight" in state,
+        vocoder=_parse_vocoder(content.get("vocoder"), state),
+        content_encoder=str(content.get("embedder_model") or DEFAULT_CONTENT_ENCODER),
+    )
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _parse_rate(value: Any) -> int:
+    """40000 or '40k'."""
+    if isinstance(value, str):
+        return _NAMED_RATES.get(value.lower()) or int(value)
+    return int(value)
+
+
+def _parse_version(value: Any, content_dim: int) -> str:
+    """The content's width decides between RVC's own two; blended files sometimes state the wrong one or none."""
+    if content_dim in (_V1_DIM, _V2_DIM):
+        return "v1" if content_dim == _V1_DIM else "v2"
+    return str(value or "v2")
+
+
+def _parse_vocoder(value: Any, state: State) -> str:
+    """Applio's field, or what the names of the weights show where files lack it."""
+    if any(name.startswith("dec.mrfs.") for name in state):
+        return "MRF HiFi-GAN"
+    if any(name.startswith("dec.downsample_blocks.") for name in state):
+        return "RefineGAN"
+    return str(value or HIFI_GAN)
+
+
+def _parse_metadata(content: Mapping[Any, Any]) -> VoiceMetadata:
+    return VoiceMetadata(
+        name=_text(content.get("model_name")),
+        author=_text(content.get("author")),
+        info=_text(content.get("info")),
+        epoch=_integer(content.get("epoch")),
+        step=_integer(content.get("step")),
+        creation_date=_text(content.get("creation_date")),
+        model_hash=_text(content.get("model_hash")),
+        dataset_length=_text(content.get("dataset_length")),
+        speaker_names=_speaker_names(content.get("speaker_info")),
+        licence=_text(content.get("licence")),
+        source=_text(content.get("source")),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _integer(value: object) -> int | None:
+    try:
+        return int(value) if isinstance(value, (int, float, str)) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _speaker_names(value: object) -> tuple[str, ...]:
+    """rvc-next's [{id, name}], by id."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, dict) for item in value):
+        return ()
+    numbered = {_integer(item.get("id")): _text(item.get("name")) for item in value}
+    return tuple(numbered.get(i, "") for i in range(len(numbered)))
+
+
+def save_rvc(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
+    """Write a voice as RVC and Applio do, whole or not at all.
+
+    Args:
+        path: the .pth file; replaced if it exists.
+        voice: its weights may be in any form and contain the posterior encoder, which is left out.
+        dtype: 'float16' as RVC stores, or 'float32'.
+
+    Raises:
+        CheckpointError: the weights don't fit the config.
+        EncodeError: the file can't be written.
+    """
+    weights = OrderedDict(_export_weights(path, voice, _DTYPES[dtype]))
+    content = {"weight": weights, **_fields(voice)}
+    _write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def save_safetensors(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
+    """Write a voice as .safetensors, config and metadata as JSON in its header; whole or not at all.
+
+    Args:
+        path: the file; replaced if it exists.
+        voice: as for `save_rvc`.
+        dtype: 'float16' or 'float32'.
+
+    Raises:
+        CheckpointError: the weights don't fit the config.
+        EncodeError: the file can't be written.
+    """
+    state = _export_weights(path, voice, _DTYPES[dtype])
+    header = {HEADER_KEY: json.dumps(_fields(voice), ensure_ascii=False)}
+    _write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
+
+
+def _fields(voice: LoadedVoice) -> dict[str, Any]:
+    """What a voice file says beside its weights: Applio's fields, and RVC WebUI's `info`."""
+    config, metadata = voice.config, voice.metadata
+    named: dict[str, Any] = {
+        "config": _config_list(config),
+        "epoch": metadata.epoch,
+        "step": metadata.step,
+        "info": metadata.info,
+        "sr": config.sample_rate,
+        "f0": int(config.has_f0),
+        "version": config.version,
+        "creation_date": metadata.creation_date,
+        "model_hash": metadata.model_hash,
+        "dataset_length": metadata.dataset_length,
+        "model_name": metadata.name,
+        "author": metadata.author,
+        "embedder_model": config.content_encoder,
+        "speakers_id": config.n_speakers,
+        "vocoder": config.vocoder,
+    }
+    if metadata.speaker_names:
+        named["speaker_info"] = [{"id": i, "name": name} for i, name in enumerate(metadata.speaker_names)]
+    if metadata.licence:
+        named["licence"] = metadata.licence
+    if metadata.source:
+        named["source"] = metadata.source
+    return named
+
+
+def _export_weights(path: Path, voice: LoadedVoice, dtype: torch.dtype) -> State:
+    state = {name: t for name, t in voice.state.items() if not name.startswith(POSTERIOR_PREFIX)}
+    checked = checked_voice(path, voice.config, state, voice.metadata)
+    return {name: tensor.to(dtype).clone() for name, tensor in checked.state.items()}
+
+
+def _config_list(config: SynthesizerConfig) -> list[Any]:
+    return [
+        config.spec_channels,
+        config.segment_size_frames,
+        config.inter_channels,
+        config.hidden_channels,
+        config.filter_channels,
+        config.n_heads,
+        config.n_layers,
+        config.kernel_size,
+        config.p_dropout,
+        config.resblock,
+        list(config.resblock_kernel_sizes),
+        [list(row) for row in config.resblock_dilation_sizes],
+        list(config.upsample_rates),
+        config.upsample_initial_channel,
+        list(config.upsample_kernel_sizes),
+        config.n_speakers,
+        config.gin_channels,
+        config.sample_rate,
+    ]
+
+
+def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside the target, then move into place, so that no reader ever sees half a file."""
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError.
+        raise EncodeError(f"{path}: can't be written ({error}). Is there space, and may you write there?") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

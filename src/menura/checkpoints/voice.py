@@ -1,0 +1,173 @@
+"""A voice as read from a file: architecture, weights, and what the file says of its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from menura.checkpoints.maps import State, classic, folded, unfolded
+from menura.errors import CheckpointError
+from menura.models.config import SynthesizerConfig
+from menura.models.synthesizer import Synthesizer
+from menura.units import FRAME_RATE_HZ
+
+HIFI_GAN = "HiFi-GAN"
+VOCODERS = (HIFI_GAN,)
+"""Vocoders that can be run, by Applio's names."""
+POSTERIOR_PREFIX = "enc_q."
+"""The posterior encoder is needed in training only and left out of voices."""
+
+_MAX_LAYERS = 64
+_MAX_CHANNELS = 16_384
+_MAX_RATE = 1_000
+_MAX_SPEAKERS = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceMetadata:
+    """What a voice file says beside its weights; empty where it says nothing."""
+
+    name: str = ""
+    author: str = ""
+    info: str = ""
+    """RVC's free text, such as '100epoch'."""
+    epoch: int | None = None
+    step: int | None = None
+    creation_date: str = ""
+    model_hash: str = ""
+    dataset_length: str = ""
+    """Hours, minutes, seconds of the recordings it was trained on, as Applio writes it: '00:10:00'."""
+    speaker_names: tuple[str, ...] = ()
+    """By speaker id, where the file names them."""
+    licence: str = ""
+    source: str = ""
+    """Where the training recordings came from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedVoice:
+    """A voice on the CPU."""
+
+    config: SynthesizerConfig
+    state: State
+    """float32 weights under RVC's names (`weight_g`, `weight_v`), without the posterior encoder."""
+    metadata: VoiceMetadata
+
+    @property
+    def n_speakers(self) -> int:
+        """Valid speaker ids are 0 to n_speakers - 1."""
+        return self.config.n_speakers
+
+
+def build_synthesizer(voice: LoadedVoice) -> Synthesizer:
+    """The voice's network for inference: weight norm folded, no gradients, on the CPU."""
+    with torch.device("meta"):
+        network = Synthesizer(voice.config)
+    # Assigned, not copied: no second set of weights is ever made.
+    network.load_state_dict(folded(voice.state), assign=True)
+    return network.requires_grad_(False).eval()
+
+
+@lru_cache(maxsize=32)
+def expected_shapes(config: SynthesizerConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight of a voice with that architecture under RVC's name, in the order of its file."""
+    with torch.device("meta"):
+        network = Synthesizer(config, training=True)
+    state = classic(network.state_dict())
+    return {name: tuple(t.shape) for name, t in state.items() if not name.startswith(POSTERIOR_PREFIX)}
+
+
+def checked_voice(
+    path: Path, config: SynthesizerConfig, state: Mapping[str, Tensor], metadata: VoiceMetadata
+) -> LoadedVoice:
+    """A LoadedVoice from weights in any form, or the reason why not.
+
+    Args:
+        path: named in errors.
+        config: the architecture that the file states.
+        state: weights as stored, possibly with the posterior encoder.
+        metadata: what else the file says.
+
+    Raises:
+        CheckpointError: impossible architecture, or weights that are missing, unknown, of other shape, or not finite.
+    """
+    check_config(path, config)
+    weights = unpacked(config, {k: v for k, v in classic(state).items() if not k.startswith(POSTERIOR_PREFIX)})
+    expected = expected_shapes(config)
+    missing = [name for name in expected if name not in weights]
+    unknown = [name for name in weights if name not in expected]
+    if missing or unknown:
+        what = f"lacks {_some(missing)}" if missing else f"has unknown weights {_some(unknown)}"
+        raise CheckpointError(f"{path}: {what}. It is no RVC voice of a kind that Menura knows.")
+    wrong = [name for name, shape in expected.items() if tuple(weights[name].shape) != shape]
+    if wrong:
+        found = tuple(weights[wrong[0]].shape)
+        raise CheckpointError(
+            f"{path}: {wrong[0]} is {found}, its own config says {expected[wrong[0]]}. The file is inconsistent."
+        )
+    # Only now, with sizes known to be sane, is anything allocated.
+    loaded = {name: weights[name].detach().to(torch.float32).contiguous() for name in expected}
+    broken = next((name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())), None)
+    if broken is not None:
+        raise CheckpointError(f"{path}: {broken} has values that are no numbers. The training of this voice failed.")
+    return LoadedVoice(config=config, state=loaded, metadata=metadata)
+
+
+def unpacked(config: SynthesizerConfig, state: State) -> State:
+    """Weights under RVC's names, with gains split off where weight norm had been folded."""
+    normed = [n for n in expected_shapes(config) if n.endswith(".weight_g")]
+    present = [n for n in normed if n in state or n[: -len("_g")] in state]
+    return unfolded(state, present)
+
+
+def check_config(path: Path, config: SynthesizerConfig) -> None:
+    """Raise CheckpointError for an architecture that can't be built, or would be absurdly large."""
+    if config.vocoder not in VOCODERS:
+        raise CheckpointError(
+            f"{path}: the voice needs the vocoder '{config.vocoder}', which Menura can't run yet "
+            f"(it runs {', '.join(VOCODERS)})."
+        )
+    problem = _config_problem(config)
+    if problem:
+        raise CheckpointError(f"{path}: its config has {problem}. The file is damaged or no RVC voice.")
+
+
+def _config_problem(config: SynthesizerConfig) -> str | None:
+    widths = (
+        config.spec_channels, config.inter_channels, config.hidden_channels, config.filter_channels,
+        config.upsample_initial_channel, config.gin_channels, config.content_dim, config.kernel_size,
+        config.segment_size_frames, config.n_heads,
+    )  # fmt: skip
+    steps = (*config.upsample_rates, *config.upsample_kernel_sizes, *config.resblock_kernel_sizes)
+    dilations = [d for row in config.resblock_dilation_sizes for d in row]
+    stages = len(config.upsample_rates)
+    checks = {
+        "widths out of range": all(0 < width <= _MAX_CHANNELS for width in widths),
+        "too many layers": 0 < config.n_layers <= _MAX_LAYERS and 0 < stages <= _MAX_LAYERS,
+        "too many residual layers": 0 < len(dilations) <= _MAX_LAYERS,
+        "rates or kernels out of range": all(0 < step <= _MAX_RATE for step in (*steps, *dilations)),
+        "an impossible number of speakers": 0 < config.n_speakers <= _MAX_SPEAKERS,
+        "an unknown kind of residual block": config.resblock in ("1", "2"),
+        "as many upsampling kernels as rates": stages == len(config.upsample_kernel_sizes),
+        "upsampling kernels shorter than their rates": all(
+            k >= r for k, r in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=False)
+        ),
+        "even residual kernels": all(k % 2 == 1 for k in config.resblock_kernel_sizes),
+        "residual kernels without dilations": len(config.resblock_kernel_sizes) == len(config.resblock_dilation_sizes),
+        "too many upsampling stages for its width": config.upsample_initial_channel % 2**stages == 0,
+        "heads that don't divide the width": config.n_heads > 0 and config.hidden_channels % config.n_heads == 0,
+        "an odd number of latent channels": config.inter_channels % 2 == 0,
+        f"upsampling that doesn't give {FRAME_RATE_HZ} frames a second": (
+            config.frame_samples * FRAME_RATE_HZ == config.sample_rate
+        ),
+    }
+    return next((problem for problem, fine in checks.items() if not fine), None)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
