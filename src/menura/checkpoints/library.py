@@ -49,10 +49,11 @@ def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
     Args:
         home: Menura's data folder.
     """
-    builtin = sorted(_voices_in(_BUILTIN_FOLDER, builtin=True), key=lambda voice: voice.name)
-    taken = {voice.name for voice in builtin}
-    installed = {voice.name: voice for voice in _voices_in(home / "voices", builtin=False) if voice.name not in taken}
-    return (*builtin, *(installed[name] for name in sorted(installed)))
+    voices: dict[str, VoiceEntry] = {}
+    for folder, builtin in ((_BUILTIN_FOLDER, True), (home / "voices", False)):
+        for voice in sorted(_voices_in(folder, builtin=builtin), key=lambda voice: (voice.name, voice.path)):
+            voices.setdefault(voice.name, voice)
+    return tuple(voices.values())
 
 
 def find_voice(name_or_path: str, home: Path) -> VoiceEntry:
