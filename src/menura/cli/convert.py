@@ -1,0 +1,181 @@
+"""`menura convert`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from menura.cli.derive import options_of, values_of
+from menura.cli.plan import STANDARD, Inputs, Job, check_outputs, expand, folder_outputs, single_output
+from menura.cli.report import (
+    ProgressLine,
+    document,
+    echo_json,
+    failed_report,
+    tell_problems,
+    tell_results,
+    tell_timings,
+)
+from menura.errors import MenuraError
+from menura.options import FORMATS, ConversionOptions, EngineOptions
+from menura.types import FileResult, RunReport, State
+
+_STDIN_LABEL = "standard input"
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="For one input a file, an existing folder, or FOLDER/; for several a folder. '-' is standard output. "
+    "By default STEM.VOICE.wav beside the one input.",
+)
+@options_of(ConversionOptions, EngineOptions)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the run on standard output.")
+@click.option("--timings", is_flag=True, help="Print a table of seconds by stage.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only what went wrong.")
+@click.pass_context
+def convert(
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    output: str | None,
+    as_json: bool,
+    timings: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Convert recordings into a voice.
+
+    INPUT is a file, a folder (with all below it), a pattern such as 'talks/*.mp3', or '-' for standard input. One that
+    fails stops no other. The exit code is 0 only if every input was converted wholly.
+    """
+    options, engine = values_of(ConversionOptions, given), values_of(EngineOptions, given)
+    if output is None and inputs == (STANDARD,):
+        output = STANDARD
+    found = expand(inputs, output)
+    if not found.items and not found.missing:
+        raise click.UsageError("there is nothing to convert: all recordings given lie in the output folder.")
+    _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
+    with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
+        jobs = _jobs(found, output, options, Path(temporary))
+        try:
+            report = _run(jobs, options, engine, ProgressLine(quiet=quiet or as_json))
+        except MenuraError as error:
+            if as_json:
+                echo_json(document(failed_report([job.source for job in jobs], str(error))))
+            raise
+        if output == STANDARD:
+            report = _passed_on(report)
+    report = _with_missing(report, found)
+    if as_json:
+        echo_json(document(report))
+    else:
+        to = sys.stderr if output == STANDARD else sys.stdout
+        if not quiet:
+            tell_results(report, to)
+        if timings:
+            tell_timings(report, to)
+    tell_problems(report)
+    ctx.exit(report.exit_code)
+
+
+def _check_standard_streams(found: Inputs, *, to_stdout: bool, as_json: bool) -> None:
+    if to_stdout and (found.many or found.missing):
+        raise click.UsageError("standard output takes one recording; give a folder with -o.")
+    if to_stdout and as_json:
+        raise click.UsageError("--json and the sound can't share standard output; give a file with -o.")
+    if to_stdout and sys.stdout.isatty():
+        raise click.UsageError("standard output is a terminal; give a file with -o, or pipe it on.")
+    if any(str(item.path) == STANDARD for item in found.items) and sys.stdin.isatty():
+        raise click.UsageError("standard input is a terminal; pipe a recording into it.")
+
+
+def _jobs(found: Inputs, output: str | None, options: ConversionOptions, temporary: Path) -> list[Job]:
+    """Every recording's output, by the rules of the help text."""
+    ending = f".{options.format or 'wav'}"
+    if output == STANDARD:
+        return [Job(source=item.path, output=temporary / f"stdout{ending}") for item in found.items]
+    if found.many:
+        if output is None:
+            raise click.UsageError("several recordings need a folder: -o FOLDER.")
+        if Path(output).exists() and not Path(output).is_dir():
+            raise click.UsageError(f"{output} is a file; several recordings need a folder.")
+        jobs = folder_outputs(found.items, Path(output), ending)
+    else:
+        jobs = [
+            Job(source=item.path, output=single_output(item, output, options.voice, ending)) for item in found.items
+        ]
+        for job in jobs:
+            _check_ending(job.output, options.format)
+    check_outputs(jobs)
+    return jobs
+
+
+def _check_ending(output: Path, format: str | None) -> None:
+    from menura.audio.encode import format_of
+
+    by_name = format_of(output)
+    if by_name is None and format is None:
+        what = f"'{output.suffix}' is no format" if output.suffix else "has no ending"
+        raise click.UsageError(f"{output}: {what}; end it in .{', .'.join(FORMATS)}, give --format, or {output}/.")
+    if by_name is not None and format is not None and by_name != format:
+        raise click.UsageError(f"{output} is named as {by_name}, but --format is {format}; change one of them.")
+
+
+def _run(jobs: Sequence[Job], options: ConversionOptions, engine: EngineOptions, progress: ProgressLine) -> RunReport:
+    """Convert; what is wrong with the request as a whole is raised, what is wrong with a recording reported."""
+    if not jobs:
+        return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+    from menura.audio.decode import spooled_input
+    from menura.converter import Converter
+
+    converter = Converter(engine)
+    converter.preload(options)
+    with contextlib.ExitStack() as stack, contextlib.closing(progress):
+        items, stdin_path = [], None
+        for job in jobs:
+            source = job.source
+            if str(source) == STANDARD:
+                source = stdin_path = stack.enter_context(spooled_input(sys.stdin.buffer))
+            items.append((source, job.output))
+        report = converter.convert_files(items, options, on_progress=progress)
+    if stdin_path is None:
+        return report
+    return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
+
+
+def _as_stdin(result: FileResult, path: str) -> FileResult:
+    if result.input != path:
+        return result
+    error = result.error.replace(path, _STDIN_LABEL) if result.error else None
+    return dataclasses.replace(result, input=STANDARD, error=error)
+
+
+def _passed_on(report: RunReport) -> RunReport:
+    """Write the one output to standard output; complete files only, so that nothing half-done is piped on."""
+    (result,) = report.files
+    if result.output is None:
+        return report
+    with result.output.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+    sys.stdout.buffer.flush()
+    return dataclasses.replace(report, files=(dataclasses.replace(result, output=Path(STANDARD)),))
+
+
+def _with_missing(report: RunReport, found: Inputs) -> RunReport:
+    """The report with the arguments that stand for nothing."""
+    missing = (
+        FileResult(input=str(entry.path), output=None, state=State.FAILED, error=entry.error) for entry in found.missing
+    )
+    return dataclasses.replace(report, files=(*report.files, *missing))

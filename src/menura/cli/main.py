@@ -1,0 +1,169 @@
+"""`menura`: the process edge. Commands raise; here errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from menura import __version__
+from menura.errors import MenuraError
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + 2
+EXIT_BROKEN_PIPE = 128 + 13
+EXIT_TERMINATED = 128 + 15
+
+_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])  # click before 8.2 has none
+)
+
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "convert": ("menura.cli.convert:convert", "Convert recordings into a voice."),
+    "voices": ("menura.cli.voices:voices", "List, describe, import and remove voices."),
+    "assets": ("menura.cli.assets:assets", "List the networks' weights: found, missing, where from."),
+    "train": ("menura.cli.train:train", "Train a voice from recordings."),
+    "doctor": ("menura.cli.doctor:doctor", "Say what this installation has and lacks."),
+}
+"""Where each command lives, and its line in the help: modules are imported only when their command runs."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is called."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help."""
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in self._lazy:
+            return None
+        module, _, attribute = self._lazy[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in self._lazy.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, message="menura %(version)s")
+def cli() -> None:
+    """Voice conversion that takes any length.
+
+    \b
+    menura convert talk.wav -o talk-wren.wav         one file, into the starter voice
+    menura convert talks/ -o out/ --voice mine.pth   a folder, into an RVC voice
+    """  # noqa: D301  (click's mark for "leave these lines as they are")
+
+
+class TerminatedError(BaseException):
+    """SIGTERM came; not an Exception, so that it passes like Ctrl-C and outputs are cleaned up on its way."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process.
+
+    Args:
+        argv: arguments without the program's name; by default the process's own.
+    """
+    if "_MENURA_COMPLETE" in os.environ:
+        cli(prog_name="menura")
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line and return its exit code; errors are told in one line each on standard error."""
+    with contextlib.suppress(ValueError):  # not the main thread: whoever embeds us handles signals
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        _invoke(argv)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        return _flushed(stop.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _told("interrupted; nothing half-written was left.", EXIT_INTERRUPTED)
+    except TerminatedError:
+        return _told("terminated; nothing half-written was left.", EXIT_TERMINATED)
+    except BrokenPipeError:
+        # Whoever read our output has gone. Nothing may be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except _NO_ARGUMENTS as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else "menura"
+        return _told(f"{_one_line(error.format_message())} See '{place} --help'.", EXIT_USAGE)
+    except Exception as error:  # noqa: BLE001  (the process edge: no traceback for users)
+        return _told(_message(error), getattr(error, "exit_code", EXIT_FAILURE))
+    return 0
+
+
+def _invoke(argv: Sequence[str]) -> None:
+    # Not click's own main(): it would print tracebacks' worth of lines and swallow what is told here.
+    with cli.make_context("menura", list(argv)) as context:
+        cli.invoke(context)
+
+
+def _flushed(code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        return _told(_message(error), EXIT_FAILURE)
+    return code
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, MenuraError):
+        return _one_line(str(error))
+    if isinstance(error, MemoryError):
+        return "not enough memory: close other programs, or use --strategy stream."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'standard output'}: {error.strerror}."
+    if isinstance(error, click.ClickException):
+        return _one_line(error.format_message())
+    return f"unexpected {type(error).__name__}: {_one_line(str(error))} (MENURA_DEBUG=1 shows where; please report it)."
+
+
+def _told(message: str, code: int) -> int:
+    if os.environ.get("MENURA_DEBUG") == "1":
+        traceback.print_exc()
+    click.echo(f"menura: {message}", err=True)
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    raise TerminatedError
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`menura voices`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from menura.checkpoints.library import VoiceEntry, find_voice, list_voices, read_card, remove_voice
+from menura.cli.derive import home_option
+from menura.cli.report import echo_json
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def voices() -> None:
+    """List, describe, import and remove voices."""
+
+
+@voices.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of name, builtin and source.")
+@home_option
+def list_(as_json: bool, home: Path | None) -> None:
+    """List the voices that --voice knows by name."""
+    entries = list_voices(_home(home))
+    if as_json:
+        echo_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
+        return
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        kind = "built in" if entry.builtin else "installed"
+        index = ", with index" if entry.index_path else ""
+        click.echo(f"{entry.name:<{width}}  {kind:<9}  {entry.source}{index}")
+
+
+@voices.command()
+@click.argument("voice")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@home_option
+def info(voice: str, as_json: bool, home: Path | None) -> None:
+    """Describe a VOICE: a name, or a .pth or .safetensors file."""
+    facts = _facts(find_voice(voice, _home(home)))
+    if as_json:
+        echo_json(facts)
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, "", ()):
+            click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+
+
+@voices.command(name="import")
+@click.argument("path", type=_PATH)
+@click.option("--name", help="What to call the voice; by default as its file is called.")
+@click.option("--index", type=_PATH, help="Its retrieval index; by default the one in the folder or archive.")
+@home_option
+def import_(path: Path, name: str | None, index: Path | None, home: Path | None) -> None:
+    """Install a voice from PATH: a .pth or .safetensors file, a .zip, or a folder with one.
+
+    Its weights are read without running any code that the file may carry.
+    """
+    from menura.checkpoints.install import import_voice
+
+    entry = import_voice(path, _home(home), name=name, index=index)
+    with_index = " with its index" if entry.index_path else ""
+    click.echo(f"installed '{entry.name}'{with_index} in {entry.path.parent}")
+
+
+@voices.command()
+@click.argument("name")
+@home_option
+def remove(name: str, home: Path | None) -> None:
+    """Delete the installed voice NAME with its index."""
+    entry = remove_voice(name, _home(home))
+    click.echo(f"removed '{entry.name}'")
+
+
+def _home(given: Path | None) -> Path:
+    from menura.checkpoints.assets import home_folder
+
+    return home_folder(given)
+
+
+def _facts(entry: VoiceEntry) -> dict[str, Any]:
+    """What is known of a voice, from its files and its card."""
+    from menura.checkpoints.rvc import load_voice
+
+    voice = load_voice(entry.path)
+    config, metadata = voice.config, voice.metadata
+    facts: dict[str, Any] = {
+        "name": entry.name,
+        "builtin": entry.builtin,
+        "source": entry.source,
+        "path": str(entry.path),
+        "size_mb": round(entry.path.stat().st_size / 1e6, 1),
+        "index": str(entry.index_path) if entry.index_path else None,
+        "version": config.version,
+        "sample_rate": config.sample_rate,
+        "has_f0": config.has_f0,
+        "speakers": config.n_speakers,
+        "speaker_names": list(metadata.speaker_names),
+        "vocoder": config.vocoder,
+        "content_encoder": config.content_encoder,
+        "parameters": sum(tensor.numel() for tensor in voice.state.values()),
+        "author": metadata.author,
+        "info": metadata.info,
+        "epoch": metadata.epoch,
+        "licence": metadata.licence,
+    }
+    card = read_card(entry.path.parent) if entry.builtin or entry.path.parent.name == entry.name else {}
+    facts["card"] = {key: value for key, value in card.items() if key not in facts}
+    return facts
