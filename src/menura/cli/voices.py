@@ -45,9 +45,10 @@ def info(voice: str, as_json: bool, home: Path | None) -> None:
     if as_json:
         echo_json(facts)
         return
+    facts |= facts.pop("card")
     width = max(map(len, facts))
     for name, value in facts.items():
-        if value not in (None, "", ()):
+        if value not in (None, "", []):
             click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
 
 

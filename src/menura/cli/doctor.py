@@ -1,0 +1,188 @@
+"""`menura doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from menura import __version__
+from menura.audio.suffixes import BASE_SUFFIXES, MEDIA_SUFFIXES
+from menura.checkpoints.assets import asset_status, home_folder
+from menura.checkpoints.library import list_voices
+from menura.cli.assets import asset_document, asset_lines
+from menura.cli.derive import home_option
+from menura.cli.report import echo_json
+from menura.device import peak_memory_mb, physical_cores, resolve_device
+from menura.options import DEFAULT_VOICE, FORMATS
+
+_PACKAGES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "safetensors": "safetensors",
+    "faiss": "faiss-cpu",
+    "onnxruntime": "onnxruntime",
+    "swift_f0": "swift-f0",
+    "click": "click",
+    "platformdirs": "platformdirs",
+    "av": "av",
+}
+"""Module and distribution of what Menura runs on; av belongs to the extra `media`."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@home_option
+def doctor(as_json: bool, home: Path | None) -> None:
+    """Say what this installation has and lacks: versions, device, threads, folders, weights, voices, formats."""
+    folder = home_folder(home)
+    findings = _findings(folder)
+    if as_json:
+        echo_json(findings)
+        return
+    for title in ("menura", "packages", "device", "folders", "formats"):
+        _section(title, findings[title])
+    click.echo("\nassets")
+    for line in asset_lines(asset_status(folder), folder):
+        click.echo(f"  {line}")
+    _section("voices", {voice["name"]: _voice_line(voice) for voice in findings["voices"]})
+    _section("advice", dict(enumerate(findings["advice"], start=1)) or {"-": "nothing is amiss"})
+
+
+def _findings(home: Path) -> dict[str, Any]:
+    packages = {module: _package(module, name) for module, name in _PACKAGES.items()}
+    voices = [
+        {"name": v.name, "builtin": v.builtin, "source": v.source, "index": v.index_path is not None}
+        for v in list_voices(home)
+    ]
+    media = packages["av"] is not None and not packages["av"].startswith("broken")
+    findings: dict[str, Any] = {
+        "menura": {
+            "version": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "executable": sys.executable,
+            "package": str(Path(__file__).resolve().parent.parent),
+        },
+        "packages": packages,
+        "device": _device(),
+        "folders": {"data": _folder(home), "temporary": _folder(Path(tempfile.gettempdir()))},
+        "formats": {
+            "read": _endings(BASE_SUFFIXES | MEDIA_SUFFIXES if media else BASE_SUFFIXES),
+            "write": " ".join(name for name in FORMATS if media or name != "m4a"),
+        },
+        "assets": [asset_document(status, home) for status in asset_status(home)],
+        "voices": voices,
+        "memory_mb": round(peak_memory_mb(), 1),
+    }
+    findings["advice"] = _advice(findings)
+    return findings
+
+
+def _package(module: str, distribution: str) -> str | None:
+    """The version of a package that can be imported, 'broken: why' of one that can't, None of one that isn't there."""
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001  (whatever a broken installation raises is the finding)
+        return f"broken: {' '.join(str(error).split())}"
+    if module == "soundfile":
+        return f"{version} (libsndfile {loaded.__libsndfile_version__})"
+    return version
+
+
+def _device() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "processor": _processor(),
+        "logical_cores": os.cpu_count(),
+        "threads": physical_cores(),
+    }
+    try:
+        import torch
+    except Exception:  # noqa: BLE001  (told under packages)
+        return facts
+    facts["auto"] = str(resolve_device("auto"))
+    facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts["vector_instructions"] = torch.backends.cpu.get_cpu_capability()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    existing = next(place for place in (path, *path.resolve().parents) if place.exists())
+    return {
+        "path": str(path),
+        "exists": path.is_dir(),
+        "writable": os.access(existing, os.W_OK),
+        "free_gb": round(shutil.disk_usage(existing).free / 1e9, 1),
+    }
+
+
+def _endings(suffixes: frozenset[str]) -> str:
+    return " ".join(sorted(suffix[1:] for suffix in suffixes))
+
+
+def _advice(findings: dict[str, Any]) -> list[str]:
+    """What to do about what is amiss."""
+    advice = []
+    for module, version in findings["packages"].items():
+        if version is None and module == "av":
+            advice.append("m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'.")
+        elif version is None or version.startswith("broken"):
+            advice.append(f"{_PACKAGES[module]} is {'missing' if version is None else version}: install Menura again.")
+    for name, folder in findings["folders"].items():
+        if not folder["writable"]:
+            advice.append(f"the {name} folder {folder['path']} can't be written; change its permissions or place.")
+        elif folder["free_gb"] < 1:
+            advice.append(f"the {name} folder {folder['path']} has less than 1 GB free.")
+    if not any(voice["name"] == DEFAULT_VOICE for voice in findings["voices"]):
+        advice.append(f"the starter voice '{DEFAULT_VOICE}' is missing: install Menura again.")
+    missing = [asset["name"] for asset in findings["assets"] if not asset["found"]]
+    if "contentvec" in missing:
+        advice.append("RVC voices need contentvec; the starter voices work without. See the assets above.")
+    return advice
+
+
+def _section(title: str, facts: dict[Any, Any]) -> None:
+    click.echo(f"\n{title}" if title != "menura" else title)
+    width = max((len(str(name)) for name in facts), default=0)
+    for name, value in facts.items():
+        click.echo(f"  {str(name).replace('_', ' '):<{width}}  {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):  # a folder
+        state = "" if value["exists"] else " (not made yet)"
+        writable = "" if value["writable"] else ", not writable"
+        return f"{value['path']}{state}, {value['free_gb']} GB free{writable}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "not installed" if value is None else str(value)
+
+
+def _voice_line(voice: dict[str, Any]) -> str:
+    kind = "built in" if voice["builtin"] else "installed"
+    return f"{kind}, {voice['source']}" + (", with index" if voice["index"] else "")
