@@ -1,0 +1,108 @@
+"""The process edge: one line and the right exit code for whatever happens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+
+from menura.cli import main
+from menura.errors import DecodeError, MenuraError, OptionError
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run a command that raises something."""
+
+    def run(error: BaseException) -> int:
+        @click.command()
+        def raising() -> None:
+            raise error
+
+        monkeypatch.setattr(main.cli, "get_command", lambda _ctx, name: raising if name == "raise" else None)
+        return main.run(["raise"])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DecodeError("a.wav: the file\nis empty."), 1, "menura: a.wav: the file is empty."),
+        (OptionError("device: 'x' is not one of cpu."), 2, "menura: device: 'x' is not one of cpu."),
+        (MenuraError("no."), 1, "menura: no."),
+        (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
+        (OSError(28, "No space left on device"), 1, "menura: standard output: No space left on device."),
+        (MemoryError(), 1, "menura: not enough memory: close other programs, or use --strategy stream."),
+        (KeyboardInterrupt(), 130, "menura: interrupted; nothing half-written was left."),
+        (main.TerminatedError(), 143, "menura: terminated; nothing half-written was left."),
+        (ZeroDivisionError("by 0"), 1, "menura: unexpected ZeroDivisionError: by 0 (MENURA_DEBUG=1 shows where; "),
+        (click.UsageError("what?"), 2, "menura: what?"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)  # fmt: skip
+def test_errors_become_one_line_and_a_code(
+    command: Callable[[BaseException], int],
+    error: BaseException,
+    code: int,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(error) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(line)
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("\n")
+
+
+def test_debug_shows_the_traceback(
+    command: Callable[[BaseException], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MENURA_DEBUG", "1")
+    assert command(ZeroDivisionError("by 0")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["-h"], 0), (["--version"], 0), (["nothing"], 2), (["--nothing"], 2), ([], 2), (["voices"], 2)],
+)
+def test_usage(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(arguments) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert (captured.out if code == 0 else captured.err).strip()
+
+
+def test_every_listed_command_can_be_loaded() -> None:
+    context = click.Context(main.cli)
+    for name in main.cli.list_commands(context):
+        command = main.cli.get_command(context, name)
+        assert command is not None
+        assert command.help
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "menura", "assets", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+    assert errors == b""
+
+
+def test_a_full_disk_under_standard_output_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "menura", "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert run.returncode == 1
+    assert run.stderr == b"menura: standard output: No space left on device.\n"

@@ -1,0 +1,98 @@
+"""Which inputs are meant, and what their outputs are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from menura.audio.listing import InputFile
+from menura.cli.plan import Job, check_outputs, expand, folder_outputs, single_output, voice_label
+
+
+def item(name: str, folder: str = "in") -> InputFile:
+    return InputFile(path=Path(folder) / name, relative=Path(name))
+
+
+def outputs(*names: str, ending: str = ".wav") -> list[str]:
+    return [job.output.as_posix() for job in folder_outputs([item(n) for n in names], Path("out"), ending)]
+
+
+def test_tree_and_stem_are_kept() -> None:
+    assert outputs("a.flac", "deep/b.v2.mp3", "no ending", ending=".ogg") == [
+        "out/a.ogg", "out/deep/b.v2.ogg", "out/no ending.ogg",
+    ]  # fmt: skip
+
+
+def test_colliding_names_are_told_apart() -> None:
+    assert outputs("a.mp3", "a.wav", "a.flac") == ["out/a-mp3.wav", "out/a.wav", "out/a-flac.wav"]
+    assert outputs("a.mp3", "a.flac") == ["out/a.wav", "out/a-flac.wav"]
+    assert outputs("A.wav", "a.wav") == ["out/A.wav", "out/a-2.wav"]
+    assert outputs("a.mp3", "a-mp3.wav", "a.wav") == ["out/a-mp3-2.wav", "out/a-mp3.wav", "out/a.wav"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "A", "a-mp3", "a-2", "d/a"]), st.sampled_from(["", ".wav", ".mp3", ".MP3"]))
+    )
+)
+def test_no_two_outputs_share_a_name(names: list[tuple[str, str]]) -> None:
+    made = outputs(*(stem + suffix for stem, suffix in names))
+    assert len({name.casefold() for name in made}) == len(names)
+    assert made == outputs(*(stem + suffix for stem, suffix in names))
+
+
+def test_one_output(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    one = item("talk.mp3")
+    assert single_output(one, None, "wren", ".wav") == Path("in/talk.wren.wav")
+    assert single_output(one, None, "voices/my voice.pth", ".flac") == Path("in/talk.my voice.flac")
+    assert single_output(one, "x.flac", "wren", ".wav") == Path("x.flac")
+    assert single_output(one, str(tmp_path / "there"), "wren", ".wav") == tmp_path / "there" / "talk.wav"
+    assert single_output(one, "new/", "wren", ".ogg") == Path("new/talk.ogg")
+    assert single_output(InputFile(path=Path("-"), relative=Path("-")), "new/", "wren", ".wav") == Path("new/stdin.wav")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.wav", "b.mp3", "sub/c.flac", "out/a.wav", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def test_what_lies_in_the_output_folder_is_no_input(folder: Path) -> None:
+    found = expand([str(folder)], str(folder / "out"))
+    assert [entry.relative.as_posix() for entry in found.items] == ["a.wav", "b.mp3", "sub/c.flac"]
+    assert found.many
+    # unless it is named, or the output isn't inside the input folder
+    assert len(expand([str(folder), str(folder / "out" / "a.wav")], str(folder / "out")).items) == 4
+    assert len(expand([str(folder / "sub")], str(folder)).items) == 1
+
+
+def test_one_or_many(folder: Path) -> None:
+    assert not expand([str(folder / "a.wav")], None).many
+    assert not expand(["missing.wav"], None).many
+    assert expand([str(folder / "a.wav"), str(folder / "a.wav")], None).many
+    assert expand([str(folder / "*.wav")], None).many
+    nothing = expand([str(folder / "*.aiff")], None)
+    assert nothing.many
+    assert not nothing.items
+    assert len(nothing.missing) == 1
+
+
+def test_inputs_are_not_written_over(folder: Path) -> None:
+    with pytest.raises(click.UsageError, match="over the recording itself"):
+        check_outputs([Job(source=folder / "a.wav", output=folder / "sub" / ".." / "a.wav")])
+    check_outputs([Job(source=Path("-"), output=folder / "x.wav")])
+
+
+@pytest.mark.parametrize(
+    ("voice", "label"), [("wren", "wren"), ("a/b.pth", "b"), ("B.2.safetensors", "B.2"), ("v1.5", "v1.5")]
+)
+def test_voice_label(voice: str, label: str) -> None:
+    assert voice_label(voice) == label
