@@ -1,0 +1,249 @@
+"""Weights that Menura doesn't ship: what they are for, where they come from, where they belong. Loads no torch.
+
+Hub addresses as of 2026; the files' own names are those that Applio and RVC WebUI use.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.errors import AssetMissingError, CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOME_VARIABLE = "MENURA_HOME"
+_APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources"
+_RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetFile:
+    """One file of an asset."""
+
+    path: str
+    """Relative to the assets folder."""
+    url: str | None = None
+    size_bytes: int | None = None
+    """Of the published file, where known."""
+    sha256_prefix: str | None = None
+    """Beginning of the published file's SHA-256, where known."""
+    alternative: str | None = None
+    """Another name that serves as well, e.g. the safetensors form."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """Weights of one network."""
+
+    name: str
+    purpose: str
+    files: tuple[AssetFile, ...]
+    is_folder: bool = False
+    advice: str = ""
+    """How else to get it, or to do without."""
+    package: str | None = None
+    """A Python package that carries the file, and where in it: 'package/inner/path'."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetStatus:
+    """Whether an asset is there."""
+
+    asset: Asset
+    path: Path | None
+    """Where it was found, else None."""
+    missing: tuple[Path, ...] = field(default=())
+    note: str = ""
+
+
+def _encoder(name: str, purpose: str, base_url: str) -> Asset:
+    return Asset(
+        name=name,
+        purpose=purpose,
+        is_folder=True,
+        files=(
+            AssetFile(path=f"{name}/config.json", url=f"{base_url}/config.json"),
+            AssetFile(
+                path=f"{name}/pytorch_model.bin",
+                url=f"{base_url}/pytorch_model.bin",
+                alternative=f"{name}/model.safetensors",
+            ),
+        ),
+    )
+
+
+def _applio_encoder(name: str) -> Asset:
+    folder = name.replace("hubert-base", "hubert_base").replace("-hubert", "_hubert")
+    return _encoder(name, f"content of voices trained on {name}", f"{_APPLIO}/embedders/{folder}")
+
+
+ASSETS: tuple[Asset, ...] = (
+    _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/embedders/contentvec"),
+    Asset(
+        name="rmvpe",
+        purpose="F0 by RMVPE (--f0 rmvpe)",
+        files=(
+            AssetFile(path="rmvpe.pt", url=f"{_RVC}/rmvpe.pt", size_bytes=181_184_272, sha256_prefix="6d62215f4306"),
+        ),
+        advice="Or use --f0 swift, which needs no download.",
+    ),
+    Asset(
+        name="fcpe",
+        purpose="F0 by FCPE (--f0 fcpe)",
+        files=(
+            AssetFile(
+                path="fcpe.pt",
+                size_bytes=43_363_260,
+                sha256_prefix="b9aeaeb673436eeda50ceafd632aa681aa63417e52eae4207503d180c9b10015",
+            ),
+        ),
+        package="torchfcpe/assets/fcpe_c_v001.pt",
+        advice=(
+            "It is in the package torchfcpe: `pip install --no-deps torchfcpe==0.0.4` is enough (Menura reads the file "
+            "in it); or unpack torchfcpe/assets/fcpe_c_v001.pt from its wheel to that place. "
+            "Or use --f0 swift, which needs no download."
+        ),
+    ),
+    _applio_encoder("spin"),
+    _applio_encoder("spin-v2"),
+    _applio_encoder("chinese-hubert-base"),
+    _applio_encoder("japanese-hubert-base"),
+    _applio_encoder("korean-hubert-base"),
+)
+
+
+def home_folder(home: Path | None = None) -> Path:
+    """Menura's data folder: the given one, else $MENURA_HOME, else the platform's user data folder."""
+    if home is not None:
+        return home.expanduser()
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_data_dir
+
+    return Path(user_data_dir("menura", appauthor=False))
+
+
+def find_asset(name: str, home: Path | None = None) -> Path:
+    """Where an asset's file, or its folder of files, is.
+
+    Args:
+        name: as in ASSETS; a content encoder's name is the one its voices carry.
+        home: Menura's data folder; None is the default one.
+
+    Raises:
+        AssetMissingError: it is not installed; the message says what to fetch, from where, and where to put it.
+    """
+    asset = next((a for a in ASSETS if a.name == name), None)
+    if asset is None:
+        asset = Asset(name=name, purpose="content of this voice", is_folder=True, files=_unknown_encoder_files(name))
+    status = _status(asset, home_folder(home))
+    if status.path is None:
+        raise AssetMissingError(_missing_message(asset, status.missing, home_folder(home) / "assets"))
+    return status.path
+
+
+def asset_status(home: Path | None = None) -> tuple[AssetStatus, ...]:
+    """Every known asset and whether it is there, in the order of ASSETS."""
+    return tuple(_status(asset, home_folder(home)) for asset in ASSETS)
+
+
+def encoder_files(folder: Path) -> tuple[Path, Path]:
+    """The config and the weights of a content encoder's folder (safetensors before pickles).
+
+    Raises:
+        AssetMissingError: one of them is not there.
+    """
+    config = folder / "config.json"
+    weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
+    found = next((path for path in weights if path.is_file()), None)
+    if not config.is_file() or found is None:
+        lacking = config.name if found else " or ".join(path.name for path in weights)
+        raise AssetMissingError(f"{folder}: lacks {lacking}. Put it there; `menura doctor` says where it comes from.")
+    return config, found
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a flat file of named tensors: safetensors, or a torch file without code.
+
+    Raises:
+        CheckpointError: damaged, or something else than named tensors.
+        UnsafeCheckpointError: it carries code.
+    """
+    from torch import Tensor
+
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    from menura.checkpoints.pickles import load_tensors
+
+    loaded = load_tensors(path)
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise CheckpointError(f"{path}: holds something else than named tensors. Fetch the file again.")
+    return dict(loaded)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cut off, damaged, or no safetensors file. Fetch it again.") from error
+
+
+def _unknown_encoder_files(name: str) -> tuple[AssetFile, ...]:
+    return (
+        AssetFile(path=f"{name}/config.json"),
+        AssetFile(path=f"{name}/pytorch_model.bin", alternative=f"{name}/model.safetensors"),
+    )
+
+
+def _status(asset: Asset, home: Path) -> AssetStatus:
+    folder = home / "assets"
+    missing = tuple(folder / f.path for f in asset.files if _found_file(folder, f) is None)
+    if missing:
+        packaged = _packaged(asset.package) if asset.package else None
+        note = "in an installed package" if packaged else ""
+        return AssetStatus(asset=asset, path=packaged, missing=() if packaged else missing, note=note)
+    first = folder / asset.files[0].path
+    return AssetStatus(asset=asset, path=first.parent if asset.is_folder else first, note=_size_note(folder, asset))
+
+
+def _found_file(folder: Path, file: AssetFile) -> Path | None:
+    names = [file.path] if file.alternative is None else [file.path, file.alternative]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _size_note(folder: Path, asset: Asset) -> str:
+    for file in asset.files:
+        path = folder / file.path
+        if file.size_bytes is not None and path.is_file() and path.stat().st_size != file.size_bytes:
+            return f"{path.name} has {path.stat().st_size} bytes, the published file {file.size_bytes}"
+    return ""
+
+
+def _packaged(place: str) -> Path | None:
+    """A file inside an installed package, found without importing it."""
+    package, _, inner = place.partition("/")
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(root) / inner).is_file():
+            return Path(root) / inner
+    return None
+
+
+def _missing_message(asset: Asset, missing: tuple[Path, ...], folder: Path) -> str:
+    by_path = {folder / file.path: file for file in asset.files}
+    steps = []
+    for path in missing:
+        file = by_path[path]
+        size = f" ({file.size_bytes / 1e6:.0f} MB)" if file.size_bytes else ""
+        steps.append(f"fetch {file.url}{size} and put it at {path}" if file.url else f"put it{size} at {path}")
+    message = f"{asset.name} ({asset.purpose}) is not installed: {'; '.join(steps)}."
+    return f"{message} {asset.advice}".rstrip()

@@ -1,0 +1,169 @@
+"""ContentVec and other encoders of HuBERT base's layout, as RVC voices use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from menura.checkpoints.assets import encoder_files, load_weights
+from menura.content.base import RecordingStatistics
+from menura.errors import CheckpointError
+from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
+from menura.types import FloatArray
+
+Projection = Literal["none", "last", "layer9"]
+"""RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
+
+_LAYER_OF_RVC_V1 = 9
+_SURVEY_FRAMES = 1 << 15
+"""Frames of the first layer that one float64 sum covers (10 s): fixed, so that the result is the same bit for bit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentStatistics:
+    """Moments of a recording's 10-sample vectors at stride 5, which fix the first layer's group norm exactly."""
+
+    mean: npt.NDArray[np.float64]
+    """(kernel,)"""
+    second: npt.NDArray[np.float64]
+    """(kernel, kernel) mean outer product."""
+
+    def scaled(self, gain: float) -> MomentStatistics:
+        """The moments the recording would have, had its samples been multiplied by `gain`."""
+        return MomentStatistics(mean=self.mean * gain, second=self.second * gain**2)
+
+
+class MomentSurvey:
+    """Collects MomentStatistics; how the samples are cut into blocks makes no difference."""
+
+    def __init__(self, kernel: int = 10, stride: int = 5) -> None:
+        self._kernel, self._stride = kernel, stride
+        self._pending: list[FloatArray] = []
+        self._pending_samples = 0
+        self._frames = 0
+        self._sum = np.zeros(kernel, dtype=np.float64)
+        self._products = np.zeros((kernel, kernel), dtype=np.float64)
+
+    def push(self, samples: FloatArray) -> None:
+        """Take the next 16 kHz samples."""
+        self._pending.append(np.array(samples, dtype=np.float32))
+        self._pending_samples += len(samples)
+        step = _SURVEY_FRAMES * self._stride
+        needed = step - self._stride + self._kernel
+        if self._pending_samples < needed:
+            return
+        held = np.concatenate(self._pending)
+        start = 0
+        while len(held) - start >= needed:
+            self._add(held[start : start + needed])
+            start += step
+        self._pending, self._pending_samples = [held[start:]], len(held) - start
+
+    def finish(self) -> MomentStatistics:
+        """The statistics of all that was pushed; less than one vector counts as followed by silence."""
+        rest = np.concatenate([np.zeros(0, dtype=np.float32), *self._pending])
+        if not self._frames and len(rest) < self._kernel:
+            rest = np.pad(rest, (0, self._kernel - len(rest)))
+        if len(rest) >= self._kernel:
+            self._add(rest)
+        self._pending, self._pending_samples = [], 0
+        return MomentStatistics(mean=self._sum / self._frames, second=self._products / self._frames)
+
+    def _add(self, samples: FloatArray) -> None:
+        frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), self._kernel)[:: self._stride]
+        self._frames += len(frames)
+        self._sum += frames.sum(axis=0)
+        self._products += frames.T @ frames
+
+
+class ContentVec:
+    """A ContentEncoder of HuBERT base's layout, resident on a device."""
+
+    core_frames = 2000
+    """20 s. Attention grows with the square of a window and context is paid once a window: 20 s costs least."""
+    context_frames = 150
+    """1.5 s a side: the positional convolution reaches 1.28 s, the convolutions before it 12 ms more."""
+    global_windows = False
+
+    def __init__(
+        self, model: Hubert, *, device: torch.device, projection: Projection = "none", name: str = "contentvec"
+    ) -> None:
+        """Put a network on a device.
+
+        Args:
+            model: the network.
+            device: where to run it.
+            projection: what to give of it.
+            name: as checkpoints name the encoder.
+
+        Raises:
+            CheckpointError: a projection is asked for that the weights don't have.
+        """
+        if projection not in get_args(Projection):
+            raise ValueError(f"projection: '{projection}' is not one of {', '.join(get_args(Projection))}")
+        if projection != "none" and model.final_proj is None:
+            raise CheckpointError(
+                f"The weights of {name} have no final_proj, which v1 voices need. Use ContentVec's files."
+            )
+        self.name = name
+        self.projection = projection
+        config = model.config
+        self.dim = config.hidden_size if projection == "none" else config.classifier_proj_size
+        self._layer = _LAYER_OF_RVC_V1 if projection == "layer9" else config.num_hidden_layers
+        self._device = device
+        self._model = model.to(device)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, projection: Projection = "none") -> ContentVec:
+        """Read an encoder's folder: config.json with pytorch_model.bin or model.safetensors.
+
+        Raises:
+            AssetMissingError: a file is not there.
+            CheckpointError: a file is damaged, or is of another architecture.
+            UnsafeCheckpointError: the weights carry code.
+        """
+        config_path, weights_path = encoder_files(folder)
+        try:
+            fields = json.loads(config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{config_path}: is no JSON that can be read. Fetch it again.") from error
+        if not isinstance(fields, dict):
+            raise CheckpointError(f"{config_path}: is no model's configuration. Fetch it again.")
+        model = Hubert.from_tensors(load_weights(weights_path), HubertConfig.from_json(fields))
+        return cls(model, device=device, projection=projection, name=folder.name)
+
+    def survey(self) -> MomentSurvey:
+        """A fresh first-pass collector."""
+        config = self._model.config
+        return MomentSurvey(config.conv_kernel[0], config.conv_stride[0])
+
+    def frame_count(self, length_samples: int) -> int:
+        """Content vectors that `encode` gives for a window of that many samples."""
+        return self._model.config.frame_count(length_samples)
+
+    def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
+        """Content of a batch of equally long windows: see ContentEncoder."""
+        if not self.frame_count(samples.shape[-1]):
+            return samples.new_zeros(len(samples), 0, self.dim)
+        with torch.inference_mode():
+            known = self._channel_statistics(statistics) if statistics else None
+            (hidden,) = self._model(samples, layers=[self._layer], statistics=known)
+            if self.projection != "none" and self._model.final_proj is not None:
+                hidden = self._model.final_proj(hidden)
+            return cast("Tensor", hidden)
+
+    def _channel_statistics(self, statistics: Sequence[RecordingStatistics]) -> ChannelStatistics:
+        rows = [row for row in statistics if isinstance(row, MomentStatistics)]
+        if len(rows) != len(statistics):
+            raise TypeError(f"{self.name} takes its own survey's statistics")
+        first = torch.from_numpy(np.stack([row.mean for row in rows])).to(self._device)
+        second = torch.from_numpy(np.stack([row.second for row in rows])).to(self._device)
+        return self._model.channel_statistics(LagMoments(first=first, second=second))

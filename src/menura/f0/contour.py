@@ -1,0 +1,57 @@
+"""What is done to an F0 contour before the synthesizer gets it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+COARSE_BINS = 256
+"""Rows of RVC's pitch embedding; 0 is its padding, 1 is unvoiced or below the lowest."""
+COARSE_LOW_HZ = 50.0
+COARSE_HIGH_HZ = 1100.0
+
+
+def transpose(f0_hz: FloatArray, semitones: float) -> FloatArray:
+    """Shift a contour (0 stays 0).
+
+    Args:
+        f0_hz: (frames,).
+        semitones: any number, fractions too.
+    """
+    if not semitones:
+        return f0_hz
+    return np.asarray(f0_hz * 2.0 ** (semitones / 12.0), dtype=np.float32)
+
+
+def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
+    """RVC's pitch classes: 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz.
+
+    Args:
+        f0_hz: (frames,), 0 where unvoiced.
+    """
+    mel = _mel(f0_hz.astype(np.float64))
+    low, high = _mel(np.float64(COARSE_LOW_HZ)), _mel(np.float64(COARSE_HIGH_HZ))
+    bins = (mel - low) * (COARSE_BINS - 2) / (high - low) + 1
+    bins = np.where(mel > 0, bins, 1.0)
+    return np.rint(np.clip(bins, 1, COARSE_BINS - 1)).astype(np.int64)
+
+
+def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
+    """Interpolate through unvoiced frames, the ends held (RVC WebUI's way); a contour without voice stays 0.
+
+    Args:
+        f0_hz: (frames,), 0 where unvoiced.
+    """
+    voiced = np.flatnonzero(f0_hz > 0)
+    if not len(voiced) or len(voiced) == len(f0_hz):
+        return f0_hz
+    return np.interp(np.arange(len(f0_hz)), voiced, f0_hz[voiced]).astype(np.float32)
+
+
+def _mel(hz: npt.NDArray[np.float64] | np.float64) -> npt.NDArray[np.float64] | np.float64:
+    return 1127.0 * np.log1p(hz / 700.0)

@@ -1,0 +1,50 @@
+"""FCPE as an F0Estimator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from menura.checkpoints.pickles import load_tensors
+from menura.errors import CheckpointError
+from menura.models.fcpe import Fcpe, FcpeConfig, log_mel
+
+THRESHOLD = 0.006
+"""Frames of less salience are unvoiced (Applio's, and torchfcpe's own advice)."""
+
+
+class FcpeEstimator:
+    """F0 by FCPE, resident on a device."""
+
+    name = "fcpe"
+    core_frames = 2000
+    context_frames = 104
+    """The convolutions reach 92 frames, the spectrogram 4 more."""
+
+    def __init__(self, model: Fcpe, *, device: torch.device, threshold: float = THRESHOLD) -> None:
+        self._model = model.to(device)
+        self._threshold = threshold
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> FcpeEstimator:
+        """Read fcpe.pt (fcpe_c_v001.pt of torchfcpe 0.0.4).
+
+        Raises:
+            CheckpointError: damaged, or something else.
+            UnsafeCheckpointError: it carries code.
+        """
+        loaded = load_tensors(path)
+        fields = loaded.get("config_dict") if isinstance(loaded, dict) else None
+        tensors = loaded.get("model") if isinstance(loaded, dict) else None
+        if not isinstance(fields, dict) or not isinstance(tensors, dict):
+            raise CheckpointError(
+                f"{path}: is no FCPE file of the kind Menura reads. Use fcpe_c_v001.pt of the package torchfcpe 0.0.4."
+            )
+        return cls(Fcpe.from_tensors(tensors, FcpeConfig.from_fields(fields)), device=device)
+
+    def estimate(self, samples: Tensor) -> Tensor:
+        """F0 of a batch of windows: see F0Estimator."""
+        with torch.inference_mode():
+            return self._model.decode(self._model(log_mel(samples)), self._threshold)

@@ -1,0 +1,91 @@
+"""Which F0 methods there are, and how each is loaded. Loads no torch until one is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.checkpoints.assets import find_asset
+from menura.errors import AssetMissingError, OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from menura.f0.base import F0Estimator
+
+METHODS = ("rmvpe", "fcpe", "swift")
+_AUTO_ORDER = ("rmvpe", "swift")
+
+
+def available_methods(home: Path | None = None) -> tuple[str, ...]:
+    """The methods whose weights are installed, in the order of METHODS."""
+    return tuple(method for method in METHODS if _is_available(method, home))
+
+
+def resolve_method(method: str, home: Path | None = None) -> str:
+    """The method itself; for 'auto' the best whose weights are there.
+
+    Args:
+        method: as in `--f0`.
+        home: Menura's data folder.
+
+    Raises:
+        OptionError: no such method.
+        AssetMissingError: its weights are not installed.
+    """
+    if method == "auto":
+        return next((name for name in _AUTO_ORDER if _is_available(name, home)), _AUTO_ORDER[-1])
+    method_path(method, home)
+    return method
+
+
+def method_path(method: str, home: Path | None = None) -> Path:
+    """The file of a method's weights.
+
+    Raises:
+        OptionError: no such method.
+        AssetMissingError: its weights are not installed.
+    """
+    if method not in METHODS:
+        raise OptionError(f"f0: '{method}' is not one of auto, {', '.join(METHODS)}.")
+    if method != "swift":
+        return find_asset(method, home)
+    spec = importlib.util.find_spec("swift_f0")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / "model.onnx").is_file():
+            return Path(folder) / "model.onnx"
+    raise AssetMissingError("SwiftF0 is not installed: pip install swift-f0.")
+
+
+def load_estimator(method: str, path: Path, device: torch.device, threads: int | None = None) -> F0Estimator:
+    """Load a method.
+
+    Args:
+        method: as in METHODS.
+        path: its weights, from `method_path`.
+        device: where to run it (SwiftF0 runs on the CPU).
+        threads: of runtimes beside torch; None is torch's number.
+
+    Raises:
+        CheckpointError: the weights can't be used.
+    """
+    if method == "rmvpe":
+        from menura.f0.rmvpe import RmvpeEstimator
+
+        return RmvpeEstimator.load(path, device)
+    if method == "fcpe":
+        from menura.f0.fcpe import FcpeEstimator
+
+        return FcpeEstimator.load(path, device)
+    from menura.f0.swift import SwiftEstimator
+
+    return SwiftEstimator(threads=threads)
+
+
+def _is_available(method: str, home: Path | None) -> bool:
+    try:
+        method_path(method, home)
+    except AssetMissingError:
+        return False
+    return True

@@ -1,0 +1,208 @@
+"""FCPE (fast context-based pitch estimation, arXiv:2509.15140): convolutions over log-mel frames, to F0 salience.
+
+Keys follow the file `fcpe_c_v001.pt` that the package torchfcpe 0.0.4 carries (its `conv_only` kind, without
+attention).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from menura.errors import CheckpointError
+from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
+
+SAMPLE_RATE_HZ = 16_000
+HOP_SAMPLES = 160
+N_FFT = 1024
+N_MELS = 128
+MEL_FLOOR = 1e-5
+POWER_FLOOR = 1e-9
+DEPTHWISE_TAPS = 31
+NEIGHBOUR_BINS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FcpeConfig:
+    """Sizes of the network, from the file's `config_dict`; the defaults are the published file's."""
+
+    hidden_dims: int = 512
+    n_layers: int = 6
+    out_dims: int = 360
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object]) -> FcpeConfig:
+        """Read a file's `config_dict`.
+
+        Raises:
+            CheckpointError: it describes another network or another mel spectrogram.
+        """
+        model, mel = fields.get("model"), fields.get("mel")
+        if not isinstance(model, Mapping) or not isinstance(mel, Mapping):
+            raise CheckpointError(f"FCPE's file has no config of model and mel. {_ADVICE}")
+        expected = {
+            "sr": SAMPLE_RATE_HZ,
+            "num_mels": N_MELS,
+            "n_fft": N_FFT,
+            "win_size": N_FFT,
+            "hop_size": HOP_SAMPLES,
+        }
+        expected |= {"fmin": 0, "fmax": SAMPLE_RATE_HZ // 2}
+        wrong = [name for name, value in expected.items() if mel.get(name) != value]
+        if not model.get("conv_only"):
+            wrong.append("conv_only")
+        sizes = {name: model.get(name) for name in cls.__slots__}
+        wrong += [name for name, value in sizes.items() if not isinstance(value, int) or value < 1]
+        if wrong:
+            raise CheckpointError(f"FCPE's file is of another kind than Menura runs ({', '.join(wrong)}). {_ADVICE}")
+        return cls(**sizes)  # type: ignore[arg-type]
+
+
+_ADVICE = "Use fcpe_c_v001.pt of the package torchfcpe 0.0.4."
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """FCPE's input.
+
+    Args:
+        samples: (batch, samples) at 16 kHz.
+
+    Returns:
+        (batch, samples // 160 + 1, 128); frame i is centred on sample 160 i + 80, the ends are reflected.
+    """
+    length = samples.shape[-1]
+    left = (N_FFT - HOP_SAMPLES) // 2
+    right = max(left, N_FFT - length - left)
+    # Too short to be mirrored: silence, as torchfcpe has it.
+    padded = reflect_pad(samples, left, right) if right < length else F.pad(samples, (left, right))
+    magnitude = magnitude_spectrogram(padded, n_fft=N_FFT, hop_length=HOP_SAMPLES, power_floor=POWER_FLOOR)
+    filters = mel_filterbank(
+        sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=0.0, high_hz=SAMPLE_RATE_HZ / 2
+    )
+    mel = (filters.to(samples) @ magnitude).clamp(min=MEL_FLOOR).log().transpose(1, 2)
+    missing = length // HOP_SAMPLES + 1 - mel.shape[1]
+    return torch.cat((mel, mel[:, -1:].expand(-1, missing, -1)), dim=1) if missing > 0 else mel
+
+
+class _Layer(nn.Module):
+    """A conformer's convolution module beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        # Two-dimensional, because torch is over ten times slower at one-dimensional depthwise convolutions.
+        taps = (1, DEPTHWISE_TAPS)
+        self.depthwise = nn.Conv2d(2 * width, 2 * width, taps, padding=(0, DEPTHWISE_TAPS // 2), groups=2 * width)
+        self.narrow = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.glu(self.widen(self.norm(x)), dim=-1)
+        y = self.depthwise(y.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
+        result: Tensor = x + self.narrow(F.silu(y))
+        return result
+
+
+class Fcpe(nn.Module):
+    """Log-mel frames to salience over 360 bins of 20 cents."""
+
+    cents: Tensor
+
+    def __init__(self, config: FcpeConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_dims
+        self.first = nn.Conv1d(N_MELS, width, 3, padding=1)
+        self.first_norm = nn.GroupNorm(4, width)
+        self.second = nn.Conv1d(width, width, 3, padding=1)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, config.out_dims)
+        self.register_buffer("cents", torch.empty(config.out_dims))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: FcpeConfig | None = None) -> Fcpe:
+        """Build the network from the file's `model` tensors.
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        config = config or FcpeConfig()
+        with torch.device("meta"):
+            model = cls(config)
+        try:
+            model.load_state_dict(_state(tensors, config), assign=True)
+        except KeyError as error:
+            raise CheckpointError(f"FCPE's weights lack {error}. {_ADVICE}") from None
+        except RuntimeError as error:
+            detail = re.sub(r"\s+", " ", str(error))[:300]
+            raise CheckpointError(f"FCPE's weights don't fit their config ({detail}). {_ADVICE}") from error
+        return model.eval().requires_grad_(False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Salience of log-mel frames.
+
+        Args:
+            mel: (batch, frames, 128) from `log_mel`.
+
+        Returns:
+            (batch, frames, out_dims) in 0..1.
+        """
+        x = self.second(F.leaky_relu(self.first_norm(self.first(mel.transpose(1, 2)))))
+        x = x.transpose(1, 2).contiguous()
+        for layer in self.layers:
+            x = layer(x)
+        salience: Tensor = self.output(self.norm(x)).sigmoid()
+        return salience
+
+    def decode(self, salience: Tensor, threshold: float) -> Tensor:
+        """F0 from salience: the mean of the bins around the strongest, weighted by their salience.
+
+        Args:
+            salience: (batch, frames, out_dims).
+            threshold: frames whose largest salience isn't above this are unvoiced.
+
+        Returns:
+            (batch, frames) float32 in Hz, 0 where unvoiced.
+        """
+        peak, centre = salience.max(dim=-1, keepdim=True)
+        offsets = torch.arange(-NEIGHBOUR_BINS, NEIGHBOUR_BINS + 1, device=salience.device)
+        # At the table's two ends the last bin counts repeatedly, as in torchfcpe.
+        bins = (centre + offsets).clamp(0, salience.shape[-1] - 1)
+        weights = salience.gather(-1, bins)
+        mean = (weights * self.cents[bins]).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1e-30)
+        f0_hz = 10.0 * torch.exp2(mean / 1200.0)
+        return torch.where(peak.squeeze(-1) > threshold, f0_hz, torch.zeros_like(f0_hz))
+
+
+def _state(tensors: Mapping[str, Tensor], config: FcpeConfig) -> dict[str, Tensor]:
+    """The file's tensors under this module's names, the output's weight norm folded."""
+    names = {"first": "input_stack.0", "first_norm": "input_stack.1", "second": "input_stack.3", "norm": "norm"}
+    for n in range(config.n_layers):
+        base = f"net.encoder_layers.{n}.conformer.net"
+        names[f"layers.{n}.norm"] = f"{base}.0"
+        names[f"layers.{n}.widen"] = f"{base}.2"
+        names[f"layers.{n}.depthwise"] = f"{base}.4.conv"
+        names[f"layers.{n}.narrow"] = f"{base}.6"
+    state = {f"{a}.{kind}": tensors[f"{b}.{kind}"].float() for a, b in names.items() for kind in ("weight", "bias")}
+    for n in range(config.n_layers):
+        for name in ("widen", "narrow"):
+            state[f"layers.{n}.{name}.weight"] = state[f"layers.{n}.{name}.weight"].squeeze(-1)
+        depthwise = state[f"layers.{n}.depthwise.weight"].unsqueeze(2)
+        state[f"layers.{n}.depthwise.weight"] = depthwise.contiguous(memory_format=torch.channels_last)
+    gain, direction = (
+        (tensors[f"output_proj.weight_{part}"] if f"output_proj.weight_{part}" in tensors else tensors[other]).double()
+        for part, other in (
+            ("g", "output_proj.parametrizations.weight.original0"),
+            ("v", "output_proj.parametrizations.weight.original1"),
+        )
+    )
+    state["output.weight"] = (gain * direction / direction.norm(dim=1, keepdim=True)).float()
+    state["output.bias"] = tensors["output_proj.bias"].float()
+    state["cents"] = tensors["cent_table"].float()
+    return state

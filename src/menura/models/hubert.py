@@ -1,0 +1,404 @@
+"""HuBERT base (Hsu et al. 2021, arXiv:2106.07447) and ContentVec (Qian et al. 2022, arXiv:2204.09224), for inference.
+
+Keys follow the files that transformers' HubertModel writes, with RVC's `final_proj` beside them. Two things are
+arranged for speed without changing the result: the first layer's group norm is folded into its convolution, and the
+convolutions over time are matrix products, run in tiles that stay in cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from menura.errors import CheckpointError
+
+_TILE_FRAMES = 256
+"""Content frames a tile of the feature extractor gives: its widest layer is then 16 k x 512 floats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubertConfig:
+    """Sizes of a HuBERT with group norm and post-norm layers ("base"), by the names of its config.json."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    layer_norm_eps: float = 1e-5
+    conv_dim: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    classifier_proj_size: int = 256
+    """Width of `final_proj`."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, object]) -> HubertConfig:
+        """Read a config.json's fields.
+
+        Raises:
+            CheckpointError: the fields describe another architecture.
+        """
+        expected = {
+            "feat_extract_norm": "group",
+            "feat_extract_activation": "gelu",
+            "hidden_act": "gelu",
+            "conv_bias": False,
+            "do_stable_layer_norm": False,
+            "conv_pos_batch_norm": False,
+            "feat_proj_layer_norm": True,
+        }
+        for name, value in expected.items():
+            if fields.get(name, value) != value:
+                raise CheckpointError(
+                    f"The content encoder's config.json has {name} = {fields[name]!r}; Menura runs HuBERT of the "
+                    f"base kind ({name} = {value!r}). Use ContentVec or another HuBERT base."
+                )
+        known = {name: fields[name] for name in cls.__slots__ if name in fields}
+        for name, value in known.items():
+            if isinstance(value, list):
+                known[name] = tuple(value)
+        config = cls(**known)  # type: ignore[arg-type]
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            items = value if isinstance(value, tuple) else (value,)
+            if not items or not all(isinstance(v, (int, float)) and v > 0 for v in items):
+                raise CheckpointError(f"The content encoder's config.json has {name} = {value!r}, which is no size.")
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
+            raise CheckpointError("The content encoder's config.json has convolution lists of unequal length.")
+        if any(not stride <= kernel <= 2 * stride for kernel, stride in self._convolutions[1:]):
+            raise CheckpointError("The content encoder's convolutions are of no HuBERT that Menura knows.")
+
+    @property
+    def _convolutions(self) -> list[tuple[int, int]]:
+        return list(zip(self.conv_kernel, self.conv_stride, strict=True))
+
+    def frame_count(self, length_samples: int) -> int:
+        """Frames that a window of that many 16 kHz samples gives."""
+        for kernel, stride in self._convolutions:
+            length_samples = max(0, (length_samples - kernel) // stride + 1)
+        return length_samples
+
+    def samples_for(self, frames: int) -> int:
+        """Samples that `frames` (at least one) frames need."""
+        for kernel, stride in reversed(self._convolutions):
+            frames = (frames - 1) * stride + kernel
+        return frames
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between two frames (320)."""
+        hop = 1
+        for stride in self.conv_stride:
+            hop *= stride
+        return hop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStatistics:
+    """Mean and (biased) variance of the first convolution's channels over time, (batch, channels) float64 each."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LagMoments:
+    """Mean vector (batch, kernel) and mean outer product (batch, kernel, kernel), float64, of the first layer's inputs.
+
+    Frame t of the first convolution sees samples [stride t, stride t + kernel): these moments of that vector give
+    every channel's mean w·μ and mean square wᵀRw exactly.
+    """
+
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(cls, samples: Tensor, kernel: int, stride: int) -> LagMoments:
+        """Moments of a batch (batch, samples), each row by itself."""
+        frames = samples.to(torch.float64).unfold(-1, kernel, stride)
+        second = frames.transpose(1, 2) @ frames
+        return cls(first=frames.mean(dim=1), second=second / frames.shape[1])
+
+
+class _FeatureExtractor(nn.Module):
+    """The strided convolutions from samples to (batch, frames, channels)."""
+
+    def __init__(self, config: HubertConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.conv_dim
+        self.first = nn.Parameter(torch.empty(channels[0], config.conv_kernel[0]))
+        self.norm_weight = nn.Parameter(torch.empty(channels[0]))
+        self.norm_bias = nn.Parameter(torch.empty(channels[0]))
+        # Each later kernel k of stride s is split into its first s taps, which read a plain reshape of the
+        # input, and the k - s taps after them, which read the next group of s: two products, no copies.
+        self.near = nn.ParameterList()
+        self.far = nn.ParameterList()
+        layers = zip(channels[:-1], channels[1:], config._convolutions[1:], strict=True)
+        for inputs, outputs, (kernel, stride) in layers:
+            self.near.append(torch.empty(outputs, stride * inputs))
+            self.far.append(torch.empty(outputs, (kernel - stride) * inputs))
+
+    def statistics(self, moments: LagMoments) -> ChannelStatistics:
+        weight = self.first.to(torch.float64)
+        mean = moments.first @ weight.T
+        square = torch.einsum("ci,bij,cj->bc", weight, moments.second, weight)
+        return ChannelStatistics(mean=mean, variance=(square - mean.square()).clamp(min=0.0))
+
+    def forward(self, samples: Tensor, statistics: ChannelStatistics) -> Tensor:
+        """(batch, samples) to (batch, frames, channels)."""
+        scale = self.norm_weight.to(torch.float64) * (statistics.variance + 1e-5).rsqrt()
+        bias = (self.norm_bias.to(torch.float64) - statistics.mean * scale).to(samples.dtype)
+        weight = (self.first.to(torch.float64) * scale.unsqueeze(-1)).to(samples.dtype)
+        frames = self.config.frame_count(samples.shape[-1])
+        out = samples.new_empty(samples.shape[0], frames, self.config.conv_dim[-1])
+        for row in range(samples.shape[0]):
+            for start in range(0, frames, _TILE_FRAMES):
+                stop = min(start + _TILE_FRAMES, frames)
+                offset = start * self.config.hop_samples
+                tile = samples[row, offset : offset + self.config.samples_for(stop - start)]
+                out[row, start:stop] = self._tile(tile, weight[row], bias[row])
+        return out
+
+    def _tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = samples.unfold(0, self.config.conv_kernel[0], self.config.conv_stride[0])
+        x = F.gelu(torch.addmm(bias, x, weight.T))
+        for near, far, (kernel, stride) in zip(self.near, self.far, self.config._convolutions[1:], strict=True):
+            frames = (x.shape[0] - kernel) // stride + 1
+            y = x[: frames * stride].reshape(frames, -1) @ near.T
+            for tap in range(kernel - stride):
+                taps = slice(tap * x.shape[1], (tap + 1) * x.shape[1])
+                y.addmm_(x[stride + tap :: stride][:frames], far[:, taps].T)
+            x = F.gelu(y)
+        return x
+
+
+class _PositionalConvolution(nn.Module):
+    """A grouped convolution of 128 taps over time, by FFT in blocks (a ninth of HuBERT's time if done directly)."""
+
+    spectrum: Tensor
+
+    def __init__(self, channels: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.block = 2 * kernel
+        width = channels // groups
+        self.bias = nn.Parameter(torch.empty(channels))
+        shape = (kernel + 1, groups, width, width)
+        self.register_buffer("spectrum", torch.empty(shape, dtype=torch.complex64), persistent=False)
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Take the folded weight (channels, channels / groups, kernel)."""
+        # A convolution layer correlates: conjugate.
+        spectrum = torch.fft.rfft(weight.to(torch.float64), n=self.block).conj()
+        grouped = spectrum.unflatten(0, (self.groups, -1))  # (groups, out, in, bins)
+        self.spectrum = grouped.permute(3, 0, 2, 1).to(torch.complex64).contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, frames, channels) to the same shape, after GELU."""
+        batch, frames, channels = x.shape
+        step = self.block - self.kernel + 1
+        blocks = -(-frames // step)
+        # transformers pads by kernel // 2 on both sides and drops the last frame of an even kernel.
+        left = self.kernel // 2
+        padded = F.pad(x, (0, 0, left, (blocks - 1) * step + self.block - left - frames))
+        windows = torch.fft.rfft(padded.unfold(1, self.block, step))  # (batch, blocks, channels, bins)
+        bins = windows.shape[-1]
+        rows = windows.permute(3, 2, 0, 1).reshape(bins * self.groups, -1, batch * blocks).transpose(1, 2)
+        product = torch.bmm(rows, self.spectrum.flatten(0, 1))
+        product = product.view(bins, self.groups, batch, blocks, -1).permute(2, 3, 1, 4, 0)
+        y = torch.fft.irfft(product, n=self.block)[..., :step]  # (batch, blocks, groups, width, step)
+        y = y.flatten(2, 3).transpose(2, 3).reshape(batch, blocks * step, channels)
+        return F.gelu(y[:, :frames] + self.bias)
+
+
+class _Layer(nn.Module):
+    """A transformer layer with its norms after the residual sums."""
+
+    def __init__(self, config: HubertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.intermediate_dense = nn.Linear(width, config.intermediate_size)
+        self.output_dense = nn.Linear(config.intermediate_size, width)
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = self.layer_norm(x + self.out_proj(attended.transpose(1, 2).flatten(2)))
+        widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
+        result: Tensor = self.final_layer_norm(x + widened)
+        return result
+
+
+class Hubert(nn.Module):
+    """Samples at 16 kHz to hidden states at 50 a second."""
+
+    def __init__(self, config: HubertConfig, *, with_projection: bool) -> None:
+        super().__init__()
+        self.config = config
+        channels, width = config.conv_dim[-1], config.hidden_size
+        self.feature_extractor = _FeatureExtractor(config)
+        self.projection_norm = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(channels, width)
+        self.pos_conv = _PositionalConvolution(
+            width, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
+        )
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.final_proj = nn.Linear(width, config.classifier_proj_size) if with_projection else None
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: HubertConfig) -> Hubert:
+        """Build the network from a checkpoint's tensors (any float dtype; kept as float32).
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        with torch.device("meta"):
+            model = cls(config, with_projection="final_proj.weight" in tensors)
+        source = _Source(tensors)
+        state = source.extractor(config) | source.layers(config)
+        if model.final_proj is not None:
+            state |= {f"final_proj.{kind}": source(f"final_proj.{kind}") for kind in ("weight", "bias")}
+        try:
+            model.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            detail = re.sub(r"\s+", " ", str(error))[:300]
+            raise CheckpointError(
+                f"The content encoder's weights and its config.json don't fit each other ({detail})."
+            ) from error
+        model.pos_conv.set_weight(source.positional_weight())
+        return model.eval().requires_grad_(False)
+
+    def window_statistics(self, samples: Tensor) -> ChannelStatistics:
+        """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""
+        return self.channel_statistics(LagMoments.of(samples, self.config.conv_kernel[0], self.config.conv_stride[0]))
+
+    def channel_statistics(self, moments: LagMoments) -> ChannelStatistics:
+        """The first layer's statistics from its inputs' moments."""
+        return self.feature_extractor.statistics(moments)
+
+    def features(self, samples: Tensor, statistics: ChannelStatistics | None = None) -> Tensor:
+        """The convolutions' output.
+
+        Args:
+            samples: (batch, samples) at 16 kHz.
+            statistics: of the first layer; None takes each row's own.
+
+        Returns:
+            (batch, frame_count(samples), channels).
+        """
+        features: Tensor = self.feature_extractor(samples, statistics or self.window_statistics(samples))
+        return features
+
+    def forward(
+        self,
+        samples: Tensor,
+        *,
+        layers: Sequence[int],
+        statistics: ChannelStatistics | None = None,
+        valid_frames: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Hidden states after the given layers.
+
+        Args:
+            samples: (batch, samples) at 16 kHz.
+            layers: which layers' outputs to give, counted from 1; layers above the last of these are not run.
+            statistics: of the first layer's group norm; None takes each row's own (padding included).
+            valid_frames: (batch,) frames of each row that are sound; the rest is padding and is not attended to.
+
+        Returns:
+            A (batch, frames, hidden_size) tensor for each of `layers`.
+        """
+        x = self.projection(self.projection_norm(self.features(samples, statistics)))
+        mask = None
+        if valid_frames is not None:
+            valid = torch.arange(x.shape[1], device=x.device) < valid_frames.unsqueeze(-1)
+            x = x * valid.unsqueeze(-1)
+            mask = valid[:, None, None, :]
+        x = self.layer_norm(x + self.pos_conv(x))
+        outputs: dict[int, Tensor] = {}
+        for number, layer in enumerate(self.layers[: max(layers)], start=1):
+            x = layer(x, mask)
+            if number in layers:
+                outputs[number] = x
+        return [outputs[number] for number in layers]
+
+
+class _Source:
+    """Reads a checkpoint's tensors by their published names."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def __call__(self, name: str) -> Tensor:
+        try:
+            return self.tensors[name].to(torch.float32)
+        except KeyError:
+            raise CheckpointError(
+                f"The content encoder's weights lack '{name}': this is no HuBERT base in transformers' layout. "
+                "Use the ContentVec files that `menura doctor` names."
+            ) from None
+
+    def extractor(self, config: HubertConfig) -> dict[str, Tensor]:
+        base = "feature_extractor.conv_layers"
+        state = {
+            "feature_extractor.first": self(f"{base}.0.conv.weight").flatten(1),
+            "feature_extractor.norm_weight": self(f"{base}.0.layer_norm.weight"),
+            "feature_extractor.norm_bias": self(f"{base}.0.layer_norm.bias"),
+        }
+        for number, (_, stride) in enumerate(config._convolutions[1:]):
+            weight = self(f"{base}.{number + 1}.conv.weight").transpose(1, 2)  # (out, taps, in)
+            state[f"feature_extractor.near.{number}"] = weight[:, :stride].flatten(1)
+            state[f"feature_extractor.far.{number}"] = weight[:, stride:].flatten(1)
+        return state
+
+    def layers(self, config: HubertConfig) -> dict[str, Tensor]:
+        names = {
+            "projection_norm": "feature_projection.layer_norm",
+            "projection": "feature_projection.projection",
+            "layer_norm": "encoder.layer_norm",
+        }
+        state = {"pos_conv.bias": self("encoder.pos_conv_embed.conv.bias")}
+        for n in range(config.num_hidden_layers):
+            base = f"encoder.layers.{n}"
+            names[f"layers.{n}.out_proj"] = f"{base}.attention.out_proj"
+            names[f"layers.{n}.layer_norm"] = f"{base}.layer_norm"
+            names[f"layers.{n}.intermediate_dense"] = f"{base}.feed_forward.intermediate_dense"
+            names[f"layers.{n}.output_dense"] = f"{base}.feed_forward.output_dense"
+            names[f"layers.{n}.final_layer_norm"] = f"{base}.final_layer_norm"
+            for kind in ("weight", "bias"):
+                parts = [self(f"{base}.attention.{part}_proj.{kind}") for part in "qkv"]
+                state[f"layers.{n}.qkv.{kind}"] = torch.cat(parts)
+        for ours, theirs in names.items():
+            for kind in ("weight", "bias"):
+                state[f"{ours}.{kind}"] = self(f"{theirs}.{kind}")
+        return state
+
+    def positional_weight(self) -> Tensor:
+        """The weight-normed positional kernel, folded; both styles of names that torch has written."""
+        base = "encoder.pos_conv_embed.conv"
+        if f"{base}.weight" in self.tensors:
+            return self(f"{base}.weight")
+        if f"{base}.weight_g" in self.tensors:
+            gain, direction = self(f"{base}.weight_g"), self(f"{base}.weight_v")
+        else:
+            gain, direction = (self(f"{base}.parametrizations.weight.original{n}") for n in (0, 1))
+        norm = direction.to(torch.float64).square().sum(dim=(0, 1), keepdim=True).sqrt()
+        return (gain * direction / norm).to(torch.float32)

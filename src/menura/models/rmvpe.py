@@ -1,0 +1,233 @@
+"""RMVPE (Wei et al. 2023, arXiv:2306.15412): a U-Net over log-mel frames and a bidirectional GRU, to F0 salience.
+
+Keys follow the published rmvpe.pt (`E2E(4, 1, (2, 2))`). Batch norms are folded into the convolutions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from menura.errors import CheckpointError
+from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
+
+SAMPLE_RATE_HZ = 16_000
+HOP_SAMPLES = 160
+N_FFT = 1024
+N_MELS = 128
+LOW_HZ = 30.0
+HIGH_HZ = 8000.0
+MEL_FLOOR = 1e-5
+
+FIRST_BIN_CENTS = 1997.3794084376191
+"""Cents above 10 Hz of the first class (31.7 Hz)."""
+BIN_CENTS = 20.0
+NEIGHBOUR_BINS = 4
+"""F0 is the mean of the bins around the strongest, weighted by their salience."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RmvpeConfig:
+    """Sizes of the network; the defaults are the published file's."""
+
+    channels: int = 16
+    """After the first block; doubled at every level."""
+    levels: int = 5
+    blocks: int = 4
+    """Residual blocks at a level."""
+    bottleneck_layers: int = 4
+    output_planes: int = 3
+    gru_size: int = 256
+    classes: int = 360
+
+    @property
+    def frame_multiple(self) -> int:
+        """The U-Net halves time at every level: frames must be a multiple of this."""
+        return 1 << self.levels
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """RMVPE's input.
+
+    Args:
+        samples: (batch, samples) at 16 kHz, at least one sample.
+
+    Returns:
+        (batch, 128, samples // 160 + 1); frame i is centred on sample 160 i, the ends are reflected.
+    """
+    half = N_FFT // 2
+    magnitude = magnitude_spectrogram(reflect_pad(samples, half, half), n_fft=N_FFT, hop_length=HOP_SAMPLES)
+    filters = mel_filterbank(
+        sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=LOW_HZ, high_hz=HIGH_HZ, htk=True
+    )
+    return (filters.to(samples) @ magnitude).clamp(min=MEL_FLOOR).log()
+
+
+def decode_salience(salience: Tensor, threshold: float) -> Tensor:
+    """F0 from salience.
+
+    Args:
+        salience: (..., classes) in 0..1.
+        threshold: frames whose largest salience isn't above this are unvoiced.
+
+    Returns:
+        (...,) float32 in Hz, 0 where unvoiced.
+    """
+    peak, centre = salience.max(dim=-1, keepdim=True)
+    offsets = torch.arange(-NEIGHBOUR_BINS, NEIGHBOUR_BINS + 1, device=salience.device)
+    weights = F.pad(salience, (NEIGHBOUR_BINS, NEIGHBOUR_BINS)).gather(-1, centre + NEIGHBOUR_BINS + offsets).double()
+    cents = FIRST_BIN_CENTS + BIN_CENTS * (centre + offsets).double()
+    mean = (weights * cents).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1e-30)
+    f0_hz = 10.0 * torch.exp2(mean / 1200.0)
+    return torch.where(peak.squeeze(-1) > threshold, f0_hz, torch.zeros_like(f0_hz)).float()
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x).relu_()).relu_()
+        return y.add_(x if self.shortcut is None else self.shortcut(x))
+
+
+def _blocks(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(inputs if n == 0 else outputs, outputs) for n in range(count)))
+
+
+class Rmvpe(nn.Module):
+    """Log-mel frames to salience over 360 bins of 20 cents."""
+
+    input_scale: Tensor
+    input_shift: Tensor
+
+    def __init__(self, config: RmvpeConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.channels * 2**level for level in range(config.levels)]
+        bottom = 2 * widths[-1]
+        self.register_buffer("input_scale", torch.ones(1))
+        self.register_buffer("input_shift", torch.zeros(1))
+        self.down = nn.ModuleList(
+            _blocks(1 if level == 0 else widths[level - 1], width, config.blocks) for level, width in enumerate(widths)
+        )
+        self.bottleneck = nn.Sequential(
+            *(_blocks(widths[-1] if n == 0 else bottom, bottom, config.blocks) for n in range(config.bottleneck_layers))
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1) for width in widths[::-1]
+        )
+        self.merge = nn.ModuleList(_blocks(2 * width, width, config.blocks) for width in widths[::-1])
+        self.planes = nn.Conv2d(config.channels, config.output_planes, 3, padding=1)
+        self.gru = nn.GRU(config.output_planes * N_MELS, config.gru_size, batch_first=True, bidirectional=True)
+        self.classes = nn.Linear(2 * config.gru_size, config.classes)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: RmvpeConfig | None = None) -> Rmvpe:
+        """Build the network from rmvpe.pt's tensors (any float dtype; kept as float32).
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        config = config or RmvpeConfig()
+        with torch.device("meta"):
+            model = cls(config)
+        try:
+            model.load_state_dict(_Source(tensors).state(config), assign=True)
+        except KeyError as error:
+            raise CheckpointError(f"RMVPE's weights lack {error}: this is not rmvpe.pt. Fetch it again.") from None
+        except RuntimeError as error:
+            detail = re.sub(r"\s+", " ", str(error))[:300]
+            raise CheckpointError(f"RMVPE's weights have other shapes than rmvpe.pt's ({detail}).") from error
+        model.gru.flatten_parameters()
+        return model.eval().requires_grad_(False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Salience of log-mel frames.
+
+        Args:
+            mel: (batch, 128, frames) from `log_mel`.
+
+        Returns:
+            (batch, frames, classes) in 0..1.
+        """
+        frames = mel.shape[-1]
+        x = reflect_pad(mel, 0, -frames % self.config.frame_multiple)
+        x = x.transpose(1, 2).unsqueeze(1) * self.input_scale + self.input_shift
+        planes = self._unet(x.contiguous(memory_format=torch.channels_last))
+        hidden, _ = self.gru(planes.transpose(1, 2).flatten(2))
+        salience: Tensor = self.classes(hidden[:, :frames]).sigmoid()
+        return salience
+
+    def _unet(self, x: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        for level in self.down:
+            x = level(x)
+            skips.append(x)
+            x = F.avg_pool2d(x, 2)
+        x = self.bottleneck(x)
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat((up(x).relu_(), skips.pop()), dim=1))
+        planes: Tensor = self.planes(x)
+        return planes
+
+
+class _Source:
+    """Reads rmvpe.pt's tensors into Rmvpe's state, folding the batch norms."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+
+    def state(self, config: RmvpeConfig) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        scale, shift = self._norm("unet.encoder.bn")
+        state["input_scale"], state["input_shift"] = scale, shift
+        for level in range(config.levels):
+            for n in range(config.blocks):
+                self._block(state, f"down.{level}.{n}", f"unet.encoder.layers.{level}.conv.{n}")
+                self._block(state, f"merge.{level}.{n}", f"unet.decoder.layers.{level}.conv2.{n}")
+            self._conv(state, f"up.{level}", f"unet.decoder.layers.{level}.conv1", (0, 1), out_dim=1)
+        for layer in range(config.bottleneck_layers):
+            for n in range(config.blocks):
+                self._block(state, f"bottleneck.{layer}.{n}", f"unet.intermediate.layers.{layer}.conv.{n}")
+        for name, tensor in self.tensors.items():
+            for theirs, ours in (("cnn.", "planes."), ("fc.0.gru.", "gru."), ("fc.1.", "classes.")):
+                if name.startswith(theirs):
+                    state[ours + name[len(theirs) :]] = tensor
+        return state
+
+    def _norm(self, name: str) -> tuple[Tensor, Tensor]:
+        """Scale and shift that a batch norm comes to."""
+        weight, bias, mean, variance = (
+            self.tensors[f"{name}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight * (variance + 1e-5).rsqrt()
+        return scale.float(), (bias - mean * scale).float()
+
+    def _block(self, state: dict[str, Tensor], ours: str, theirs: str) -> None:
+        self._conv(state, f"{ours}.first", f"{theirs}.conv", (0, 1))
+        self._conv(state, f"{ours}.second", f"{theirs}.conv", (3, 4))
+        for kind in ("weight", "bias"):
+            if f"{theirs}.shortcut.{kind}" in self.tensors:
+                state[f"{ours}.shortcut.{kind}"] = self.tensors[f"{theirs}.shortcut.{kind}"]
+
+    def _conv(
+        self, state: dict[str, Tensor], ours: str, theirs: str, places: tuple[int, int], out_dim: int = 0
+    ) -> None:
+        scale, shift = self._norm(f"{theirs}.{places[1]}")
+        weight = self.tensors[f"{theirs}.{places[0]}.weight"]
+        shape = [1, 1, 1, 1]
+        shape[out_dim] = -1
+        folded = weight * scale.reshape(shape)
+        state[f"{ours}.weight"] = folded.contiguous(memory_format=torch.channels_last)
+        state[f"{ours}.bias"] = shift
