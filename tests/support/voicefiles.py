@@ -1,0 +1,25 @@
+"""Tiny voice files with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_safetensors
+from menura.checkpoints.voice import expected_shapes
+from menura.models.config import SynthesizerConfig
+from support.tiny import tiny_config
+
+
+def write_voice(path: Path, config: SynthesizerConfig | None = None, name: str = "") -> Path:
+    """Write a voice of a few thousand parameters as .pth or .safetensors, by the path's ending."""
+    config = config or tiny_config()
+    generator = torch.Generator().manual_seed(11)
+    state = {
+        key: torch.randn(shape, generator=generator).mul(0.1).half().float()
+        for key, shape in expected_shapes(config).items()
+    }
+    voice = LoadedVoice(config=config, state=state, metadata=VoiceMetadata(name=name, author="nobody"))
+    (save_rvc if path.suffix == ".pth" else save_safetensors)(path, voice)
+    return path

@@ -1,0 +1,186 @@
+"""Importing voices: files, folders, archives, and archives that mean harm."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from menura.checkpoints import install
+from menura.checkpoints.install import import_voice
+from menura.checkpoints.library import list_voices, read_card
+from menura.checkpoints.rvc import load_voice
+from menura.errors import CheckpointError, OptionError, ResourceError, UnsafeCheckpointError
+from support.voicefiles import write_voice
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def voice(tmp_path: Path) -> Path:
+    return write_voice(tmp_path / "Öl 1.pth")
+
+
+def archive(path: Path, members: dict[str, bytes | Path]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content.read_bytes() if isinstance(content, Path) else content)
+    return path
+
+
+def installed(home: Path) -> list[str]:
+    """Everything below the voices folder, so that nothing half-done is overlooked."""
+    return sorted(path.relative_to(home / "voices").as_posix() for path in (home / "voices").rglob("*"))
+
+
+def test_a_file(home: Path, voice: Path) -> None:
+    entry = import_voice(voice, home)
+    assert (entry.name, entry.builtin, entry.source, entry.index_path) == ("Öl 1", False, "Öl 1.pth", None)
+    assert installed(home) == ["Öl 1", "Öl 1/card.json", "Öl 1/voice.safetensors"]
+    assert entry in list_voices(home)
+    before, after = load_voice(voice), load_voice(entry.path)
+    assert after.config == before.config
+    assert all(torch.equal(after.state[name], tensor) for name, tensor in before.state.items())
+    assert after.metadata.author == "nobody"
+
+
+def test_name_and_index_given(home: Path, voice: Path, tmp_path: Path) -> None:
+    index = tmp_path / "some.index"
+    index.write_bytes(b"index")
+    entry = import_voice(voice, home, name="mine", index=index)
+    assert entry.name == "mine"
+    assert entry.index_path == home / "voices" / "mine" / "mine.index"
+    assert entry.index_path.read_bytes() == b"index"
+    assert read_card(entry.path.parent) == {"name": "mine", "source": "Öl 1.pth"}
+
+
+def test_weights_finer_than_float16_stay_so(home: Path, tmp_path: Path, voice: Path) -> None:
+    content = torch.load(voice, weights_only=True)
+    content["weight"]["emb_g.weight"] = torch.full_like(content["weight"]["emb_g.weight"], 0.1, dtype=torch.float32)
+    torch.save(content, tmp_path / "fine.pth")
+    entry = import_voice(tmp_path / "fine.pth", home)
+    assert float(load_voice(entry.path).state["emb_g.weight"][0, 0]) == float(torch.tensor(0.1))
+
+
+def test_an_archive_as_they_are_passed_on(home: Path, voice: Path, tmp_path: Path) -> None:
+    source = archive(
+        tmp_path / "Some Voice.zip",
+        {
+            "model/Some.pth": voice,
+            "model/added_IVF1_Flat_nprobe_1_Some_v2.index": b"added",
+            "model/trained_IVF1_Flat.index": b"trained",
+            "model/G_2333.pth": b"a training state",
+            "__MACOSX/model/._Some.pth": b"rubbish",
+            "readme.txt": b"hello",
+        },
+    )
+    entry = import_voice(source, home)
+    assert entry.name == "Some"
+    assert entry.source == "Some Voice.zip"
+    assert entry.index_path is not None
+    assert entry.index_path.read_bytes() == b"added"
+    assert installed(home) == ["Some", "Some/Some.index", "Some/card.json", "Some/voice.safetensors"]
+
+
+def test_a_folder(home: Path, voice: Path, tmp_path: Path) -> None:
+    (tmp_path / "unpacked" / "deep").mkdir(parents=True)
+    voice.rename(tmp_path / "unpacked" / "deep" / "v.pth")
+    (tmp_path / "unpacked" / "x.index").write_bytes(b"x")
+    entry = import_voice(tmp_path / "unpacked", home)
+    assert entry.name == "v"
+    assert entry.index_path is not None
+
+
+def refused(home: Path, source: Path, kind: type[Exception], said: str, name: str | None = None) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        import_voice(source, home, name=name)
+    assert ".import-" not in str(caught.value)
+    assert not (home / "voices").exists() or installed(home) == []
+
+
+@pytest.mark.parametrize(
+    "member", ["../escape.pth", "/abs.pth", "a/../../b.pth", "..\\escape.pth", "C:\\x.pth", "C:/x.pth"]
+)
+def test_archives_that_reach_out_are_refused(home: Path, voice: Path, tmp_path: Path, member: str) -> None:
+    refused(home, archive(tmp_path / "bad.zip", {"v.pth": voice, member: b"x"}), CheckpointError, "isn't safe")
+    assert not list(tmp_path.rglob("escape*"))
+
+
+def test_archives_without_bounds_are_refused(
+    home: Path, voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "MAX_ARCHIVE_ENTRIES", 3)
+    many = archive(tmp_path / "many.zip", {"v.pth": voice, **{f"{i}.txt": b"" for i in range(3)}})
+    refused(home, many, CheckpointError, "4 files are no voice")
+    monkeypatch.setattr(install, "MAX_MEMBER_BYTES", voice.stat().st_size - 1)
+    refused(home, archive(tmp_path / "large.zip", {"v.pth": voice}), CheckpointError, "larger than any voice")
+
+
+def test_a_member_that_lies_about_its_size_is_refused(
+    home: Path, voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = archive(tmp_path / "bomb.zip", {"v.pth": bytes(1_000_000)})
+    content = bytearray(source.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<I", content, content.index(signature) + offset, 10)
+    source.write_bytes(content)
+    monkeypatch.setattr(install, "MAX_MEMBER_BYTES", 1000)
+    refused(home, source, CheckpointError, "no torch file|damaged|larger than any voice")
+
+
+@pytest.mark.parametrize(
+    ("members", "kind", "said"),
+    [
+        ({"readme.txt": b"x"}, CheckpointError, "holds no voice"),
+        ({"a.pth": b"x", "b.pth": b"x"}, OptionError, r"holds 2 voices \(a.pth, b.pth\)"),
+        ({"G_1.pth": b"x", "D_1.pth": b"x"}, CheckpointError, "holds no voice"),
+        ({"a.pth": b"no torch file"}, CheckpointError, "bad.zip: .*no torch file"),
+    ],
+)
+def test_archives_without_one_voice(
+    home: Path, tmp_path: Path, members: dict[str, bytes | Path], kind: type[Exception], said: str
+) -> None:
+    refused(home, archive(tmp_path / "bad.zip", members), kind, said)
+
+
+def test_damaged_archive(home: Path, voice: Path, tmp_path: Path) -> None:
+    source = archive(tmp_path / "bad.zip", {"v.pth": voice})
+    content = bytearray(source.read_bytes())
+    content[200:400] = bytes(200)
+    source.write_bytes(content)
+    refused(home, source, CheckpointError, "bad.zip: ")
+
+
+def test_code_is_not_run(home: Path, tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (Path(tmp_path / "ran"),)  # type: ignore[return-value]
+
+    torch.save({"weight": Harmful(), "config": []}, tmp_path / "harmful.pth")
+    refused(home, tmp_path / "harmful.pth", UnsafeCheckpointError, "carries code")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_wrong_requests(home: Path, voice: Path, tmp_path: Path) -> None:
+    refused(home, tmp_path / "missing.pth", OptionError, "no such file")
+    (tmp_path / "song.mp3").write_bytes(b"x")
+    refused(home, tmp_path / "song.mp3", CheckpointError, "is no voice")
+    refused(home, voice, OptionError, "can't be a voice's name", name="../x")
+    with pytest.raises(OptionError, match="no such index"):
+        import_voice(voice, home, index=tmp_path / "missing.index")
+    import_voice(voice, home, name="Taken")
+    for name in ("Taken", "tAKEN"):
+        with pytest.raises(OptionError, match="is there already"):
+            import_voice(voice, home, name=name)
+
+
+def test_a_folder_that_can_t_be_written(voice: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(ResourceError, match="can't be stored"):
+        import_voice(voice, tmp_path / "file")
