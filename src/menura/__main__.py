@@ -1,6 +1,4 @@
-"""`python -m menura` is `menura`."""
-
-from __future__ import annotations
+"""`python -m menura` is the command `menura`."""
 
 from menura.cli.main import main
 

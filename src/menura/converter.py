@@ -4,52 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.encode import AudioWriter, codec_rate, format_of
-from menura.audio.envelope import EnvelopeMatcher
+from menura.audio.encode import AudioWriter, format_of
 from menura.audio.spool import SampleSpool
 from menura.checkpoints.assets import home_folder
 from menura.device import configure_threads, peak_memory_mb, resolve_device
-from menura.errors import MenuraError, OptionError
+from menura.errors import MenuraError
 from menura.f0.file import read_f0_file
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.clock import StageClock
-from menura.pipeline.engine import StreamEnd, run
-from menura.pipeline.f0_policy import F0Policy, given_f0
-from menura.pipeline.memory import check_whole
-from menura.pipeline.output import PEAK_LIMIT_OUT, OutputChain
-from menura.pipeline.plan import Extent, compat_extent, streaming_extent
+from menura.pipeline.conversion import Conversion, begin, collect, convert_all
+from menura.pipeline.output import PEAK_LIMIT_OUT
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.residency import ModelPool
 from menura.pipeline.resolve import ResolvedVoice, Resolver
-from menura.pipeline.stream import Stream, StreamPlan
-from menura.pipeline.survey import RecordingFacts, survey
 from menura.types import AudioBlock, FileResult, Progress, RunReport, State
-from menura.units import ceil_div, rescaled_length
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
-
-_SPARE_SAMPLES = 64
-"""Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""
-
-
-@dataclass(slots=True)
-class _Conversion:
-    """One input under way."""
-
-    stream: Stream
-    chain: OutputChain
-    facts: RecordingFacts
-    voice: ResolvedVoice
-    clock: StageClock
-    output_rate: int
-    notes: list[str]
 
 
 class Converter:
@@ -135,7 +111,8 @@ class Converter:
         Raises:
             MenuraError: while iterating.
         """
-        yield from self._blocks(self._begin(FileRecording(Path(source)), options or ConversionOptions(), None))
+        _, conversion = self._begin(FileRecording(Path(source)), options or ConversionOptions(), None)
+        yield from self._blocks(conversion)
 
     def array(
         self, samples: FloatArray, sample_rate: int, options: ConversionOptions | None = None
@@ -153,18 +130,36 @@ class Converter:
         Raises:
             MenuraError: with what to do.
         """
-        conversion = self._begin(ArrayRecording(samples, sample_rate), options or ConversionOptions(), None)
-        sound = np.concatenate([block.samples for block in self._blocks(conversion)])
+        _, conversion = self._begin(ArrayRecording(samples, sample_rate), options or ConversionOptions(), None)
+        sound = collect(conversion, self.device)
         return sound * np.float32(_output_gain(float(np.max(np.abs(sound), initial=0.0)))), conversion.output_rate
 
     def _convert_file(
         self, source: Path, output: Path, options: ConversionOptions, report: Callable[[float], None]
     ) -> FileResult:
         start = time.perf_counter()
-        format = _output_format(output, options)
-        conversion = self._begin(FileRecording(source), options, format)
-        clock, rate = conversion.clock, conversion.output_rate
-        count = 0
+        format = options.format or format_of(output) or "wav"
+        voice, conversion = self._begin(FileRecording(source), options, format)
+        count = self._write(conversion, output, format, report)
+        facts = conversion.facts
+        return FileResult(
+            input=str(source),
+            output=output,
+            state=State.WARNING if facts.warning else State.DONE,
+            error=facts.warning,
+            notes=conversion.notes,
+            audio_s=facts.audio_s,
+            output_samples=count,
+            output_rate=conversion.output_rate,
+            f0_method=voice.f0_method,
+            wall_s=time.perf_counter() - start,
+            stages=conversion.clock.times(),
+            seams_s=tuple(conversion.stream.seams_s),
+        )
+
+    def _write(self, conversion: Conversion, output: Path, format: str, report: Callable[[float], None]) -> int:
+        """Collect on disk, then write with the peak limited: samples written."""
+        clock, rate, count = conversion.clock, conversion.output_rate, 0
         output.parent.mkdir(parents=True, exist_ok=True)
         with SampleSpool(output.parent) as spool:
             for block in self._blocks(conversion):
@@ -175,74 +170,22 @@ class Converter:
             with clock.measure("encode"), AudioWriter(output, rate, format) as writer:
                 for samples in spool.blocks(rate, _output_gain(spool.peak)):
                     writer.write(samples)
-        facts = conversion.facts
-        return FileResult(
-            input=str(source),
-            output=output,
-            state=State.WARNING if facts.warning else State.DONE,
-            error=facts.warning,
-            notes=tuple(conversion.notes),
-            audio_s=facts.audio_s,
-            output_samples=count,
-            output_rate=rate,
-            f0_method=conversion.voice.f0_method,
-            wall_s=time.perf_counter() - start,
-            stages=clock.times(),
-            seams_s=tuple(conversion.stream.seams_s),
-        )
+        return count
 
-    def _begin(self, recording: Recording, options: ConversionOptions, format: str | None) -> _Conversion:
-        voice, clock = self._resolver.resolve(options), StageClock()
-        notes: list[str] = []
-        compat = options.compat != "menura"
-        if compat and options.strategy == "stream":
-            raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")
-        extent_of = compat_extent if compat else streaming_extent
-        encoder, config = voice.models.encoder, voice.models.synthesizer.config
-        with clock.measure("decode"):
-            facts = survey(recording, None if compat else encoder.survey(), extent_of)
-        output_rate = _output_rate(config.sample_rate, options, format, notes)
-        length = rescaled_length(facts.length_samples, facts.sample_rate, output_rate)
-        voice_length = ceil_div(length * config.sample_rate, output_rate) + _SPARE_SAMPLES
-        if output_rate == config.sample_rate:
-            voice_length = length
-        extent = extent_of(facts.analysis_samples)
-        plan = _plan(options, extent, voice_length, global_windows=encoder.global_windows)
-        if plan.whole_synthesis:
-            check_whole(extent, config)
-        if facts.silent:
-            notes.append("The recording is silent.")
-        stream = Stream(
-            stream_id=0,
-            recording=recording,
-            facts=facts,
-            models=voice.models,
-            plan=plan,
-            f0_policy=_f0_policy(options, extent, has_f0=config.has_f0),
-            clock=clock,
-        )
-        chain = OutputChain(
-            stream_id=0,
-            voice_rate=config.sample_rate,
-            output_rate=output_rate,
-            length=length,
-            envelope=_envelope(facts, voice_length, config.sample_rate, options.rms_mix_rate),
-        )
-        return _Conversion(stream, chain, facts, voice, clock, output_rate, notes)
+    def _begin(
+        self, recording: Recording, options: ConversionOptions, format: str | None
+    ) -> tuple[ResolvedVoice, Conversion]:
+        voice = self._resolver.resolve(options)
+        given = None if options.f0_file is None else read_f0_file(options.f0_file)
+        conversion = begin(recording, voice.models, options, clock=StageClock(), format=format, given_f0_hz=given)
+        return voice, conversion
 
-    def _blocks(self, conversion: _Conversion) -> Iterator[AudioBlock]:
-        """Final blocks of one conversion."""
-        for event in run([conversion.stream], self.device):
-            if isinstance(event, StreamEnd):
-                if event.error is not None:
-                    raise event.error
-                with conversion.clock.measure("assemble"):
-                    block = conversion.chain.flush()
-            else:
-                with conversion.clock.measure("assemble"):
-                    block = conversion.chain.push(event.samples)
-            if len(block.samples):
-                yield block
+    def _blocks(self, conversion: Conversion) -> Iterator[AudioBlock]:
+        for event in convert_all([conversion], self.device):
+            if isinstance(event, AudioBlock):
+                yield event
+            elif event.error is not None:
+                raise event.error
 
 
 def _reporter(
@@ -253,48 +196,6 @@ def _reporter(
             on_progress(Progress(file=name, files_done=files_done, files=files, audio_done_s=done_s + seconds))
 
     return report
-
-
-def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, global_windows: bool) -> StreamPlan:
-    compat = options.compat != "menura"
-    whole = compat or options.strategy == "whole"
-    return StreamPlan(
-        extent=extent,
-        output_samples=output_samples,
-        whole_synthesis=whole,
-        whole_content=whole and not global_windows,
-        whole_f0=compat,
-        index_rate=options.index_rate,
-        protect=options.protect,
-        speaker_id=options.speaker_id,
-        seed=options.seed,
-        noise_scale=options.noise_scale,
-    )
-
-
-def _f0_policy(options: ConversionOptions, extent: Extent, *, has_f0: bool) -> F0Policy:
-    policy = F0Policy(semitones=options.transpose, fill=options.compat == "rvc")
-    if options.f0_file is None or not has_f0:
-        return policy
-    return given_f0(read_f0_file(options.f0_file), extent, policy)
-
-
-def _envelope(facts: RecordingFacts, length: int, rate: int, mix_rate: float) -> EnvelopeMatcher | None:
-    if mix_rate == 1.0:
-        return None
-    return EnvelopeMatcher(facts.source_rms, length, rate, mix_rate)
-
-
-def _output_format(output: Path, options: ConversionOptions) -> str:
-    return options.format or format_of(output) or "wav"
-
-
-def _output_rate(voice_rate: int, options: ConversionOptions, format: str | None, notes: list[str]) -> int:
-    wanted = options.sample_rate or voice_rate
-    rate = wanted if format is None else codec_rate(format, wanted)
-    if rate != wanted:
-        notes.append(f"{format} has no {wanted} Hz; written at {rate} Hz.")
-    return rate
 
 
 def _output_gain(peak: float) -> float:

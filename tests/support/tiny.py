@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,12 +13,16 @@ from torch import Tensor
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
 from menura.pipeline.stream import VoiceModels
-from menura.types import FloatArray
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
 
 DIM = 8
 
 
-def tiny_config(*, has_f0: bool = True, rates: tuple[int, ...] = (5, 2, 2, 2), n_speakers: int = 3) -> SynthesizerConfig:
+def tiny_config(
+    *, has_f0: bool = True, rates: tuple[int, ...] = (5, 2, 2, 2), n_speakers: int = 3
+) -> SynthesizerConfig:
     """A voice of a few thousand parameters; 4 kHz by default."""
     product = int(np.prod(rates))
     return SynthesizerConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,10 +49,3 @@ class OutputChain:
         block = AudioBlock(stream_id=self._stream_id, start_samples=self._done, samples=samples, sample_rate=self._rate)
         self._done += len(samples)
         return block
-
-
-def through(chain: OutputChain, blocks: Iterable[AudioBlock]) -> Iterator[AudioBlock]:
-    """The blocks of one stream after the chain."""
-    for block in blocks:
-        yield chain.push(block.samples)
-    yield chain.flush()

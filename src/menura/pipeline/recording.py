@@ -15,7 +15,7 @@ from menura.audio.filters import StreamHighPass
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
 from menura.types import AudioInfo
-from menura.units import ANALYSIS_RATE_HZ
+from menura.units import ANALYSIS_RATE_HZ, rescaled_length
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -94,6 +94,11 @@ class ArrayRecording:
             yield self._samples[start : start + block_samples]
 
 
+def analysis_length(length_samples: int, sample_rate: int) -> int:
+    """Samples at 16 kHz of a recording that isn't empty: at least one."""
+    return max(1, rescaled_length(length_samples, sample_rate, ANALYSIS_RATE_HZ))
+
+
 class AnalysisFeed:
     """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
 
@@ -106,14 +111,19 @@ class AnalysisFeed:
         """Largest |sample| so far at 16 kHz, before the high-pass and the gain."""
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Contiguous blocks, rescaled_length(n, rate, 16000) samples together."""
+        """Contiguous blocks, `analysis_length` of the recording's length together."""
         rate = self._reader.info.sample_rate
         resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
         for block in self._reader.blocks(BLOCK_S * rate):
             self.length_samples += len(block)
             yield high_pass.push(self._measured(resampler.push(block)))
-        yield high_pass.push(self._measured(resampler.flush()))
+        yield high_pass.push(self._measured(self._at_least_one(resampler.flush())))
         yield high_pass.flush()
+
+    def _at_least_one(self, rest: FloatArray) -> FloatArray:
+        """A sample or two at a high rate are less than half a sample at 16 kHz, yet must be converted."""
+        short = self.length_samples and not rescaled_length(self.length_samples, self._reader.info.sample_rate, ANALYSIS_RATE_HZ)
+        return np.zeros(1, dtype=np.float32) if short else rest
 
     def _measured(self, samples: FloatArray) -> FloatArray:
         if len(samples):

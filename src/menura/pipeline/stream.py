@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from menura.errors import DecodeError
 from menura.pipeline.assemble import Assembler, quietest_frame
 from menura.pipeline.clock import StageClock
 from menura.pipeline.edges import reflect_edges
@@ -213,5 +214,8 @@ class Stream:
         tail = extent.tail_samples if window.to_frames == extent.end_frames else CONTENT_TAIL_SAMPLES
         end = window.to_frames * FRAME_SAMPLES + tail
         while self._samples.end < end:
-            self._samples.append(next(self._blocks))
+            block = next(self._blocks, None)
+            if block is None:
+                raise DecodeError(f"{self._recording.name}: changed while it was read. Convert it again.")
+            self._samples.append(block)
         return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))

@@ -12,8 +12,8 @@ from menura.audio.envelope import RmsMeter
 from menura.errors import DecodeError
 from menura.pipeline.edges import reflect_edges
 from menura.pipeline.plan import EDGE_FRAMES, Extent
-from menura.pipeline.recording import AnalysisFeed, Recording
-from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES, rescaled_length
+from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length
+from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 
 if TYPE_CHECKING:
     from menura.content.base import RecordingStatistics, Survey
@@ -80,7 +80,7 @@ def survey(recording: Recording, content_survey: Survey | None, extent_of: Calla
     return RecordingFacts(
         length_samples=feed.length_samples,
         sample_rate=rate,
-        analysis_samples=rescaled_length(feed.length_samples, rate, ANALYSIS_RATE_HZ),
+        analysis_samples=analysis_length(feed.length_samples, rate),
         gain=gain,
         silent=feed.peak < SILENT_PEAK,
         statistics=None if content_survey is None else content_survey.finish().scaled(gain),

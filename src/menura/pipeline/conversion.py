@@ -1,0 +1,181 @@
+"""One request on one recording: surveyed, planned, and carried through the engine to its final blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from menura.audio.encode import codec_rate
+from menura.audio.envelope import EnvelopeMatcher
+from menura.errors import OptionError
+from menura.pipeline.engine import Event, StreamEnd, run
+from menura.pipeline.f0_policy import F0Policy, given_f0
+from menura.pipeline.memory import check_whole
+from menura.pipeline.output import OutputChain
+from menura.pipeline.plan import Extent, compat_extent, streaming_extent
+from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
+from menura.pipeline.survey import RecordingFacts, survey
+from menura.units import ceil_div, rescaled_length
+
+if TYPE_CHECKING:
+    import torch
+
+    from menura.options import ConversionOptions
+    from menura.pipeline.clock import StageClock
+    from menura.pipeline.recording import Recording
+    from menura.types import FloatArray
+
+_SPARE_SAMPLES = 64
+"""Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """A request ready to run."""
+
+    stream: Stream
+    chain: OutputChain
+    facts: RecordingFacts
+    clock: StageClock
+    output_rate: int
+    notes: tuple[str, ...]
+
+
+def begin(
+    recording: Recording,
+    models: VoiceModels,
+    options: ConversionOptions,
+    *,
+    clock: StageClock,
+    stream_id: int = 0,
+    format: str | None = None,
+    given_f0_hz: FloatArray | None = None,
+) -> Conversion:
+    """Survey a recording and plan its conversion.
+
+    Args:
+        recording: what to convert.
+        models: the resident networks.
+        options: what is asked for.
+        clock: counts the time.
+        stream_id: names it among others.
+        format: the output's, whose codec may not have every rate; None for samples in memory.
+        given_f0_hz: (frames,) F0 of the recording at 10 ms instead of an estimate.
+
+    Raises:
+        DecodeError, OptionError, ResourceError: with what to do.
+    """
+    compat = options.compat != "menura"
+    if compat and options.strategy == "stream":
+        raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")
+    extent_of = compat_extent if compat else streaming_extent
+    config = models.synthesizer.config
+    with clock.measure("decode"):
+        facts = survey(recording, None if compat else models.encoder.survey(), extent_of)
+    output_rate, notes = _output_rate(config.sample_rate, options, format)
+    length = rescaled_length(facts.length_samples, facts.sample_rate, output_rate)
+    voice_length = length
+    if output_rate != config.sample_rate:
+        voice_length = ceil_div(length * config.sample_rate, output_rate) + _SPARE_SAMPLES
+    plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
+    if plan.whole_synthesis:
+        check_whole(plan.extent, config)
+    policy = F0Policy(semitones=options.transpose, fill=options.compat == "rvc")
+    if given_f0_hz is not None and config.has_f0:
+        policy = given_f0(given_f0_hz, plan.extent, policy)
+    return Conversion(
+        stream=Stream(
+            stream_id=stream_id,
+            recording=recording,
+            facts=facts,
+            models=models,
+            plan=plan,
+            f0_policy=policy,
+            clock=clock,
+        ),
+        chain=OutputChain(
+            stream_id=stream_id,
+            voice_rate=config.sample_rate,
+            output_rate=output_rate,
+            length=length,
+            envelope=_envelope(facts, voice_length, config.sample_rate, options.rms_mix_rate),
+        ),
+        facts=facts,
+        clock=clock,
+        output_rate=output_rate,
+        notes=notes + (("The recording is silent.",) if facts.silent else ()),
+    )
+
+
+def convert_all(conversions: Iterable[Conversion], device: torch.device, width: int = 1) -> Iterator[Event]:
+    """Run conversions, at most `width` together.
+
+    Yields:
+        Final blocks at each one's output rate, in order for each stream, then its StreamEnd.
+    """
+    under_way: dict[int, Conversion] = {}
+
+    def streams() -> Iterator[Stream]:
+        for conversion in conversions:
+            under_way[conversion.stream.stream_id] = conversion
+            yield conversion.stream
+
+    for event in run(streams(), device, width):
+        conversion = under_way[event.stream_id]
+        if isinstance(event, StreamEnd):
+            if event.error is None:
+                with conversion.clock.measure("assemble"):
+                    rest = conversion.chain.flush()
+                if len(rest.samples):
+                    yield rest
+            del under_way[event.stream_id]
+            yield event
+        else:
+            with conversion.clock.measure("assemble"):
+                block = conversion.chain.push(event.samples)
+            if len(block.samples):
+                yield block
+
+
+def collect(conversion: Conversion, device: torch.device) -> FloatArray:
+    """All samples of one conversion, (samples,). Raises what ended it early."""
+    parts = [np.zeros(0, dtype=np.float32)]
+    for event in convert_all([conversion], device):
+        if not isinstance(event, StreamEnd):
+            parts.append(event.samples)
+        elif event.error is not None:
+            raise event.error
+    return np.concatenate(parts)
+
+
+def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, global_windows: bool) -> StreamPlan:
+    compat = options.compat != "menura"
+    whole = compat or options.strategy == "whole"
+    return StreamPlan(
+        extent=extent,
+        output_samples=output_samples,
+        whole_synthesis=whole,
+        whole_content=whole and not global_windows,
+        whole_f0=compat,
+        index_rate=options.index_rate,
+        protect=options.protect,
+        speaker_id=options.speaker_id,
+        seed=options.seed,
+        noise_scale=options.noise_scale,
+    )
+
+
+def _envelope(facts: RecordingFacts, length: int, rate: int, mix_rate: float) -> EnvelopeMatcher | None:
+    if mix_rate == 1.0:
+        return None
+    return EnvelopeMatcher(facts.source_rms, length, rate, mix_rate)
+
+
+def _output_rate(voice_rate: int, options: ConversionOptions, format: str | None) -> tuple[int, tuple[str, ...]]:
+    wanted = options.sample_rate or voice_rate
+    rate = wanted if format is None else codec_rate(format, wanted)
+    notes = () if rate == wanted else (f"{format} has no {wanted} Hz; written at {rate} Hz.",)
+    return rate, notes

@@ -1,0 +1,174 @@
+"""Any length, exact; any split of the input; any companions: the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny import FakeEncoder, FakeF0, tiny_models
+
+from menura.errors import OptionError
+from menura.options import ConversionOptions
+from menura.pipeline.clock import StageClock
+from menura.pipeline.conversion import Conversion, begin, collect, convert_all
+from menura.pipeline.recording import ArrayRecording, Reader
+from menura.types import AudioBlock, AudioInfo
+
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+CPU = torch.device("cpu")
+MODELS = tiny_models()
+
+
+class SplitRecording:
+    """An array that arrives in blocks of given sizes."""
+
+    name = "<split>"
+    warning = None
+
+    def __init__(self, samples: FloatArray, rate: int, cuts: list[int]) -> None:
+        self.samples = samples
+        self.info = AudioInfo(sample_rate=rate, channels=1, length_samples=None)
+        self.places = sorted({c % (len(samples) + 1) for c in cuts})
+
+    def open(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
+
+    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+        yield from np.split(self.samples, self.places)
+
+
+def voice_like(length: int, rate: int = 16_000, seed: int = 0) -> FloatArray:
+    """Noise bursts and a gliding tone with pauses: everything in it changes all the time."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(length) / rate
+    loud = 0.25 * (1 + np.sin(2 * np.pi * 0.31 * t + seed)) * (np.sin(2 * np.pi * 1.3 * t) > -0.6)
+    tone = np.sin(2 * np.pi * (150 * t + 20 * np.sin(2 * np.pi * 0.7 * t)))
+    return np.asarray(loud * (0.7 * tone + 0.3 * rng.standard_normal(length)), dtype=np.float32)
+
+
+def conversion(samples: FloatArray, rate: int = 16_000, stream_id: int = 0, **options: object) -> Conversion:
+    return begin(
+        ArrayRecording(samples, rate),
+        MODELS,
+        ConversionOptions(**options),  # type: ignore[arg-type]
+        clock=StageClock(),
+        stream_id=stream_id,
+    )
+
+
+def converted(samples: FloatArray, rate: int = 16_000, **options: object) -> FloatArray:
+    return collect(conversion(samples, rate, **options), CPU)
+
+
+def relative_db(a: FloatArray, b: FloatArray) -> float:
+    return float(10 * np.log10(np.mean((a - b) ** 2) / np.mean(b**2)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.one_of(st.integers(1, 2000), st.integers(1, 300_000)),
+    rate=st.sampled_from([8000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000]),
+    output_rate=st.sampled_from([None, 8000, 16_000, 44_100, 48_000]),
+)
+def test_duration_is_exact(length: int, rate: int, output_rate: int | None) -> None:
+    sound = converted(voice_like(length, rate), rate, sample_rate=output_rate)
+    out = output_rate or MODELS.synthesizer.config.sample_rate
+    assert len(sound) == (2 * length * out + rate) // (2 * rate)
+    assert np.isfinite(sound).all()
+
+
+@pytest.mark.parametrize("seconds", [19.9, 20.0, 20.01, 23.99, 24.0, 24.01, 40.0, 61.7, 200.0])
+def test_duration_is_exact_around_segment_borders(seconds: float) -> None:
+    length = round(seconds * 16_000)
+    assert len(converted(voice_like(length))) == (2 * length * 4000 + 16_000) // 32_000
+
+
+@settings(max_examples=12, deadline=None)
+@given(cuts=st.lists(st.integers(0, 10**7), max_size=12))
+def test_it_does_not_matter_how_blocks_arrive(cuts: list[int]) -> None:
+    samples = voice_like(45 * 22_050, 22_050)
+    one = begin(SplitRecording(samples, 22_050, []), MODELS, ConversionOptions(), clock=StageClock())
+    many = begin(SplitRecording(samples, 22_050, cuts), MODELS, ConversionOptions(), clock=StageClock())
+    np.testing.assert_allclose(collect(many, CPU), collect(one, CPU), atol=1e-5)
+
+
+def test_blocks_are_contiguous_and_seams_are_reported() -> None:
+    job = conversion(voice_like(70 * 16_000))
+    at = 0
+    for event in convert_all([job], CPU):
+        if isinstance(event, AudioBlock):
+            assert event.start_samples == at
+            at += len(event.samples)
+    assert at == 70 * 4000
+    seams = job.stream.seams_s
+    assert len(seams) == 3
+    assert all(abs(seam - 20 * (k + 1)) <= 0.5 for k, seam in enumerate(seams))
+
+
+def test_stream_is_near_whole() -> None:
+    """With local analysis only the text encoder's attention differs."""
+    samples = voice_like(60 * 16_000)
+    whole = converted(samples, strategy="whole")
+    stream = converted(samples, strategy="stream")
+    assert relative_db(stream, whole) < -30
+
+
+def test_companions_do_not_matter() -> None:
+    inputs = [voice_like(n, seed=k) for k, n in enumerate([5 * 16_000, 33_333, 5 * 16_000, 64_000, 45 * 16_000])]
+    alone = [converted(x) for x in inputs]
+    for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
+        for width in (2, 5):
+            parts: dict[int, list[FloatArray]] = {k: [] for k in order}
+            jobs = (conversion(inputs[k], stream_id=k) for k in order)
+            for event in convert_all(jobs, CPU, width):
+                if isinstance(event, AudioBlock):
+                    parts[event.stream_id].append(event.samples)
+            for k in order:
+                np.testing.assert_allclose(np.concatenate(parts[k]), alone[k], atol=1e-4)
+
+
+def test_the_seed_decides_the_noise() -> None:
+    samples = voice_like(50_000)
+    np.testing.assert_array_equal(converted(samples, seed=1), converted(samples, seed=1))
+    assert np.abs(converted(samples, seed=1) - converted(samples, seed=2)).max() > 1e-4
+    np.testing.assert_array_equal(
+        converted(samples, seed=1, noise_scale=0.0), converted(samples, seed=2, noise_scale=0.0)
+    )
+
+
+def test_memory_stays_bounded_windows_do_not_grow() -> None:
+    encoder, f0 = FakeEncoder(), FakeF0()
+    models = type(MODELS)(synthesizer=MODELS.synthesizer, encoder=encoder, f0=f0, index=None)
+    job = begin(ArrayRecording(voice_like(400 * 16_000), 16_000), models, ConversionOptions(), clock=StageClock())
+    assert len(collect(job, CPU)) == 400 * 4000
+    assert max(encoder.windows) <= (800 + 400 + 100 + 200) * 160 + 80
+    assert max(f0.windows) <= (1600 + 400 + 100 + 160) * 160 + 80
+
+
+def test_silence_and_a_single_sample() -> None:
+    for samples in (np.zeros(40_000, dtype=np.float32), np.ones(1, dtype=np.float32) * 0.1):
+        assert np.isfinite(converted(samples)).all()
+    assert "silent" in conversion(np.zeros(40_000, dtype=np.float32)).notes[0]
+
+
+def test_loud_input_is_scaled_as_a_whole() -> None:
+    samples = voice_like(40_000)
+    loud = samples * (4.0 / np.abs(samples).max())
+    limited = samples * (0.95 / np.abs(samples).max())
+    np.testing.assert_allclose(converted(loud), converted(limited), atol=2e-4)
+
+
+def test_compatible_modes_are_whole() -> None:
+    samples = voice_like(3 * 16_000)
+    assert len(converted(samples, compat="applio")) == 3 * 4000
+    with pytest.raises(OptionError, match="strategy"):
+        conversion(samples, compat="applio", strategy="stream")
