@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from menura.checkpoints.assets import find_asset
 from menura.checkpoints.library import VoiceEntry, find_voice
 from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import build_synthesizer
 from menura.errors import OptionError
 from menura.pipeline.residency import ModelKey, ModelPool
 from menura.pipeline.stream import VoiceModels
@@ -63,26 +64,18 @@ class Resolver:
         return ResolvedVoice(entry=entry, models=models, f0_method=method)
 
     def _synthesizer(self, entry: VoiceEntry) -> Synthesizer:
-        from menura.models.synthesizer import Synthesizer
-
-        def load() -> Synthesizer:
-            voice = load_voice(entry.path)
-            net = Synthesizer(voice.config)
-            net.load_state_dict(voice.state)
-            return net.eval().to(self._device)
-
-        return self._pool.get(ModelKey.of("voice", entry.path), load)
+        key = ModelKey.of("voice", entry.path)
+        return self._pool.get(key, lambda: build_synthesizer(load_voice(entry.path)).to(self._device))
 
     def _encoder(self, name: str, version: str, compat: str) -> ContentEncoder:
         if name == "menura-starter":
-            from menura.content.starter import StarterEncoder, starter_weights
+            from menura.content.starter import WEIGHTS, StarterEncoder
 
-            path = starter_weights()
-            return self._pool.get(ModelKey.of("content", path), lambda: StarterEncoder.load(path, self._device))
-        from menura.content.contentvec import ContentVec
+            return self._pool.get(ModelKey.of("content", WEIGHTS), lambda: StarterEncoder.load(self._device))
+        from menura.content.contentvec import ContentVec, Projection
 
         path = find_asset(name, self._home)
-        projection = "none" if version != "v1" else "layer9" if compat == "rvc" else "last"
+        projection: Projection = "none" if version != "v1" else "layer9" if compat == "rvc" else "last"
         key = ModelKey.of("content", path, projection)
         return self._pool.get(key, lambda: ContentVec.load(path, self._device, projection))
 
