@@ -253,7 +253,8 @@ class _AacEncoder:
         self._av = av
         self._rate_hz = rate_hz
         self._position_samples = 0
-        self._container = av.open(file, "w", format="mp4")
+        # The edit list, which takes the priming and padding off, counts in this scale: milliseconds by default.
+        self._container = av.open(file, "w", format="mp4", options={"movie_timescale": str(rate_hz)})
         self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=160_000)
 
     def write(self, samples: FloatArray) -> None:

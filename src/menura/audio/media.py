@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from menura.audio.containers.mp4 import mp4_is_cut_off
 from menura.errors import DecodeError
 from menura.types import AudioInfo
 
@@ -31,7 +32,10 @@ _SIGNATURES = (
     (0, b"MAC "),
     (8, b"AVI "),
 )
-_MOST_BAD_PACKETS = 1000
+_MOST_DAMAGES = 1000
+"""Damaged packets after which the rest is given up."""
+_SLACK_S = 0.25
+"""A container's duration may be this much longer than its sound without anything being missing."""
 
 
 def media_missing_message(path: Path) -> str:
@@ -40,7 +44,11 @@ def media_missing_message(path: Path) -> str:
 
 
 class MediaSource:
-    """A file that FFmpeg's libraries understand."""
+    """A file that FFmpeg's libraries understand.
+
+    What FFmpeg knows of priming samples (MP4 edit lists, Opus and Matroska delays) is left out of the sound; in MP4 the
+    padding at the end too. Raw AAC, MPEG-TS, FLV and AVI don't say, and begin with their codec's delay.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open `path` and decode its first samples.
@@ -49,13 +57,19 @@ class MediaSource:
             DecodeError: FFmpeg doesn't know the format, there is no audio track, or it has no samples.
         """
         self._path = path
+        self._duration_s: float | None = None
         # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
         first = next(self._decoded(lambda _: None), None)
         if first is None:
             raise DecodeError(f"{path}: the file holds no samples.")
         self._rate_hz = int(first.sample_rate)
         self._channels = len(first.layout.channels)
-        self.info = AudioInfo(sample_rate=self._rate_hz, channels=self._channels, length_samples=None)
+        self._announced = None if self._duration_s is None else round(self._duration_s * self._rate_hz)
+        self.info = AudioInfo(
+            sample_rate=self._rate_hz,
+            channels=self._channels,
+            length_samples=self._announced,
+        )
 
     @staticmethod
     def available() -> bool:
@@ -71,11 +85,35 @@ class MediaSource:
 
     def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged."""
+        count = 0
+        held: FloatArray | None = None
+        stated: int | None = None
         for frame in self._decoded(warn):
             if frame.sample_rate != self._rate_hz or len(frame.layout.channels) != self._channels:
-                warn(f"{self._path}: the rate or the channels change within the file; read up to there.")
+                warn("The rate or the channels change within the file; it was read up to there.")
                 return
-            yield _float_frames(frame)
+            if held is not None:
+                count += len(held)
+                yield held
+            held = _float_frames(frame)
+            stated = _stated_samples(frame)
+        if held is not None:
+            # Only of the last frame a part may be padding.
+            held = held[:stated]
+            count += len(held)
+            yield held
+        self._judge(count, warn)
+
+    def _judge(self, count: int, warn: Callable[[str], None]) -> None:
+        announced, rate_hz = self._announced, self._rate_hz
+        if announced is not None and announced - count > _SLACK_S * rate_hz:
+            warn(
+                f"The file is damaged or cut off: {count / rate_hz:.2f} s of {announced / rate_hz:.2f} s could be read."
+            )
+            return
+        with self._path.open("rb") as file:
+            if mp4_is_cut_off(file):
+                warn(f"The file is cut off: its end is missing; {count / rate_hz:.2f} s could be read.")
 
     def _decoded(self, warn: Callable[[str], None]) -> Iterator[Any]:
         import av
@@ -83,25 +121,45 @@ class MediaSource:
         with self._path.open("rb") as file:
             try:
                 # From the file object, and with inline data as the only protocol: a playlist must not fetch others.
-                container = av.open(file, options={"protocol_whitelist": "data"})
+                container = av.open(file, options={"protocol_whitelist": "data"}, metadata_errors="replace")
             except (av.error.FFmpegError, ValueError) as error:
+                if mp4_is_cut_off(file):
+                    raise DecodeError(
+                        f"{self._path}: is cut off; its index, which lies at the end, is missing."
+                    ) from error
                 raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
             with container:
                 if not container.streams.audio:
                     raise DecodeError(f"{self._path}: has no audio track.")
+                self._measure(container)
                 yield from self._decode_stream(container, warn)
+
+    def _measure(self, container: Any) -> None:
+        """Take the duration of containers that state it; others only have FFmpeg's guess from the file's size."""
+        stream = container.streams.audio[0]
+        if "mp4" in container.format.name and stream.duration:
+            self._duration_s = float(stream.duration * stream.time_base)
+        elif "matroska" in container.format.name and container.duration and not container.streams.video:
+            self._duration_s = container.duration / 1_000_000
 
     def _decode_stream(self, container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
         import av
 
-        stream = container.streams.audio[0]
-        packets = container.demux(stream)
-        for _ in range(_MOST_BAD_PACKETS):
+        packets = container.demux(container.streams.audio[0])
+        for _ in range(_MOST_DAMAGES):
             with contextlib.suppress(av.error.FFmpegError):
                 for packet in packets:
+                    if packet.is_corrupt:
+                        warn("The file is damaged; what could be decoded was used.")
                     yield from packet.decode()
                 return
-            warn(f"{self._path}: damaged; what could be decoded was used.")
+            warn("The file is damaged; what could be decoded was used.")
+
+
+def _stated_samples(frame: Any) -> int | None:
+    """Samples of a frame as its container has it, None where that counts in coarser steps."""
+    step = frame.time_base * frame.sample_rate if frame.time_base else 0
+    return round(frame.duration * step) if frame.duration and 0 < step <= 2 else None
 
 
 def _float_frames(frame: Any) -> FloatArray:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
+from menura.audio.containers import survey
+from menura.audio.containers.flac import rest_of_flac
+from menura.audio.containers.survey import PieceFile
 from menura.errors import DecodeError
 from menura.types import AudioInfo
 
@@ -16,10 +22,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from menura.audio.containers.survey import Piece
     from menura.types import FloatArray
 
 _READ_SAMPLES = 1 << 15
 """Samples of all channels together that are asked of libsndfile at once."""
+_ENDLESS_SAMPLES = 2**62
+"""libsndfile's length of a file that doesn't give one is beyond this."""
+_MOST_DAMAGES = 1000
+"""Damaged places in one file after which the rest is given up."""
 
 
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]
@@ -43,45 +54,87 @@ class SndfileSource:
             DecodeError: libsndfile doesn't know the format, or there are no samples.
         """
         self._path = path
-        with self._open_file() as file, self._open_sound(file) as sound:
-            unknown = sound.frames >= 2**62  # libsndfile's "as long as it goes"
-            self.info = AudioInfo(
-                sample_rate=sound.samplerate,
-                channels=sound.channels,
-                length_samples=None if unknown else sound.frames,
-            )
-            if not len(_read(sound)[0]):
-                raise DecodeError(f"{path}: the file holds no samples.")
+        with path.open("rb") as file:
+            self._survey = survey(file)
+            self._hush = _quiet_decoder if self._survey.noisy else contextlib.nullcontext[None]
+            lengths: list[int | None] = []
+            for part in self._survey.parts:
+                with self._opened(file, part) as sound:
+                    if not lengths:
+                        self._rate_hz, self._channels = sound.samplerate, sound.channels
+                        with self._hush():
+                            silent = not len(_read(sound)[0])
+                    lengths.append(None if sound.frames >= _ENDLESS_SAMPLES else sound.frames)
+        if silent and len(lengths) == 1:
+            raise DecodeError(f"{path}: the file holds no samples.")
+        known = [length for length in lengths if length is not None]
+        self.info = AudioInfo(
+            sample_rate=self._rate_hz,
+            channels=self._channels,
+            length_samples=sum(known) if len(known) == len(lengths) else None,
+        )
 
     def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged or cut off."""
         count = 0
-        with self._open_file() as file, self._open_sound(file) as sound:
-            while True:
-                frames, error = _read(sound)
-                count += len(frames)
-                if error is not None:
-                    warn(f"{self._path}: damaged after {count / sound.samplerate:.2f} s ({error}).")
-                if len(frames):
+        with self._path.open("rb") as file:
+            for part in self._survey.parts:
+                for frames in self._part_frames(file, part, warn):
+                    count += len(frames)
                     yield frames
-                elif error is None:
-                    break
-            promised = self.info.length_samples
-            if promised is not None and count < promised:
-                warn(
-                    f"{self._path}: cut off: {count / sound.samplerate:.2f} s of "
-                    f"{promised / sound.samplerate:.2f} s are there."
-                )
+        self._judge(count, warn)
 
-    def _open_file(self) -> BinaryIO:
-        # By number: soundfile would take a name's ending for the format.
-        return open(os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb")
+    def _part_frames(
+        self, file: BinaryIO, part: tuple[Piece, ...], warn: Callable[[str], None]
+    ) -> Iterator[FloatArray]:
+        count, position = 0, 0
+        for _ in range(_MOST_DAMAGES):
+            error = None
+            with self._opened(file, part) as sound:
+                if (sound.samplerate, sound.channels) != (self._rate_hz, self._channels):
+                    warn("The rate or the channels change within the file; it was read up to there.")
+                    return
+                while error is None:
+                    with self._hush():
+                        frames, error = _read(sound)
+                    if not len(frames):
+                        break
+                    count += len(frames)
+                    yield frames
+            if error is None:
+                return
+            rest = rest_of_flac(file, count, position)
+            if rest is None:
+                if self.info.length_samples is None:  # else the total tells
+                    warn(f"The file is damaged or cut off at {count / self._rate_hz:.2f} s.")
+                return
+            gap = rest.start_samples - count
+            warn(f"The file is damaged at {count / self._rate_hz:.2f} s: {gap / self._rate_hz:.2f} s became silence.")
+            yield from _silence(gap, self._channels)
+            part, count, position = rest.pieces, rest.start_samples, rest.position
 
-    def _open_sound(self, file: BinaryIO) -> _Sound:
+    def _judge(self, count: int, warn: Callable[[str], None]) -> None:
+        """Say what is missing, from what was announced and what came."""
+        announced = self.info.length_samples
+        if announced is None or announced <= count:
+            announced = round(count / self._survey.present) if self._survey.present else count
+        seconds = f"{count / self._rate_hz:.2f} s"
+        if announced - count > self._rate_hz // 100:
+            warn(f"The file is damaged or cut off: {seconds} of {announced / self._rate_hz:.2f} s could be read.")
+        elif self._survey.cut_off or count < announced:
+            warn(f"The file is cut off: its end is missing; {seconds} could be read.")
+        elif self._survey.damaged:
+            warn(f"The file is damaged; {seconds} could be read.")
+
+    @contextlib.contextmanager
+    def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
         try:
-            return _Sound(file)
+            with self._hush():
+                sound = _Sound(PieceFile(file, part))
         except soundfile.LibsndfileError as error:
-            raise DecodeError(f"{self._path}: is not audio that Menura can read ({error.error_string}).") from error
+            raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
+        with sound:
+            yield sound
 
 
 def _read(sound: _Sound) -> tuple[FloatArray, str | None]:
@@ -93,4 +146,39 @@ def _read(sound: _Sound) -> tuple[FloatArray, str | None]:
         # soundfile doesn't say how much it got; untouched places still hold NaN.
         untouched = np.isnan(out).all(axis=1)
         count = int(np.argmax(untouched)) if untouched.any() else len(out)
-        return out[:count], error.error_string.strip().rstrip(".")
+        return out[:count], str(error.error_string)
+
+
+def _silence(samples: int, channels: int) -> Iterator[FloatArray]:
+    step = max(_READ_SAMPLES // channels, 1)
+    for start in range(0, samples, step):
+        yield np.zeros((min(step, samples - start), channels), dtype=np.float32)
+
+
+_standard_error_lock = threading.Lock()
+_DECODER_NOISE = (b"[src/libmpg123", b"Note: ", b"Warning: Xing", b"Warning: Encountered", b"\n")
+
+
+@contextlib.contextmanager
+def _quiet_decoder() -> Iterator[None]:
+    """Keep libmpg123's remarks off the process's standard error; what others write meanwhile is passed on.
+
+    libsndfile has no switch for them, and a damaged MP3 causes one for every frame.
+    """
+    with _standard_error_lock, contextlib.ExitStack() as stack:
+        try:
+            caught = stack.enter_context(tempfile.TemporaryFile())
+            kept = os.dup(2)
+        except OSError:  # no standard error to keep quiet, or no place to keep it
+            yield
+            return
+        try:
+            os.dup2(caught.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught:
+                if not line.startswith(_DECODER_NOISE):
+                    os.write(2, line)

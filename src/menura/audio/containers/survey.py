@@ -1,0 +1,83 @@
+"""The result of looking at a file's structure, and a file made of pieces of another."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import BinaryIO
+
+    Piece = bytes | range
+    """Bytes to put in, or a range of the file's bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a file's structure says."""
+
+    parts: tuple[tuple[Piece, ...], ...]
+    """Sound files to read one after the other, each put together from pieces."""
+    present: float = 1.0
+    """Share of the announced sound that is there, as far as the structure tells."""
+    damaged: bool = False
+    """Whether something other than sound lies between the sound."""
+    cut_off: bool = False
+    """Whether the end is missing."""
+    noisy: bool = False
+    """Whether libsndfile's decoder for it writes to the process's standard error."""
+
+
+class PieceFile:
+    """Reads the pieces of a file as if they were one; does what soundfile asks of a file object."""
+
+    def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
+        self._file = file
+        self._pieces = pieces
+        self._ends = list(accumulate(len(piece) for piece in pieces))
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position in the whole, as `io.IOBase.seek`."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1] if self._ends else 0}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        """Position in the whole."""
+        return self._position
+
+    def read(self, count: int = -1) -> bytes:
+        """Read up to `count` bytes, or all that are left."""
+        total = self._ends[-1] if self._ends else 0
+        left = max(total - self._position, 0)
+        left = left if count < 0 else min(count, left)
+        chunks: list[bytes] = []
+        while left:
+            index = bisect_right(self._ends, self._position)
+            piece = self._pieces[index]
+            within = self._position - (self._ends[index] - len(piece))
+            take = min(left, len(piece) - within)
+            chunk = self._take(piece, within, take)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            self._position += len(chunk)
+            left -= len(chunk)
+        return b"".join(chunks)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as there are bytes; return how many."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _take(self, piece: Piece, within: int, count: int) -> bytes:
+        if isinstance(piece, bytes):
+            return piece[within : within + count]
+        self._file.seek(piece.start + within)
+        return self._file.read(count)
