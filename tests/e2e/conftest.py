@@ -1,0 +1,50 @@
+"""A data folder with a tiny voice that any machine runs in no time, and recordings to convert."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from support.tiny import tiny_config
+from support.voicefiles import write_voice
+
+CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
+VOICE_RATE = 24_000
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """$MENURA_HOME with the installed voice `tiny`: 24 kHz, for the starter encoder, random weights."""
+    home = tmp_path_factory.mktemp("home")
+    config = tiny_config(rates=(10, 6, 2, 2))
+    config = dataclasses.replace(config, content_dim=384, content_encoder="menura-starter")
+    write_voice(home / "voices" / "tiny" / "voice.safetensors", config)
+    return home
+
+
+@pytest.fixture
+def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, with $MENURA_HOME set."""
+    monkeypatch.setenv("MENURA_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def talk(place: Path) -> Path:
+    """1.5 s of a human voice at 16 kHz."""
+    samples, rate = soundfile.read(CLIP, dtype="float32", stop=24_000)
+    soundfile.write(place / "talk.wav", samples, rate)
+    return Path("talk.wav")
+
+
+@pytest.fixture
+def long_talk(place: Path) -> Path:
+    """Ten minutes of that voice, so that there is time to interrupt."""
+    samples, rate = soundfile.read(CLIP, dtype="float32")
+    soundfile.write(place / "long.flac", np.tile(samples, 85), rate)
+    return Path("long.flac")

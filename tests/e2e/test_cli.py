@@ -1,0 +1,289 @@
+"""`menura convert` on real files, with the whole engine behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from menura import ConversionOptions, Converter
+from menura.cli.main import run
+from menura.units import rescaled_length
+
+Run = Callable[..., tuple[int, str, str]]
+
+STAGES = {"decode", "content", "f0", "retrieval", "synthesis", "assemble", "encode"}
+
+
+@pytest.fixture
+def menura(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def menura(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return menura
+
+
+def convert(menura: Run, *arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    """Convert into the tiny voice with --json, expecting an exit code: the document."""
+    got, out, err = menura("convert", *arguments, "--voice", "tiny", "--json")
+    assert got == code, err
+    document = json.loads(out)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_the_document_says_what_was_done(menura: Run, talk: Path) -> None:
+    document = convert(menura, talk, "-o", "out.wav")
+    assert set(document) == {"version", "files", "wall_s", "peak_memory_mb", "model_loads"}
+    (file,) = document["files"]
+    assert (file["input"], file["output"], file["state"], file["error"]) == ("talk.wav", "out.wav", "done", None)
+    assert (file["output_samples"], file["output_rate"], file["audio_s"]) == (36_000, 24_000, 1.5)
+    assert file["f0_method"] == "swift"
+    assert set(file["stages"]) == STAGES
+    assert 0 < sum(file["stages"].values()) <= file["wall_s"] <= document["wall_s"]
+    assert file["real_time_factor"] == pytest.approx(file["wall_s"] / 1.5, rel=1e-3)
+    assert file["seams_s"] == []
+    assert document["peak_memory_mb"] > 50
+    assert sorted(document["model_loads"].values()) == [1, 1, 1]
+    samples, rate = soundfile.read("out.wav")
+    assert (len(samples), rate) == (36_000, 24_000)
+    assert np.isfinite(samples).all()
+    assert 0 < np.abs(samples).max() <= 0.99
+
+
+def test_python_and_the_command_line_give_equal_samples(menura: Run, talk: Path) -> None:
+    convert(menura, talk, "-o", "out.wav", "--transpose", "5", "--seed", "3")
+    Converter().convert(talk, "python.wav", ConversionOptions(voice="tiny", transpose=5, seed=3))
+    assert Path("python.wav").read_bytes() == Path("out.wav").read_bytes()
+    convert(menura, talk, "-o", "other.wav", "--transpose", "5", "--seed", "4")
+    assert Path("other.wav").read_bytes() != Path("out.wav").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["o.wav", "o.flac", "o.ogg", "o.mp3", "o.opus", "o.m4a"])
+def test_output_formats(menura: Run, talk: Path, name: str) -> None:
+    (file,) = convert(menura, talk, "-o", name)["files"]
+    assert (file["output_rate"], file["output_samples"]) == (24_000, 36_000)
+    assert Path(name).stat().st_size > 1000
+    if name != "o.m4a":
+        assert soundfile.info(name).frames == 36_000
+
+
+def test_sample_rate_is_really_resampled_and_codecs_get_what_they_have(menura: Run, talk: Path) -> None:
+    (file,) = convert(menura, talk, "-o", "o.wav", "--sample-rate", "44100")["files"]
+    assert (file["output_rate"], file["output_samples"]) == (44_100, 66_150)
+    assert soundfile.info("o.wav").frames == 66_150
+    (file,) = convert(menura, talk, "-o", "o.opus", "--sample-rate", "44100")["files"]
+    assert file["output_rate"] == 48_000
+    assert any("48000 Hz" in note for note in file["notes"])
+
+
+def test_a_folder_with_bad_files(menura: Run, talk: Path) -> None:
+    samples, rate = soundfile.read(talk)
+    for name in ("in/a.wav", "in/a.flac", "in/deep/b.ogg"):
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        soundfile.write(name, np.stack([samples, samples], axis=1), rate)
+    Path("in/empty.wav").touch()
+    Path("in/text.mp3").write_text("not audio at all, only words\n" * 50)
+    Path("in/notes.txt").write_text("no recording")
+    code, out, err = menura("convert", "in", "missing.wav", "-o", "out", "--voice", "tiny", "--json")
+    assert code == 1
+    states = {file["input"]: file["state"] for file in json.loads(out)["files"]}
+    assert states == {
+        "in/a.flac": "done",
+        "in/a.wav": "done",
+        "in/deep/b.ogg": "done",
+        "in/empty.wav": "failed",
+        "in/text.mp3": "failed",
+        "missing.wav": "failed",
+    }
+    made = sorted(path.as_posix() for path in Path("out").rglob("*") if path.is_file())
+    assert made == ["out/a-flac.wav", "out/a.wav", "out/deep/b.wav"]
+    lines = err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("menura: ") for line in lines)
+    assert lines[-1] == "menura: 3 of 6 failed: in/empty.wav, in/text.mp3, missing.wav"
+
+
+def test_a_pattern_and_its_lines(menura: Run, talk: Path) -> None:
+    Path("b.wav").write_bytes(talk.read_bytes())
+    code, out, err = menura("convert", "*.wav", "-o", "out", "--voice", "tiny", "--format", "flac", "--timings")
+    assert (code, err) == (0, "1/2 b.wav\n2/2 talk.wav\n")
+    lines = out.splitlines()
+    assert lines[0].startswith("out/b.flac  1.50 s at 24000 Hz, ")
+    assert lines[2].split()[:3] == ["seconds", "by", "stage"]
+    assert [line.split()[0] for line in lines[3:6]] == ["b.wav", "talk.wav", "together"]
+    assert lines[6].startswith("peak memory ")
+    code, out, err = menura("convert", "*.wav", "-o", "out", "--voice", "tiny", "--quiet")
+    assert (code, out, err) == (0, "", "")
+
+
+def test_where_output_goes(menura: Run, talk: Path) -> None:
+    assert convert(menura, talk)["files"][0]["output"] == "talk.tiny.wav"
+    Path("there").mkdir()
+    assert convert(menura, talk, "-o", "there")["files"][0]["output"] == "there/talk.wav"
+    assert convert(menura, talk, "-o", "new/", "--format", "ogg")["files"][0]["output"] == "new/talk.ogg"
+    assert convert(menura, talk, "-o", "deep/er/x.wav")["files"][0]["output"] == "deep/er/x.wav"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["talk.wav", "-o", "."], "over the recording itself"),
+        (["talk.wav", "-o", "talk.wav"], "over the recording itself"),
+        (["talk.wav", "-o", "out.xyz"], "'.xyz' is no format"),
+        (["talk.wav", "-o", "out"], "has no ending"),
+        (["talk.wav", "-o", "out.wav", "--format", "mp3"], "named as wav, but --format is mp3"),
+        (["talk.wav", "talk2.wav"], "need a folder"),
+        (["talk.wav", "talk2.wav", "-o", "talk.wav"], "is a file"),
+        (["talk.wav", "x.wav", "-o", "-"], "standard output takes one"),
+        (["talk.wav", "-o", "-", "--json"], "can't share standard output"),
+        (["talk.wav", "--device", "gpu9"], "not one of auto"),
+        (["talk.wav", "--speaker-id", "3"], "speakers 0 to 2"),
+    ],
+)
+def test_wrong_usage(menura: Run, talk: Path, arguments: list[str], said: str) -> None:
+    before = sorted(Path().iterdir())
+    code, out, err = menura("convert", "--voice", "tiny", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert sorted(Path().iterdir()) == before
+
+
+def write_header_only(path: Path) -> None:
+    soundfile.write(path, np.zeros(0, dtype=np.float32), 16_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("missing.wav", lambda path: None),
+        ("empty.wav", lambda path: path.touch()),
+        ("text.wav", lambda path: path.write_text("only words " * 100)),
+        ("header.wav", write_header_only),
+        ("folder.wav", lambda path: path.mkdir()),
+    ],
+)
+def test_bad_recordings(menura: Run, place: Path, name: str, make: Callable[[Path], object]) -> None:
+    make(Path(name))
+    code, out, err = menura("convert", name, "-o", "out/", "--voice", "tiny")
+    assert (code, out) == (1, "")
+    assert err.startswith("menura: ")
+    assert name in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists() or not list(Path("out").iterdir())
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("ran"),)  # type: ignore[return-value]
+
+
+def write_torch(path: Path, content: object) -> None:
+    import torch
+
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("voice", "make", "said"),
+    [
+        ("tinny", lambda path: None, "Did you mean 'tiny'?"),
+        ("missing.pth", lambda path: None, "no such voice file"),
+        ("empty.pth", lambda path: path.touch(), "empty"),
+        ("text.pth", lambda path: path.write_text("words"), "no torch file"),
+        ("other.pth", lambda path: write_torch(path, {"model": {}}), "not a voice"),
+        ("harmful.pth", lambda path: write_torch(path, {"weight": Harmful(), "config": []}), "carries code"),
+    ],
+)
+def test_bad_voices(menura: Run, talk: Path, voice: str, make: Callable[[Path], object], said: str) -> None:
+    make(Path(voice))
+    code, out, err = menura("convert", talk, "-o", "out.wav", "--voice", voice, "--json")
+    assert code == 1
+    assert said in err
+    assert err.count("\n") == 1
+    (file,) = json.loads(out)["files"]
+    assert file["state"] == "failed"
+    assert said in file["error"]
+    assert not Path("out.wav").exists()
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("length", [1, 2, 441, 16_000])
+def test_silence_of_any_length(menura: Run, place: Path, length: int) -> None:
+    soundfile.write("quiet.wav", np.zeros(length, dtype=np.float32), 44_100)
+    (file,) = convert(menura, "quiet.wav", "-o", "out.wav")["files"]
+    expected = rescaled_length(length, 44_100, 24_000)
+    assert file["output_samples"] == expected
+    assert soundfile.info("out.wav").frames == expected
+    assert any("silent" in note for note in file["notes"])
+
+
+def test_a_cut_off_recording_converts_as_far_as_it_goes(menura: Run, talk: Path) -> None:
+    samples, rate = soundfile.read(talk)
+    soundfile.write("whole.flac", np.tile(samples, 4), rate)
+    content = Path("whole.flac").read_bytes()
+    Path("cut.flac").write_bytes(content[: len(content) // 2])
+    code, out, err = menura("convert", "cut.flac", "-o", "out.wav", "--voice", "tiny", "--json")
+    assert code == 1
+    (file,) = json.loads(out)["files"]
+    assert file["state"] == "warning"
+    assert 1 < file["audio_s"] < 5
+    assert file["output_samples"] == soundfile.info("out.wav").frames
+    assert err.startswith("menura: warning: ")
+    assert err.count("\n") == 1
+
+
+def test_given_f0_is_used(menura: Run, talk: Path) -> None:
+    Path("f0.csv").write_text("".join(f"{i / 100:.2f},{220 if i > 20 else 0}\n" for i in range(150)))
+    (file,) = convert(menura, talk, "-o", "given.wav", "--f0-file", "f0.csv")["files"]
+    assert file["f0_method"] == "file"
+    convert(menura, talk, "-o", "estimated.wav")
+    assert Path("given.wav").read_bytes() != Path("estimated.wav").read_bytes()
+    Path("bad.csv").write_text("here,there\n")
+    code, _, err = menura("convert", talk, "-o", "x.wav", "--voice", "tiny", "--f0-file", "bad.csv")
+    assert code in (1, 2)
+    assert "bad.csv" in err
+    assert not Path("x.wav").exists()
+
+
+def test_doctor(menura: Run, place: Path, home: Path) -> None:
+    code, out, err = menura("doctor")
+    assert (code, err) == (0, "")
+    for wanted in ("torch", "libsndfile", "contentvec", "tiny", "threads", str(home)):
+        assert wanted in out
+    code, out, _ = menura("doctor", "--json")
+    findings = json.loads(out)
+    assert code == 0
+    assert findings["device"]["auto"] in ("cpu", "cuda", "mps")
+    assert findings["folders"]["data"]["path"] == str(home)
+    assert "m4a" in findings["formats"]["write"].split()
+    assert {voice["name"] for voice in findings["voices"]} >= {"tiny"}
+
+
+def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
+    tiny = home / "voices" / "tiny" / "voice.safetensors"
+    assert menura("voices", "import", tiny, "--name", "second")[0] == 0
+    voices = json.loads(menura("voices", "list", "--json")[1])
+    assert {"name": "second", "builtin": False, "source": "voice.safetensors"} in voices
+    facts = json.loads(menura("voices", "info", "second", "--json")[1])
+    assert (facts["sample_rate"], facts["content_encoder"], facts["speakers"]) == (24_000, "menura-starter", 3)
+    assert "sample rate" in menura("voices", "info", "second")[1]
+    assert convert(menura, talk, "-o", "x.wav", "--voice", "second")["files"][0]["state"] == "done"
+    assert menura("voices", "import", tiny, "--name", "second")[0] == 2
+    assert menura("voices", "remove", "second")[0] == 0
+    assert menura("voices", "remove", "second")[0] == 1
+    assets = json.loads(menura("assets", "list", "--json")[1])
+    assert {asset["name"] for asset in assets} >= {"contentvec", "rmvpe", "fcpe"}
+    assert all(asset["found"] or asset["missing"] for asset in assets)
+    assert "rmvpe" in menura("assets", "list")[1]

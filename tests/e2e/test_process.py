@@ -1,0 +1,86 @@
+"""The command as a process: pipes, signals, a full disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+MENURA = [sys.executable, "-m", "menura"]
+
+
+def test_standard_input_and_output(talk: Path) -> None:
+    run = subprocess.run(
+        [*MENURA, "convert", "-", "--voice", "tiny"], input=talk.read_bytes(), capture_output=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    told = run.stderr.decode()
+    assert told.startswith("-  1.50 s at 24000 Hz, ")
+    again = subprocess.run(
+        [*MENURA, "convert", talk, "-o", "file.wav", "--voice", "tiny", "-q"], capture_output=True, timeout=120
+    )
+    assert (again.returncode, again.stdout, again.stderr) == (0, b"", b"")
+    assert run.stdout == Path("file.wav").read_bytes()
+
+
+def test_empty_standard_input(place: Path) -> None:
+    run = subprocess.run(
+        [*MENURA, "convert", "-", "-o", "x.wav", "--voice", "tiny"],
+        input=b"",
+        capture_output=True,
+        timeout=120,
+        text=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr == b"menura: standard input: the file is empty.\n"
+    assert not Path("x.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
+def test_signals_leave_nothing_half_written(long_talk: Path, number: signal.Signals, code: int, word: bytes) -> None:
+    process = subprocess.Popen(
+        [*MENURA, "convert", long_talk, "-o", "out/x.wav", "--voice", "tiny"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (Path("out").is_dir() and any(path.stat().st_size > 100_000 for path in Path("out").iterdir())):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing was written within two minutes"
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert out == b""
+    assert word in err
+    assert err.count(b"\n") == 1
+    assert list(Path("out").iterdir()) == []
+
+
+def test_a_full_disk(talk: Path) -> None:
+    def no_large_files() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run(
+        [*MENURA, "convert", talk, "-o", "out/x.wav", "--voice", "tiny"],
+        capture_output=True,
+        timeout=120,
+        preexec_fn=no_large_files,  # stands in for a full disk: writing beyond it fails
+        env=environment,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stdout == b""
+    assert run.stderr.startswith(b"menura: ")
+    assert run.stderr.count(b"\n") == 1
+    assert list(Path("out").iterdir()) == []
