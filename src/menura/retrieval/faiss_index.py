@@ -1,0 +1,155 @@
+"""RVC's .index files: faiss indexes of the voice's training content. The only module that knows faiss."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from menura.errors import IndexFileError
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+NEIGHBOURS = 8
+"""Neighbours that RVC blends."""
+MAX_FILE_BYTES = 4 * 2**30
+"""About 1.4 million vectors of 768; RVC's training reduces larger sets to 10 000."""
+MAX_DIM = 4096
+_KINDS = {b"IwFl": "IVF,Flat", b"IxF2": "Flat"}
+"""faiss's marks of the kinds that RVC and its relatives write, both by squared distance."""
+_HEADER_BYTES = 16
+_READ_BYTES = 1 << 20
+_QUERY_ROWS = 1024
+"""Rows of one search: bounds the memory of what is fetched to 8 * 1024 vectors."""
+
+
+class FaissIndex:
+    """A FeatureIndex over an RVC .index file."""
+
+    def __init__(self, index: Any, *, path: Path) -> None:
+        """Wrap an index of faiss.
+
+        Args:
+            index: IndexIVFFlat or IndexFlatL2.
+            path: its file, for messages.
+
+        Raises:
+            IndexFileError: it holds no vectors, or no numbers.
+        """
+        self.dim = int(index.d)
+        self.size = int(index.ntotal)
+        self._index, self._path = index, path
+        if not self.size:
+            raise IndexFileError(
+                f"{path}: holds no vectors. RVC writes an empty 'trained_...' file beside the one to use: "
+                "give the 'added_....index' file."
+            )
+        starts = range(0, self.size, _QUERY_ROWS)
+        if not all(np.isfinite(index.reconstruct_n(at, min(_QUERY_ROWS, self.size - at))).all() for at in starts):
+            raise IndexFileError(f"{path}: holds values that are no numbers. Make the index again.")
+
+    @classmethod
+    def load(cls, path: Path, threads: int | None = None) -> FaissIndex:
+        """Read an index.
+
+        Args:
+            path: any name that Python can open.
+            threads: of faiss, for the whole process; None leaves them as they are.
+
+        Raises:
+            IndexFileError: missing, too large, damaged, empty, or of a kind that RVC doesn't write.
+        """
+        if threads is not None:
+            faiss.omp_set_num_threads(threads)
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise IndexFileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GB. Make a smaller index.")
+            # faiss opens by C strings, which fail on Windows for other alphabets: Python reads instead.
+            with path.open("rb") as file:
+                _check_header(file.read(_HEADER_BYTES), path)
+                file.seek(0)
+                index = _deserialized(file, path)
+        except OSError as error:
+            raise IndexFileError(f"{path}: can't be read ({error.strerror}). Check the path.") from error
+        return cls(index, path=path)
+
+    def check_dim(self, content_dim: int) -> None:
+        """Raise IndexFileError where the index was made for content of another width."""
+        if self.dim != content_dim:
+            versions = {256: " (RVC v1)", 768: " (RVC v2)"}
+            raise IndexFileError(
+                f"{self._path}: was made for content of {self.dim} dimensions{versions.get(self.dim, '')}, but the "
+                f"voice takes {content_dim}{versions.get(content_dim, '')}. Use the index made with this voice, or "
+                "--index-rate 0."
+            )
+
+    def retrieve(self, content: FloatArray) -> FloatArray:
+        """Weighted mean of the 8 nearest stored vectors for each row: see FeatureIndex.
+
+        A row that equals stored vectors gets their mean (RVC divides by zero); one that has no neighbour in its cell
+        of the index stays as it is (RVC takes the last vector, or divides by zero).
+        """
+        parts = [self._retrieved(content[at : at + _QUERY_ROWS]) for at in range(0, len(content), _QUERY_ROWS)]
+        return np.concatenate(parts) if parts else content
+
+    def _retrieved(self, content: FloatArray) -> FloatArray:
+        queries = np.ascontiguousarray(content, dtype=np.float32)
+        distances, places, vectors = self._index.search_and_reconstruct(queries, NEIGHBOURS)
+        weights = neighbour_weights(distances, places)
+        vectors[places < 0] = 0.0
+        blended = np.matmul(weights[:, None, :], vectors)[:, 0]
+        alone = ~(places >= 0).any(axis=1)
+        blended[alone] = queries[alone]
+        return np.asarray(blended, dtype=np.float32)
+
+
+def neighbour_weights(distances: FloatArray, places: npt.NDArray[np.int64]) -> FloatArray:
+    """RVC's weights: (1 / squared distance)², normalised.
+
+    Args:
+        distances: (rows, neighbours) squared distances.
+        places: (rows, neighbours) of the vectors found, -1 where there are fewer.
+
+    Returns:
+        (rows, neighbours) float32: rows sum to 1, or are 0 where nothing was found. Where distances are 0, those
+        neighbours share all of the weight.
+    """
+    found = places >= 0
+    positive = np.maximum(distances.astype(np.float64), 0.0)
+    nearest = np.where(found, positive, np.inf).min(axis=1, keepdims=True)
+    exact = found & (positive == 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(nearest > 0.0, nearest / positive, exact)
+    weights = np.where(found, np.square(ratios), 0.0)
+    total = weights.sum(axis=1, keepdims=True)
+    normalised: FloatArray = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0.0).astype(np.float32)
+    return normalised
+
+
+def _check_header(header: bytes, path: Path) -> None:
+    """Refuse what is no index of a known kind, before faiss allocates what its header asks for."""
+    if len(header) < _HEADER_BYTES:
+        raise IndexFileError(f"{path}: is empty or cut off. Fetch or make the index again.")
+    mark, dim, size = struct.unpack("<4siq", header)
+    if mark not in _KINDS:
+        raise IndexFileError(
+            f"{path}: is no index that RVC writes ({' or '.join(_KINDS.values())}). Use the voice's .index file."
+        )
+    if not 0 < dim <= MAX_DIM or not 0 <= size <= path.stat().st_size // (4 * dim):
+        raise IndexFileError(f"{path}: is cut off or damaged. Fetch or make the index again.")
+
+
+def _deserialized(file: BinaryIO, path: Path) -> Any:
+    try:
+        reader = faiss.PyCallbackIOReader(file.read, _READ_BYTES)  # type: ignore[attr-defined]
+        index = faiss.read_index(reader)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        raise IndexFileError(f"{path}: is cut off or damaged. Fetch or make the index again.") from error
+    if index.metric_type != faiss.METRIC_L2:
+        raise IndexFileError(f"{path}: compares by another measure than squared distance. Use the voice's .index file.")
+    return index
