@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ from menura.checkpoints.assets import encoder_files, load_weights
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
-from menura.types import FloatArray
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
 
 Projection = Literal["none", "last", "layer9"]
 """RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
