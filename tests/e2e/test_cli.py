@@ -35,7 +35,7 @@ def menura(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def convert(menura: Run, *arguments: str | Path, code: int = 0) -> dict[str, Any]:
     """Convert into the tiny voice with --json, expecting an exit code: the document."""
-    got, out, err = menura("convert", *arguments, "--voice", "tiny", "--json")
+    got, out, err = menura("convert", "--voice", "tiny", *arguments, "--json")
     assert got == code, err
     document = json.loads(out)
     assert isinstance(document, dict)

@@ -1,0 +1,57 @@
+"""What a user installs: the wheel's contents."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from menura.options import DEFAULT_VOICE
+
+ROOT = Path(__file__).parents[2]
+RECORDINGS = (".flac", ".wav", ".mp3", ".ogg", ".opus")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", folder], cwd=ROOT, check=True, capture_output=True
+    )
+    return folder
+
+
+def test_wheel(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert wheel.name.startswith("menura-")
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"menura"}
+    for wanted in (
+        "menura/py.typed",
+        "menura/cli/main.py",
+        "menura/assets/demo/README.md",
+        "menura/assets/starter/content.safetensors",
+        f"menura/assets/starter/voices/{DEFAULT_VOICE}/voice.safetensors",
+        f"menura/assets/starter/voices/{DEFAULT_VOICE}/card.json",
+    ):
+        assert wanted in names
+    assert [name for name in names if name.endswith(RECORDINGS)] == ["menura/assets/demo/librivox_0870.flac"]
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("licenses/NOTICE") for name in names)
+    assert not [name for name in names if "__pycache__" in name]
+    assert "Provides-Extra: media" in metadata
+    assert wheel.stat().st_size < 100e6
+
+
+def test_source_distribution(built: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "Makefile", "constraints.txt", "LICENSE", "NOTICE", "README.md", "scripts/test"} <= names
+    assert not [name for name in names if name.startswith((".venv", ".ci", "demo/"))]

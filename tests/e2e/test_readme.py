@@ -1,0 +1,132 @@
+"""The documents say what is so: their commands and code run, their options exist, the two READMEs keep step."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from menura.checkpoints.library import list_voices
+from menura.cli.derive import flag_of
+from menura.cli.main import run
+from menura.options import DEFAULT_VOICE, ConversionOptions, EngineOptions, option_spec
+from support.tiny import tiny_config
+from support.voicefiles import write_voice
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "README.zh-CN.md", "docs/usage.md", "docs/architecture.md")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return [body for kind, body in BLOCK.findall(text(name)) if kind == language]
+
+
+def commands(name: str) -> list[list[str]]:
+    return [shlex.split(line) for block in blocks(name, "bash") for line in block.splitlines()]
+
+
+@pytest.fixture
+def readers_folder(
+    place: Path, talk: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A working folder as the README's reader has it: a recording, a folder of them, and a voice of their own."""
+    monkeypatch.setenv("MENURA_HOME", str(tmp_path_factory.mktemp("reader")))
+    Path("talks").mkdir()
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(talk, Path("talks") / name)
+    config = dataclasses.replace(tiny_config(rates=(10, 6, 2, 2)), content_dim=384, content_encoder="menura-starter")
+    write_voice(Path("my-voice.pth"), config)
+    _write_index(Path("added_my-voice.index"), config.content_dim)
+    shutil.make_archive("my-voice", "zip", ".", "my-voice.pth")
+    return place
+
+
+def _write_index(path: Path, dim: int) -> None:
+    index = faiss.index_factory(dim, "IVF1,Flat")
+    vectors = np.random.default_rng(1).standard_normal((64, dim)).astype(np.float32)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(path))
+
+
+def test_the_first_two_commands_are_make_s() -> None:
+    for name in ("README.md", "README.zh-CN.md"):
+        assert commands(name)[:2] == [["make", "demo"], ["make", "test"]]
+    makefile = text("Makefile")
+    assert re.search(r"^demo:", makefile, re.MULTILINE)
+    assert re.search(r"^test:", makefile, re.MULTILINE)
+    assert re.search(r"^exec make test\b", text(".ci/run"), re.MULTILINE)
+
+
+def test_the_readme_s_commands_run(readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = 0
+    for command in commands("README.md"):
+        if command[0] == "menura":
+            assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+            ran += 1
+    assert ran == 6
+    for made in ("talk-wren.wav", "higher.flac", "converted/a.mp3", "converted/b.mp3", "out.wav"):
+        assert Path(made).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("number", range(len(blocks("README.md", "python"))))
+def test_the_readme_s_python_runs(readers_folder: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(blocks("README.md", "python")[number], f"README.md, block {number}", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_both_readmes_keep_step() -> None:
+    english, chinese = text("README.md"), text("README.zh-CN.md")
+    assert BLOCK.findall(english) == BLOCK.findall(chinese)
+
+    def shape(document: str) -> list[str]:
+        return re.findall(r"^(?:#+(?= )|\|(?=---)|- (?=\*\*))", document, re.MULTILINE)
+
+    def figures(document: str) -> list[list[str]]:
+        rows = [line.split("|")[1:-1] for line in document.splitlines() if line.startswith("|")]
+        return [re.findall(r"\d[\d.]*(?:e-\d)?|not yet measured", cell) for row in rows for cell in row]
+
+    assert shape(english) == shape(chinese)
+    assert figures(english) == figures(chinese)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", text(name)):
+        if "://" not in target:
+            assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_named_in_code_exist(name: str) -> None:
+    for path in re.findall(
+        r"`(?:python |scripts/test )?((?:benchmarks|scripts|tests|docs|cli|pipeline)/[\w./-]+)", text(name)
+    ):
+        assert (ROOT / path).exists() or (ROOT / "src" / "menura" / path).exists(), path
+
+
+def test_usage_names_every_option() -> None:
+    usage = text("docs/usage.md")
+    for cls in (ConversionOptions, EngineOptions):
+        for field in dataclasses.fields(cls):
+            assert f"| `{option_spec(field).flag or flag_of(field.name)}` |" in usage
+    for name in set(re.findall(r"^\| `(--[\w-]+)`", usage, re.MULTILINE)) - {"--json", "--timings", "--quiet"}:
+        fields = {*dataclasses.fields(ConversionOptions), *dataclasses.fields(EngineOptions)}
+        assert name in {option_spec(field).flag or flag_of(field.name) for field in fields}
+
+
+def test_the_default_voice_is_shipped(tmp_path: Path) -> None:
+    builtin = {voice.name: voice for voice in list_voices(tmp_path) if voice.builtin}
+    assert DEFAULT_VOICE in builtin
+    assert ":" in builtin[DEFAULT_VOICE].source
