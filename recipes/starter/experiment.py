@@ -1,0 +1,29 @@
+"""Writes the starter pack's experiment: two targets, trained jointly. Then: `menura train run EXPERIMENT`.
+
+python experiment.py --out EXPERIMENT
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from menura.train.spec import ContentMix, Experiment, Schedule, save_experiment, starter_config
+
+
+def main() -> None:
+    """Writes `experiment.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    experiment = Experiment(
+        synthesizer=starter_config(2, initial_channels=192),
+        speakers=("wren", "heron"),
+        mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
+        schedule=Schedule(steps=12_000, batch_size=8, row_frames=120, learning_rate=6e-4, warmup_steps=100),
+    )
+    save_experiment(options.out, experiment)
+
+
+if __name__ == "__main__":
+    main()

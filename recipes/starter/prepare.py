@@ -1,0 +1,53 @@
+"""Features of the rendered sentences, for `menura train run`. Resumable: finished files are skipped.
+
+python prepare.py --clips DIR --out EXPERIMENT/features
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import soundfile as sf
+import torch
+from generate import TARGETS
+
+from menura.content.starter import StarterEncoder
+from menura.f0.swift import SwiftEstimator
+from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
+
+NAMES = {"af_heart": "wren", "am_michael": "heron"}
+"""Kokoro's voices under the names that Menura ships them by."""
+
+
+def main() -> None:
+    """Prepares every sentence that is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    extractor = Extractor(
+        encoder=StarterEncoder.load(torch.device("cpu")), estimator=SwiftEstimator(threads=1), sample_rate=24_000
+    )
+    for path in sorted(options.clips.glob("*.json")):
+        record = json.loads(path.read_text())
+        if all((options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}").exists() for voice in TARGETS):
+            continue
+        voices = [rendition["voice"] for rendition in record["renditions"]]
+        audio = {voice: sf.read(path.with_name(f"{path.stem}.{voice}.flac"), dtype="float32")[0] for voice in voices}
+        for number, voice in enumerate(TARGETS):
+            clip = ClipSource(
+                speaker=NAMES[voice],
+                samples=audio[voice],
+                rate=24_000,
+                aligned=[other for name, other in audio.items() if name != voice],
+                seed=2 * record["index"] + number,
+            )
+            save_features(options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}", extractor.extract(clip))
+        print(path.stem, round(record["seconds"], 1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

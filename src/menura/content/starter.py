@@ -1,0 +1,114 @@
+"""The starter pack's content encoder as the pipeline sees it. Its weights are inside the package."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from menura.content.base import RecordingStatistics
+from menura.errors import AssetMissingError
+from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+NAME = "menura-starter"
+CORE_FRAMES = 800
+CONTEXT_FRAMES = 100
+WEIGHTS = Path(__file__).parents[1] / "assets" / "starter" / "content.safetensors"
+_SILENT_LOG_MEL = -10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelStatistics:
+    """The largest log10 mel power of a recording, from which Whisper's clamp counts down."""
+
+    log_mel_max: float
+
+    def scaled(self, gain: float) -> LevelStatistics:
+        """The statistics of the same recording times `gain`."""
+        if gain <= 0:
+            return LevelStatistics(log_mel_max=_SILENT_LOG_MEL)
+        return LevelStatistics(log_mel_max=max(_SILENT_LOG_MEL, self.log_mel_max + 2 * math.log10(gain)))
+
+
+class LevelSurvey:
+    """Finds LevelStatistics block by block; the result doesn't depend on how the recording was cut into blocks."""
+
+    def __init__(self, log_mel: LogMel) -> None:
+        self._log_mel = log_mel
+        self._pending: FloatArray = np.zeros(0, dtype=np.float32)
+        self._largest = _SILENT_LOG_MEL
+
+    def push(self, samples: FloatArray) -> None:
+        """Take the next 16 kHz samples."""
+        self._pending = np.concatenate([self._pending, samples])
+        frames = (len(self._pending) - N_FFT) // MEL_HOP + 1
+        if frames > 0:
+            self._measure(self._pending[: (frames - 1) * MEL_HOP + N_FFT])
+            self._pending = self._pending[frames * MEL_HOP :]
+
+    def finish(self) -> LevelStatistics:
+        """The statistics of all that was pushed."""
+        if len(self._pending) > 0:
+            self._measure(np.pad(self._pending, (0, max(0, N_FFT - len(self._pending)))))
+        self._pending = self._pending[:0]
+        return LevelStatistics(log_mel_max=self._largest)
+
+    def _measure(self, samples: FloatArray) -> None:
+        mel = self._log_mel(torch.from_numpy(np.ascontiguousarray(samples))[None], centred=False)
+        self._largest = max(self._largest, float(mel.max()))
+
+
+class StarterEncoder:
+    """Three blocks of Whisper tiny.en less its speaker directions; a `ContentEncoder`."""
+
+    name = NAME
+    core_frames = CORE_FRAMES
+    context_frames = CONTEXT_FRAMES
+    global_windows = True
+
+    def __init__(self, model: WhisperContentEncoder, device: torch.device) -> None:
+        self.model = model.to(device).eval()
+        self.dim = model.config.dim
+        self._survey_mel = LogMel()
+
+    @classmethod
+    def load(cls, device: torch.device, weights: Path = WEIGHTS) -> StarterEncoder:
+        """Read the weights.
+
+        Raises:
+            AssetMissingError: they are not there.
+        """
+        if not weights.is_file():
+            raise AssetMissingError(f"The starter encoder's weights are not at {weights}: reinstall Menura.")
+        tensors = {key: value.to(torch.float32) for key, value in load_file(str(weights)).items()}
+        model = WhisperContentEncoder(WhisperConfig(), n_directions=tensors["speaker_directions"].shape[1])
+        model.load_state_dict(tensors)
+        return cls(model, device)
+
+    def survey(self) -> LevelSurvey:
+        """A fresh first-pass collector."""
+        return LevelSurvey(self._survey_mel)
+
+    def frame_count(self, length_samples: int) -> int:
+        """Content vectors for a window of that many samples."""
+        return self.model.frame_count(length_samples)
+
+    @torch.inference_mode()
+    def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
+        """See `ContentEncoder.encode`."""
+        largest = None
+        if statistics is not None:
+            levels = [item.log_mel_max for item in statistics if isinstance(item, LevelStatistics)]
+            largest = torch.tensor(levels, dtype=torch.float32, device=samples.device)
+        content: Tensor = self.model(samples, largest)
+        return content

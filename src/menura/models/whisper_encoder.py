@@ -1,0 +1,169 @@
+"""The starter pack's content encoder: three blocks of Whisper tiny.en's encoder, less its speaker directions.
+
+Whisper (Radford et al., 2022; MIT licence, OpenAI) hears what is said, and its third block still keeps a good part of
+who says it. `to_content` normalises each dimension and removes the directions in which speakers differ, found on
+parallel speech. Pure: tensors in, tensors out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SAMPLE_RATE_HZ = 16_000
+N_FFT = 400
+MEL_HOP = 160
+N_MELS = 80
+LOG_RANGE = 8.0
+"""Decades of power below the recording's largest mel value that are kept."""
+_FLOOR = 1e-10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhisperConfig:
+    """Sizes of the encoder; the defaults are the starter pack's."""
+
+    dim: int = 384
+    n_heads: int = 6
+    n_blocks: int = 3
+    max_vectors: int = 1500
+    """Positions: 50 a second, 30 s."""
+
+
+def mel_filterbank(n_mels: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Triangles of equal area on Slaney's mel scale (linear to 1 kHz, then logarithmic).
+
+    Returns:
+        (n_mels, n_fft // 2 + 1), to be multiplied with a power spectrum.
+    """
+
+    def to_hz(mel: Tensor) -> Tensor:
+        log_step = math.log(6.4) / 27
+        return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp(log_step * (mel - 15)))
+
+    top = 15 + 27 * math.log(sample_rate / 2000) / math.log(6.4)
+    edges = to_hz(torch.linspace(0, top, n_mels + 2, dtype=torch.float64))
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    area = 2 / (edges[2:] - edges[:-2])
+    return (torch.minimum(rising, falling).clamp(min=0) * area[:, None]).to(torch.float32)
+
+
+class LogMel(nn.Module):
+    """Log10 mel power, before Whisper's clamp."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+        self.register_buffer("filters", mel_filterbank(N_MELS, N_FFT, SAMPLE_RATE_HZ), persistent=False)
+
+    def forward(self, samples: Tensor, *, centred: bool = True) -> Tensor:
+        """Mel frames every 10 ms.
+
+        Args:
+            samples: (batch, samples) at 16 kHz.
+            centred: frame i is centred on sample 160 i, with reflection at both ends, and the count is samples // 160;
+                otherwise frame i begins at sample 160 i and only whole frames count.
+
+        Returns:
+            (batch, 80, frames).
+        """
+        if centred:
+            samples = F.pad(samples, (N_FFT // 2, N_FFT // 2 - MEL_HOP), mode="reflect")
+        spectrum = torch.stft(samples, N_FFT, MEL_HOP, window=self.window, center=False, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (self.filters @ power).clamp(min=_FLOOR).log10()
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.attn_norm = nn.LayerNorm(config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.mlp_norm = nn.LayerNorm(config.dim)
+        self.mlp_in = nn.Linear(config.dim, 4 * config.dim)
+        self.mlp_out = nn.Linear(4 * config.dim, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, vectors, dim) to the same shape."""
+        batch, vectors, dim = x.shape
+        heads = self.qkv(self.attn_norm(x)).view(batch, vectors, 3, self.n_heads, dim // self.n_heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, vectors, dim))
+        mixed: Tensor = self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        return x + mixed
+
+
+class WhisperContentEncoder(nn.Module):
+    """16 kHz audio to content vectors, 50 a second."""
+
+    position: Tensor
+    mean: Tensor
+    deviation: Tensor
+    speaker_directions: Tensor
+
+    def __init__(self, config: WhisperConfig, *, n_directions: int = 64) -> None:
+        """Make the network with random weights.
+
+        Args:
+            config: its sizes.
+            n_directions: speaker directions that are removed.
+        """
+        super().__init__()
+        self.config = config
+        self.log_mel = LogMel()
+        self.conv_1 = nn.Conv1d(N_MELS, config.dim, 3, padding=1)
+        self.conv_2 = nn.Conv1d(config.dim, config.dim, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
+        self.register_buffer("position", torch.zeros(config.max_vectors, config.dim))
+        self.register_buffer("mean", torch.zeros(config.dim))
+        self.register_buffer("deviation", torch.ones(config.dim))
+        self.register_buffer("speaker_directions", torch.zeros(config.dim, n_directions))
+
+    @staticmethod
+    def frame_count(length_samples: int) -> int:
+        """Content vectors for a window of that many samples; a rest below 320 samples gives none."""
+        return length_samples // (2 * MEL_HOP)
+
+    def forward(self, samples: Tensor, log_mel_max: Tensor | None = None) -> Tensor:
+        """Content of a batch of windows.
+
+        Args:
+            samples: (batch, samples) at 16 kHz, at most 30 s.
+            log_mel_max: (batch,) largest log-mel value of the recording each row was cut from, which Whisper's clamp
+                starts from; None takes each row's own.
+
+        Returns:
+            (batch, samples // 320, dim); vector i describes samples [320 i, 320 i + 320).
+        """
+        return self.to_content(self.hidden(samples, log_mel_max))
+
+    def hidden(self, samples: Tensor, log_mel_max: Tensor | None = None) -> Tensor:
+        """Output of the last block, speaker included; shapes as `forward`."""
+        vectors = self.frame_count(samples.shape[-1])
+        mel = self.log_mel(samples[:, : 2 * MEL_HOP * vectors])
+        if log_mel_max is None:
+            log_mel_max = mel.amax(dim=(1, 2))
+        mel = (torch.maximum(mel, log_mel_max[:, None, None] - LOG_RANGE) + 4) / 4
+        x = F.gelu(self.conv_2(F.gelu(self.conv_1(mel)))).transpose(1, 2) + self.position[:vectors]
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def to_content(self, hidden: Tensor) -> Tensor:
+        """Normalise, and remove the speaker directions: (..., dim) to the same shape."""
+        x = (hidden - self.mean) / self.deviation
+        return x - (x @ self.speaker_directions) @ self.speaker_directions.T
