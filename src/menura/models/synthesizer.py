@@ -309,7 +309,7 @@ class Synthesizer(nn.Module):
 
     @torch.inference_mode()
     def decode_tiled(
-        self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int = TILE_FRAMES
+        self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int], tile_frames: int = TILE_FRAMES
     ) -> Tensor:
         """Sound of a stretch of a latent: equal to that part of `decode`, in less time and bounded memory.
 
@@ -320,13 +320,13 @@ class Synthesizer(nn.Module):
             z: (batch, inter_channels, frames).
             g: (batch, gin_channels, 1).
             source: (batch, 1, frames * frame_samples); None for a voice without F0.
-            core: the frames of `z` that are wanted.
+            core: first frame of `z` that is wanted, and the first after it that isn't.
             tile_frames: frames whose fastest layers are computed at once.
 
         Returns:
             (batch, core frames * frame_samples).
         """
-        return self.dec.tiled(z, g, source, core, tile_frames)[:, 0]
+        return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
 
     def forward_train(self, batch: TrainingBatch) -> TrainingOutput:
         """One training pass: latents of the whole rows, sound of one random crop of each (torch's generator)."""
