@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from menura.audio.containers.mp4 import mp4_is_cut_off
+from menura.audio.containers.survey import PieceFile
 from menura.errors import DecodeError
 from menura.types import AudioInfo
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from menura.types import FloatArray
 
-_FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 _SIGNATURES = (
     (4, b"ftyp"),
     (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
@@ -84,18 +84,22 @@ class MediaSource:
         return any(head[at : at + len(magic)] == magic for at, magic in _SIGNATURES)
 
     def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
-        """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged."""
+        """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged.
+
+        The number of channels may change on the way, as it does in broadcasts.
+        """
+        packer = _Packer()
         count = 0
         held: FloatArray | None = None
         stated: int | None = None
         for frame in self._decoded(warn):
-            if frame.sample_rate != self._rate_hz or len(frame.layout.channels) != self._channels:
-                warn("The rate or the channels change within the file; it was read up to there.")
-                return
+            if frame.sample_rate != self._rate_hz:
+                warn("The rate changes within the file; parts at another rate were left out.")
+                continue
             if held is not None:
                 count += len(held)
                 yield held
-            held = _float_frames(frame)
+            held = packer.pack(frame)
             stated = _stated_samples(frame)
         if held is not None:
             # Only of the last frame a part may be padding.
@@ -120,8 +124,10 @@ class MediaSource:
 
         with self._path.open("rb") as file:
             try:
-                # From the file object, and with inline data as the only protocol: a playlist must not fetch others.
-                container = av.open(file, options={"protocol_whitelist": "data"}, metadata_errors="replace")
+                # Without a name, which would be taken as a hint; and with inline data as the only protocol: a playlist
+                # must not fetch others.
+                pieces = PieceFile(file, (range(file.seek(0, 2)),))
+                container = av.open(pieces, options={"protocol_whitelist": "data"}, metadata_errors="replace")
             except (av.error.FFmpegError, ValueError) as error:
                 if mp4_is_cut_off(file):
                     raise DecodeError(
@@ -162,14 +168,24 @@ def _stated_samples(frame: Any) -> int | None:
     return round(frame.duration * step) if frame.duration and 0 < step <= 2 else None
 
 
-def _float_frames(frame: Any) -> FloatArray:
-    """Samples of a frame as (samples, channels) float32, full scale 1."""
-    channels = len(frame.layout.channels)
-    raw = frame.to_ndarray()
-    samples = raw.T if frame.format.is_planar else raw.reshape(-1, channels)
-    kind = frame.format.name.rstrip("p")
-    if kind in _FULL_SCALE:
-        offset = 128.0 if kind == "u8" else 0.0
-        samples = (samples - offset) / _FULL_SCALE[kind]
-    result: FloatArray = samples.astype(np.float32)
-    return result
+class _Packer:
+    """Turns frames of any sample format into (samples, channels) float32, full scale 1.
+
+    PyAV misreads planar frames of eight and more channels (it looks for planes beyond the list's end), so FFmpeg packs
+    them.
+    """
+
+    def __init__(self) -> None:
+        self._kind: tuple[str, str] | None = None
+        self._resampler: Any = None
+
+    def pack(self, frame: Any) -> FloatArray:
+        import av
+
+        kind = (frame.format.name, frame.layout.name)
+        if kind != self._kind:
+            self._kind, self._resampler = kind, av.AudioResampler(format="flt")
+        channels = len(frame.layout.channels)
+        packed = [piece.to_ndarray().reshape(-1, channels) for piece in self._resampler.resample(frame)]
+        samples: FloatArray = np.concatenate(packed) if packed else np.zeros((0, channels), np.float32)
+        return samples

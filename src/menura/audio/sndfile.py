@@ -91,8 +91,8 @@ class SndfileSource:
         for _ in range(_MOST_DAMAGES):
             error = None
             with self._opened(file, part) as sound:
-                if (sound.samplerate, sound.channels) != (self._rate_hz, self._channels):
-                    warn("The rate or the channels change within the file; it was read up to there.")
+                if sound.samplerate != self._rate_hz:
+                    warn("The rate changes within the file; parts at another rate were left out.")
                     return
                 while error is None:
                     with self._hush():

@@ -104,5 +104,7 @@ def _chunks(file: BinaryIO, size: int, position: int, layout: str, wanted: bytes
 
 
 def _at(file: BinaryIO, position: int, count: int) -> bytes:
+    if position >= file.seek(0, 2):  # damaged headers point where no file can have bytes
+        return b""
     file.seek(position)
     return file.read(count)
