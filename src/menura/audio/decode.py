@@ -6,6 +6,7 @@ file gives what can be decoded, and a warning; a file that gives nothing raises 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ def _check_readable(path: Path) -> None:
     except IsADirectoryError as error:
         raise DecodeError(f"{path}: is a folder, not a recording.") from error
     except OSError as error:
-        if path.is_dir():  # Windows says "permission denied" of a folder
+        if os.path.isdir(path):  # Windows says "permission denied" of a folder
             raise DecodeError(f"{path}: is a folder, not a recording.") from error
         raise DecodeError(f"{path}: can't be read: {error.strerror or error}.") from error
 

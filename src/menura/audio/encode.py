@@ -7,6 +7,7 @@ when the writer is closed. After an error or an abort neither is there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from fractions import Fraction
@@ -68,6 +69,7 @@ class AudioWriter:
         self.path = Path(path)
         self.format = format or format_of(self.path) or "wav"
         self.samples_written = 0
+        self._finished = False
         if self.format not in FORMATS:
             raise EncodeError(f"{self.path}: '{self.format}' is not one of {', '.join(FORMATS)}.")
         if codec_rate(self.format, sample_rate) != sample_rate:
@@ -80,26 +82,29 @@ class AudioWriter:
             raise
 
     def write(self, samples: FloatArray) -> None:
-        """Append (samples,) float32; values beyond full scale are clipped."""
-        if self._file.closed:
+        """Append (samples,) float32; values beyond full scale are clipped, what is no number becomes 0."""
+        if self._finished:
             raise ValueError("The writer is closed.")
         with self._guard():
-            self._encoder.write(np.ascontiguousarray(samples, dtype=np.float32))
+            # Codecs go by full scale, and libmp3lame ends the whole process when it meets a NaN.
+            self._encoder.write(np.clip(np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0), -1.0, 1.0))
             self._file.check()
         self.samples_written += len(samples)
 
     def close(self) -> None:
         """Finish the file and give it its name. Closing twice does nothing."""
-        if self._file.closed:
+        if self._finished:
             return
         with self._guard():
             self._encoder.close()
             self._file.publish()
+        self._finished = True
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        if self._file.closed:
+        if self._finished:
             return
+        self._finished = True
         with contextlib.suppress(Exception):
             self._encoder.close()
         self._file.discard()
@@ -139,7 +144,7 @@ class _TemporaryOutput:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.error: OSError | None = None
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir it takes any name
             raise EncodeError(f"{path}: is a folder; name a file in it.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,10 +153,6 @@ class _TemporaryOutput:
             raise _write_error(path, error) from error
         self._temporary = Path(name)
         self._file: BinaryIO = os.fdopen(number, "w+b")
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
 
     def write(self, data: bytes) -> int:
         return self._attempt(lambda: self._file.write(data))
@@ -202,7 +203,9 @@ def _share_permissions(number: int) -> None:
 
 
 def _write_error(path: Path, error: OSError) -> EncodeError:
-    return EncodeError(f"{path}: can't be written: {error.strerror or error}.")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free space there or choose another folder" if full else "choose a place that can be written"
+    return EncodeError(f"{path}: can't be written: {error.strerror or error}; {advice}.")
 
 
 def _encoder(file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) -> _Encoder:
@@ -234,7 +237,7 @@ class _SndfileEncoder:
 
     def write(self, samples: FloatArray) -> None:
         # libsndfile would truncate; rounding keeps the error within half a step.
-        self._sound.write(_to_int16(samples) if self._integer else np.clip(samples, -1.0, 1.0))
+        self._sound.write(_to_int16(samples) if self._integer else samples)
 
     def close(self) -> None:
         self._sound.close()
@@ -260,7 +263,7 @@ class _AacEncoder:
     def write(self, samples: FloatArray) -> None:
         if not len(samples):
             return
-        frame = self._av.AudioFrame.from_ndarray(np.clip(samples, -1.0, 1.0)[None, :], format="fltp", layout="mono")
+        frame = self._av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
         frame.sample_rate = self._rate_hz
         frame.pts = self._position_samples
         frame.time_base = Fraction(1, self._rate_hz)

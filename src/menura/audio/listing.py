@@ -44,11 +44,11 @@ def audio_files(paths: Sequence[Path | str], recursive: bool = False) -> list[In
 
 
 def _expand(path: Path, recursive: bool) -> list[InputFile]:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir it takes any name
         names = path.rglob("*") if recursive else path.glob("*")
         return _chosen(names, path) or [_nothing(path, "the folder holds no recordings")]
     # A file whose name has brackets is a file first.
-    if not path.exists() and _GLOB_CHARACTERS & set(str(path)):
+    if not os.path.exists(path) and _GLOB_CHARACTERS & set(str(path)):
         matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
         return _chosen(matches, _fixed_part(path)) or [_nothing(path, "the pattern matches no recordings")]
     return [InputFile(path=path, relative=Path(path.name))]
