@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.full_size import make_voice
 from torch import Tensor
 
 from menura.checkpoints.rvc import build_synthesizer, load_voice
 from menura.models.synthesizer import Synthesizer
+from support.full_size import make_voice
 
 DATA = Path(__file__).parent / "data"
 TOLERANCE = 1e-4
