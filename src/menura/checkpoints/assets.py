@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HOME_VARIABLE = "MENURA_HOME"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
 
@@ -86,7 +88,7 @@ ASSETS: tuple[Asset, ...] = (
     _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/embedders/contentvec"),
     Asset(
         name="rmvpe",
-        purpose="F0 by RMVPE (--f0 rmvpe)",
+        purpose="F0 for --f0 rmvpe",
         files=(
             AssetFile(path="rmvpe.pt", url=f"{_RVC}/rmvpe.pt", size_bytes=181_184_272, sha256_prefix="6d62215f4306"),
         ),
@@ -94,7 +96,7 @@ ASSETS: tuple[Asset, ...] = (
     ),
     Asset(
         name="fcpe",
-        purpose="F0 by FCPE (--f0 fcpe)",
+        purpose="F0 for --f0 fcpe",
         files=(
             AssetFile(
                 path="fcpe.pt",
@@ -141,7 +143,7 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     """
     asset = next((a for a in ASSETS if a.name == name), None)
     if asset is None:
-        asset = Asset(name=name, purpose="content of this voice", is_folder=True, files=_unknown_encoder_files(name))
+        asset = _unknown_encoder(name)
     status = _status(asset, home_folder(home))
     if status.path is None:
         raise AssetMissingError(_missing_message(asset, status.missing, home_folder(home) / "assets"))
@@ -197,10 +199,19 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cut off, damaged, or no safetensors file. Fetch it again.") from error
 
 
-def _unknown_encoder_files(name: str) -> tuple[AssetFile, ...]:
-    return (
-        AssetFile(path=f"{name}/config.json"),
-        AssetFile(path=f"{name}/pytorch_model.bin", alternative=f"{name}/model.safetensors"),
+def _unknown_encoder(name: str) -> Asset:
+    """The encoder that a voice names and Menura doesn't know: the user may have its files."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise AssetMissingError(f"The voice names its content encoder {name!r}, which can't be a folder's name.")
+    return Asset(
+        name=name,
+        purpose="content encoder of this voice, of which Menura knows no source",
+        is_folder=True,
+        files=(
+            AssetFile(path=f"{name}/config.json"),
+            AssetFile(path=f"{name}/pytorch_model.bin", alternative=f"{name}/model.safetensors"),
+        ),
+        advice="Ask the voice's author for these files (HuBERT base in transformers' layout).",
     )
 
 
