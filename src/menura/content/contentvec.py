@@ -115,6 +115,8 @@ class ContentVec:
             raise CheckpointError(
                 f"The weights of {name} have no final_proj, which v1 voices need. Use ContentVec's files."
             )
+        if projection == "layer9" and model.config.num_hidden_layers < _LAYER_OF_RVC_V1:
+            raise CheckpointError(f"{name} has {model.config.num_hidden_layers} layers; v1 voices need 9 in this mode.")
         self.name = name
         self.projection = projection
         config = model.config
