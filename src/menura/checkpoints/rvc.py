@@ -95,7 +95,7 @@ def _load_safetensors(path: Path) -> LoadedVoice:
 def _parse_voice(path: Path, content: Mapping[Any, Any], state: State) -> LoadedVoice:
     """A voice from the fields beside its weights, and those."""
     try:
-        config = _parse_config(content, state)
+        config = parse_config(content, state)
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise CheckpointError(f"{path}: its config can't be read. The file is damaged or no RVC voice.") from error
     return checked_voice(path, config, state, _parse_metadata(content))
@@ -120,8 +120,16 @@ def _tensors_only(path: Path, weights: Mapping[Any, Any]) -> State:
     return state
 
 
-def _parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
-    """RVC's ordered list by name, corrected by what the weights themselves say."""
+def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
+    """RVC's ordered list by name, corrected by what the weights themselves say.
+
+    Args:
+        content: the fields beside the weights.
+        state: weights in any form.
+
+    Raises:
+        TypeError, ValueError, LookupError, OverflowError: the fields are no RVC config.
+    """
     values = list(content["config"])
     if len(values) != _CONFIG_ENTRIES:
         raise ValueError(f"{len(values)} entries")
