@@ -73,11 +73,16 @@ class Dataset:
             content=torch.stack(content),
             f0_coarse=coarse if self._config.has_f0 else None,
             f0_hz=f0_hz if self._config.has_f0 else None,
-            spectrogram=torch.zeros(batch_size, 0, 0),
+            spectrogram=_spectrogram(torch.stack(audio), self._config),
             lengths=torch.tensor(lengths),
             speaker_id=torch.tensor(speakers),
         )
         return Example(batch=batch, audio=torch.stack(audio))
+
+    @property
+    def clips(self) -> int:
+        """How many clips are drawn from."""
+        return len(self._clips)
 
     def _row(self, rng: np.random.Generator, frames: int) -> tuple[Tensor, Tensor, Tensor, int, int]:
         clip = self._clips[rng.choice(len(self._clips), p=self._chances)]
@@ -101,3 +106,21 @@ class Dataset:
         kind = KINDS[rng.choice(len(KINDS), p=chances / chances.sum())]
         variants = clip.content[kind]
         return variants[int(rng.integers(len(variants)))]
+
+
+def _spectrogram(audio: Tensor, config: SynthesizerConfig) -> Tensor:
+    """Linear magnitudes, one column a frame, as RVC's posterior encoder reads them.
+
+    Args:
+        audio: (batch, frames * frame_samples).
+        config: gives the FFT's size and the hop.
+
+    Returns:
+        (batch, spec_channels, frames).
+    """
+    size, hop = 2 * (config.spec_channels - 1), config.frame_samples
+    missing = size - hop
+    padded = F.pad(audio, (missing // 2, missing - missing // 2), mode="reflect")
+    window = torch.hann_window(size)
+    spectrum = torch.stft(padded, size, hop, window=window, center=False, return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()

@@ -13,7 +13,8 @@ from menura.models.whisper_encoder import mel_filterbank
 
 FFT_SIZES = (256, 512, 1024, 2048)
 _MELS = (40, 64, 80, 120)
-_FLOOR = 1e-4
+_FLOOR = 1e-3
+"""Added before the logarithm: what lies some 56 dB below full scale hardly counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

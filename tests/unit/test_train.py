@@ -1,0 +1,272 @@
+"""Training: reproducible, resumable, and its voices in RVC's layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import build_synthesizer, expected_shapes
+from menura.errors import DecodeError, TrainingError
+from menura.models.discriminators import DiscriminatorConfig
+from menura.train.dataset import Dataset
+from menura.train.export import export_voice, voice_of
+from menura.train.features import ClipFeatures, ClipSource, Extractor, content_of, load_features, save_features
+from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
+from menura.train.prepare import clips_of, cut_points, prepare
+from menura.train.spec import ContentMix, Experiment, Schedule, load_experiment, save_experiment, starter_config
+
+DIM = 12
+CPU = torch.device("cpu")
+
+
+def tiny_experiment(**changes) -> Experiment:
+    config = dataclasses.replace(
+        starter_config(2),
+        spec_channels=257,
+        segment_size_frames=12,
+        inter_channels=8,
+        hidden_channels=8,
+        filter_channels=16,
+        n_layers=1,
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1, 3, 5),),
+        upsample_initial_channel=16,
+        gin_channels=8,
+        content_dim=DIM,
+    )
+    schedule = Schedule(steps=20, batch_size=2, row_frames=40, warmup_steps=2, log_every_steps=1, save_every_steps=2)
+    values = {"synthesizer": config, "speakers": ("anna", "bert"), "schedule": schedule, "seed": 3, "precision": "fp32"}
+    return Experiment(**(values | changes))
+
+
+def clip(speaker: str, seed: int, frames: int = 120) -> ClipFeatures:
+    rng = np.random.default_rng(seed)
+    content = {
+        kind: torch.from_numpy(rng.normal(size=(2, frames // 2, DIM))).to(torch.float16)
+        for kind in ("own", "aligned", "perturbed")
+    }
+    audio = torch.from_numpy((rng.normal(size=frames * 240) * 3000).astype(np.int16))
+    f0_hz = torch.from_numpy(rng.uniform(100, 200, frames).astype(np.float32))
+    return ClipFeatures(speaker=speaker, audio=audio, f0_hz=f0_hz, content=content)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_experiment(tmp_path, tiny_experiment())
+    for seed, speaker in enumerate(("anna", "bert", "bert")):
+        save_features(tmp_path / "features" / f"{seed}.{speaker}.safetensors", clip(speaker, seed))
+    return tmp_path
+
+
+def run(folder, until: int) -> Trainer:
+    trainer = open_trainer(folder, CPU)
+    trainer.run(folder, until_step=until, report=lambda _: None)
+    return trainer
+
+
+def logged(folder) -> list[dict[str, float]]:
+    return [json.loads(line)["losses"] for line in (folder / LOG).read_text().splitlines()]
+
+
+def test_experiment_survives_its_file(folder):
+    assert load_experiment(folder) == tiny_experiment()
+
+
+def test_features_survive_their_file(tmp_path):
+    path, made = tmp_path / "x.safetensors", clip("anna", 7)
+    save_features(path, made)
+    read = load_features(path)
+    assert read.speaker == "anna"
+    assert torch.equal(read.audio, made.audio)
+    assert torch.equal(read.content["aligned"], made.content["aligned"])
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="damaged"):
+        load_features(path)
+
+
+@pytest.mark.parametrize(("gan_from", "precision"), [(1, "fp32"), (None, "bf16")])
+def test_resuming_gives_the_same_losses(folder, monkeypatch, gan_from, precision):
+    small = DiscriminatorConfig(periods=(2,), period_channels=(4, 8), fft_sizes=(256,), fft_channels=4)
+    monkeypatch.setattr("menura.train.loop.DiscriminatorConfig", lambda: small)
+    experiment = tiny_experiment(precision=precision)
+    schedule = dataclasses.replace(experiment.schedule, gan_from_step=gan_from)
+    save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+    run(folder, 4)
+    straight = logged(folder)
+    (folder / CHECKPOINT).unlink()
+    (folder / LOG).unlink()
+    run(folder, 2)
+    resumed = run(folder, 4)
+    assert resumed.step == 4
+    assert logged(folder) == straight
+
+
+def test_killed_between_checkpoints_continues_from_the_last(folder):
+    trainer = open_trainer(folder, CPU)
+    for _ in trainer.steps(3):
+        if trainer.step == 2:
+            trainer.save(folder / CHECKPOINT)
+    assert open_trainer(folder, CPU).step == 2
+
+
+def test_training_lowers_the_loss(folder):
+    experiment = tiny_experiment()
+    schedule = dataclasses.replace(experiment.schedule, steps=16, learning_rate=4e-3)
+    save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+    run(folder, 16)
+    totals = [losses["total"] for losses in logged(folder)]
+    assert np.mean(totals[-5:]) < 0.97 * np.mean(totals[:5])
+
+
+def test_rvcs_own_objective_trains(folder):
+    experiment = tiny_experiment(objective="vits")
+    clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
+    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=ContentMix())
+    results = list(Trainer(experiment, dataset, CPU).steps(2))
+    assert all(np.isfinite(result.losses["kl"]) for result in results)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_exported_voice_has_rvcs_layout(folder, ending):
+    run(folder, 2)
+    path = folder / f"voice{ending}"
+    export_voice(folder, path)
+    voice = load_voice(path)
+    assert {name: tuple(t.shape) for name, t in voice.state.items()} == expected_shapes(voice.config)
+    assert "dec.ups.0.weight_g" in voice.state
+    assert not any(name.startswith("enc_q") for name in voice.state)
+    assert voice.config == tiny_experiment().synthesizer
+    assert voice.metadata.speaker_names == ("anna", "bert")
+    assert build_synthesizer(voice).emb_g.weight.shape == (2, 8)
+
+
+def test_one_speakers_voice_sounds_like_the_joint_one(folder):
+    trainer = run(folder, 2)
+    joint = build_synthesizer(voice_of(trainer.experiment, trainer.average, step=2))
+    alone = build_synthesizer(voice_of(trainer.experiment, trainer.average, step=2, speaker="bert"))
+    z, one, zero = torch.randn(1, 8, 20), torch.tensor([1]), torch.tensor([0])
+    source = torch.zeros(1, 1, 20 * 240)
+    assert torch.equal(joint.decode(z, joint.condition(one), source), alone.decode(z, alone.condition(zero), source))
+    with pytest.raises(TrainingError, match="no speaker 'carl'"):
+        voice_of(trainer.experiment, trainer.average, step=2, speaker="carl")
+
+
+def test_nothing_to_export_yet(folder):
+    with pytest.raises(TrainingError, match="menura train run"):
+        export_voice(folder, folder / "voice.pth")
+
+
+def test_a_speaker_without_recordings_is_refused(folder):
+    for path in (folder / "features").glob("*.anna.*"):
+        path.unlink()
+    with pytest.raises(TrainingError, match="recordings of anna"):
+        open_trainer(folder, CPU)
+
+
+def test_batches_depend_on_seed_and_step_only(folder):
+    experiment = tiny_experiment()
+    draw = {"batch_size": 3, "row_frames": 40}
+    first, second = (
+        Dataset.load(
+            folder / "features", speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix
+        )
+        for _ in range(2)
+    )
+    first.draw(seed=1, step=4, **draw)
+    assert torch.equal(first.draw(seed=1, step=5, **draw).audio, second.draw(seed=1, step=5, **draw).audio)
+    assert not torch.equal(first.draw(seed=1, step=5, **draw).audio, first.draw(seed=1, step=6, **draw).audio)
+
+
+def test_learning_rate_rises_and_falls():
+    schedule = Schedule(steps=100, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.1)
+    rates = [learning_rate(schedule, step) for step in range(120)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[100] == rates[119] == pytest.approx(0.1)
+
+
+class FakeEncoder:
+    """Vector i holds the absolute number of its place and the mean of its samples."""
+
+    name, dim, core_frames, context_frames, global_windows = "fake", DIM, 800, 100, True
+
+    def survey(self):
+        return self
+
+    def push(self, samples):
+        pass
+
+    def finish(self):
+        return self
+
+    def frame_count(self, length_samples):
+        return length_samples // 320
+
+    def encode(self, samples, statistics):
+        vectors = samples[:, : samples.shape[1] // 320 * 320].unflatten(1, (-1, 320)).mean(dim=2)
+        return vectors[:, :, None].repeat(1, 1, DIM)
+
+
+class FakeEstimator:
+    name, core_frames, context_frames = "fake", 800, 24
+
+    def estimate(self, samples):
+        return samples.unfold(1, 1, 160)[:, :, 0]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 7.99, 21.3])
+def test_windows_join_exactly(seconds):
+    samples = np.arange(int(seconds * 16_000), dtype=np.float32)
+    content = content_of(FakeEncoder(), samples)[: len(samples) // 320, 0].numpy()
+    expected = samples[: len(samples) // 320 * 320].reshape(-1, 320).mean(axis=1)
+    assert np.allclose(content, expected)
+
+
+def test_extracted_features_fit_each_other():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 0.1, 44_100 * 2).astype(np.float32)
+    extractor = Extractor(encoder=FakeEncoder(), estimator=FakeEstimator(), sample_rate=24_000)
+    made = extractor.extract(ClipSource(speaker="anna", samples=samples, rate=44_100, aligned=(samples,), seed=5))
+    assert made.frames == 200
+    assert made.audio.shape == (200 * 240,)
+    assert {kind: len(rows) for kind, rows in made.content.items()} == {"own": 1, "aligned": 1, "perturbed": 3}
+    assert all(rows.shape[1:] == (100, DIM) for rows in made.content.values())
+    again = extractor.extract(ClipSource(speaker="anna", samples=samples, rate=44_100, aligned=(samples,), seed=5))
+    assert torch.equal(made.content["perturbed"], again.content["perturbed"])
+    with pytest.raises(TrainingError, match="half a second"):
+        extractor.extract(ClipSource(speaker="anna", samples=samples[:8_000], rate=44_100))
+
+
+def test_cuts_fall_into_pauses():
+    rate = 1_000
+    samples = np.random.default_rng(0).normal(0, 0.1, 20 * rate).astype(np.float32)
+    samples[6_000:6_300] = 0
+    samples[13_000:13_300] = 0
+    points = cut_points(samples, rate)
+    assert points[0] == 0
+    assert points[-1] == len(samples)
+    assert 6_000 <= points[1] <= 6_300
+    assert 13_000 <= points[2] <= 13_300
+
+
+def test_silence_gives_no_clips():
+    assert list(clips_of(np.zeros(48_000, dtype=np.float32), 16_000)) == []
+
+
+def test_preparing_twice_does_the_work_once(folder):
+    import soundfile
+
+    wav = folder / "speech.wav"
+    soundfile.write(wav, np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    extractor = Extractor(encoder=FakeEncoder(), estimator=FakeEstimator(), sample_rate=24_000)
+    told = []
+    for _ in range(2):
+        prepare(folder, "anna", [wav], extractor, told.append)
+    assert [(done.clips, done.skipped) for done in told] == [(1, False), (0, True)]
+    with pytest.raises(DecodeError):
+        prepare(folder, "anna", [folder / "none"], extractor, told.append)
