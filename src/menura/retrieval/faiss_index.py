@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -144,10 +146,25 @@ def _check_header(header: bytes, path: Path) -> None:
         raise IndexFileError(f"{path}: is cut off or damaged. Fetch or make the index again.")
 
 
+@contextmanager
+def _allocations_limited(size_bytes: int) -> Iterator[None]:
+    """Let faiss allocate no vector larger than the file (older releases have no such limit)."""
+    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):
+        yield
+        return
+    before = faiss.get_deserialization_vector_byte_limit()
+    faiss.set_deserialization_vector_byte_limit(size_bytes)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before)
+
+
 def _deserialized(file: BinaryIO, path: Path) -> Any:
     try:
         reader = faiss.PyCallbackIOReader(file.read, _READ_BYTES)  # type: ignore[attr-defined]
-        index = faiss.read_index(reader)
+        with _allocations_limited(path.stat().st_size):
+            index = faiss.read_index(reader)
     except (RuntimeError, MemoryError, ValueError) as error:
         raise IndexFileError(f"{path}: is cut off or damaged. Fetch or make the index again.") from error
     if index.metric_type != faiss.METRIC_L2:

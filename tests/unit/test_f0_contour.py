@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from menura.errors import OptionError
+from menura.f0.contour import coarse_bins, fill_unvoiced, transpose
+from menura.f0.file import read_f0_file
+
+
+def contour(*hz: float) -> np.ndarray:
+    return np.array(hz, dtype=np.float32)
+
+
+def test_an_octave_up_doubles_and_silence_stays() -> None:
+    np.testing.assert_allclose(transpose(contour(0, 110, 220), 12), [0, 220, 440])
+    np.testing.assert_allclose(transpose(contour(0, 100), -0.5), [0, 100 * 2 ** (-0.5 / 12)])
+
+
+def test_no_transposition_changes_no_bit() -> None:
+    f0_hz = contour(0, 123.456)
+    assert transpose(f0_hz, 0) is f0_hz
+
+
+def test_pitch_classes_span_50_to_1100_hz() -> None:
+    assert coarse_bins(contour(0, 1, 49, 50, 1100, 1101, 8000)).tolist() == [1, 1, 1, 1, 255, 255, 255]
+
+
+@given(st.lists(st.floats(0, 8000, width=32), min_size=2))
+def test_pitch_classes_rise_with_pitch(values: list[float]) -> None:
+    bins = coarse_bins(np.sort(np.array(values, dtype=np.float32)))
+    assert bins.dtype == np.int64
+    assert (np.diff(bins) >= 0).all()
+    assert bins.min() >= 1
+    assert bins.max() <= 255
+
+
+def test_unvoiced_frames_are_filled_and_ends_held() -> None:
+    filled = fill_unvoiced(contour(0, 0, 100, 0, 0, 130, 0))
+    np.testing.assert_allclose(filled, [100, 100, 100, 110, 120, 130, 130])
+    assert filled.dtype == np.float32
+
+
+@pytest.mark.parametrize("f0_hz", [contour(0, 0, 0), contour(100, 200), contour()])
+def test_nothing_to_fill(f0_hz: np.ndarray) -> None:
+    assert np.array_equal(fill_unvoiced(f0_hz), f0_hz)
+
+
+def read(path: Path, text: str | bytes) -> np.ndarray:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_f0_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.00,100\n0.01,0\n0.02,120.5\n", [100, 0, 120.5]),
+        ("seconds,hz\n0.00,100\n0.01,110\n", [100, 110]),
+        ("# made by hand\n\n0,100\r\n0.01 , 110\r\n\r\n", [100, 110]),
+        ("\ufeff0,100\n", [100]),
+        ("0;100\n0.01;110", [100, 110]),
+        ("0,100\n0.04,140\n", [100, 110, 120, 130, 140]),
+        ("0,100\n0.04,0\n", [100, 100, 0, 0, 0]),
+        ("0,0\n0.03,130\n", [0, 0, 130, 130]),
+        ("0.02,100\n0.03,110\n", [0, 0, 100, 110]),
+        ("0.005,100\n0.015,120\n0.025,140\n", [100, 110, 130, 140]),
+        ("0,100\n0.012,124\n0.02,140\n", [100, 120, 140]),
+    ],
+)
+def test_f0_files(tmp_path: Path, text: str, expected: list[float]) -> None:
+    f0_hz = read(tmp_path / "f0.csv", text)
+    assert f0_hz.dtype == np.float32
+    np.testing.assert_allclose(f0_hz, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,100\n0.01\n", r"line 2: needs two numbers 'seconds,hz' \('0\.01'\)"),
+        ("0,100\n0.01,high\n", "line 2: needs two numbers"),
+        ("a,b\nc,d\n", "line 2: needs two numbers"),
+        ("0,100,3\n", "line 1: needs two numbers"),
+        ("t,hz\n0.02,100\n0.01,100\n", "line 3: the time must be later"),
+        ("0,100\n0,100\n", "line 2: the time must be later"),
+        ("0,-1\n", "line 1: F0 must be 0"),
+        ("0,nan\n", "line 1: F0 must be 0"),
+        ("0,9000\n", "line 1: F0 must be 0"),
+        ("-1,100\n", "line 1: the time must be 0"),
+        ("1e300,100\n", "line 1: the time must be 0"),
+        ("", "holds no line"),
+        ("seconds,hz\n", "holds no line"),
+        (b"\xff\xfe\x00", "no UTF-8"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        read(tmp_path / "f0.csv", text)
+
+
+def test_missing_f0_file(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"nothing\.csv can't be read \(No such file"):
+        read_f0_file(tmp_path / "nothing.csv")
