@@ -265,13 +265,14 @@ def _preserve_variance(generator: Synthesizer) -> None:
     """
     with torch.no_grad():
         for layer, rate in zip(generator.dec.ups, generator.dec.rates, strict=True):
-            taps = layer.weight.shape[2] / rate
-            layer.weight = torch.randn_like(layer.weight) * (2 / (layer.weight.shape[0] * taps)) ** 0.5
+            assert isinstance(layer, nn.ConvTranspose1d)
+            fan_in = layer.weight.shape[0] * layer.weight.shape[2] / rate
+            layer.weight = torch.randn_like(layer.weight) * (2 / fan_in) ** 0.5
         for name, layer in generator.dec.resblocks.named_modules():
             if isinstance(layer, nn.Conv1d):
                 gain = 0.3 if ".convs2." in name else 1.4
                 fan_in = layer.weight.shape[1] * layer.weight.shape[2]
-                layer.weight = torch.randn_like(layer.weight) * gain / fan_in**0.5  # type: ignore[assignment]
+                layer.weight = torch.randn_like(layer.weight) * gain / fan_in**0.5
 
 
 def _optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
