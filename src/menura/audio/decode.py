@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
+from menura.audio.containers import survey
 from menura.audio.media import MediaSource, media_missing_message
 from menura.audio.sndfile import SndfileSource
 from menura.audio.suffixes import MEDIA_SUFFIXES
@@ -135,13 +136,15 @@ def _check_readable(path: Path) -> None:
 
 
 def _open_source(path: Path) -> Source:
+    with path.open("rb") as file:
+        found = survey(file)
     try:
-        return SndfileSource(path)
+        return SndfileSource(path, found)
     except DecodeError as error:
         sndfile_error = error
     if MediaSource.available():
         try:
-            return MediaSource(path)
+            return MediaSource(path, found)
         except DecodeError as error:
             # A header without samples is libsndfile's to name; of other files PyAV knows more.
             raise (sndfile_error if sndfile_error.args[0].endswith(_NO_SAMPLES) else error) from None

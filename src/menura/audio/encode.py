@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
+from menura.audio.interrupts import deferred_interrupts
 from menura.errors import EncodeError
 from menura.options import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     import numpy.typing as npt
@@ -76,7 +77,8 @@ class AudioWriter:
             raise EncodeError(f"{self.path}: {self.format} has no rate of {sample_rate} Hz.")
         self._file = _TemporaryOutput(self.path)
         try:
-            self._encoder = _encoder(self._file, sample_rate, self.format, subtype)
+            with deferred_interrupts():
+                self._encoder = _encoder(self._file, sample_rate, self.format, subtype)
         except BaseException:
             self._file.discard()
             raise
@@ -105,7 +107,7 @@ class AudioWriter:
         if self._finished:
             return
         self._finished = True
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), deferred_interrupts():
             self._encoder.close()
         self._file.discard()
 
@@ -123,9 +125,10 @@ class AudioWriter:
             self.abort()
 
     @contextlib.contextmanager
-    def _guard(self) -> Any:
+    def _guard(self) -> Iterator[None]:
         try:
-            yield
+            with deferred_interrupts():
+                yield
         except BaseException as error:
             failure = self._file.error
             self.abort()

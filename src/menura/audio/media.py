@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from menura.audio.containers.mp4 import mp4_is_cut_off
 from menura.audio.containers.survey import PieceFile
+from menura.audio.interrupts import deferred_interrupts
 from menura.errors import DecodeError
 from menura.types import AudioInfo
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from menura.audio.containers.survey import Survey
     from menura.types import FloatArray
 
 _SIGNATURES = (
@@ -50,13 +51,14 @@ class MediaSource:
     padding at the end too. Raw AAC, MPEG-TS, FLV and AVI don't say, and begin with their codec's delay.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open `path` and decode its first samples.
+    def __init__(self, path: Path, survey: Survey) -> None:
+        """Open `path`, of which `survey` was made, and decode its first samples.
 
         Raises:
             DecodeError: FFmpeg doesn't know the format, there is no audio track, or it has no samples.
         """
         self._path = path
+        self._survey = survey
         self._duration_s: float | None = None
         # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
         first = next(self._decoded(lambda _: None), None)
@@ -114,10 +116,8 @@ class MediaSource:
             warn(
                 f"The file is damaged or cut off: {count / rate_hz:.2f} s of {announced / rate_hz:.2f} s could be read."
             )
-            return
-        with self._path.open("rb") as file:
-            if mp4_is_cut_off(file):
-                warn(f"The file is cut off: its end is missing; {count / rate_hz:.2f} s could be read.")
+        elif self._survey.cut_off:
+            warn(f"The file is cut off: its end is missing; {count / rate_hz:.2f} s could be read.")
 
     def _decoded(self, warn: Callable[[str], None]) -> Iterator[Any]:
         import av
@@ -127,12 +127,11 @@ class MediaSource:
                 # Without a name, which would be taken as a hint; and with inline data as the only protocol: a playlist
                 # must not fetch others.
                 pieces = PieceFile(file, (range(file.seek(0, 2)),))
-                container = av.open(pieces, options={"protocol_whitelist": "data"}, metadata_errors="replace")
+                with deferred_interrupts():
+                    container = av.open(pieces, options={"protocol_whitelist": "data"}, metadata_errors="replace")
             except (av.error.FFmpegError, ValueError) as error:
-                if mp4_is_cut_off(file):
-                    raise DecodeError(
-                        f"{self._path}: is cut off; its index, which lies at the end, is missing."
-                    ) from error
+                if self._survey.cut_off:
+                    raise DecodeError(f"{self._path}: is cut off, and what is left can't be decoded.") from error
                 raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
             with container:
                 if not container.streams.audio:
@@ -154,12 +153,19 @@ class MediaSource:
         packets = container.demux(container.streams.audio[0])
         for _ in range(_MOST_DAMAGES):
             with contextlib.suppress(av.error.FFmpegError):
-                for packet in packets:
-                    if packet.is_corrupt:
-                        warn("The file is damaged; what could be decoded was used.")
-                    yield from packet.decode()
+                while (frames := self._next_frames(packets, warn)) is not None:
+                    yield from frames
                 return
             warn("The file is damaged; what could be decoded was used.")
+
+    def _next_frames(self, packets: Iterator[Any], warn: Callable[[str], None]) -> list[Any] | None:
+        with deferred_interrupts():
+            packet = next(packets, None)
+            if packet is None:
+                return None
+            if packet.is_corrupt:
+                warn("The file is damaged; what could be decoded was used.")
+            return list(packet.decode())
 
 
 def _stated_samples(frame: Any) -> int | None:

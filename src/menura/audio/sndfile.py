@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from menura.audio.containers import survey
 from menura.audio.containers.flac import rest_of_flac
 from menura.audio.containers.survey import PieceFile
+from menura.audio.interrupts import deferred_interrupts
 from menura.errors import DecodeError
 from menura.types import AudioInfo
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from menura.audio.containers.survey import Piece
+    from menura.audio.containers.survey import Piece, Survey
     from menura.types import FloatArray
 
 _READ_SAMPLES = 1 << 15
@@ -47,23 +47,22 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]
 class SndfileSource:
     """A file that libsndfile understands."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path` and decode its first samples.
+    def __init__(self, path: Path, survey: Survey) -> None:
+        """Open `path`, of which `survey` was made, and decode its first samples.
 
         Raises:
             DecodeError: libsndfile doesn't know the format, or there are no samples.
         """
         self._path = path
+        self._survey = survey
+        self._hush = _quiet_decoder if survey.noisy else contextlib.nullcontext[None]
+        lengths: list[int | None] = []
         with path.open("rb") as file:
-            self._survey = survey(file)
-            self._hush = _quiet_decoder if self._survey.noisy else contextlib.nullcontext[None]
-            lengths: list[int | None] = []
             for part in self._survey.parts:
                 with self._opened(file, part) as sound:
                     if not lengths:
                         self._rate_hz, self._channels = sound.samplerate, sound.channels
-                        with self._hush():
-                            silent = not len(_read(sound)[0])
+                        silent = not len(self._read(sound)[0])
                     lengths.append(None if sound.frames >= _ENDLESS_SAMPLES else sound.frames)
         if silent and len(lengths) == 1:
             raise DecodeError(f"{path}: the file holds no samples.")
@@ -95,8 +94,7 @@ class SndfileSource:
                     warn("The rate changes within the file; parts at another rate were left out.")
                     return
                 while error is None:
-                    with self._hush():
-                        frames, error = _read(sound)
+                    frames, error = self._read(sound)
                     if not len(frames):
                         break
                     count += len(frames)
@@ -129,12 +127,16 @@ class SndfileSource:
     @contextlib.contextmanager
     def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
         try:
-            with self._hush():
+            with deferred_interrupts(), self._hush():
                 sound = _Sound(PieceFile(file, part))
         except soundfile.LibsndfileError as error:
             raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
         with sound:
             yield sound
+
+    def _read(self, sound: _Sound) -> tuple[FloatArray, str | None]:
+        with deferred_interrupts(), self._hush():
+            return _read(sound)
 
 
 def _read(sound: _Sound) -> tuple[FloatArray, str | None]:

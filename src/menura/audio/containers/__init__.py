@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from menura.audio.containers.mp4 import survey_mp4
 from menura.audio.containers.mpeg import survey_mpeg
 from menura.audio.containers.ogg import survey_ogg
 from menura.audio.containers.pcm import survey_pcm
@@ -22,7 +23,7 @@ __all__ = ["Survey", "survey"]
 
 def survey(file: BinaryIO) -> Survey:
     """Look at the structure of an open file. An unknown one is a single part, about which nothing is known."""
-    for look in (survey_pcm, survey_ogg, survey_mpeg):
+    for look in (survey_pcm, survey_ogg, survey_mp4, survey_mpeg):
         file.seek(0)
         found = look(file)
         if found is not None:

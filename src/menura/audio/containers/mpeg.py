@@ -71,7 +71,7 @@ def survey_mpeg(file: BinaryIO) -> Survey | None:
     if position + length + 4 <= size and not (frame_bytes(following) and _same_stream(first, following)):
         return None
     if position + length > size:
-        return None
+        return Survey(parts=((range(size),),), cut_off=True, noisy=True)
     return _Scan(file, size, first).survey(position)
 
 
