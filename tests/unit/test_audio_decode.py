@@ -18,7 +18,7 @@ import soundfile
 from menura.audio import decode
 from menura.audio.decode import open_audio, spooled_input
 from menura.audio.media import MediaSource
-from menura.errors import DecodeError
+from menura.errors import DecodeError, ResourceError
 from support.media import encode_media
 
 FloatArray = npt.NDArray[np.float32]
@@ -401,6 +401,49 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DecodeError, match="can't be read: Permission denied"):
         open_audio(path)
+
+
+@pytest.mark.parametrize("name", ["in.wav", "in.flac", "in.m4a"])
+def test_a_disk_that_fails_while_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    x = (0.1 * np.random.default_rng(0).standard_normal(400_000)).astype(np.float32)
+    if name == "in.m4a":
+        encode_media(tmp_path / name, x, 48_000)
+    else:
+        soundfile.write(tmp_path / name, x, 48_000)
+    reader = open_audio(tmp_path / name)
+    original = Path.open
+
+    class Failing(io.FileIO):
+        def read(self, count: int = -1, /) -> bytes:
+            if self.tell() > 60_000:
+                raise OSError(5, "Input/output error")
+            return super().read(count) or b""
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Failing(str(self), mode))
+    with pytest.raises(DecodeError, match="can't be read: Input/output error"):
+        list(reader.blocks(1000))
+    monkeypatch.setattr(Path, "open", original)
+    assert sum(block.size for block in reader.blocks(1000)) == x.size
+    (tmp_path / name).unlink()
+    with pytest.raises(DecodeError, match="no such file"):
+        list(reader.blocks(1000))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(DecodeError, match="is no file"):
+        open_audio(tmp_path / "pipe.wav")
+
+
+def test_standard_input_that_has_no_room(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ResourceError, match=r"can't be kept in .*TMPDIR"),
+        spooled_input(io.BytesIO(b"x"), tmp_path / "missing"),
+    ):
+        pass
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MINIMUM_RATE_HZ = 4_000
 MAXIMUM_RATE_HZ = 384_000
+_NO_SAMPLES = "the file holds no samples."
 
 
 class Source(Protocol):
@@ -59,14 +60,19 @@ class AudioReader:
 
         Every block has `block_samples` samples, the last one what is left. How many samples there are in all is only
         certain at the end: `info.length_samples` is the header's word.
+
+        Raises:
+            DecodeError: the file can't be read any more, or nothing of it could be decoded.
         """
         if block_samples < 1:
             raise ValueError(f"Blocks must have at least one sample, not {block_samples}.")
         pending: list[FloatArray] = []
         held = 0
-        for frames in self._source.frames(self._warn):
+        empty = True
+        for frames in self._frames():
             pending.append(self._mono(frames))
             held += len(frames)
+            empty &= not held
             if held < block_samples:
                 continue
             joined = np.concatenate(pending)
@@ -76,6 +82,14 @@ class AudioReader:
             pending, held = [joined[whole:]], held - whole
         if held:
             yield np.concatenate(pending)
+        if empty:
+            raise DecodeError(f"{self.path}: {_NO_SAMPLES}")
+
+    def _frames(self) -> Iterator[FloatArray]:
+        try:
+            yield from self._source.frames(self._warn)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def close(self) -> None:
         """Nothing stays open between passes; present so that a reader is used as a context manager."""
@@ -112,8 +126,11 @@ def open_audio(path: Path | str) -> AudioReader:
         DecodeError: the file is missing, empty, a folder, no audio, or has no samples; or it needs the extra `media`.
     """
     path = Path(path)
-    _check_readable(path)
-    source = _open_source(path)
+    try:
+        _check_readable(path)
+        source = _open_source(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     rate_hz = source.info.sample_rate
     if not MINIMUM_RATE_HZ <= rate_hz <= MAXIMUM_RATE_HZ:
         raise DecodeError(f"{path}: its rate of {rate_hz} Hz is outside {MINIMUM_RATE_HZ} to {MAXIMUM_RATE_HZ} Hz.")
@@ -121,18 +138,19 @@ def open_audio(path: Path | str) -> AudioReader:
 
 
 def _check_readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise DecodeError(f"{path}: the file is empty.")
-    except FileNotFoundError as error:
-        raise DecodeError(f"{path}: no such file.") from error
-    except IsADirectoryError as error:
-        raise DecodeError(f"{path}: is a folder, not a recording.") from error
-    except OSError as error:
-        if os.path.isdir(path):  # Windows says "permission denied" of a folder
-            raise DecodeError(f"{path}: is a folder, not a recording.") from error
-        raise DecodeError(f"{path}: can't be read: {error.strerror or error}.") from error
+    if os.path.isdir(path):
+        raise DecodeError(f"{path}: is a folder, not a recording.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DecodeError(f"{path}: is no file; recordings are read twice, so pipes and devices can't be.")
+    with path.open("rb") as file:
+        if not file.read(1):
+            raise DecodeError(f"{path}: the file is empty.")
+
+
+def _unreadable(path: Path, error: OSError) -> DecodeError:
+    if isinstance(error, FileNotFoundError):
+        return DecodeError(f"{path}: no such file.")
+    return DecodeError(f"{path}: can't be read: {error.strerror or error}.")
 
 
 def _open_source(path: Path) -> Source:
@@ -153,9 +171,6 @@ def _open_source(path: Path) -> Source:
     raise sndfile_error
 
 
-_NO_SAMPLES = "holds no samples."
-
-
 @contextmanager
 def spooled_input(stream: BinaryIO, folder: Path | None = None) -> Iterator[Path]:
     """Copy a stream that can't be read twice, such as standard input, to a temporary file, gone when the block ends.
@@ -163,14 +178,14 @@ def spooled_input(stream: BinaryIO, folder: Path | None = None) -> Iterator[Path
     Raises:
         ResourceError: the temporary folder has no room for it.
     """
-    with tempfile.TemporaryDirectory(prefix="menura-", dir=folder) as temporary:
-        path = Path(temporary) / "stdin"
+    with ExitStack() as stack:
         try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-", dir=folder))) / "stdin"
             with path.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
             raise ResourceError(
-                f"Standard input can't be kept in {temporary}: {error.strerror or error}; "
+                f"Standard input can't be kept in {folder or tempfile.gettempdir()}: {error.strerror or error}; "
                 "free space there or point TMPDIR at a larger disk."
             ) from error
         yield path

@@ -101,7 +101,7 @@ class MediaSource:
             if held is not None:
                 count += len(held)
                 yield held
-            held = packer.pack(frame)
+            held = packer.pack(frame, warn)
             stated = _stated_samples(frame)
         if held is not None:
             # Only of the last frame a part may be padding.
@@ -130,6 +130,8 @@ class MediaSource:
                 with deferred_interrupts():
                     container = av.open(pieces, options={"protocol_whitelist": "data"}, metadata_errors="replace")
             except (av.error.FFmpegError, ValueError) as error:
+                if pieces.error is not None:
+                    raise pieces.error from error
                 if self._survey.cut_off:
                     raise DecodeError(f"{self._path}: is cut off, and what is left can't be decoded.") from error
                 raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
@@ -138,6 +140,8 @@ class MediaSource:
                     raise DecodeError(f"{self._path}: has no audio track.")
                 self._measure(container)
                 yield from self._decode_stream(container, warn)
+                if pieces.error is not None:
+                    raise pieces.error
 
     def _measure(self, container: Any) -> None:
         """Take the duration of containers that state it; others only have FFmpeg's guess from the file's size."""
@@ -185,13 +189,18 @@ class _Packer:
         self._kind: tuple[str, str] | None = None
         self._resampler: Any = None
 
-    def pack(self, frame: Any) -> FloatArray:
+    def pack(self, frame: Any, warn: Callable[[str], None]) -> FloatArray:
+        """Pack one frame; one that FFmpeg's converter refuses, as damage makes them, is left out."""
         import av
 
         kind = (frame.format.name, frame.layout.name)
         if kind != self._kind:
             self._kind, self._resampler = kind, av.AudioResampler(format="flt")
         channels = len(frame.layout.channels)
-        packed = [piece.to_ndarray().reshape(-1, channels) for piece in self._resampler.resample(frame)]
+        try:
+            packed = [piece.to_ndarray().reshape(-1, channels) for piece in self._resampler.resample(frame)]
+        except (av.error.FFmpegError, ValueError):
+            warn("The file is damaged; what could be decoded was used.")
+            self._kind, packed = None, []
         samples: FloatArray = np.concatenate(packed) if packed else np.zeros((0, channels), np.float32)
         return samples

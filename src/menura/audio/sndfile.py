@@ -40,6 +40,8 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]
     Ogg time; a file that says it can't seek is read straight on.
     """
 
+    pieces: PieceFile
+
     def seekable(self) -> bool:
         return False
 
@@ -126,17 +128,24 @@ class SndfileSource:
 
     @contextlib.contextmanager
     def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
+        pieces = PieceFile(file, part)
         try:
             with deferred_interrupts(), self._hush():
-                sound = _Sound(PieceFile(file, part))
+                sound = _Sound(pieces)
         except soundfile.LibsndfileError as error:
+            if pieces.error is not None:
+                raise pieces.error from error
             raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
+        sound.pieces = pieces
         with sound:
             yield sound
 
     def _read(self, sound: _Sound) -> tuple[FloatArray, str | None]:
         with deferred_interrupts(), self._hush():
-            return _read(sound)
+            result = _read(sound)
+        if sound.pieces.error is not None:
+            raise sound.pieces.error
+        return result
 
 
 def _read(sound: _Sound) -> tuple[FloatArray, str | None]:

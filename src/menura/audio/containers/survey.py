@@ -33,13 +33,17 @@ class Survey:
 
 
 class PieceFile:
-    """Reads the pieces of a file as if they were one; does what soundfile asks of a file object."""
+    """Reads the pieces of a file as if they were one; does what soundfile and PyAV ask of a file object.
+
+    An error of the disk is kept in `error` and looks like the file's end: soundfile would print and forget it.
+    """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
         self._file = file
         self._pieces = pieces
         self._ends = list(accumulate(len(piece) for piece in pieces))
         self._position = 0
+        self.error: OSError | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a position in the whole, as `io.IOBase.seek`."""
@@ -79,5 +83,9 @@ class PieceFile:
     def _take(self, piece: Piece, within: int, count: int) -> bytes:
         if isinstance(piece, bytes):
             return piece[within : within + count]
-        self._file.seek(piece.start + within)
-        return self._file.read(count)
+        try:
+            self._file.seek(piece.start + within)
+            return self._file.read(count)
+        except OSError as error:
+            self.error = error
+            return b""
