@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.errors import CheckpointError
+from menura.models.blank import without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 
 SAMPLE_RATE_HZ = 16_000
@@ -133,7 +134,7 @@ class Fcpe(nn.Module):
             CheckpointError: a tensor is missing or of another shape.
         """
         config = config or FcpeConfig()
-        with torch.device("meta"):
+        with without_weights():
             model = cls(config)
         try:
             model.load_state_dict(_state(tensors, config), assign=True)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.errors import CheckpointError
+from menura.models.blank import without_weights
 
 _TILE_FRAMES = 256
 """Content frames a tile of the feature extractor gives: its widest layer is then 16 k x 512 floats."""
@@ -270,7 +271,7 @@ class Hubert(nn.Module):
         Raises:
             CheckpointError: a tensor is missing or of another shape.
         """
-        with torch.device("meta"):
+        with without_weights():
             model = cls(config, with_projection="final_proj.weight" in tensors)
         source = _Source(tensors)
         state = source.extractor(config) | source.layers(config)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.errors import CheckpointError
+from menura.models.blank import without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 
 SAMPLE_RATE_HZ = 16_000
@@ -140,7 +141,7 @@ class Rmvpe(nn.Module):
             CheckpointError: a tensor is missing or of another shape.
         """
         config = config or RmvpeConfig()
-        with torch.device("meta"):
+        with without_weights():
             model = cls(config)
         try:
             model.load_state_dict(_Source(tensors).state(config), assign=True)
