@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from menura.checkpoints.assets import home_folder
+from menura.checkpoints.library import find_voice
 from menura.cli.derive import options_of, values_of
 from menura.cli.plan import STANDARD, Inputs, Job, check_outputs, expand, folder_outputs, single_output
 from menura.cli.report import (
@@ -137,6 +139,7 @@ def _run(jobs: Sequence[Job], options: ConversionOptions, engine: EngineOptions,
     """Convert; what is wrong with the request as a whole is raised, what is wrong with a recording reported."""
     if not jobs:
         return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+    find_voice(options.voice, home_folder(engine.home))  # a misspelt name is told before torch is loaded
     from menura.audio.decode import spooled_input
     from menura.converter import Converter
 
