@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -197,6 +198,15 @@ def test_wave_headers_of_piped_programs_are_no_damage(tmp_path: Path) -> None:
         y, warning = whole(tmp_path / "piped.wav")
         assert y.size == 1000, (riff, size)
         assert warning is None
+
+
+def test_zeros_behind_a_header_are_given_up_soon(tmp_path: Path) -> None:
+    for head in (b"RIFF\0\0\0\0WAVE", b"caff\0\1\0\0", b"FORM\0\0\0\0AIFF", b"OggS", b"fLaC", b"ID3\4\0\0\0\0\0\0"):
+        (tmp_path / "zeros").write_bytes(head + bytes(20_000_000))
+        before = time.process_time()
+        with pytest.raises(DecodeError):
+            open_audio(tmp_path / "zeros")
+        assert time.process_time() - before < 2, head
 
 
 def test_chunks_behind_the_samples_are_no_samples(tmp_path: Path) -> None:

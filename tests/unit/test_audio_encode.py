@@ -118,12 +118,13 @@ def test_codec_rates() -> None:
     assert codec_rate("opus", 16_001) == 24_000
     assert codec_rate("mp3", 192_000) == 48_000
     assert codec_rate("flac", 192_000) == 192_000
+    assert codec_rate("ogg", 384_000) == 192_000
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_rate_that_a_codec_is_said_to_have_works(tmp_path: Path, format: str) -> None:
     for rate_hz in sorted(
-        {codec_rate(format, rate_hz) for rate_hz in (4000, 8000, 11_025, 12_000, 22_050, 24_000, 32_000)}
+        {codec_rate(format, rate_hz) for rate_hz in (4000, 8000, 11_025, 12_000, 22_050, 37_800, 192_000, 384_000)}
     ):
         path = tmp_path / f"{rate_hz}.{format}"
         write(path, speech_like(3000, rate_hz), rate_hz)
@@ -148,6 +149,19 @@ def test_the_format_comes_from_the_argument_then_the_name_then_is_wav(tmp_path: 
     assert kinds == ["FLAC", "WAV", "WAV"]
     with pytest.raises(EncodeError, match="'exe' is not one of"):
         AudioWriter(tmp_path / "d", 8000, format="exe")
+
+
+def test_a_wav_beyond_4_gib_becomes_rf64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = speech_like(1000, 16_000)
+    monkeypatch.setattr(encode, "_WAVE_BYTES", 1500)
+    with AudioWriter(tmp_path / "long.wav", 16_000, expected_samples=1000) as writer:
+        writer.write(x)
+    assert soundfile.info(str(tmp_path / "long.wav")).format == "RF64"
+    np.testing.assert_allclose(read(tmp_path / "long.wav"), x, atol=0.5 / 32768)
+    with pytest.raises(EncodeError, match="longer than 4 GiB; choose flac"):
+        write(tmp_path / "surprise.wav", x, 16_000)
+    write(tmp_path / "long.flac", x, 16_000)
+    assert not (tmp_path / "surprise.wav").exists()
 
 
 def test_names_with_spaces_and_any_script_and_new_folders(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def _unreadable(path: Path, error: OSError) -> DecodeError:
 def _open_source(path: Path) -> Source:
     with path.open("rb") as file:
         found = survey(file)
+    if not found.parts:
+        raise DecodeError(f"{path}: is not audio that Menura can read.")
     try:
         return SndfileSource(path, found)
     except DecodeError as error:

@@ -2,6 +2,10 @@
 
 A file appears under its name only when it is complete: it is written beside it under a temporary name, and moved there
 when the writer is closed. After an error or an abort neither is there.
+
+Every format keeps the exact number of samples, none shifted: Menura reads back what it wrote, and FFmpeg does too from
+wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip and last granule). In m4a the edit list and the last packet's
+duration say where the sound ends; players that heed only the first give up to 1023 samples of padding more.
 """
 
 from __future__ import annotations
@@ -34,6 +38,11 @@ _CODEC_RATES_HZ = {
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
+_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+_WAVE_BYTES = 2**32 - 2**16
+"""Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
+_VORBIS_HIGHEST_RATE_HZ = 192_000
+"""libvorbis has no setup beyond 200 kHz, and libsndfile crashes when it asks for one."""
 _SUFFIX_FORMATS = {".wav": "wav", ".flac": "flac", ".ogg": "ogg", ".oga": "ogg", ".mp3": "mp3", ".opus": "opus"}
 _SUFFIX_FORMATS |= {".wave": "wav", ".m4a": "m4a"}
 
@@ -43,6 +52,8 @@ def codec_rate(format: str, rate_hz: int) -> int:
 
     A signal above the codec's highest rate gets that highest rate.
     """
+    if format == "ogg":
+        return min(rate_hz, _VORBIS_HIGHEST_RATE_HZ)
     rates = _CODEC_RATES_HZ.get(format)
     return rate_hz if rates is None else next((rate for rate in rates if rate >= rate_hz), rates[-1])
 
@@ -61,24 +72,42 @@ class _Encoder(Protocol):
 class AudioWriter:
     """Writes one mono recording; use it as a context manager.
 
+    Args:
+        path: the file; folders above it are made, an older file of the name is replaced when the new one is complete.
+        sample_rate: in Hz, one that `codec_rate` gives for the format.
+        format: one of `menura.options.FORMATS`; by default the name's ending, else wav.
+        subtype: how wav and flac store samples: PCM_16, PCM_24, or (wav only) FLOAT, which isn't clipped.
+        expected_samples: about how many will come: a wav beyond 4 GiB is then written as RF64, which players of long
+            files know.
+
     Raises:
         EncodeError: on opening, `write` or `close`, where the folder can't be written, the disk is full, the format
             lacks the rate, or PyAV is needed and not installed.
     """
 
-    def __init__(self, path: Path | str, sample_rate: int, format: str | None = None, subtype: str = "PCM_16") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        sample_rate: int,
+        format: str | None = None,
+        subtype: str = "PCM_16",
+        expected_samples: int = 0,
+    ) -> None:
         self.path = Path(path)
         self.format = format or format_of(self.path) or "wav"
         self.samples_written = 0
         self._finished = False
+        self._subtype = subtype
         if self.format not in FORMATS:
             raise EncodeError(f"{self.path}: '{self.format}' is not one of {', '.join(FORMATS)}.")
         if codec_rate(self.format, sample_rate) != sample_rate:
             raise EncodeError(f"{self.path}: {self.format} has no rate of {sample_rate} Hz.")
+        long_wave = self.format == "wav" and expected_samples * _SAMPLE_BYTES[subtype] > _WAVE_BYTES
+        self._wave_samples = _WAVE_BYTES // _SAMPLE_BYTES[subtype] if self.format == "wav" and not long_wave else None
         self._file = _TemporaryOutput(self.path)
         try:
             with deferred_interrupts():
-                self._encoder = _encoder(self._file, sample_rate, self.format, subtype)
+                self._encoder = _encoder(self._file, sample_rate, "rf64" if long_wave else self.format, subtype)
         except BaseException:
             self._file.discard()
             raise
@@ -88,8 +117,10 @@ class AudioWriter:
         if self._finished:
             raise ValueError("The writer is closed.")
         with self._guard():
+            if self._wave_samples is not None and self.samples_written + len(samples) > self._wave_samples:
+                raise EncodeError(f"{self.path}: a wav file can't be longer than 4 GiB; choose flac.")
             # Codecs go by full scale, and libmp3lame ends the whole process when it meets a NaN.
-            self._encoder.write(np.clip(np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0), -1.0, 1.0))
+            self._encoder.write(_sane(samples, clip=self._subtype != "FLOAT"))
             self._file.check()
         self.samples_written += len(samples)
 
@@ -219,9 +250,10 @@ def _encoder(file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) ->
 
 class _SndfileEncoder:
     def __init__(self, file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) -> None:
-        self._integer = format in ("wav", "flac") and subtype == "PCM_16"
+        self._integer = format in ("wav", "rf64", "flac") and subtype == "PCM_16"
         container, coding, level = {
             "wav": ("WAV", subtype, None),
+            "rf64": ("RF64", subtype, None),
             "flac": ("FLAC", subtype, None),
             "ogg": ("OGG", "VORBIS", 0.3),
             "opus": ("OGG", "OPUS", 0.3),
@@ -276,6 +308,11 @@ class _AacEncoder:
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
         self._container.close()
+
+
+def _sane(samples: FloatArray, clip: bool) -> FloatArray:
+    finite: FloatArray = np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0)
+    return np.clip(finite, -1.0, 1.0) if clip else finite
 
 
 def _to_int16(samples: FloatArray) -> npt.NDArray[np.int16]:

@@ -21,7 +21,7 @@ class Survey:
     """What a file's structure says."""
 
     parts: tuple[tuple[Piece, ...], ...]
-    """Sound files to read one after the other, each put together from pieces."""
+    """Sound files to read one after the other, each put together from pieces; none if there can be no sound."""
     present: float = 1.0
     """Share of the announced sound that is there, as far as the structure tells."""
     damaged: bool = False
