@@ -4,8 +4,8 @@ A file appears under its name only when it is complete: it is written beside it 
 when the writer is closed. After an error or an abort neither is there.
 
 Every format keeps the exact number of samples, none shifted: Menura reads back what it wrote, and FFmpeg does too from
-wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip and last granule). In m4a the edit list and the last packet's
-duration say where the sound ends; players that heed only the first give up to 1023 samples of padding more.
+wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip and last granule). In m4a the edit list and the duration of
+the last packet say where the sound ends; players that heed only the first give up to 1023 samples of padding more.
 """
 
 from __future__ import annotations
