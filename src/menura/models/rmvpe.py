@@ -187,7 +187,11 @@ class _Source:
     """Reads rmvpe.pt's tensors into Rmvpe's state, folding the batch norms."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+        self.tensors = tensors
+
+    def _tensor(self, name: str) -> Tensor:
+        # One at a time: the whole file in single precision beside the result would double the memory.
+        return self.tensors[name].to(torch.float32)
 
     def state(self, config: RmvpeConfig) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}
@@ -201,16 +205,16 @@ class _Source:
         for layer in range(config.bottleneck_layers):
             for n in range(config.blocks):
                 self._block(state, f"bottleneck.{layer}.{n}", f"unet.intermediate.layers.{layer}.conv.{n}")
-        for name, tensor in self.tensors.items():
+        for name in self.tensors:
             for theirs, ours in (("cnn.", "planes."), ("fc.0.gru.", "gru."), ("fc.1.", "classes.")):
                 if name.startswith(theirs):
-                    state[ours + name[len(theirs) :]] = tensor
+                    state[ours + name[len(theirs) :]] = self._tensor(name)
         return state
 
     def _norm(self, name: str) -> tuple[Tensor, Tensor]:
         """Scale and shift that a batch norm comes to."""
         weight, bias, mean, variance = (
-            self.tensors[f"{name}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
+            self._tensor(f"{name}.{part}").double() for part in ("weight", "bias", "running_mean", "running_var")
         )
         scale = weight * (variance + 1e-5).rsqrt()
         return scale.float(), (bias - mean * scale).float()
@@ -220,7 +224,7 @@ class _Source:
         self._conv(state, f"{ours}.second", f"{theirs}.conv", (3, 4))
         for kind in ("weight", "bias"):
             if f"{theirs}.shortcut.{kind}" in self.tensors:
-                state[f"{ours}.shortcut.{kind}"] = self.tensors[f"{theirs}.shortcut.{kind}"]
+                state[f"{ours}.shortcut.{kind}"] = self._tensor(f"{theirs}.shortcut.{kind}")
 
     def _conv(
         self, state: dict[str, Tensor], ours: str, theirs: str, places: tuple[int, int], out_dim: int = 0
@@ -229,6 +233,6 @@ class _Source:
         weight = self.tensors[f"{theirs}.{places[0]}.weight"]
         shape = [1, 1, 1, 1]
         shape[out_dim] = -1
-        folded = weight * scale.reshape(shape)
-        state[f"{ours}.weight"] = folded.contiguous(memory_format=torch.channels_last)
+        folded = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.channels_last)
+        state[f"{ours}.weight"] = torch.mul(weight, scale.reshape(shape), out=folded)
         state[f"{ours}.bias"] = shift
