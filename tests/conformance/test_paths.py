@@ -1,7 +1,8 @@
 """Whole conversions with noise off equal what Applio 3.6.4's inference computed with the same seeded weights.
 
-Input is 2.4 s of a LibriVox reading with F0 given (RMVPE's own in case 13); outputs are compared from 0.9 s to 1.4 s,
-case 01's all along but for the last 100 ms: Applio drops 20 ms there.
+Input is 2.4 s of a LibriVox reading with F0 given (RMVPE's own in case 13; in 14 FCPE's, with its real weights, which
+the development package torchfcpe carries); outputs are compared from 0.9 s to 1.4 s, case 01's all along but for the
+last 100 ms: Applio drops 20 ms there.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ CASES = [
     Case(number="08", voice="voice_v1_40k_f0"),
     Case(number="10", voice="voice_v2_40k_nof0"),
     Case(number="13", f0="rmvpe"),
+    Case(number="14", f0="fcpe"),
     Case(number="16", protect=0.5, index_rate=0.75),
 ]
 

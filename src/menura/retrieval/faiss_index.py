@@ -56,18 +56,18 @@ class FaissIndex:
             raise IndexFileError(f"{path}: holds values that are no numbers. Make the index again.")
 
     @classmethod
-    def load(cls, path: Path, threads: int | None = None) -> FaissIndex:
+    def load(cls, path: Path, threads: int = 1) -> FaissIndex:
         """Read an index.
 
         Args:
             path: any name that Python can open.
-            threads: of faiss, for the whole process; None leaves them as they are.
+            threads: of faiss, for the whole process. A search takes milliseconds for a second of content: one is
+                enough, and a second pool of threads would only take the cores from torch's.
 
         Raises:
             IndexFileError: missing, too large, damaged, empty, or of a kind that RVC doesn't write.
         """
-        if threads is not None:
-            faiss.omp_set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise IndexFileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GB. Make a smaller index.")
