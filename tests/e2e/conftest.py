@@ -44,7 +44,7 @@ def talk(place: Path) -> Path:
 
 @pytest.fixture
 def long_talk(place: Path) -> Path:
-    """Ten minutes of that voice, so that there is time to interrupt."""
+    """Five minutes of that voice, so that there is time to interrupt."""
     samples, rate = soundfile.read(CLIP, dtype="float32")
-    soundfile.write(place / "long.flac", np.tile(samples, 85), rate)
+    soundfile.write(place / "long.flac", np.tile(samples, 43), rate)
     return Path("long.flac")

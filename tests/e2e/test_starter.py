@@ -1,0 +1,80 @@
+"""The starter pack on real speech: what the first minute with Menura must give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from menura import ConversionOptions, Converter
+from menura.f0.swift import SwiftEstimator
+from support.speech import RATE, speech
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from menura.types import FloatArray
+
+
+@pytest.fixture(scope="module")
+def converter(tmp_path_factory: pytest.TempPathFactory) -> Converter:
+    from menura import EngineOptions
+
+    return Converter(EngineOptions(home=tmp_path_factory.mktemp("home")))
+
+
+def relative_db(a: FloatArray, b: FloatArray) -> float:
+    return float(10 * np.log10(np.mean((a - b) ** 2) / np.mean(b**2)))
+
+
+def test_stream_is_whole_but_for_attention(converter: Converter) -> None:
+    """A minute of real speech: measured at STREAM_DB, see docs/architecture.md; content is the same by construction."""
+    samples = speech(60)
+    whole, rate = converter.array(samples, RATE, ConversionOptions(strategy="whole"))
+    stream, _ = converter.array(samples, RATE, ConversionOptions(strategy="stream"))
+    assert len(whole) == len(stream) == 60 * rate
+    assert relative_db(stream, whole) < STREAM_DB
+
+
+def test_pitch_follows_the_source(converter: Converter) -> None:
+    samples = speech(7)
+    for semitones in (0.0, 5.0):
+        sound, rate = converter.array(samples, RATE, ConversionOptions(transpose=semitones, sample_rate=RATE))
+        assert rate == RATE
+        source, converted = f0_of(samples), f0_of(sound)
+        both = (source > 0) & (converted > 0)
+        assert both.mean() > 0.3
+        cents = 1200 * np.log2(converted[both] / source[both])
+        assert abs(np.median(cents) - 100 * semitones) < 30
+        assert np.mean(np.abs(cents - 100 * semitones) < 50) > 0.8
+
+
+def f0_of(samples: FloatArray) -> FloatArray:
+    import torch
+
+    track: FloatArray = SwiftEstimator().estimate(torch.from_numpy(samples)[None])[0].numpy()
+    return track
+
+
+def test_it_is_not_the_source_and_not_silence(converter: Converter) -> None:
+    samples = speech(7)
+    sound, _ = converter.array(samples, RATE, ConversionOptions(sample_rate=RATE))
+    assert 0.25 < np.sqrt(np.mean(sound**2)) / np.sqrt(np.mean(samples**2)) < 4
+    assert np.abs(np.corrcoef(sound, samples)[0, 1]) < 0.9
+
+
+def test_each_network_is_loaded_once(converter: Converter, tmp_path: Path) -> None:
+    import soundfile as sf
+
+    items = []
+    for number in range(3):
+        sf.write(tmp_path / f"{number}.wav", speech(1 + number), RATE)
+        items.append((tmp_path / f"{number}.wav", tmp_path / "out" / f"{number}.wav"))
+    report = converter.convert_files(items)
+    assert report.exit_code == 0
+    assert report.model_loads
+    assert set(report.model_loads.values()) == {1}
+
+
+STREAM_DB = -20.0
