@@ -124,11 +124,13 @@ def test_decoder(voice: Synthesizer, stages: Stages, expected: dict[str, np.ndar
         ("08", "voice_v1_40k_f0"),
         ("10", "voice_v2_40k_nof0"),
         ("12", "voice_v2_40k_f0"),
+        ("17", "voice_v2_40k_mrf"),
+        ("18", "voice_v2_32k_refinegan"),
     ],
 )
 def test_kinds_of_voices(case: str, name: str, home: Path, expected: dict[str, np.ndarray]) -> None:
-    """Rates, versions, no F0, and (case 12) with the noise that Applio drew."""
-    paths = load("paths")
+    """Rates, versions, no F0, with the noise that Applio drew (12), other vocoders (17, 18)."""
+    paths = {**load("paths"), **expected}
     voice = build_synthesizer(load_voice(make_voice(home, name)))
     content = expected["content_v1" if voice.config.version == "v1" else "content"]
     stages = run(voice, content, noise=paths if case == "12" else None)

@@ -124,7 +124,19 @@ def test_version_follows_the_weights(dim: int, version: str, tmp_path: Path) -> 
     assert reload(tmp_path, content).config.version == version
 
 
-def test_other_vocoders_are_named(content: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("vocoder", ["MRF HiFi-GAN", "RefineGAN"])
+def test_other_vocoders(vocoder: str, tmp_path: Path) -> None:
+    """Also without the field that names them."""
+    config = dataclasses.replace(tiny_config(rates=(10, 4, 2)), vocoder=vocoder)
+    write_voice(tmp_path / "v.pth", config)
+    content = torch.load(tmp_path / "v.pth", weights_only=True)
+    del content["vocoder"]
+    assert reload(tmp_path, content).config.vocoder == vocoder
+    with pytest.raises(CheckpointError, match="no F0, which its vocoder needs"):
+        write_voice(tmp_path / "v.pth", dataclasses.replace(config, has_f0=False))
+
+
+def test_unknown_vocoders_are_named(content: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="vocoder 'BigVGAN'"):
         reload(tmp_path, {**content, "vocoder": "BigVGAN"})
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from menura.models.refinegan import SmoothSineSource
 from menura.models.source import SineSource, advance_phase, sample_phases
 
 RATE, HOP = 4000, 40
@@ -84,3 +85,43 @@ def test_rows_are_independent() -> None:
     both = source(torch.cat([F0_HZ, F0_HZ.flip(1)]), torch.tensor([0.1, 0.7], dtype=torch.float64), None, 1.0)
     alone = source(F0_HZ.flip(1), torch.tensor([0.7], dtype=torch.float64), None, 1.0)
     assert torch.equal(both[1:], alone)
+
+
+def test_overtones_are_multiples_of_the_phase() -> None:
+    source = SineSource(RATE, HOP, overtones=2).requires_grad_(False)
+    weights = torch.tensor([0.7, -0.3, 0.2])
+    source.l_linear.weight.copy_(weights)
+    source.l_linear.bias.zero_()
+    turns = sample_phases(START, F0_HZ, HOP, RATE)[0]
+    voiced = (F0_HZ[0] > 0).repeat_interleave(HOP)
+    waves = torch.stack([0.1 * torch.sin(2 * math.pi * n * turns) * voiced for n in (1, 2, 3)])
+    expected = torch.tanh(weights.double() @ waves)
+    torch.testing.assert_close(source(F0_HZ, START, None, 1.0)[0, 0].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_noise_of_overtones_has_the_level_of_their_sum() -> None:
+    source = SineSource(RATE, HOP, overtones=1).requires_grad_(False)
+    source.l_linear.weight.copy_(torch.tensor([[3.0, -4.0]]))
+    source.l_linear.bias.zero_()
+    unvoiced = torch.zeros(1, 2)
+    sound = torch.atanh(source(unvoiced, START, torch.ones(1, 2 * HOP), 0.3))
+    torch.testing.assert_close(sound, torch.full_like(sound, 0.3 * 5 * 0.1 / 3), atol=1e-6, rtol=0)
+
+
+def test_smooth_source_is_its_definition() -> None:
+    """RefineGAN's: F0 interpolated between frame centres, phase summed from the recording's start."""
+    source = SmoothSineSource(RATE, HOP).requires_grad_(False)
+    smooth = torch.nn.functional.interpolate(F0_HZ.double()[None], size=F0_HZ.shape[1] * HOP, mode="linear")[0, 0]
+    sine = 0.1 * torch.sin(2 * math.pi * torch.cumsum(smooth / RATE, dim=0)) * (smooth > 0)
+    expected = torch.tanh(source.merge[0].weight[0, 0].double() * sine)
+    torch.testing.assert_close(source(F0_HZ, START, None, 1.0)[0, 0].double(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("split", range(1, F0_HZ.shape[1] - 1))
+def test_smooth_phase_runs_on_over_a_split(split: int) -> None:
+    """But for half a frame at a window's edge, where the neighbour's F0 isn't known."""
+    source = SmoothSineSource(RATE, HOP).requires_grad_(False)
+    whole = source(F0_HZ, START, None, 1.0)
+    later = advance_phase(START, F0_HZ[:, :split], FRAME_S)
+    part = source(F0_HZ[:, split:], later, None, 1.0)
+    torch.testing.assert_close(part[..., HOP:], whole[..., (split + 1) * HOP :], atol=1e-6, rtol=0)

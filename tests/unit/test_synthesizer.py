@@ -26,12 +26,32 @@ def variants() -> list[SynthesizerConfig]:
         tiny_config(rates=(5, 2, 2, 2)),
         tiny_config(rates=(3, 5)),
         dataclasses.replace(base, upsample_kernel_sizes=(16, 8, 4), resblock_kernel_sizes=(3, 11)),
+        dataclasses.replace(base, vocoder="MRF HiFi-GAN"),
+        dataclasses.replace(base, vocoder="RefineGAN", upsample_initial_channel=32),
     ]
 
 
-@pytest.fixture(params=variants(), ids=["nsf", "no-f0", "resblock2", "odd-first", "two-odd", "wide"])
+@pytest.fixture(
+    params=variants(), ids=["nsf", "no-f0", "resblock2", "odd-first", "two-odd", "wide", "mrf", "refinegan"]
+)
 def voice(request: pytest.FixtureRequest) -> Synthesizer:
-    return tiny_voice(request.param)
+    voice = tiny_voice(request.param)
+    with torch.no_grad():
+        loudest = voice.dec.conv_post(before_last(voice)).abs().max()
+        # Far from tanh's limits, where nothing would show.
+        voice.dec.conv_post.weight /= loudest
+        if voice.dec.conv_post.bias is not None:
+            voice.dec.conv_post.bias /= loudest
+    return voice
+
+
+def before_last(voice: Synthesizer) -> Tensor:
+    """What the last convolution is given."""
+    seen: list[Tensor] = []
+    handle = voice.dec.conv_post.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    voice.decode(*latent(voice))
+    handle.remove()
+    return seen[0]
 
 
 def latent(voice: Synthesizer, frames: int = FRAMES, batch: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -42,12 +62,21 @@ def latent(voice: Synthesizer, frames: int = FRAMES, batch: int = 1) -> tuple[Te
     return z, g, source if voice.config.has_f0 else None
 
 
+def in_double(
+    voice: Synthesizer, tensors: tuple[Tensor, Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    voice.double()
+    z, g, source = tensors
+    return z.double(), g.double(), None if source is None else source.double()
+
+
 @torch.inference_mode()
 def test_sound_has_exactly_its_frames(voice: Synthesizer) -> None:
     z, g, source = latent(voice, 7, batch=2)
     sound = voice.decode(z, g, source)
     assert sound.shape == (2, 7 * voice.config.frame_samples)
-    assert sound.abs().max() <= 1
+    assert sound.abs().max() < 0.99
+    assert sound.std() > 0.01
 
 
 @torch.inference_mode()
@@ -55,22 +84,25 @@ def test_sound_has_exactly_its_frames(voice: Synthesizer) -> None:
     ("core", "tile_frames"), [((0, FRAMES), 7), ((0, FRAMES), 100), ((20, 41), 5), ((0, 1), 1), ((59, 60), 50)]
 )
 def test_tiles_equal_the_whole(voice: Synthesizer, core: tuple[int, int], tile_frames: int) -> None:
-    z, g, source = latent(voice, batch=2)
+    """In float64, where only a wrong margin would show."""
+    z, g, source = in_double(voice, latent(voice, batch=2))
     whole = voice.decode(z, g, source)
     tiled = voice.decode_tiled(z, g, source, core, tile_frames)
     hop = voice.config.frame_samples
-    torch.testing.assert_close(tiled, whole[:, core[0] * hop : core[1] * hop], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(tiled, whole[:, core[0] * hop : core[1] * hop], atol=1e-12, rtol=0)
 
 
 @torch.inference_mode()
 def test_context_is_enough_and_no_guess(voice: Synthesizer) -> None:
-    """Beyond the context nothing changes a frame's sound; at most two frames of it may be unused."""
-    z, g, source = latent(voice)
-    voice.double()
-    z, g = z.double(), g.double()
-    source = None if source is None else source.double()
-    hop, context, middle = voice.config.frame_samples, voice.decode_context_frames, FRAMES // 2
-    assert context < middle
+    """Beyond the context nothing changes a frame's sound; at most two frames of it may be unused.
+
+    RefineGAN's low-pass filters fade out so smoothly that the last third of their reach is lost in rounding.
+    """
+    hop, context = voice.config.frame_samples, voice.decode_context_frames
+    slack = context // 3 if voice.config.vocoder == "RefineGAN" else 2
+    middle = context + 5
+    frames = 2 * middle + 1
+    z, g, source = in_double(voice, latent(voice, frames))
 
     def changed(left: int, right: int) -> bool:
         other = z.clone()
@@ -85,7 +117,7 @@ def test_context_is_enough_and_no_guess(voice: Synthesizer) -> None:
         return not torch.equal(voice.decode(other, g, moved)[:, frame], voice.decode(z, g, source)[:, frame])
 
     assert not changed(middle - context, middle + 1 + context)
-    assert changed(middle - context + 2, FRAMES) or changed(0, middle + 1 + context - 2)
+    assert changed(middle - context + slack, frames) or changed(0, middle + 1 + context - slack)
 
 
 @torch.inference_mode()

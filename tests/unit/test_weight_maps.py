@@ -65,7 +65,7 @@ def test_unfolding_keeps_the_weight() -> None:
     "name",
     [
         "voice_v2_40k_f0", "voice_v2_48k_f0", "voice_v2_32k_f0", "voice_v2_40k_nof0",
-        "voice_v1_40k_f0", "voice_v1_48k_f0", "voice_v1_32k_f0",
+        "voice_v1_40k_f0", "voice_v1_48k_f0", "voice_v1_32k_f0", "voice_v2_40k_mrf", "voice_v2_32k_refinegan",
     ],
 )  # fmt: skip
 def test_layout_is_that_of_real_files(name: str) -> None:

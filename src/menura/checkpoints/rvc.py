@@ -19,7 +19,9 @@ from menura.checkpoints.maps import State
 from menura.checkpoints.pickles import check_size, load_tensors
 from menura.checkpoints.voice import (
     HIFI_GAN,
+    MRF_HIFI_GAN,
     POSTERIOR_PREFIX,
+    REFINE_GAN,
     LoadedVoice,
     VoiceMetadata,
     build_synthesizer,
@@ -183,9 +185,9 @@ def _parse_version(value: Any, content_dim: int) -> str:
 def _parse_vocoder(value: Any, state: State) -> str:
     """Applio's field, or what the names of the weights show where files lack it."""
     if any(name.startswith("dec.mrfs.") for name in state):
-        return "MRF HiFi-GAN"
+        return MRF_HIFI_GAN
     if any(name.startswith("dec.downsample_blocks.") for name in state):
-        return "RefineGAN"
+        return REFINE_GAN
     return str(value or HIFI_GAN)
 
 

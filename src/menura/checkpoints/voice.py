@@ -12,13 +12,12 @@ from torch import Tensor
 
 from menura.checkpoints.maps import State, classic, folded, unfolded
 from menura.errors import CheckpointError
+from menura.models.blank import without_weights
 from menura.models.config import SynthesizerConfig
-from menura.models.synthesizer import Synthesizer
+from menura.models.synthesizer import VOCODERS, Synthesizer
 from menura.units import FRAME_RATE_HZ
 
-HIFI_GAN = "HiFi-GAN"
-VOCODERS = (HIFI_GAN,)
-"""Vocoders that can be run, by Applio's names."""
+HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"
 POSTERIOR_PREFIX = "enc_q."
 """The posterior encoder is needed in training only and left out of voices."""
 
@@ -66,7 +65,7 @@ class LoadedVoice:
 
 def build_synthesizer(voice: LoadedVoice) -> Synthesizer:
     """The voice's network for inference: weight norm folded, no gradients, on the CPU."""
-    with torch.device("meta"):
+    with without_weights():
         network = Synthesizer(voice.config)
     # Assigned, not copied: no second set of weights is ever made.
     network.load_state_dict(folded(voice.state), assign=True)
@@ -76,7 +75,7 @@ def build_synthesizer(voice: LoadedVoice) -> Synthesizer:
 @lru_cache(maxsize=32)
 def expected_shapes(config: SynthesizerConfig) -> dict[str, tuple[int, ...]]:
     """Every weight of a voice with that architecture under RVC's name, in the order of its file."""
-    with torch.device("meta"):
+    with without_weights():
         network = Synthesizer(config, training=True)
     state = classic(network.state_dict())
     return {name: tuple(t.shape) for name, t in state.items() if not name.startswith(POSTERIOR_PREFIX)}
@@ -129,7 +128,7 @@ def check_config(path: Path, config: SynthesizerConfig) -> None:
     """Raise CheckpointError for an architecture that can't be built, or would be absurdly large."""
     if config.vocoder not in VOCODERS:
         raise CheckpointError(
-            f"{path}: the voice needs the vocoder '{config.vocoder}', which Menura can't run yet "
+            f"{path}: the voice needs the vocoder '{config.vocoder}', which Menura can't run "
             f"(it runs {', '.join(VOCODERS)})."
         )
     problem = _config_problem(config)
@@ -146,6 +145,7 @@ def _config_problem(config: SynthesizerConfig) -> str | None:
     steps = (*config.upsample_rates, *config.upsample_kernel_sizes, *config.resblock_kernel_sizes)
     dilations = [d for row in config.resblock_dilation_sizes for d in row]
     stages = len(config.upsample_rates)
+    narrowing = 2 ** (stages + 1 if config.vocoder == REFINE_GAN else stages)
     checks = {
         "widths out of range": all(0 < width <= _MAX_CHANNELS for width in widths),
         "too many layers": 0 < config.n_layers <= _MAX_LAYERS and 0 < stages <= _MAX_LAYERS,
@@ -159,9 +159,10 @@ def _config_problem(config: SynthesizerConfig) -> str | None:
         ),
         "even residual kernels": all(k % 2 == 1 for k in config.resblock_kernel_sizes),
         "residual kernels without dilations": len(config.resblock_kernel_sizes) == len(config.resblock_dilation_sizes),
-        "too many upsampling stages for its width": config.upsample_initial_channel % 2**stages == 0,
+        "too many upsampling stages for its width": config.upsample_initial_channel % narrowing == 0,
         "heads that don't divide the width": config.n_heads > 0 and config.hidden_channels % config.n_heads == 0,
         "an odd number of latent channels": config.inter_channels % 2 == 0,
+        "no F0, which its vocoder needs": config.has_f0 or config.vocoder == HIFI_GAN,
         f"upsampling that doesn't give {FRAME_RATE_HZ} frames a second": (
             config.frame_samples * FRAME_RATE_HZ == config.sample_rate
         ),

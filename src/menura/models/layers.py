@@ -122,14 +122,20 @@ class RelativeAttention(nn.Module):
         Returns:
             (batch, channels, frames).
         """
+        frames, window = x.shape[-1], self.window
         query = self._heads(self.conv_q(x)) * self.head_dim**-0.5
-        key, value = self._heads(self.conv_k(x)), self._heads(self.conv_v(x))
+        # Keys and values get `window` rows on both sides, so that the band of near distances is a plain strided view
+        # of the scores: no second matrix of (frames, frames) for them.
+        key = F.pad(self._heads(self.conv_k(x)), (0, 0, window, window))
+        value = F.pad(self._heads(self.conv_v(x)), (0, 0, window, window))
         scores = query @ key.transpose(-2, -1)
-        scores = scores + self._distances_to_keys(query @ self.emb_rel_k.transpose(-2, -1))
-        pair_mask = mask[:, :, None, :] * mask[:, :, :, None]
-        scores = scores.masked_fill(pair_mask == 0, -1e4)
+        self._band(scores).add_(query @ self.emb_rel_k.transpose(-2, -1))
+        scores[..., :window] = -torch.inf
+        scores[..., window + frames :] = -torch.inf
+        if not bool(mask.all()):
+            scores[..., window : window + frames].masked_fill_(mask[:, :, None, :] == 0, -1e4)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.p_dropout, self.training)
-        out = weights @ value + self._keys_to_distances(weights) @ self.emb_rel_v
+        out = weights @ value + self._band(weights) @ self.emb_rel_v
         merged: Tensor = self.conv_o(out.transpose(2, 3).reshape(x.shape))
         return merged
 
@@ -137,20 +143,11 @@ class RelativeAttention(nn.Module):
         batch, _, frames = x.shape
         return x.view(batch, self.n_heads, self.head_dim, frames).transpose(2, 3)
 
-    def _distances_to_keys(self, scores: Tensor) -> Tensor:
-        """(..., frames, 2 w + 1) by distance to (..., frames, frames) by key, 0 outside the window.
-
-        Rows one longer than the band is wide, read again at the band's width, move by one a row.
-        """
-        frames, band = scores.shape[-2], scores.shape[-2] + 2 * self.window
-        flat = F.pad(scores, (0, frames)).flatten(-2)[..., : frames * band]
-        return flat.view(*flat.shape[:-1], frames, band)[..., self.window : self.window + frames]
-
-    def _keys_to_distances(self, weights: Tensor) -> Tensor:
-        """(..., frames, frames) by key to (..., frames, 2 w + 1) by distance: the inverse of the above."""
-        frames, band = weights.shape[-1], weights.shape[-1] + 2 * self.window
-        flat = F.pad(F.pad(weights, (self.window, self.window)).flatten(-2), (0, frames))
-        return flat.view(*flat.shape[:-1], frames, band + 1)[..., : 2 * self.window + 1]
+    def _band(self, scores: Tensor) -> Tensor:
+        """View of (batch, heads, frames, frames + 2 w) by padded key as (batch, heads, frames, 2 w + 1) by distance."""
+        batch, heads, frames, padded = scores.shape
+        strides = (heads * frames * padded, frames * padded, padded + 1, 1)
+        return scores.as_strided((batch, heads, frames, 2 * self.window + 1), strides)
 
 
 class ConvFeedForward(nn.Module):
@@ -220,10 +217,19 @@ class WaveNet(nn.Module):
 
 
 class ResBlock1(nn.Module):
-    """HiFi-GAN's residual block "1": pairs of a dilated and a plain convolution."""
+    """HiFi-GAN's residual block "1": pairs of convolutions, the first dilated."""
 
-    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dilations: tuple[int, ...],
+        *,
+        training: bool,
+        slope: float = LEAKY_SLOPE,
+    ) -> None:
         super().__init__()
+        self.slope = slope
         self.context_samples = sum(same_padding(kernel_size, d) + same_padding(kernel_size) for d in dilations)
         self.convs1 = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
         self.convs2 = nn.ModuleList(_same_conv(channels, kernel_size, 1, training=training) for _ in dilations)
@@ -231,10 +237,43 @@ class ResBlock1(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
         for first, second in zip(self.convs1, self.convs2, strict=True):
-            # In place on a fresh convolution output only: a quarter less memory traffic, and safe for autograd.
-            h = F.leaky_relu(first(F.leaky_relu(x, LEAKY_SLOPE)), LEAKY_SLOPE, inplace=True)
-            x = second(h).add_(x)
+            x = _residual_pair(x, first, second, self.slope)
         return x
+
+
+class MrfLayer(nn.Module):
+    """A pair of convolutions, the first dilated, as Applio's MRF HiFi-GAN names them."""
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int, *, training: bool) -> None:
+        super().__init__()
+        self.conv1 = _same_conv(channels, kernel_size, dilation, training=training)
+        self.conv2 = _same_conv(channels, kernel_size, 1, training=training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
+        return _residual_pair(x, self.conv1, self.conv2, LEAKY_SLOPE)
+
+
+class MrfBlock(nn.Module):
+    """ResBlock1 by other names."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
+        super().__init__()
+        self.context_samples = sum(same_padding(kernel_size, d) + same_padding(kernel_size) for d in dilations)
+        self.layers = nn.ModuleList(MrfLayer(channels, kernel_size, d, training=training) for d in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def _residual_pair(x: Tensor, first: nn.Module, second: nn.Module, slope: float) -> Tensor:
+    # In place on fresh convolution outputs only: a quarter less memory traffic, and safe for autograd.
+    h = F.leaky_relu(first(F.leaky_relu(x, slope)), slope, inplace=True)
+    out: Tensor = second(h).add_(x)
+    return out
 
 
 class ResBlock2(nn.Module):

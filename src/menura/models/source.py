@@ -16,7 +16,7 @@ VOICED_NOISE_STD = 0.003
 UNVOICED_NOISE_STD = SINE_AMPLITUDE / 3
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """The tensor in float64; on the CPU where the device has none (Apple's GPUs)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
 
@@ -32,7 +32,7 @@ def advance_phase(phase_cycles: Tensor, f0_hz: Tensor, frame_s: float) -> Tensor
     Returns:
         (batch,) float64 in [0, 1).
     """
-    return torch.remainder(phase_cycles + _wide(f0_hz).sum(dim=1) * frame_s, 1.0)
+    return torch.remainder(phase_cycles + wide(f0_hz).sum(dim=1) * frame_s, 1.0)
 
 
 def sample_phases(phase_cycles: Tensor, f0_hz: Tensor, frame_samples: int, sample_rate: int) -> Tensor:
@@ -47,19 +47,19 @@ def sample_phases(phase_cycles: Tensor, f0_hz: Tensor, frame_samples: int, sampl
     Returns:
         (batch, frames * frame_samples) float64 in [0, 1), on the device of `f0_hz` where that has float64.
     """
-    step = _wide(f0_hz) / sample_rate
+    step = wide(f0_hz) / sample_rate
     before = phase_cycles.to(step.device)[:, None] + (step.cumsum(dim=1) - step) * frame_samples
     within = torch.arange(1, frame_samples + 1, dtype=torch.float64, device=step.device)
     return torch.remainder(before[:, :, None] + step[:, :, None] * within, 1.0).flatten(1)
 
 
 class SineSource(nn.Module):
-    """Sine and noise, mixed by a learned linear layer and tanh (`m_source` of RVC's checkpoints)."""
+    """Sine, overtones and noise, mixed by a learned linear layer and tanh (`m_source` of RVC's checkpoints)."""
 
-    def __init__(self, sample_rate: int, frame_samples: int) -> None:
+    def __init__(self, sample_rate: int, frame_samples: int, overtones: int = 0) -> None:
         super().__init__()
-        self.sample_rate, self.frame_samples = sample_rate, frame_samples
-        self.l_linear = nn.Linear(1, 1)
+        self.sample_rate, self.frame_samples, self.overtones = sample_rate, frame_samples, overtones
+        self.l_linear = nn.Linear(1 + overtones, 1)
 
     def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
         """The excitation.
@@ -74,12 +74,40 @@ class SineSource(nn.Module):
             (batch, 1, frames * frame_samples).
         """
         phases = sample_phases(phase_cycles, f0_hz, self.frame_samples, self.sample_rate)
-        # Reduced to one turn before it is narrowed: float32 then costs 4e-7 radians at most.
-        sine = torch.sin(phases.to(device=f0_hz.device, dtype=torch.float32).mul_(2 * math.pi))
         voiced = (f0_hz > 0).repeat_interleave(self.frame_samples, dim=1)
-        wave = sine.mul_(SINE_AMPLITUDE).mul_(voiced)
-        if noise is not None and noise_scale != 0:
-            level = torch.where(voiced, VOICED_NOISE_STD * noise_scale, UNVOICED_NOISE_STD * noise_scale)
-            wave = wave + level * noise
-        mixed = wave.to(self.l_linear.weight.dtype)[:, :, None]
-        return torch.tanh(self.l_linear(mixed)).transpose(1, 2)
+        weight = self.l_linear.weight[0]
+        mixed = weight[0] * sine_wave(phases, voiced)
+        for overtone in range(1, 1 + self.overtones):
+            mixed = mixed + weight[overtone] * sine_wave((1 + overtone) * phases, voiced)
+        # Independent noise on every overtone adds up to one noise of the weights' norm.
+        gain = weight.norm() if self.overtones else weight[0]
+        return torch.tanh(with_noise(mixed, voiced, noise, gain * noise_scale) + self.l_linear.bias)[:, None]
+
+
+def sine_wave(phases: Tensor, voiced: Tensor) -> Tensor:
+    """RVC's sine.
+
+    Args:
+        phases: (batch, samples) float64 in cycles.
+        voiced: (batch, samples) bool, whose device the result is on.
+
+    Returns:
+        (batch, samples) float32, 0 where unvoiced.
+    """
+    # Reduced to one turn before it is narrowed: float32 then costs 4e-7 radians at most.
+    turn = torch.remainder(phases, 1.0).to(device=voiced.device, dtype=torch.float32)
+    return turn.mul_(2 * math.pi).sin_().mul_(SINE_AMPLITUDE).mul_(voiced)
+
+
+def with_noise(wave: Tensor, voiced: Tensor, noise: Tensor | None, gain: Tensor | float) -> Tensor:
+    """The wave plus RVC's noise, which is stronger where there is no voice.
+
+    Args:
+        wave: (batch, samples).
+        voiced: (batch, samples) bool.
+        noise: (batch, samples) standard normal, or None.
+        gain: 1 is RVC's level.
+    """
+    if noise is None:
+        return wave
+    return wave + torch.where(voiced, VOICED_NOISE_STD, UNVOICED_NOISE_STD) * noise * gain

@@ -20,7 +20,9 @@ from menura.models.layers import (
     length_mask,
     scaled_embedding,
 )
-from menura.models.vocoders import HifiGan, Span
+from menura.models.refinegan import RefineGan
+from menura.models.spans import Span
+from menura.models.vocoders import HifiGan, MrfHifiGan
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10
@@ -31,6 +33,14 @@ FLOW_COUPLINGS = 4
 POSTERIOR_LAYERS = 16
 TILE_FRAMES = 100
 """A second: longer tiles take memory and no less time."""
+
+
+VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan]] = {
+    "HiFi-GAN": HifiGan,
+    "MRF HiFi-GAN": MrfHifiGan,
+    "RefineGAN": RefineGan,
+}
+"""By Applio's names."""
 
 
 class TransformerEncoder(nn.Module):
@@ -232,7 +242,7 @@ class Synthesizer(nn.Module):
         super().__init__()
         self.config = config
         self.enc_p = TextEncoder(config)
-        self.dec = HifiGan(config, training=training)
+        self.dec = VOCODERS[config.vocoder](config, training=training)
         if training:
             self.enc_q = PosteriorEncoder(config, training=training)
         self.flow = Flow(config, training=training)

@@ -1,4 +1,4 @@
-"""HiFi-GAN generators (Kong et al., 2020), with RVC's harmonic source (NSF) or without.
+"""HiFi-GAN generators (Kong et al., 2020): with RVC's harmonic source (NSF), without, and Applio's MRF variant.
 
 Latent frames go in, samples come out. Every output sample depends on a bounded stretch of input, which
 `context_frames` derives from the layers.
@@ -6,7 +6,9 @@ Latent frames go in, samples come out. Every output sample depends on a bounded 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import (
     LEAKY_SLOPE,
+    MrfBlock,
     ResBlock1,
     ResBlock2,
     TimeConv,
@@ -23,77 +26,51 @@ from menura.models.layers import (
     same_padding,
 )
 from menura.models.source import SineSource
+from menura.models.spans import Margins, Span, samples_of
 from menura.units import ceil_div
 
-PRE_POST_KERNEL = 7
+END_KERNEL = 7
+MRF_OVERTONES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Steps [start, stop) of some signal."""
+class ResidualBlock(Protocol):
+    """One of a stage's parallel branches."""
 
-    start: int
-    stop: int
+    context_samples: int
 
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def widened(self, steps: int, length: int) -> Span:
-        """With that many more on each side, as far as a signal of that length goes."""
-        return Span(max(0, self.start - steps), min(length, self.stop + steps))
-
-    def shifted(self, steps: int) -> Span:
-        """Moved by that many steps."""
-        return Span(self.start + steps, self.stop + steps)
-
-    def scaled(self, factor: int) -> Span:
-        """The same time at a rate that is higher by a factor."""
-        return Span(self.start * factor, self.stop * factor)
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
+        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Margins:
-    """Samples needed before and after a stretch, at some stage's rate."""
+class HifiGanBase(nn.Module, ABC):
+    """What the HiFi-GAN generators share; a subclass makes the upsamplers and residual blocks under its own names."""
 
-    left: int
-    right: int
+    conv_pre: nn.Module
+    conv_post: nn.Module
+    noise_convs: nn.ModuleList
+    cond: nn.Module
 
-    def widened(self, samples: int) -> Margins:
-        """The margins with that many more on both sides."""
-        return Margins(left=self.left + samples, right=self.right + samples)
-
-
-class HifiGan(nn.Module):
-    """HiFi-GAN; with `config.has_f0` its stages are excited by a sine source (GeneratorNSF)."""
-
-    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+    def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
         self.rates = config.upsample_rates
         self.kernels = config.upsample_kernel_sizes
-        self.n_resblocks = len(config.resblock_kernel_sizes)
         self.frame_samples = config.frame_samples
-        channels = [config.upsample_initial_channel // 2**i for i in range(len(self.rates) + 1)]
-        if config.has_f0:
-            self.m_source = SineSource(config.sample_rate, config.frame_samples)
-        self.conv_pre = TimeConv(
-            config.inter_channels, channels[0], PRE_POST_KERNEL, padding=same_padding(PRE_POST_KERNEL)
+        self.channels = tuple(config.upsample_initial_channel // 2**i for i in range(len(self.rates) + 1))
+
+    @abstractmethod
+    def upsampler(self, stage: int) -> nn.Module:
+        """The transposed convolution that a stage begins with."""
+
+    @abstractmethod
+    def blocks(self, stage: int) -> Sequence[ResidualBlock]:
+        """The residual blocks whose outputs a stage averages."""
+
+    def _source_convs(self) -> nn.ModuleList:
+        """Bring the source down to each stage's rate."""
+        return nn.ModuleList(
+            _source_conv(self.channels[i + 1], self.samples_per_step(i + 1)) for i in range(len(self.rates))
         )
-        self.ups = nn.ModuleList(
-            _upsampler(channels[i], channels[i + 1], self.rates[i], self.kernels[i], training=training)
-            for i in range(len(self.rates))
-        )
-        if config.has_f0:
-            self.noise_convs = nn.ModuleList(
-                _source_conv(channels[i + 1], self.samples_per_step(i + 1)) for i in range(len(self.rates))
-            )
-        block = ResBlock1 if config.resblock == "1" else ResBlock2
-        self.resblocks = nn.ModuleList(
-            block(width, kernel, dilations, training=training)
-            for width in channels[1:]
-            for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
-        )
-        self.conv_post = TimeConv(channels[-1], 1, PRE_POST_KERNEL, padding=same_padding(PRE_POST_KERNEL), bias=False)
-        self.cond = TimeConv(config.gin_channels, channels[0], 1)
 
     def samples_per_step(self, stage: int) -> int:
         """Output samples in one step of the signal that enters a stage (stage 0: latent frames)."""
@@ -110,22 +87,18 @@ class HifiGan(nn.Module):
     def _context_steps(self, first_stage: int) -> int:
         """Steps of the signal that enters a stage, on each side, that the samples of one step depend on."""
         entry_step = self.samples_per_step(first_stage)
-        margins = Margins(left=0, right=0).widened(same_padding(PRE_POST_KERNEL))
+        margins = Margins(left=0, right=0).widened(same_padding(END_KERNEL))
         source_samples = 0
         for stage in reversed(range(first_stage, len(self.rates))):
-            margins = margins.widened(self._resblock_context(stage))
+            margins = margins.widened(max(block.context_samples for block in self.blocks(stage)))
             # The source's convolution reads less than a step further than the steps it makes.
             source_samples = max(
                 source_samples, (max(margins.left, margins.right) + 1) * self.samples_per_step(stage + 1)
             )
             margins = self._before_upsampling(margins, stage)
         if first_stage == 0:
-            margins = margins.widened(same_padding(PRE_POST_KERNEL))
+            margins = margins.widened(same_padding(END_KERNEL))
         return max(margins.left, margins.right, ceil_div(source_samples, entry_step))
-
-    def _resblock_context(self, stage: int) -> int:
-        blocks = self.resblocks[stage * self.n_resblocks : (stage + 1) * self.n_resblocks]
-        return max(int(block.context_samples) for block in blocks)  # type: ignore[arg-type]
 
     def _before_upsampling(self, margins: Margins, stage: int) -> Margins:
         """Margins at a stage's input: output n of the transposed convolution reads inputs (n + p - [0, k)) / u."""
@@ -165,7 +138,7 @@ class HifiGan(nn.Module):
             (batch, 1, core frames * frame_samples).
         """
         window = core.widened(self.context_frames, z.shape[-1])
-        source = _samples(source, window, self.frame_samples)
+        source = samples_of(source, window, self.frame_samples)
         head = self._head(z[..., window.start : window.stop], g, source)
         step_samples, context = self.samples_per_step(1), self._context_steps(1)
         sound = z.new_empty(z.shape[0], 1, len(core) * self.frame_samples)
@@ -173,7 +146,7 @@ class HifiGan(nn.Module):
             tile = Span(start, min(start + tile_frames, core.stop))
             steps = tile.shifted(-window.start).scaled(self.rates[0])
             wide = steps.widened(context, head.shape[-1])
-            part = self._tail(head[..., wide.start : wide.stop], _samples(source, wide, step_samples))
+            part = self._tail(head[..., wide.start : wide.stop], samples_of(source, wide, step_samples))
             wanted = steps.shifted(-wide.start).scaled(step_samples)
             place = tile.shifted(-core.start).scaled(self.frame_samples)
             sound[..., place.start : place.stop] = part[..., wanted.start : wanted.stop]
@@ -193,22 +166,88 @@ class HifiGan(nn.Module):
         return torch.tanh(self.conv_post(F.leaky_relu(x))).reshape(x.shape[0], 1, -1)
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
-        x = self.ups[stage](F.leaky_relu(x, LEAKY_SLOPE))
+        x = self.upsampler(stage)(F.leaky_relu(x, LEAKY_SLOPE))
         if source is not None:
             excitation = self.noise_convs[stage](source if x.dim() == 3 else source.unsqueeze(2))
             x = x.add_(excitation)
-        blocks = self.resblocks[stage * self.n_resblocks : (stage + 1) * self.n_resblocks]
-        total: Tensor | None = None
-        for block in blocks:
-            total = block(x) if total is None else total.add_(block(x))
-        assert total is not None
-        return total.div_(self.n_resblocks)
+        blocks = self.blocks(stage)
+        total = blocks[0](x)
+        for block in blocks[1:]:
+            total = total.add_(block(x))
+        return total.div_(len(blocks))
 
 
-def _samples(source: Tensor | None, steps: Span, step_samples: int) -> Tensor | None:
-    """The part of a (batch, 1, samples) signal that belongs to some steps."""
-    span = steps.scaled(step_samples)
-    return None if source is None else source[..., span.start : span.stop]
+class HifiGan(HifiGanBase):
+    """RVC's vocoder; with `config.has_f0` its stages are excited by a sine source (GeneratorNSF)."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__(config)
+        self.n_blocks = len(config.resblock_kernel_sizes)
+        if config.has_f0:
+            self.m_source = SineSource(config.sample_rate, config.frame_samples)
+        self.conv_pre = _end_conv(config.inter_channels, self.channels[0])
+        self.ups = _upsamplers(self.channels, config, training=training)
+        if config.has_f0:
+            self.noise_convs = self._source_convs()
+        block = ResBlock1 if config.resblock == "1" else ResBlock2
+        self.resblocks = nn.ModuleList(
+            block(width, kernel, dilations, training=training)
+            for width in self.channels[1:]
+            for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
+        )
+        self.conv_post = _end_conv(self.channels[-1], 1, bias=False)
+        self.cond = nn.Conv1d(config.gin_channels, self.channels[0], 1)
+
+    def upsampler(self, stage: int) -> nn.Module:
+        """See HifiGanBase."""
+        return self.ups[stage]
+
+    def blocks(self, stage: int) -> Sequence[ResidualBlock]:
+        """See HifiGanBase."""
+        found = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
+        return [cast("ResidualBlock", block) for block in found]
+
+
+class MrfHifiGan(HifiGanBase):
+    """Applio's "MRF HiFi-GAN": the same arithmetic with eight overtones in the source, under other names."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__(config)
+        self.m_source = SineSource(config.sample_rate, config.frame_samples, overtones=MRF_OVERTONES)
+        self.conv_pre = maybe_weight_norm(_end_conv(config.inter_channels, self.channels[0]), training=training)
+        self.upsamples = _upsamplers(self.channels, config, training=training)
+        self.noise_convs = self._source_convs()
+        self.mrfs = nn.ModuleList(
+            nn.ModuleList(
+                MrfBlock(width, kernel, dilations, training=training)
+                for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
+            )
+            for width in self.channels[1:]
+        )
+        self.conv_post = maybe_weight_norm(_end_conv(self.channels[-1], 1), training=training)
+        self.cond = nn.Conv1d(config.gin_channels, self.channels[0], 1)
+
+    def upsampler(self, stage: int) -> nn.Module:
+        """See HifiGanBase."""
+        return self.upsamples[stage]
+
+    def blocks(self, stage: int) -> Sequence[ResidualBlock]:
+        """See HifiGanBase."""
+        return [cast("ResidualBlock", block) for block in cast("nn.ModuleList", self.mrfs[stage])]
+
+
+def _end_conv(channels_in: int, channels_out: int, *, bias: bool = True) -> TimeConv:
+    """The first or last convolution."""
+    return TimeConv(channels_in, channels_out, END_KERNEL, padding=same_padding(END_KERNEL), bias=bias)
+
+
+def _upsamplers(channels: Sequence[int], config: SynthesizerConfig, *, training: bool) -> nn.ModuleList:
+    return nn.ModuleList(
+        _upsampler(
+            channels[i], channels[i + 1], config.upsample_rates[i], config.upsample_kernel_sizes[i], training=training
+        )
+        for i in range(len(config.upsample_rates))
+    )
 
 
 def _upsampler(channels_in: int, channels_out: int, rate: int, kernel: int, *, training: bool) -> nn.Module:

@@ -1,0 +1,241 @@
+"""RefineGAN (Xu et al., 2021) as Applio builds it: a sine at F0, refined by the latent.
+
+The sine is taken down to the latent's rate step by step, and on the way up each of those steps is joined in again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from menura.models.config import SynthesizerConfig
+from menura.models.layers import ResBlock1, TimeConv, maybe_weight_norm, same_padding
+from menura.models.source import sine_wave, wide, with_noise
+from menura.models.spans import Margins, Span, samples_of
+from menura.units import ceil_div
+
+SLOPE = 0.2
+KERNEL = 7
+BLOCK_KERNELS = (3, 7, 11)
+BLOCK_DILATIONS = (1, 3, 5)
+TILES_JOINED = 2
+"""Every stage repeats its context in every tile here, so that longer tiles pay."""
+
+LOWPASS_ZEROS = 64
+LOWPASS_ROLLOFF = 0.9475937167399596
+LOWPASS_BETA = 14.769656459379492
+"""Kaiser-windowed sinc: zero crossings a side, edge as a share of the lower Nyquist frequency, window shape."""
+
+
+class SmoothSineSource(nn.Module):
+    """Like SineSource, with F0 interpolated between frames, no overtones and no bias."""
+
+    def __init__(self, sample_rate: int, frame_samples: int) -> None:
+        super().__init__()
+        self.sample_rate, self.frame_samples = sample_rate, frame_samples
+        self.merge = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh())
+
+    def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
+        """The excitation; arguments and result as SineSource's."""
+        smooth_hz = F.interpolate(wide(f0_hz)[:, None], size=f0_hz.shape[1] * self.frame_samples, mode="linear")[:, 0]
+        voiced = (smooth_hz > 0).to(f0_hz.device)
+        wave = sine_wave(self._phases(wide(f0_hz), smooth_hz, phase_cycles), voiced)
+        wave = with_noise(wave, voiced, noise, noise_scale)
+        mixed: Tensor = self.merge(wave[:, :, None])
+        return mixed.transpose(1, 2)
+
+    def _phases(self, f0_hz: Tensor, smooth_hz: Tensor, phase_cycles: Tensor) -> Tensor:
+        """Phase at every sample, from that of unsmoothed F0 which the caller carries.
+
+        Up to a frame's start, smoothing has moved an eighth of the last step of F0 from after it to before it: the
+        correction needs no more than the two frames there, and no window has to begin where the recording does.
+        """
+        frame = self.frame_samples / self.sample_rate
+        plain = phase_cycles.to(f0_hz.device)[:, None] + (f0_hz.cumsum(dim=1) - f0_hz) * frame
+        last_step = torch.diff(f0_hz, dim=1, prepend=f0_hz[:, :1])
+        starts = plain + last_step * (frame / 8)
+        within = smooth_hz.view(*f0_hz.shape, self.frame_samples).cumsum(dim=2) / self.sample_rate
+        phases: Tensor = starts[:, :, None] + within
+        return phases.flatten(1)
+
+
+class NoisyActivation(nn.Module):
+    """Noise of a learned level in training, then a leaky ReLU (Applio's AdaIN).
+
+    In conversion the noise is left out: it would have to be drawn for every channel and sample of every stage.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), 1e-4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, samples) to the same shape."""
+        if self.training:
+            x = x + torch.randn_like(x) * self.weight[:, None]
+        return F.leaky_relu(x, SLOPE)
+
+
+class ParallelBlock(nn.Module):
+    """Average of residual blocks of different widths."""
+
+    def __init__(self, channels_in: int, channels: int, *, training: bool) -> None:
+        super().__init__()
+        self.input_conv = TimeConv(channels_in, channels, KERNEL, padding=same_padding(KERNEL))
+        blocks = [
+            ResBlock1(channels, kernel, BLOCK_DILATIONS, training=training, slope=SLOPE) for kernel in BLOCK_KERNELS
+        ]
+        self.context_samples = same_padding(KERNEL) + max(block.context_samples for block in blocks)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(NoisyActivation(channels), block, NoisyActivation(channels)) for block in blocks
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels_in, samples) to (batch, channels, samples)."""
+        x = self.input_conv(x)
+        total: Tensor = self.blocks[0](x)
+        for block in self.blocks[1:]:
+            total = total + block(x)
+        return total / len(self.blocks)
+
+
+class RefineGan(nn.Module):
+    """The vocoder of Applio's RefineGAN voices; they always have F0."""
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__()
+        self.rates = config.upsample_rates
+        self.frame_samples = config.frame_samples
+        self.m_source = SmoothSineSource(config.sample_rate, config.frame_samples)
+
+        def make(channels_in: int, channels_out: int, *, bias: bool = True) -> nn.Module:
+            conv = TimeConv(channels_in, channels_out, KERNEL, padding=same_padding(KERNEL), bias=bias)
+            return maybe_weight_norm(conv, training=training)
+
+        stages, top = len(self.rates), config.upsample_initial_channel
+        start = top // 2 ** (stages + 1)
+        self.pre_conv = make(1, start)
+        self.downsample_blocks = nn.ModuleList(make(start * 2**i, start * 2 ** (i + 1)) for i in range(stages))
+        self.mel_conv = make(config.inter_channels, top // 2)
+        self.cond = nn.Conv1d(config.gin_channels, top // 2, 1)
+        self.upsample_conv_blocks = nn.ModuleList(
+            ParallelBlock(top // 2**i + top // 2 ** (i + 2), top // 2 ** (i + 1), training=training)
+            for i in range(stages)
+        )
+        self.conv_post = make(top // 2**stages, 1, bias=False)
+
+    @property
+    def context_frames(self) -> int:
+        """Latent (and source) frames on each side that the samples of a frame depend on."""
+        return max(self._latent_context()[0], self._source_context())
+
+    def _latent_context(self) -> tuple[int, list[int]]:
+        """Frames of latent on each side, and by stage the steps on each side that are joined in."""
+        margins = Margins(left=0, right=0).widened(same_padding(KERNEL))
+        joined = [0] * len(self.rates)
+        for stage in reversed(range(len(self.rates))):
+            block = self.upsample_conv_blocks[stage]
+            assert isinstance(block, ParallelBlock)
+            margins = margins.widened(block.context_samples)
+            joined[stage] = max(margins.left, margins.right)
+            margins = _before_interpolation(margins, self.rates[stage])
+        margins = margins.widened(same_padding(KERNEL))
+        return max(margins.left, margins.right), joined
+
+    def _source_context(self) -> int:
+        latent, joined = self._latent_context()
+        steps = latent
+        for stage, rate in enumerate(self.rates):
+            below = (steps + same_padding(KERNEL)) * rate + lowpass_width(rate)
+            steps = max(below, joined[stage])
+        # One more: the source interpolates F0 between frames.
+        return ceil_div(steps + same_padding(KERNEL), self.frame_samples) + 1
+
+    def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
+        """Latent to sound; as HifiGan's, but the source is needed."""
+        return self._refine(z, g, self._descend(source))
+
+    def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
+        """Sound of a stretch of a latent, equal to that part of `forward`; as HifiGan's."""
+        window = core.widened(self.context_frames, z.shape[-1])
+        z = z[..., window.start : window.stop]
+        levels = self._descend(samples_of(source, window, self.frame_samples))
+        context, _ = self._latent_context()
+        sound = z.new_empty(z.shape[0], 1, len(core) * self.frame_samples)
+        for start in range(core.start, core.stop, TILES_JOINED * tile_frames):
+            tile = Span(start, min(start + TILES_JOINED * tile_frames, core.stop))
+            inside = tile.shifted(-window.start)
+            wide = inside.widened(context, z.shape[-1])
+            part = self._refine(z[..., wide.start : wide.stop], g, self._cut(levels, wide))
+            wanted = inside.shifted(-wide.start).scaled(self.frame_samples)
+            place = tile.shifted(-core.start).scaled(self.frame_samples)
+            sound[..., place.start : place.stop] = part[..., wanted.start : wanted.stop]
+        return sound
+
+    def _descend(self, source: Tensor | None) -> list[Tensor]:
+        """The source at every rate from the latent's to full: (batch, channels, 1 / a rate / ... steps a frame)."""
+        assert source is not None, "RefineGAN needs F0"
+        x = self.pre_conv(source)
+        levels: list[Tensor] = []
+        for conv, rate in zip(self.downsample_blocks, reversed(self.rates), strict=True):
+            x = F.leaky_relu(x, SLOPE)
+            levels.append(x)
+            x = conv(lowpass_decimate(x, rate))
+        return [x, *reversed(levels)]
+
+    def _cut(self, levels: Sequence[Tensor], frames: Span) -> list[Tensor]:
+        cut, per_frame = [], 1
+        for level, rate in zip(levels, (*self.rates, 1), strict=True):
+            span = frames.scaled(per_frame)
+            cut.append(level[..., span.start : span.stop])
+            per_frame *= rate
+        return cut
+
+    def _refine(self, z: Tensor, g: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        x = torch.cat([self.mel_conv(z) + self.cond(g), levels[0]], dim=1)
+        for rate, block, level in zip(self.rates, self.upsample_conv_blocks, levels[1:], strict=True):
+            x = F.interpolate(F.leaky_relu(x, SLOPE), scale_factor=float(rate), mode="linear")
+            x = block(torch.cat([x, level], dim=1))
+        return torch.tanh(self.conv_post(F.leaky_relu(x, SLOPE)))
+
+
+def _before_interpolation(margins: Margins, rate: int) -> Margins:
+    """Margins at the input of linear interpolation: output n reads inputs around (n + 1/2) / rate - 1/2."""
+    first = (-2 * margins.left + 1 - rate) // (2 * rate)
+    last = (2 * (rate - 1 + margins.right) + 1 - rate) // (2 * rate) + 1
+    return Margins(left=-first, right=last)
+
+
+def lowpass_width(rate: int) -> int:
+    """Samples on each side that `lowpass_decimate` reads."""
+    return math.ceil(LOWPASS_ZEROS * rate / LOWPASS_ROLLOFF)
+
+
+def lowpass_decimate(x: Tensor, rate: int) -> Tensor:
+    """Every rate-th sample of a low-passed signal (torchaudio's Kaiser-windowed sinc, which Applio uses).
+
+    Args:
+        x: (batch, channels, samples), a multiple of rate.
+        rate: how many times fewer samples come out.
+
+    Returns:
+        (batch, channels, samples / rate).
+    """
+    width = lowpass_width(rate)
+    kernel = _lowpass_kernel(rate, width).to(device=x.device, dtype=x.dtype)
+    flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (width, width))
+    return F.conv1d(flat, kernel[None, None], stride=rate).reshape(*x.shape[:-1], -1)
+
+
+def _lowpass_kernel(rate: int, width: int) -> Tensor:
+    """(2 width + 1,) float64."""
+    edge = LOWPASS_ROLLOFF / rate
+    crossings = (torch.arange(-width, width + 1, dtype=torch.float64) * edge).clamp(-LOWPASS_ZEROS, LOWPASS_ZEROS)
+    shape = torch.sqrt(1 - (crossings / LOWPASS_ZEROS) ** 2)
+    window = torch.special.i0(LOWPASS_BETA * shape) / torch.special.i0(torch.tensor(LOWPASS_BETA, dtype=torch.float64))
+    kernel: Tensor = torch.sinc(crossings) * window * edge
+    return kernel
