@@ -45,7 +45,9 @@ def _check(options: Any) -> None:
             low = spec.minimum if spec.minimum is not None else float("-inf")
             high = spec.maximum if spec.maximum is not None else float("inf")
             if not isinstance(value, (int, float)) or not low <= value <= high:
-                raise OptionError(f"{f.name}: {value} is outside {low:g} to {high:g}{' ' + spec.unit if spec.unit else ''}.")
+                raise OptionError(
+                    f"{f.name}: {value} is outside {low:g} to {high:g}{' ' + spec.unit if spec.unit else ''}."
+                )
 
 
 F0_METHODS = ("auto", "rmvpe", "fcpe", "swift")
@@ -61,10 +63,14 @@ class ConversionOptions:
 
     voice: str = _option(DEFAULT_VOICE, "Voice: a starter or installed voice's name, or the path of an RVC .pth file.")
     index: Path | None = _option(None, "Retrieval index (.index); by default the one installed with the voice.")
-    index_rate: float = _option(0.75, "How much retrieved content replaces the input's (0 = none).", minimum=0, maximum=1)
+    index_rate: float = _option(
+        0.75, "How much retrieved content replaces the input's (0 = none).", minimum=0, maximum=1
+    )
     speaker_id: int = _option(0, "Speaker of a voice with several.", minimum=0, maximum=4095)
     transpose: float = _option(0.0, "Pitch shift (RVC's f0_up_key).", unit="semitones", minimum=-48, maximum=48)
-    f0: str = _option("auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS)
+    f0: str = _option(
+        "auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS
+    )
     f0_file: Path | None = _option(None, "CSV of lines 'seconds,hz' at 10 ms, used instead of estimating F0.")
     protect: float = _option(
         0.33, "Keeps unvoiced sounds from retrieval: 0 protects most, 0.5 is off.", minimum=0, maximum=0.5
@@ -76,8 +82,12 @@ class ConversionOptions:
     noise_scale: float = _option(
         1.0, "Scales latent and source noise together: 1 is RVC's own, 0 is none.", minimum=0, maximum=4
     )
-    strategy: str = _option("auto", "How long input is taken: stream is bounded in memory, whole is one window.", choices=STRATEGIES)
-    compat: str = _option("menura", "Follow another program's numbers, with its whole-file windows.", choices=COMPAT_MODES)
+    strategy: str = _option(
+        "auto", "How long input is taken: stream is bounded in memory, whole is one window.", choices=STRATEGIES
+    )
+    compat: str = _option(
+        "menura", "Follow another program's numbers, with its whole-file windows.", choices=COMPAT_MODES
+    )
     format: str | None = _option(None, "Output format; by default the output name's ending, else wav.", choices=FORMATS)
     sample_rate: int | None = _option(
         None, "Output rate; by default the voice's own.", unit="Hz", minimum=4000, maximum=384_000
@@ -95,7 +105,9 @@ class EngineOptions:
     device: str = _option("auto", "cpu, cuda, cuda:1, mps, or auto.")
     threads: int | None = _option(None, "Compute threads; by default the physical cores.", minimum=1, maximum=1024)
     cudnn: bool = _option(True, "Use cuDNN on NVIDIA devices.", flag="--no-cudnn")
-    home: Path | None = _option(None, "Folder of assets and voices; by default $MENURA_HOME or the platform's data folder.")
+    home: Path | None = _option(
+        None, "Folder of assets and voices; by default $MENURA_HOME or the platform's data folder."
+    )
 
     def __post_init__(self) -> None:
         """Raise OptionError for a value out of range."""
