@@ -1,18 +1,18 @@
 """Menura's exceptions. Every message says what to do next.
 
-    MenuraError
-    ├── OptionError              a value out of range or an unknown name (exit code 2)
-    ├── AudioError
-    │   ├── DecodeError          the input can't be read as audio
-    │   └── EncodeError          the output can't be written
-    ├── CheckpointError          the file is no model that Menura knows
-    │   ├── UnsafeCheckpointError    it carries code
-    │   └── EncoderMismatchError     the voice was trained on another content encoder
-    ├── IndexFileError           the .index file can't be used
-    ├── AssetMissingError        a network's weights are not installed
-    ├── VoiceNotFoundError       no voice of that name
-    ├── ResourceError            not enough memory or disk for what was asked
-    └── TrainingError            a data set or an experiment can't be trained
+MenuraError
+├── OptionError              a value out of range or an unknown name (exit code 2)
+├── AudioError
+│   ├── DecodeError          the input can't be read as audio
+│   └── EncodeError          the output can't be written
+├── CheckpointError          the file is no model that Menura knows
+│   ├── UnsafeCheckpointError    it carries code
+│   └── EncoderMismatchError     the voice was trained on another content encoder
+├── IndexFileError           the .index file can't be used
+├── AssetMissingError        a network's weights are not installed
+├── VoiceNotFoundError       no voice of that name
+├── ResourceError            not enough memory or disk for what was asked
+└── TrainingError            a data set or an experiment can't be trained
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every option once: default, range, unit and help. Command line, HTTP and web page derive from here. Loads no torch."""
+"""Every option once: default, range, unit and help. Every interface derives from here. Loads no torch."""
 
 from __future__ import annotations
 
