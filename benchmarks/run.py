@@ -3,9 +3,9 @@
     python benchmarks/run.py [--suite NAME ...] [--json FILE]
 
 Cost = wall seconds x measured sgemm GFLOP/s / audio seconds; sgemm is `torch.mm` of two fp32 2048 x 2048 matrices with
-the run's threads, the best of ten, taken before and after in the same process. Every suite runs in a process of its own.
+the run's threads, the best of ten, taken before and after in the same process. Every suite has a process of its own.
 The full-size voice has RVC's real v2 40k layout with seeded weights (as have ContentVec and RMVPE), made in a cache
-folder at the first run; the starter voice is the one in the package. Input is the bundled recording, looped with changes.
+folder at the first run; the starter voice is the one in the package. Input is the bundled recording, looped and varied.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny import FakeEncoder, FakeF0, tiny_models
 
 from menura.errors import OptionError
 from menura.options import ConversionOptions
@@ -19,7 +18,7 @@ from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, collect, convert_all
 from menura.pipeline.recording import ArrayRecording, Reader
 from menura.types import AudioBlock, AudioInfo
-
+from support.tiny import FakeEncoder, FakeF0, tiny_models
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

@@ -1,5 +1,7 @@
 """Windows and segments tile the timeline exactly, at any length."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int) 
     windows = list(analysis_windows(extent, core, context))
     assert windows[0].start_frames == -extent.left_frames
     assert windows[-1].end_frames == extent.end_frames
-    for before, after in zip(windows[:-1], windows[1:], strict=True):
+    for before, after in itertools.pairwise(windows):
         assert before.end_frames == after.start_frames
         assert after.start_frames % core == 0
         assert after.start_frames - after.from_frames == context
@@ -48,7 +50,7 @@ def test_segments_tile_the_output(frames: int) -> None:
     cells = list(segment_borders(frames, whole=False))
     assert cells[0][0] == 0
     assert cells[-1][1] == frames
-    for (_, end), (start, _) in zip(cells[:-1], cells[1:], strict=True):
+    for (_, end), (start, _) in itertools.pairwise(cells):
         assert end == start
         assert end % SEGMENT_FRAMES == 0
     assert all(end - start <= SEGMENT_FRAMES + 400 for start, end in cells)

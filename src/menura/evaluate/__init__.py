@@ -1,1 +1,1 @@
-""""""
+"""Measures of conversions."""
