@@ -186,8 +186,9 @@ def spooled_input(stream: BinaryIO, folder: Path | None = None) -> Iterator[Path
             with path.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
+            place = folder or tempfile.gettempdir()
+            advice = "choose another folder" if folder else "point TMPDIR at a larger disk"
             raise ResourceError(
-                f"Standard input can't be kept in {folder or tempfile.gettempdir()}: {error.strerror or error}; "
-                "free space there or point TMPDIR at a larger disk."
+                f"Standard input can't be kept in {place}: {error.strerror or error}; free space there or {advice}."
             ) from error
         yield path

@@ -50,9 +50,9 @@ class SampleSpool:
         except OSError as error:
             place = self._folder or tempfile.gettempdir()
             self.close()
+            advice = "choose another folder" if self._folder else "point TMPDIR at a larger disk"
             raise ResourceError(
-                f"Converted sound can't be kept in {place}: {error.strerror or error}; "
-                "free space there or point TMPDIR at a larger disk."
+                f"Sound can't be kept in {place}: {error.strerror or error}; free space there or {advice}."
             ) from error
         self.length_samples += samples.size
         self.peak = max(self.peak, float(np.max(np.abs(samples))))
