@@ -13,7 +13,7 @@ from menura.audio.encode import AudioWriter, format_of
 from menura.audio.spool import SampleSpool
 from menura.checkpoints.assets import home_folder
 from menura.device import configure_threads, peak_memory_mb, resolve_device
-from menura.errors import MenuraError
+from menura.errors import EncodeError, MenuraError
 from menura.f0.file import read_f0_file
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.clock import StageClock
@@ -160,14 +160,14 @@ class Converter:
     def _write(self, conversion: Conversion, output: Path, format: str, report: Callable[[float], None]) -> int:
         """Collect on disk, then write with the peak limited: samples written."""
         clock, rate, count = conversion.clock, conversion.output_rate, 0
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(output.parent)
         with SampleSpool(output.parent) as spool:
             for block in self._blocks(conversion):
                 with clock.measure("encode"):
                     spool.append(block.samples)
                 count += len(block.samples)
                 report(count / rate)
-            with clock.measure("encode"), AudioWriter(output, rate, format) as writer:
+            with clock.measure("encode"), AudioWriter(output, rate, format, expected_samples=count) as writer:
                 for samples in spool.blocks(rate, _output_gain(spool.peak)):
                     writer.write(samples)
         return count
@@ -196,6 +196,13 @@ def _reporter(
             on_progress(Progress(file=name, files_done=files_done, files=files, audio_done_s=done_s + seconds))
 
     return report
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EncodeError(f"{folder}: can't be made ({error.strerror}). Choose another output folder.") from error
 
 
 def _output_gain(peak: float) -> float:
