@@ -8,13 +8,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import click
 import faiss
 import numpy as np
 import pytest
 
 from menura.checkpoints.library import list_voices
 from menura.cli.derive import flag_of
-from menura.cli.main import run
+from menura.cli.main import cli, run
 from menura.options import DEFAULT_VOICE, ConversionOptions, EngineOptions, option_spec
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
@@ -124,6 +125,24 @@ def test_usage_names_every_option() -> None:
     for name in set(re.findall(r"^\| `(--[\w-]+)`", usage, re.MULTILINE)) - {"--json", "--timings", "--quiet"}:
         fields = {*dataclasses.fields(ConversionOptions), *dataclasses.fields(EngineOptions)}
         assert name in {option_spec(field).flag or flag_of(field.name) for field in fields}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_and_their_options_exist(name: str) -> None:
+    for words in commands(name):
+        for start in (i for i, word in enumerate(words) if word == "menura"):
+            command: click.Command = cli
+            context = click.Context(cli, info_name="menura")
+            for word in words[start + 1 :]:
+                if isinstance(command, click.Group):
+                    found = command.get_command(context, word)
+                    assert found is not None or word == "COMMAND", words
+                    if found is None:
+                        break
+                    command, context = found, click.Context(found, parent=context)
+                elif word.lstrip("[").startswith("--"):
+                    known = {option for parameter in command.params for option in parameter.opts}
+                    assert word.strip("[]") in known | {"--help"}, words
 
 
 def test_the_default_voice_is_shipped(tmp_path: Path) -> None:
