@@ -6,6 +6,7 @@ compared with the few that tensors need; then torch reads it in its weights-only
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import re
@@ -99,8 +100,7 @@ def _names_in_zip(path: Path) -> set[str]:
             if entry.filename.endswith(".pkl"):
                 if entry.file_size > MAX_PICKLE_BYTES:
                     raise CheckpointError(f"{path}: the archive holds too much for a voice.")
-                with archive.open(entry) as file:
-                    names.update(_names_in_pickle(file))
+                names.update(_names_in_pickle(io.BytesIO(archive.read(entry))))
         return names
 
 

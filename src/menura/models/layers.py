@@ -106,9 +106,10 @@ class RelativeAttention(nn.Module):
         self.conv_k = nn.Conv1d(channels, channels, 1)
         self.conv_v = nn.Conv1d(channels, channels, 1)
         self.conv_o = nn.Conv1d(channels, channels, 1)
-        std = self.head_dim**-0.5
-        self.emb_rel_k = nn.Parameter(torch.randn(1, 2 * window + 1, self.head_dim) * std)
-        self.emb_rel_v = nn.Parameter(torch.randn(1, 2 * window + 1, self.head_dim) * std)
+        self.emb_rel_k = nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim))
+        self.emb_rel_v = nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim))
+        for embedding in (self.emb_rel_k, self.emb_rel_v):
+            nn.init.normal_(embedding, 0.0, self.head_dim**-0.5)
         for conv in (self.conv_q, self.conv_k, self.conv_v):
             nn.init.xavier_uniform_(conv.weight)
 
