@@ -122,7 +122,6 @@ class ContentVec:
         config = model.config
         self.dim = config.hidden_size if projection == "none" else config.classifier_proj_size
         self._layer = _LAYER_OF_RVC_V1 if projection == "layer9" else config.num_hidden_layers
-        self._device = device
         self._model = model.to(device)
 
     @classmethod
@@ -168,6 +167,6 @@ class ContentVec:
         rows = [row for row in statistics if isinstance(row, MomentStatistics)]
         if len(rows) != len(statistics):
             raise TypeError(f"{self.name} takes its own survey's statistics")
-        first = torch.from_numpy(np.stack([row.mean for row in rows])).to(self._device)
-        second = torch.from_numpy(np.stack([row.second for row in rows])).to(self._device)
+        first = torch.from_numpy(np.stack([row.mean for row in rows]))
+        second = torch.from_numpy(np.stack([row.second for row in rows]))
         return self._model.channel_statistics(LagMoments(first=first, second=second))

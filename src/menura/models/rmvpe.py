@@ -79,6 +79,8 @@ def decode_salience(salience: Tensor, threshold: float) -> Tensor:
     Returns:
         (...,) float32 in Hz, 0 where unvoiced.
     """
+    if salience.device.type == "mps":  # which has no double precision
+        return decode_salience(salience.cpu(), threshold).to(salience.device)
     peak, centre = salience.max(dim=-1, keepdim=True)
     offsets = torch.arange(-NEIGHBOUR_BINS, NEIGHBOUR_BINS + 1, device=salience.device)
     weights = F.pad(salience, (NEIGHBOUR_BINS, NEIGHBOUR_BINS)).gather(-1, centre + NEIGHBOUR_BINS + offsets).double()
