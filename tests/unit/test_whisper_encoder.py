@@ -9,7 +9,8 @@ import torch
 from menura.content.base import ContentEncoder
 from menura.content.starter import WEIGHTS, LevelStatistics, LevelSurvey, StarterEncoder
 from menura.errors import AssetMissingError
-from menura.models.whisper_encoder import LogMel, WhisperConfig, WhisperContentEncoder, mel_filterbank
+from menura.models.mel import mel_filterbank
+from menura.models.whisper_encoder import LogMel, WhisperConfig, WhisperContentEncoder
 
 TINY = WhisperConfig(dim=24, n_heads=2, n_blocks=1, max_vectors=200)
 
@@ -40,7 +41,7 @@ def test_frame_count(tiny, samples):
 
 
 def test_filterbank_has_equal_areas_and_covers_the_band():
-    bank = mel_filterbank(80, 400, 16_000)
+    bank = mel_filterbank(sample_rate=16_000, n_fft=400, n_mels=80, low_hz=0.0, high_hz=8000.0)
     assert bank.shape == (80, 201)
     assert (bank >= 0).all()
     assert (bank[:, 1:-1].sum(dim=0) > 0).float().mean() > 0.95

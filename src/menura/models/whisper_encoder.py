@@ -7,12 +7,13 @@ parallel speech. Pure: tensors in, tensors out.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from menura.models.mel import mel_filterbank
 
 SAMPLE_RATE_HZ = 16_000
 N_FFT = 400
@@ -34,26 +35,6 @@ class WhisperConfig:
     """Positions: 50 a second, 30 s."""
 
 
-def mel_filterbank(n_mels: int, n_fft: int, sample_rate: int) -> Tensor:
-    """Triangles of equal area on Slaney's mel scale (linear to 1 kHz, then logarithmic).
-
-    Returns:
-        (n_mels, n_fft // 2 + 1), to be multiplied with a power spectrum.
-    """
-
-    def to_hz(mel: Tensor) -> Tensor:
-        log_step = math.log(6.4) / 27
-        return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp(log_step * (mel - 15)))
-
-    top = 15 + 27 * math.log(sample_rate / 2000) / math.log(6.4)
-    edges = to_hz(torch.linspace(0, top, n_mels + 2, dtype=torch.float64))
-    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    area = 2 / (edges[2:] - edges[:-2])
-    return (torch.minimum(rising, falling).clamp(min=0) * area[:, None]).to(torch.float32)
-
-
 class LogMel(nn.Module):
     """Log10 mel power, before Whisper's clamp."""
 
@@ -63,7 +44,10 @@ class LogMel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
-        self.register_buffer("filters", mel_filterbank(N_MELS, N_FFT, SAMPLE_RATE_HZ), persistent=False)
+        filters = mel_filterbank(
+            sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=0.0, high_hz=SAMPLE_RATE_HZ / 2
+        )
+        self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, samples: Tensor, *, centred: bool = True) -> Tensor:
         """Mel frames every 10 ms.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from menura.models.discriminators import Judgement
+from menura.models.mel import mel_filterbank
 from menura.models.synthesizer import TrainingOutput
-from menura.models.whisper_encoder import mel_filterbank
 
 FFT_SIZES = (256, 512, 1024, 2048)
 _MELS = (40, 64, 80, 120)
@@ -33,7 +33,9 @@ class SpectralLoss(nn.Module):
         super().__init__()
         for size, n_mels in zip(FFT_SIZES, _MELS, strict=True):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
-            bank = mel_filterbank(n_mels, size, sample_rate)
+            bank = mel_filterbank(
+                sample_rate=sample_rate, n_fft=size, n_mels=n_mels, low_hz=0.0, high_hz=sample_rate / 2
+            )
             self.register_buffer(f"bank_{size}", bank / bank.sum(dim=1, keepdim=True).clamp(min=1e-6), persistent=False)
 
     def forward(self, made: Tensor, real: Tensor) -> SpectralDistance:
