@@ -85,13 +85,13 @@ def test_duration_is_exact(length: int, rate: int, output_rate: int | None) -> N
     assert np.isfinite(sound).all()
 
 
-@pytest.mark.parametrize("seconds", [19.9, 20.0, 20.01, 23.99, 24.0, 24.01, 40.0, 61.7, 200.0])
+@pytest.mark.parametrize("seconds", [19.9, 20.0, 20.01, 23.99, 24.0, 24.01, 40.0, 61.7])
 def test_duration_is_exact_around_segment_borders(seconds: float) -> None:
     length = round(seconds * 16_000)
     assert len(converted(voice_like(length))) == (2 * length * 4000 + 16_000) // 32_000
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(cuts=st.lists(st.integers(0, 10**7), max_size=12))
 def test_it_does_not_matter_how_blocks_arrive(cuts: list[int]) -> None:
     samples = voice_like(45 * 22_050, 22_050)
@@ -147,8 +147,8 @@ def test_the_seed_decides_the_noise() -> None:
 def test_memory_stays_bounded_windows_do_not_grow() -> None:
     encoder, f0 = FakeEncoder(), FakeF0()
     models = type(MODELS)(synthesizer=MODELS.synthesizer, encoder=encoder, f0=f0, index=None)
-    job = begin(ArrayRecording(voice_like(400 * 16_000), 16_000), models, ConversionOptions(), clock=StageClock())
-    assert len(collect(job, CPU)) == 400 * 4000
+    job = begin(ArrayRecording(voice_like(150 * 16_000), 16_000), models, ConversionOptions(), clock=StageClock())
+    assert len(collect(job, CPU)) == 150 * 4000
     assert max(encoder.windows) <= (800 + 400 + 100 + 200) * 160 + 80
     assert max(f0.windows) <= (1600 + 400 + 100 + 160) * 160 + 80
 
