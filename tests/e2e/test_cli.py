@@ -283,6 +283,10 @@ def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
     assert "sample rate" in menura("voices", "info", "second")[1]
     assert convert(menura, talk, "-o", "x.wav", "--voice", "second")["files"][0]["state"] == "done"
     assert menura("voices", "import", tiny, "--name", "second")[0] == 2
+    Path("bad.index").write_bytes(b"no index")
+    code, _, err = menura("voices", "import", tiny, "--name", "third", "--index", "bad.index")
+    assert code == 1
+    assert err.startswith("menura: bad.index: ")
     assert menura("voices", "remove", "second")[0] == 0
     assert menura("voices", "remove", "second")[0] == 1
     assets = json.loads(menura("assets", "list", "--json")[1])

@@ -13,7 +13,8 @@ from menura.checkpoints import install
 from menura.checkpoints.install import import_voice
 from menura.checkpoints.library import list_voices, read_card
 from menura.checkpoints.rvc import load_voice
-from menura.errors import CheckpointError, OptionError, ResourceError, UnsafeCheckpointError
+from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
+from support.tiny import DIM
 from support.voicefiles import write_voice
 
 
@@ -178,6 +179,20 @@ def test_wrong_requests(home: Path, voice: Path, tmp_path: Path) -> None:
     for name in ("Taken", "tAKEN"):
         with pytest.raises(OptionError, match="is there already"):
             import_voice(voice, home, name=name)
+
+
+def test_an_index_that_can_t_serve_the_voice_stops_the_import(home: Path, voice: Path, tmp_path: Path) -> None:
+    asked = []
+
+    def check(index: Path, content_dim: int) -> None:
+        asked.append((index.read_bytes(), content_dim))
+        raise IndexFileError(f"{index}: is damaged.")
+
+    source = archive(tmp_path / "voice.zip", {"v.pth": voice, "added_v.index": b"index"})
+    with pytest.raises(IndexFileError, match=r"voice\.zip.*is damaged"):
+        import_voice(source, home, check_index=check)
+    assert asked == [(b"index", DIM)]
+    assert installed(home) == []
 
 
 def test_a_folder_that_can_t_be_written(voice: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from menura.checkpoints.library import (
     find_voice,
     list_voices,
 )
-from menura.errors import CheckpointError, OptionError, ResourceError
+from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError
 
 if TYPE_CHECKING:
     from menura.checkpoints.voice import LoadedVoice
@@ -36,7 +36,14 @@ MAX_MEMBER_BYTES = 4 * 2**30
 _COPY_BYTES = 1 << 20
 
 
-def import_voice(source: Path, home: Path, *, name: str | None = None, index: Path | None = None) -> VoiceEntry:
+def import_voice(
+    source: Path,
+    home: Path,
+    *,
+    name: str | None = None,
+    index: Path | None = None,
+    check_index: Callable[[Path, int], None] | None = None,
+) -> VoiceEntry:
     """Install a voice, completely or not at all.
 
     Args:
@@ -44,12 +51,17 @@ def import_voice(source: Path, home: Path, *, name: str | None = None, index: Pa
         home: Menura's data folder; the voice goes to its `voices/<name>`.
         name: what to call it; by default as the file is called.
         index: its retrieval index; by default the one found in the folder or archive.
+        check_index: called with the index and the voice's content dimension before anything is installed; raises
+            MenuraError for an index that can't serve the voice.
 
     Raises:
         OptionError: the name can't be used, is taken, or the source is missing or ambiguous.
         CheckpointError: the file is no voice, carries code, or the archive isn't safe.
+        MenuraError: what check_index raised.
         ResourceError: the data folder can't be written.
     """
+    from menura.checkpoints.rvc import load_voice
+
     if not source.exists():
         raise OptionError(f"{source}: no such file; give a voice's .pth, .safetensors, .zip, or a folder with one.")
     if index is not None and not index.is_file():
@@ -60,33 +72,41 @@ def import_voice(source: Path, home: Path, *, name: str | None = None, index: Pa
             tempfile.TemporaryDirectory(prefix=".import-", dir=home / "voices") as temporary,
             _gathered(source, Path(temporary)) as (weights, label, found_index),
         ):
-            return _install(weights, index or found_index, home, check_name(name or label), source)
+            name = _free_name(name or label, home)
+            index = index or found_index
+            try:
+                voice = load_voice(weights)
+                if index is not None and check_index is not None:
+                    check_index(index, voice.config.content_dim)
+            except MenuraError as error:  # name what the user gave, not our copy of an archive's member
+                message = str(error).replace(str(weights), str(source)).replace(str(temporary), str(source))
+                raise type(error)(message) from error
+            return _install(voice, index, home, name, source.name)
     except OSError as error:
         raise ResourceError(
             f"{home / 'voices'}: the voice can't be stored ({error.strerror or error}); free space or set MENURA_HOME."
         ) from error
 
 
-def _install(weights: Path, index: Path | None, home: Path, name: str, source: Path) -> VoiceEntry:
-    from menura.checkpoints.rvc import load_voice, save_safetensors
-
+def _free_name(name: str, home: Path) -> str:
     taken = {voice.name.casefold() for voice in list_voices(home)}
-    target = home / "voices" / name
-    if name.casefold() in taken or target.exists():
+    if check_name(name).casefold() in taken or (home / "voices" / name).exists():
         raise OptionError(f"name: a voice named '{name}' is there already; give another --name, or remove it first.")
-    try:
-        voice = load_voice(weights)
-    except CheckpointError as error:  # name what the user gave, not our copy of an archive's member
-        raise type(error)(str(error).replace(str(weights), str(source))) from error
+    return name
+
+
+def _install(voice: LoadedVoice, index: Path | None, home: Path, name: str, source: str) -> VoiceEntry:
+    from menura.checkpoints.rvc import save_safetensors
+
     folder = Path(tempfile.mkdtemp(prefix=".import-", dir=home / "voices"))
     try:
         save_safetensors(folder / WEIGHTS_NAME, voice, dtype=_lossless_dtype(voice))
         if index is not None:
             shutil.copyfile(index, folder / f"{name}.index")
-        card = {"name": name, "source": source.name}
+        card = {"name": name, "source": source}
         (folder / CARD_NAME).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.chmod(0o755)  # temporary folders are private
-        os.replace(folder, target)
+        os.replace(folder, home / "voices" / name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

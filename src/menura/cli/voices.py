@@ -64,7 +64,7 @@ def import_(path: Path, name: str | None, index: Path | None, home: Path | None)
     """
     from menura.checkpoints.install import import_voice
 
-    entry = import_voice(path, _home(home), name=name, index=index)
+    entry = import_voice(path, _home(home), name=name, index=index, check_index=_check_index)
     with_index = " with its index" if entry.index_path else ""
     click.echo(f"installed '{entry.name}'{with_index} in {entry.path.parent}")
 
@@ -76,6 +76,12 @@ def remove(name: str, home: Path | None) -> None:
     """Delete the installed voice NAME with its index."""
     entry = remove_voice(name, _home(home))
     click.echo(f"removed '{entry.name}'")
+
+
+def _check_index(index: Path, content_dim: int) -> None:
+    from menura.retrieval.faiss_index import FaissIndex
+
+    FaissIndex.load(index).check_dim(content_dim)
 
 
 def _home(given: Path | None) -> Path:
