@@ -64,6 +64,11 @@ def import_voice(
 
     if not source.exists():
         raise OptionError(f"{source}: no such file; give a voice's .pth, .safetensors, .zip, or a folder with one.")
+    if source.is_file():
+        try:
+            source.open("rb").close()
+        except OSError as error:
+            raise CheckpointError(f"{source}: can't be read ({error.strerror}).") from error
     if index is not None and not index.is_file():
         raise OptionError(f"{index}: no such index; check the path.")
     try:
