@@ -83,9 +83,6 @@ def begin(
     plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
     if plan.whole_synthesis:
         check_whole(plan.extent, config)
-    policy = F0Policy(semitones=options.transpose, fill=options.compat == "rvc")
-    if given_f0_hz is not None and config.has_f0:
-        policy = given_f0(given_f0_hz, plan.extent, policy)
     return Conversion(
         stream=Stream(
             stream_id=stream_id,
@@ -93,7 +90,7 @@ def begin(
             facts=facts,
             models=models,
             plan=plan,
-            f0_policy=policy,
+            f0_policy=_f0_policy(options, plan.extent, given_f0_hz if config.has_f0 else None),
             clock=clock,
         ),
         chain=OutputChain(
@@ -166,6 +163,11 @@ def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, gl
         seed=options.seed,
         noise_scale=options.noise_scale,
     )
+
+
+def _f0_policy(options: ConversionOptions, extent: Extent, given_f0_hz: FloatArray | None) -> F0Policy:
+    policy = F0Policy(semitones=options.transpose, fill=options.compat == "rvc")
+    return policy if given_f0_hz is None else given_f0(given_f0_hz, extent, policy)
 
 
 def _envelope(facts: RecordingFacts, length: int, rate: int, mix_rate: float) -> EnvelopeMatcher | None:

@@ -122,8 +122,8 @@ class AnalysisFeed:
 
     def _at_least_one(self, rest: FloatArray) -> FloatArray:
         """A sample or two at a high rate are less than half a sample at 16 kHz, yet must be converted."""
-        short = self.length_samples and not rescaled_length(self.length_samples, self._reader.info.sample_rate, ANALYSIS_RATE_HZ)
-        return np.zeros(1, dtype=np.float32) if short else rest
+        exact = rescaled_length(self.length_samples, self._reader.info.sample_rate, ANALYSIS_RATE_HZ)
+        return np.zeros(1, dtype=np.float32) if self.length_samples and not exact else rest
 
     def _measured(self, samples: FloatArray) -> FloatArray:
         if len(samples):
