@@ -217,13 +217,13 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.generator.load_state_dict(state["generator"])
             self.average = state["average"]
-            self._optimizer.load_state_dict(state["optimizer"])
+            _load_optimizer(self._optimizer, state["optimizer"])
             if "discriminators" in state:
                 self._add_discriminators()
                 assert self.discriminators is not None
                 assert self._discriminator_optimizer is not None
                 self.discriminators.load_state_dict(state["discriminators"])
-                self._discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+                _load_optimizer(self._discriminator_optimizer, state["discriminator_optimizer"])
             self.step = int(state["step"])
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise TrainingError(f"{path}: this checkpoint doesn't fit the experiment ({error}).") from error
@@ -276,4 +276,10 @@ def _preserve_variance(generator: Synthesizer) -> None:
 
 
 def _optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9)
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    for group in state["param_groups"]:
+        group["fused"] = True
+    optimizer.load_state_dict(state)

@@ -1,0 +1,62 @@
+"""Exports the experiment's speakers as the starter voices, each with its card.
+
+    python publish.py --experiment DIR --voices src/menura/assets/starter/voices --quality quality.json
+
+`quality.json` holds by voice what was measured; it is copied into the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from prepare import NAMES
+
+from menura.checkpoints.rvc import VoiceMetadata, load_voice
+from menura.train.export import export_voice
+from menura.train.features import SUFFIX, load_features
+from menura.train.spec import load_experiment
+
+
+def card(name: str, kokoro_voice: str, *, minutes: float, step: int, quality: dict[str, Any]) -> dict[str, Any]:
+    """What `menura voices info` tells of a voice."""
+    return {
+        "name": name,
+        "source": f"kokoro:{kokoro_voice}",
+        "licence": "Apache-2.0",
+        "data": f"{minutes:.1f} minutes of synthetic English speech by Kokoro-82M (Apache-2.0), voice {kokoro_voice}; "
+        "texts written for Menura or in the public domain",
+        "consent": "a synthetic voice: no living person is its model",
+        "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
+        "recipe": "recipes/starter",
+        "steps": step,
+        "quality": quality,
+    }
+
+
+def main() -> None:
+    """Writes `voice.safetensors` and `card.json` for every speaker."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", type=Path, required=True)
+    parser.add_argument("--voices", type=Path, required=True)
+    parser.add_argument("--quality", type=Path)
+    options = parser.parse_args()
+    measured = json.loads(options.quality.read_text()) if options.quality else {}
+    kokoro_voices = {name: voice for voice, name in NAMES.items()}
+    for name in load_experiment(options.experiment).speakers:
+        clips = sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))
+        minutes = sum(load_features(path).frames for path in clips) / 6000
+        source = f"kokoro:{kokoro_voices[name]}"
+        target = options.voices / name / "voice.safetensors"
+        metadata = VoiceMetadata(name=name, author="Menura", licence="Apache-2.0", source=source)
+        export_voice(options.experiment, target, metadata=metadata, speaker=name)
+        step = load_voice(target).metadata.step or 0
+        written = card(name, kokoro_voices[name], minutes=minutes, step=step, quality=measured.get(name, {}))
+        (target.parent / "card.json").write_text(json.dumps(written, indent=1) + "\n")
+        print(f"{name}: {step} steps, {target.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
