@@ -23,10 +23,6 @@ EXIT_INTERRUPTED = 128 + 2
 EXIT_BROKEN_PIPE = 128 + 13
 EXIT_TERMINATED = 128 + 15
 
-_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
-    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])  # click before 8.2 has none
-)
-
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "convert": ("menura.cli.convert:convert", "Convert recordings into a voice."),
     "voices": ("menura.cli.voices:voices", "List, describe, import and remove voices."),
@@ -110,7 +106,7 @@ def run(argv: Sequence[str]) -> int:
         # Whoever read our output has gone. Nothing may be flushed into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except _NO_ARGUMENTS as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
     except click.UsageError as error:
