@@ -77,9 +77,8 @@ def begin(
         facts = survey(recording, None if compat else models.encoder.survey(), extent_of)
     output_rate, notes = _output_rate(config.sample_rate, options, format)
     length = rescaled_length(facts.length_samples, facts.sample_rate, output_rate)
-    voice_length = length
-    if output_rate != config.sample_rate:
-        voice_length = ceil_div(length * config.sample_rate, output_rate) + _SPARE_SAMPLES
+    spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
+    voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
     plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
     if plan.whole_synthesis:
         check_whole(plan.extent, config)
