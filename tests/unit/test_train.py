@@ -13,10 +13,12 @@ from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer, expected_shapes
 from menura.errors import DecodeError, TrainingError
 from menura.models.discriminators import DiscriminatorConfig
+from menura.models.source import sample_phases
 from menura.train.dataset import Dataset
 from menura.train.export import export_voice, voice_of
 from menura.train.features import ClipFeatures, ClipSource, Extractor, content_of, load_features, save_features
 from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
+from menura.train.objective import fundamental_phase
 from menura.train.prepare import clips_of, cut_points, prepare
 from menura.train.spec import ContentMix, Experiment, Schedule, load_experiment, save_experiment, starter_config
 
@@ -188,6 +190,19 @@ def test_learning_rate_rises_and_falls():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[100] == rates[119] == pytest.approx(0.1)
+
+
+def test_source_phase_is_that_of_the_sound():
+    f0_hz = torch.full((2, 30), 120.0)
+    f0_hz[:, 12:15] = 0
+    cycles = sample_phases(torch.zeros(2), f0_hz, 240, 24_000).float()
+    true = torch.tensor([[0.1], [0.7]]).expand(2, 30 * 240).clone()
+    true[:, 15 * 240 :] += 0.35
+    sound = torch.sin(2 * torch.pi * (cycles + true)) * (f0_hz > 0).repeat_interleave(240, dim=1)
+    found = fundamental_phase(sound, cycles, f0_hz, 240)
+    wrong = (found - true + 0.5).remainder(1.0) - 0.5
+    assert wrong[:, : 12 * 240].abs().max() < 0.02
+    assert wrong[:, 15 * 240 :].abs().max() < 0.02
 
 
 class FakeEncoder:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from menura.errors import TrainingError
 from menura.models.discriminators import DiscriminatorConfig, Discriminators
 from menura.models.synthesizer import Synthesizer
+from menura.models.vocoders import HifiGan
 from menura.train.dataset import Dataset, Example
 from menura.train.losses import SpectralLoss, adversarial_loss, discriminator_loss, feature_matching_loss
 from menura.train.objective import Pass, direct_pass, vits_pass
@@ -130,7 +131,7 @@ class Trainer:
     def _generate(self, example: Example) -> Pass:
         passed = direct_pass if self.experiment.objective == "direct" else vits_pass
         with autocast(self.device, self.experiment.precision):
-            return passed(self.generator, example.batch)
+            return passed(self.generator, example.batch, example.audio)
 
     def _real_crops(self, example: Example, made: Pass) -> Tensor:
         size = self.experiment.synthesizer.frame_samples
@@ -263,6 +264,8 @@ def _preserve_variance(generator: Synthesizer) -> None:
     HiFi-GAN's own start (deviation 0.01 throughout) lets hardly a thousandth of the latent reach the output, which
     costs thousands of steps until it does.
     """
+    if not isinstance(generator.dec, HifiGan):
+        return
     with torch.no_grad():
         for layer, rate in zip(generator.dec.ups, generator.dec.rates, strict=True):
             assert isinstance(layer, nn.ConvTranspose1d)
