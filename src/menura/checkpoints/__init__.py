@@ -1,1 +1,1 @@
-""""""
+"""Reads and writes the files that networks come in."""
