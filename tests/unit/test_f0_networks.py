@@ -292,6 +292,17 @@ def test_rmvpe_gives_a_frame_every_10_ms(length: int) -> None:
     assert torch.isfinite(f0_hz).all()
 
 
+def test_rmvpe_leaves_torchs_threads_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Rmvpe.from_tensors(rmvpe_weights(), TINY_RMVPE)
+    seen = []
+    salience = model.salience
+    monkeypatch.setattr(model, "salience", lambda x: (seen.append(torch.get_num_threads()), salience(x))[1])
+    before = torch.get_num_threads()
+    RmvpeEstimator(model, device=CPU).estimate(torch.zeros(1, 1600))
+    assert seen == [1]
+    assert torch.get_num_threads() == before
+
+
 def test_windows_are_aligned() -> None:
     for estimator in (RmvpeEstimator, FcpeEstimator):
         assert estimator.core_frames % 8 == 0

@@ -164,12 +164,32 @@ class Rmvpe(nn.Module):
         Returns:
             (batch, frames, classes) in 0..1.
         """
-        frames = mel.shape[-1]
-        x = reflect_pad(mel, 0, -frames % self.config.frame_multiple)
+        return self.salience(self.features(mel))[:, : mel.shape[-1]]
+
+    def features(self, mel: Tensor) -> Tensor:
+        """The U-Net's output for `salience`.
+
+        Args:
+            mel: (batch, 128, frames) from `log_mel`.
+
+        Returns:
+            (batch, frames, features), frames rounded up to the U-Net's multiple by reflection.
+        """
+        x = reflect_pad(mel, 0, -mel.shape[-1] % self.config.frame_multiple)
         x = x.transpose(1, 2).unsqueeze(1) * self.input_scale + self.input_shift
-        planes = self._unet(x.contiguous(memory_format=torch.channels_last))
-        hidden, _ = self.gru(planes.transpose(1, 2).flatten(2))
-        salience: Tensor = self.classes(hidden[:, :frames]).sigmoid()
+        return self._unet(x.contiguous(memory_format=torch.channels_last)).transpose(1, 2).flatten(2)
+
+    def salience(self, features: Tensor) -> Tensor:
+        """Salience from the U-Net's output: one small matrix product after the other, frame by frame, both ways.
+
+        Args:
+            features: (batch, frames, features).
+
+        Returns:
+            (batch, frames, classes) in 0..1.
+        """
+        hidden, _ = self.gru(features)
+        salience: Tensor = self.classes(hidden).sigmoid()
         return salience
 
     def _unet(self, x: Tensor) -> Tensor:
