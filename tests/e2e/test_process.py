@@ -11,26 +11,22 @@ from pathlib import Path
 
 import pytest
 
-MENURA = [sys.executable, "-m", "menura"]
+CONVERT = [sys.executable, "-m", "menura", "convert", "--voice", "tiny", "--threads", "1"]
 
 
 def test_standard_input_and_output(talk: Path) -> None:
-    run = subprocess.run(
-        [*MENURA, "convert", "-", "--voice", "tiny"], input=talk.read_bytes(), capture_output=True, timeout=120
-    )
+    run = subprocess.run([*CONVERT, "-"], input=talk.read_bytes(), capture_output=True, timeout=120)
     assert run.returncode == 0, run.stderr
     told = run.stderr.decode()
     assert told.startswith("-  1.50 s at 24000 Hz, ")
-    again = subprocess.run(
-        [*MENURA, "convert", talk, "-o", "file.wav", "--voice", "tiny", "-q"], capture_output=True, timeout=120
-    )
+    again = subprocess.run([*CONVERT, talk, "-o", "file.wav", "-q"], capture_output=True, timeout=120)
     assert (again.returncode, again.stdout, again.stderr) == (0, b"", b"")
     assert run.stdout == Path("file.wav").read_bytes()
 
 
 def test_empty_standard_input(place: Path) -> None:
     run = subprocess.run(
-        [*MENURA, "convert", "-", "-o", "x.wav", "--voice", "tiny"],
+        [*CONVERT, "-", "-o", "x.wav"],
         input=b"",
         capture_output=True,
         timeout=120,
@@ -46,7 +42,7 @@ def test_empty_standard_input(place: Path) -> None:
 )
 def test_signals_leave_nothing_half_written(long_talk: Path, number: signal.Signals, code: int, word: bytes) -> None:
     process = subprocess.Popen(
-        [*MENURA, "convert", long_talk, "-o", "out/x.wav", "--voice", "tiny", "--threads", "1"],
+        [*CONVERT, long_talk, "-o", "out/x.wav"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -77,7 +73,7 @@ def test_a_full_disk(talk: Path) -> None:
 
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run(
-        [*MENURA, "convert", talk, "-o", "out/x.wav", "--voice", "tiny"],
+        [*CONVERT, talk, "-o", "out/x.wav"],
         capture_output=True,
         timeout=120,
         preexec_fn=no_large_files,  # stands in for a full disk: writing beyond it fails
