@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal
@@ -86,13 +85,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
+    signal.signal(signal.SIGTERM, _on_sigterm)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors are told in one line each on standard error."""
-    with contextlib.suppress(ValueError):  # not the main thread: whoever embeds us handles signals
-        signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         _invoke(argv)
         sys.stdout.flush()
