@@ -31,9 +31,8 @@ WAVENET_KERNEL = 5
 FLOW_LAYERS = 3
 FLOW_COUPLINGS = 4
 POSTERIOR_LAYERS = 16
-TILE_FRAMES = 100
-"""A second: longer tiles take memory and no less time."""
-
+TILE_FRAMES = 200
+"""Two seconds. Longer tiles take more memory and no less time; shorter ones wait more often for all threads to meet."""
 
 VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan]] = {
     "HiFi-GAN": HifiGan,
