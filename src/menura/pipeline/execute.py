@@ -120,7 +120,7 @@ def _source(members: list[SynthesisRequest], span: tuple[int, int], device: torc
     first = members[0]
     net, hop = first.synthesizer, first.synthesizer.config.frame_samples
     f0 = _stack([_f0_hz(m)[span[0] : span[1]] for m in members], device)
-    phase = torch.tensor([_phase_at(m, span[0]) for m in members], dtype=torch.float64, device=device)
+    phase = torch.tensor([_phase_at(m, span[0]) for m in members], dtype=torch.float64)
     noise = None
     if first.noise_scale:
         count = (span[1] - span[0]) * hop
