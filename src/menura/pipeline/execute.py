@@ -11,7 +11,7 @@ import torch
 
 from menura.pipeline.noise import latent_noise, source_noise
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
-from menura.units import FRAME_RATE_HZ
+from menura.units import FRAME_RATE_HZ, ceil_div
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 LATENT_SCALE = 0.66666
 """RVC's temperature of the latent."""
+
+
+_CORE_STEP_FRAMES = 50
+"""Cores are decoded in multiples of this: seams fall anywhere, and every new shape would have the CPU's convolution
+library keep another prepared kernel, so that memory grew with the recording."""
 
 
 def execute(requests: Sequence[Request], device: torch.device) -> list[FloatArray]:
@@ -78,7 +83,11 @@ def _f0(members: list[F0Request], device: torch.device) -> list[FloatArray]:
 def _synthesis(members: list[SynthesisRequest], device: torch.device) -> list[FloatArray]:
     first = members[0]
     net, frames = first.synthesizer, len(first.features.content)
-    core = (first.core_start_frames - first.features.start_frames, first.core_end_frames - first.features.start_frames)
+    offset, wanted = (
+        first.core_start_frames - first.features.start_frames,
+        first.core_end_frames - first.core_start_frames,
+    )
+    core = (offset, min(frames, offset + ceil_div(wanted, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES))
     content = _stack([m.features.content for m in members], device)
     coarse = _optional([m.features.f0_coarse for m in members], device)
     lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
@@ -95,7 +104,8 @@ def _synthesis(members: list[SynthesisRequest], device: torch.device) -> list[Fl
     mask = prior.mask[:, :, span]
     z = net.reverse_flow(z_p * mask, mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
     source = _source(members, decoded, device) if net.config.has_f0 else None
-    return _rows(net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0])))
+    sound = net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0]))
+    return _rows(sound[:, : wanted * net.config.frame_samples])
 
 
 def _widened(span: tuple[int, int], context: int, frames: int) -> tuple[int, int]:
