@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from menura.train.spec import ContentMix, Experiment, Schedule, save_experiment, starter_config
+from menura.train.spec import ContentMix, Experiment, LossWeights, Schedule, save_experiment, starter_config
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
         synthesizer=starter_config(2, initial_channels=192),
         speakers=("wren", "heron"),
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
-        schedule=Schedule(steps=12_000, batch_size=8, row_frames=120, learning_rate=6e-4, warmup_steps=100),
+        weights=LossWeights(convergence=2.0),
+        schedule=Schedule(steps=12_000, batch_size=8, row_frames=120, learning_rate=8e-4, warmup_steps=60),
     )
     save_experiment(options.out, experiment)
 

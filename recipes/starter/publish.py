@@ -12,23 +12,29 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from prepare import NAMES
 
 from menura.checkpoints.rvc import VoiceMetadata, load_voice
 from menura.train.export import export_voice
-from menura.train.features import SUFFIX, load_features
+from menura.train.features import SUFFIX, ClipFeatures, load_features
 from menura.train.spec import load_experiment
 
 
-def card(name: str, kokoro_voice: str, *, minutes: float, step: int, quality: dict[str, Any]) -> dict[str, Any]:
+def card(
+    name: str, kokoro_voice: str, *, clips: list[ClipFeatures], step: int, quality: dict[str, Any]
+) -> dict[str, Any]:
     """What `menura voices info` tells of a voice."""
+    minutes = sum(clip.frames for clip in clips) / 6000
+    pitch = torch.cat([clip.f0_hz[clip.f0_hz > 0] for clip in clips]).log().median().exp()
     return {
         "name": name,
         "source": f"kokoro:{kokoro_voice}",
         "licence": "Apache-2.0",
         "data": f"{minutes:.1f} minutes of synthetic English speech by Kokoro-82M (Apache-2.0), voice {kokoro_voice}; "
         "texts written for Menura or in the public domain",
-        "consent": "a synthetic voice: no living person is its model",
+        "consent": "a synthetic voice: no person's recordings were used to make it from Kokoro",
+        "f0_median_hz": round(float(pitch), 1),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
         "recipe": "recipes/starter",
         "steps": step,
@@ -46,14 +52,13 @@ def main() -> None:
     measured = json.loads(options.quality.read_text()) if options.quality else {}
     kokoro_voices = {name: voice for voice, name in NAMES.items()}
     for name in load_experiment(options.experiment).speakers:
-        clips = sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))
-        minutes = sum(load_features(path).frames for path in clips) / 6000
+        clips = [load_features(path) for path in sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))]
         source = f"kokoro:{kokoro_voices[name]}"
         target = options.voices / name / "voice.safetensors"
         metadata = VoiceMetadata(name=name, author="Menura", licence="Apache-2.0", source=source)
         export_voice(options.experiment, target, metadata=metadata, speaker=name)
         step = load_voice(target).metadata.step or 0
-        written = card(name, kokoro_voices[name], minutes=minutes, step=step, quality=measured.get(name, {}))
+        written = card(name, kokoro_voices[name], clips=clips, step=step, quality=measured.get(name, {}))
         (target.parent / "card.json").write_text(json.dumps(written, indent=1) + "\n")
         print(f"{name}: {step} steps, {target.stat().st_size / 1e6:.1f} MB")
 
