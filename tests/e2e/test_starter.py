@@ -77,4 +77,4 @@ def test_each_network_is_loaded_once(converter: Converter, tmp_path: Path) -> No
     assert set(report.model_loads.values()) == {1}
 
 
-STREAM_DB = -20.0
+STREAM_DB = -25.0
