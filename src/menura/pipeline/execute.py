@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from menura.models.source import advance_phase
 from menura.pipeline.noise import latent_noise, source_noise
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
 from menura.units import FRAME_RATE_HZ, ceil_div
@@ -130,7 +131,9 @@ def _source(members: list[SynthesisRequest], span: tuple[int, int], device: torc
     first = members[0]
     net, hop = first.synthesizer, first.synthesizer.config.frame_samples
     f0 = _stack([_f0_hz(m)[span[0] : span[1]] for m in members], device)
-    phase = torch.tensor([_phase_at(m, span[0]) for m in members], dtype=torch.float64)
+    begun = torch.tensor([m.features.phase_cycles for m in members], dtype=torch.float64)
+    before = torch.from_numpy(np.stack([_f0_hz(m)[: span[0]] for m in members]))
+    phase = advance_phase(begun, before, 1 / FRAME_RATE_HZ)
     noise = None
     if first.noise_scale:
         count = (span[1] - span[0]) * hop
@@ -142,9 +145,3 @@ def _source(members: list[SynthesisRequest], span: tuple[int, int], device: torc
 def _f0_hz(member: SynthesisRequest) -> FloatArray:
     assert member.features.f0_hz is not None
     return member.features.f0_hz
-
-
-def _phase_at(member: SynthesisRequest, frame: int) -> float:
-    """Source phase at the start of a frame: a frame of constant F0 advances it by f0 / 100 cycles."""
-    advance = np.sum(_f0_hz(member)[:frame].astype(np.float64)) / FRAME_RATE_HZ
-    return float((member.features.phase_cycles + advance) % 1.0)

@@ -55,7 +55,6 @@ class Extent:
 class Window:
     """Frames [start, end) are wanted; frames [from_frames, to_frames) are looked at."""
 
-    index: int
     start_frames: int
     end_frames: int
     from_frames: int
@@ -99,9 +98,8 @@ def _borders(start: int, end: int, grid: int) -> Iterator[tuple[int, int]]:
 def analysis_windows(extent: Extent, core_frames: int, context_frames: int) -> Iterator[Window]:
     """Fixed absolute windows over the whole timeline, reflected ends included."""
     first = -extent.left_frames
-    for index, (start, stop) in enumerate(_borders(first, extent.end_frames, core_frames)):
+    for start, stop in _borders(first, extent.end_frames, core_frames):
         yield Window(
-            index=index,
             start_frames=start,
             end_frames=stop,
             from_frames=max(first, start - context_frames),
@@ -112,7 +110,7 @@ def analysis_windows(extent: Extent, core_frames: int, context_frames: int) -> I
 def whole_window(extent: Extent) -> Iterator[Window]:
     """One window over all of the timeline."""
     first, end = -extent.left_frames, extent.end_frames
-    yield Window(index=0, start_frames=first, end_frames=end, from_frames=first, to_frames=end)
+    yield Window(start_frames=first, end_frames=end, from_frames=first, to_frames=end)
 
 
 def segment_borders(output_frames: int, *, whole: bool) -> Iterator[tuple[int, int]]:
