@@ -118,7 +118,27 @@ def _device() -> dict[str, Any]:
     facts["auto"] = str(resolve_device("auto"))
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts["vector_instructions"] = torch.backends.cpu.get_cpu_capability()
+    facts["convolution_kernels"] = _kernels()
     return facts
+
+
+def _kernels() -> str:
+    """Which compiled path runs and why, or why none does."""
+    import warnings
+
+    from menura.kernels.library import kernel_status
+    from menura.kernels.trust import trusted_kernels
+
+    status = kernel_status()
+    if status.library is None:
+        return f"torch's: {status.reason}"
+    with warnings.catch_warnings(record=True) as problems:
+        warnings.simplefilter("always")
+        trusted = trusted_kernels()
+    if trusted is None:
+        return "; ".join(str(problem.message) for problem in problems) or "torch's: the self-test failed"
+    threads = "" if status.library.shares_threads else "; on one thread, torch's OpenMP runtime wasn't found"
+    return f"{status.reason}{threads}"
 
 
 def _processor() -> str:

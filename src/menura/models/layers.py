@@ -7,6 +7,7 @@ Attribute names are RVC's checkpoint names. Layers come in two forms: for traini
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -241,6 +242,10 @@ class ResBlock1(nn.Module):
             x = _residual_pair(x, first, second, self.slope)
         return x
 
+    def steps(self) -> list[list[nn.Module]]:
+        """The convolutions between one addition and the next."""
+        return [[first, second] for first, second in zip(self.convs1, self.convs2, strict=True)]
+
 
 class MrfLayer(nn.Module):
     """A pair of convolutions, the first dilated, as Applio's MRF HiFi-GAN names them."""
@@ -269,6 +274,10 @@ class MrfBlock(nn.Module):
             x = layer(x)
         return x
 
+    def steps(self) -> list[list[nn.Module]]:
+        """The convolutions between one addition and the next."""
+        return [[cast("MrfLayer", layer).conv1, cast("MrfLayer", layer).conv2] for layer in self.layers]
+
 
 def _residual_pair(x: Tensor, first: nn.Module, second: nn.Module, slope: float) -> Tensor:
     # In place on fresh convolution outputs only: a quarter less memory traffic, and safe for autograd.
@@ -290,6 +299,10 @@ class ResBlock2(nn.Module):
         for conv in self.convs:
             x = conv(F.leaky_relu(x, LEAKY_SLOPE)).add_(x)
         return x
+
+    def steps(self) -> list[list[nn.Module]]:
+        """The convolutions between one addition and the next."""
+        return [[conv] for conv in self.convs]
 
 
 def _same_conv(channels: int, kernel_size: int, dilation: int, *, training: bool) -> nn.Module:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import (
     ChannelNorm,
@@ -22,7 +23,7 @@ from menura.models.layers import (
 )
 from menura.models.refinegan import RefineGan
 from menura.models.spans import Span
-from menura.models.vocoders import HifiGan, MrfHifiGan
+from menura.models.vocoders import HifiGan, HifiGanBase, MrfHifiGan
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10
@@ -247,6 +248,14 @@ class Synthesizer(nn.Module):
         self.flow = Flow(config, training=training)
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
         self.train(training)
+
+    def use_kernels(self, library: KernelLibrary | None) -> None:
+        """Let `decode_tiled` use the compiled kernels where the vocoder has them; None: torch alone.
+
+        For an inference network on the CPU whose weights stay as they are.
+        """
+        if isinstance(self.dec, HifiGanBase):
+            self.dec.use_kernels(library)
 
     @property
     def flow_context_frames(self) -> int:

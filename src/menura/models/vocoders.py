@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from menura.kernels.decoder import Decoder, DecoderWeights, LayerWeights, StageWeights
+from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import (
     LEAKY_SLOPE,
@@ -30,6 +32,8 @@ from menura.models.spans import Margins, Span, samples_of
 from menura.units import ceil_div
 
 END_KERNEL = 7
+LAST_SLOPE = 0.01
+"""Before the last convolution HiFi-GAN leaves torch's default."""
 MRF_OVERTONES = 8
 
 
@@ -40,6 +44,10 @@ class ResidualBlock(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
+        ...
+
+    def steps(self) -> list[list[nn.Module]]:
+        """The convolutions between one addition and the next, with a leaky ReLU before each."""
         ...
 
 
@@ -57,6 +65,7 @@ class HifiGanBase(nn.Module, ABC):
         self.kernels = config.upsample_kernel_sizes
         self.frame_samples = config.frame_samples
         self.channels = tuple(config.upsample_initial_channel // 2**i for i in range(len(self.rates) + 1))
+        self._native: Decoder | None = None
 
     @abstractmethod
     def upsampler(self, stage: int) -> nn.Module:
@@ -108,6 +117,28 @@ class HifiGanBase(nn.Module, ABC):
             left=(margins.left + kernel - 1 - padding) // rate, right=(margins.right + padding - 1) // rate + 1
         )
 
+    def use_kernels(self, library: KernelLibrary | None) -> None:
+        """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
+        self._native = None if library is None else Decoder(library, self._weights())
+
+    def _weights(self) -> DecoderWeights:
+        stages = tuple(
+            StageWeights(
+                upsampling=_layer(self.upsampler(i)),
+                source=_layer(self.noise_convs[i]) if hasattr(self, "noise_convs") else None,
+                blocks=tuple(tuple(tuple(map(_layer, step)) for step in block.steps()) for block in self.blocks(i)),
+                context_steps=self._context_steps(i),
+            )
+            for i in range(len(self.rates))
+        )
+        return DecoderWeights(
+            first=_layer(self.conv_pre),
+            stages=stages,
+            last=_layer(self.conv_post),
+            slope=LEAKY_SLOPE,
+            last_slope=LAST_SLOPE,
+        )
+
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """Latent to sound.
 
@@ -137,6 +168,8 @@ class HifiGanBase(nn.Module, ABC):
         Returns:
             (batch, 1, core frames * frame_samples).
         """
+        if self._native is not None:
+            return self._decode_natively(self._native, z, g, source, core)
         window = core.widened(self.context_frames, z.shape[-1])
         source = samples_of(source, window, self.frame_samples)
         head = self._head(z[..., window.start : window.stop], g, source)
@@ -152,6 +185,15 @@ class HifiGanBase(nn.Module, ABC):
             sound[..., place.start : place.stop] = part[..., wanted.start : wanted.stop]
         return sound
 
+    def _decode_natively(self, native: Decoder, z: Tensor, g: Tensor, source: Tensor | None, core: Span) -> Tensor:
+        bias = cast("nn.Conv1d", self.conv_pre).bias
+        offsets = self.cond(g)[:, :, 0] if bias is None else self.cond(g)[:, :, 0] + bias
+        rows = [
+            native.decode(z[i], offsets[i], None if source is None else source[i, 0], (core.start, core.stop))
+            for i in range(z.shape[0])
+        ]
+        return torch.stack(rows)[:, None]
+
     def _head(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """The first stage: it has most of the context and little of the memory."""
         x = self.conv_pre(z).add_(self.cond(g))
@@ -163,7 +205,7 @@ class HifiGanBase(nn.Module, ABC):
         """The other stages, and the last convolution."""
         for stage in range(1, len(self.rates)):
             x = self._stage(stage, x, source)
-        return torch.tanh(self.conv_post(F.leaky_relu(x))).reshape(x.shape[0], 1, -1)
+        return torch.tanh(self.conv_post(F.leaky_relu(x, LAST_SLOPE))).reshape(x.shape[0], 1, -1)
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
         x = self.upsampler(stage)(F.leaky_relu(x, LEAKY_SLOPE))
@@ -234,6 +276,17 @@ class MrfHifiGan(HifiGanBase):
     def blocks(self, stage: int) -> Sequence[ResidualBlock]:
         """See HifiGanBase."""
         return [cast("ResidualBlock", block) for block in cast("nn.ModuleList", self.mrfs[stage])]
+
+
+def _layer(module: nn.Module) -> LayerWeights:
+    conv = cast("nn.Conv1d | nn.ConvTranspose1d", module)
+    return LayerWeights(
+        weight=conv.weight,
+        bias=conv.bias,
+        dilation=conv.dilation[0],
+        stride=conv.stride[0],
+        padding=int(conv.padding[0]),
+    )
 
 
 def _end_conv(channels_in: int, channels_out: int, *, bias: bool = True) -> TimeConv:

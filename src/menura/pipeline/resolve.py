@@ -11,6 +11,7 @@ from menura.checkpoints.library import VoiceEntry, find_voice
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer
 from menura.errors import OptionError
+from menura.kernels.trust import trusted_kernels
 from menura.pipeline.residency import ModelKey, ModelPool
 from menura.pipeline.stream import VoiceModels
 
@@ -65,7 +66,13 @@ class Resolver:
 
     def _synthesizer(self, entry: VoiceEntry) -> Synthesizer:
         key = ModelKey.of("voice", entry.path)
-        return self._pool.get(key, lambda: build_synthesizer(load_voice(entry.path)).to(self._device))
+        return self._pool.get(key, lambda: self._load_synthesizer(entry.path))
+
+    def _load_synthesizer(self, path: Path) -> Synthesizer:
+        synthesizer = build_synthesizer(load_voice(path)).to(self._device)
+        if self._device.type == "cpu":
+            synthesizer.use_kernels(trusted_kernels())
+        return synthesizer
 
     def _encoder(self, name: str, version: str, compat: str) -> ContentEncoder:
         if name == "menura-starter":

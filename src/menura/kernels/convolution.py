@@ -1,0 +1,182 @@
+"""Single layers on the kernels: signals are (steps, padded channels) float32 tensors on the CPU, time-major."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from menura.kernels.library import Algorithm, CallArguments, KernelLibrary, LayerArguments, Mode
+from menura.kernels.packing import (
+    best_algorithm,
+    pack_bias,
+    pack_convolution,
+    pack_taps,
+    pack_upsampling,
+    padded_channels,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epilogue:
+    """What becomes of a convolution's sums."""
+
+    mode: Mode = Mode.STORE
+    residual: Tensor | None = None
+    scale: float = 1.0
+
+
+_STORE = Epilogue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """A layer's arguments, with the tensors they point to."""
+
+    library: KernelLibrary
+    weights: Tensor
+    bias: Tensor
+    arguments: LayerArguments
+
+    def _run(self, function: str, x: Tensor, output: Tensor, slope: float, epilogue: Epilogue = _STORE) -> Tensor:
+        call = CallArguments(
+            input=x.data_ptr(),
+            output=output.data_ptr(),
+            residual=None if epilogue.residual is None else epilogue.residual.data_ptr(),
+            steps_in=x.shape[0],
+            steps_out=output.shape[0],
+            slope=slope,
+            scale=epilogue.scale,
+            mode=epilogue.mode,
+            threads=torch.get_num_threads(),
+        )
+        self.library.call(function, self.arguments, call)
+        return output
+
+
+def _arguments(weights: Tensor, bias: Tensor, **numbers: int) -> LayerArguments:
+    return LayerArguments(weights=weights.data_ptr(), bias=bias.data_ptr(), **numbers)
+
+
+class Convolution(_Layer):
+    """A "same" convolution with an odd number of taps."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(
+        cls,
+        library: KernelLibrary,
+        weight: Tensor,
+        bias: Tensor | None,
+        dilation: int = 1,
+        algorithm: Algorithm | None = None,
+    ) -> Convolution:
+        """Pack a layer.
+
+        Args:
+            library: whose kernels will run it.
+            weight: (channels_out, channels_in, taps).
+            bias: (channels_out,), None for none.
+            dilation: steps between taps.
+            algorithm: how to compute it; None for the best.
+        """
+        out, channels_in, taps = weight.shape
+        algorithm = best_algorithm(taps) if algorithm is None else algorithm
+        weights, offsets = pack_convolution(weight, algorithm, library.panel_channels), pack_bias(bias, out)
+        arguments = _arguments(
+            weights,
+            offsets,
+            algorithm=algorithm,
+            channels_in=padded_channels(channels_in),
+            channels_out=padded_channels(out),
+            taps=taps,
+            dilation=dilation,
+        )
+        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
+
+    def __call__(self, x: Tensor, output: Tensor, slope: float = 1.0, epilogue: Epilogue = _STORE) -> Tensor:
+        """(steps, channels_in) through a leaky ReLU and the convolution into `output` (steps, channels_out)."""
+        return self._run("menura_convolve", x, output, slope, epilogue)
+
+    def with_bias(self, bias: Tensor) -> Convolution:
+        """The same weights with another bias, (channels_out,)."""
+        offsets = pack_bias(bias, bias.shape[0])
+        arguments = LayerArguments.from_buffer_copy(self.arguments)
+        arguments.bias = offsets.data_ptr()
+        return Convolution(library=self.library, weights=self.weights, bias=offsets, arguments=arguments)
+
+
+class Upsampling(_Layer):
+    """A transposed convolution."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, library: KernelLibrary, weight: Tensor, bias: Tensor | None, rate: int, padding: int) -> Upsampling:
+        """Pack a layer.
+
+        Args:
+            library: whose kernels will run it.
+            weight: (channels_in, channels_out, taps).
+            bias: (channels_out,), None for none.
+            rate: its stride.
+            padding: outputs cut off at the start.
+        """
+        channels_in, out, taps = weight.shape
+        weights, offsets = pack_upsampling(weight, rate, library.panel_channels), pack_bias(bias, out)
+        arguments = _arguments(
+            weights,
+            offsets,
+            channels_in=padded_channels(channels_in),
+            channels_out=padded_channels(out),
+            taps=taps,
+            rate=rate,
+            padding=padding,
+        )
+        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
+
+    def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
+        """(steps, channels_in) through a leaky ReLU and the convolution into `output` (steps * rate, channels_out)."""
+        return self._run("menura_upsample", x, output, slope)
+
+
+class SourceConvolution(_Layer):
+    """Brings the one-channel excitation down to a stage's rate and adds it there."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(
+        cls, library: KernelLibrary, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+    ) -> SourceConvolution:
+        """Pack a layer: weight (channels_out, 1, taps), bias (channels_out,) or None."""
+        out, _, taps = weight.shape
+        weights, offsets = pack_taps(weight[:, 0]), pack_bias(bias, out)
+        arguments = _arguments(
+            weights, offsets, channels_out=padded_channels(out), taps=taps, rate=stride, padding=padding
+        )
+        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
+
+    def __call__(self, source: Tensor, output: Tensor) -> Tensor:
+        """Add the convolution of (samples,) to `output` (steps, channels_out)."""
+        return self._run("menura_add_source", source, output, 1.0)
+
+
+class LastConvolution(_Layer):
+    """Down to one channel, and tanh."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, library: KernelLibrary, weight: Tensor, bias: Tensor | None) -> LastConvolution:
+        """Pack a layer: weight (1, channels_in, taps), bias (1,) or None."""
+        _, channels_in, taps = weight.shape
+        weights, offsets = pack_taps(weight[0]), pack_bias(bias, 1)
+        arguments = _arguments(weights, offsets, channels_in=padded_channels(channels_in), taps=taps)
+        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
+
+    def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
+        """(steps, channels_in) through a leaky ReLU, the convolution and tanh into `output` (steps,)."""
+        return self._run("menura_last", x, output, slope)

@@ -1,0 +1,106 @@
+// The C interface: checks arguments and chooses the path.
+#include <cstddef>
+
+#include "menura_kernels.h"
+#include "path.h"
+#include "threads.h"
+
+namespace menura {
+
+std::atomic<GompParallel> gomp_parallel{nullptr};
+
+namespace {
+
+constexpr int32_t kVersion = 1;
+constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
+constexpr int64_t kMostSteps = int64_t{1} << 40;
+
+bool supported(int32_t path) {
+  switch (path) {
+    case MENURA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case MENURA_AVX512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+    default: return false;
+  }
+}
+
+const Path* path_of(int32_t path) {
+  if (!supported(path)) return nullptr;
+  return path == MENURA_AVX512 ? &avx512::kPath : &avx2::kPath;
+}
+
+bool whole_channels(int32_t channels) {
+  return channels > 0 && channels <= kMostChannels && channels % MENURA_CHANNEL_MULTIPLE == 0;
+}
+
+bool valid(const menura_layer& layer, const menura_call& call) {
+  return layer.weights && layer.bias && call.input && call.output && layer.taps > 0 && layer.taps <= kMostTaps &&
+         call.steps_in >= 0 && call.steps_in <= kMostSteps && call.steps_out >= 0 && call.steps_out <= kMostSteps &&
+         call.threads > 0;
+}
+
+bool valid_convolution(const menura_layer& layer, const menura_call& call) {
+  const bool fits = layer.algorithm == MENURA_DIRECT || (layer.algorithm == MENURA_TOOM_COOK_6_3 && layer.taps == 3) ||
+                    (layer.algorithm == MENURA_FOURIER_32 && layer.taps <= 16);
+  return valid(layer, call) && fits && whole_channels(layer.channels_in) && whole_channels(layer.channels_out) &&
+         layer.taps % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation &&
+         call.steps_in == call.steps_out && (call.mode == MENURA_STORE || call.residual);
+}
+
+bool valid_strided(const menura_layer& layer, const menura_call& call) {
+  return valid(layer, call) && layer.rate > 0 && layer.padding >= 0 && layer.padding <= kMostTaps;
+}
+
+}  // namespace
+}  // namespace menura
+
+using menura::path_of;
+
+extern "C" {
+
+int32_t menura_version(void) { return menura::kVersion; }
+
+int32_t menura_supported_paths(void) {
+  int32_t bits = 0;
+  for (int32_t path = 0; path < MENURA_PATHS; ++path) bits |= menura::supported(path) ? 1 << path : 0;
+  return bits;
+}
+
+int32_t menura_panel_channels(int32_t path) {
+  const auto* chosen = path_of(path);
+  return chosen ? chosen->panel_channels : MENURA_BAD_ARGUMENT;
+}
+
+void menura_set_parallel(void* gomp_parallel) {
+  menura::gomp_parallel = reinterpret_cast<menura::GompParallel>(gomp_parallel);
+}
+
+int32_t menura_convolve(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_convolution(*layer, *call)) return MENURA_BAD_ARGUMENT;
+  return call->steps_out == 0 ? MENURA_OK : chosen->convolve(*layer, *call);
+}
+
+int32_t menura_upsample(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_strided(*layer, *call) || !menura::whole_channels(layer->channels_in) ||
+      !menura::whole_channels(layer->channels_out))
+    return MENURA_BAD_ARGUMENT;
+  return call->steps_out == 0 ? MENURA_OK : chosen->upsample(*layer, *call);
+}
+
+int32_t menura_add_source(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_strided(*layer, *call) || !menura::whole_channels(layer->channels_out))
+    return MENURA_BAD_ARGUMENT;
+  return chosen->add_source(*layer, *call);
+}
+
+int32_t menura_last(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid(*layer, *call) || !menura::whole_channels(layer->channels_in) ||
+      layer->taps % 2 == 0 || call->steps_in != call->steps_out)
+    return MENURA_BAD_ARGUMENT;
+  return chosen->last(*layer, *call);
+}
+
+}  // extern "C"

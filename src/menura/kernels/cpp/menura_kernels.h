@@ -1,0 +1,79 @@
+// C interface of Menura's convolution kernels. Called through ctypes on the caller's memory; nothing is kept.
+//
+// Signals are time-major float32: [steps][channels], rows without gaps, channels a multiple of MENURA_CHANNEL_MULTIPLE
+// (pad with zero weights and biases). Outside its steps a signal is zero, as in a "same" convolution.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MENURA_CHANNEL_MULTIPLE 16
+#define MENURA_EXPORT __attribute__((visibility("default")))
+
+// Instruction sets. A path is used only where the processor has it.
+enum menura_path { MENURA_AVX2 = 0, MENURA_AVX512 = 1, MENURA_PATHS = 2 };
+
+// How a convolution is computed; its weights are packed accordingly (kernels/packing.py).
+enum menura_algorithm { MENURA_DIRECT = 0, MENURA_TOOM_COOK_6_3 = 1, MENURA_FOURIER_32 = 2 };
+
+// What becomes of a convolution's sums v (bias included).
+enum menura_mode {
+  MENURA_STORE = 0,         // output = v
+  MENURA_ADD_RESIDUAL = 1,  // output = v + residual
+  MENURA_START_MEAN = 2,    // output = (v + residual) * scale
+  MENURA_ADD_TO_MEAN = 3,   // output += (v + residual) * scale
+};
+
+enum menura_error { MENURA_OK = 0, MENURA_BAD_ARGUMENT = -1, MENURA_OUT_OF_MEMORY = -2 };
+
+// A convolution of stride 1, or (with rate > 1) a transposed one.
+typedef struct {
+  const float* weights;  // packed
+  const float* bias;     // [channels_out]
+  int32_t algorithm;
+  int32_t channels_in, channels_out;
+  int32_t taps, dilation;
+  int32_t rate, padding;  // of a transposed convolution: stride, and samples cut off its start
+} menura_layer;
+
+typedef struct {
+  const float* input;     // [steps_in][channels_in]
+  float* output;          // [steps_out][channels_out]
+  const float* residual;  // [steps_out][channels_out]; may be the output itself, but not the input's memory
+  int64_t steps_in, steps_out;
+  float slope;  // of the leaky ReLU before the convolution; 1 for none
+  float scale;  // for the two "mean" modes
+  int32_t mode;
+  int32_t threads;
+} menura_call;
+
+// Changes with the layout of packed weights.
+MENURA_EXPORT int32_t menura_version(void);
+
+// Bit `path` is set where this processor can run it.
+MENURA_EXPORT int32_t menura_supported_paths(void);
+
+// Output channels that lie together in packed weights.
+MENURA_EXPORT int32_t menura_panel_channels(int32_t path);
+
+// Runs blocks on the caller's OpenMP pool: the address of GOMP_parallel in the runtime that torch uses. Null: one thread.
+MENURA_EXPORT void menura_set_parallel(void* gomp_parallel);
+
+// A convolution of stride 1: steps_out equals steps_in.
+MENURA_EXPORT int32_t menura_convolve(int32_t path, const menura_layer* layer, const menura_call* call);
+
+// A transposed convolution; mode is ignored (it stores).
+MENURA_EXPORT int32_t menura_upsample(int32_t path, const menura_layer* layer, const menura_call* call);
+
+// output += bias + convolution of one channel: input is [steps_in] samples; taps, rate (stride) and padding of the layer;
+// weights are [taps][channels_out].
+MENURA_EXPORT int32_t menura_add_source(int32_t path, const menura_layer* layer, const menura_call* call);
+
+// tanh of a convolution down to one channel: weights are [taps][channels_in], bias [1], output [steps_out].
+MENURA_EXPORT int32_t menura_last(int32_t path, const menura_layer* layer, const menura_call* call);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,22 @@
+// One instruction set's kernels. Each path is path.cpp compiled for it; nothing else in the library may be.
+#pragma once
+#include "menura_kernels.h"
+
+namespace menura {
+
+struct Path {
+  int32_t panel_channels;
+  int32_t (*convolve)(const menura_layer&, const menura_call&);
+  int32_t (*upsample)(const menura_layer&, const menura_call&);
+  int32_t (*add_source)(const menura_layer&, const menura_call&);
+  int32_t (*last)(const menura_layer&, const menura_call&);
+};
+
+namespace avx2 {
+extern const Path kPath;
+}
+namespace avx512 {
+extern const Path kPath;
+}
+
+}  // namespace menura

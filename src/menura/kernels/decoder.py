@@ -1,0 +1,195 @@
+"""A whole HiFi-GAN decoder on the kernels.
+
+Every layer works in blocks that stay in the cache, so a signal passes through layer after layer at full length; the
+fast stages, where a second of sound takes several megabytes, go from tile to tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.library import KernelLibrary, Mode
+from menura.kernels.packing import padded_channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """A layer as a checkpoint has it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    dilation: int = 1
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageWeights:
+    """One stage: upsampling, excitation, and residual blocks whose outputs are averaged."""
+
+    upsampling: LayerWeights
+    source: LayerWeights | None
+    blocks: tuple[tuple[tuple[LayerWeights, ...], ...], ...]
+    """Of every block its residual steps, of every step its one or two convolutions."""
+    context_steps: int
+    """Steps of the signal that enters the stage, on each side, that the sound of a step depends on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderWeights:
+    """All layers."""
+
+    first: LayerWeights
+    stages: tuple[StageWeights, ...]
+    last: LayerWeights
+    slope: float
+    """Of the leaky ReLUs, but the last."""
+    last_slope: float
+
+
+TILE_FRAMES = 100
+"""Frames whose fast stages are computed at once: 1 s, some 20 MB. Shorter tiles compute more of their context twice."""
+
+
+class _Stage:
+    """A stage's packed layers."""
+
+    def __init__(self, library: KernelLibrary, weights: StageWeights, slope: float) -> None:
+        up = weights.upsampling
+        self.rate, self.slope, self.context_steps = up.stride, slope, weights.context_steps
+        self._channels = padded_channels(up.weight.shape[1])
+        self._upsampling = Upsampling.of(library, up.weight, up.bias, up.stride, up.padding)
+        source = weights.source
+        self._source = None
+        if source is not None:
+            self._source = SourceConvolution.of(library, source.weight, source.bias, source.stride, source.padding)
+        self._blocks = [
+            [[Convolution.of(library, c.weight, c.bias, c.dilation) for c in step] for step in block]
+            for block in weights.blocks
+        ]
+
+    def layers(self) -> list[Convolution | Upsampling | SourceConvolution | LastConvolution]:
+        """All of them."""
+        convolutions = [layer for block in self._blocks for step in block for layer in step]
+        return [self._upsampling, *([] if self._source is None else [self._source]), *convolutions]
+
+    def __call__(self, x: Tensor, source: Tensor | None) -> Tensor:
+        """(steps, channels) to (steps * rate, channels) of the next stage."""
+        steps = x.shape[0] * self.rate
+        excited = self._upsampling(x, x.new_empty(steps, self._channels), self.slope)
+        if self._source is not None and source is not None:
+            self._source(source, excited)
+        mean, free = torch.empty_like(excited), [torch.empty_like(excited) for _ in range(3)]
+        for number, block in enumerate(self._blocks):
+            mode = Mode.ADD_TO_MEAN if number else Mode.START_MEAN
+            self._block(block, excited, free, mean, mode)
+        return mean
+
+    def _block(
+        self, steps: Sequence[Sequence[Convolution]], x: Tensor, free: Sequence[Tensor], mean: Tensor, mode: Mode
+    ) -> None:
+        for number, convolutions in enumerate(steps):
+            carried = x
+            for convolution in convolutions[:-1]:
+                x = convolution(x, free[2], self.slope)
+            if number == len(steps) - 1:
+                epilogue = Epilogue(mode=mode, residual=carried, scale=1 / len(self._blocks))
+                convolutions[-1](x, mean, self.slope, epilogue)
+            else:
+                epilogue = Epilogue(mode=Mode.ADD_RESIDUAL, residual=carried)
+                # Never into what is read: the block's input belongs to its neighbours too.
+                x = convolutions[-1](x, free[number % 2], self.slope, epilogue)
+
+
+class Decoder:
+    """A decoder ready to run. Rows of a batch are decoded one after the other: each keeps all threads busy."""
+
+    def __init__(self, library: KernelLibrary, weights: DecoderWeights) -> None:
+        """Pack all weights.
+
+        Args:
+            library: whose kernels will run.
+            weights: float32 tensors on the CPU; they are not kept.
+        """
+        first, last = weights.first, weights.last
+        self._first = Convolution.of(library, first.weight, first.bias)
+        self._stages = [_Stage(library, stage, weights.slope) for stage in weights.stages]
+        self._last = LastConvolution.of(library, last.weight, last.bias)
+        self._last_slope = weights.last_slope
+        self._channels_in = padded_channels(first.weight.shape[1])
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the packed weights."""
+        return sum(t.numel() * t.element_size() for t in self.tensors())
+
+    def decode(self, z: Tensor, offset: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:
+        """Sound of some frames of a latent.
+
+        Args:
+            z: (channels, frames).
+            offset: (first layer's channels,): its bias with the speaker's condition.
+            source: (frames * frame_samples,) excitation; None for none.
+            core: first frame that is wanted, and the first after it that isn't.
+
+        Returns:
+            (core frames * frame_samples,).
+        """
+        z = z.float()
+        source = None if source is None else source.float().contiguous()
+        frame_samples = self._step_samples(0)
+        start, stop = _widened(core, self._stages[0].context_steps, z.shape[1])
+        x = z.new_zeros(stop - start, self._channels_in)
+        x[:, : z.shape[0]] = z[:, start:stop].T
+        x = self._first.with_bias(offset)(x, x.new_empty(x.shape[0], padded_channels(offset.shape[0])))
+        x, begun = self._stage(0, x, source, start)
+        sound = z.new_empty((core[1] - core[0]) * frame_samples)
+        for at in range(core[0], core[1], TILE_FRAMES):
+            tile = at, min(at + TILE_FRAMES, core[1])
+            samples = sound[(tile[0] - core[0]) * frame_samples : (tile[1] - core[0]) * frame_samples]
+            self._tile(x, begun, source, tile, samples)
+        return sound
+
+    def _tile(self, x: Tensor, begun: int, source: Tensor | None, tile: tuple[int, int], samples: Tensor) -> None:
+        """Sound of some frames from what entered the second stage, whose first step is `begun`."""
+        frame_samples = self._step_samples(0)
+        for number in range(1, len(self._stages)):
+            per_frame = frame_samples // self._step_samples(number)
+            wide = _widened(
+                (tile[0] * per_frame, tile[1] * per_frame),
+                self._stages[number].context_steps,
+                begun + x.shape[0],
+                begun,
+            )
+            x, begun = self._stage(number, x[wide[0] - begun : wide[1] - begun], source, wide[0])
+        made = self._last(x, x.new_empty(x.shape[0]), self._last_slope)
+        samples.copy_(made[tile[0] * frame_samples - begun :][: samples.shape[0]])
+
+    def _stage(self, number: int, x: Tensor, source: Tensor | None, begun: int) -> tuple[Tensor, int]:
+        """A stage's output and the number of its first step; `begun` is that of its input."""
+        stage, size = self._stages[number], self._step_samples(number)
+        span = None if source is None else source[begun * size : (begun + x.shape[0]) * size]
+        return stage(x, span), begun * stage.rate
+
+    def _step_samples(self, number: int) -> int:
+        """Samples in one step of what enters a stage."""
+        product = 1
+        for stage in self._stages[number:]:
+            product *= stage.rate
+        return product
+
+    def tensors(self) -> list[Tensor]:
+        """All packed weights."""
+        layers: list[Convolution | Upsampling | SourceConvolution | LastConvolution] = [self._first, self._last]
+        for stage in self._stages:
+            layers += stage.layers()
+        return [t for layer in layers for t in (layer.weights, layer.bias)]
+
+
+def _widened(span: tuple[int, int], steps: int, end: int, begin: int = 0) -> tuple[int, int]:
+    return max(begin, span[0] - steps), min(end, span[1] + steps)

@@ -1,0 +1,197 @@
+"""The compiled kernels: found, loaded and described. Everything works without them, slower.
+
+The library has a C interface and knows nothing of torch, whose OpenMP threads it is lent: see `cpp/menura_kernels.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+import torch
+
+VERSION = 1
+CHANNEL_MULTIPLE = 16
+SWITCH = "MENURA_KERNELS"
+"""Environment variable: `off` leaves everything to torch; `avx2` or `avx512` asks for that path."""
+
+_PATHS = ("avx2", "avx512")
+_FILE_NAMES = ("libmenura_kernels.so", "libmenura_kernels.dylib", "menura_kernels.dll")
+_RUNTIME = re.compile(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*$")
+
+
+class Algorithm(IntEnum):
+    """How a convolution is computed."""
+
+    DIRECT = 0
+    TOOM_COOK_6_3 = 1
+    FOURIER_32 = 2
+
+
+class Mode(IntEnum):
+    """What becomes of a convolution's sums."""
+
+    STORE = 0
+    ADD_RESIDUAL = 1
+    START_MEAN = 2
+    ADD_TO_MEAN = 3
+
+
+class LayerArguments(ctypes.Structure):
+    """`menura_layer` of the C interface."""
+
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("algorithm", ctypes.c_int32),
+        ("channels_in", ctypes.c_int32),
+        ("channels_out", ctypes.c_int32),
+        ("taps", ctypes.c_int32),
+        ("dilation", ctypes.c_int32),
+        ("rate", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+    )
+
+
+class CallArguments(ctypes.Structure):
+    """`menura_call` of the C interface."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("steps_in", ctypes.c_int64),
+        ("steps_out", ctypes.c_int64),
+        ("slope", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("mode", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelLibrary:
+    """The loaded library with the path that runs."""
+
+    file: Path
+    path: int
+    panel_channels: int
+    shares_threads: bool
+    """False where torch's OpenMP runtime wasn't found: then the kernels run on one thread."""
+    handle: ctypes.CDLL
+
+    @property
+    def path_name(self) -> str:
+        """The instruction set in use."""
+        return _PATHS[self.path]
+
+    def call(self, function: str, layer: LayerArguments, arguments: CallArguments) -> None:
+        """Run one kernel.
+
+        Raises:
+            MemoryError: a thread got no working memory; nothing is half-written that matters, call again with less.
+            ValueError: shapes the kernel doesn't take.
+        """
+        code = self.handle[function](self.path, ctypes.byref(layer), ctypes.byref(arguments))
+        if code == -2:
+            raise MemoryError("not enough memory for the convolution kernels")
+        if code != 0:
+            raise ValueError(f"{function}: arguments the kernel doesn't take")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelStatus:
+    """What runs, and why."""
+
+    library: KernelLibrary | None
+    reason: str
+
+
+def kernels() -> KernelLibrary | None:
+    """The library to use, None for torch alone."""
+    return kernel_status().library
+
+
+def kernel_status() -> KernelStatus:
+    """The library to use and the reason, as `menura doctor` says it."""
+    return _status(os.environ.get(SWITCH, "").strip().lower())
+
+
+@cache
+def _status(wanted: str) -> KernelStatus:
+    if wanted == "off":
+        return KernelStatus(library=None, reason=f"{SWITCH}=off")
+    if wanted not in ("", *_PATHS):
+        return KernelStatus(library=None, reason=f"{SWITCH}={wanted} is none of off, {', '.join(_PATHS)}")
+    file = next(_candidates(), None)
+    if file is None:
+        return KernelStatus(library=None, reason="not built (no C++ compiler when Menura was installed)")
+    try:
+        handle = ctypes.CDLL(str(file))
+    except OSError as error:
+        return KernelStatus(library=None, reason=f"{file} can't be loaded ({error})")
+    version = int(handle.menura_version())
+    if version != VERSION:
+        return KernelStatus(library=None, reason=f"{file} is of version {version}, not {VERSION}: install Menura again")
+    return _choose(handle, file, wanted)
+
+
+def _choose(handle: ctypes.CDLL, file: Path, wanted: str) -> KernelStatus:
+    supported = [path for path in range(len(_PATHS)) if int(handle.menura_supported_paths()) >> path & 1]
+    if not supported:
+        return KernelStatus(library=None, reason="this processor has no AVX2")
+    path = supported[-1]
+    if wanted:
+        path = _PATHS.index(wanted)
+        if path not in supported:
+            return KernelStatus(library=None, reason=f"this processor has no {wanted.upper()}")
+    runtime = _parallel_function()
+    handle.menura_set_parallel.argtypes = [ctypes.c_void_p]
+    handle.menura_set_parallel.restype = None
+    handle.menura_set_parallel(runtime)
+    library = KernelLibrary(
+        file=file,
+        path=path,
+        panel_channels=int(handle.menura_panel_channels(path)),
+        shares_threads=runtime is not None,
+        handle=handle,
+    )
+    return KernelStatus(library=library, reason=f"{_PATHS[path]}, the best of this processor's that is built")
+
+
+def _candidates() -> Iterator[Path]:
+    """Where an installation puts the library: beside this file, or (editable) in the environment."""
+    folders = [Path(__file__).parent]
+    folders += [Path(sysconfig.get_path(kind)) / "menura" / "kernels" for kind in ("platlib", "purelib")]
+    folders += [Path(entry) / "menura" / "kernels" for entry in sys.path if entry]
+    for folder in dict.fromkeys(folders):
+        for name in _FILE_NAMES:
+            if (folder / name).is_file():
+                yield folder / name
+
+
+def _parallel_function() -> int | None:
+    """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; Intel's and LLVM's have it too."""
+    torch.get_num_threads()
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = {match.group(0) for line in maps.splitlines() if (match := _RUNTIME.search(line))}
+    # Torch's own copy lies beside it; another package may have brought a second runtime.
+    beside = str(Path(torch.__file__).parent)
+    for name in sorted(found, key=lambda name: (not name.startswith(beside), name)):
+        try:
+            function = ctypes.CDLL(name).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value
+    return None

@@ -1,0 +1,99 @@
+"""Weights as the kernels want them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from menura.kernels.library import CHANNEL_MULTIPLE, Algorithm
+from menura.kernels.transforms import TOOM_COOK_POINTS, fourier_weights, toom_cook
+
+
+def padded_channels(channels: int) -> int:
+    """Channels with the zeros that fill them up."""
+    return -(-channels // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
+
+
+def best_algorithm(taps: int) -> Algorithm:
+    """What is fastest for an odd number of taps (measured on AVX2 and AVX-512)."""
+    if taps == 3:
+        return Algorithm.TOOM_COOK_6_3
+    return Algorithm.FOURIER_32 if 5 <= taps <= 15 else Algorithm.DIRECT
+
+
+@cache
+def _weight_transform(algorithm: Algorithm, taps: int) -> np.ndarray:
+    if algorithm == Algorithm.TOOM_COOK_6_3:
+        return toom_cook(6, 3, TOOM_COOK_POINTS).weights
+    if algorithm == Algorithm.FOURIER_32:
+        return fourier_weights(taps)
+    return np.eye(taps)
+
+
+def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) -> Tensor:
+    """A convolution's weights, transformed (in float64) and in panels.
+
+    Args:
+        weight: (channels_out, channels_in, taps).
+        algorithm: how it will be computed.
+        panel_channels: output channels that lie together.
+
+    Returns:
+        Flat float32: for every point, panels of (channels_in, at most panel_channels).
+    """
+    out, channels_in, taps = weight.shape
+    transform = torch.from_numpy(_weight_transform(algorithm, taps))
+    rows = _with_zeros(weight.double(), padded_channels(out), padded_channels(channels_in))
+    points = transform @ rows.permute(2, 1, 0).reshape(taps, -1)
+    return _panels(points.float().view(-1, padded_channels(channels_in), padded_channels(out)), panel_channels)
+
+
+def pack_upsampling(weight: Tensor, rate: int, panel_channels: int) -> Tensor:
+    """A transposed convolution's weights: tap by tap of every remainder by the rate, in panels.
+
+    Args:
+        weight: (channels_in, channels_out, taps), torch's order for transposed convolutions.
+        rate: its stride.
+        panel_channels: output channels that lie together.
+    """
+    channels_in, out, taps = weight.shape
+    order = [tap for remainder in range(rate) for tap in range(remainder, taps, rate)]
+    rows = _with_zeros(weight.float(), padded_channels(channels_in), padded_channels(out))
+    return _panels(rows.permute(2, 0, 1)[order], panel_channels)
+
+
+def pack_taps(weight: Tensor) -> Tensor:
+    """Weights (many, taps) of a convolution with one channel on the other side, as (taps, padded channels)."""
+    channels, taps = weight.shape
+    packed = weight.new_zeros(taps, padded_channels(channels), dtype=torch.float32)
+    packed[:, :channels] = weight.T
+    return packed
+
+
+def pack_bias(bias: Tensor | None, channels: int) -> Tensor:
+    """A bias with zeros for the channels that fill up; zeros for none."""
+    packed = torch.zeros(padded_channels(channels), dtype=torch.float32)
+    if bias is not None:
+        packed[:channels] = bias
+    return packed
+
+
+def _with_zeros(weight: Tensor, first: int, second: int) -> Tensor:
+    if weight.shape[:2] == (first, second):
+        return weight
+    padded = weight.new_zeros(first, second, weight.shape[2])
+    padded[: weight.shape[0], : weight.shape[1]] = weight
+    return padded
+
+
+def _panels(points: Tensor, panel_channels: int) -> Tensor:
+    """(points, channels_in, channels_out) to flat panels; a narrower last one for what is left."""
+    count, channels_in, out = points.shape
+    whole = out // panel_channels * panel_channels
+    panels = points[..., :whole].reshape(count, channels_in, -1, panel_channels).transpose(1, 2).reshape(count, -1)
+    # What is left goes in panels of one vector, as narrow as the multiple allows.
+    rest = points[..., whole:].reshape(count, channels_in, -1, CHANNEL_MULTIPLE).transpose(1, 2).reshape(count, -1)
+    return torch.cat([panels, rest], dim=1).flatten().contiguous()

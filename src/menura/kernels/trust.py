@@ -1,0 +1,106 @@
+"""The kernels have to prove themselves before they are used: wrong sound is worse than slow sound."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.library import KernelLibrary, Mode, kernels
+
+LARGEST_ERROR = 2e-5
+"""Of a layer's largest output."""
+
+_SLOPE = 0.1
+
+
+@cache
+def trusted_kernels() -> KernelLibrary | None:
+    """The library if there is one and it computes what torch does, tried once a process (some milliseconds).
+
+    Warns (RuntimeWarning) and gives None where it doesn't.
+    """
+    library = kernels()
+    if library is None:
+        return None
+    try:
+        error = largest_error(library)
+    except (MemoryError, ValueError) as problem:
+        _say_distrust(str(problem))
+        return None
+    if error > LARGEST_ERROR:
+        _say_distrust(f"wrong by {error:.1e}")
+        return None
+    return library
+
+
+def largest_error(library: KernelLibrary) -> float:
+    """Difference from torch in float64 over one layer of every kind, in parts of each one's largest output."""
+    random = torch.Generator().manual_seed(20)
+    errors = [
+        *(
+            _convolution_error(library, random, taps, dilation)
+            for taps, dilation in ((1, 1), (3, 1), (3, 5), (7, 3), (11, 1))
+        ),
+        _upsampling_error(library, random),
+        _source_error(library, random),
+        _last_error(library, random),
+    ]
+    return max(errors)
+
+
+def _say_distrust(problem: str) -> None:
+    warnings.warn(
+        f"The compiled convolution kernels don't work here ({problem}); torch's are used, slower. Please report this.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _normal(random: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=random)
+
+
+def _error(made: Tensor, wanted: Tensor) -> float:
+    error = float((made.double() - wanted).abs().max() / wanted.abs().max())
+    return error if error == error else float("inf")
+
+
+def _convolution_error(library: KernelLibrary, random: torch.Generator, taps: int, dilation: int) -> float:
+    channels, steps = 48, 131
+    weight, bias = _normal(random, channels, channels, taps) / (channels * taps) ** 0.5, _normal(random, channels)
+    x, residual, mean = (_normal(random, steps, channels) for _ in range(3))
+    layer = Convolution.of(library, weight, bias, dilation)
+    made = layer(x, mean.clone(), _SLOPE, Epilogue(mode=Mode.ADD_TO_MEAN, residual=residual, scale=0.5))
+    padding = dilation * (taps - 1) // 2
+    sums = F.conv1d(_activated(x), weight.double(), bias.double(), padding=padding, dilation=dilation)[0].T
+    return _error(made, mean.double() + 0.5 * (sums + residual.double()))
+
+
+def _upsampling_error(library: KernelLibrary, random: torch.Generator) -> float:
+    weight, bias, x = _normal(random, 32, 16, 16) / 10, _normal(random, 16), _normal(random, 29, 32)
+    made = Upsampling.of(library, weight, bias, 10, 3)(x, torch.empty(290, 16), _SLOPE)
+    return _error(made, F.conv_transpose1d(_activated(x), weight.double(), bias.double(), stride=10, padding=3)[0].T)
+
+
+def _source_error(library: KernelLibrary, random: torch.Generator) -> float:
+    weight, bias, source = _normal(random, 16, 1, 8) / 3, _normal(random, 16), _normal(random, 120)
+    x = _normal(random, 30, 16)
+    made = SourceConvolution.of(library, weight, bias, 4, 2)(source, x.clone())
+    sums = F.conv1d(source.double()[None, None], weight.double(), bias.double(), stride=4, padding=2)[0].T
+    return _error(made, x.double() + sums)
+
+
+def _last_error(library: KernelLibrary, random: torch.Generator) -> float:
+    weight, x = _normal(random, 1, 32, 7) / 20, _normal(random, 50, 32)
+    made = LastConvolution.of(library, weight, None)(x, torch.empty(50), _SLOPE)
+    return _error(made, torch.tanh(F.conv1d(_activated(x), weight.double(), padding=3))[0, 0])
+
+
+def _activated(x: Tensor) -> Tensor:
+    """(steps, channels) through the leaky ReLU, as (1, channels, steps) in float64."""
+    return F.leaky_relu(x.double().T[None], _SLOPE)
