@@ -94,8 +94,10 @@ class ConversionOptions:
     )
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a value out of range."""
+        """Raise OptionError for a value out of range, or values that exclude each other."""
         _check(self)
+        if self.compat != "menura" and self.strategy == "stream":
+            raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,7 @@ def test_values_arrive_typed() -> None:
         (["--transpose", "much"], "'much' is not a valid float"),
         (["--strategy", "fast"], "'fast' is not one of"),
         (["--sample-rate", "1"], "--sample-rate: 1 is outside 4000 to 384000 Hz."),
+        (["--compat", "rvc", "--strategy", "stream"], "--strategy: a compatible mode works on whole recordings"),
     ],
 )
 def test_wrong_values_are_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

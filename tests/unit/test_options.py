@@ -50,6 +50,14 @@ def test_choices_are_enforced(name: str) -> None:
         ConversionOptions(**{name: "nothing"})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("compat", ["applio", "rvc"])
+def test_compatible_modes_are_whole(compat: str) -> None:
+    for strategy in ("auto", "whole"):
+        assert ConversionOptions(compat=compat, strategy=strategy).strategy == strategy
+    with pytest.raises(OptionError, match=r"^strategy: a compatible mode"):
+        ConversionOptions(compat=compat, strategy="stream")
+
+
 def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ConversionOptions().seed = 1  # type: ignore[misc]

@@ -10,7 +10,6 @@ import numpy as np
 
 from menura.audio.encode import codec_rate
 from menura.audio.envelope import EnvelopeMatcher
-from menura.errors import OptionError
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
 from menura.pipeline.memory import check_whole
@@ -66,11 +65,9 @@ def begin(
         given_f0_hz: (frames,) F0 of the recording at 10 ms instead of an estimate.
 
     Raises:
-        DecodeError, OptionError, ResourceError: with what to do.
+        DecodeError, ResourceError: with what to do.
     """
     compat = options.compat != "menura"
-    if compat and options.strategy == "stream":
-        raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")
     extent_of = compat_extent if compat else streaming_extent
     config = models.synthesizer.config
     with clock.measure("decode"):
