@@ -27,6 +27,12 @@ def test_light_commands_load_nothing_heavy(arguments: str) -> None:
     assert run("-c", code).stdout.splitlines()[-1] == "[]"
 
 
+def test_converting_loads_only_what_it_needs() -> None:
+    """scipy is not used at all; an index, another F0 method's runtime and PyAV are loaded when they are asked for."""
+    code = f"import menura.converter, menura.content.starter; {LOADED}"
+    assert run("-c", code).stdout.strip() == str(["numpy", "safetensors", "soundfile", "soxr", "torch"])
+
+
 def test_help_answers_at_once() -> None:
     seconds = []
     for _ in range(7):

@@ -3,15 +3,15 @@
 RVC runs `scipy.signal.filtfilt` over the whole recording. The forward pass streams by nature. The backward pass starts
 at the recording's end; its memory of what comes later fades with the filter's slowest pole (e-fold 172 samples at
 16 kHz), so half a second of look-ahead leaves less than 1e-19 of it, and the result equals the whole-file one to
-rounding.
+rounding. The filter is computed here: importing scipy.signal takes longer than importing torch.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import signal
 
 from menura.units import ANALYSIS_RATE_HZ
 
@@ -21,14 +21,69 @@ if TYPE_CHECKING:
     from menura.types import FloatArray
 
     Float64Array = npt.NDArray[np.float64]
+    Complex128Array = npt.NDArray[np.complex128]
 
 CUTOFF_HZ = 48.0
 ORDER = 5
 _PADDING_SAMPLES = 3 * (ORDER + 1)
 """Samples of odd extension that scipy's filtfilt puts at either end (18)."""
-_LOOKAHEAD_SAMPLES = ANALYSIS_RATE_HZ // 2
-_CORE_SAMPLES = 4 * ANALYSIS_RATE_HZ
-"""Samples that one backward run finishes: fixed, so that the result can't depend on how blocks arrive."""
+_CHUNK_SAMPLES = ANALYSIS_RATE_HZ // 2
+"""Samples filtered forward at once: fixed, so that the result can't depend on how blocks arrive."""
+_CORE_CHUNKS = 8
+"""Chunks that one backward run finishes; one more is its look-ahead."""
+_BLOCK_SAMPLES = 160
+
+
+class _Recursion:
+    """The filter as a sum of one-pole sections (partial fractions), run in blocks by matrix products.
+
+    y[n] = gain x[n] + Re sum_i weight_i s_i[n] and s_i[n + 1] = pole_i s_i[n] + x[n]: five complex states that don't
+    mix, so a block of outputs is a fixed matrix times its inputs plus what the states at its beginning become.
+    """
+
+    def __init__(self) -> None:
+        poles, gain = _poles()
+        self._rest = 1 / (1 - poles)
+        """States after an endless constant 1."""
+        others = poles[:, None] - poles[None, :] + np.eye(ORDER)
+        weights = gain * (poles - 1) ** ORDER / others.prod(axis=1)
+        steps = np.arange(_BLOCK_SAMPLES)
+        powers = poles[:, None] ** steps
+        response = np.concatenate([[gain], (weights @ powers).real[:-1]])
+        lag = steps[None, :] - steps[:, None]
+        self._direct: Float64Array = np.where(lag >= 0, response[np.maximum(lag, 0)], 0.0)
+        """(in, out): what each sample of a block gives to each output of it."""
+        self._entering: Complex128Array = powers[:, ::-1].T.copy()
+        """(in, states): what each sample of a block adds to the states after it."""
+        self._leaving: Complex128Array = weights[:, None] * powers
+        """(states, out): what the states before a block give to its outputs."""
+        self._block_poles: Complex128Array = poles**_BLOCK_SAMPLES
+
+    def at_rest(self, level: float) -> Complex128Array:
+        """States after an endless constant."""
+        return self._rest * level
+
+    def run(self, samples: Float64Array, states: Complex128Array) -> tuple[Float64Array, Complex128Array]:
+        """Filter (samples,); the states after it are right if that is a whole number of blocks."""
+        blocks = np.pad(samples, (0, -samples.size % _BLOCK_SAMPLES)).reshape(-1, _BLOCK_SAMPLES)
+        scan = np.concatenate([states[None, :], blocks @ self._entering])
+        decay, reach = self._block_poles, 1
+        while reach < len(scan):  # s[k] = sum over j of poles^(k - j) scan[j], doubling how far each has looked back
+            scan[reach:] = scan[reach:] + decay * scan[:-reach]
+            decay, reach = decay * decay, 2 * reach
+        filtered: Float64Array = blocks @ self._direct + (scan[:-1] @ self._leaving).real
+        return filtered.ravel()[: samples.size], scan[-1]
+
+
+def _poles() -> tuple[Complex128Array, float]:
+    """Poles and gain of the high-pass by the bilinear transform; its five zeros are all at 1."""
+    warped = 4 * math.tan(math.pi * CUTOFF_HZ / ANALYSIS_RATE_HZ)
+    circle = -np.exp(1j * np.pi * np.arange(1 - ORDER, ORDER, 2) / (2 * ORDER))
+    analog = warped / circle
+    return (4 + analog) / (4 - analog), float(np.prod(4 / (4 - analog)).real)
+
+
+_recursion = _Recursion()
 
 
 class StreamHighPass:
@@ -40,83 +95,81 @@ class StreamHighPass:
     """
 
     def __init__(self) -> None:
-        self._b, self._a = signal.butter(ORDER, CUTOFF_HZ, "high", fs=ANALYSIS_RATE_HZ)
-        self._rest_state: Float64Array = signal.lfilter_zi(self._b, self._a)
-        """State of the filter after an endless constant 1."""
-        self._state: Float64Array | None = None
-        self._start = np.zeros(0)
-        """The first samples, until there are enough for the extension before them."""
-        self._tail = np.zeros(0)
+        self._states: Complex128Array | None = None
+        """None until the first samples, and with them the extension before them, are there."""
+        self._pending: list[FloatArray | Float64Array] = []
+        self._pending_samples = 0
+        self._tail: FloatArray = np.zeros(0, dtype=np.float32)
         """The last samples taken, for the extension after them."""
         self._forward: list[Float64Array] = []
-        self._held_samples = 0
+        self._skip = 0
+        """Samples of the extension before the signal that are still to be left out."""
         self._flushed = False
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Take (samples,) float32 at 16 kHz; return what is ready, perhaps nothing."""
         self._check_open()
-        taken = np.asarray(samples, dtype=np.float64)
-        if self._state is None:
-            taken = np.concatenate([self._start, taken])
-            if taken.size <= _PADDING_SAMPLES:
-                self._start = taken
+        if len(samples):
+            self._pending.append(np.array(samples, dtype=np.float32))
+            self._pending_samples += len(samples)
+            self._tail = np.concatenate([self._tail, samples[-_PADDING_SAMPLES - 1 :]])[-_PADDING_SAMPLES - 1 :]
+        if self._states is None:
+            if self._pending_samples <= _PADDING_SAMPLES:
                 return np.zeros(0, dtype=np.float32)
-            self._begin(taken)
-        self._take(taken)
+            self._begin(_PADDING_SAMPLES)
         return self._ready()
 
     def flush(self) -> FloatArray:
         """Return the rest. The stream is over afterwards."""
         self._check_open()
         self._flushed = True
-        if self._state is None:
-            return _filter_short(self._b, self._a, self._start)
-        extension = 2 * self._tail[-1] - self._tail[-2::-1]
-        self._take(extension)
-        forward = np.concatenate(self._forward)
-        return self._backward(forward)[: -extension.size].astype(np.float32)
+        if not len(self._tail):
+            return np.zeros(0, dtype=np.float32)
+        extension = min(_PADDING_SAMPLES, len(self._tail) - 1)
+        if self._states is None:
+            self._begin(extension)
+        assert self._states is not None
+        last = self._tail.astype(np.float64)
+        rest = np.concatenate([*self._pending, 2 * last[-1] - last[-2 : -2 - extension : -1]])
+        self._forward.append(_recursion.run(rest, self._states)[0])
+        backward = self._backward(np.concatenate(self._forward))
+        return self._given(backward[: backward.size - extension])
 
     def _check_open(self) -> None:
         if self._flushed:
             raise ValueError("The stream was flushed; make a new StreamHighPass for another one.")
 
-    def _begin(self, first: Float64Array) -> None:
-        extension = 2 * first[0] - first[_PADDING_SAMPLES:0:-1]
-        _, self._state = signal.lfilter(self._b, self._a, extension, zi=self._rest_state * extension[0])
-
-    def _take(self, samples: Float64Array) -> None:
-        if not samples.size:
-            return
-        filtered, self._state = signal.lfilter(self._b, self._a, samples, zi=self._state)
-        self._forward.append(filtered)
-        self._held_samples += samples.size
-        self._tail = np.concatenate([self._tail, samples[-_PADDING_SAMPLES - 1 :]])[-_PADDING_SAMPLES - 1 :]
+    def _begin(self, extension: int) -> None:
+        first = np.concatenate(self._pending).astype(np.float64)
+        before = 2 * first[0] - first[extension:0:-1]
+        self._pending.insert(0, before)
+        self._pending_samples += extension
+        self._skip = extension
+        self._states = _recursion.at_rest(before[0] if extension else first[0])
 
     def _ready(self) -> FloatArray:
-        if self._held_samples < _CORE_SAMPLES + _LOOKAHEAD_SAMPLES:
-            return np.zeros(0, dtype=np.float32)
-        forward = np.concatenate(self._forward)
-        ready: list[FloatArray] = []
-        start = 0
-        while forward.size - start >= _CORE_SAMPLES + _LOOKAHEAD_SAMPLES:
-            run = self._backward(forward[start : start + _CORE_SAMPLES + _LOOKAHEAD_SAMPLES])
-            ready.append(run[:_CORE_SAMPLES].astype(np.float32))
-            start += _CORE_SAMPLES
-        self._forward = [forward[start:].copy()]
-        self._held_samples = forward.size - start
+        assert self._states is not None
+        ready: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
+        if self._pending_samples >= _CHUNK_SAMPLES:
+            held = np.concatenate(self._pending)
+            for start in range(0, held.size - _CHUNK_SAMPLES + 1, _CHUNK_SAMPLES):
+                chunk = held[start : start + _CHUNK_SAMPLES].astype(np.float64)
+                filtered, self._states = _recursion.run(chunk, self._states)
+                self._forward.append(filtered)
+            self._pending_samples = held.size % _CHUNK_SAMPLES
+            self._pending = [held[held.size - self._pending_samples :].copy()]
+        while len(self._forward) > _CORE_CHUNKS:
+            backward = self._backward(np.concatenate(self._forward[: _CORE_CHUNKS + 1]))
+            ready.append(self._given(backward[: _CORE_CHUNKS * _CHUNK_SAMPLES]))
+            del self._forward[:_CORE_CHUNKS]
         return np.concatenate(ready)
 
     def _backward(self, forward: Float64Array) -> Float64Array:
-        filtered, _ = signal.lfilter(self._b, self._a, forward[::-1], zi=self._rest_state * forward[-1])
-        result: Float64Array = filtered[::-1]
-        return result
+        return _recursion.run(forward[::-1], _recursion.at_rest(forward[-1]))[0][::-1]
 
-
-def _filter_short(b: Float64Array, a: Float64Array, samples: Float64Array) -> FloatArray:
-    if not samples.size:
-        return np.zeros(0, dtype=np.float32)
-    filtered: FloatArray = signal.filtfilt(b, a, samples, padlen=samples.size - 1).astype(np.float32)
-    return filtered
+    def _given(self, backward: Float64Array) -> FloatArray:
+        samples, self._skip = backward[self._skip :].astype(np.float32), 0
+        return samples
 
 
 def high_pass(samples: FloatArray) -> FloatArray:

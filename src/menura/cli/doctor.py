@@ -27,7 +27,6 @@ from menura.options import DEFAULT_VOICE, FORMATS
 _PACKAGES = {
     "torch": "torch",
     "numpy": "numpy",
-    "scipy": "scipy",
     "soundfile": "soundfile",
     "soxr": "soxr",
     "safetensors": "safetensors",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.special import ndtri
+import torch
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -41,7 +41,7 @@ def normals(seed: int, purpose: int, start: int, count: int) -> FloatArray:
     counter = np.array([block + _ORIGIN_BLOCKS, 0, 0, 0], dtype=np.uint64)
     bits = np.random.Philox(key=key, counter=counter).random_raw(skip + count)[skip:]
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return np.asarray(ndtri(uniform), dtype=np.float32)
+    return np.asarray(torch.special.ndtri(torch.from_numpy(uniform)), dtype=np.float32)
 
 
 def latent_noise(seed: int, start_frames: int, frames: int, channels: int) -> FloatArray:
