@@ -147,11 +147,12 @@ class Converter:
             output=output,
             state=State.WARNING if facts.warning else State.DONE,
             error=facts.warning,
-            notes=conversion.notes,
+            notes=conversion.notes + _pitch_note(options, conversion.stream.semitones),
             audio_s=facts.audio_s,
             output_samples=count,
             output_rate=conversion.output_rate,
             f0_method=voice.f0_method,
+            transpose=conversion.stream.semitones,
             wall_s=time.perf_counter() - start,
             stages=conversion.clock.times(),
             seams_s=tuple(conversion.stream.seams_s),
@@ -196,6 +197,12 @@ def _reporter(
             on_progress(Progress(file=name, files_done=files_done, files=files, audio_done_s=done_s + seconds))
 
     return report
+
+
+def _pitch_note(options: ConversionOptions, semitones: float | None) -> tuple[str, ...]:
+    if options.transpose != "auto" or semitones is None:
+        return ()
+    return (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
 
 
 def _make_folder(folder: Path) -> None:

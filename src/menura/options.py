@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from menura.errors import OptionError
 
@@ -19,6 +19,8 @@ class OptionSpec:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    """Words that stand beside the numbers, e.g. auto."""
     flag: str | None = None
     """Command-line name where it isn't the field's own, e.g. --no-cudnn."""
 
@@ -37,7 +39,7 @@ def option_spec(f: dataclasses.Field[Any]) -> OptionSpec:
 def _check(options: Any) -> None:
     for f in dataclasses.fields(options):
         spec, value = option_spec(f), getattr(options, f.name)
-        if value is None:
+        if value is None or value in spec.words:
             continue
         if spec.choices and value not in spec.choices:
             raise OptionError(f"{f.name}: '{value}' is not one of {', '.join(spec.choices)}.")
@@ -67,7 +69,14 @@ class ConversionOptions:
         0.75, "How much retrieved content replaces the input's (0 = none).", minimum=0, maximum=1
     )
     speaker_id: int = _option(0, "Speaker of a voice with several.", minimum=0, maximum=4095)
-    transpose: float = _option(0.0, "Pitch shift (RVC's f0_up_key).", unit="semitones", minimum=-48, maximum=48)
+    transpose: float | Literal["auto"] = _option(
+        0.0,
+        "Pitch shift (RVC's f0_up_key); auto moves the recording's median to the voice's, in whole semitones.",
+        unit="semitones",
+        minimum=-48,
+        maximum=48,
+        words=("auto",),
+    )
     f0: str = _option(
         "auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS
     )

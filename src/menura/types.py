@@ -109,6 +109,8 @@ class FileResult:
     output_samples: int = 0
     output_rate: int = 0
     f0_method: str | None = None
+    transpose: float | None = None
+    """Semitones by which pitch was moved, whether asked for or found; None for a voice without F0."""
     wall_s: float = 0.0
     stages: StageTimes = field(default_factory=StageTimes)
     seams_s: tuple[float, ...] = ()

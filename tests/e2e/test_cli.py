@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,22 @@ def test_sample_rate_is_really_resampled_and_codecs_get_what_they_have(menura: R
     (file,) = convert(menura, talk, "-o", "o.opus", "--sample-rate", "44100")["files"]
     assert file["output_rate"] == 48_000
     assert any("48000 Hz" in note for note in file["notes"])
+
+
+def test_automatic_pitch(menura: Run, talk: Path, home: Path) -> None:
+    code, _, err = menura("convert", talk, "-o", "out.wav", "--voice", "tiny", "--transpose", "auto")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "voice 'tiny' has no card.json with its median" in err
+    shutil.copytree(home / "voices" / "tiny", home / "voices" / "known")
+    (home / "voices" / "known" / "card.json").write_text('{"f0_median_hz": 300}')
+    code, out, _ = menura("convert", talk, "-o", "out.wav", "--voice", "known", "--transpose", "auto", "--json")
+    (file,) = json.loads(out)["files"]
+    assert code == 0
+    assert file["transpose"] == 18  # the reader speaks at about 107 Hz
+    assert file["notes"] == ["Pitch was moved by +18 semitones to the voice's."]
+    convert(menura, talk, "-o", "given.wav", "--transpose", "18")
+    assert Path("given.wav").read_bytes() == Path("out.wav").read_bytes()
+    assert convert(menura, talk, "-o", "same.wav")["files"][0]["transpose"] == 0
 
 
 def test_a_folder_with_bad_files(menura: Run, talk: Path) -> None:

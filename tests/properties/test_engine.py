@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from menura.types import AudioBlock, AudioInfo
 from support.tiny import FakeEncoder, FakeF0, tiny_models
 
 if TYPE_CHECKING:
+    from menura.pipeline.stream import VoiceModels
     from menura.types import FloatArray
 
 CPU = torch.device("cpu")
@@ -171,3 +173,56 @@ def test_compatible_modes_are_whole() -> None:
     assert len(converted(samples, compat="applio")) == 3 * 4000
     with pytest.raises(OptionError, match="strategy"):
         conversion(samples, compat="applio", strategy="stream")
+
+
+def pitch_policy_models(median_hz: float | None) -> VoiceModels:
+    return dataclasses.replace(MODELS, f0=FakeF0(), f0_median_hz=median_hz)
+
+
+def automatic(samples: FloatArray, median_hz: float | None, rate: int = 16_000, **options: object) -> Conversion:
+    made = ConversionOptions(transpose="auto", **options)  # type: ignore[arg-type]
+    return begin(ArrayRecording(samples, rate), pitch_policy_models(median_hz), made, clock=StageClock())
+
+
+@pytest.mark.parametrize("strategy", ["stream", "whole"])
+def test_automatic_pitch_is_that_shift_given(strategy: str) -> None:
+    """FakeF0 hears 100 to 300 Hz; the median it hears of this recording is found by moving to it."""
+    samples = voice_like(70 * 16_000)
+    job = automatic(samples, 440.0, strategy=strategy)
+    sound = collect(job, CPU)
+    semitones = job.stream.semitones
+    assert semitones is not None
+    assert semitones == round(semitones)
+    assert 5 <= semitones <= 24
+    np.testing.assert_array_equal(sound, converted(samples, transpose=semitones, strategy=strategy))
+
+
+def test_automatic_pitch_hears_no_more_than_it_needs_and_nothing_twice() -> None:
+    f0 = FakeF0()
+    models = dataclasses.replace(MODELS, f0=f0, f0_median_hz=220.0)
+    samples = np.concatenate([np.zeros(40 * 16_000, dtype=np.float32), voice_like(100 * 16_000)])
+    options = ConversionOptions(transpose="auto")
+    job = begin(ArrayRecording(samples, 16_000), models, options, clock=StageClock())
+    assert len(collect(job, CPU)) == 140 * 4000
+    asked = len(f0.windows)
+    f0.windows.clear()
+    plain = begin(ArrayRecording(samples, 16_000), models, ConversionOptions(), clock=StageClock())
+    collect(plain, CPU)
+    assert asked == len(f0.windows)
+    assert job.stream.semitones not in (None, 0.0)
+
+
+def test_automatic_pitch_of_silence_and_of_given_f0() -> None:
+    silent = automatic(np.zeros(30_000, dtype=np.float32), 220.0)
+    collect(silent, CPU)
+    assert silent.stream.semitones == 0
+    given_f0_hz = np.full(300, 110.0, dtype=np.float32)
+    options = ConversionOptions(transpose="auto")
+    job = begin(
+        ArrayRecording(voice_like(48_000), 16_000),
+        pitch_policy_models(220.0),
+        options,
+        clock=StageClock(),
+        given_f0_hz=given_f0_hz,
+    )
+    assert job.stream.semitones == 12

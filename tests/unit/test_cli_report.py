@@ -20,6 +20,7 @@ DONE = FileResult(
     output_samples=96_000,
     output_rate=48_000,
     f0_method="swift",
+    transpose=-2.0,
     wall_s=0.5,
     stages=StageTimes(decode_s=0.1, synthesis_s=0.3),
     seams_s=(1.25,),
@@ -44,6 +45,7 @@ def test_document_survives_json() -> None:
         "output_samples": 96_000,
         "output_rate": 48_000,
         "f0_method": "swift",
+        "transpose": -2.0,
         "wall_s": 0.5,
         "real_time_factor": 0.25,
         "stages": {

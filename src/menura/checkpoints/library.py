@@ -41,6 +41,8 @@ class VoiceEntry:
     builtin: bool
     source: str
     """Where it comes from: 'kokoro:af_heart' for a starter voice, the imported file's name for others."""
+    f0_median_hz: float | None = None
+    """The voice's own pitch, where its card says it."""
 
 
 def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
@@ -165,13 +167,15 @@ def _voice_of_folder(folder: Path, *, builtin: bool) -> VoiceEntry | None:
         return None
     preferred = folder / WEIGHTS_NAME
     path = preferred if preferred in files else files[0]
-    source = read_card(folder).get("source")
+    card = read_card(folder)
+    source, median = card.get("source"), card.get("f0_median_hz")
     return VoiceEntry(
         name=folder.name,
         path=path,
         index_path=find_index(folder, folder.name),
         builtin=builtin,
         source=source if isinstance(source, str) else path.name,
+        f0_median_hz=float(median) if isinstance(median, (int, float)) and 20 <= median <= 2000 else None,
     )
 
 

@@ -26,6 +26,23 @@ _TYPES: Mapping[type, click.ParamType[Any]] = {
 }
 
 
+class _NumberOr(click.ParamType[Any]):
+    """A number, or one of a few words."""
+
+    name = "number"
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """The word, or the number."""
+        return value if value in self._words else click.FLOAT.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What the help shows for a value."""
+        return "|".join(("FLOAT", *self._words))
+
+
 def home_option(command: Command) -> Command:
     """Decorate a command that needs only the data folder with its option."""
     field = next(field for field in dataclasses.fields(EngineOptions) if field.name == "home")
@@ -72,10 +89,15 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
     spec = option_spec(field)
     if spec.flag is not None:  # a switch that turns off what is on by default
         return click.option(spec.flag, field.name, is_flag=True, default=False, help=f"Don't {_lowered(spec.help)}")
-    kind = click.Choice(spec.choices) if spec.choices else _TYPES[_plain(hint)]
     return click.option(
-        flag_of(field.name), field.name, type=kind, default=field.default, help=_help(spec, field.default)
+        flag_of(field.name), field.name, type=_kind(spec, hint), default=field.default, help=_help(spec, field.default)
     )
+
+
+def _kind(spec: OptionSpec, hint: Any) -> click.ParamType[Any]:
+    if spec.words:
+        return _NumberOr(spec.words)
+    return click.Choice(spec.choices) if spec.choices else _TYPES[_plain(hint)]
 
 
 def _plain(hint: Any) -> type:

@@ -68,8 +68,8 @@ def cli() -> None:
     """Voice conversion that takes any length.
 
     \b
-    menura convert talk.wav -o talk-wren.wav         one file, into the starter voice
-    menura convert talks/ -o out/ --voice mine.pth   a folder, into an RVC voice
+    menura convert talk.wav -o talk-wren.wav --transpose auto   one file, into the starter voice, at its pitch
+    menura convert talks/ -o out/ --voice mine.pth              a folder, into an RVC voice
     """  # noqa: D301  (click's mark for "leave these lines as they are")
 
 

@@ -41,6 +41,7 @@ def _file_document(result: FileResult) -> dict[str, Any]:
         "output_samples": result.output_samples,
         "output_rate": result.output_rate,
         "f0_method": result.f0_method,
+        "transpose": result.transpose,
         "wall_s": round(result.wall_s, 6),
         "real_time_factor": None if factor is None else round(factor, 6),
         "stages": {name.removesuffix("_s"): round(getattr(result.stages, name), 6) for name in STAGES},

@@ -28,6 +28,21 @@ def transpose(f0_hz: FloatArray, semitones: float) -> FloatArray:
     return np.asarray(f0_hz * 2.0 ** (semitones / 12.0), dtype=np.float32)
 
 
+def median_voiced_hz(f0_hz: FloatArray) -> float | None:
+    """Median of the voiced frames, None where there is none.
+
+    Args:
+        f0_hz: (frames,), 0 where unvoiced.
+    """
+    voiced = f0_hz[f0_hz > 0]
+    return float(np.median(voiced)) if len(voiced) else None
+
+
+def semitones_between(from_hz: float, to_hz: float) -> float:
+    """Whole semitones from one F0 to another, at most two octaves: more would be a mistaken estimate."""
+    return float(np.clip(np.rint(12 * np.log2(to_hz / from_hz)), -24, 24))
+
+
 def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
     """RVC's pitch classes: 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz.
 

@@ -86,7 +86,7 @@ def begin(
             facts=facts,
             models=models,
             plan=plan,
-            f0_policy=_f0_policy(options, plan.extent, given_f0_hz if config.has_f0 else None),
+            f0_policy=_f0_policy(options, plan.extent, models.f0_median_hz, given_f0_hz if config.has_f0 else None),
             clock=clock,
         ),
         chain=OutputChain(
@@ -161,8 +161,14 @@ def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, gl
     )
 
 
-def _f0_policy(options: ConversionOptions, extent: Extent, given_f0_hz: FloatArray | None) -> F0Policy:
-    policy = F0Policy(semitones=options.transpose, fill=options.compat == "rvc")
+def _f0_policy(
+    options: ConversionOptions, extent: Extent, target_hz: float | None, given_f0_hz: FloatArray | None
+) -> F0Policy:
+    fill = options.compat == "rvc"
+    if options.transpose == "auto":
+        policy = F0Policy(fill=fill, target_hz=target_hz)
+    else:
+        policy = F0Policy(fill=fill, semitones=options.transpose)
     return policy if given_f0_hz is None else given_f0(given_f0_hz, extent, policy)
 
 

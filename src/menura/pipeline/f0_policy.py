@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.f0.contour import fill_unvoiced, transpose
+from menura.f0.contour import fill_unvoiced, median_voiced_hz, semitones_between, transpose
 from menura.pipeline.edges import reflect
 from menura.units import FRAME_SAMPLES, ceil_div
 
@@ -16,14 +16,30 @@ if TYPE_CHECKING:
     from menura.types import FloatArray
 
 
+ENOUGH_VOICED_FRAMES = 3000
+"""30 s of voice fix a recording's median to well within a semitone."""
+
+FARTHEST_FRAMES = 30_000
+"""They are looked for in the first five minutes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class F0Policy:
     """Transposition, and RVC WebUI's interpolation through unvoiced frames."""
 
     semitones: float = 0.0
     fill: bool = False
+    target_hz: float | None = None
+    """The voice's median, where the shift is to be found from the recording's; None where it is known."""
     given: FloatArray | None = None
     """(frames,) final F0 of the whole timeline where the user gave it, else None."""
+
+    def settled(self, f0_hz: FloatArray) -> F0Policy:
+        """The policy with its shift found from F0 of the recording; none if there is no voice in it."""
+        median = median_voiced_hz(f0_hz)
+        if self.target_hz is None or median is None:
+            return replace(self, target_hz=None)
+        return replace(self, target_hz=None, semitones=semitones_between(median, self.target_hz))
 
     def finish(self, f0_hz: FloatArray) -> FloatArray:
         """F0 as the synthesizer gets it."""
@@ -45,4 +61,5 @@ def given_f0(recording_f0_hz: FloatArray, extent: Extent, policy: F0Policy) -> F
     own[:count] = recording_f0_hz[:count]
     right = extent.end_frames - frames
     padded = reflect(own, extent.left_frames, max(0, right))[: extent.left_frames + extent.end_frames]
-    return F0Policy(semitones=policy.semitones, fill=policy.fill, given=policy.finish(padded))
+    policy = policy.settled(own)
+    return replace(policy, given=policy.finish(padded))

@@ -45,7 +45,7 @@ class Resolver:
 
         Raises:
             VoiceNotFoundError, CheckpointError, AssetMissingError, IndexFileError: with what to do.
-            OptionError: the voice has no such speaker.
+            OptionError: the voice has no such speaker, or no known pitch to move to.
         """
         entry = find_voice(options.voice, self._home)
         synthesizer = self._synthesizer(entry)
@@ -54,6 +54,10 @@ class Resolver:
             raise OptionError(
                 f"speaker_id: voice '{entry.name}' has speakers 0 to {config.n_speakers - 1}, not {options.speaker_id}."
             )
+        if options.transpose == "auto" and config.has_f0 and entry.f0_median_hz is None:
+            raise OptionError(
+                f"transpose: voice '{entry.name}' has no card.json with its median (f0_median_hz); give semitones."
+            )
         method = self._f0_method(options) if config.has_f0 else None
         estimator = self._f0(method) if method not in (None, "file") else None
         models = VoiceModels(
@@ -61,6 +65,7 @@ class Resolver:
             encoder=self._encoder(config.content_encoder, config.version, options.compat),
             f0=estimator,
             index=self._index(options.index or entry.index_path, config.content_dim, options.index_rate),
+            f0_median_hz=entry.f0_median_hz,
         )
         return ResolvedVoice(entry=entry, models=models, f0_method=method)
 

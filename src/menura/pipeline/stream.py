@@ -16,6 +16,7 @@ from menura.errors import DecodeError
 from menura.pipeline.assemble import Assembler, quietest_frame
 from menura.pipeline.clock import StageClock
 from menura.pipeline.edges import reflect_edges
+from menura.pipeline.f0_policy import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES
 from menura.pipeline.features import FeatureTimeline
 from menura.pipeline.plan import (
     CROSSFADE_FRAMES,
@@ -56,6 +57,8 @@ class VoiceModels:
     f0: F0Estimator | None
     """None for a voice without F0, or where F0 is given."""
     index: FeatureIndex | None
+    f0_median_hz: float | None = None
+    """The voice's own pitch, where it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,28 @@ class Stream:
             self._blocks = self._clock.pulled("decode", extended)
             if self._f0_policy.given is not None:
                 self._features.commit_f0(self._f0_policy.given)
+            elif self._f0_policy.target_hz is not None:
+                yield from self._find_pitch()
             yield from self._segments()
+
+    @property
+    def semitones(self) -> float | None:
+        """By how much pitch is moved, once it is known; None for a voice without F0."""
+        return self._f0_policy.semitones if self._models.synthesizer.config.has_f0 else None
+
+    def _find_pitch(self) -> StreamSteps:
+        """Settle an automatic shift: F0 ahead of all else, until enough voice was heard; nothing is done twice."""
+        heard: list[tuple[Window, FloatArray]] = []
+        voiced = 0
+        for window in self._f0_windows:
+            f0_hz = yield from self._estimated_f0(window)
+            heard.append((window, f0_hz))
+            voiced += int(np.count_nonzero(_core(window, f0_hz)))
+            if voiced >= ENOUGH_VOICED_FRAMES or window.end_frames >= FARTHEST_FRAMES:
+                break
+        self._f0_policy = self._f0_policy.settled(np.concatenate([_core(*pair) for pair in heard]))
+        for window, f0_hz in heard:
+            self._commit_f0(window, f0_hz)
 
     def _segments(self) -> StreamSteps:
         rate = self._models.synthesizer.config.sample_rate
@@ -183,7 +207,8 @@ class Stream:
         while features.content_end_frames < end:
             yield from self._content_window(next(self._content_windows))
         while features.f0_end_frames < end:
-            yield from self._f0_window(next(self._f0_windows))
+            window = next(self._f0_windows)
+            self._commit_f0(window, (yield from self._estimated_f0(window)))
         self._samples.forget((end - 1000) * FRAME_SAMPLES)
 
     def _content_window(self, window: Window) -> StreamSteps:
@@ -199,15 +224,15 @@ class Stream:
         with self._clock.measure("retrieval"):
             self._features.commit_content(content[first : first + count])
 
-    def _f0_window(self, window: Window) -> StreamSteps:
+    def _estimated_f0(self, window: Window) -> Generator[Step, FloatArray | None, FloatArray]:
         assert self._models.f0 is not None
         f0_hz = yield F0Request(estimator=self._models.f0, samples=self._window_samples(window), clock=self._clock)
         assert f0_hz is not None
-        first = window.start_frames - window.from_frames
+        return f0_hz
+
+    def _commit_f0(self, window: Window, f0_hz: FloatArray) -> None:
         with self._clock.measure("f0"):
-            self._features.commit_f0(
-                self._f0_policy.finish(f0_hz)[first : first + window.end_frames - window.start_frames]
-            )
+            self._features.commit_f0(_core(window, self._f0_policy.finish(f0_hz)))
 
     def _window_samples(self, window: Window) -> FloatArray:
         extent = self._plan.extent
@@ -219,3 +244,9 @@ class Stream:
                 raise DecodeError(f"{self._recording.name}: changed while it was read. Convert it again.")
             self._samples.append(block)
         return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
+
+
+def _core(window: Window, f0_hz: FloatArray) -> FloatArray:
+    """The frames that a window is wanted for."""
+    first = window.start_frames - window.from_frames
+    return f0_hz[first : first + window.end_frames - window.start_frames]
