@@ -13,7 +13,9 @@ import pytest
 import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions
+from menura.audio.decode import open_audio
 from menura.cli.main import run
+from menura.options import FORMATS
 from menura.units import rescaled_length
 
 Run = Callable[..., tuple[int, str, str]]
@@ -105,6 +107,21 @@ def test_automatic_pitch(menura: Run, talk: Path, home: Path) -> None:
     convert(menura, talk, "-o", "given.wav", "--transpose", "18")
     assert Path("given.wav").read_bytes() == Path("out.wav").read_bytes()
     assert convert(menura, talk, "-o", "same.wav")["files"][0]["transpose"] == 0
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_less_than_a_sample(menura: Run, place: Path, format: str) -> None:
+    """One sample at 192 kHz is an eighth of one at 24 kHz."""
+    soundfile.write("short.wav", np.full(1, 0.1), 192_000)
+    (file,) = convert(menura, "short.wav", "-o", f"o.{format}")["files"]
+    least = 0 if format in ("wav", "ogg") else 1
+    assert (file["state"], file["output_samples"]) == ("done", least)
+    assert any("less than one sample" in note for note in file["notes"]) == bool(least)
+    if format == "m4a":
+        with open_audio(Path("o.m4a")) as reader:
+            assert sum(len(block) for block in reader.blocks(1000)) == 1
+    else:
+        assert soundfile.info(f"o.{format}").frames == least
 
 
 def test_a_folder_with_bad_files(menura: Run, talk: Path) -> None:

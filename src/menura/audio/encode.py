@@ -38,6 +38,7 @@ _CODEC_RATES_HZ = {
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
+_EMPTY_FORMATS = ("wav", "ogg")
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
@@ -56,6 +57,11 @@ def codec_rate(format: str, rate_hz: int) -> int:
         return min(rate_hz, _VORBIS_HIGHEST_RATE_HZ)
     rates = _CODEC_RATES_HZ.get(format)
     return rate_hz if rates is None else next((rate for rate in rates if rate >= rate_hz), rates[-1])
+
+
+def least_samples(format: str) -> int:
+    """Samples that a file of `format` must have: most codecs write nothing at all, or what none reads, for none."""
+    return 0 if format in _EMPTY_FORMATS else 1
 
 
 def format_of(path: Path) -> str | None:

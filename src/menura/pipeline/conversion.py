@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.encode import codec_rate
+from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
@@ -74,6 +74,8 @@ def begin(
         facts = survey(recording, None if compat else models.encoder.survey(), extent_of)
     output_rate, notes = _output_rate(config.sample_rate, options, format)
     length = rescaled_length(facts.length_samples, facts.sample_rate, output_rate)
+    if format is not None and length < least_samples(format):
+        length, notes = least_samples(format), (*notes, f"{format} can't hold less than one sample; one was written.")
     spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
     voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
     plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
