@@ -10,7 +10,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(firstword $(MAKEFILE_LIST))
 
 # The stamp is written last, so that an interrupted installation is taken up again.
-$(VENV)/.installed: pyproject.toml constraints.txt scripts/venv
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/venv $(wildcard src/menura/kernels/cpp/*)
 	PYTHON=$(PYTHON) scripts/venv $(VENV)
 
 venv: $(VENV)/.installed

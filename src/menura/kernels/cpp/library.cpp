@@ -33,7 +33,8 @@ bool whole_channels(int32_t channels) {
 }
 
 bool valid(const menura_layer& layer, const menura_call& call) {
-  return layer.weights && layer.bias && call.input && call.output && layer.taps > 0 && layer.taps <= kMostTaps &&
+  return layer.weights && layer.bias && (call.input || call.steps_in == 0) &&
+         (call.output || call.steps_out == 0) && layer.taps > 0 && layer.taps <= kMostTaps &&
          call.steps_in >= 0 && call.steps_in <= kMostSteps && call.steps_out >= 0 && call.steps_out <= kMostSteps &&
          call.threads > 0;
 }
@@ -43,7 +44,8 @@ bool valid_convolution(const menura_layer& layer, const menura_call& call) {
                     (layer.algorithm == MENURA_FOURIER_32 && layer.taps <= 16);
   return valid(layer, call) && fits && whole_channels(layer.channels_in) && whole_channels(layer.channels_out) &&
          layer.taps % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation &&
-         call.steps_in == call.steps_out && (call.mode == MENURA_STORE || call.residual);
+         call.steps_in == call.steps_out &&
+         (call.mode == MENURA_STORE || call.residual || call.steps_out == 0);
 }
 
 bool valid_strided(const menura_layer& layer, const menura_call& call) {

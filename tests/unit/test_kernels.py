@@ -1,0 +1,279 @@
+"""The compiled kernels against torch in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from menura.kernels import library, transforms, trust
+from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.library import Algorithm, KernelLibrary, Mode
+from menura.models.config import SynthesizerConfig
+from menura.models.synthesizer import Synthesizer
+from support.tiny import tiny_config
+
+SLOPE = 0.1
+LAYER_TOLERANCE = 2e-5
+"""Of a layer's largest output."""
+
+
+def built(path: str) -> KernelLibrary:
+    status = library._status(path)
+    assert status.library is not None, f"the kernels must be built for the tests: {status.reason}"
+    return status.library
+
+
+def paths() -> list[str]:
+    """Those that this processor has; the library says so itself."""
+    names = [path for path in ("avx2", "avx512") if library._status(path).library is not None]
+    assert names, library.kernel_status().reason
+    return names
+
+
+def assert_close(made: Tensor, wanted: Tensor) -> None:
+    assert made.shape == wanted.shape
+    scale = max(float(wanted.abs().max()), 1e-3) if wanted.numel() else 1.0
+    assert torch.allclose(made.double(), wanted, rtol=0, atol=LAYER_TOLERANCE * scale)
+
+
+def activated(x: Tensor, slope: float = SLOPE) -> Tensor:
+    return F.leaky_relu(x.double().T[None], slope)
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def padded(x: Tensor) -> Tensor:
+    """(steps, channels) with zeros up to a multiple of 16 channels."""
+    return F.pad(x, (0, -x.shape[1] % 16))
+
+
+@pytest.mark.parametrize("taps", [3, 5, 7, 11, 15])
+def test_minimal_filtering_matrices(taps: int) -> None:
+    rng = np.random.default_rng(taps)
+    weight, x = rng.standard_normal(taps), rng.standard_normal(transforms.FOURIER_SIZE)
+    wanted = np.correlate(x, weight, mode="valid")
+    g = transforms.fourier_weights(taps) @ weight
+    spectrum = np.fft.rfft(x)
+    a, b = spectrum.real, spectrum.imag
+    real, imaginary = np.empty_like(a), np.zeros_like(b)
+    real[0], real[-1] = a[0] * g[0], a[-1] * g[1]
+    for k in range(1, len(a) - 1):
+        first, second, third = (a[k] + b[k]) * g[3 * k - 1], a[k] * g[3 * k], b[k] * g[3 * k + 1]
+        real[k], imaginary[k] = first - third, first + second
+    made = np.fft.irfft(real + 1j * imaginary) * transforms.FOURIER_SIZE
+    np.testing.assert_allclose(made[: len(wanted)], wanted, atol=1e-12)
+
+
+def test_toom_cook_matrices() -> None:
+    made = transforms.toom_cook(6, 3, transforms.TOOM_COOK_POINTS)
+    rng = np.random.default_rng(0)
+    weight, x = rng.standard_normal(3), rng.standard_normal(8)
+    outputs = made.outputs @ ((made.weights @ weight) * (made.inputs @ x))
+    np.testing.assert_allclose(outputs, np.correlate(x, weight, mode="valid"), atol=1e-12)
+    with pytest.raises(ValueError, match="7 different points"):
+        transforms.toom_cook(6, 3, transforms.TOOM_COOK_POINTS[:-1])
+
+
+def test_header_is_what_the_script_makes() -> None:
+    header = Path(library.__file__).parent / "cpp" / "toom_cook_matrices.h"
+    assert header.read_text(encoding="utf-8") == transforms.toom_cook_header()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    channels=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    taps=st.integers(0, 12).map(lambda n: 2 * n + 1),
+    dilation=st.integers(1, 12),
+    steps=st.integers(0, 400),
+    mode=st.sampled_from(Mode),
+    direct=st.booleans(),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_convolution(
+    path: str,
+    channels: tuple[int, int],
+    taps: int,
+    dilation: int,
+    steps: int,
+    mode: Mode,
+    direct: bool,
+    threads: int,
+    seed: int,
+) -> None:
+    into, out = channels
+    weight, bias = normal(seed, out, into, taps) / (into * taps) ** 0.5, normal(seed + 1, out)
+    x, residual, before = normal(seed + 2, steps, into), normal(seed + 3, steps, out), normal(seed + 4, steps, out)
+    layer = Convolution.of(built(path), weight, bias, dilation, Algorithm.DIRECT if direct else None)
+    output = padded(before).contiguous()
+    before_threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer(padded(x), output, SLOPE, Epilogue(mode=mode, residual=padded(residual), scale=0.3))
+    finally:
+        torch.set_num_threads(before_threads)
+    reach = dilation * (taps - 1) // 2
+    wanted = torch.zeros(0, out, dtype=torch.float64)
+    if steps:
+        wanted = F.conv1d(activated(x), weight.double(), bias.double(), padding=reach, dilation=dilation)[0].T
+    if mode != Mode.STORE:
+        wanted = wanted + residual
+    if mode in (Mode.START_MEAN, Mode.ADD_TO_MEAN):
+        wanted = wanted * 0.3 + (before if mode == Mode.ADD_TO_MEAN else 0)
+    assert_close(output[:, :out], wanted)
+    assert not output[:, out:].any()
+
+
+@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize(("channels", "taps", "dilation"), [(256, 11, 5), (512, 7, 1), (128, 3, 3)])
+def test_wide_convolutions(path: str, channels: int, taps: int, dilation: int) -> None:
+    weight, bias = normal(1, channels, channels, taps) / (channels * taps) ** 0.5, normal(2, channels)
+    x = normal(3, 777, channels)
+    made = Convolution.of(built(path), weight, bias, dilation)(x, torch.empty_like(x), SLOPE)
+    reach = dilation * (taps - 1) // 2
+    wanted = F.conv1d(activated(x), weight.double(), bias.double(), padding=reach, dilation=dilation)[0].T
+    assert_close(made, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    channels=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    rate=st.integers(1, 12),
+    longer=st.integers(0, 15),
+    steps=st.integers(1, 130),
+    seed=st.integers(0, 2**16),
+)
+def test_upsampling(path: str, channels: tuple[int, int], rate: int, longer: int, steps: int, seed: int) -> None:
+    (into, out), taps = channels, rate + longer
+    weight, bias, x = normal(seed, into, out, taps) / 10, normal(seed + 1, out), normal(seed + 2, steps, into)
+    padding = -(-longer // 2)
+    layer = Upsampling.of(built(path), weight, bias, rate, padding)
+    made = layer(padded(x), torch.full((steps * rate, -(-out // 16) * 16), torch.nan), SLOPE)
+    full = F.conv_transpose1d(activated(x), weight.double(), bias.double(), stride=rate)[0].T
+    assert_close(made[:, :out], full[padding : padding + steps * rate])
+    assert made.isfinite().all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    channels=st.integers(1, 70),
+    stride=st.integers(1, 50),
+    steps=st.integers(1, 150),
+    seed=st.integers(0, 2**16),
+)
+def test_source(path: str, channels: int, stride: int, steps: int, seed: int) -> None:
+    taps = 1 if stride == 1 else 2 * stride - stride % 2
+    padding = (taps - stride) // 2
+    weight, bias = normal(seed, channels, 1, taps) / taps**0.5, normal(seed + 1, channels)
+    source, x = normal(seed + 2, steps * stride), normal(seed + 3, steps, channels)
+    made = SourceConvolution.of(built(path), weight, bias, stride, padding)(source, padded(x).contiguous())
+    sums = F.conv1d(source.double()[None, None], weight.double(), bias.double(), stride=stride, padding=padding)
+    assert_close(made[:, :channels], x.double() + sums[0].T[:steps])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    channels=st.integers(1, 70),
+    taps=st.sampled_from([1, 3, 7, 15]),
+    steps=st.integers(0, 150),
+    biased=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_last(path: str, channels: int, taps: int, steps: int, biased: bool, seed: int) -> None:
+    weight, bias = normal(seed, 1, channels, taps) / (channels * taps) ** 0.5, normal(seed + 1, 1) if biased else None
+    x = normal(seed + 2, steps, channels)
+    made = LastConvolution.of(built(path), weight, bias)(padded(x), torch.empty(steps), 0.01)
+    if steps:
+        double = None if bias is None else bias.double()
+        assert_close(made, torch.tanh(F.conv1d(activated(x, 0.01), weight.double(), double, padding=taps // 2))[0, 0])
+
+
+@pytest.mark.parametrize("path", paths())
+def test_threads_change_nothing(path: str) -> None:
+    x, weight = normal(0, 3001, 64), normal(1, 64, 64, 7) / 20
+    layer, before, made = Convolution.of(built(path), weight, None, 3), torch.get_num_threads(), []
+    for threads in (1, 2, 3, 2):
+        torch.set_num_threads(threads)
+        made.append(layer(x, torch.empty_like(x), SLOPE))
+    torch.set_num_threads(before)
+    assert all(torch.equal(made[0], other) for other in made[1:])
+
+
+def test_what_the_kernels_refuse() -> None:
+    chosen, weight = built(paths()[0]), normal(0, 16, 16, 3)
+    layer, x = Convolution.of(chosen, weight, None), normal(1, 10, 16)
+    with pytest.raises(ValueError, match="menura_convolve"):
+        layer(x, torch.empty(9, 16))
+    with pytest.raises(ValueError, match="menura_convolve"):
+        layer(x, torch.empty(10, 16), 1.0, Epilogue(mode=Mode.ADD_RESIDUAL))
+    with pytest.raises(ValueError, match="menura_convolve"):
+        Convolution.of(chosen, normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
+
+
+CONFIGS = {
+    "nsf": dataclasses.replace(tiny_config(), upsample_initial_channel=96),
+    "no F0": tiny_config(has_f0=False),
+    "mrf": dataclasses.replace(tiny_config(), vocoder="MRF HiFi-GAN"),
+    "resblock 2": dataclasses.replace(
+        tiny_config(), resblock="2", resblock_kernel_sizes=(3, 5, 7), resblock_dilation_sizes=((1, 2), (2, 6), (3, 12))
+    ),
+    "odd rates": tiny_config(rates=(7, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_whole_decoder(path: str, config: SynthesizerConfig) -> None:
+    torch.manual_seed(3)
+    net = Synthesizer(config).requires_grad_(False).eval()
+    frames, hop = 260, config.frame_samples
+    z, g = normal(4, 2, config.inter_channels, frames), normal(5, 2, config.gin_channels, 1)
+    source = normal(6, 2, 1, frames * hop) * 0.1 if config.has_f0 else None
+    whole = net.double().decode(z.double(), g.double(), None if source is None else source.double())
+    net.float().use_kernels(built(path))
+    for core in ((0, frames), (0, 3), (97, 213), (frames - 1, frames), (50, 250)):
+        made = net.decode_tiled(z, g, source, core)
+        wanted = whole[:, core[0] * hop : core[1] * hop]
+        assert torch.allclose(made.double(), wanted, rtol=0, atol=2e-6)
+    net.use_kernels(None)
+    assert torch.allclose(net.decode_tiled(z, g, source, (97, 213)).double(), whole[:, 97 * hop : 213 * hop], atol=2e-6)
+
+
+def test_a_library_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "largest_error", lambda _: 1.0)
+    trust.trusted_kernels.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"wrong by 1\.0e\+00"):
+            assert trust.trusted_kernels() is None
+    finally:
+        trust.trusted_kernels.cache_clear()
+
+
+@pytest.mark.parametrize("path", paths())
+def test_self_test_passes(path: str) -> None:
+    assert trust.largest_error(built(path)) < 3e-6
+
+
+def test_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.SWITCH, "off")
+    assert library.kernels() is None
+    monkeypatch.setenv(library.SWITCH, "sse9")
+    assert "none of off, avx2, avx512" in library.kernel_status().reason
+    monkeypatch.setenv(library.SWITCH, "avx2")
+    assert library.kernel_status().library is not None
+    assert os.environ[library.SWITCH] == "avx2"
