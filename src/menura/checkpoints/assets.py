@@ -131,6 +131,11 @@ def home_folder(home: Path | None = None) -> Path:
     return Path(user_data_dir("menura", appauthor=False))
 
 
+def packing_folder(home: Path) -> Path:
+    """Where the convolution kernels keep packed weights; it can be removed at any time."""
+    return home / "cache" / "kernels"
+
+
 def find_asset(name: str, home: Path | None = None) -> Path:
     """Where an asset's file, or its folder of files, is.
 

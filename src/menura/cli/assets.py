@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from menura.checkpoints.assets import AssetStatus, asset_status, home_folder
+from menura.checkpoints.assets import AssetStatus, asset_status, home_folder, packing_folder
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
 
 
 @click.group()
 def assets() -> None:
-    """List the networks' weights: found, missing, where from."""
+    """List the networks' weights: found, missing, where from. Remove what can be made again."""
 
 
 @assets.command(name="list")
@@ -29,6 +29,16 @@ def list_(as_json: bool, home: Path | None) -> None:
         return
     for line in asset_lines(statuses, folder):
         click.echo(line)
+
+
+@assets.command()
+@home_option
+def clean(home: Path | None) -> None:
+    """Remove packed weights, which Menura keeps to start faster and makes again when it needs them."""
+    from menura.kernels.cache import PackingCache
+
+    folder = packing_folder(home_folder(home))
+    click.echo(f"{PackingCache(folder).clean() / 1e6:.0f} MB removed from {folder}")
 
 
 def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:

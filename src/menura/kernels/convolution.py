@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from menura.kernels.cache import Packing
 from menura.kernels.library import Algorithm, CallArguments, KernelLibrary, LayerArguments, Mode
 from menura.kernels.packing import (
     best_algorithm,
@@ -72,6 +73,7 @@ class Convolution(_Layer):
         bias: Tensor | None,
         dilation: int = 1,
         algorithm: Algorithm | None = None,
+        packing: Packing | None = None,
     ) -> Convolution:
         """Pack a layer.
 
@@ -81,14 +83,16 @@ class Convolution(_Layer):
             bias: (channels_out,), None for none.
             dilation: steps between taps.
             algorithm: how to compute it; None for the best.
+            packing: where packed weights may come from.
         """
         out, channels_in, taps = weight.shape
-        algorithm = best_algorithm(taps) if algorithm is None else algorithm
-        weights, offsets = pack_convolution(weight, algorithm, library.panel_channels), pack_bias(bias, out)
+        chosen = best_algorithm(taps) if algorithm is None else algorithm
+        weights = (packing or Packing()).take(lambda: pack_convolution(weight, chosen, library.panel_channels))
+        offsets = pack_bias(bias, out)
         arguments = _arguments(
             weights,
             offsets,
-            algorithm=algorithm,
+            algorithm=chosen,
             channels_in=padded_channels(channels_in),
             channels_out=padded_channels(out),
             taps=taps,
@@ -114,7 +118,15 @@ class Upsampling(_Layer):
     __slots__ = ()
 
     @classmethod
-    def of(cls, library: KernelLibrary, weight: Tensor, bias: Tensor | None, rate: int, padding: int) -> Upsampling:
+    def of(
+        cls,
+        library: KernelLibrary,
+        weight: Tensor,
+        bias: Tensor | None,
+        rate: int,
+        padding: int,
+        packing: Packing | None = None,
+    ) -> Upsampling:
         """Pack a layer.
 
         Args:
@@ -123,9 +135,11 @@ class Upsampling(_Layer):
             bias: (channels_out,), None for none.
             rate: its stride.
             padding: outputs cut off at the start.
+            packing: where packed weights may come from.
         """
         channels_in, out, taps = weight.shape
-        weights, offsets = pack_upsampling(weight, rate, library.panel_channels), pack_bias(bias, out)
+        weights = (packing or Packing()).take(lambda: pack_upsampling(weight, rate, library.panel_channels))
+        offsets = pack_bias(bias, out)
         arguments = _arguments(
             weights,
             offsets,

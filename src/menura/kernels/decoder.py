@@ -6,12 +6,13 @@ fast stages, where a second of sound takes several megabytes, go from tile to ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from menura.kernels.cache import Packing, PackingCache
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import KernelLibrary, Mode
 from menura.kernels.packing import padded_channels
@@ -51,6 +52,13 @@ class DecoderWeights:
     """Of the leaky ReLUs, but the last."""
     last_slope: float
 
+    def packed_layers(self) -> Iterator[LayerWeights]:
+        """Those whose weights are packed, in a fixed order."""
+        yield self.first
+        for stage in self.stages:
+            yield stage.upsampling
+            yield from (layer for block in stage.blocks for step in block for layer in step)
+
 
 TILE_FRAMES = 100
 """Frames whose fast stages are computed at once: 1 s, some 20 MB. Shorter tiles compute more of their context twice."""
@@ -59,17 +67,17 @@ TILE_FRAMES = 100
 class _Stage:
     """A stage's packed layers."""
 
-    def __init__(self, library: KernelLibrary, weights: StageWeights, slope: float) -> None:
+    def __init__(self, library: KernelLibrary, weights: StageWeights, slope: float, packing: Packing) -> None:
         up = weights.upsampling
         self.rate, self.slope, self.context_steps = up.stride, slope, weights.context_steps
         self._channels = padded_channels(up.weight.shape[1])
-        self._upsampling = Upsampling.of(library, up.weight, up.bias, up.stride, up.padding)
+        self._upsampling = Upsampling.of(library, up.weight, up.bias, up.stride, up.padding, packing)
         source = weights.source
         self._source = None
         if source is not None:
             self._source = SourceConvolution.of(library, source.weight, source.bias, source.stride, source.padding)
         self._blocks = [
-            [[Convolution.of(library, c.weight, c.bias, c.dilation) for c in step] for step in block]
+            [[Convolution.of(library, c.weight, c.bias, c.dilation, None, packing) for c in step] for step in block]
             for block in weights.blocks
         ]
 
@@ -109,16 +117,24 @@ class _Stage:
 class Decoder:
     """A decoder ready to run. Rows of a batch are decoded one after the other: each keeps all threads busy."""
 
-    def __init__(self, library: KernelLibrary, weights: DecoderWeights) -> None:
-        """Pack all weights.
+    def __init__(self, library: KernelLibrary, weights: DecoderWeights, cache: PackingCache | None = None) -> None:
+        """Pack all weights, or find them packed.
 
         Args:
             library: whose kernels will run.
             weights: float32 tensors on the CPU; they are not kept.
+            cache: where packed weights are kept from start to start.
         """
         first, last = weights.first, weights.last
-        self._first = Convolution.of(library, first.weight, first.bias)
-        self._stages = [_Stage(library, stage, weights.slope) for stage in weights.stages]
+        key, packing = (
+            ("", Packing())
+            if cache is None
+            else cache.open(library, [(layer.weight, layer.stride) for layer in weights.packed_layers()])
+        )
+        self._first = Convolution.of(library, first.weight, first.bias, packing=packing)
+        self._stages = [_Stage(library, stage, weights.slope, packing) for stage in weights.stages]
+        if cache is not None:
+            cache.keep(key, packing)
         self._last = LastConvolution.of(library, last.weight, last.bias)
         self._last_slope = weights.last_slope
         self._channels_in = padded_channels(first.weight.shape[1])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from menura.kernels.cache import PackingCache
 from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import (
@@ -249,13 +250,13 @@ class Synthesizer(nn.Module):
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
         self.train(training)
 
-    def use_kernels(self, library: KernelLibrary | None) -> None:
+    def use_kernels(self, library: KernelLibrary | None, cache: PackingCache | None = None) -> None:
         """Let `decode_tiled` use the compiled kernels where the vocoder has them; None: torch alone.
 
         For an inference network on the CPU whose weights stay as they are.
         """
         if isinstance(self.dec, HifiGanBase):
-            self.dec.use_kernels(library)
+            self.dec.use_kernels(library, cache)
 
     @property
     def flow_context_frames(self) -> int:

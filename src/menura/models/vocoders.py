@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from menura.kernels.cache import PackingCache
 from menura.kernels.decoder import Decoder, DecoderWeights, LayerWeights, StageWeights
 from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
@@ -117,9 +118,9 @@ class HifiGanBase(nn.Module, ABC):
             left=(margins.left + kernel - 1 - padding) // rate, right=(margins.right + padding - 1) // rate + 1
         )
 
-    def use_kernels(self, library: KernelLibrary | None) -> None:
+    def use_kernels(self, library: KernelLibrary | None, cache: PackingCache | None = None) -> None:
         """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
-        self._native = None if library is None else Decoder(library, self._weights())
+        self._native = None if library is None else Decoder(library, self._weights(), cache)
 
     def _weights(self) -> DecoderWeights:
         stages = tuple(

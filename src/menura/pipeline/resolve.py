@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.checkpoints.assets import find_asset
+from menura.checkpoints.assets import find_asset, packing_folder
 from menura.checkpoints.library import VoiceEntry, find_voice
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer
 from menura.errors import OptionError
+from menura.kernels.cache import PackingCache
 from menura.kernels.trust import trusted_kernels
 from menura.pipeline.residency import ModelKey, ModelPool
 from menura.pipeline.stream import VoiceModels
@@ -76,7 +77,7 @@ class Resolver:
     def _load_synthesizer(self, path: Path) -> Synthesizer:
         synthesizer = build_synthesizer(load_voice(path)).to(self._device)
         if self._device.type == "cpu":
-            synthesizer.use_kernels(trusted_kernels())
+            synthesizer.use_kernels(trusted_kernels(), PackingCache(packing_folder(self._home)))
         return synthesizer
 
     def _encoder(self, name: str, version: str, compat: str) -> ContentEncoder:
