@@ -116,11 +116,11 @@ def test_blocks_are_contiguous_and_seams_are_reported() -> None:
 
 
 def test_stream_is_near_whole() -> None:
-    """With local analysis only the text encoder's attention differs."""
+    """With local analysis only the text encoder's upper layers see an end of a window."""
     samples = voice_like(60 * 16_000)
     whole = converted(samples, strategy="whole")
     stream = converted(samples, strategy="stream")
-    assert relative_db(stream, whole) < -30
+    assert relative_db(stream, whole) < -45
 
 
 def test_companions_do_not_matter() -> None:

@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from menura.models import layers
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import RelativeAttention, WaveNet
 from menura.models.synthesizer import Synthesizer, TrainingBatch, random_crop_starts
@@ -156,7 +158,7 @@ def test_layout_of_inference_equals_that_of_training() -> None:
     torch.testing.assert_close(fast, plain.detach(), atol=1e-6, rtol=1e-5)
 
 
-def naive_attention(layer: RelativeAttention, x: Tensor) -> Tensor:
+def naive_attention(layer: RelativeAttention, x: Tensor, reach: int = 10**9) -> Tensor:
     """Relative attention by its definition: a key's and a value's embedding by clipped distance, else none."""
     frames = x.shape[2]
     query, key, value = (conv(x)[0].view(layer.n_heads, layer.head_dim, frames) for conv in
@@ -168,6 +170,7 @@ def naive_attention(layer: RelativeAttention, x: Tensor) -> Tensor:
             scores = query[head, :, i] @ key[head]
             for j in near:
                 scores[j] += query[head, :, i] @ layer.emb_rel_k[0, j - i + layer.window]
+            scores[[j for j in range(frames) if abs(j - i) > reach]] = -torch.inf
             weights = torch.softmax(scores / layer.head_dim**0.5, dim=0)
             out[head, :, i] = value[head] @ weights
             for j in near:
@@ -182,6 +185,23 @@ def test_relative_attention_is_its_definition(frames: int) -> None:
     layer = RelativeAttention(8, 2, 3, 0.0)
     x = torch.randn(1, 8, frames)
     torch.testing.assert_close(layer(x, torch.ones(1, 1, frames)), naive_attention(layer, x), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block", [1, 4, 5, 64])
+@pytest.mark.parametrize("frames", [1, 9, 10, 26])
+@pytest.mark.parametrize("reach", [3, 5, 9, 30])
+def test_attention_with_a_reach_is_its_definition(
+    reach: int, frames: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_QUERY_BLOCK", block)
+    layer = RelativeAttention(8, 2, 3, 0.0)
+    x, mask = torch.randn(1, 8, frames), torch.ones(1, 1, frames)
+    torch.testing.assert_close(layer(x, mask, reach), naive_attention(layer, x, reach), atol=1e-5, rtol=1e-4)
+    rows = torch.cat([F.pad(x, (0, 7)), torch.randn(1, 8, frames + 7)])
+    mask = torch.ones(2, 1, frames + 7)
+    mask[0, :, frames:] = 0
+    torch.testing.assert_close(layer(rows, mask, reach)[:1, :, :frames], layer(x, mask[:1, :, :frames], reach))
 
 
 @torch.inference_mode()

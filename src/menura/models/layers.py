@@ -18,6 +18,10 @@ LEAKY_SLOPE = 0.1
 """Slope of HiFi-GAN's leaky ReLU below zero (Kong et al., 2020)."""
 
 
+_QUERY_BLOCK = 256
+"""Queries whose scores are held at once where attention has a reach."""
+
+
 def maybe_weight_norm(layer: nn.Module, *, training: bool) -> nn.Module:
     """The layer with weight norm over its first axis for training; as it is for inference."""
     return weight_norm(layer) if training else layer
@@ -114,30 +118,46 @@ class RelativeAttention(nn.Module):
         for conv in (self.conv_q, self.conv_k, self.conv_v):
             nn.init.xavier_uniform_(conv.weight)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend over all frames of each row.
+    def forward(self, x: Tensor, mask: Tensor, reach: int | None = None) -> Tensor:
+        """Attend over the frames of each row.
 
         Args:
             x: (batch, channels, frames).
             mask: (batch, 1, frames), 1 where a frame exists.
+            reach: frames on each side that a frame attends to, at least `window`; None for all.
 
         Returns:
             (batch, channels, frames).
         """
-        frames, window = x.shape[-1], self.window
+        frames = x.shape[-1]
+        # Keys and values get rows on both sides, so that each block of queries sees an equally long stretch of them
+        # and the band of near distances is a plain strided view of the scores.
+        side = self.window if reach is None else max(self.window, min(reach, frames))
+        limited = reach is not None and reach < frames
         query = self._heads(self.conv_q(x)) * self.head_dim**-0.5
-        # Keys and values get `window` rows on both sides, so that the band of near distances is a plain strided view
-        # of the scores: no second matrix of (frames, frames) for them.
-        key = F.pad(self._heads(self.conv_k(x)), (0, 0, window, window))
-        value = F.pad(self._heads(self.conv_v(x)), (0, 0, window, window))
-        scores = query @ key.transpose(-2, -1)
-        self._band(scores).add_(query @ self.emb_rel_k.transpose(-2, -1))
-        scores[..., :window] = -torch.inf
-        scores[..., window + frames :] = -torch.inf
-        if not bool(mask.all()):
-            scores[..., window : window + frames].masked_fill_(mask[:, :, None, :] == 0, -1e4)
-        weights = F.dropout(torch.softmax(scores, dim=-1), self.p_dropout, self.training)
-        out = weights @ value + self._band(weights) @ self.emb_rel_v
+        key = F.pad(self._heads(self.conv_k(x)), (0, 0, side, side))
+        value = F.pad(self._heads(self.conv_v(x)), (0, 0, side, side))
+        gone = None if bool(mask.all()) else F.pad(mask, (side, side), value=1.0)[:, :, None, :] == 0
+        step = _QUERY_BLOCK if limited else frames
+        parts = []
+        for start in range(0, frames, step):
+            rows = slice(start, min(start + step, frames))
+            # Positions among the padded keys: those in reach that exist, and `window` more, where the band may end.
+            low, high = max(start, side - self.window), min(rows.stop + 2 * side, side + frames + self.window)
+            scores = query[:, :, rows] @ key[:, :, low:high].transpose(-2, -1)
+            nearest = start + side - self.window - low
+            self._band(scores, nearest).add_(query[:, :, rows] @ self.emb_rel_k.transpose(-2, -1))
+            scores[..., : max(0, side - low)] = -torch.inf
+            scores[..., side + frames - low :] = -torch.inf
+            if limited:
+                position = torch.arange(low - side, high - side, device=x.device)
+                distance = position - torch.arange(rows.start, rows.stop, device=x.device)[:, None]
+                scores.masked_fill_(distance.abs() > side, -torch.inf)
+            if gone is not None:
+                scores.masked_fill_(gone[..., low:high] & (scores > -torch.inf), -1e4)
+            weights = F.dropout(torch.softmax(scores, dim=-1), self.p_dropout, self.training)
+            parts.append(weights @ value[:, :, low:high] + self._band(weights, nearest) @ self.emb_rel_v)
+        out = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
         merged: Tensor = self.conv_o(out.transpose(2, 3).reshape(x.shape))
         return merged
 
@@ -145,11 +165,16 @@ class RelativeAttention(nn.Module):
         batch, _, frames = x.shape
         return x.view(batch, self.n_heads, self.head_dim, frames).transpose(2, 3)
 
-    def _band(self, scores: Tensor) -> Tensor:
-        """View of (batch, heads, frames, frames + 2 w) by padded key as (batch, heads, frames, 2 w + 1) by distance."""
-        batch, heads, frames, padded = scores.shape
-        strides = (heads * frames * padded, frames * padded, padded + 1, 1)
-        return scores.as_strided((batch, heads, frames, 2 * self.window + 1), strides)
+    def _band(self, scores: Tensor, nearest: int) -> Tensor:
+        """View of (batch, heads, rows, keys) as (batch, heads, rows, 2 w + 1) by distance.
+
+        Args:
+            scores: contiguous.
+            nearest: the key at distance -w of the first row.
+        """
+        batch, heads, rows, keys = scores.shape
+        strides = (heads * rows * keys, rows * keys, keys + 1, 1)
+        return scores.as_strided((batch, heads, rows, 2 * self.window + 1), strides, nearest)
 
 
 class ConvFeedForward(nn.Module):

@@ -60,14 +60,14 @@ class TransformerEncoder(nn.Module):
         )
         self.norm_layers_2 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, reach: int | None = None) -> Tensor:
         """(batch, hidden, frames) to the same shape."""
         dropout, train = self.p_dropout, self.training
         x = x * mask
         for attention, norm_1, ffn, norm_2 in zip(
             self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True
         ):
-            x = norm_1(x + nn.functional.dropout(attention(x, mask), dropout, train))
+            x = norm_1(x + nn.functional.dropout(attention(x, mask, reach), dropout, train))
             x = norm_2(x + nn.functional.dropout(ffn(x, mask), dropout, train))
         return x * mask
 
@@ -84,13 +84,13 @@ class TextEncoder(nn.Module):
         self.encoder = TransformerEncoder(config)
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
-    def forward(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor) -> Prior:
+    def forward(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach: int | None = None) -> Prior:
         """See `Synthesizer.encode`."""
         x = self.emb_phone(content)
         if f0_coarse is not None:
             x = x + self.emb_pitch(f0_coarse)
         mask = length_mask(lengths, content.shape[1]).to(x.dtype)
-        x = self.encoder(scaled_embedding(x, self.channels).transpose(1, 2), mask)
+        x = self.encoder(scaled_embedding(x, self.channels).transpose(1, 2), mask, reach)
         mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
         return Prior(mean=mean, log_scale=log_scale, mask=mask)
 
@@ -273,15 +273,18 @@ class Synthesizer(nn.Module):
         embedding: Tensor = self.emb_g(speaker_id)
         return embedding[:, :, None]
 
-    def encode(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor) -> Prior:
+    def encode(
+        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
+    ) -> Prior:
         """The prior of the latent.
 
         Args:
             content: (batch, frames, content_dim).
             f0_coarse: (batch, frames) int64 in 0..255; None for a voice without F0.
             lengths: (batch,) frames that exist in each row.
+            reach_frames: frames on each side that a frame attends to; None for all, as RVC does.
         """
-        prior: Prior = self.enc_p(content, f0_coarse, lengths)
+        prior: Prior = self.enc_p(content, f0_coarse, lengths, reach_frames)
         return prior
 
     def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
 from menura.pipeline.memory import check_whole
 from menura.pipeline.output import OutputChain
-from menura.pipeline.plan import Extent, compat_extent, streaming_extent
+from menura.pipeline.plan import ATTENTION_REACH_FRAMES, Extent, compat_extent, streaming_extent
 from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
 from menura.pipeline.survey import RecordingFacts, survey
 from menura.units import ceil_div, rescaled_length
@@ -80,7 +80,7 @@ def begin(
     voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
     plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
     if plan.whole_synthesis:
-        check_whole(plan.extent, config)
+        check_whole(plan.extent, config, plan.reach_frames)
     return Conversion(
         stream=Stream(
             stream_id=stream_id,
@@ -155,6 +155,7 @@ def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, gl
         whole_synthesis=whole,
         whole_content=whole and not global_windows,
         whole_f0=compat,
+        reach_frames=None if compat else ATTENTION_REACH_FRAMES,
         index_rate=options.index_rate,
         protect=options.protect,
         speaker_id=options.speaker_id,

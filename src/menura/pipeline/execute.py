@@ -93,7 +93,7 @@ def _synthesis(members: list[SynthesisRequest], device: torch.device) -> list[Fl
     coarse = _optional([m.features.f0_coarse for m in members], device)
     lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
     g = net.condition(torch.tensor([m.speaker_id for m in members], device=device))
-    prior = net.encode(content, coarse, lengths)
+    prior = net.encode(content, coarse, lengths, first.reach_frames)
 
     decoded = _widened(core, net.decode_context_frames, frames)
     flowed = _widened(decoded, net.flow_context_frames, frames)

@@ -33,19 +33,31 @@ def available_memory_bytes() -> int:
         return 2**32
 
 
-def whole_bytes(frames: int, config: SynthesizerConfig) -> int:
-    """About how much memory one window of that many frames takes, in bytes."""
-    return _ATTENTION_COPIES * 4 * config.n_heads * frames * frames + _BYTES_A_FRAME * frames
+def whole_bytes(frames: int, config: SynthesizerConfig, reach_frames: int | None) -> int:
+    """About how much memory one window takes, in bytes.
+
+    Args:
+        frames: of the window.
+        config: the voice's.
+        reach_frames: how far attention reaches; None for all of the window, whose scores grow with its square.
+    """
+    scores = frames * frames if reach_frames is None else 0
+    return _ATTENTION_COPIES * 4 * config.n_heads * scores + _BYTES_A_FRAME * frames
 
 
-def check_whole(extent: Extent, config: SynthesizerConfig) -> None:
+def check_whole(extent: Extent, config: SynthesizerConfig, reach_frames: int | None) -> None:
     """Refuse a whole-file conversion that can't fit.
+
+    Args:
+        extent: the recording's timeline.
+        config: the voice's.
+        reach_frames: see `whole_bytes`.
 
     Raises:
         ResourceError: with the streaming strategy as advice.
     """
     frames = extent.left_frames + extent.end_frames
-    needed, free = whole_bytes(frames, config), available_memory_bytes()
+    needed, free = whole_bytes(frames, config, reach_frames), available_memory_bytes()
     if needed > 0.8 * free:
         raise ResourceError(
             f"{seconds(frames):.0f} s in one window needs about {needed / 2**30:.1f} GB of memory, and "

@@ -16,8 +16,12 @@ LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + 4) * FRAME_SAMPLES
 SEGMENT_FRAMES = 2000
 """Grid of the synthesis segments: 20 s."""
 
-SEGMENT_CONTEXT_FRAMES = 150
-"""Real context a segment's text encoder sees on each side."""
+ATTENTION_REACH_FRAMES = 500
+"""Frames on each side that a frame of the text encoder attends to: 5 s. RVC attends to the whole window, but trains on
+cuts of three to four seconds; with a reach, no window's length changes what a frame becomes."""
+
+SEGMENT_CONTEXT_FRAMES = 600
+"""Real context a segment's text encoder sees on each side: all that its first layer reaches, and most of the rest."""
 
 SEAM_SEARCH_FRAMES = 50
 """A seam is cut at the quietest place at most this far from its grid border."""

@@ -53,6 +53,8 @@ class SynthesisRequest:
     speaker_id: int
     seed: int
     noise_scale: float
+    reach_frames: int | None
+    """How far the text encoder's attention reaches; None for the whole window."""
     clock: StageClock
 
     @property
@@ -60,7 +62,15 @@ class SynthesisRequest:
         """Requests of equal keys may share a forward pass."""
         offset = self.core_start_frames - self.features.start_frames
         length = self.core_end_frames - self.core_start_frames
-        return ("synthesis", id(self.synthesizer), len(self.features.content), offset, length, self.noise_scale)
+        return (
+            "synthesis",
+            id(self.synthesizer),
+            len(self.features.content),
+            offset,
+            length,
+            self.noise_scale,
+            self.reach_frames,
+        )
 
 
 Request = ContentRequest | F0Request | SynthesisRequest

@@ -71,6 +71,8 @@ class StreamPlan:
     whole_synthesis: bool
     whole_content: bool
     whole_f0: bool
+    reach_frames: int | None
+    """How far the text encoder's attention reaches; None for the whole window."""
     index_rate: float
     protect: float
     speaker_id: int
@@ -194,6 +196,7 @@ class Stream:
             speaker_id=plan.speaker_id,
             seed=plan.seed,
             noise_scale=plan.noise_scale,
+            reach_frames=plan.reach_frames,
             clock=self._clock,
         )
 
