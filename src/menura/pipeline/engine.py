@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from menura.errors import MenuraError
-from menura.pipeline.execute import execute
+from menura.errors import MenuraError, ResourceError
+from menura.pipeline.execute import Answer, Executor
 from menura.pipeline.requests import Request
 from menura.types import AudioBlock
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
     from menura.pipeline.stream import Stream, StreamSteps
-    from menura.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +36,12 @@ class _Active:
         self.pending: Request | None = None
         self._steps: StreamSteps = stream.steps()
 
-    def advance(self, answer: FloatArray | None) -> Iterator[Event]:
-        """Run until the next request (then `pending` is set) or the end."""
+    def advance(self, answer: Answer | None) -> Iterator[Event]:
+        """Run until the next request (then `pending` is set) or the end; an answer that is an error is raised there."""
         self.pending = None
         try:
             while True:
-                step = self._steps.send(answer)
+                step = self._steps.throw(answer) if isinstance(answer, ResourceError) else self._steps.send(answer)
                 if not isinstance(step, AudioBlock):
                     self.pending = step
                     return
@@ -71,6 +70,7 @@ def run(streams: Iterable[Stream], device: torch.device, width: int = 1) -> Iter
     """
     waiting = iter(streams)
     active: list[_Active] = []
+    executor = Executor(device)
     try:
         while True:
             active = [a for a in active if a.pending is not None]
@@ -83,7 +83,7 @@ def run(streams: Iterable[Stream], device: torch.device, width: int = 1) -> Iter
                 if not active:
                     return
                 continue
-            answers = execute([a.pending for a in pending if a.pending is not None], device)
+            answers = executor.execute([a.pending for a in pending if a.pending is not None])
             for member, answer in zip(pending, answers, strict=True):
                 yield from member.advance(answer)
     finally:

@@ -1,17 +1,21 @@
-"""Answers requests: one forward pass for those that fit together."""
+"""Answers requests: one forward pass for those that fit together, and into memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, Union, cast, get_args
 
 import numpy as np
 import torch
 
+from menura.errors import ResourceError
 from menura.models.source import advance_phase
+from menura.pipeline.budget import FrameBudget, free_memory, is_out_of_memory
 from menura.pipeline.noise import latent_noise, source_noise
+from menura.pipeline.plan import seconds
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.types import Prior
 from menura.units import FRAME_RATE_HZ, ceil_div
 
 if TYPE_CHECKING:
@@ -29,39 +33,79 @@ _CORE_STEP_FRAMES = 50
 library keep another prepared kernel, so that memory grew with the recording."""
 
 
-def execute(requests: Sequence[Request], device: torch.device) -> list[FloatArray]:
-    """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
-
-    A row's answer doesn't depend on its companions beyond the rounding of the device's kernels.
-    """
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for position, request in enumerate(requests):
-        groups.setdefault(request.batch_key, []).append(position)
-    answers: list[FloatArray | None] = [None] * len(requests)
-    for positions in groups.values():
-        members = [requests[p] for p in positions]
-        for position, answer in zip(positions, _execute_group(members, device), strict=True):
-            answers[position] = answer
-    return cast("list[FloatArray]", answers)
+Answer: TypeAlias = Union["FloatArray", ResourceError]
+"""What was asked for, or why it could not be had."""
 
 
-def _execute_group(members: list[Request], device: torch.device) -> list[FloatArray]:
-    start = time.perf_counter()
-    with torch.inference_mode():
-        stage, answers = _dispatch(members, device)
-    share = (time.perf_counter() - start) / len(members)
-    for member in members:
-        member.clock.add(stage, share)
-    return answers
+class Executor:
+    """Answers requests on a device, in passes that fit into its memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._budgets = {kind: FrameBudget(_CORE_STEP_FRAMES) for kind in get_args(Request)}
+
+    def execute(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
+
+        A row's answer doesn't depend on its companions beyond the rounding of the device's kernels, nor on how much
+        fits into a pass: when memory runs out, half as much is tried from then on.
+        """
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for position, request in enumerate(requests):
+            groups.setdefault(request.batch_key, []).append(position)
+        answers: list[Answer | None] = [None] * len(requests)
+        for positions in groups.values():
+            members = [requests[p] for p in positions]
+            for position, answer in zip(positions, self._group(members), strict=True):
+                answers[position] = answer
+        return cast("list[Answer]", answers)
+
+    def _group(self, members: list[Request]) -> list[Answer]:
+        budget, frames = self._budgets[type(members[0])], members[0].frames
+        answers: list[Answer] = []
+        while len(answers) < len(members):
+            left = members[len(answers) :]
+            part = left[: budget.rows(len(left), frames)]
+            found = self._pass(part, budget)
+            if found is None and len(part) == 1 and not part[0].divisible:
+                found = self._pass(part, budget)  # now that what was kept for reuse is free
+            elif found is None and budget.halve(frames * len(part)):
+                continue
+            answers.extend(found or [_too_large(part[0], self._device)])
+        return answers
+
+    def _pass(self, members: list[Request], budget: FrameBudget) -> list[FloatArray] | None:
+        """One forward pass; None if it doesn't fit into memory."""
+        start = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                stage, answers = _dispatch(members, self._device, budget)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            share = (time.perf_counter() - start) / len(members)
+            for member in members:
+                member.clock.add(stage, share)
+            return answers
+        free_memory(self._device)  # only here, where the error no longer holds what was allocated
+        return None
 
 
-def _dispatch(members: list[Request], device: torch.device) -> tuple[Stage, list[FloatArray]]:
+def _too_large(request: Request, device: torch.device) -> ResourceError:
+    return ResourceError(
+        f"Not enough memory on {device.type} for a pass of {seconds(request.frames):.1f} s. "
+        "Close other programs, use fewer --threads or another --device, or leave out --strategy whole."
+    )
+
+
+def _dispatch(members: list[Request], device: torch.device, budget: FrameBudget) -> tuple[Stage, list[FloatArray]]:
     first = members[0]
     if isinstance(first, ContentRequest):
         return "content", _content(cast("list[ContentRequest]", members), device)
     if isinstance(first, F0Request):
         return "f0", _f0(cast("list[F0Request]", members), device)
-    return "synthesis", _synthesis(cast("list[SynthesisRequest]", members), device)
+    return "synthesis", _synthesis(cast("list[SynthesisRequest]", members), device, budget)
 
 
 def _stack(rows: Sequence[FloatArray], device: torch.device) -> Tensor:
@@ -81,20 +125,28 @@ def _f0(members: list[F0Request], device: torch.device) -> list[FloatArray]:
     return _rows(members[0].estimator.estimate(_stack([m.samples for m in members], device)))
 
 
-def _synthesis(members: list[SynthesisRequest], device: torch.device) -> list[FloatArray]:
+def _synthesis(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> list[FloatArray]:
     first = members[0]
     net, frames = first.synthesizer, len(first.features.content)
-    offset, wanted = (
-        first.core_start_frames - first.features.start_frames,
-        first.core_end_frames - first.core_start_frames,
-    )
-    core = (offset, min(frames, offset + ceil_div(wanted, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES))
+    begin = first.core_start_frames - first.features.start_frames
+    end = min(frames, begin + ceil_div(first.frames, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES)
     content = _stack([m.features.content for m in members], device)
     coarse = _optional([m.features.f0_coarse for m in members], device)
     lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
     g = net.condition(torch.tensor([m.speaker_id for m in members], device=device))
     prior = net.encode(content, coarse, lengths, first.reach_frames)
+    piece = end - begin if budget.frames is None else max(_CORE_STEP_FRAMES, budget.frames // len(members))
+    cores = [(start, min(start + piece, end)) for start in range(begin, end, piece)]
+    sound = torch.cat([_decoded(members, prior, g, core, device) for core in cores], dim=1)
+    return _rows(sound[:, : first.frames * net.config.frame_samples])
 
+
+def _decoded(
+    members: list[SynthesisRequest], prior: Prior, g: Tensor, core: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Sound (batch, samples) of some frames; flow and decoder have a finite reach, so any cut gives the same."""
+    first = members[0]
+    net, frames = first.synthesizer, prior.mean.shape[-1]
     decoded = _widened(core, net.decode_context_frames, frames)
     flowed = _widened(decoded, net.flow_context_frames, frames)
     span = slice(*flowed)
@@ -105,8 +157,7 @@ def _synthesis(members: list[SynthesisRequest], device: torch.device) -> list[Fl
     mask = prior.mask[:, :, span]
     z = net.reverse_flow(z_p * mask, mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
     source = _source(members, decoded, device) if net.config.has_f0 else None
-    sound = net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0]))
-    return _rows(sound[:, : wanted * net.config.frame_samples])
+    return net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0]))
 
 
 def _widened(span: tuple[int, int], context: int, frames: int) -> tuple[int, int]:

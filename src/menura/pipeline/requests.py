@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from menura.units import FRAME_SAMPLES
 
 if TYPE_CHECKING:
     from menura.content.base import ContentEncoder, RecordingStatistics
@@ -17,10 +19,17 @@ if TYPE_CHECKING:
 class ContentRequest:
     """Content of one window; answered by (content frames, dim) at 50 a second."""
 
+    divisible: ClassVar[bool] = False
+
     encoder: ContentEncoder
     samples: FloatArray
     statistics: RecordingStatistics | None
     clock: StageClock
+
+    @property
+    def frames(self) -> int:
+        """How large it is."""
+        return len(self.samples) // FRAME_SAMPLES
 
     @property
     def batch_key(self) -> tuple[object, ...]:
@@ -32,9 +41,16 @@ class ContentRequest:
 class F0Request:
     """F0 of one window; answered by (samples // 160 + 1,) Hz, 0 where unvoiced."""
 
+    divisible: ClassVar[bool] = False
+
     estimator: F0Estimator
     samples: FloatArray
     clock: StageClock
+
+    @property
+    def frames(self) -> int:
+        """How large it is."""
+        return len(self.samples) // FRAME_SAMPLES
 
     @property
     def batch_key(self) -> tuple[object, ...]:
@@ -45,6 +61,9 @@ class F0Request:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisRequest:
     """Sound of frames [core_start, core_end) from features that reach further; answered by samples."""
+
+    divisible: ClassVar[bool] = True
+    """Whether a part of it can be computed at a time."""
 
     synthesizer: Synthesizer
     features: Features
@@ -58,16 +77,20 @@ class SynthesisRequest:
     clock: StageClock
 
     @property
+    def frames(self) -> int:
+        """How large it is."""
+        return self.core_end_frames - self.core_start_frames
+
+    @property
     def batch_key(self) -> tuple[object, ...]:
         """Requests of equal keys may share a forward pass."""
         offset = self.core_start_frames - self.features.start_frames
-        length = self.core_end_frames - self.core_start_frames
         return (
             "synthesis",
             id(self.synthesizer),
             len(self.features.content),
             offset,
-            length,
+            self.frames,
             self.noise_scale,
             self.reach_frames,
         )

@@ -1,0 +1,138 @@
+"""Running out of memory: less at a time, the same result; what can't be had alone fails alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from menura.errors import ResourceError
+from menura.options import ConversionOptions
+from menura.pipeline.budget import FrameBudget, is_out_of_memory
+from menura.pipeline.clock import StageClock
+from menura.pipeline.conversion import Conversion, begin, convert_all
+from menura.pipeline.engine import StreamEnd
+from menura.pipeline.recording import ArrayRecording
+from support.tiny import FakeEncoder, FakeF0, tiny_models
+
+if TYPE_CHECKING:
+    from menura.pipeline.stream import VoiceModels
+    from menura.types import FloatArray
+
+FAILURES = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("not enough memory: you tried to allocate 4096 bytes."),
+]
+
+
+def noise(seconds: float, seed: int) -> FloatArray:
+    return (0.2 * np.random.default_rng(seed).standard_normal(round(16_000 * seconds))).astype(np.float32)
+
+
+def results(models: VoiceModels, lengths_s: list[float]) -> list[FloatArray | Exception]:
+    """Convert recordings together; for each its sound, or what ended it."""
+    jobs: list[Conversion] = [
+        begin(ArrayRecording(noise(s, k), 16_000), models, ConversionOptions(), clock=StageClock(), stream_id=k)
+        for k, s in enumerate(lengths_s)
+    ]
+    parts: dict[int, list[FloatArray]] = {k: [np.zeros(0, np.float32)] for k in range(len(jobs))}
+    errors: dict[int, Exception] = {}
+    for event in convert_all(jobs, torch.device("cpu"), len(jobs)):
+        if not isinstance(event, StreamEnd):
+            parts[event.stream_id].append(event.samples)
+        elif event.error is not None:
+            errors[event.stream_id] = event.error
+    return [errors.get(k, np.concatenate(parts[k])) for k in range(len(jobs))]
+
+
+class Limited:
+    """Calls a function only while what it is given is small enough."""
+
+    def __init__(self, call: Callable[..., Any], size: Callable[..., int], limit: int, failure: Exception) -> None:
+        self.call, self.size, self.limit, self.failure = call, size, limit, failure
+        self.failures = 0
+
+    def __call__(self, *given: Any) -> Any:
+        if self.size(*given) > self.limit:
+            self.failures += 1
+            raise self.failure
+        return self.call(*given)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda e: str(e)[:30] or "MemoryError")
+def test_the_decoder_gets_less_at_a_time_and_the_result_is_unchanged(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tiny_models()
+    expected = results(models, [45.0])
+    net = models.synthesizer
+    limited = Limited(net.decode_tiled, lambda z, g, source, core: z.shape[0] * (core[1] - core[0]), 300, failure)
+    monkeypatch.setattr(net, "decode_tiled", limited)
+    (found,) = results(models, [45.0])
+    np.testing.assert_allclose(found, expected[0], atol=1e-5)
+    assert limited.failures == 3  # 2000, 1000, 500 frames; 250 fit from then on
+
+
+def test_batches_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, f0 = FakeEncoder(), FakeF0()
+    models = dataclasses.replace(tiny_models(), encoder=encoder, f0=f0)
+    expected = results(models, [3.0] * 6)
+    failure = MemoryError()
+    rows = Limited(encoder.encode, lambda samples, statistics: len(samples), 2, failure)
+    f0_rows = Limited(f0.estimate, len, 1, failure)
+    monkeypatch.setattr(encoder, "encode", rows)
+    monkeypatch.setattr(f0, "estimate", f0_rows)
+    for found, wanted in zip(results(models, [3.0] * 6), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert rows.failures == 2  # 6 and 3 rows
+    assert f0_rows.failures == 2
+
+
+def test_a_failure_that_passes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = FakeEncoder()
+    models = dataclasses.replace(tiny_models(), encoder=encoder)
+    expected = results(models, [3.0])
+    count = iter(range(1000))
+    monkeypatch.setattr(encoder, "encode", Limited(encoder.encode, lambda *_: next(count) == 0, 0, MemoryError()))
+    (found,) = results(models, [3.0])
+    np.testing.assert_array_equal(found, expected[0])
+
+
+def test_what_does_not_fit_alone_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = FakeEncoder()
+    models = dataclasses.replace(tiny_models(), encoder=encoder)
+    expected = results(models, [3.0, 5.0, 3.0])
+    limited = Limited(encoder.encode, lambda samples, _: samples.shape[1], 6 * 16_000, MemoryError())
+    monkeypatch.setattr(encoder, "encode", limited)
+    found = results(models, [3.0, 5.0, 3.0])
+    assert isinstance(found[1], ResourceError)
+    assert "Close other programs" in str(found[1])
+    for k in (0, 2):
+        np.testing.assert_allclose(found[k], expected[k], atol=1e-5)
+
+
+def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_out_of_memory(RuntimeError("shapes can't be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    models = tiny_models()
+    monkeypatch.setattr(models.encoder, "encode", Limited(len, lambda *_: 1, 0, RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        results(models, [3.0])
+
+
+def test_budget() -> None:
+    budget = FrameBudget(50)
+    assert budget.rows(7, 1000) == 7
+    assert budget.halve(7000)
+    assert (budget.frames, budget.rows(7, 1000), budget.rows(7, 9000)) == (3500, 3, 1)
+    assert budget.halve(9000)
+    assert budget.frames == 1750
+    assert not budget.halve(50)
+    assert budget.halve(60)
+    assert budget.frames == 50
