@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.encode import AudioWriter, format_of
-from menura.audio.spool import SampleSpool
+from menura.audio.encode import format_of
 from menura.checkpoints.assets import home_folder
 from menura.device import configure_threads, peak_memory_mb, resolve_device
-from menura.errors import EncodeError, MenuraError
+from menura.errors import MenuraError
 from menura.f0.file import read_f0_file
 from menura.options import ConversionOptions, EngineOptions
+from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, one_line, run_batch
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, collect, convert_all
-from menura.pipeline.output import PEAK_LIMIT_OUT
+from menura.pipeline.memory import frame_budget
+from menura.pipeline.outputs import output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.residency import ModelPool
-from menura.pipeline.resolve import ResolvedVoice, Resolver
+from menura.pipeline.resolve import Resolver
 from menura.types import AudioBlock, FileResult, Progress, RunReport, State
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ class Converter:
 
     def preload(self, options: ConversionOptions | None = None) -> None:
         """Load what a request needs ahead of it. Raises MenuraError."""
-        self._resolver.resolve(options or ConversionOptions())
+        options = options or ConversionOptions()
+        self._resolver.resolve(options)
+        _given_f0(options)
 
     def convert(self, source: Path | str, output: Path | str, options: ConversionOptions | None = None) -> FileResult:
         """Convert one file.
@@ -66,7 +70,10 @@ class Converter:
         Raises:
             MenuraError: nothing was written; the message says what to do.
         """
-        return self._convert_file(Path(source), Path(output), options or ConversionOptions(), lambda _: None)
+        (outcome,) = self._run([(Path(source), Path(output))], options or ConversionOptions(), None, None)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.result
 
     def convert_files(
         self,
@@ -74,27 +81,30 @@ class Converter:
         options: ConversionOptions | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
+        on_result: Callable[[int, FileResult], None] | None = None,
     ) -> RunReport:
         """Convert many files; one that fails stops nothing.
+
+        Reading and writing go on beside computing, and short recordings of equal length share forward passes. What
+        becomes of a file doesn't depend on the others.
 
         Args:
             items: (input, output) pairs.
             options: what is asked for, the same for all.
             on_progress: called after every block with what is done.
+            on_result: called with an item's place and result as soon as its file is complete, from any thread but not
+                twice at once. What it raises is raised.
         """
         options = options or ConversionOptions()
-        start, done_s = time.perf_counter(), 0.0
-        results: list[FileResult] = []
-        for source, output in items:
-            report = _reporter(on_progress, str(source), len(results), len(items), done_s)
-            try:
-                result = self._convert_file(source, output, options, report)
-            except (MenuraError, OSError, MemoryError) as error:
-                result = FileResult(input=str(source), output=None, state=State.FAILED, error=_one_line(error))
-            done_s += result.audio_s
-            results.append(result)
+        start = time.perf_counter()
+        try:
+            self.preload(options)
+        except (MenuraError, OSError) as error:  # of the request, so of every recording
+            files = [_failed(source, error) for source, _ in items]
+        else:
+            files = [outcome.result for outcome in self._run(items, options, on_progress, on_result)]
         return RunReport(
-            files=tuple(results),
+            files=tuple(files),
             wall_s=time.perf_counter() - start,
             peak_memory_mb=peak_memory_mb(),
             model_loads=self._pool.loads(),
@@ -111,7 +121,7 @@ class Converter:
         Raises:
             MenuraError: while iterating.
         """
-        _, conversion = self._begin(FileRecording(Path(source)), options or ConversionOptions(), None)
+        conversion = self._begin(FileRecording(Path(source)), options or ConversionOptions())
         yield from self._blocks(conversion)
 
     def array(
@@ -130,56 +140,45 @@ class Converter:
         Raises:
             MenuraError: with what to do.
         """
-        _, conversion = self._begin(ArrayRecording(samples, sample_rate), options or ConversionOptions(), None)
+        conversion = self._begin(ArrayRecording(samples, sample_rate), options or ConversionOptions())
         sound = collect(conversion, self.device)
-        return sound * np.float32(_output_gain(float(np.max(np.abs(sound), initial=0.0)))), conversion.output_rate
+        return sound * np.float32(output_gain(float(np.max(np.abs(sound), initial=0.0)))), conversion.output_rate
 
-    def _convert_file(
-        self, source: Path, output: Path, options: ConversionOptions, report: Callable[[float], None]
-    ) -> FileResult:
-        start = time.perf_counter()
-        format = options.format or format_of(output) or "wav"
-        voice, conversion = self._begin(FileRecording(source), options, format)
-        count = self._write(conversion, output, format, report)
-        facts = conversion.facts
-        return FileResult(
-            input=str(source),
-            output=output,
-            state=State.WARNING if facts.warning else State.DONE,
-            error=facts.warning,
-            notes=conversion.notes + _pitch_note(options, conversion.stream.semitones),
-            audio_s=facts.audio_s,
-            output_samples=count,
-            output_rate=conversion.output_rate,
+    def _run(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        options: ConversionOptions,
+        on_progress: Callable[[Progress], None] | None,
+        on_result: Callable[[int, FileResult], None] | None,
+    ) -> list[Outcome]:
+        voice, given_f0_hz = self._resolver.resolve(options), _given_f0(options)
+
+        def prepare(item: BatchItem, stop: Event) -> Conversion:
+            return begin(
+                FileRecording(item.source, stop),
+                voice.models,
+                options,
+                clock=StageClock(),
+                stream_id=item.number,
+                format=item.format,
+                given_f0_hz=given_f0_hz,
+            )
+
+        items = [
+            BatchItem(number=number, source=source, output=output, format=options.format or format_of(output) or "wav")
+            for number, (source, output) in enumerate(pairs)
+        ]
+        request = BatchRequest(
+            prepare=prepare,
             f0_method=voice.f0_method,
-            transpose=conversion.stream.semitones,
-            wall_s=time.perf_counter() - start,
-            stages=conversion.clock.times(),
-            seams_s=tuple(conversion.stream.seams_s),
+            on_progress=on_progress or (lambda _: None),
+            on_result=on_result or (lambda _number, _result: None),
         )
+        return run_batch(items, request, device=self.device, frame_budget=frame_budget(self.device))
 
-    def _write(self, conversion: Conversion, output: Path, format: str, report: Callable[[float], None]) -> int:
-        """Collect on disk, then write with the peak limited: samples written."""
-        clock, rate, count = conversion.clock, conversion.output_rate, 0
-        _make_folder(output.parent)
-        with SampleSpool(output.parent) as spool:
-            for block in self._blocks(conversion):
-                with clock.measure("encode"):
-                    spool.append(block.samples)
-                count += len(block.samples)
-                report(count / rate)
-            with clock.measure("encode"), AudioWriter(output, rate, format, expected_samples=count) as writer:
-                for samples in spool.blocks(rate, _output_gain(spool.peak)):
-                    writer.write(samples)
-        return count
-
-    def _begin(
-        self, recording: Recording, options: ConversionOptions, format: str | None
-    ) -> tuple[ResolvedVoice, Conversion]:
-        voice = self._resolver.resolve(options)
-        given = None if options.f0_file is None else read_f0_file(options.f0_file)
-        conversion = begin(recording, voice.models, options, clock=StageClock(), format=format, given_f0_hz=given)
-        return voice, conversion
+    def _begin(self, recording: Recording, options: ConversionOptions) -> Conversion:
+        models = self._resolver.resolve(options).models
+        return begin(recording, models, options, clock=StageClock(), given_f0_hz=_given_f0(options))
 
     def _blocks(self, conversion: Conversion) -> Iterator[AudioBlock]:
         for event in convert_all([conversion], self.device):
@@ -189,34 +188,9 @@ class Converter:
                 raise event.error
 
 
-def _reporter(
-    on_progress: Callable[[Progress], None] | None, name: str, files_done: int, files: int, done_s: float
-) -> Callable[[float], None]:
-    def report(seconds: float) -> None:
-        if on_progress is not None:
-            on_progress(Progress(file=name, files_done=files_done, files=files, audio_done_s=done_s + seconds))
-
-    return report
+def _given_f0(options: ConversionOptions) -> FloatArray | None:
+    return None if options.f0_file is None else read_f0_file(options.f0_file)
 
 
-def _pitch_note(options: ConversionOptions, semitones: float | None) -> tuple[str, ...]:
-    if options.transpose != "auto" or semitones is None:
-        return ()
-    return (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EncodeError(f"{folder}: can't be made ({error.strerror}). Choose another output folder.") from error
-
-
-def _output_gain(peak: float) -> float:
-    return PEAK_LIMIT_OUT / peak if peak > PEAK_LIMIT_OUT else 1.0
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "Not enough memory. Close other programs, or use --strategy stream."
-    return " ".join(str(error).split()) or type(error).__name__
+def _failed(source: Path, error: Exception) -> FileResult:
+    return FileResult(input=str(source), output=None, state=State.FAILED, error=one_line(error))

@@ -123,3 +123,22 @@ class EngineOptions:
     def __post_init__(self) -> None:
         """Raise OptionError for a value out of range."""
         _check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """Which recordings of folders are taken, and what becomes of finished ones."""
+
+    recursive: bool = _option(True, "Take folders with all below them.")
+    include: tuple[str, ...] = _option(
+        (),
+        "Of folders and patterns take only what matches this glob: '*.flac' a name, 'day1/*' a path below the folder. "
+        "May be given several times.",
+    )
+    exclude: tuple[str, ...] = _option((), "Of folders and patterns leave out what matches; as --include.")
+    force: bool = _option(False, "Convert again what an earlier run of the same request finished in the folder.")
+    report: Path | None = _option(None, "Write the JSON document about the run to this file.")
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value out of range."""
+        _check(self)

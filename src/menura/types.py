@@ -114,6 +114,8 @@ class FileResult:
     wall_s: float = 0.0
     stages: StageTimes = field(default_factory=StageTimes)
     seams_s: tuple[float, ...] = ()
+    resumed: bool = False
+    """True if an earlier run finished it, and this one left it as it is."""
 
     @property
     def real_time_factor(self) -> float | None:
@@ -126,9 +128,27 @@ class Progress:
     """How far a run has come."""
 
     file: str
+    """What is being worked on."""
+    files_begun: int
     files_done: int
+    """Written, or failed."""
     files: int
     audio_done_s: float
+    audio_s: float | None
+    """Of all inputs: estimated from sizes until each was read; None while nothing is known."""
+    wall_s: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Wall seconds for a second of audio so far."""
+        return self.wall_s / self.audio_done_s if self.audio_done_s else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the end, if it goes on like this; None while nothing is known."""
+        if self.real_time_factor is None or self.audio_s is None:
+            return None
+        return max(0.0, self.audio_s - self.audio_done_s) * self.real_time_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,7 @@ def test_a_folder_with_bad_files(menura: Run, talk: Path) -> None:
         "missing.wav": "failed",
     }
     made = sorted(path.as_posix() for path in Path("out").rglob("*") if path.is_file())
-    assert made == ["out/a-flac.wav", "out/a.wav", "out/deep/b.wav"]
+    assert made == ["out/.menura-journal.jsonl", "out/a-flac.wav", "out/a.wav", "out/deep/b.wav"]
     lines = err.splitlines()
     assert len(lines) == 4
     assert all(line.startswith("menura: ") for line in lines)

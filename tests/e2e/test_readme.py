@@ -16,7 +16,7 @@ import pytest
 from menura.checkpoints.library import list_voices
 from menura.cli.derive import flag_of
 from menura.cli.main import cli, run
-from menura.options import DEFAULT_VOICE, ConversionOptions, EngineOptions, option_spec
+from menura.options import DEFAULT_VOICE, BatchOptions, ConversionOptions, EngineOptions, option_spec
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
 
@@ -119,11 +119,12 @@ def test_files_named_in_code_exist(name: str) -> None:
 
 def test_usage_names_every_option() -> None:
     usage = text("docs/usage.md")
-    for cls in (ConversionOptions, EngineOptions):
+    classes = (ConversionOptions, BatchOptions, EngineOptions)
+    for cls in classes:
         for field in dataclasses.fields(cls):
             assert f"| `{option_spec(field).flag or flag_of(field.name)}` |" in usage
     for name in set(re.findall(r"^\| `(--[\w-]+)`", usage, re.MULTILINE)) - {"--json", "--timings", "--quiet"}:
-        fields = {*dataclasses.fields(ConversionOptions), *dataclasses.fields(EngineOptions)}
+        fields = [field for cls in classes for field in dataclasses.fields(cls)]
         assert name in {option_spec(field).flag or flag_of(field.name) for field in fields}
 
 

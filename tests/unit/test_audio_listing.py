@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from menura.audio.listing import audio_files
+from menura.audio.listing import Selection, audio_files
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_folder_is_sorted_without_hidden_and_other_files(folder: Path) -> None:
 
 
 def test_recursive_keeps_the_tree(folder: Path) -> None:
-    assert "deep/c.ogg" in names(audio_files([folder], recursive=True))
-    assert ".cache/d.wav" not in names(audio_files([folder], recursive=True))
+    assert "deep/c.ogg" in names(audio_files([folder], Selection(recursive=True)))
+    assert ".cache/d.wav" not in names(audio_files([folder], Selection(recursive=True)))
 
 
 def test_globs(folder: Path) -> None:
@@ -58,3 +58,30 @@ def test_nothing_matched_is_an_entry_with_an_error(folder: Path) -> None:
     assert [entry.error is None for entry in entries] == [False, False, True]
     assert "holds no recordings" in str(entries[0].error)
     assert "matches no recordings" in str(entries[1].error)
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "taken"),
+    [
+        ((), (), ["a.wav", "b.mp3", "day/c.wav", "day/night/d.wav"]),
+        (("*.wav",), (), ["a.wav", "day/c.wav", "day/night/d.wav"]),
+        (("*.mp3", "a.*"), (), ["a.wav", "b.mp3"]),
+        (("day/",), (), ["day/c.wav", "day/night/d.wav"]),
+        (("day/*",), ("day/night/*",), ["day/c.wav"]),
+        ((), ("**/night/*",), ["a.wav", "b.mp3", "day/c.wav"]),
+        (("**/a.*", "night/"), (), ["a.wav"]),
+        (("**/day/*",), (), ["day/c.wav", "day/night/d.wav"]),
+        ((), ("[ab].*",), ["day/c.wav", "day/night/d.wav"]),
+        (("*.WAV",), (), []),
+    ],
+)
+def test_globs_choose(include: tuple[str, ...], exclude: tuple[str, ...], taken: list[str]) -> None:
+    selection = Selection(include=include, exclude=exclude)
+    paths = ["a.wav", "b.mp3", "day/c.wav", "day/night/d.wav"]
+    assert [path for path in paths if selection.takes(Path(path))] == taken
+
+
+def test_globs_concern_only_what_is_found_in_folders_and_patterns(folder: Path) -> None:
+    none = Selection(recursive=True, exclude=("*",))
+    entries = audio_files([folder, f"{folder}/*.wav", folder / "b.wav"], none)
+    assert [entry.error is None for entry in entries] == [False, False, True]

@@ -11,10 +11,10 @@ import pytest
 from menura.cli.convert import convert
 from menura.cli.derive import flag_of, options_of, values_of
 from menura.cli.main import run
-from menura.options import ConversionOptions, EngineOptions, option_spec
+from menura.options import BatchOptions, ConversionOptions, EngineOptions, option_spec
 
 
-@pytest.mark.parametrize("cls", [ConversionOptions, EngineOptions])
+@pytest.mark.parametrize("cls", [ConversionOptions, BatchOptions, EngineOptions])
 def test_convert_has_every_option(cls: type) -> None:
     by_name = {parameter.name: parameter for parameter in convert.params}
     for field in dataclasses.fields(cls):
@@ -64,6 +64,19 @@ def test_values_arrive_typed() -> None:
     )
     assert options == expected
     assert engine == EngineOptions(cudnn=False, threads=2)
+
+
+def test_switches_and_lists() -> None:
+    @click.command()
+    @options_of(BatchOptions)
+    def command(**given: object) -> BatchOptions:
+        return values_of(BatchOptions, given)
+
+    assert command.main([], standalone_mode=False) == BatchOptions()
+    assert command.main(["--recursive"], standalone_mode=False) == BatchOptions()
+    given = ["--no-recursive", "--include", "*.wav", "--include", "b/*", "--force", "--report", "r.json"]
+    expected = BatchOptions(recursive=False, include=("*.wav", "b/*"), force=True, report=Path("r.json"))
+    assert command.main(given, standalone_mode=False) == expected
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_document_survives_json() -> None:
             "encode": 0.0,
         },
         "seams_s": [1.25],
+        "resumed": False,
     }
     assert made["files"][1]["output"] is None
     assert made["files"][1]["real_time_factor"] is None
@@ -96,8 +97,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def progress(done: int, files: int) -> Progress:
-    return Progress(file=f"in/{done}.wav", files_done=done, files=files, audio_done_s=3.0)
+def progress(done: int, files: int, audio_s: float | None = 6.0) -> Progress:
+    return Progress(
+        file=f"in/{done}.wav",
+        files_begun=done + 1,
+        files_done=done,
+        files=files,
+        audio_done_s=3.0 * done,
+        audio_s=audio_s,
+        wall_s=1.5,
+    )
 
 
 def test_progress_on_a_terminal_is_one_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +115,11 @@ def test_progress_on_a_terminal_is_one_line_that_goes_away(monkeypatch: pytest.M
     line = ProgressLine(quiet=False, stream=to)
     for done in (0, 1):
         line(progress(done, 2))
-    assert "[----------" in to.getvalue()
-    assert "[##########----------] 2/2 1.wav, 3.0 s of sound done" in to.getvalue()
+    assert "[--------------------] 1/2 0.wav, 0 of 6 s of sound\r" in to.getvalue()
+    last = "[##########----------] 2/2 1.wav, 3 of 6 s of sound, real-time factor 0.50, 0:02 left"
+    assert last in to.getvalue()
+    line(progress(1, 2, None))
+    assert to.getvalue().rstrip().endswith("[--------------------] 2/2 1.wav, 3 s of sound, real-time factor 0.50")
     line.close()
     assert "\n" not in to.getvalue()
     assert to.getvalue().split("\r")[-2].strip() == ""

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from menura.errors import OptionError
-from menura.options import ConversionOptions, EngineOptions, option_spec
+from menura.options import BatchOptions, ConversionOptions, EngineOptions, option_spec
 
 CLASSES = (ConversionOptions, EngineOptions)
 
@@ -21,7 +21,9 @@ def test_defaults_are_rvcs() -> None:
     assert EngineOptions().cudnn
 
 
-@pytest.mark.parametrize("field", [f for cls in CLASSES for f in dataclasses.fields(cls)], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "field", [f for cls in (*CLASSES, BatchOptions) for f in dataclasses.fields(cls)], ids=lambda f: f.name
+)
 def test_every_option_explains_itself(field: dataclasses.Field[object]) -> None:
     spec = option_spec(field)
     assert spec.help.endswith(".")

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -26,7 +27,7 @@ from menura.errors import EncodeError
 from menura.options import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     import numpy.typing as npt
@@ -39,6 +40,8 @@ _CODEC_RATES_HZ = {
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
 _EMPTY_FORMATS = ("wav", "ogg")
+_umask_lock = threading.Lock()
+_TEMPORARY_SUFFIX = ".part"
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
@@ -188,7 +191,7 @@ class _TemporaryOutput:
             raise EncodeError(f"{path}: is a folder; name a file in it.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+            number, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=_TEMPORARY_SUFFIX, dir=path.parent)
         except OSError as error:
             raise _write_error(path, error) from error
         self._temporary = Path(name)
@@ -234,11 +237,29 @@ class _TemporaryOutput:
             return 0
 
 
+def remove_unfinished(outputs: Iterable[Path]) -> None:
+    """Delete what killed processes left of these outputs. Only call it while no other process writes them."""
+    wanted: dict[Path, set[str]] = {}
+    for path in outputs:
+        wanted.setdefault(path.parent, set()).add(_temporary_prefix(path))
+    for folder, prefixes in wanted.items():
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                stem, _, random = entry.name.removesuffix(_TEMPORARY_SUFFIX).rpartition(".")
+                if entry.name.endswith(_TEMPORARY_SUFFIX) and random and f"{stem}." in prefixes:
+                    Path(entry.path).unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name[:40]}."
+
+
 def _share_permissions(number: int) -> None:
     """Give the file the permissions of an ordinary new file; temporary ones are private."""
     if os.name == "posix":
-        mask = os.umask(0)
-        os.umask(mask)
+        with _umask_lock:  # it can only be read by setting it: two threads at once would leave it at 0
+            mask = os.umask(0)
+            os.umask(mask)
         os.fchmod(number, 0o666 & ~mask)
 
 

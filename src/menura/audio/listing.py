@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 from dataclasses import dataclass
@@ -26,7 +27,28 @@ class InputFile:
     error: str | None = None
 
 
-def audio_files(paths: Sequence[Path | str], recursive: bool = False) -> list[InputFile]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which recordings of folders and patterns are taken.
+
+    A glob without a slash is compared with a file's name, one with a slash with its path below the folder, where `*`
+    matches slashes too; one that ends in a slash means all below that folder. Upper and lower case differ.
+    """
+
+    recursive: bool = False
+    include: tuple[str, ...] = ()
+    """If there are any, at least one must match."""
+    exclude: tuple[str, ...] = ()
+    """None may match."""
+
+    def takes(self, relative: Path) -> bool:
+        """Whether a file at that path below its folder is taken."""
+        if self.include and not any(_matches(relative, pattern) for pattern in self.include):
+            return False
+        return not any(_matches(relative, pattern) for pattern in self.exclude)
+
+
+def audio_files(paths: Sequence[Path | str], selection: Selection | None = None) -> list[InputFile]:
     """Expand files, folders and globs into recordings, each once, in the order given, folders sorted.
 
     In folders and globs hidden files and endings that aren't audio are left out; a file that is named is taken
@@ -34,32 +56,36 @@ def audio_files(paths: Sequence[Path | str], recursive: bool = False) -> list[In
 
     Args:
         paths: files, folders, or patterns with `*`, `?`, `[...]` and `**`.
-        recursive: whether folders are searched with the folders in them.
+        selection: which of the files in folders and patterns are taken; by default all directly in a folder.
     """
     found: dict[Path, InputFile] = {}
     for given in paths:
-        for entry in _expand(Path(given), recursive):
+        for entry in _expand(Path(given), selection or Selection()):
             found.setdefault(Path(os.path.abspath(entry.path)), entry)
     return list(found.values())
 
 
-def _expand(path: Path, recursive: bool) -> list[InputFile]:
+def _expand(path: Path, selection: Selection) -> list[InputFile]:
     if os.path.isdir(path):  # unlike Path.is_dir it takes any name
-        names = path.rglob("*") if recursive else path.glob("*")
-        return _chosen(names, path) or [_nothing(path, "the folder holds no recordings")]
+        names = path.rglob("*") if selection.recursive else path.glob("*")
+        return _chosen(names, path, selection) or [
+            _nothing(path, f"the folder holds no recordings{_wanted(selection)}")
+        ]
     # A file whose name has brackets is a file first.
     if not os.path.exists(path) and _GLOB_CHARACTERS & set(str(path)):
         matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
-        return _chosen(matches, _fixed_part(path)) or [_nothing(path, "the pattern matches no recordings")]
+        chosen = _chosen(matches, _fixed_part(path), selection)
+        return chosen or [_nothing(path, f"the pattern matches no recordings{_wanted(selection)}")]
     return [InputFile(path=path, relative=Path(path.name))]
 
 
-def _chosen(names: Iterable[Path], folder: Path) -> list[InputFile]:
+def _chosen(names: Iterable[Path], folder: Path, selection: Selection) -> list[InputFile]:
     return [
         InputFile(path=name, relative=name.relative_to(folder))
         for name in sorted(names)
         if name.suffix.lower() in AUDIO_SUFFIXES
         and not any(part.startswith(".") for part in name.relative_to(folder).parts)
+        and selection.takes(name.relative_to(folder))
         and name.is_file()
     ]
 
@@ -73,3 +99,13 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _nothing(path: Path, reason: str) -> InputFile:
     return InputFile(path=path, relative=Path(path.name), error=f"{path}: {reason}.")
+
+
+def _wanted(selection: Selection) -> str:
+    return " that --include and --exclude leave" if selection.include or selection.exclude else ""
+
+
+def _matches(relative: Path, pattern: str) -> bool:
+    name = relative.as_posix() if "/" in pattern else relative.name
+    patterns = {pattern, pattern.removeprefix("**/")}  # `**/` is any number of folders, none among them
+    return any(fnmatch.fnmatchcase(name, glob + ("*" if glob.endswith("/") else "")) for glob in patterns)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from menura.cli.report import (
     tell_problems,
     tell_results,
     tell_timings,
+    write_json,
 )
 from menura.errors import MenuraError
-from menura.options import FORMATS, ConversionOptions, EngineOptions
+from menura.options import FORMATS, BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, RunReport, State
 
 _STDIN_LABEL = "standard input"
@@ -42,7 +44,7 @@ _STDIN_LABEL = "standard input"
     help="For one input a file, an existing folder, or FOLDER/; for several a folder. '-' is standard output. "
     "By default STEM.VOICE.wav beside the one input.",
 )
-@options_of(ConversionOptions, EngineOptions)
+@options_of(ConversionOptions, BatchOptions, EngineOptions)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the run on standard output.")
 @click.option("--timings", is_flag=True, help="Print a table of seconds by stage.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only what went wrong.")
@@ -61,28 +63,36 @@ def convert(
 
     INPUT is a file, a folder (with all below it), a pattern such as 'talks/*.mp3', or '-' for standard input. One that
     fails stops no other. The exit code is 0 only if every input was converted wholly.
+
+    Stopped half-way into a folder, the same command goes on: it leaves what is finished and converts the rest.
     """
     options, engine = values_of(ConversionOptions, given), values_of(EngineOptions, given)
+    batch = values_of(BatchOptions, given)
     if output is None and inputs == (STANDARD,):
         output = STANDARD
-    found = expand(inputs, output)
+    found = expand(inputs, output, batch)
     if not found.items and not found.missing:
         raise click.UsageError("there is nothing to convert: all recordings given lie in the output folder.")
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
     with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
         jobs = _jobs(found, output, options, Path(temporary))
+        run = Run(
+            jobs=jobs,
+            options=options,
+            engine=engine,
+            batch=batch,
+            folder=Path(output) if found.many and output is not None else None,
+        )
         try:
-            report = _run(jobs, options, engine, ProgressLine(quiet=quiet or as_json))
+            report = run.carry_out(ProgressLine(quiet=quiet or as_json))
         except MenuraError as error:
-            if as_json:
-                echo_json(document(failed_report([job.source for job in jobs], str(error))))
+            _tell_document(failed_report([job.source for job in jobs], str(error)), batch.report, as_json=as_json)
             raise
         if output == STANDARD:
             report = _passed_on(report)
     report = _with_missing(report, found)
-    if as_json:
-        echo_json(document(report))
-    else:
+    _tell_document(report, batch.report, as_json=as_json)
+    if not as_json:
         to = sys.stderr if output == STANDARD else sys.stdout
         if not quiet:
             tell_results(report, to)
@@ -135,27 +145,60 @@ def _check_ending(output: Path, format: str | None) -> None:
         raise click.UsageError(f"{output} is named as {by_name}, but --format is {format}; change one of them.")
 
 
-def _run(jobs: Sequence[Job], options: ConversionOptions, engine: EngineOptions, progress: ProgressLine) -> RunReport:
-    """Convert; what is wrong with the request as a whole is raised, what is wrong with a recording reported."""
-    if not jobs:
-        return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
-    find_voice(options.voice, home_folder(engine.home))  # a misspelt name is told before torch is loaded
-    from menura.audio.decode import spooled_input
-    from menura.converter import Converter
+def _tell_document(report: RunReport, path: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(document(report))
+    if path is not None:
+        write_json(document(report), path)
 
-    converter = Converter(engine)
-    converter.preload(options)
-    with contextlib.ExitStack() as stack, contextlib.closing(progress):
-        items, stdin_path = [], None
-        for job in jobs:
-            source = job.source
-            if str(source) == STANDARD:
-                source = stdin_path = stack.enter_context(spooled_input(sys.stdin.buffer))
-            items.append((source, job.output))
-        report = converter.convert_files(items, options, on_progress=progress)
-    if stdin_path is None:
-        return report
-    return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One call of the command, worked out."""
+
+    jobs: Sequence[Job]
+    options: ConversionOptions
+    engine: EngineOptions
+    batch: BatchOptions
+    folder: Path | None
+    """Of all outputs, where they are several: what is finished there isn't done again."""
+
+    def carry_out(self, progress: ProgressLine) -> RunReport:
+        """Convert; what is wrong with the request as a whole is raised, what is wrong with a recording reported."""
+        if not self.jobs:
+            return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+        # A misspelt name is told before torch is loaded.
+        find_voice(self.options.voice, home_folder(self.engine.home))
+        with contextlib.ExitStack() as stack, contextlib.closing(progress):
+            pairs, stdin_path = [], None
+            for job in self.jobs:
+                source = job.source
+                if str(source) == STANDARD:
+                    source = stdin_path = stack.enter_context(_spooled_stdin())
+                pairs.append((source, job.output))
+            report = self._converted(pairs, progress)
+        if stdin_path is None:
+            return report
+        return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
+
+    def _converted(self, pairs: Sequence[tuple[Path, Path]], progress: ProgressLine) -> RunReport:
+        if self.folder is not None:
+            from menura.jobs.resume import convert_resumably
+
+            return convert_resumably(
+                pairs, self.options, self.engine, folder=self.folder, force=self.batch.force, on_progress=progress
+            )
+        from menura.converter import Converter
+
+        converter = Converter(self.engine)
+        converter.preload(self.options)
+        return converter.convert_files(pairs, self.options, on_progress=progress)
+
+
+def _spooled_stdin() -> contextlib.AbstractContextManager[Path]:
+    from menura.audio.decode import spooled_input
+
+    return spooled_input(sys.stdin.buffer)
 
 
 def _as_stdin(result: FileResult, path: str) -> FileResult:

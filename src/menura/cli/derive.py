@@ -89,6 +89,12 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
     spec = option_spec(field)
     if spec.flag is not None:  # a switch that turns off what is on by default
         return click.option(spec.flag, field.name, is_flag=True, default=False, help=f"Don't {_lowered(spec.help)}")
+    if hint is bool:
+        flag = flag_of(field.name)
+        both = f"{flag}/--no-{flag[2:]}" if field.default else flag
+        return click.option(both, field.name, is_flag=True, default=field.default, help=_help(spec, None))
+    if typing.get_origin(hint) is tuple:
+        return click.option(flag_of(field.name), field.name, multiple=True, metavar="GLOB", help=_help(spec, None))
     return click.option(
         flag_of(field.name), field.name, type=_kind(spec, hint), default=field.default, help=_help(spec, field.default)
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from menura.audio.listing import InputFile, audio_files
+from menura.audio.listing import InputFile, Selection, audio_files
 from menura.checkpoints.library import VOICE_SUFFIXES
+from menura.options import BatchOptions
 
 STANDARD = "-"
 """Standard input or output."""
@@ -37,14 +38,17 @@ class Inputs:
     """Arguments that stand for nothing, with what to do."""
 
 
-def expand(arguments: Sequence[str], output: str | None) -> Inputs:
+def expand(arguments: Sequence[str], output: str | None, batch: BatchOptions | None = None) -> Inputs:
     """Find the recordings that arguments stand for, each once.
 
     Args:
         arguments: files, folders (taken with all below them), patterns with * ? [ ], `-` for standard input.
         output: the output as given; what lies in that folder is no input of another.
+        batch: which of the recordings in folders and patterns are taken.
     """
-    entries = audio_files(arguments, recursive=True)
+    batch = batch or BatchOptions()
+    selection = Selection(recursive=batch.recursive, include=batch.include, exclude=batch.exclude)
+    entries = audio_files(arguments, selection)
     named = {Path(argument) for argument in arguments}
     made = Path(output or STANDARD).resolve()
     if any(folder.is_dir() and folder.resolve() in made.parents for folder in named):

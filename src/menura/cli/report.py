@@ -46,12 +46,25 @@ def _file_document(result: FileResult) -> dict[str, Any]:
         "real_time_factor": None if factor is None else round(factor, 6),
         "stages": {name.removesuffix("_s"): round(getattr(result.stages, name), 6) for name in STAGES},
         "seams_s": list(result.seams_s),
+        "resumed": result.resumed,
     }
 
 
 def echo_json(value: object) -> None:
     """Print one JSON document on standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write one JSON document to a file, which appears when it is complete.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def failed_report(inputs: Sequence[Path], error: str) -> RunReport:
@@ -63,11 +76,14 @@ def failed_report(inputs: Sequence[Path], error: str) -> RunReport:
 def tell_results(report: RunReport, to: TextIO) -> None:
     """One line for every output, with its notes."""
     for result in report.files:
-        if result.output is None:
+        if result.output is None or result.resumed:
             continue
         click.echo(f"{result.output}  {result.audio_s:.2f} s at {result.output_rate} Hz, {_speed(result)}", file=to)
         for note in result.notes:
             click.echo(f"  note: {note}", file=to)
+    resumed = sum(result.resumed for result in report.files)
+    if resumed:
+        click.echo(f"{resumed} of {len(report.files)} were finished before (--force converts them again)", file=to)
 
 
 def tell_problems(report: RunReport) -> None:
@@ -88,7 +104,7 @@ def tell_problems(report: RunReport) -> None:
 
 def tell_timings(report: RunReport, to: TextIO) -> None:
     """A table of seconds by stage, for every output and in all."""
-    done = [result for result in report.files if result.output is not None]
+    done = [result for result in report.files if result.output is not None and not result.resumed]
     header = f"{'seconds by stage':<16}" + "".join(f"{name.removesuffix('_s'):>11}" for name in STAGES)
     click.echo(header + f"{'all':>11}{'RTF':>8}", file=to)
     for result in done:
@@ -128,13 +144,12 @@ class ProgressLine:
 
     def __call__(self, progress: Progress) -> None:
         """Show how far the run has come."""
-        position = min(progress.files_done + 1, progress.files)
-        line = f"{position}/{progress.files} {Path(progress.file).name}"
+        line = f"{progress.files_begun}/{progress.files} {Path(progress.file).name}"
         if self._live and time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + self._INTERVAL_S
-            self._draw(f"{_bar(progress)} {line}, {progress.audio_done_s:.1f} s of sound done")
-        elif not self._live and not self._quiet and progress.files > 1 and position > self._begun:
-            self._begun = position
+            self._draw(f"{_bar(progress)} {line}, {_pace(progress)}")
+        elif not self._live and not self._quiet and progress.files > 1 and progress.files_begun > self._begun:
+            self._begun = progress.files_begun
             click.echo(line, file=self._stream)
 
     def close(self) -> None:
@@ -151,5 +166,23 @@ class ProgressLine:
 
 
 def _bar(progress: Progress, width: int = 20) -> str:
-    filled = round(width * progress.files_done / max(1, progress.files))
+    part = progress.audio_done_s / progress.audio_s if progress.audio_s else 0.0
+    filled = min(width, round(width * part))
     return "[" + "#" * filled + "-" * (width - filled) + "]"
+
+
+def _pace(progress: Progress) -> str:
+    """Seconds of sound done, of how many, how fast, and how long it will take."""
+    of = "" if progress.audio_s is None else f" of {progress.audio_s:.0f}"
+    text = f"{progress.audio_done_s:.0f}{of} s of sound"
+    if progress.real_time_factor is not None:
+        text += f", real-time factor {progress.real_time_factor:.2f}"
+    if progress.left_s is not None:
+        text += f", {_clock_time(progress.left_s)} left"
+    return text
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

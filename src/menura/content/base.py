@@ -48,6 +48,11 @@ class ContentEncoder(Protocol):
     global_windows: bool
     """True if even strategy='whole' must use these fixed windows (encoders with limited positions)."""
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold."""
+        ...
+
     def survey(self) -> Survey:
         """A fresh first-pass collector."""
         ...

@@ -16,6 +16,7 @@ from torch import Tensor
 from menura.checkpoints.assets import encoder_files, load_weights
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
+from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
 
 if TYPE_CHECKING:
@@ -142,6 +143,11 @@ class ContentVec:
             raise CheckpointError(f"{config_path}: is no model's configuration. Fetch it again.")
         model = Hubert.from_tensors(load_weights(weights_path), HubertConfig.from_json(fields))
         return cls(model, device=device, projection=projection, name=folder.name)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold."""
+        return network_bytes(self._model)
 
     def survey(self) -> MomentSurvey:
         """A fresh first-pass collector."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from menura.content.base import RecordingStatistics
 from menura.errors import AssetMissingError
+from menura.models.footprint import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ class StarterEncoder:
         model = WhisperContentEncoder(WhisperConfig(), n_directions=tensors["speaker_directions"].shape[1])
         model.load_state_dict(tensors)
         return cls(model, device)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold."""
+        return network_bytes(self.model)
 
     def survey(self) -> LevelSurvey:
         """A fresh first-pass collector."""

@@ -18,6 +18,11 @@ class F0Estimator(Protocol):
     context_frames: int
     """Frames (10 ms) of real context wanted on each side; a multiple of 8."""
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold."""
+        ...
+
     def estimate(self, samples: Tensor) -> Tensor:
         """F0 of a batch of equally long windows, independent of each other.
 

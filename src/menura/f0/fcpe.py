@@ -10,6 +10,7 @@ from torch import Tensor
 from menura.checkpoints.pickles import load_tensors
 from menura.errors import CheckpointError
 from menura.models.fcpe import Fcpe, FcpeConfig, log_mel
+from menura.models.footprint import network_bytes
 
 THRESHOLD = 0.006
 """Frames of less salience are unvoiced (Applio's, and torchfcpe's own advice)."""
@@ -47,6 +48,11 @@ class FcpeEstimator:
                 f"{path}: is no FCPE file of the kind Menura reads. Use fcpe_c_v001.pt of the package torchfcpe 0.0.4."
             )
         return cls(Fcpe.from_tensors(tensors, FcpeConfig.from_fields(fields)), device=device)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold."""
+        return network_bytes(self._model)
 
     def estimate(self, samples: Tensor) -> Tensor:
         """F0 of a batch of windows: see F0Estimator."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from menura.checkpoints.assets import load_weights
+from menura.models.footprint import network_bytes
 from menura.models.rmvpe import HOP_SAMPLES, Rmvpe, decode_salience, log_mel
 
 THRESHOLD = 0.03
@@ -37,6 +38,11 @@ class RmvpeEstimator:
             UnsafeCheckpointError: it carries code.
         """
         return cls(Rmvpe.from_tensors(load_weights(path)), device=device)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold."""
+        return network_bytes(self._model)
 
     def estimate(self, samples: Tensor) -> Tensor:
         """F0 of a batch of windows: see F0Estimator."""

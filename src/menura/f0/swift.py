@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from menura.types import FloatArray
 
 SWIFT_HOP_SAMPLES = 256
+_SESSION_BYTES = 1 << 20
 LOW_HZ = 50.0
 """Lowest sung note (about G1); RVC's pitch classes begin there too."""
 HIGH_HZ = 1400.0
@@ -50,6 +51,11 @@ class SwiftEstimator:
         # Spinning pools would take the cores from torch between two calls.
         self._detector = SwiftF0(threads=threads or torch.get_num_threads(), spin=False)
         self._low_hz, self._high_hz = low_hz, high_hz
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its weights hold, about: little beside ONNX Runtime's own."""
+        return _SESSION_BYTES
 
     def estimate(self, samples: Tensor) -> Tensor:
         """F0 of a batch of windows: see F0Estimator."""

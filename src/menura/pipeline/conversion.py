@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,13 @@ from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
 from menura.pipeline.memory import check_whole
 from menura.pipeline.output import OutputChain
-from menura.pipeline.plan import ATTENTION_REACH_FRAMES, Extent, compat_extent, streaming_extent
+from menura.pipeline.plan import (
+    ATTENTION_REACH_FRAMES,
+    WIDEST_WINDOW_FRAMES,
+    Extent,
+    compat_extent,
+    streaming_extent,
+)
 from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
 from menura.pipeline.survey import RecordingFacts, survey
 from menura.units import ceil_div, rescaled_length
@@ -41,6 +47,17 @@ class Conversion:
     clock: StageClock
     output_rate: int
     notes: tuple[str, ...]
+    widest_frames: int
+    """Frames of the widest window that a network sees."""
+    finds_pitch: bool
+    """True if the pitch shift is found from the recording."""
+
+    def final_notes(self) -> tuple[str, ...]:
+        """The notes, with what is known only when the conversion is over."""
+        semitones = self.stream.semitones
+        if not self.finds_pitch or semitones is None:
+            return self.notes
+        return (*self.notes, f"Pitch was moved by {semitones:+g} semitones to the voice's.")
 
 
 def begin(
@@ -73,9 +90,7 @@ def begin(
     with clock.measure("decode"):
         facts = survey(recording, None if compat else models.encoder.survey(), extent_of)
     output_rate, notes = _output_rate(config.sample_rate, options, format)
-    length = rescaled_length(facts.length_samples, facts.sample_rate, output_rate)
-    if format is not None and length < least_samples(format):
-        length, notes = least_samples(format), (*notes, f"{format} can't hold less than one sample; one was written.")
+    length, length_notes = _output_length(facts, output_rate, format)
     spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
     voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
     plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
@@ -101,22 +116,27 @@ def begin(
         facts=facts,
         clock=clock,
         output_rate=output_rate,
-        notes=notes + (("The recording is silent.",) if facts.silent else ()),
+        widest_frames=_widest_frames(plan),
+        finds_pitch=options.transpose == "auto",
+        notes=notes + length_notes + (("The recording is silent.",) if facts.silent else ()),
     )
 
 
-def convert_all(conversions: Iterable[Conversion], device: torch.device, width: int = 1) -> Iterator[Event]:
-    """Run conversions, at most `width` together.
+def convert_all(
+    conversions: Iterable[Conversion | None], device: torch.device, width: int = 1
+) -> Generator[Event, None, None]:
+    """Run conversions, at most `width` together; see `engine.run`.
 
     Yields:
         Final blocks at each one's output rate, in order for each stream, then its StreamEnd.
     """
     under_way: dict[int, Conversion] = {}
 
-    def streams() -> Iterator[Stream]:
+    def streams() -> Iterator[Stream | None]:
         for conversion in conversions:
-            under_way[conversion.stream.stream_id] = conversion
-            yield conversion.stream
+            if conversion is not None:
+                under_way[conversion.stream.stream_id] = conversion
+            yield None if conversion is None else conversion.stream
 
     for event in run(streams(), device, width):
         conversion = under_way[event.stream_id]
@@ -164,6 +184,12 @@ def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, gl
     )
 
 
+def _widest_frames(plan: StreamPlan) -> int:
+    frames = plan.extent.left_frames + plan.extent.end_frames
+    whole = plan.whole_synthesis or plan.whole_content or plan.whole_f0
+    return frames if whole else min(frames, WIDEST_WINDOW_FRAMES)
+
+
 def _f0_policy(
     options: ConversionOptions, extent: Extent, target_hz: float | None, given_f0_hz: FloatArray | None
 ) -> F0Policy:
@@ -186,3 +212,10 @@ def _output_rate(voice_rate: int, options: ConversionOptions, format: str | None
     rate = wanted if format is None else codec_rate(format, wanted)
     notes = () if rate == wanted else (f"{format} has no {wanted} Hz; written at {rate} Hz.",)
     return rate, notes
+
+
+def _output_length(facts: RecordingFacts, rate: int, format: str | None) -> tuple[int, tuple[str, ...]]:
+    length = rescaled_length(facts.length_samples, facts.sample_rate, rate)
+    if format is None or length >= least_samples(format):
+        return length, ()
+    return least_samples(format), (f"{format} can't hold less than one sample; one was written.",)

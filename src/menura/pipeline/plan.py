@@ -31,6 +31,9 @@ CROSSFADE_FRAMES = 4
 
 _SHORTEST_LAST_FRAMES = 400
 
+WIDEST_WINDOW_FRAMES = SEGMENT_FRAMES + _SHORTEST_LAST_FRAMES + 2 * (SEAM_SEARCH_FRAMES + SEGMENT_CONTEXT_FRAMES)
+"""No window of a stream is wider; those of the analysis networks are about as wide."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:

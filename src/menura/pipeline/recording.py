@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from menura.audio.decode import open_audio
 from menura.audio.filters import StreamHighPass
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
+from menura.pipeline.prefetch import StoppedError
 from menura.types import AudioInfo
 from menura.units import ANALYSIS_RATE_HZ, rescaled_length
 
@@ -57,9 +59,10 @@ class Recording(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileRecording:
-    """An audio file."""
+    """An audio file; reading it ends with StoppedError once `stop` is set."""
 
     path: Path
+    stop: Event | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +71,29 @@ class FileRecording:
 
     def open(self) -> AbstractContextManager[Reader]:
         """Begin reading. Raises DecodeError."""
-        return open_audio(self.path)
+        reader = open_audio(self.path)
+        return reader if self.stop is None else nullcontext(_Stoppable(reader, self.stop))
+
+
+class _Stoppable:
+    """A reader that another thread can stop."""
+
+    def __init__(self, reader: Reader, stop: Event) -> None:
+        self._reader, self._stop = reader, stop
+
+    @property
+    def info(self) -> AudioInfo:
+        return self._reader.info
+
+    @property
+    def warning(self) -> str | None:
+        return self._reader.warning
+
+    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+        for block in self._reader.blocks(block_samples):
+            if self._stop.is_set():
+                raise StoppedError
+            yield block
 
 
 class ArrayRecording:

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from menura.pipeline.memory import available_memory_bytes
+
 T = TypeVar("T")
+
+_SHARE_OF_FREE_MEMORY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +41,71 @@ class ModelKey:
 
 
 class ModelPool:
-    """Loads each model once; the least recently used leave when there are too many."""
+    """Loads each model once; the least recently used leave when all together hold more bytes than the budget.
 
-    def __init__(self, capacity: int = 8) -> None:
-        self._capacity = capacity
-        self._models: OrderedDict[ModelKey, Any] = OrderedDict()
-        self._lock = threading.RLock()
+    The model asked for last always stays. One that leaves while a request uses it is freed when that request ends.
+
+    Args:
+        budget_bytes: for all models together; by default half of the memory that is free when the pool is made.
+    """
+
+    def __init__(self, budget_bytes: int | None = None) -> None:
+        free = available_memory_bytes()
+        self.budget_bytes = int(free * _SHARE_OF_FREE_MEMORY) if budget_bytes is None else budget_bytes
+        self._models: OrderedDict[ModelKey, _Resident] = OrderedDict()
+        self._loading: dict[ModelKey, threading.Lock] = {}
+        self._lock = threading.Lock()
         self._loads: dict[str, int] = {}
 
-    def get(self, key: ModelKey, load: Callable[[], T]) -> T:
-        """The model of a key, loaded now if it isn't resident (by one thread, others wait)."""
+    def get(self, key: ModelKey, load: Callable[[], T], size_of: Callable[[T], int]) -> T:
+        """The model of a key, loaded now if it isn't resident: by one thread, while others that want it wait.
+
+        Args:
+            key: what it is.
+            load: reads it; what this raises is raised, and nothing is kept.
+            size_of: bytes that a loaded one holds.
+        """
         with self._lock:
-            if key not in self._models:
-                model = load()
+            if key in self._models:
+                return cast("T", self._used(key))
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
+            with self._lock:
+                if key in self._models:
+                    return cast("T", self._used(key))
+            model = load()
+            with self._lock:
                 name = f"{key.kind}:{Path(key.path).name}"
                 self._loads[name] = self._loads.get(name, 0) + 1
-                self._models[key] = model
-            self._models.move_to_end(key)
-            while len(self._models) > self._capacity:
-                self._models.popitem(last=False)
-            return cast("T", self._models[key])
+                self._models[key] = _Resident(model=model, size_bytes=size_of(model))
+                self._loading.pop(key, None)
+                self._evict()
+            return model
 
     def loads(self) -> dict[str, int]:
         """How often each file was read, by kind and name."""
         with self._lock:
             return dict(self._loads)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What all resident models hold together."""
+        with self._lock:
+            return self._total()
+
+    def _used(self, key: ModelKey) -> Any:
+        self._models.move_to_end(key)
+        return self._models[key].model
+
+    def _evict(self) -> None:
+        while len(self._models) > 1 and self._total() > self.budget_bytes:
+            self._models.popitem(last=False)
+
+    def _total(self) -> int:
+        return sum(resident.size_bytes for resident in self._models.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resident:
+    model: Any
+    size_bytes: int

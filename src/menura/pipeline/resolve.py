@@ -13,6 +13,7 @@ from menura.checkpoints.voice import build_synthesizer
 from menura.errors import OptionError
 from menura.kernels.cache import PackingCache
 from menura.kernels.trust import trusted_kernels
+from menura.models.footprint import network_bytes
 from menura.pipeline.residency import ModelKey, ModelPool
 from menura.pipeline.stream import VoiceModels
 
@@ -72,7 +73,7 @@ class Resolver:
 
     def _synthesizer(self, entry: VoiceEntry) -> Synthesizer:
         key = ModelKey.of("voice", entry.path)
-        return self._pool.get(key, lambda: self._load_synthesizer(entry.path))
+        return self._pool.get(key, lambda: self._load_synthesizer(entry.path), size_of=network_bytes)
 
     def _load_synthesizer(self, path: Path) -> Synthesizer:
         synthesizer = build_synthesizer(load_voice(path)).to(self._device)
@@ -84,13 +85,14 @@ class Resolver:
         if name == "menura-starter":
             from menura.content.starter import WEIGHTS, StarterEncoder
 
-            return self._pool.get(ModelKey.of("content", WEIGHTS), lambda: StarterEncoder.load(self._device))
+            key = ModelKey.of("content", WEIGHTS)
+            return self._pool.get(key, lambda: StarterEncoder.load(self._device), size_of=_own_bytes)
         from menura.content.contentvec import ContentVec, Projection
 
         path = find_asset(name, self._home)
         projection: Projection = "none" if version != "v1" else "layer9" if compat == "rvc" else "last"
         key = ModelKey.of("content", path, projection)
-        return self._pool.get(key, lambda: ContentVec.load(path, self._device, projection))
+        return self._pool.get(key, lambda: ContentVec.load(path, self._device, projection), size_of=_own_bytes)
 
     def _f0_method(self, options: ConversionOptions) -> str:
         from menura.f0.registry import resolve_method
@@ -102,13 +104,18 @@ class Resolver:
 
         assert method is not None
         path = method_path(method, self._home)
-        return self._pool.get(ModelKey.of("f0", path), lambda: load_estimator(method, path, self._device))
+        key = ModelKey.of("f0", path)
+        return self._pool.get(key, lambda: load_estimator(method, path, self._device), size_of=_own_bytes)
 
     def _index(self, path: Path | None, content_dim: int, index_rate: float) -> FeatureIndex | None:
         if path is None or index_rate == 0:
             return None
         from menura.retrieval.faiss_index import FaissIndex
 
-        found = self._pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path))
+        found = self._pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path), size_of=_own_bytes)
         found.check_dim(content_dim)
         return found
+
+
+def _own_bytes(model: ContentEncoder | F0Estimator | FeatureIndex) -> int:
+    return model.resident_bytes

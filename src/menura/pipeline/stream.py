@@ -29,6 +29,7 @@ from menura.pipeline.plan import (
     segment_borders,
     whole_window,
 )
+from menura.pipeline.prefetch import read_ahead
 from menura.pipeline.recording import AnalysisFeed, Recording
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
 from menura.pipeline.timeline import Track
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from menura.pipeline.survey import RecordingFacts
     from menura.retrieval.base import FeatureIndex
     from menura.types import FloatArray
+
+_BLOCKS_AHEAD = 8
+"""Blocks of 2 s that are read while the networks compute."""
 
 Step = Request | AudioBlock
 StreamSteps = Generator[Step, "FloatArray | None", None]
@@ -96,6 +100,7 @@ class Stream:
     ) -> None:
         self.stream_id = stream_id
         self.seams_s: list[float] = []
+        self.abandoned = False
         self._recording, self._facts, self._models, self._plan = recording, facts, models, plan
         self._f0_policy, self._clock = f0_policy, clock
         extent = plan.extent
@@ -111,18 +116,26 @@ class Stream:
         self._content_windows = self._windows(models.encoder, whole=plan.whole_content)
         self._f0_windows = self._windows(models.f0, whole=plan.whole_f0) if models.f0 else iter(())
 
+    def abandon(self) -> None:
+        """Say that nobody wants the rest: the engine ends the stream at its next step."""
+        self.abandoned = True
+
     def steps(self) -> StreamSteps:
         """Yield requests (send back their answers) and AudioBlocks at the voice's rate, `output_samples` together."""
+        extent = self._plan.extent
         with self._recording.open() as reader:
             feed = AnalysisFeed(reader, self._facts.gain).blocks()
-            extent = self._plan.extent
             extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
-            self._blocks = self._clock.pulled("decode", extended)
-            if self._f0_policy.given is not None:
-                self._features.commit_f0(self._f0_policy.given)
-            elif self._f0_policy.target_hz is not None:
-                yield from self._find_pitch()
-            yield from self._segments()
+            with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
+                self._blocks = self._clock.pulled("decode", blocks)
+                yield from self._converted()
+
+    def _converted(self) -> StreamSteps:
+        if self._f0_policy.given is not None:
+            self._features.commit_f0(self._f0_policy.given)
+        elif self._f0_policy.target_hz is not None:
+            yield from self._find_pitch()
+        yield from self._segments()
 
     @property
     def semitones(self) -> float | None:

@@ -14,6 +14,11 @@ class FeatureIndex(Protocol):
     dim: int
     size: int
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the vectors hold."""
+        ...
+
     def retrieve(self, content: FloatArray) -> FloatArray:
         """Weighted mean of the 8 nearest stored vectors for each row (weights (1/distance²)², as RVC's).
 

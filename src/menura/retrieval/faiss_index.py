@@ -55,6 +55,11 @@ class FaissIndex:
         if not all(np.isfinite(index.reconstruct_n(at, min(_QUERY_ROWS, self.size - at))).all() for at in starts):
             raise IndexFileError(f"{path}: holds values that are no numbers. Make the index again.")
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the vectors hold, with their 64-bit numbers."""
+        return self.size * (4 * self.dim + 8)
+
     @classmethod
     def load(cls, path: Path, threads: int = 1) -> FaissIndex:
         """Read an index.

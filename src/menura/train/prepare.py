@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.audio.decode import open_audio
-from menura.audio.listing import audio_files
+from menura.audio.listing import Selection, audio_files
 from menura.errors import TrainingError
 from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
 
@@ -90,7 +90,7 @@ def prepare(
     Raises:
         TrainingError: there is nothing to read, or a recording can't be.
     """
-    found = audio_files(recordings, recursive=True)
+    found = audio_files(recordings, Selection(recursive=True))
     errors = [item.error for item in found if item.error]
     if errors or not found:
         raise TrainingError(errors[0] if errors else "no recordings were given.")

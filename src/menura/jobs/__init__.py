@@ -1,0 +1,1 @@
+"""Batches that survive: what was done is written down, and the same command does only what is missing."""

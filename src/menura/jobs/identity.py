@@ -1,0 +1,49 @@
+"""What a request is, so that an earlier run's output can be told to be of the same one. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from menura import __version__
+from menura.checkpoints.assets import asset_status
+from menura.checkpoints.library import find_voice
+from menura.f0.registry import method_path, resolve_method
+from menura.options import ConversionOptions
+from menura.pipeline.residency import ModelKey
+
+
+def request_identity(options: ConversionOptions, home: Path) -> str:
+    """A hash of everything that decides an output beside its input: options, files of networks, voice and index.
+
+    Files count by path, size and time of change, as for the models that stay loaded. Another version of Menura makes
+    another request.
+
+    Args:
+        options: what is asked for.
+        home: Menura's data folder.
+
+    Raises:
+        VoiceNotFoundError, AssetMissingError, OptionError: with what to do.
+    """
+    voice = find_voice(options.voice, home)
+    method = "file" if options.f0_file else resolve_method(options.f0, home)
+    index = options.index or voice.index_path
+    files = [
+        ModelKey.of("voice", voice.path),
+        None if index is None or not options.index_rate else ModelKey.of("index", index),
+        ModelKey.of("f0", options.f0_file or method_path(method, home)),
+    ]
+    if not voice.builtin:  # which encoder it needs is known only when it is read
+        files += [ModelKey.of("content", s.path) for s in asset_status(home) if s.path and s.asset.is_folder]
+    named = ("voice", "index", "f0", "f0_file")
+    fields = {
+        "version": __version__,
+        "f0_method": method,
+        "f0_median_hz": voice.f0_median_hz,
+        "files": [None if key is None else dataclasses.astuple(key) for key in files],
+        "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in named},
+    }
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()

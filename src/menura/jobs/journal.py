@@ -1,0 +1,187 @@
+"""What earlier runs finished in an output folder: one line of JSON for each output, appended when it is complete.
+
+An output counts as done only if it is the file that was written then (size and time of change), made from the input as
+it is now (path, size and time of change), for the same request (options, voice, index and networks). Lines that can't
+be read, such as one cut off when the process was killed, count for nothing. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from menura.errors import EncodeError
+from menura.types import FileResult, StageTimes, State
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+JOURNAL_NAME = ".menura-journal.jsonl"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStamp:
+    """A file as it is now."""
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp | None:
+        """The stamp of a file, None if there is none."""
+        try:
+            facts = path.stat()
+            return cls(path=str(path.resolve()), size_bytes=facts.st_size, modified_ns=facts.st_mtime_ns)
+        except OSError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    source: FileStamp
+    made: FileStamp
+    request: str
+    result: FileResult
+
+
+class Journal:
+    """An output folder's journal, held open during a run; use it as a context manager.
+
+    Several runs may share a folder. The first one there removes what killed runs left half-written.
+
+    Args:
+        folder: the output folder; made if it isn't there.
+        outputs: what this run will write.
+
+    Raises:
+        EncodeError: on entering, where the folder can't be written.
+    """
+
+    def __init__(self, folder: Path, outputs: Iterable[Path]) -> None:
+        self._path = folder / JOURNAL_NAME
+        self._outputs = list(outputs)
+        self._entries: dict[str, _Entry] = {}
+        self._writing = threading.Lock()
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Journal:
+        """Read what is there."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+b")
+            _lock(self._file, self._sweep)
+            self._file.seek(0)
+            lines = self._file.read().splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
+                self._file.write(b"\n")
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                entry = _entry(json.loads(line))
+                self._entries[entry.made.path] = entry
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder."""
+        if self._file is not None:
+            self._file.close()
+
+    def finished(self, source: FileStamp | None, output: Path, request: str) -> FileResult | None:
+        """The result of an earlier run, if its output still stands for this input and request."""
+        made = FileStamp.of(output)
+        entry = self._entries.get(made.path) if made is not None else None
+        if source is None or entry is None:
+            return None
+        if (entry.source, entry.made, entry.request) != (source, made, request):
+            return None
+        return dataclasses.replace(entry.result, output=output, resumed=True)
+
+    def record(self, source: FileStamp | None, result: FileResult, request: str) -> None:
+        """Write down that an output is complete. What failed is not written down: it will be tried again.
+
+        Args:
+            source: the input as it was before it was read.
+            result: what became of it.
+            request: identity of what was asked for.
+
+        Raises:
+            EncodeError: the journal can't be written.
+        """
+        made = None if result.output is None else FileStamp.of(result.output)
+        if source is None or made is None or self._file is None:
+            return
+        line = _line(_Entry(source=source, made=made, request=request, result=result))
+        with self._writing:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError as error:
+                raise _unwritable(self._path, error) from error
+
+    def _sweep(self) -> None:
+        from menura.audio.encode import remove_unfinished
+
+        remove_unfinished(self._outputs)
+
+
+def _line(entry: _Entry) -> bytes:
+    result = dataclasses.asdict(entry.result)
+    del result["output"], result["resumed"]
+    fields = {
+        "menura_journal": _FORMAT,
+        "source": dataclasses.asdict(entry.source),
+        "made": dataclasses.asdict(entry.made),
+        "request": entry.request,
+        "result": {**result, "state": entry.result.state.value},
+    }
+    return json.dumps(fields).encode() + b"\n"
+
+
+def _entry(fields: dict[str, Any]) -> _Entry:
+    if fields["menura_journal"] != _FORMAT:
+        raise ValueError("another format")
+    given: dict[str, Any] = dict(fields["result"])
+    given |= {name: tuple(given[name]) for name in ("notes", "seams_s")}
+    given |= {"state": State(given["state"]), "stages": StageTimes(**given["stages"])}
+    return _Entry(
+        source=FileStamp(**fields["source"]),
+        made=FileStamp(**fields["made"]),
+        request=fields["request"],
+        result=FileResult(**given, output=None),
+    )
+
+
+def _lock(file: IO[bytes], sweep: Any) -> None:
+    """Share the folder with other runs; `sweep` first if there are none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: files that are open can't be deleted there anyway
+        sweep()
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    except OSError:
+        return  # a file system without locks: better to leave a stray file than to delete another run's
+    else:
+        sweep()
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def _unwritable(path: Path, error: OSError) -> EncodeError:
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return EncodeError(f"{path}: can't be written: {reason}. Choose an output folder that can be written.")

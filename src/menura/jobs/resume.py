@@ -1,0 +1,60 @@
+"""A batch into one folder that goes on where an earlier run of it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from menura.checkpoints.assets import home_folder
+from menura.jobs.identity import request_identity
+from menura.jobs.journal import FileStamp, Journal
+from menura.options import ConversionOptions, EngineOptions
+from menura.types import FileResult, Progress, RunReport
+
+
+def convert_resumably(
+    pairs: Sequence[tuple[Path, Path]],
+    options: ConversionOptions,
+    engine: EngineOptions,
+    *,
+    folder: Path,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """Convert many files into a folder, those that an earlier run finished excepted.
+
+    Args:
+        pairs: (input, output), all outputs below the folder.
+        options: what is asked for, the same for all.
+        engine: what the process runs with. It is started only if something is missing.
+        folder: the output folder; its journal is kept there.
+        force: convert all, finished or not.
+        on_progress: called after every block with what is done of the missing ones.
+
+    Raises:
+        MenuraError: the request as a whole can't be carried out, or the folder can't be written.
+    """
+    request = request_identity(options, home_folder(engine.home))
+    stamps = [FileStamp.of(source) for source, _ in pairs]
+    with Journal(folder, [output for _, output in pairs]) as journal:
+        results: dict[int, FileResult] = {}
+        for number, (source, output) in enumerate(pairs):
+            done = None if force else journal.finished(stamps[number], output, request)
+            if done is not None:
+                results[number] = dataclasses.replace(done, input=str(source))
+        missing = [number for number in range(len(pairs)) if number not in results]
+        if not missing:
+            return RunReport(files=tuple(results.values()), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+        from menura.converter import Converter
+
+        converter = Converter(engine)
+        converter.preload(options)
+        report = converter.convert_files(
+            [pairs[number] for number in missing],
+            options,
+            on_progress=on_progress,
+            on_result=lambda place, result: journal.record(stamps[missing[place]], result, request),
+        )
+    results |= dict(zip(missing, report.files, strict=True))
+    return dataclasses.replace(report, files=tuple(results[number] for number in range(len(pairs))))

@@ -1,0 +1,62 @@
+"""How far a run over many recordings has come, and how much is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from menura.types import Progress
+
+
+class RunMeter:
+    """Counts files and seconds of sound. Durations that nobody has read yet are estimated by the files' sizes.
+
+    Args:
+        sizes: bytes of each input, 0 where unknown.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = sizes
+        self._start = time.perf_counter()
+        self._known_s: dict[int, float] = {}
+        self._done_s: dict[int, float] = {}
+        self._files_done = 0
+        self._files_begun = 0
+
+    def begun(self, number: int, audio_s: float) -> None:
+        """An input was read once: its duration is known."""
+        self._known_s[number] = audio_s
+        self._files_begun += 1
+
+    def advanced(self, number: int, audio_s: float) -> None:
+        """So much of an input's sound is final."""
+        self._done_s[number] = audio_s
+
+    def failed(self, number: int) -> None:
+        """An input will give no (more) sound."""
+        self._known_s[number] = self._done_s.get(number, 0.0)
+        self._files_done += 1
+
+    def finished(self) -> None:
+        """An output was written."""
+        self._files_done += 1
+
+    def progress(self, name: str) -> Progress:
+        """Where the run is; `name` is the input that is being worked on."""
+        return Progress(
+            file=name,
+            files_begun=self._files_begun,
+            files_done=self._files_done,
+            files=len(self._sizes),
+            audio_done_s=sum(self._done_s.values()),
+            audio_s=self._audio_s(),
+            wall_s=time.perf_counter() - self._start,
+        )
+
+    def _audio_s(self) -> float | None:
+        known_s, known_bytes = sum(self._known_s.values()), sum(self._sizes[n] for n in self._known_s)
+        if len(self._known_s) == len(self._sizes):
+            return known_s
+        if not known_bytes:
+            return None
+        return known_s * sum(self._sizes) / known_bytes

@@ -1,0 +1,116 @@
+"""Killed at any moment, the same command finishes what is missing and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from menura.cli.main import run
+from menura.jobs.journal import JOURNAL_NAME
+
+CONVERT = ["convert", "talks", "-o", "out", "--voice", "tiny", "--threads", "1"]
+FILES = 6
+
+
+@pytest.fixture
+def talks(place: Path, talk: Path) -> Path:
+    """Recordings of 1.5 to 12 s."""
+    samples, rate = soundfile.read(talk, dtype="float32")
+    Path("talks/day").mkdir(parents=True)
+    for number in range(FILES):
+        name = f"talks/{'day/' if number % 2 else ''}{number}.wav"
+        soundfile.write(name, np.tile(samples, 1 + 7 * (number % 2)) * (0.5 + 0.05 * number), rate)
+    return Path("talks")
+
+
+def outputs(folder: Path = Path("out")) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != JOURNAL_NAME)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def convert(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run([*CONVERT, "--json", *arguments]) == code, capsys.readouterr().err
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    return document
+
+
+def resumed(document: dict[str, Any]) -> list[bool]:
+    return [file["resumed"] for file in document["files"]]
+
+
+def test_kill_and_resume(talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wanted in (1, 3):  # outputs after which the process is killed
+        process = subprocess.Popen(
+            [sys.executable, "-m", "menura", *CONVERT], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while sum(not name.endswith(".part") for name in outputs()) < wanted:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "nothing was converted within two minutes"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    times = {name: os.stat(Path("out") / name).st_mtime_ns for name in outputs() if not name.endswith(".part")}
+    done = {line["made"]["path"] for line in map(json.loads, (Path("out") / JOURNAL_NAME).read_text().splitlines())}
+    assert len(times) - len(done) <= 1  # killed between a file's last move and its line
+    document = convert(capsys)
+    made = outputs()
+    assert sorted(made) == sorted(path.relative_to("talks").as_posix() for path in talks.rglob("*.wav"))
+    assert sum(resumed(document)) == len(done) >= 2
+    for name, before in times.items():
+        if str((Path("out") / name).resolve()) in done:
+            assert os.stat(Path("out") / name).st_mtime_ns == before, f"{name} was written twice"
+    shutil.rmtree("out")
+    convert(capsys)
+    assert outputs() == made
+
+
+def test_what_is_done_again_and_what_not(talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = convert(capsys, "--report", "report.json")
+    assert resumed(first) == [False] * FILES
+    assert json.loads(Path("report.json").read_text()) == first
+    assert sorted(first["model_loads"].values()) == [1, 1, 1]
+    again = convert(capsys)
+    assert resumed(again) == [True] * FILES
+    assert again["model_loads"] == {}
+    for before, after in zip(first["files"], again["files"], strict=True):
+        assert {**before, "resumed": True} == after
+    samples, rate = soundfile.read("talks/0.wav")
+    soundfile.write("talks/0.wav", samples[:8000], rate)
+    Path("out/2.wav").write_bytes(b"damaged")
+    Path("out/4.wav").unlink()
+    flags = {file["input"]: file["resumed"] for file in convert(capsys)["files"]}
+    assert {name for name, flag in flags.items() if not flag} == {"talks/0.wav", "talks/2.wav", "talks/4.wav"}
+    assert resumed(convert(capsys, "--transpose", "2")) == [False] * FILES
+    assert resumed(convert(capsys, "--transpose", "2", "--include", "day/*")) == [True] * (FILES // 2)
+    assert resumed(convert(capsys, "--transpose", "2", "--exclude", "day/*", "--force")) == [False] * (FILES // 2)
+    assert run([*CONVERT, "--transpose", "2"]) == 0
+    assert capsys.readouterr().out == f"{FILES} of {FILES} were finished before (--force converts them again)\n"
+
+
+def test_failed_ones_are_tried_again(talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("talks/bad.wav").write_text("no recording " * 50)
+    first = convert(capsys, "--no-recursive", code=1)
+    assert [file["state"] for file in first["files"]] == ["done", "done", "done", "failed"]
+    again = convert(capsys, "--no-recursive", code=1)
+    assert resumed(again) == [True, True, True, False]
+    shutil.copy("talks/0.wav", "talks/bad.wav")
+    assert resumed(convert(capsys, "--no-recursive")) == [True, True, True, False]
+
+
+def test_nothing_is_left_to_choose(talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = convert(capsys, "--include", "*.flac", code=1)
+    assert "that --include and --exclude leave" in document["files"][0]["error"]

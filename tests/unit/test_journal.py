@@ -1,0 +1,201 @@
+"""What counts as done, and what doesn't."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from menura.audio.encode import AudioWriter
+from menura.errors import EncodeError
+from menura.jobs.identity import request_identity
+from menura.jobs.journal import JOURNAL_NAME, FileStamp, Journal
+from menura.options import ConversionOptions
+from menura.types import FileResult, StageTimes, State
+from support.tiny import tiny_config
+from support.voicefiles import write_voice
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "a.flac"
+    path.parent.mkdir()
+    path.write_bytes(b"a recording")
+    return path
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    path = tmp_path / "out" / "deep" / "a.wav"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a conversion")
+    return path
+
+
+def result_of(output: Path) -> FileResult:
+    return FileResult(
+        input="in/a.flac",
+        output=output,
+        state=State.WARNING,
+        error="cut off.",
+        notes=("a note",),
+        audio_s=1.5,
+        output_samples=36_000,
+        output_rate=24_000,
+        f0_method="swift",
+        transpose=2.0,
+        wall_s=0.5,
+        stages=StageTimes(decode_s=0.1),
+        seams_s=(20.0,),
+    )
+
+
+def record(source: Path, output: Path, request: str = "r") -> FileResult:
+    result = result_of(output)
+    with Journal(output.parents[1], [output]) as journal:
+        journal.record(FileStamp.of(source), result, request)
+    return result
+
+
+def finished(source: Path, output: Path, request: str = "r") -> FileResult | None:
+    with Journal(output.parents[1], [output]) as journal:
+        return journal.finished(FileStamp.of(source), output, request)
+
+
+def test_a_finished_output_is_known_with_all_its_facts(source: Path, output: Path) -> None:
+    assert finished(source, output) is None
+    result = record(source, output)
+    again = finished(source, output)
+    assert again is not None
+    assert again.resumed
+    assert {n: getattr(again, n) for n in FileResult.__slots__ if n != "resumed"} == {
+        n: getattr(result, n) for n in FileResult.__slots__ if n != "resumed"
+    }
+
+
+def touch(path: Path) -> None:
+    facts = path.stat()
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1_000_000))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source, output: touch(source),
+        lambda source, output: source.write_bytes(b"another"),
+        lambda source, output: source.unlink(),
+        lambda source, output: touch(output),
+        lambda source, output: output.write_bytes(b"cut"),
+        lambda source, output: output.unlink(),
+    ],
+)
+def test_a_changed_file_is_not_done(source: Path, output: Path, change: Callable[[Path, Path], object]) -> None:
+    record(source, output)
+    change(source, output)
+    assert finished(source, output) is None
+
+
+def test_another_request_or_input_is_not_done(source: Path, output: Path) -> None:
+    record(source, output)
+    assert finished(source, output, "another") is None
+    twin = source.with_name("b.flac")
+    twin.write_bytes(source.read_bytes())
+    os.utime(twin, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+    assert finished(twin, output) is None
+    assert finished(source, output) is not None
+
+
+def test_the_last_entry_counts(source: Path, output: Path) -> None:
+    record(source, output, "one")
+    output.write_bytes(b"converted anew")
+    record(source, output, "two")
+    assert finished(source, output, "one") is None
+    assert finished(source, output, "two") is not None
+
+
+def test_a_cut_off_line_costs_one_output(source: Path, output: Path) -> None:
+    other = output.with_name("b.wav")
+    other.write_bytes(b"another")
+    record(source, output)
+    record(source, other)
+    journal = output.parents[1] / JOURNAL_NAME
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert finished(source, output) is not None
+    assert finished(source, other) is None
+    record(source, other)
+    assert finished(source, other) is not None
+
+
+@pytest.mark.parametrize("line", [b"[]", b"{}", b"null", b'{"menura_journal": 2}', b"\xff\xfe", b"{" * 50])
+def test_lines_of_another_kind_count_for_nothing(source: Path, output: Path, line: bytes) -> None:
+    record(source, output)
+    with (output.parents[1] / JOURNAL_NAME).open("ab") as file:
+        file.write(line + b"\n")
+    assert finished(source, output) is not None
+
+
+def test_what_failed_is_not_written_down(source: Path, output: Path) -> None:
+    with Journal(output.parents[1], [output]) as journal:
+        failed = FileResult(input="x", output=None, state=State.FAILED, error="bad")
+        journal.record(FileStamp.of(source), failed, "r")
+    assert (output.parents[1] / JOURNAL_NAME).read_bytes() == b""
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EncodeError, match="Choose an output folder"), Journal(tmp_path / "file", []):
+        pass
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
+    output, other = tmp_path / "out" / "a.wav", tmp_path / "out" / "b.wav"
+    code = f"""if True:
+        import os, numpy
+        from menura.audio.encode import AudioWriter
+        for path in ({str(output)!r}, {str(other)!r}):
+            writer = AudioWriter(path, 16000)
+            writer.write(numpy.zeros(1000, dtype=numpy.float32))
+            keep = writer
+        os.kill(os.getpid(), 9)
+    """
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    (output.parent / ".a.wav.part").touch()  # not ours
+    before = sorted(path.name for path in output.parent.iterdir())
+    assert len(before) == 3
+    with Journal(output.parent, [output]) as first:
+        left = sorted(path.name for path in output.parent.iterdir())
+        assert [name[:6] for name in left] == [".a.wav", ".b.wav", ".menur"]
+        with AudioWriter(output, 16_000), Journal(output.parent, [output]):
+            assert len(list(output.parent.iterdir())) == 4  # while another run is there nothing is removed
+        assert first.finished(None, output, "r") is None
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_voice(tmp_path / "home" / "voices" / "tiny" / "voice.safetensors", tiny_config())
+    return tmp_path / "home"
+
+
+def test_a_request_is_its_options_and_files(home: Path, tmp_path: Path) -> None:
+    def identity(**options: object) -> str:
+        return request_identity(ConversionOptions(voice="tiny", f0="swift", **options), home)  # type: ignore[arg-type]
+
+    plain = identity()
+    assert identity() == plain
+    assert identity(transpose=1.0) != plain
+    assert identity(format="flac") != plain
+    curve, index = tmp_path / "f0.csv", tmp_path / "i.index"
+    curve.write_text("0,100\n")
+    index.write_bytes(b"index")
+    with_curve = identity(f0_file=curve)
+    assert with_curve != plain
+    curve.write_text("0,1000\n")
+    assert identity(f0_file=curve) != with_curve
+    assert identity(index=index) != plain
+    assert identity(index=index, index_rate=0.0) == identity(index_rate=0.0)
+    touch(home / "voices" / "tiny" / "voice.safetensors")
+    assert identity() != plain

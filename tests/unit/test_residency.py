@@ -1,0 +1,107 @@
+"""Models are loaded once, by one thread, and leave by a budget of bytes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from menura.models.footprint import network_bytes
+from menura.pipeline.residency import ModelKey, ModelPool
+from support.tiny import tiny_voice
+
+
+def key(name: str) -> ModelKey:
+    return ModelKey(kind="voice", path=f"/voices/{name}", size_bytes=1, modified_ns=1, variant="")
+
+
+def get(pool: ModelPool, name: str, size: int = 40) -> object:
+    return pool.get(key(name), object, size_of=lambda _: size)
+
+
+def test_the_least_recently_used_leave_when_bytes_run_out() -> None:
+    pool = ModelPool(budget_bytes=100)
+    a, _ = get(pool, "a"), get(pool, "b")
+    assert get(pool, "a") is a
+    assert pool.resident_bytes == 80
+    get(pool, "c")  # b leaves: a was used after it
+    assert pool.resident_bytes == 80
+    assert get(pool, "a") is a
+    assert pool.loads() == {"voice:a": 1, "voice:b": 1, "voice:c": 1}
+    get(pool, "b")
+    assert pool.loads()["voice:b"] == 2
+
+
+def test_one_that_is_larger_than_the_budget_stays_alone() -> None:
+    pool = ModelPool(budget_bytes=100)
+    get(pool, "small", 10)
+    large = get(pool, "large", 1000)
+    assert get(pool, "large", 1000) is large
+    assert pool.resident_bytes == 1000
+    get(pool, "small", 10)
+    assert pool.resident_bytes == 10
+
+
+def test_by_default_a_part_of_the_free_memory_is_the_budget() -> None:
+    assert 2**26 < ModelPool().budget_bytes < 2**45
+
+
+def test_one_thread_loads_while_others_wait_and_other_models_are_not_held_up() -> None:
+    pool, begun, go_on = ModelPool(budget_bytes=1000), threading.Event(), threading.Event()
+    count = 0
+
+    def slow() -> object:
+        nonlocal count
+        count += 1
+        begun.set()
+        assert go_on.wait(30)
+        return object()
+
+    got: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(pool.get(key("slow"), slow, size_of=lambda _: 1))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(30)
+    assert get(pool, "other") is not None  # while the slow one is under way
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert count == 1
+    assert len(got) == 4
+    assert len(set(map(id, got))) == 1
+
+
+def test_a_failed_load_is_told_and_can_be_tried_again() -> None:
+    pool = ModelPool(budget_bytes=100)
+
+    def fail() -> object:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        pool.get(key("a"), fail, size_of=lambda _: 1)
+    assert pool.loads() == {}
+    assert get(pool, "a") is get(pool, "a")
+
+
+def test_a_key_is_the_file_as_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "voice.pth"
+    path.write_bytes(b"one")
+    before = ModelKey.of("voice", path)
+    assert ModelKey.of("voice", path) == before
+    path.write_bytes(b"three")
+    assert ModelKey.of("voice", path) != before
+    assert ModelKey.of("voice", path, "fp16") != ModelKey.of("voice", path)
+    assert ModelKey.of("voice", tmp_path).size_bytes == 5
+
+
+def test_a_network_knows_its_bytes() -> None:
+    layer = torch.nn.Linear(3, 2)
+    layer.register_buffer("table", torch.zeros(5, dtype=torch.float64))
+    assert network_bytes(layer) == 4 * (3 * 2 + 2) + 8 * 5
+    tied = torch.nn.ModuleList([layer, layer])
+    assert network_bytes(tied) == network_bytes(layer)
+    assert network_bytes(tiny_voice()) > 1000
