@@ -113,14 +113,15 @@ class FakeF0:
 
     name, core_frames, context_frames = "fake", 1600, 80
 
-    def __init__(self) -> None:
+    def __init__(self, threshold: float = 1e-4) -> None:
         self.windows: list[int] = []
+        self._threshold = threshold
 
     def estimate(self, samples: Tensor) -> Tensor:
         self.windows.append(samples.shape[1])
         frames = samples.shape[1] // 160
         level = samples[:, : frames * 160].reshape(len(samples), frames, 160).abs().mean(dim=2)
-        f0 = torch.where(level > 1e-4, 100 + 200 * level.clamp(max=1.0), torch.zeros(()))
+        f0 = torch.where(level > self._threshold, 100 + 200 * level.clamp(max=1.0), torch.zeros(()))
         return torch.cat([f0, f0[:, -1:]], dim=1)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from menura.types import FloatArray
 
-DEFAULT_MEMORY_BYTES = 32 * 2**20
+DEFAULT_MEMORY_BYTES = 4 * 2**20
 _SAMPLE_BYTES = 4
 
 

@@ -150,9 +150,7 @@ class RelativeAttention(nn.Module):
             scores[..., : max(0, side - low)] = -torch.inf
             scores[..., side + frames - low :] = -torch.inf
             if limited:
-                position = torch.arange(low - side, high - side, device=x.device)
-                distance = position - torch.arange(rows.start, rows.stop, device=x.device)[:, None]
-                scores.masked_fill_(distance.abs() > side, -torch.inf)
+                _mask_corners(scores, side, low - start)
             if gone is not None:
                 scores.masked_fill_(gone[..., low:high] & (scores > -torch.inf), -1e4)
             weights = F.dropout(torch.softmax(scores, dim=-1), self.p_dropout, self.training)
@@ -175,6 +173,21 @@ class RelativeAttention(nn.Module):
         batch, heads, rows, keys = scores.shape
         strides = (heads * rows * keys, rows * keys, keys + 1, 1)
         return scores.as_strided((batch, heads, rows, 2 * self.window + 1), strides, nearest)
+
+
+def _mask_corners(scores: Tensor, reach: int, skipped: int) -> None:
+    """Take what is out of reach out of a block of scores: two triangles.
+
+    Args:
+        scores: (batch, heads, rows, keys); key 0 is `reach - skipped` before the first row.
+        reach: the largest distance that stays.
+        skipped: keys before key 0 that the first row would reach.
+    """
+    rows = scores.shape[2]
+    early, late = scores[..., : max(0, rows - skipped)], scores[..., 2 * reach - skipped :]
+    square = scores.new_ones(rows, max(early.shape[-1], late.shape[-1]), dtype=torch.bool)
+    early.masked_fill_(square[:, : early.shape[-1]].tril(-1 - skipped), -torch.inf)
+    late.masked_fill_(square[:, : late.shape[-1]].triu(1), -torch.inf)
 
 
 class ConvFeedForward(nn.Module):
