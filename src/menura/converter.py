@@ -18,13 +18,14 @@ from menura.f0.file import read_f0_file
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, one_line, run_batch
 from menura.pipeline.clock import StageClock
-from menura.pipeline.conversion import Conversion, begin, collect, convert_all
+from menura.pipeline.conversion import Conversion, begin, collect, convert_all, explain
 from menura.pipeline.memory import frame_budget
 from menura.pipeline.outputs import output_gain
+from menura.pipeline.policy import machine_of
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.residency import ModelPool
 from menura.pipeline.resolve import Resolver
-from menura.types import AudioBlock, FileResult, Progress, RunReport, State
+from menura.types import AudioBlock, Explanation, FileResult, Progress, RunReport, State
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -109,6 +110,16 @@ class Converter:
             peak_memory_mb=peak_memory_mb(),
             model_loads=self._pool.loads(),
         )
+
+    def explain(self, source: Path | str, options: ConversionOptions | None = None) -> Explanation:
+        """Say what would be done with a recording on this device, and why, without converting it.
+
+        Raises:
+            MenuraError: the voice or the recording can't be read.
+        """
+        options = options or ConversionOptions()
+        config = self._resolver.synthesizer_config(options)
+        return explain(FileRecording(Path(source)), config, options, machine_of(self.device))
 
     def stream(self, source: Path | str, options: ConversionOptions | None = None) -> Iterator[AudioBlock]:
         """Convert block by block, as the sound becomes final.

@@ -124,6 +124,22 @@ class FileResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What would be done with one input, and why."""
+
+    input: str
+    audio_s: float = 0.0
+    strategy: str | None = None
+    """stream or whole; None if the input can't be read."""
+    reasons: tuple[str, ...] = ()
+    segments: int = 0
+    widest_frames: int = 0
+    """Frames of 10 ms of the widest window that a network sees."""
+    refusal: str | None = None
+    """Why it can't be done, and what can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a run has come."""
 

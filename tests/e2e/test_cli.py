@@ -124,6 +124,22 @@ def test_less_than_a_sample(menura: Run, place: Path, format: str) -> None:
         assert soundfile.info(f"o.{format}").frames == least
 
 
+def test_explain_says_what_would_be_done_and_does_nothing(menura: Run, long_talk: Path) -> None:
+    before = sorted(Path().iterdir())
+    code, out, err = menura("convert", long_talk, "missing.wav", "--voice", "tiny", "--explain")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("long.flac: ")
+    assert lines[0].endswith(" s, stream, 16 segments")
+    assert "memory is bounded" in lines[1]
+    assert lines[-1].startswith("missing.wav: ")
+    code, out, _ = menura("convert", long_talk, "--voice", "tiny", "--strategy", "whole", "--explain", "--json")
+    (file,) = json.loads(out)["files"]
+    assert (code, file["strategy"], file["segments"], file["refusal"]) == (0, "whole", 1, None)
+    assert file["widest_frames"] > 20_000
+    assert sorted(Path().iterdir()) == before
+
+
 def test_a_folder_with_bad_files(menura: Run, talk: Path) -> None:
     samples, rate = soundfile.read(talk)
     for name in ("in/a.wav", "in/a.flac", "in/deep/b.ogg"):

@@ -17,6 +17,7 @@ import click
 from menura.checkpoints.assets import home_folder
 from menura.checkpoints.library import find_voice
 from menura.cli.derive import options_of, values_of
+from menura.cli.explain import explain_inputs
 from menura.cli.plan import STANDARD, Inputs, Job, check_outputs, expand, folder_outputs, single_output
 from menura.cli.report import (
     ProgressLine,
@@ -46,6 +47,7 @@ _STDIN_LABEL = "standard input"
 )
 @options_of(ConversionOptions, BatchOptions, EngineOptions)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the run on standard output.")
+@click.option("--explain", is_flag=True, help="Say what would be done with each input, and why; convert nothing.")
 @click.option("--timings", is_flag=True, help="Print a table of seconds by stage.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only what went wrong.")
 @click.pass_context
@@ -55,6 +57,7 @@ def convert(
     inputs: tuple[str, ...],
     output: str | None,
     as_json: bool,
+    explain: bool,
     timings: bool,
     quiet: bool,
     **given: Any,
@@ -74,6 +77,8 @@ def convert(
     if not found.items and not found.missing:
         raise click.UsageError("there is nothing to convert: all recordings given lie in the output folder.")
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
+    if explain:
+        ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
     with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
         jobs = _jobs(found, output, options, Path(temporary))
         run = Run(

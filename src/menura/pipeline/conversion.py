@@ -10,24 +10,22 @@ import numpy as np
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
+from menura.errors import ResourceError
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
-from menura.pipeline.memory import check_whole
 from menura.pipeline.output import OutputChain
-from menura.pipeline.plan import (
-    ATTENTION_REACH_FRAMES,
-    WIDEST_WINDOW_FRAMES,
-    Extent,
-    compat_extent,
-    streaming_extent,
-)
+from menura.pipeline.plan import Extent, compat_extent, segment_borders, streaming_extent
+from menura.pipeline.policy import Decision, Machine, decide, machine_of
+from menura.pipeline.recording import BLOCK_S, analysis_length
 from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
 from menura.pipeline.survey import RecordingFacts, survey
-from menura.units import ceil_div, rescaled_length
+from menura.types import Explanation
+from menura.units import FRAME_SAMPLES, ceil_div, rescaled_length
 
 if TYPE_CHECKING:
     import torch
 
+    from menura.models.config import SynthesizerConfig
     from menura.options import ConversionOptions
     from menura.pipeline.clock import StageClock
     from menura.pipeline.recording import Recording
@@ -93,9 +91,9 @@ def begin(
     length, length_notes = _output_length(facts, output_rate, format)
     spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
     voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
-    plan = _plan(options, extent_of(facts.analysis_samples), voice_length, global_windows=models.encoder.global_windows)
-    if plan.whole_synthesis:
-        check_whole(plan.extent, config, plan.reach_frames)
+    extent = extent_of(facts.analysis_samples)
+    decision = _decision(options, extent, models)
+    plan = _plan(options, decision, extent, voice_length, global_windows=models.encoder.global_windows)
     return Conversion(
         stream=Stream(
             stream_id=stream_id,
@@ -116,9 +114,36 @@ def begin(
         facts=facts,
         clock=clock,
         output_rate=output_rate,
-        widest_frames=_widest_frames(plan),
+        widest_frames=decision.widest_frames,
         finds_pitch=options.transpose == "auto",
         notes=notes + length_notes + (("The recording is silent.",) if facts.silent else ()),
+    )
+
+
+def explain(
+    recording: Recording, config: SynthesizerConfig, options: ConversionOptions, machine: Machine
+) -> Explanation:
+    """Say what `begin` would decide, from the recording's length alone.
+
+    Raises:
+        DecodeError: it can't be read.
+    """
+    with recording.open() as reader:
+        rate, length = reader.info.sample_rate, reader.info.length_samples
+        if length is None:
+            length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
+    samples = analysis_length(length, rate)
+    extent = (streaming_extent if options.compat == "menura" else compat_extent)(samples)
+    decision = decide(options, extent.frames, config, machine)
+    borders = segment_borders(ceil_div(samples, FRAME_SAMPLES), whole=decision.strategy == "whole")
+    return Explanation(
+        input=recording.name,
+        audio_s=length / rate,
+        strategy=decision.strategy,
+        reasons=decision.reasons,
+        segments=sum(1 for _ in borders),
+        widest_frames=decision.widest_frames,
+        refusal=decision.refusal,
     )
 
 
@@ -166,28 +191,31 @@ def collect(conversion: Conversion, device: torch.device) -> FloatArray:
     return np.concatenate(parts)
 
 
-def _plan(options: ConversionOptions, extent: Extent, output_samples: int, *, global_windows: bool) -> StreamPlan:
-    compat = options.compat != "menura"
-    whole = compat or options.strategy == "whole"
+def _decision(options: ConversionOptions, extent: Extent, models: VoiceModels) -> Decision:
+    device = next(models.synthesizer.parameters()).device
+    decision = decide(options, extent.frames, models.synthesizer.config, machine_of(device))
+    if decision.refusal is not None:
+        raise ResourceError(decision.refusal)
+    return decision
+
+
+def _plan(
+    options: ConversionOptions, decision: Decision, extent: Extent, output_samples: int, *, global_windows: bool
+) -> StreamPlan:
+    whole = decision.strategy == "whole"
     return StreamPlan(
         extent=extent,
         output_samples=output_samples,
         whole_synthesis=whole,
         whole_content=whole and not global_windows,
-        whole_f0=compat,
-        reach_frames=None if compat else ATTENTION_REACH_FRAMES,
+        whole_f0=options.compat != "menura",
+        reach_frames=decision.reach_frames,
         index_rate=options.index_rate,
         protect=options.protect,
         speaker_id=options.speaker_id,
         seed=options.seed,
         noise_scale=options.noise_scale,
     )
-
-
-def _widest_frames(plan: StreamPlan) -> int:
-    frames = plan.extent.left_frames + plan.extent.end_frames
-    whole = plan.whole_synthesis or plan.whole_content or plan.whole_f0
-    return frames if whole else min(frames, WIDEST_WINDOW_FRAMES)
 
 
 def _f0_policy(

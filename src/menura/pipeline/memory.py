@@ -1,4 +1,4 @@
-"""Whether a whole recording fits into memory, before anything long starts."""
+"""How much memory there is, and how much of it a pass may take."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.errors import ResourceError
-from menura.pipeline.plan import seconds
-
 if TYPE_CHECKING:
     import torch
 
     from menura.models.config import SynthesizerConfig
-    from menura.pipeline.plan import Extent
 
 _ATTENTION_COPIES = 5
 """Score-sized tensors alive at once in the text encoder's relative attention."""
@@ -49,27 +45,6 @@ def whole_bytes(frames: int, config: SynthesizerConfig, reach_frames: int | None
     """
     scores = frames * frames if reach_frames is None else 0
     return _ATTENTION_COPIES * 4 * config.n_heads * scores + _BYTES_A_FRAME * frames
-
-
-def check_whole(extent: Extent, config: SynthesizerConfig, reach_frames: int | None) -> None:
-    """Refuse a whole-file conversion that can't fit.
-
-    Args:
-        extent: the recording's timeline.
-        config: the voice's.
-        reach_frames: see `whole_bytes`.
-
-    Raises:
-        ResourceError: with the streaming strategy as advice.
-    """
-    frames = extent.left_frames + extent.end_frames
-    needed, free = whole_bytes(frames, config, reach_frames), available_memory_bytes()
-    if needed > 0.8 * free:
-        raise ResourceError(
-            f"{seconds(frames):.0f} s in one window needs about {needed / 2**30:.1f} GB of memory, and "
-            f"{free / 2**30:.1f} GB are free. "
-            "Use --strategy stream (any length), or cut the recording."
-        )
 
 
 def frame_budget(device: torch.device) -> int:

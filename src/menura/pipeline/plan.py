@@ -48,6 +48,11 @@ class Extent:
     """Samples of the timeline after its last frame."""
 
     @property
+    def frames(self) -> int:
+        """All of its frames."""
+        return self.left_frames + self.end_frames
+
+    @property
     def right_samples(self) -> int:
         """Reflected samples needed after the recording's last one."""
         return self.end_frames * FRAME_SAMPLES + self.tail_samples - self.length_samples

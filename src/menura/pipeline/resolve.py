@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from menura.content.base import ContentEncoder
     from menura.f0.base import F0Estimator
+    from menura.models.config import SynthesizerConfig
     from menura.models.synthesizer import Synthesizer
     from menura.options import ConversionOptions
     from menura.retrieval.base import FeatureIndex
@@ -70,6 +71,10 @@ class Resolver:
             f0_median_hz=entry.f0_median_hz,
         )
         return ResolvedVoice(entry=entry, models=models, f0_method=method)
+
+    def synthesizer_config(self, options: ConversionOptions) -> SynthesizerConfig:
+        """The architecture of a request's voice. Raises VoiceNotFoundError, CheckpointError."""
+        return self._synthesizer(find_voice(options.voice, self._home)).config
 
     def _synthesizer(self, entry: VoiceEntry) -> Synthesizer:
         key = ModelKey.of("voice", entry.path)

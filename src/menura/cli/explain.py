@@ -1,0 +1,71 @@
+"""`menura convert --explain`: what would be done with each input, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from menura import __version__
+from menura.checkpoints.assets import home_folder
+from menura.checkpoints.library import find_voice
+from menura.cli.plan import STANDARD, Inputs
+from menura.cli.report import echo_json
+from menura.errors import MenuraError
+from menura.options import ConversionOptions, EngineOptions
+from menura.types import Explanation
+
+if TYPE_CHECKING:
+    from menura.converter import Converter
+
+
+def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOptions, *, as_json: bool) -> int:
+    """Tell of every input; the exit code is 0 only if all of them could be converted so."""
+    find_voice(options.voice, home_folder(engine.home))  # a misspelt name is told before torch is loaded
+    from menura.converter import Converter
+
+    converter = Converter(engine)
+    told = [_explanation(converter, item.path, options) for item in found.items]
+    told += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
+    if as_json:
+        echo_json({"version": __version__, "files": [dataclasses.asdict(explanation) for explanation in told]})
+    else:
+        for explanation in told:
+            click.echo("\n".join(_lines(explanation)))
+    return 0 if all(explanation.refusal is None for explanation in told) else 1
+
+
+def _explanation(converter: Converter, path: Path, options: ConversionOptions) -> Explanation:
+    try:
+        with _readable(path) as source:
+            return dataclasses.replace(converter.explain(source, options), input=str(path))
+    except MenuraError as error:
+        return Explanation(input=str(path), refusal=" ".join(str(error).split()))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    if str(path) != STANDARD:
+        yield path
+        return
+    from menura.audio.decode import spooled_input
+
+    with spooled_input(sys.stdin.buffer) as spooled:
+        yield spooled
+
+
+def _lines(explanation: Explanation) -> Iterator[str]:
+    if explanation.strategy is None:
+        yield f"{explanation.input}: {explanation.refusal}"
+        return
+    several = f", {explanation.segments} segments" if explanation.segments > 1 else ""
+    yield f"{explanation.input}: {explanation.audio_s:.2f} s, {explanation.strategy}{several}"
+    for reason in explanation.reasons:
+        yield f"  {reason}"
+    if explanation.refusal is not None:
+        yield f"  refused: {explanation.refusal}"
