@@ -134,6 +134,16 @@ def _status(wanted: str) -> KernelStatus:
     file = next(_candidates(), None)
     if file is None:
         return KernelStatus(library=None, reason="not built (no C++ compiler when Menura was installed)")
+    return load_library(file, wanted)
+
+
+def load_library(file: Path, wanted: str = "") -> KernelStatus:
+    """Load a built library and choose its path.
+
+    Args:
+        file: what the build made.
+        wanted: "avx2" or "avx512"; "" for the best that the processor has.
+    """
     try:
         handle = ctypes.CDLL(str(file))
     except OSError as error:

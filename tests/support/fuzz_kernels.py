@@ -1,0 +1,74 @@
+"""Runs the kernels of a given library over random small shapes and compares with torch; meant to run under sanitizers.
+
+usage: fuzz_kernels.py LIBRARY PATH SEED ROUNDS; with "overrun" for ROUNDS it reads a step too many, which has to fail
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
+from menura.kernels.packing import padded_channels
+
+
+def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
+    into, out, steps = (int(rng.integers(1, high)) for high in (60, 60, 90))
+    taps, dilation, rate = int(rng.integers(0, 10)) * 2 + 1, int(rng.integers(1, 7)), int(rng.integers(1, 12))
+    torch.set_num_threads(int(rng.integers(1, 3)))
+    x = torch.randn(steps, padded_channels(into))
+    x[:, into:] = 0
+    weight, bias = torch.randn(out, into, taps) / (into * taps) ** 0.5, torch.randn(out)
+    residual = torch.zeros(steps, padded_channels(out))
+    made = Convolution.of(library, weight, bias, dilation)(
+        x, torch.empty_like(residual), 0.1, Epilogue(mode=Mode.ADD_RESIDUAL, residual=residual)
+    )
+    signal = F.leaky_relu(x[:, :into].T[None], 0.1)
+    wanted = F.conv1d(signal, weight, bias, padding=dilation * (taps - 1) // 2, dilation=dilation)[0].T
+    torch.testing.assert_close(made[:, :out], wanted, rtol=0, atol=1e-4)
+
+    taps = rate + int(rng.integers(0, 9))
+    weight = torch.randn(into, out, taps) / 10
+    made = Upsampling.of(library, weight, bias, rate, 0)(x, torch.empty(steps * rate, padded_channels(out)), 0.1)
+    wanted = F.conv_transpose1d(signal, weight, bias, stride=rate)[0].T[: steps * rate]
+    torch.testing.assert_close(made[:, :out], wanted, rtol=0, atol=1e-4)
+
+    source = torch.randn(steps * rate)
+    weight = torch.randn(out, 1, 2 * rate)
+    SourceConvolution.of(library, weight, bias, rate, rate // 2)(source, made[:steps].contiguous())
+    weight = torch.randn(1, into, 7) / 10
+    made = LastConvolution.of(library, weight, None)(x, torch.empty(steps), 0.01)
+    wanted = torch.tanh(F.conv1d(F.leaky_relu(x[:, :into].T[None]), weight, padding=3))[0, 0]
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
+
+
+def overrun(library: KernelLibrary) -> None:
+    layer = Convolution.of(library, torch.randn(16, 16, 3), None)
+    x, output = torch.randn(40, 16), torch.empty(41, 16)
+    call = CallArguments(
+        input=x.data_ptr(), output=output.data_ptr(), steps_in=41, steps_out=41, slope=1.0, scale=1.0, threads=1
+    )
+    library.call("menura_convolve", layer.arguments, call)
+
+
+def main() -> None:
+    file, path, seed, rounds = sys.argv[1:]
+    status = load_library(Path(file), path)
+    assert status.library is not None, status.reason
+    torch.manual_seed(int(seed))
+    rng = np.random.default_rng(int(seed))
+    if rounds == "overrun":
+        overrun(status.library)
+        return
+    for _ in range(int(rounds)):
+        random_round(status.library, rng)
+    print("fine", path, rounds)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
