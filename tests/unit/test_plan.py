@@ -29,6 +29,11 @@ def test_the_timeline_covers_the_recording_and_its_reflections(length: int) -> N
         assert extent.left_samples == EDGE_FRAMES * 160
 
 
+def test_recordings_of_about_equal_length_have_timelines_of_equal_length() -> None:
+    ends = {streaming_extent(length).end_frames for length in range(16_000, 5 * 16_000, 7)}
+    assert len(ends) <= 4 * 100 // 20 + 1
+
+
 @given(LENGTHS, st.sampled_from([800, 2000, 3200]), st.sampled_from([96, 104, 150, 200]))
 def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int) -> None:
     extent = streaming_extent(length)

@@ -10,8 +10,12 @@ from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, cei
 EDGE_FRAMES = 100
 """Reflected context at a recording's two ends: 1 s, as RVC pads."""
 
-LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + 4) * FRAME_SAMPLES
-"""No reflection is longer, rounding up to whole content vectors included."""
+_LENGTH_STEP_FRAMES = 20
+"""Timelines are this much longer or not: recordings of about equal length then have windows of equal shape, which can
+share passes, and a batch of any lengths meets few shapes (for each, libraries keep a prepared kernel)."""
+
+LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + _LENGTH_STEP_FRAMES + 4) * FRAME_SAMPLES
+"""No reflection is longer, rounding up to the step or to whole content vectors included."""
 
 SEGMENT_FRAMES = 2000
 """Grid of the synthesis segments: 20 s."""
@@ -74,9 +78,9 @@ class Window:
 
 
 def streaming_extent(length_samples: int) -> Extent:
-    """The timeline of the default mode: an even number of frames, 1 s of reflection at both ends."""
+    """The timeline of the default mode: 1 s of reflection at both ends, at the second up to 0.2 s more."""
     frames = ceil_div(length_samples, FRAME_SAMPLES)
-    end = 2 * ceil_div(frames + EDGE_FRAMES, 2)
+    end = _LENGTH_STEP_FRAMES * ceil_div(frames + EDGE_FRAMES, _LENGTH_STEP_FRAMES)
     return Extent(
         length_samples=length_samples,
         left_frames=EDGE_FRAMES,
