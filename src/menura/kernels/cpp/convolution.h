@@ -112,33 +112,35 @@ int32_t convolve_filtered(const menura_layer& layer, const menura_call& call, co
   const int in = layer.channels_in, out = layer.channels_out, outputs = Transform::kTile - layer.taps + 1;
   const Tiling tiling{call.steps_out, layer.dilation, outputs, (layer.taps - 1) / 2};
   const int64_t tiles = tiling.count();
-  const int64_t tile_bytes = static_cast<int64_t>(kPoints) * (in + out) * sizeof(float);
+  const int widest = std::max(in, out);
+  const int64_t tile_bytes = static_cast<int64_t>(kPoints + 1) * widest * sizeof(float);
   const int64_t block = block_size(tiles, kBlockBytes / tile_bytes, call.threads);
   // A few floats more than a round number: points of equal offset would compete for the same lines of the cache.
-  const size_t pitch_in = block * in + 16, pitch_out = block * out + 16;
+  const size_t pitch = block * widest + 16;
   std::atomic<bool> out_of_memory{false};
   for_each_block((tiles + block - 1) / block, call.threads, [&](int64_t index) {
     const FlushDenormals flush;
-    float* zeros = Scratch::of_this_thread().floats(kPoints * (pitch_in + pitch_out) + in);
+    float* zeros = Scratch::of_this_thread().floats((kPoints + 1) * pitch + in);
     if (zeros == nullptr) {
       out_of_memory = true;
       return;
     }
     std::fill_n(zeros, in, 0.0f);
-    float* transformed = zeros + in;
-    float* products = transformed + kPoints * pitch_in;
+    // Products take the place of the transformed samples that were used before: one slot behind them.
+    float* products = zeros + in;
+    float* transformed = products + pitch;
     const int64_t first = index * block, count = std::min(block, tiles - first);
     const Vec slope = broadcast(call.slope);
     for (int64_t i = 0; i < count; ++i)
       transform_tile<Transform>(call.input, call.steps_in, in, tiling.first_input(first + i), layer.dilation, slope, zeros,
-                                transformed + i * in, pitch_in);
+                                transformed + i * in, pitch);
     for (int point = 0; point < kPoints; ++point)
-      multiply<false>(transformed + point * pitch_in, in, layer.weights + static_cast<size_t>(point) * in * out,
-                      products + point * pitch_out, out, in, out, count);
+      multiply<false>(transformed + point * pitch, in, layer.weights + static_cast<size_t>(point) * in * out,
+                      products + point * pitch, out, in, out, count);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = tiling.first_output(first + i);
       const int64_t left = (call.steps_out - row + layer.dilation - 1) / layer.dilation;
-      finish_tile<Transform>(products + i * out, pitch_out, layer.bias, out, row, layer.dilation,
+      finish_tile<Transform>(products + i * out, pitch, layer.bias, out, row, layer.dilation,
                              std::clamp<int64_t>(left, 0, outputs), finish);
     }
   });
