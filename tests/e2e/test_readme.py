@@ -21,7 +21,7 @@ from support.tiny import tiny_config
 from support.voicefiles import write_voice
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "README.zh-CN.md", "docs/usage.md", "docs/architecture.md")
+DOCUMENTS = ("README.md", "README.zh-CN.md", "docs/usage.md", "docs/architecture.md", "docs/performance.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
