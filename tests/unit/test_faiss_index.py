@@ -5,6 +5,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from menura.errors import IndexFileError
 from menura.retrieval.faiss_index import FaissIndex, neighbour_weights
@@ -188,3 +189,14 @@ def test_damaged_files_are_refused_or_still_usable(tmp_path: Path) -> None:
         if index.dim == DIM:
             assert np.isfinite(index.retrieve(vectors(3, seed=4))).all()
     assert refused > 30
+
+
+def test_torch_keeps_its_threads(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        index = FaissIndex.load(write(tmp_path / "v.index", vectors(50)))
+        index.retrieve(vectors(3, seed=1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

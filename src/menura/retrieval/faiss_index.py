@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import faiss
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from menura.errors import IndexFileError
 
@@ -66,13 +67,13 @@ class FaissIndex:
 
         Args:
             path: any name that Python can open.
-            threads: of faiss, for the whole process. A search takes milliseconds for a second of content: one is
-                enough, and a second pool of threads would only take the cores from torch's.
+            threads: of faiss, for the whole process, where it has threads of its own. A search takes milliseconds for
+                a second of content: one is enough, and a second pool would only take the cores from torch's.
 
         Raises:
             IndexFileError: missing, too large, damaged, empty, or of a kind that RVC doesn't write.
         """
-        faiss.omp_set_num_threads(threads)
+        _limit_threads(threads)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise IndexFileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GB. Make a smaller index.")
@@ -175,3 +176,13 @@ def _deserialized(file: BinaryIO, path: Path) -> Any:
     if index.metric_type != faiss.METRIC_L2:
         raise IndexFileError(f"{path}: compares by another measure than squared distance. Use the voice's .index file.")
     return index
+
+
+def _limit_threads(threads: int) -> None:
+    """Set how many threads faiss uses, and leave torch's number as it is.
+
+    Both packages may have bound to one OpenMP runtime; then faiss's call is torch's too, and would halve its speed.
+    """
+    before = torch.get_num_threads()
+    faiss.omp_set_num_threads(threads)
+    torch.set_num_threads(before)
