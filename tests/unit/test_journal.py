@@ -199,3 +199,12 @@ def test_a_request_is_its_options_and_files(home: Path, tmp_path: Path) -> None:
     assert identity(index=index, index_rate=0.0) == identity(index_rate=0.0)
     touch(home / "voices" / "tiny" / "voice.safetensors")
     assert identity() != plain
+
+
+def test_what_is_missing_is_not_told_by_the_identity(home: Path) -> None:
+    for options in (
+        ConversionOptions(voice="tiny", f0="rmvpe"),
+        ConversionOptions(voice="tiny", f0_file=home / "none.csv"),
+        ConversionOptions(voice="tiny", index=home / "none.index"),
+    ):
+        assert request_identity(options, home)

@@ -10,6 +10,7 @@ from pathlib import Path
 from menura import __version__
 from menura.checkpoints.assets import asset_status
 from menura.checkpoints.library import find_voice
+from menura.errors import AssetMissingError
 from menura.f0.registry import method_path, resolve_method
 from menura.options import ConversionOptions
 from menura.pipeline.residency import ModelKey
@@ -26,18 +27,18 @@ def request_identity(options: ConversionOptions, home: Path) -> str:
         home: Menura's data folder.
 
     Raises:
-        VoiceNotFoundError, AssetMissingError, OptionError: with what to do.
+        VoiceNotFoundError: no such voice. What else is missing makes a request of its own, and is told when it is used.
     """
     voice = find_voice(options.voice, home)
-    method = "file" if options.f0_file else resolve_method(options.f0, home)
+    method, weights = _f0(options, home)
     index = options.index or voice.index_path
     files = [
-        ModelKey.of("voice", voice.path),
-        None if index is None or not options.index_rate else ModelKey.of("index", index),
-        ModelKey.of("f0", options.f0_file or method_path(method, home)),
+        _key("voice", voice.path),
+        _key("index", index) if options.index_rate else None,
+        _key("f0", weights),
     ]
     if not voice.builtin:  # which encoder it needs is known only when it is read
-        files += [ModelKey.of("content", s.path) for s in asset_status(home) if s.path and s.asset.is_folder]
+        files += [_key("content", s.path) for s in asset_status(home) if s.asset.is_folder]
     named = ("voice", "index", "f0", "f0_file")
     fields = {
         "version": __version__,
@@ -47,3 +48,21 @@ def request_identity(options: ConversionOptions, home: Path) -> str:
         "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in named},
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _f0(options: ConversionOptions, home: Path) -> tuple[str, Path | None]:
+    """The method, and the file that decides its result."""
+    if options.f0_file is not None:
+        return "file", options.f0_file
+    try:
+        method = resolve_method(options.f0, home)
+        return method, method_path(method, home)
+    except AssetMissingError:  # which a voice without F0 doesn't need
+        return options.f0, None
+
+
+def _key(kind: str, path: Path | None) -> ModelKey | None:
+    try:
+        return None if path is None else ModelKey.of(kind, path)
+    except OSError:
+        return None
