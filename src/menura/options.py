@@ -137,6 +137,9 @@ class BatchOptions:
     )
     exclude: tuple[str, ...] = _option((), "Of folders and patterns leave out what matches; as --include.")
     force: bool = _option(False, "Convert again what an earlier run of the same request finished in the folder.")
+    workers: int = _option(
+        1, "Processes that share the files of a folder; cores and GPUs are divided among them.", minimum=1, maximum=256
+    )
     report: Path | None = _option(None, "Write the JSON document about the run to this file.")
 
     def __post_init__(self) -> None:

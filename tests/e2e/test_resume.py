@@ -88,6 +88,9 @@ def test_what_is_done_again_and_what_not(talks: Path, capsys: pytest.CaptureFixt
     assert again["model_loads"] == {}
     for before, after in zip(first["files"], again["files"], strict=True):
         assert {**before, "resumed": True} == after
+    made = outputs()
+    assert resumed(convert(capsys, "--force", "--workers", "2")) == [False] * FILES
+    assert outputs() == made
     samples, rate = soundfile.read("talks/0.wav")
     soundfile.write("talks/0.wav", samples[:8000], rate)
     Path("out/2.wav").write_bytes(b"damaged")

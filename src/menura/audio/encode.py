@@ -15,6 +15,7 @@ import errno
 import os
 import tempfile
 import threading
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -42,6 +43,7 @@ _CODEC_RATES_HZ = {
 _EMPTY_FORMATS = ("wav", "ogg")
 _umask_lock = threading.Lock()
 _TEMPORARY_SUFFIX = ".part"
+_LONGEST_PREFIX = 40
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
@@ -251,7 +253,11 @@ def remove_unfinished(outputs: Iterable[Path]) -> None:
 
 
 def _temporary_prefix(path: Path) -> str:
-    return f".{path.name[:40]}."
+    """Of the names that an output has until it is complete; another output's in the same folder is another."""
+    name = path.name
+    if len(name) > _LONGEST_PREFIX:  # a file system's names are bounded
+        name = f"{name[:_LONGEST_PREFIX]}~{zlib.crc32(os.fsencode(name)):08x}"
+    return f".{name}."
 
 
 def _share_permissions(number: int) -> None:

@@ -191,7 +191,13 @@ class Run:
             from menura.jobs.resume import convert_resumably
 
             return convert_resumably(
-                pairs, self.options, self.engine, folder=self.folder, force=self.batch.force, on_progress=progress
+                pairs,
+                self.options,
+                self.engine,
+                folder=self.folder,
+                force=self.batch.force,
+                workers=self.batch.workers,
+                on_progress=progress,
             )
         from menura.converter import Converter
 

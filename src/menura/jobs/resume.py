@@ -20,6 +20,7 @@ def convert_resumably(
     *,
     folder: Path,
     force: bool = False,
+    workers: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Convert many files into a folder, those that an earlier run finished excepted.
@@ -30,6 +31,7 @@ def convert_resumably(
         engine: what the process runs with. It is started only if something is missing.
         folder: the output folder; its journal is kept there.
         force: convert all, finished or not.
+        workers: processes that share the missing ones.
         on_progress: called after every block with what is done of the missing ones.
 
     Raises:
@@ -46,15 +48,35 @@ def convert_resumably(
         missing = [number for number in range(len(pairs)) if number not in results]
         if not missing:
             return RunReport(files=tuple(results.values()), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
-        from menura.converter import Converter
-
-        converter = Converter(engine)
-        converter.preload(options)
-        report = converter.convert_files(
+        report = _convert(
             [pairs[number] for number in missing],
             options,
+            engine,
+            workers=workers,
             on_progress=on_progress,
             on_result=lambda place, result: journal.record(stamps[missing[place]], result, request),
         )
     results |= dict(zip(missing, report.files, strict=True))
     return dataclasses.replace(report, files=tuple(results[number] for number in range(len(pairs))))
+
+
+def _convert(
+    pairs: Sequence[tuple[Path, Path]],
+    options: ConversionOptions,
+    engine: EngineOptions,
+    *,
+    workers: int,
+    on_progress: Callable[[Progress], None] | None,
+    on_result: Callable[[int, FileResult], None],
+) -> RunReport:
+    if min(workers, len(pairs)) > 1:
+        from menura.jobs.workers import convert_with_workers
+
+        return convert_with_workers(
+            pairs, options, engine, workers=workers, on_progress=on_progress, on_result=on_result
+        )
+    from menura.converter import Converter
+
+    converter = Converter(engine)
+    converter.preload(options)
+    return converter.convert_files(pairs, options, on_progress=on_progress, on_result=on_result)

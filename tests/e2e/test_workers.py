@@ -1,0 +1,87 @@
+"""Several processes share a batch: the same files, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundError
+from menura.jobs.workers import convert_with_workers
+from menura.types import FileResult, Progress, State
+
+ONE_THREAD = EngineOptions(threads=1)
+TINY = ConversionOptions(voice="tiny")
+
+
+@pytest.fixture
+def pairs(talk: Path) -> list[tuple[Path, Path]]:
+    for number in range(4):
+        shutil.copy(talk, f"{number}.wav")
+    Path("1.wav").write_text("no recording " * 50)
+    return [(Path(f"{number}.wav"), Path("out") / f"{number}.wav") for number in range(4)]
+
+
+def test_workers_do_what_one_process_does(pairs: list[tuple[Path, Path]]) -> None:
+    told: dict[int, FileResult] = {}
+    seen: list[Progress] = []
+    report = convert_with_workers(
+        pairs, TINY, ONE_THREAD, workers=2, on_progress=seen.append, on_result=told.__setitem__
+    )
+    assert [result.state.value for result in report.files] == ["done", "failed", "done", "done"]
+    assert [result.input for result in report.files] == [str(source) for source, _ in pairs]
+    assert [told[number] for number in range(4)] == list(report.files)
+    assert sorted(report.model_loads.values()) == [2, 2, 2]
+    assert seen[-1].files == 4
+    assert not multiprocessing.active_children()
+    Converter(ONE_THREAD).convert("0.wav", "alone.wav", TINY)
+    for number in (0, 2, 3):
+        assert Path(f"out/{number}.wav").read_bytes() == Path("alone.wav").read_bytes()
+
+
+@pytest.fixture
+def minute(talk: Path) -> Path:
+    """A minute, so that there is time to kill who converts it."""
+    samples, rate = soundfile.read(talk, dtype="float32")
+    soundfile.write("minute.wav", np.tile(samples, 40), rate)
+    return Path("minute.wav")
+
+
+def test_a_killed_worker_s_file_is_done_by_another(pairs: list[tuple[Path, Path]], minute: Path) -> None:
+    pairs[1] = (minute, Path("out/minute.wav"))
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if not killed and progress.file == str(minute):
+            victim = next(p for p in multiprocessing.active_children() if p.name == "menura-worker-0")
+            killed.append(victim.pid or 0)
+            os.kill(killed[0], signal.SIGKILL)
+
+    report = convert_with_workers(pairs, TINY, ONE_THREAD, workers=1, on_progress=kill)
+    assert len(killed) == 1
+    assert [result.state.value for result in report.files] == ["done"] * 4
+    assert sorted(path.name for path in Path("out").iterdir()) == ["0.wav", "2.wav", "3.wav", "minute.wav"]
+
+
+def test_a_file_that_ends_every_process_is_given_up(minute: Path) -> None:
+    def kill(_: Progress) -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid or 0, signal.SIGKILL)
+
+    pairs = [(minute, Path("out/minute.wav"))]
+    report = convert_with_workers(pairs, TINY, ONE_THREAD, workers=1, on_progress=kill)
+    assert report.files[0].state is State.FAILED
+    assert "signal 9), twice" in str(report.files[0].error)
+    assert list(Path("out").iterdir()) == []
+
+
+def test_what_is_wrong_with_the_request_is_raised(pairs: list[tuple[Path, Path]]) -> None:
+    with pytest.raises(VoiceNotFoundError, match="not known"):
+        convert_with_workers(pairs, ConversionOptions(voice="nobody"), ONE_THREAD, workers=2)
+    assert not multiprocessing.active_children()
