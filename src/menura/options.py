@@ -145,3 +145,94 @@ class BatchOptions:
     def __post_init__(self) -> None:
         """Raise OptionError for a value out of range."""
         _check(self)
+
+
+TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}
+SIZES = ("auto", "v1", "v2", "small")
+VOCODERS = ("HiFi-GAN", "MRF HiFi-GAN", "RefineGAN")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """What a new experiment is."""
+
+    sample_rate: str = _option("40k", "The voice's sample rate.", choices=tuple(TRAINING_RATES))
+    content: str = _option("contentvec", "Content encoder: contentvec as RVC's voices, menura-starter, or another.")
+    f0: str = _option(
+        "auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS
+    )
+    vocoder: str = _option("HiFi-GAN", "Decoder; RVC WebUI knows HiFi-GAN only.", choices=VOCODERS)
+    size: str = _option(
+        "auto", "Network: RVC's v1 or v2, or small; auto is v2, and small for menura-starter.", choices=SIZES
+    )
+    pitch: bool = _option(True, "Follow the input's pitch.", flag="--no-pitch")
+    slicing: str = _option(
+        "silence", "Cut recordings in pauses, in chunks of equal length, or not.", choices=("silence", "chunks", "none")
+    )
+    slice_length: float = _option(8.0, "Longest slice; the length of chunks.", unit="seconds", minimum=1, maximum=30)
+    overlap: float = _option(0.3, "How much of a chunk is in the next one too.", unit="seconds", minimum=0, maximum=4)
+    loudness: str = _option(
+        "none", "Bring recordings (before slicing) or slices (after) to -23 dB.", choices=("none", "before", "after")
+    )
+    high_pass: bool = _option(True, "Take out what is below 48 Hz.", flag="--no-high-pass")
+    steps: int = _option(10_000, "Planned steps.", minimum=1, maximum=2**53)
+    batch_size: int = _option(8, "Rows in a step.", minimum=1, maximum=1024)
+    learning_rate: float | None = _option(
+        None, "Learning rate to begin with; by default 0.0001, for small 0.0004.", minimum=1e-8, maximum=0.1
+    )
+    precision: str = _option(
+        "auto", "bf16 where the device is fast in it, else fp32.", choices=("auto", "bf16", "fp32")
+    )
+    base: str = _option(
+        "auto",
+        "Begin with this voice's weights, or none; auto takes RVC's pretrained files where they are installed, for "
+        "small a starter voice.",
+    )
+    pretrained_g: Path | None = _option(None, "Begin with this generator (RVC's G file) instead.")
+    pretrained_d: Path | None = _option(None, "And with these discriminators (RVC's D file).")
+    patience: int = _option(
+        0,
+        "Stop after so many measurements of held-out slices without a better one (0 = never).",
+        minimum=0,
+        maximum=9999,
+    )
+    seed: int = _option(0, "Seed; the same seed and data give the same voice.", minimum=0, maximum=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value out of range, or values that exclude each other."""
+        _check(self)
+        if self.overlap > self.slice_length / 2:
+            raise OptionError("overlap: more than half a chunk; take less.")
+        if self.pretrained_d is not None and self.pretrained_g is None:
+            raise OptionError("pretrained_d: needs --pretrained-g.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a training run goes; what changes the experiment is kept in it."""
+
+    steps: int | None = _option(None, "Plan so many steps in all instead.", minimum=1, maximum=2**53)
+    until: int | None = _option(
+        None,
+        "Stop after this step, without exporting; by default at the planned last one.",
+        minimum=1,
+        maximum=2**53,
+    )
+    learning_rate: float | None = _option(None, "Learning rate to begin with instead.", minimum=1e-8, maximum=0.1)
+    batch_size: int | None = _option(None, "Rows in a step instead.", minimum=1, maximum=1024)
+    precision: str | None = _option(None, "Precision instead of the experiment's.", choices=("bf16", "fp32"))
+    patience: int | None = _option(
+        None, "Stop after so many measurements without a better one instead (0 = never).", minimum=0, maximum=9999
+    )
+    workers: int | None = _option(
+        None, "Processes that prepare; by default the physical cores.", minimum=1, maximum=1024
+    )
+    index_method: str = _option(
+        "auto",
+        "auto reduces more than 200 000 vectors to 10 000 by k-means, kmeans always, faiss never.",
+        choices=("auto", "faiss", "kmeans"),
+    )
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value out of range."""
+        _check(self)

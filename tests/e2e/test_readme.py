@@ -16,12 +16,27 @@ import pytest
 from menura.checkpoints.library import list_voices
 from menura.cli.derive import flag_of
 from menura.cli.main import cli, run
-from menura.options import DEFAULT_VOICE, BatchOptions, ConversionOptions, EngineOptions, option_spec
+from menura.options import (
+    DEFAULT_VOICE,
+    BatchOptions,
+    ConversionOptions,
+    EngineOptions,
+    RunOptions,
+    TrainingOptions,
+    option_spec,
+)
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "README.zh-CN.md", "docs/usage.md", "docs/architecture.md", "docs/performance.md")
+DOCUMENTS = (
+    "README.md",
+    "README.zh-CN.md",
+    "docs/usage.md",
+    "docs/training.md",
+    "docs/architecture.md",
+    "docs/performance.md",
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -131,6 +146,13 @@ def test_usage_names_every_option() -> None:
     }:
         fields = [field for cls in classes for field in dataclasses.fields(cls)]
         assert name in {option_spec(field).flag or flag_of(field.name) for field in fields}
+
+
+def test_training_names_every_option() -> None:
+    training = text("docs/training.md")
+    fields = {*dataclasses.fields(TrainingOptions), *dataclasses.fields(RunOptions)}
+    known = {option_spec(field).flag or flag_of(field.name) for field in fields}
+    assert set(re.findall(r"^\| `(--[\w-]+)`", training, re.MULTILINE)) == known | {"--dataset", "--rights"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -8,9 +8,16 @@ import math
 import pytest
 
 from menura.errors import OptionError
-from menura.options import BatchOptions, ConversionOptions, EngineOptions, option_spec
+from menura.options import (
+    BatchOptions,
+    ConversionOptions,
+    EngineOptions,
+    RunOptions,
+    TrainingOptions,
+    option_spec,
+)
 
-CLASSES = (ConversionOptions, EngineOptions)
+CLASSES = (ConversionOptions, EngineOptions, TrainingOptions, RunOptions)
 
 
 def test_defaults_are_rvcs() -> None:

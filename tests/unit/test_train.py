@@ -11,64 +11,23 @@ import torch
 
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer, expected_shapes
-from menura.errors import DecodeError, TrainingError
+from menura.errors import TrainingError
 from menura.models.discriminators import DiscriminatorConfig
 from menura.models.source import sample_phases
 from menura.train.dataset import Dataset
 from menura.train.export import export_voice, voice_of
-from menura.train.features import ClipFeatures, ClipSource, Extractor, content_of, load_features, save_features
+from menura.train.features import ClipSource, Extractor, content_of, load_features, save_features
 from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
 from menura.train.objective import fundamental_phase
-from menura.train.prepare import clips_of, cut_points, prepare
-from menura.train.spec import ContentMix, Experiment, Schedule, load_experiment, save_experiment, starter_config
-
-DIM = 12
-CPU = torch.device("cpu")
-
-
-def tiny_experiment(**changes) -> Experiment:
-    config = dataclasses.replace(
-        starter_config(2),
-        spec_channels=257,
-        segment_size_frames=12,
-        inter_channels=8,
-        hidden_channels=8,
-        filter_channels=16,
-        n_layers=1,
-        resblock_kernel_sizes=(3,),
-        resblock_dilation_sizes=((1, 3, 5),),
-        upsample_initial_channel=16,
-        gin_channels=8,
-        content_dim=DIM,
-    )
-    schedule = Schedule(steps=20, batch_size=2, row_frames=40, warmup_steps=2, log_every_steps=1, save_every_steps=2)
-    values = {"synthesizer": config, "speakers": ("anna", "bert"), "schedule": schedule, "seed": 3, "precision": "fp32"}
-    return Experiment(**(values | changes))
-
-
-def clip(speaker: str, seed: int, frames: int = 120) -> ClipFeatures:
-    rng = np.random.default_rng(seed)
-    content = {
-        kind: torch.from_numpy(rng.normal(size=(2, frames // 2, DIM))).to(torch.float16)
-        for kind in ("own", "aligned", "perturbed")
-    }
-    audio = torch.from_numpy((rng.normal(size=frames * 240) * 3000).astype(np.int16))
-    f0_hz = torch.from_numpy(rng.uniform(100, 200, frames).astype(np.float32))
-    return ClipFeatures(speaker=speaker, audio=audio, f0_hz=f0_hz, content=content)
+from menura.train.spec import ContentMix, Schedule, load_experiment, save_experiment
+from support.training import CPU, DIM, clip, run, tiny_experiment, write_features
 
 
 @pytest.fixture
 def folder(tmp_path):
     save_experiment(tmp_path, tiny_experiment())
-    for seed, speaker in enumerate(("anna", "bert", "bert")):
-        save_features(tmp_path / "features" / f"{seed}.{speaker}.safetensors", clip(speaker, seed))
+    write_features(tmp_path)
     return tmp_path
-
-
-def run(folder, until: int) -> Trainer:
-    trainer = open_trainer(folder, CPU)
-    trainer.run(folder, until_step=until, report=lambda _: None)
-    return trainer
 
 
 def logged(folder) -> list[dict[str, float]]:
@@ -94,7 +53,7 @@ def test_features_survive_their_file(tmp_path):
 @pytest.mark.parametrize(("gan_from", "precision"), [(1, "fp32"), (None, "bf16")])
 def test_resuming_gives_the_same_losses(folder, monkeypatch, gan_from, precision):
     small = DiscriminatorConfig(periods=(2,), period_channels=(4, 8), fft_sizes=(256,), fft_channels=4)
-    monkeypatch.setattr("menura.train.loop.DiscriminatorConfig", lambda: small)
+    monkeypatch.setattr("menura.train.networks.DiscriminatorConfig", lambda: small)
     experiment = tiny_experiment(precision=precision)
     schedule = dataclasses.replace(experiment.schedule, gan_from_step=gan_from)
     save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
@@ -255,33 +214,3 @@ def test_extracted_features_fit_each_other():
     assert torch.equal(made.content["perturbed"], again.content["perturbed"])
     with pytest.raises(TrainingError, match="half a second"):
         extractor.extract(ClipSource(speaker="anna", samples=samples[:8_000], rate=44_100))
-
-
-def test_cuts_fall_into_pauses():
-    rate = 1_000
-    samples = np.random.default_rng(0).normal(0, 0.1, 20 * rate).astype(np.float32)
-    samples[6_000:6_300] = 0
-    samples[13_000:13_300] = 0
-    points = cut_points(samples, rate)
-    assert points[0] == 0
-    assert points[-1] == len(samples)
-    assert 6_000 <= points[1] <= 6_300
-    assert 13_000 <= points[2] <= 13_300
-
-
-def test_silence_gives_no_clips():
-    assert list(clips_of(np.zeros(48_000, dtype=np.float32), 16_000)) == []
-
-
-def test_preparing_twice_does_the_work_once(folder):
-    import soundfile
-
-    wav = folder / "speech.wav"
-    soundfile.write(wav, np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
-    extractor = Extractor(encoder=FakeEncoder(), estimator=FakeEstimator(), sample_rate=24_000)
-    told = []
-    for _ in range(2):
-        prepare(folder, "anna", [wav], extractor, told.append)
-    assert [(done.clips, done.skipped) for done in told] == [(1, False), (0, True)]
-    with pytest.raises(DecodeError):
-        prepare(folder, "anna", [folder / "none"], extractor, told.append)

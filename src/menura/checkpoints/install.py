@@ -25,6 +25,7 @@ from menura.checkpoints.library import (
     check_name,
     find_voice,
     list_voices,
+    read_card,
 )
 from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError
 
@@ -86,7 +87,7 @@ def import_voice(
             except MenuraError as error:  # name what the user gave, not our copy of an archive's member
                 message = str(error).replace(str(weights), str(source)).replace(str(temporary), str(source))
                 raise type(error)(message) from error
-            return _install(voice, index, home, name, source.name)
+            return _install(voice, index, home, name, source)
     except OSError as error:
         raise ResourceError(
             f"{home / 'voices'}: the voice can't be stored ({error.strerror or error}); free space or set MENURA_HOME."
@@ -100,7 +101,7 @@ def _free_name(name: str, home: Path) -> str:
     return name
 
 
-def _install(voice: LoadedVoice, index: Path | None, home: Path, name: str, source: str) -> VoiceEntry:
+def _install(voice: LoadedVoice, index: Path | None, home: Path, name: str, source: Path) -> VoiceEntry:
     from menura.checkpoints.rvc import save_safetensors
 
     folder = Path(tempfile.mkdtemp(prefix=".import-", dir=home / "voices"))
@@ -108,7 +109,8 @@ def _install(voice: LoadedVoice, index: Path | None, home: Path, name: str, sour
         save_safetensors(folder / WEIGHTS_NAME, voice, dtype=_lossless_dtype(voice))
         if index is not None:
             shutil.copyfile(index, folder / f"{name}.index")
-        card = {"name": name, "source": source}
+        known = read_card(source) if source.is_dir() else {}
+        card = {**known, "name": name, "source": known.get("source") or source.name}
         (folder / CARD_NAME).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.chmod(0o755)  # temporary folders are private
         os.replace(folder, home / "voices" / name)
@@ -198,7 +200,9 @@ def _pick(names: Sequence[str], source: Path) -> tuple[str, str | None]:
     ]
     if not voices:
         raise CheckpointError(f"{source}: holds no voice (.pth or .safetensors).")
-    if len(voices) > 1:
+    if len({PurePosixPath(name).with_suffix("") for name in voices}) == 1:  # one voice in both forms
+        voices.sort(key=lambda name: VOICE_SUFFIXES.index(PurePosixPath(name).suffix.lower()))
+    elif len(voices) > 1:
         listed = ", ".join(sorted(voices)[:5])
         raise OptionError(f"{source}: holds {len(voices)} voices ({listed}); unpack it and import one of them.")
     indexes = [name for name in own if name.lower().endswith(".index")]

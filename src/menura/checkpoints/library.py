@@ -74,7 +74,11 @@ def find_voice(name_or_path: str, home: Path) -> VoiceEntry:
             return voice
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return VoiceEntry(name=path.stem, path=path, index_path=None, builtin=False, source=path.name)
+        card = read_card(path.parent)
+        median = _median_of(card) if card.get("name") == path.stem else None
+        return VoiceEntry(
+            name=path.stem, path=path, index_path=None, builtin=False, source=path.name, f0_median_hz=median
+        )
     if path.suffix.lower() in VOICE_SUFFIXES or len(path.parts) > 1:
         what = "is a folder; name the .pth file in it" if path.is_dir() else "no such voice file; check the path"
         raise VoiceNotFoundError(f"{name_or_path}: {what}.")
@@ -168,15 +172,20 @@ def _voice_of_folder(folder: Path, *, builtin: bool) -> VoiceEntry | None:
     preferred = folder / WEIGHTS_NAME
     path = preferred if preferred in files else files[0]
     card = read_card(folder)
-    source, median = card.get("source"), card.get("f0_median_hz")
+    source = card.get("source")
     return VoiceEntry(
         name=folder.name,
         path=path,
         index_path=find_index(folder, folder.name),
         builtin=builtin,
         source=source if isinstance(source, str) else path.name,
-        f0_median_hz=float(median) if isinstance(median, (int, float)) and 20 <= median <= 2000 else None,
+        f0_median_hz=_median_of(card),
     )
+
+
+def _median_of(card: Mapping[str, object]) -> float | None:
+    median = card.get("f0_median_hz")
+    return float(median) if isinstance(median, (int, float)) and 20 <= median <= 2000 else None
 
 
 def _not_found(name: str, known: list[str]) -> str:

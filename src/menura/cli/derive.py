@@ -45,8 +45,13 @@ class _NumberOr(click.ParamType[Any]):
 
 def home_option(command: Command) -> Command:
     """Decorate a command that needs only the data folder with its option."""
-    field = next(field for field in dataclasses.fields(EngineOptions) if field.name == "home")
-    return _option(field, Path)(command)
+    return option_of(EngineOptions, "home")(command)
+
+
+def option_of(cls: type, name: str) -> Callable[[Command], Command]:
+    """Decorate a command with the option for one field of a dataclass."""
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    return _option(field, typing.get_type_hints(cls)[name])
 
 
 def options_of(*classes: type) -> Callable[[Command], Command]:

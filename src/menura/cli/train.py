@@ -2,110 +2,234 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from menura.cli.derive import home_option, option_of, options_of, values_of
 from menura.errors import TrainingError
+from menura.options import EngineOptions, RunOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from menura.train.loop import StepReport
-    from menura.train.prepare import Prepared
+    from menura.train.prepare import Progress
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+_NAME = click.argument("name", type=click.Path(path_type=Path, file_okay=False), metavar="NAME")
 
 
 @click.group()
 def train() -> None:
-    """Train a voice from recordings: new, prepare, run, export.
+    """Train a voice from recordings: new, then run; or prepare, run, index, export one by one.
 
-    Every step can be stopped at any time; the same command continues where it was.
+    NAME is the experiment's folder. It can be moved, and every step can be stopped at any time: the same command
+    continues where it was.
     """
 
 
 @train.command()
-@click.argument("experiment", type=_FOLDER)
-@click.option("--speaker", "speakers", multiple=True, required=True, help="A speaker's name; repeat it for several.")
-@click.option("--steps", type=click.IntRange(min=1), default=12_000, help="Planned steps.", show_default=True)
-@click.option("--gan-from", type=click.IntRange(min=0), help="First step with discriminators; by default half way.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-def new(
-    experiment: Path, speakers: tuple[str, ...], steps: int, gan_from: int | None, batch_size: int, seed: int
-) -> None:
-    """Make an EXPERIMENT folder: the starter pack's small network, on its content encoder."""
-    from menura.train.spec import EXPERIMENT_FILE, Experiment, Schedule, save_experiment, starter_config
+@_NAME
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of recordings; where all lie in sub-folders, each of these is a speaker.",
+)
+@click.option(
+    "--rights", required=True, help="Who recorded it and what allows its use; kept in the voice's card and file."
+)
+@options_of(TrainingOptions)
+@home_option
+def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any) -> None:
+    """Make the experiment NAME; everything that would stop it later is checked now."""
+    options = values_of(TrainingOptions, given)
+    from menura.checkpoints.assets import home_folder
+    from menura.train.create import create_experiment
 
-    if (experiment / EXPERIMENT_FILE).exists():
-        raise TrainingError(f"{experiment}: there is an experiment already; choose another folder.")
-    schedule = Schedule(steps=steps, batch_size=batch_size, gan_from_step=steps // 2 if gan_from is None else gan_from)
-    made = Experiment(synthesizer=starter_config(len(speakers)), speakers=speakers, schedule=schedule, seed=seed)
-    save_experiment(experiment, made)
-    click.echo(f"Next: menura train prepare {experiment} --speaker {speakers[0]} RECORDINGS...")
+    made = create_experiment(name, dataset=dataset, rights=rights, options=options, home=home_folder(home))
+    for speaker, seconds in made.facts.seconds.items():
+        click.echo(f"{speaker}: {seconds / 60:.1f} minutes")
+    for note in made.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"Next: menura train run {name}")
 
 
 @train.command()
-@click.argument("experiment", type=_FOLDER)
-@click.argument("recordings", nargs=-1, required=True)
-@click.option("--speaker", help="Whose recordings these are; not needed where the experiment has one speaker.")
-def prepare(experiment: Path, recordings: tuple[str, ...], speaker: str | None) -> None:
-    """Cut RECORDINGS (files, folders, patterns) into clips and compute what training needs of them."""
-    import torch
+@_NAME
+@option_of(RunOptions, "workers")
+@home_option
+def prepare(name: Path, workers: int | None, home: Path | None) -> None:
+    """Cut the recordings into slices and compute what training needs of them; write report.txt."""
+    from menura.train.spec import load_experiment
 
-    from menura.content.starter import StarterEncoder
-    from menura.f0.swift import SwiftEstimator
-    from menura.train.features import Extractor
+    load_experiment(name)
+    _prepare(name, workers, home)
+    click.echo((name / "report.txt").read_text(encoding="utf-8"), nl=False)
+
+
+def _prepare(name: Path, workers: int | None, home: Path | None) -> None:
+    from menura.checkpoints.assets import home_folder
+    from menura.device import physical_cores
     from menura.train.prepare import prepare as run_prepare
     from menura.train.spec import load_experiment
 
-    planned = load_experiment(experiment)
-    speaker = speaker or (planned.speakers[0] if len(planned.speakers) == 1 else None)
-    if speaker not in planned.speakers:
-        raise TrainingError(f"say whose recordings these are: --speaker with one of {', '.join(planned.speakers)}.")
-    extractor = Extractor(
-        encoder=StarterEncoder.load(torch.device("cpu")),
-        estimator=SwiftEstimator(),
-        sample_rate=planned.synthesizer.sample_rate,
+    run_prepare(
+        name,
+        load_experiment(name),
+        home=home_folder(home),
+        workers=workers or physical_cores(),
+        report=_PreparedLine(),
     )
-    run_prepare(experiment, speaker, recordings, extractor, _tell_prepared)
-    click.echo(f"Next: menura train run {experiment}")
 
 
-def _tell_prepared(done: Prepared) -> None:
-    told = "prepared before" if done.skipped else f"{done.clips} clips, {done.seconds:.0f} s"
-    click.echo(f"{done.path}: {told}")
+class _PreparedLine:
+    """Progress of preparing, on standard error, once a second."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next_s or progress.done == progress.total:
+            self._next_s = time.monotonic() + 1.0
+            click.echo(f"{progress.stage}: {progress.done} of {progress.total}", err=True)
 
 
 @train.command()
-@click.argument("experiment", type=_FOLDER)
-@click.option("--until", type=click.IntRange(min=1), help="Stop after this step; by default at the planned last one.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto.")
-@click.option("--threads", type=click.IntRange(min=1), help="Compute threads; by default the physical cores.")
-def run(experiment: Path, until: int | None, device: str, threads: int | None) -> None:
-    """Train, or continue training, an EXPERIMENT. Losses go to its losses.jsonl."""
+@_NAME
+@options_of(RunOptions, EngineOptions)
+def run(name: Path, **given: Any) -> None:
+    """Do what is missing: prepare, train, make the index, export the voice.
+
+    Steps, learning rate, batch size, precision and patience change the experiment for good.
+    """
+    options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
+    from menura.train.create import changed
+    from menura.train.prepare import is_prepared
+    from menura.train.report import load_preparation
+    from menura.train.spec import load_experiment, save_experiment
+
+    before = load_experiment(name)
+    experiment = changed(before, options)
+    if experiment != before:
+        save_experiment(name, experiment)
+    fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
+    if fresh:
+        _prepare(name, options.workers, engine.home)
+    _train(name, options.until, engine)
+    if options.until is not None and options.until < experiment.schedule.steps:
+        return
+    if load_preparation(name) is not None:
+        _index(name, options.index_method, again=fresh)
+    _export(name, None, speaker=None, newest=False)
+
+
+def _train(name: Path, until: int | None, engine: EngineOptions) -> None:
+    import torch
+
     from menura.device import configure_threads, resolve_device
     from menura.train.loop import open_trainer
 
-    configure_threads(threads)
-    trainer = open_trainer(experiment, resolve_device(device))
-    click.echo(f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step}.")
-    trainer.run(experiment, until_step=until or trainer.experiment.schedule.steps, report=_tell_step)
-    click.echo(f"Next: menura train export {experiment} VOICE.pth")
+    configure_threads(engine.threads)
+    torch.backends.cudnn.enabled = engine.cudnn
+    trainer = open_trainer(name, resolve_device(engine.device))
+    last = until or trainer.experiment.schedule.steps
+    if trainer.step >= last or trainer.is_over:
+        click.echo(f"trained: {trainer.step} steps")
+        return
+    click.echo(
+        f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step} of {last}. "
+        f"Curves: tensorboard --logdir {name / 'logs'}"
+    )
+    trainer.run(name, until_step=last, report=_StepLine(last))
+    if trainer.is_over:
+        click.echo(
+            f"stopped at step {trainer.step}: held-out slices were best at step {trainer.course.best_step}. "
+            "Go on all the same with --patience 0."
+        )
 
 
-def _tell_step(done: StepReport) -> None:
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in done.losses.items() if name != "gradient")
-    click.echo(f"step {done.step}  {losses}  {done.seconds:.2f} s")
+class _StepLine:
+    """A line for each logged step, with the time left."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+        self._begun: tuple[int, float] | None = None
+        self._warned = False
+
+    def __call__(self, done: StepReport) -> None:
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = (done.step, now)
+        steps = done.step - self._begun[0]
+        pace = (now - self._begun[1]) / steps if steps else done.seconds
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in done.losses.items() if name != "gradient")
+        left = _clock(pace * (self._last - done.step))
+        click.echo(f"step {done.step}/{self._last}  {losses}  {pace:.2f} s a step, {left} left")
+        if done.held_out is not None:
+            click.echo(f"  held out: {done.held_out:.4f} (best at step {done.best_step})")
+        if done.overtraining and not self._warned:
+            self._warned = True
+            click.echo(
+                f"menura: warning: held-out slices have been getting worse since step {done.best_step}: overtraining. "
+                "That step's voice is kept and will be exported; you can stop.",
+                err=True,
+            )
+        sys.stdout.flush()
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 @train.command()
-@click.argument("experiment", type=_FOLDER)
-@click.argument("voice", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--speaker", help="Keep only this speaker; by default all.")
-def export(experiment: Path, voice: Path, speaker: str | None) -> None:
-    """Write an EXPERIMENT's VOICE: .pth (RVC's layout) or .safetensors."""
-    from menura.train.export import export_voice
+@_NAME
+@option_of(RunOptions, "index_method")
+def index(name: Path, index_method: str) -> None:
+    """Make the retrieval index, named and sized as RVC's."""
+    from menura.train.spec import load_experiment
 
-    export_voice(experiment, voice, speaker=speaker)
-    click.echo(f"{voice}: convert with 'menura convert INPUT --voice {voice}'.")
+    load_experiment(name)
+    _index(name, index_method, again=True)
+
+
+def _index(name: Path, method: str, *, again: bool = False) -> None:
+    from menura.train.index import find_made_index, make_index
+
+    if not again and find_made_index(name) is not None:
+        return
+    path, made = make_index(name, method=method)
+    click.echo(f"{path}: {made.vectors} vectors in {made.cells} cells")
+
+
+@train.command()
+@_NAME
+@click.argument("voice", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--speaker", help="Keep only this speaker; by default all.")
+@click.option("--newest", is_flag=True, help="The newest weights, not those that held-out slices liked best.")
+@click.option("--training-state", is_flag=True, help="Also write RVC's G and D files, to go on with elsewhere.")
+def export(name: Path, voice: Path | None, speaker: str | None, newest: bool, training_state: bool) -> None:
+    """Write the voice: to VOICE (.pth in RVC's layout, or .safetensors), else both and a card to NAME/voice."""
+    _export(name, voice, speaker=speaker, newest=newest)
+    if training_state:
+        from menura.train.export import export_training_states
+
+        for path in export_training_states(name):
+            click.echo(path)
+
+
+def _export(name: Path, voice: Path | None, *, speaker: str | None, newest: bool) -> None:
+    from menura.train.export import export_experiment, export_voice
+
+    if voice is not None:
+        if voice.suffix.lower() not in (".pth", ".safetensors"):
+            raise TrainingError(f"{voice}: a voice ends in .pth or .safetensors.")
+        export_voice(name, voice, speaker=speaker, newest=newest)
+        paths: tuple[Path, ...] = (voice,)
+    else:
+        paths = export_experiment(name, speaker=speaker, newest=newest)
+    for path in paths:
+        click.echo(path)
+    click.echo(f"Convert with it: menura convert INPUT --voice {paths[0]}")

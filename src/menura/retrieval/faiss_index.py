@@ -1,4 +1,4 @@
-"""RVC's .index files: faiss indexes of the voice's training content. The only module that knows faiss."""
+"""RVC's .index files: faiss indexes of the voice's training content."""
 
 from __future__ import annotations
 

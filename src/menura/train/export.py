@@ -1,40 +1,161 @@
-"""From a checkpoint to a voice file."""
+"""From a checkpoint to a voice: RVC's file, safetensors, a card; or training states in RVC's format."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import math
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from menura.checkpoints.library import CARD_NAME
 from menura.checkpoints.maps import classic
 from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_safetensors
 from menura.errors import TrainingError
-from menura.train.loop import CHECKPOINT
-from menura.train.spec import Experiment, load_experiment
+from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
+from menura.train.index import VOICE
+from menura.train.report import Preparation, load_preparation
+from menura.train.spec import Experiment, load_experiment, write_atomically
+
+_CPU = torch.device("cpu")
 
 
 def export_voice(
-    folder: Path, target: Path, *, metadata: VoiceMetadata | None = None, speaker: str | None = None
+    folder: Path,
+    target: Path,
+    *,
+    metadata: VoiceMetadata | None = None,
+    speaker: str | None = None,
+    newest: bool = False,
 ) -> None:
     """Write the averaged weights of an experiment as a voice.
 
     Args:
         folder: the experiment's.
         target: a .pth (RVC's layout) or .safetensors file.
-        metadata: what the file says beside its weights; by default the speakers' names and the steps.
+        metadata: what the file says beside its weights; by default what Applio's files say.
         speaker: keep only this one; all of them where None.
+        newest: take the newest weights, not those that held-out slices liked best.
 
     Raises:
         TrainingError: nothing was trained yet, or there is no such speaker.
     """
     experiment = load_experiment(folder)
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise TrainingError(f"{folder}: nothing to export yet; run 'menura train run' first.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    voice = voice_of(experiment, state["average"], step=int(state["step"]), metadata=metadata, speaker=speaker)
+    state = _weights(folder, newest=newest)
+    step = int(state["step"])
+    if metadata is None:
+        metadata = _metadata(experiment, load_preparation(folder), step, name=target.stem)
+    voice = voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker)
     (save_rvc if target.suffix == ".pth" else save_safetensors)(target, voice)
+
+
+def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool = False) -> tuple[Path, ...]:
+    """Write the voice as others load it (.pth), as safetensors, and its card, into the experiment's `voice` folder.
+
+    Args:
+        folder: the experiment's.
+        speaker: keep only this one; all of them where None.
+        newest: as for `export_voice`.
+
+    Returns:
+        The files.
+
+    Raises:
+        TrainingError: nothing was trained yet, or there is no such speaker.
+    """
+    name = folder.resolve().name
+    paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in (".pth", ".safetensors"))
+    for path in paths:
+        export_voice(folder, path, speaker=speaker, newest=newest)
+    card = json.dumps(_card(folder, name, speaker=speaker, newest=newest), indent=1, ensure_ascii=False)
+    write_atomically(folder / VOICE / CARD_NAME, (card + "\n").encode())
+    return (*paths, folder / VOICE / CARD_NAME)
+
+
+def export_training_states(folder: Path) -> tuple[Path, ...]:
+    """Write G_<step>.pth and D_<step>.pth as RVC's own training does, to go on with there.
+
+    Raises:
+        TrainingError: nothing was trained yet.
+    """
+    experiment, state = load_experiment(folder), _newest(folder)
+    step, written = int(state["step"]), []
+    parts = [("G", "generator", "optimizer", experiment.schedule.learning_rate)]
+    parts.append(("D", "discriminators", "discriminator_optimizer", experiment.schedule.discriminator_learning_rate))
+    for letter, network, optimizer, rate in parts:
+        if network in state:
+            path = folder / VOICE / f"{letter}_{step}.pth"
+            content = {
+                "model": classic(state[network]),
+                "iteration": _epoch(experiment, load_preparation(folder), step) or 1,
+                "optimizer": state[optimizer],
+                "learning_rate": rate,
+            }
+            write_state(path, content)
+            written.append(path)
+    return tuple(written)
+
+
+def _weights(folder: Path, *, newest: bool) -> dict[str, Any]:
+    best = folder / BEST
+    return read_state(best, _CPU) if best.is_file() and not newest else _newest(folder)
+
+
+def _newest(folder: Path) -> dict[str, Any]:
+    paths = checkpoint_paths(folder)
+    if not paths:
+        raise TrainingError(f"{folder}: has no {CHECKPOINT}, nothing to export yet; run 'menura train run' first.")
+    return read_state(paths[0], _CPU)
+
+
+def _epoch(experiment: Experiment, prepared: Preparation | None, step: int) -> int | None:
+    """Passes over the data: steps times the frames in each, by the frames there are."""
+    if prepared is None:
+        return None
+    seen = step * experiment.schedule.batch_size * experiment.schedule.row_frames / 100
+    return math.ceil(seen / max(1.0, prepared.seconds()))
+
+
+def _metadata(experiment: Experiment, prepared: Preparation | None, step: int, *, name: str) -> VoiceMetadata:
+    epoch = _epoch(experiment, prepared, step)
+    seconds = round(prepared.seconds()) if prepared else 0
+    return VoiceMetadata(
+        name=name,
+        info=f"{epoch}epoch" if epoch else f"{step} steps",
+        epoch=epoch,
+        step=step,
+        creation_date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        dataset_length=f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds else "",
+        source=experiment.data.rights,
+    )
+
+
+def _card(folder: Path, name: str, *, speaker: str | None, newest: bool) -> dict[str, Any]:
+    experiment, prepared, state = load_experiment(folder), load_preparation(folder), _weights(folder, newest=newest)
+    config, step = experiment.synthesizer, int(state["step"])
+    median = prepared.f0_median_hz(speaker) if prepared else None
+    card: dict[str, Any] = {
+        "name": name,
+        "source": "trained with Menura",
+        "rights": experiment.data.rights,
+        "speakers": [speaker] if speaker else list(experiment.speakers),
+        "minutes": round(prepared.seconds(speaker) / 60, 1) if prepared else None,
+        "f0_median_hz": round(median, 1) if median else None,
+        "content_encoder": config.content_encoder,
+        "f0_method": experiment.data.f0,
+        "sample_rate": config.sample_rate,
+        "vocoder": config.vocoder,
+        "steps": step,
+        "epochs": _epoch(experiment, prepared, step),
+        "held_out_mel": round(state["held_out"], 4) if "held_out" in state else None,
+        "seed": experiment.seed,
+    }
+    return {key: value for key, value in card.items() if value is not None}
 
 
 def voice_of(
@@ -46,8 +167,6 @@ def voice_of(
     speaker: str | None = None,
 ) -> LoadedVoice:
     """A voice of the generator's weights, with one speaker or all."""
-    import dataclasses
-
     config, names = experiment.synthesizer, experiment.speakers
     state = {name: value for name, value in classic(weights).items() if not name.startswith("enc_q.")}
     if speaker is not None:
@@ -58,5 +177,19 @@ def voice_of(
         config, names = dataclasses.replace(config, n_speakers=1), (speaker,)
     if metadata is None:
         metadata = VoiceMetadata()
-    metadata = dataclasses.replace(metadata, step=step, info=metadata.info or f"{step} steps", speaker_names=names)
+    metadata = dataclasses.replace(
+        metadata,
+        step=step,
+        info=metadata.info or f"{step} steps",
+        speaker_names=names,
+        model_hash=metadata.model_hash or _hash(state),
+    )
     return LoadedVoice(config=config, state=state, metadata=metadata)
+
+
+def _hash(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -139,8 +139,12 @@ class Extractor:
     sample_rate: int
     perturbed_variants: int = 2
 
-    def extract(self, clip: ClipSource) -> ClipFeatures:
+    def extract(self, clip: ClipSource, *, perturbed: int | None = None) -> ClipFeatures:
         """All features of a clip.
+
+        Args:
+            clip: the recording.
+            perturbed: how many perturbed variants of its own content; by default `perturbed_variants`.
 
         Raises:
             TrainingError: it is shorter than half a second.
@@ -159,7 +163,7 @@ class Extractor:
             "aligned": [content_of(self.encoder, other)[:vectors] for other in others],
             "perturbed": [
                 perturbed_content(self.encoder, clip.samples, clip.rate, vectors, rng)
-                for _ in range(self.perturbed_variants)
+                for _ in range(self.perturbed_variants if perturbed is None else perturbed)
             ],
         }
         for other in clip.aligned:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,21 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from menura.checkpoints.voice import build_synthesizer
 from menura.errors import TrainingError
-from menura.models.discriminators import DiscriminatorConfig, Discriminators
+from menura.models.discriminators import Discriminators, RvcDiscriminators
 from menura.models.synthesizer import Synthesizer
-from menura.models.vocoders import HifiGan
+from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
 from menura.train.dataset import Dataset, Example
-from menura.train.losses import SpectralLoss, adversarial_loss, discriminator_loss, feature_matching_loss
+from menura.train.export import voice_of
+from menura.train.features import load_features
+from menura.train.held_out import Course, HeldOut, HeldOutResult
+from menura.train.journal import LOG, Journal
+from menura.train.losses import (
+    RvcMelLoss,
+    SpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+)
+from menura.train.networks import (
+    make_discriminators,
+    make_generator,
+    make_optimizer,
+    warm_discriminators,
+    warm_generator,
+)
 from menura.train.objective import Pass, direct_pass, vits_pass
-from menura.train.precision import autocast, keep_float32, prefer_channels_last
-from menura.train.spec import Experiment, Schedule, load_experiment, write_atomically
+from menura.train.precision import autocast
+from menura.train.report import load_preparation
+from menura.train.spec import Experiment, Schedule, load_experiment
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "losses.jsonl"
-_BETAS = (0.8, 0.99)
-_MAX_GRADIENT = 5.0
-_INITIAL_LOG_SCALE = -3.0
+__all__ = ["CHECKPOINT", "LOG", "StepReport", "Trainer", "learning_rate", "open_trainer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +53,12 @@ class StepReport:
     losses: dict[str, float]
     learning_rate: float
     seconds: float
+    held_out: float | None = None
+    """Distance of held-out slices, where they were measured after this step."""
+    best_step: int | None = None
+    """Where that distance was least so far."""
+    overtraining: bool = False
+    """True where that distance has been rising for some time."""
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -54,22 +73,27 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 class Trainer:
     """Networks, optimizers and data of an experiment."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, device: torch.device, held_out: HeldOut | None = None
+    ) -> None:
         """Make fresh networks.
 
         Args:
             experiment: what to compute.
             dataset: what to learn from.
             device: where.
+            held_out: what to measure by.
         """
-        self.experiment, self.dataset, self.device = experiment, dataset, device
+        self.experiment, self.dataset, self.device, self.held_out = experiment, dataset, device, held_out
         self.step = 0
+        self.course = Course()
         torch.manual_seed(experiment.seed)
-        self.generator = _make_generator(experiment).to(device)
-        self.discriminators: Discriminators | None = None
+        self.generator: Synthesizer = make_generator(experiment).to(device)
+        self.discriminators: Discriminators | RvcDiscriminators | None = None
         self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         self._spectral = SpectralLoss(experiment.synthesizer.sample_rate).to(device)
-        self._optimizer = _optimizer(self.generator, experiment.schedule.learning_rate)
+        self._rvc_mel = RvcMelLoss(experiment.synthesizer).to(device) if self._follows_rvc else None
+        self._optimizer = make_optimizer(self.generator, experiment.schedule.learning_rate)
         self._discriminator_optimizer: torch.optim.Optimizer | None = None
 
     def run(self, folder: Path, *, until_step: int, report: Callable[[StepReport], None]) -> None:
@@ -81,13 +105,61 @@ class Trainer:
             report: called every `log_every_steps`.
         """
         schedule = self.experiment.schedule
+        journal = Journal(folder, begin_step=self.step)
         for result in self.steps(until_step):
-            if self.step % schedule.log_every_steps == 0:
-                with (folder / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(dataclasses.asdict(result)) + "\n")
+            if schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0:
+                result = self._evaluated(result, folder, journal)
+            if self.step % schedule.log_every_steps == 0 or result.held_out is not None:
+                journal.log(result)
                 report(result)
-            if self.step % schedule.save_every_steps == 0 or self.step == until_step:
+            stop = self.is_over
+            if self.step % schedule.save_every_steps == 0 or self.step == until_step or stop:
                 self.save(folder / CHECKPOINT)
+            if stop:
+                return
+
+    @property
+    def is_over(self) -> bool:
+        """True where held-out slices say that it doesn't get better any more."""
+        patience = self.experiment.schedule.patience
+        return bool(patience) and self.course.since_best >= (patience or 0)
+
+    @property
+    def _follows_rvc(self) -> bool:
+        return self.experiment.discriminators == "rvc"
+
+    def begin_warm(self) -> None:
+        """Take over the weights that the experiment begins with.
+
+        Raises:
+            CheckpointError, TrainingError: they can't be used.
+        """
+        warm = self.experiment.warm_start
+        if warm.generator:
+            warm_generator(self.generator, Path(warm.generator))
+            self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
+        if warm.discriminator:
+            self._add_discriminators()
+            assert self.discriminators is not None
+            warm_discriminators(self.discriminators, Path(warm.discriminator))
+
+    def measure(self) -> HeldOutResult:
+        """How far the averaged weights, as the network that converts, are from the held-out slices."""
+        assert self.held_out is not None
+        voice = voice_of(self.experiment, {name: value.cpu() for name, value in self.average.items()}, step=self.step)
+        return self.held_out.measure(build_synthesizer(voice).to(self.device), self._spectral)
+
+    def _evaluated(self, result: StepReport, folder: Path, journal: Journal) -> StepReport:
+        if not self.held_out:
+            return result
+        measured = self.measure()
+        self.course = self.course.after(self.step, measured.mel)
+        journal.previews(measured, self.step, self.experiment.synthesizer.sample_rate)
+        if self.course.best_step == self.step:
+            write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": measured.mel})
+        return dataclasses.replace(
+            result, held_out=measured.mel, best_step=self.course.best_step, overtraining=self.course.overtraining
+        )
 
     def steps(self, until_step: int) -> Iterator[StepReport]:
         """Train step by step."""
@@ -106,8 +178,7 @@ class Trainer:
                 )
             )
             losses = self._train_step(example)
-            if not all(math.isfinite(value) for value in losses.values()):
-                raise TrainingError(f"step {self.step}: a loss is not finite; resume with a lower learning rate.")
+            _check_finite(losses, self.step)
             self.step += 1
             rate = learning_rate(schedule, self.step - 1)
             yield StepReport(step=self.step, losses=losses, learning_rate=rate, seconds=time.monotonic() - started)
@@ -123,7 +194,7 @@ class Trainer:
             group["lr"] = learning_rate(self.experiment.schedule, self.step)
         self._optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), _MAX_GRADIENT)
+        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.experiment.schedule.max_gradient)
         self._optimizer.step()
         self._update_average()
         return {name: float(value.detach()) for name, value in losses.items()} | {"gradient": float(norm)}
@@ -141,10 +212,7 @@ class Trainer:
 
     def _generator_losses(self, made: Pass, real: Tensor) -> dict[str, Tensor]:
         weights = self.experiment.weights
-        distance = self._spectral(made.audio, real)
-        losses = {"log_spectrum": distance.log_spectrum, "mel": distance.mel, "convergence": distance.convergence}
-        total = weights.log_spectrum * distance.log_spectrum + weights.mel * distance.mel
-        total = total + weights.convergence * distance.convergence
+        losses, total = self._reconstruction_losses(made.audio, real)
         if self.experiment.objective == "vits":
             losses["kl"] = made.kl
             total = total + weights.kl * made.kl
@@ -153,29 +221,39 @@ class Trainer:
             with autocast(self.device, self.experiment.precision):
                 judged_real, judged_made = self.discriminators(real), self.discriminators(made.audio)
             self.discriminators.requires_grad_(True)
-            losses["adversarial"] = adversarial_loss(judged_made)
-            losses["features"] = feature_matching_loss(judged_real, judged_made)
+            losses["adversarial"] = adversarial_loss(judged_made, summed=self._follows_rvc)
+            losses["features"] = feature_matching_loss(judged_real, judged_made, summed=self._follows_rvc)
             total = weights.reconstruction_with_gan * total + weights.adversarial * losses["adversarial"]
             total = total + weights.feature_matching * losses["features"]
         return losses | {"total": total}
+
+    def _reconstruction_losses(self, made: Tensor, real: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """By name, and their weighted sum."""
+        weights = self.experiment.weights
+        if self._rvc_mel is not None:
+            mel = self._rvc_mel(made, real)
+            return {"mel": mel}, weights.mel * mel
+        distance = self._spectral(made, real)
+        losses = {"log_spectrum": distance.log_spectrum, "mel": distance.mel, "convergence": distance.convergence}
+        total = weights.log_spectrum * distance.log_spectrum + weights.mel * distance.mel
+        return losses, total + weights.convergence * distance.convergence
 
     def _train_discriminators(self, made: Tensor, real: Tensor) -> Tensor:
         assert self.discriminators is not None
         assert self._discriminator_optimizer is not None
         with autocast(self.device, self.experiment.precision):
-            loss = discriminator_loss(self.discriminators(real), self.discriminators(made))
+            loss = discriminator_loss(self.discriminators(real), self.discriminators(made), summed=self._follows_rvc)
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.discriminators.parameters(), _MAX_GRADIENT)
+        nn.utils.clip_grad_norm_(self.discriminators.parameters(), self.experiment.schedule.max_gradient)
         self._discriminator_optimizer.step()
         return loss
 
     def _add_discriminators(self) -> None:
         if self.discriminators is None:
-            made = Discriminators(DiscriminatorConfig()).to(self.device)
-            self.discriminators = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.discriminators = make_discriminators(self.experiment).to(self.device)
             rate = self.experiment.schedule.discriminator_learning_rate
-            self._discriminator_optimizer = _optimizer(self.discriminators, rate)
+            self._discriminator_optimizer = make_optimizer(self.discriminators, rate)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -200,13 +278,12 @@ class Trainer:
             "generator": self.generator.state_dict(),
             "average": self.average,
             "optimizer": self._optimizer.state_dict(),
+            "course": dataclasses.asdict(self.course),
         }
         if self.discriminators is not None and self._discriminator_optimizer is not None:
             state["discriminators"] = self.discriminators.state_dict()
             state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(path, buffer.getvalue())
+        write_state(path, state, keep=self.experiment.schedule.keep_last)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -214,8 +291,8 @@ class Trainer:
         Raises:
             TrainingError: it can't be read or belongs to other networks.
         """
+        state = read_state(path, self.device)
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
             self.generator.load_state_dict(state["generator"])
             self.average = state["average"]
             _load_optimizer(self._optimizer, state["optimizer"])
@@ -225,61 +302,52 @@ class Trainer:
                 assert self._discriminator_optimizer is not None
                 self.discriminators.load_state_dict(state["discriminators"])
                 _load_optimizer(self._discriminator_optimizer, state["discriminator_optimizer"])
+            course = state.get("course", {"steps": (), "distances": ()})
+            self.course = Course(steps=tuple(course["steps"]), distances=tuple(course["distances"]))
             self.step = int(state["step"])
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise TrainingError(f"{path}: this checkpoint doesn't fit the experiment ({error}).") from error
 
 
 def open_trainer(folder: Path, device: torch.device) -> Trainer:
-    """The experiment of a folder, continued from its checkpoint where it has one."""
+    """The experiment of a folder, continued from its newest readable checkpoint where it has one.
+
+    Raises:
+        TrainingError: the experiment, its features or all of its checkpoints can't be used.
+    """
     experiment = load_experiment(folder)
-    dataset = Dataset.load(
-        folder / "features", speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix
-    )
-    trainer = Trainer(experiment, dataset, device)
-    if (folder / CHECKPOINT).exists():
-        trainer.restore(folder / CHECKPOINT)
+    speakers = experiment.speakers
+    prepared = load_preparation(folder)
+    if prepared is None:
+        dataset = Dataset.load(
+            folder / "features", speakers=speakers, config=experiment.synthesizer, mix=experiment.mix
+        )
+        trainer = Trainer(experiment, dataset, device)
+    else:
+        clips = [load_features(folder / item.features) for item in prepared.slices if not item.held_out]
+        kept = [load_features(folder / item.features) for item in prepared.slices if item.held_out]
+        dataset = Dataset(clips, speakers=speakers, config=experiment.synthesizer, mix=experiment.mix)
+        trainer = Trainer(experiment, dataset, device, HeldOut(kept, speakers=speakers, device=device))
+    paths = checkpoint_paths(folder)
+    for number, path in enumerate(paths, start=1):
+        try:
+            trainer.restore(path)
+        except TrainingError:
+            if number == len(paths):
+                raise
+            continue
+        return trainer
+    trainer.begin_warm()
     return trainer
 
 
-def _make_generator(experiment: Experiment) -> Synthesizer:
-    generator = Synthesizer(experiment.synthesizer, training=True)
-    if experiment.objective == "direct":
-        del generator.enc_q
-        bias = generator.enc_p.proj.bias
-        assert bias is not None
-        with torch.no_grad():  # begin nearly without noise
-            bias[experiment.synthesizer.inter_channels :] = _INITIAL_LOG_SCALE
-    _preserve_variance(generator)
-    prefer_channels_last(generator)
-    for module in (generator.dec.conv_post, getattr(generator.dec, "m_source", None)):
-        if module is not None:
-            keep_float32(module)
-    return generator
-
-
-def _preserve_variance(generator: Synthesizer) -> None:
-    """Start the decoder with stages that pass on what they get.
-
-    HiFi-GAN's own start (deviation 0.01 throughout) lets hardly a thousandth of the latent reach the output, which
-    costs thousands of steps until it does.
-    """
-    if not isinstance(generator.dec, HifiGan):
-        return
-    with torch.no_grad():
-        for layer, rate in zip(generator.dec.ups, generator.dec.rates, strict=True):
-            assert isinstance(layer, nn.ConvTranspose1d)
-            fan_in = layer.weight.shape[0] * layer.weight.shape[2] / rate
-            layer.weight = torch.randn_like(layer.weight) * (2 / fan_in) ** 0.5
-        for name, layer in generator.dec.resblocks.named_modules():
-            if isinstance(layer, nn.Conv1d):
-                gain = 0.3 if ".convs2." in name else 1.4
-                fan_in = layer.weight.shape[1] * layer.weight.shape[2]
-                layer.weight = torch.randn_like(layer.weight) * gain / fan_in**0.5
-
-
-def _optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True)
+def _check_finite(losses: dict[str, float], step: int) -> None:
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"step {step}: {', '.join(broken)} is not a number any more. Nothing is lost: go on from the last "
+            "checkpoint with a lower --learning-rate (half of it), or with --precision fp32."
+        )
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from menura.models.config import SynthesizerConfig
 from menura.models.discriminators import Judgement
 from menura.models.mel import mel_filterbank
 from menura.models.synthesizer import TrainingOutput
+from menura.train.sizes import MEL_BANDS
 
 FFT_SIZES = (256, 512, 1024, 2048)
 _MELS = (40, 64, 80, 120)
 _FLOOR = 1e-3
 """Added before the logarithm: what lies some 56 dB below full scale hardly counts."""
+_RVC_FLOOR = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,32 +64,70 @@ class SpectralLoss(nn.Module):
 
 
 def kl_loss(output: TrainingOutput) -> Tensor:
-    """Kullback-Leibler distance of the posterior, through the flow, to the prior; per frame and channel (VITS)."""
+    """Kullback-Leibler distance of the posterior, through the flow, to the prior; per frame (VITS)."""
     prior, posterior = output.prior, output.posterior
-    each = prior.log_scale - posterior.log_scale - 0.5
-    each = each + 0.5 * (output.z_p - prior.mean).square() * torch.exp(-2 * prior.log_scale)
+    log_scale = prior.log_scale.float()  # sums of thousands of terms need more than bfloat16
+    each = log_scale - posterior.log_scale.float() - 0.5
+    each = each + 0.5 * (output.z_p.float() - prior.mean.float()).square() * torch.exp(-2 * log_scale)
     return (each * prior.mask).sum() / prior.mask.sum()
 
 
-def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
-    """Least squares: real is 1, made is 0."""
+class RvcMelLoss(nn.Module):
+    """RVC's: L1 of log mel at one resolution, that of the posterior encoder's spectrogram."""
+
+    window: Tensor
+    bank: Tensor
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        self.size, self.hop = 2 * (config.spec_channels - 1), config.frame_samples
+        bank = mel_filterbank(
+            sample_rate=config.sample_rate,
+            n_fft=self.size,
+            n_mels=MEL_BANDS.get(config.sample_rate, 80),
+            low_hz=0.0,
+            high_hz=config.sample_rate / 2,
+        )
+        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
+
+    def forward(self, made: Tensor, real: Tensor) -> Tensor:
+        """Distance of two sounds (batch, samples)."""
+        return (self._log_mel(made) - self._log_mel(real)).abs().mean()
+
+    def _log_mel(self, audio: Tensor) -> Tensor:
+        missing = self.size - self.hop
+        padded = nn.functional.pad(audio, (missing // 2, missing - missing // 2), mode="reflect")
+        spectrum = torch.stft(padded, self.size, self.hop, window=self.window, center=False, return_complex=True)
+        magnitudes = (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()
+        return torch.log((self.bank @ magnitudes).clamp(min=_RVC_FLOOR))
+
+
+def discriminator_loss(real: list[Judgement], made: list[Judgement], *, summed: bool = False) -> Tensor:
+    """Least squares: real is 1, made is 0; the mean over discriminators, or their sum as in RVC."""
     each = [
         (1 - r.scores.float()).square().mean() + m.scores.float().square().mean()
         for r, m in zip(real, made, strict=True)
     ]
-    return torch.stack(each).mean()
+    return _over_all(each, summed)
 
 
-def adversarial_loss(made: list[Judgement]) -> Tensor:
+def adversarial_loss(made: list[Judgement], *, summed: bool = False) -> Tensor:
     """Least squares: made should look like 1."""
-    return torch.stack([(1 - m.scores.float()).square().mean() for m in made]).mean()
+    return _over_all([(1 - m.scores.float()).square().mean() for m in made], summed)
 
 
-def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
-    """L1 of the discriminators' layers, relative to the real sound's."""
-    each = [
-        (a.float().detach() - b.float()).abs().mean() / (a.float().detach().abs().mean() + 1e-3)
-        for r, m in zip(real, made, strict=True)
-        for a, b in zip(r.features, m.features, strict=True)
-    ]
-    return torch.stack(each).mean()
+def feature_matching_loss(real: list[Judgement], made: list[Judgement], *, summed: bool = False) -> Tensor:
+    """L1 of the discriminators' layers: their mean relative to the real sound's, or as in RVC the plain sum."""
+    each = []
+    for r, m in zip(real, made, strict=True):
+        for a, b in zip(r.features, m.features, strict=True):
+            truth = a.float().detach()
+            distance = (truth - b.float()).abs().mean()
+            each.append(distance if summed else distance / (truth.abs().mean() + 1e-3))
+    return _over_all(each, summed)
+
+
+def _over_all(each: list[Tensor], summed: bool) -> Tensor:
+    stacked = torch.stack(each)
+    return stacked.sum() if summed else stacked.mean()

@@ -1,116 +1,250 @@
-"""Recordings of a speaker to prepared clips: cut at quiet places, silence dropped, features computed; resumable."""
+"""From a folder of recordings to slices and features: parallel, restartable, with a report of what the data are."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import io
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import soundfile
 
 from menura.audio.decode import open_audio
-from menura.audio.listing import Selection, audio_files
-from menura.errors import TrainingError
-from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
+from menura.audio.resample import resample
+from menura.errors import AudioError, TrainingError
+from menura.train.parallel import run_all
+from menura.train.recordings import Recording, find_recordings, survey_dataset
+from menura.train.report import Dropped, Preparation, PreparedSlice, SlicedRecording, load_preparation, save_preparation
+from menura.train.slicing import (
+    Span,
+    fault_of,
+    high_passed,
+    loudness_db,
+    normalised,
+    spans_by_silence,
+    spans_of_chunks,
+)
+from menura.train.spec import DataSettings, Experiment, write_atomically
+from menura.train.work import FeatureJob, FeatureResult, NetworkNames, extract_features, load_networks
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
-SHORTEST_S = 1.0
-LONGEST_S = 8.0
-_SEARCH_S = 3.0
-_WINDOW_S = 0.05
-_SILENCE_DB = -50.0
-"""Clips whose loudest tenth of a second is below this level (of full scale) are left out."""
-_DONE = ".done"
+SLICES, FEATURES = "slices", "features"
+_UNCUT_S = 30.0
+"""Recordings that are said to be slices are still cut where they are longer."""
+_MOST_HELD_OUT = 8
+_FEWEST_TO_HOLD_OUT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What became of one recording."""
+class Progress:
+    """How far preparing has come."""
 
-    path: Path
-    clips: int
-    seconds: float
-    skipped: bool
-    """It had been prepared before."""
-
-
-def cut_points(samples: FloatArray, rate: int) -> list[int]:
-    """Borders of clips of at most LONGEST_S, each at the quietest place of the last seconds allowed.
-
-    Args:
-        samples: (samples,)
-        rate: Hz.
-
-    Returns:
-        Samples, from 0 to the recording's end.
-    """
-    longest, search, window = int(LONGEST_S * rate), int(_SEARCH_S * rate), max(1, int(_WINDOW_S * rate))
-    points = [0]
-    while len(samples) - points[-1] > longest:
-        low = points[-1] + longest - search
-        energy = np.convolve(samples[low : points[-1] + longest] ** 2, np.ones(window), mode="valid")
-        points.append(low + int(np.argmin(energy)) + window // 2)
-    return [*points, len(samples)]
+    stage: str
+    """"slices" or "features"."""
+    done: int
+    total: int
 
 
-def clips_of(samples: FloatArray, rate: int) -> Iterator[FloatArray]:
-    """The clips of a recording that hold sound."""
-    points = cut_points(samples, rate)
-    tenth = max(1, rate // 10)
-    for start, end in itertools.pairwise(points):
-        clip = samples[start:end]
-        if len(clip) < SHORTEST_S * rate:
-            continue
-        blocks = clip[: len(clip) // tenth * tenth].reshape(-1, tenth)
-        if 10 * np.log10(np.mean(blocks**2, axis=1).max() + 1e-12) > _SILENCE_DB:
-            yield clip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceJob:
+    """A recording to be cut."""
+
+    recording: Recording
+    folder: str
+    """The experiment's."""
+    settings: DataSettings
+    sample_rate: int
+
+
+def is_prepared(folder: Path, experiment: Experiment) -> bool:
+    """Whether everything was prepared with the settings that the experiment has now, and is still there."""
+    done = load_preparation(folder)
+    return (
+        done is not None
+        and done.settings_key == settings_key(experiment)
+        and all((folder / item.features).is_file() for item in done.slices)
+    )
 
 
 def prepare(
-    folder: Path,
-    speaker: str,
-    recordings: Sequence[Path | str],
-    extractor: Extractor,
-    report: Callable[[Prepared], None],
-) -> None:
-    """Prepare every recording of a speaker that wasn't yet.
+    folder: Path, experiment: Experiment, *, home: Path | None, workers: int, report: Callable[[Progress], None]
+) -> Preparation:
+    """Cut what isn't cut and compute what isn't computed.
 
     Args:
         folder: the experiment's.
-        speaker: one of its speakers.
-        recordings: files, folders (searched with the folders in them) or patterns.
-        extractor: computes the features.
-        report: called for every recording.
+        experiment: of that folder.
+        home: Menura's data folder.
+        workers: processes.
+        report: called after each recording and each slice.
 
     Raises:
-        TrainingError: there is nothing to read, or a recording can't be.
+        TrainingError: nothing usable is left.
+        AssetMissingError: a network's weights are not installed.
     """
-    found = audio_files(recordings, Selection(recursive=True))
-    errors = [item.error for item in found if item.error]
-    if errors or not found:
-        raise TrainingError(errors[0] if errors else "no recordings were given.")
-    for item in found:
-        report(_prepare_one(folder / "features", speaker, item.path, extractor))
+    settings = experiment.data
+    rate = experiment.synthesizer.sample_rate
+    networks = NetworkNames.of(experiment, home)
+    recordings = find_recordings(Path(settings.dataset), experiment.speakers, by_folder=settings.by_folder)
+    survey_dataset(recordings, rate)
+    jobs = [SliceJob(recording=r, folder=str(folder), settings=settings, sample_rate=rate) for r in recordings]
+    sliced: list[SlicedRecording] = []
+    for done in run_all(slice_recording, jobs, workers=workers):
+        sliced.append(done)
+        report(Progress(stage=SLICES, done=len(sliced), total=len(jobs)))
+    slices = _computed(folder, experiment, sliced, networks, workers, report)
+    made = Preparation(
+        settings_key=settings_key(experiment),
+        recordings=tuple(sliced),
+        slices=_with_held_out(slices, settings.held_out),
+    )
+    empty = set(experiment.speakers) - {item.speaker for item in made.slices}
+    if empty:
+        faults = sorted({item.fault for item in sliced if item.fault} | {d.fault for s in sliced for d in s.dropped})
+        raise TrainingError(f"no usable recordings of {', '.join(sorted(empty))} ({'; '.join(faults)}).")
+    save_preparation(folder, made, name=folder.resolve().name)
+    return made
 
 
-def _prepare_one(features: Path, speaker: str, path: Path, extractor: Extractor) -> Prepared:
-    with open_audio(path) as reader:
-        stem = f"{speaker}.{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-        mark = features / f"{stem}{_DONE}"
-        if mark.exists():
-            return Prepared(path=path, clips=0, seconds=0.0, skipped=True)
-        rate = reader.info.sample_rate
-        samples = np.concatenate(list(reader.blocks(rate)))
-    features.mkdir(parents=True, exist_ok=True)
-    clips = list(clips_of(samples, rate))
-    for number, clip in enumerate(clips):
-        target = features / f"{stem}.{number:04d}{SUFFIX}"
-        if not target.exists():
-            save_features(target, extractor.extract(ClipSource(speaker=speaker, samples=clip, rate=rate, seed=number)))
-    mark.touch()
-    return Prepared(path=path, clips=len(clips), seconds=sum(map(len, clips)) / rate, skipped=False)
+def settings_key(experiment: Experiment) -> str:
+    """Changes with everything that slices and features depend on."""
+    facts = dataclasses.asdict(experiment.data)
+    for name in ("dataset", "rights"):
+        facts.pop(name)
+    config = experiment.synthesizer
+    text = json.dumps([facts, experiment.speakers, config.sample_rate, config.content_encoder, config.version])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def slice_recording(job: SliceJob) -> SlicedRecording:
+    """Cut one recording into FLAC files, or take what an earlier run made of it."""
+    path, settings = job.recording.path, job.settings
+    folder = Path(job.folder) / SLICES / job.recording.speaker
+    try:
+        key = _recording_key(path, settings, job.sample_rate)
+        mark = folder / f"{key}.json"
+        if mark.is_file():
+            known = SlicedRecording.from_json(mark.read_text(encoding="utf-8"))
+            if all((Path(job.folder) / name).is_file() for name in known.files):
+                return dataclasses.replace(known, source=job.recording.relative)
+        with open_audio(path) as reader:
+            rate = reader.info.sample_rate
+            samples = np.concatenate(list(reader.blocks(rate)))
+    except (AudioError, OSError) as error:
+        return SlicedRecording(source=job.recording.relative, speaker=job.recording.speaker, fault=str(error))
+    made = _cut(job, samples, rate, stem=f"{SLICES}/{job.recording.speaker}/{key}")
+    write_atomically(mark, made.to_json().encode())
+    return made
+
+
+def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    cutting = (
+        settings.slicing, settings.slice_s, settings.overlap_s, settings.loudness, settings.high_pass, rate,
+    )  # fmt: skip
+    digest.update(repr(cutting).encode())
+    return digest.hexdigest()[:16]
+
+
+def _cut(job: SliceJob, samples: FloatArray, rate: int, *, stem: str) -> SlicedRecording:
+    settings = job.settings
+    original = samples
+    if settings.high_pass:
+        samples = high_passed(samples, rate)
+    if settings.loudness == "before":
+        samples = normalised(samples, rate)
+    files, dropped = [], []
+    for number, span in enumerate(_spans(original, rate, settings)):
+        fault = fault_of(original[span.start : span.end], rate)
+        if fault is not None:
+            dropped.append(Dropped(start_s=span.start / rate, end_s=span.end / rate, fault=fault))
+            continue
+        part = samples[span.start : span.end]
+        if settings.loudness == "after":
+            part = normalised(part, rate)
+        name = f"{stem}.{number:04d}.flac"
+        _write_flac(Path(job.folder) / name, resample(part, rate, job.sample_rate), job.sample_rate)
+        files.append(name)
+    return SlicedRecording(
+        source=job.recording.relative,
+        speaker=job.recording.speaker,
+        seconds=len(samples) / rate,
+        rate=rate,
+        loudness_db=round(loudness_db(original, rate), 1),
+        files=tuple(files),
+        dropped=tuple(dropped),
+    )
+
+
+def _spans(samples: FloatArray, rate: int, settings: DataSettings) -> Sequence[Span]:
+    if settings.slicing == "chunks":
+        return spans_of_chunks(len(samples), rate, settings.slice_s, settings.overlap_s)
+    if settings.slicing == "silence":
+        return spans_by_silence(samples, rate, settings.slice_s)
+    return spans_of_chunks(len(samples), rate, _UNCUT_S, 0.0)
+
+
+def _write_flac(path: Path, samples: FloatArray, rate: int) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1, 1), rate, format="FLAC", subtype="PCM_24")
+    write_atomically(path, buffer.getvalue())
+
+
+def _computed(
+    folder: Path,
+    experiment: Experiment,
+    sliced: Sequence[SlicedRecording],
+    networks: NetworkNames,
+    workers: int,
+    report: Callable[[Progress], None],
+) -> list[PreparedSlice]:
+    jobs = [
+        FeatureJob(
+            folder=str(folder),
+            slice_file=file,
+            speaker=recording.speaker,
+            perturbed=experiment.data.perturbed,
+            networks=networks,
+        )
+        for recording in sliced
+        for file in recording.files
+    ]
+    made: list[PreparedSlice] = []
+    results = run_all(extract_features, jobs, workers=workers, prepare=load_networks, using=networks)
+    for count, (job, result) in enumerate(zip(jobs, results, strict=True), start=1):
+        if result is not None:
+            made.append(_prepared_slice(job, result))
+        report(Progress(stage=FEATURES, done=count, total=len(jobs)))
+    return made
+
+
+def _prepared_slice(job: FeatureJob, result: FeatureResult) -> PreparedSlice:
+    return PreparedSlice(
+        file=job.slice_file,
+        features=result.features,
+        speaker=job.speaker,
+        seconds=result.seconds,
+        loudness_db=result.loudness_db,
+        f0_hz=result.f0_hz,
+        voiced=result.voiced,
+    )
+
+
+def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[PreparedSlice, ...]:
+    """A share of each speaker's slices is marked: the first by the hash of their content, the same in every run."""
+    held: set[str] = set()
+    for speaker in {item.speaker for item in slices}:
+        names = sorted({item.features for item in slices if item.speaker == speaker})
+        if share > 0 and len(names) >= _FEWEST_TO_HOLD_OUT:
+            held.update(names[: max(1, min(_MOST_HELD_OUT, round(share * len(names))))])
+    return tuple(dataclasses.replace(item, held_out=item.features in held) for item in slices)

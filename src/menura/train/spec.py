@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
+from menura.train.sizes import small_config
 
 EXPERIMENT_FILE = "experiment.json"
 
@@ -53,6 +55,14 @@ class Schedule:
     """Decay of the weights' running average, which is what is exported."""
     save_every_steps: int = 250
     log_every_steps: int = 25
+    keep_last: int = 1
+    """Checkpoints kept: the newest is `checkpoint.pt`, the one before it `checkpoint.1.pt`, and so on."""
+    evaluate_every_steps: int | None = None
+    """How often held-out slices are measured and previewed; None for never."""
+    patience: int | None = None
+    """Measurements of held-out slices without a better one after which training stops; None for never."""
+    max_gradient: float = 5.0
+    """The generator's gradient is scaled down to this norm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,42 @@ class ContentMix:
     """Another speaker's rendition with the same timing, where the data has one."""
     perturbed: float = 0.35
     """The clip resampled (other formants), filtered and in noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """What is learnt from, and how it is cut."""
+
+    dataset: str = ""
+    """The folder of recordings when the experiment was made; not needed any more once they are prepared."""
+    by_folder: bool = False
+    """True if each sub-folder of it is a speaker's."""
+    rights: str = ""
+    """Who recorded it and what allows its use; kept in the voice's card."""
+    f0: str = "swift"
+    slicing: str = "silence"
+    """"silence", "chunks" or "none"."""
+    slice_s: float = 8.0
+    """Longest slice; the length of chunks."""
+    overlap_s: float = 0.3
+    """Of chunks."""
+    loudness: str = "none"
+    """Normalised "before" slicing (each recording), "after" it (each slice), or not at all: "none"."""
+    high_pass: bool = True
+    perturbed: int = 0
+    """Content variants a slice gets as if another throat had spoken it in another room."""
+    held_out: float = 0.0
+    """Share of each speaker's slices that is kept for measuring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStart:
+    """Weights that training begins with; empty for random ones."""
+
+    generator: str = ""
+    """RVC's training state of a generator ({model, ...}), or a voice file."""
+    discriminator: str = ""
+    """RVC's training state of the discriminators."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +126,10 @@ class Experiment:
     weights: LossWeights = field(default_factory=LossWeights)
     schedule: Schedule = field(default_factory=Schedule)
     mix: ContentMix = field(default_factory=ContentMix)
+    discriminators: str = "small"
+    """"rvc": those of RVC's own training, with its losses; "small": fewer and narrower, with losses of their own."""
+    data: DataSettings = field(default_factory=DataSettings)
+    warm_start: WarmStart = field(default_factory=WarmStart)
 
     def __post_init__(self) -> None:
         """Raise TrainingError for what can't be trained."""
@@ -87,6 +137,10 @@ class Experiment:
             raise TrainingError(f"objective: '{self.objective}' is not one of direct, vits.")
         if self.precision not in ("bf16", "fp32"):
             raise TrainingError(f"precision: '{self.precision}' is not one of bf16, fp32.")
+        if self.discriminators not in ("small", "rvc"):
+            raise TrainingError(f"discriminators: '{self.discriminators}' is not one of small, rvc.")
+        if self.objective == "direct" and self.synthesizer.vocoder != "HiFi-GAN":
+            raise TrainingError(f"objective: 'direct' trains HiFi-GAN only, not {self.synthesizer.vocoder}.")
         if len(self.speakers) != self.synthesizer.n_speakers:
             raise TrainingError(
                 f"{len(self.speakers)} speakers are named, the network has {self.synthesizer.n_speakers}."
@@ -95,31 +149,16 @@ class Experiment:
 
 def starter_config(n_speakers: int, *, initial_channels: int = 256) -> SynthesizerConfig:
     """The starter pack's small architecture: 24 kHz, for 384 wide content."""
-    return SynthesizerConfig(
-        spec_channels=513,
-        segment_size_frames=36,
-        inter_channels=192,
-        hidden_channels=128,
-        filter_channels=512,
-        n_heads=2,
-        n_layers=4,
-        kernel_size=3,
-        p_dropout=0.0,
-        resblock="1",
-        resblock_kernel_sizes=(3, 7),
-        resblock_dilation_sizes=((1, 3, 5), (1, 3, 5)),
-        upsample_rates=(10, 6, 2, 2),
-        upsample_initial_channel=initial_channels,
-        upsample_kernel_sizes=(20, 12, 4, 4),
-        n_speakers=n_speakers,
-        gin_channels=256,
-        sample_rate=24_000,
-        content_dim=384,
-        version="v2",
-        has_f0=True,
-        vocoder="HiFi-GAN",
-        content_encoder="menura-starter",
-    )
+    return small_config(24_000, n_speakers, initial_channels=initial_channels)
+
+
+_PARTS: Mapping[str, Callable[..., Any]] = {
+    "weights": LossWeights,
+    "schedule": Schedule,
+    "mix": ContentMix,
+    "data": DataSettings,
+    "warm_start": WarmStart,
+}
 
 
 def save_experiment(folder: Path, experiment: Experiment) -> None:
@@ -138,7 +177,7 @@ def load_experiment(folder: Path) -> Experiment:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["synthesizer"] = SynthesizerConfig(**_tuples(values["synthesizer"]))
         values["speakers"] = tuple(values["speakers"])
-        for name, kind in (("weights", LossWeights), ("schedule", Schedule), ("mix", ContentMix)):
+        for name, kind in _PARTS.items():
             values[name] = kind(**values.get(name, {}))
         return Experiment(**values)
     except FileNotFoundError as error:

@@ -1,0 +1,273 @@
+"""A new experiment: its settings from options, and everything checked that would stop it later."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from menura.checkpoints.assets import find_asset
+from menura.checkpoints.library import find_voice
+from menura.checkpoints.voice import check_config
+from menura.errors import MenuraError, OptionError, ResourceError, TrainingError
+from menura.f0.registry import resolve_method
+from menura.models.blank import without_weights
+from menura.models.config import SynthesizerConfig
+from menura.models.synthesizer import Synthesizer
+from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
+from menura.train.networks import make_discriminators
+from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
+from menura.train.sizes import rvc_config, small_config
+from menura.train.spec import (
+    EXPERIMENT_FILE,
+    ContentMix,
+    DataSettings,
+    Experiment,
+    LossWeights,
+    Schedule,
+    WarmStart,
+    save_experiment,
+)
+from menura.train.work import STARTER
+
+SMALL = "small"
+_HELD_OUT = 0.05
+_KEPT_CHECKPOINTS = 2
+_SAVE_EVERY = 500
+_LOG_EVERY = 25
+_BYTES_GENERATOR, _BYTES_DISCRIMINATOR = 16, 12
+"""A weight in a checkpoint: itself, its average, two moments; discriminators have no average."""
+_PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A new experiment and what is to be told of it."""
+
+    experiment: Experiment
+    facts: DatasetFacts
+    notes: tuple[str, ...]
+
+
+def create_experiment(folder: Path, *, dataset: Path, rights: str, options: TrainingOptions, home: Path) -> Created:
+    """Check everything and write `experiment.json`.
+
+    Args:
+        folder: of the experiment; made if needed.
+        dataset: folder of recordings.
+        rights: who recorded them and what allows their use.
+        options: all else.
+        home: Menura's data folder.
+
+    Raises:
+        TrainingError: there is an experiment already, or the data are missing or too little.
+        AssetMissingError: a network's weights are not installed.
+        ResourceError: the disk is too small.
+        OptionError: options that don't go together.
+    """
+    if (folder / EXPERIMENT_FILE).exists():
+        raise TrainingError(f"{folder}: there is an experiment already; choose another name.")
+    if not rights.strip():
+        raise OptionError(
+            "rights: say who recorded the data and what allows their use; it is kept in the voice's card."
+        )
+    speakers = speakers_of(dataset, folder.resolve().name)
+    config = _network(options, len(speakers))
+    if config.content_encoder != STARTER:
+        _check_encoder(config.content_encoder, home)
+    warm, notes = _warm_start(options, config, home)
+    experiment = _experiment(options, config, speakers, warm, rights=rights, dataset=dataset, home=home)
+    recordings = find_recordings(dataset, speakers, by_folder=experiment.data.by_folder)
+    facts = survey_dataset(recordings, config.sample_rate)
+    check_disk(folder, experiment, facts.total_s)
+    save_experiment(folder, experiment)
+    return Created(experiment=experiment, facts=facts, notes=(*_data_notes(facts, config), *notes))
+
+
+def _size(options: TrainingOptions) -> str:
+    if options.size == "auto":
+        return SMALL if options.content == STARTER else "v2"
+    return options.size
+
+
+def _network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
+    size = _size(options)
+    if size == "v1" and options.content == STARTER:
+        raise OptionError("size: v1 takes contentvec's 256 wide vectors; menura-starter has 384. Take v2 or small.")
+    rate = TRAINING_RATES[options.sample_rate]
+    if size == SMALL:
+        config = small_config(rate, n_speakers)
+        if options.vocoder != "HiFi-GAN" or not options.pitch:
+            raise OptionError("size: small is a HiFi-GAN that follows pitch; for others take v2.")
+    else:
+        config = rvc_config(
+            size, rate, n_speakers, content=options.content, has_f0=options.pitch, vocoder=options.vocoder
+        )
+    dim = 384 if options.content == STARTER else 256 if size == "v1" else 768
+    config = dataclasses.replace(config, content_encoder=options.content, content_dim=dim)
+    check_config(Path("the experiment"), config)
+    return config
+
+
+def _check_encoder(name: str, home: Path) -> None:
+    try:
+        find_asset(name, home)
+    except MenuraError as error:
+        raise type(error)(
+            f"{error} Or take --content menura-starter, which needs no download (such voices run in Menura only)."
+        ) from error
+
+
+def _experiment(
+    options: TrainingOptions,
+    config: SynthesizerConfig,
+    speakers: tuple[str, ...],
+    warm: WarmStart,
+    *,
+    rights: str,
+    dataset: Path,
+    home: Path,
+) -> Experiment:
+    direct = _size(options) == SMALL
+    data = DataSettings(
+        dataset=str(dataset.resolve()),
+        by_folder=len(speakers) > 1,
+        rights=rights.strip(),
+        f0=resolve_method(options.f0, home),
+        slicing=options.slicing,
+        slice_s=options.slice_length,
+        overlap_s=options.overlap,
+        loudness=options.loudness,
+        high_pass=options.high_pass,
+        perturbed=2 if direct else 0,
+        held_out=_HELD_OUT,
+    )
+    rate = options.learning_rate or (4e-4 if direct else 1e-4)
+    schedule = Schedule(
+        steps=options.steps,
+        batch_size=options.batch_size,
+        row_frames=200 if direct else 300,
+        learning_rate=rate,
+        final_learning_rate=rate / (4 if direct else 2),
+        warmup_steps=min(200, options.steps // 10) if direct else 0,
+        gan_from_step=options.steps // 2 if direct else 0,
+        discriminator_learning_rate=min(rate, 2e-4),
+        save_every_steps=min(_SAVE_EVERY, options.steps),
+        log_every_steps=min(_LOG_EVERY, options.steps),
+        keep_last=_KEPT_CHECKPOINTS,
+        evaluate_every_steps=min(_SAVE_EVERY, options.steps),
+        patience=options.patience or None,
+        max_gradient=5.0 if direct else 1000.0,
+    )
+    return Experiment(
+        synthesizer=config,
+        speakers=speakers,
+        objective="direct" if direct else "vits",
+        seed=options.seed,
+        precision=_precision(options.precision),
+        weights=LossWeights(convergence=2.0)
+        if direct
+        else LossWeights(log_spectrum=0.0, convergence=0.0, mel=45.0, kl=1.0),
+        schedule=schedule,
+        mix=ContentMix(),
+        discriminators="small" if direct else "rvc",
+        data=data,
+        warm_start=warm,
+    )
+
+
+def _precision(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    flags = Path("/proc/cpuinfo")
+    fast = flags.is_file() and "avx512_bf16" in flags.read_text(encoding="utf-8", errors="replace")
+    return "bf16" if fast else "fp32"
+
+
+def _warm_start(options: TrainingOptions, config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple[str, ...]]:
+    if options.pretrained_g is not None:
+        chosen = WarmStart(
+            generator=str(options.pretrained_g.resolve()),
+            discriminator=str(options.pretrained_d.resolve()) if options.pretrained_d else "",
+        )
+        for path in filter(None, (chosen.generator, chosen.discriminator)):
+            if not Path(path).is_file():
+                raise OptionError(f"pretrained: {path} is no file; check the path.")
+        return chosen, ()
+    if options.base not in ("auto", "none"):
+        return WarmStart(generator=str(find_voice(options.base, home).path.resolve())), ()
+    if options.base == "none":
+        return WarmStart(), ()
+    if config.content_encoder == STARTER and _size(options) == SMALL:
+        return WarmStart(generator=str(find_voice(DEFAULT_VOICE, home).path.resolve())), ()
+    return _pretrained(config, home)
+
+
+def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple[str, ...]]:
+    """RVC's pretrained files where they are installed, or where they come from."""
+    part = "pretrained" if config.version == "v1" else "pretrained_v2"
+    suffix = f"{config.sample_rate // 1000}k.pth"
+    names = [f"{'f0' if config.has_f0 else ''}{kind}{suffix}" for kind in "GD"]
+    paths = [home / "assets" / part / name for name in names]
+    if config.vocoder != "HiFi-GAN" or config.content_encoder != "contentvec" or config.sample_rate < 32_000:
+        return WarmStart(), ("Training begins with random weights: --pretrained-g and --pretrained-d give others.",)
+    if all(path.is_file() for path in paths):
+        return WarmStart(generator=str(paths[0]), discriminator=str(paths[1])), (f"Begins with {part}/{names[0]}.",)
+    return WarmStart(), (
+        "Training begins with random weights, which takes hours of recordings and days on a GPU. Better fetch "
+        f"{_PRETRAINED}/{part}/{names[0]} and {names[1]}, put them into {paths[0].parent}, and make the experiment "
+        "again.",
+    )
+
+
+def _data_notes(facts: DatasetFacts, config: SynthesizerConfig) -> list[str]:
+    notes = [f"left out: {line}" for line in facts.unreadable]
+    if facts.total_s < ADVISED_S:
+        notes.append(f"{facts.total_s / 60:.1f} minutes are little; ten or more make a better voice.")
+    if facts.low_rate:
+        notes.append(
+            f"{len(facts.low_rate)} recordings have a lower rate than the voice's {config.sample_rate} Hz and will "
+            f"lack its highest sounds (the first: {facts.low_rate[0]}); a lower --sample-rate fits them better."
+        )
+    return notes
+
+
+def check_disk(folder: Path, experiment: Experiment, seconds: float) -> None:
+    """Raise ResourceError where slices, features and checkpoints won't fit."""
+    with without_weights():
+        generator = Synthesizer(experiment.synthesizer, training=True)
+        discriminators = make_discriminators(experiment)
+    checkpoint = _BYTES_GENERATOR * sum(p.numel() for p in generator.parameters())
+    checkpoint += _BYTES_DISCRIMINATOR * sum(p.numel() for p in discriminators.parameters())
+    config = experiment.synthesizer
+    features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
+    needed = checkpoint * (experiment.schedule.keep_last + 2) + seconds * (features + 2 * config.sample_rate)
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ResourceError(
+            f"{existing}: {free / 1e9:.1f} GB are free, training needs about {needed / 1e9:.1f} GB; free space or make "
+            "the experiment on another disk."
+        )
+
+
+def changed(experiment: Experiment, options: RunOptions) -> Experiment:
+    """The experiment as a run's options want it."""
+    schedule = experiment.schedule
+    rate = options.learning_rate
+    schedule = dataclasses.replace(
+        schedule,
+        steps=options.steps or schedule.steps,
+        batch_size=options.batch_size or schedule.batch_size,
+        patience=schedule.patience if options.patience is None else options.patience or None,
+        learning_rate=rate or schedule.learning_rate,
+        final_learning_rate=(
+            rate * schedule.final_learning_rate / schedule.learning_rate if rate else schedule.final_learning_rate
+        ),
+    )
+    return dataclasses.replace(experiment, schedule=schedule, precision=options.precision or experiment.precision)

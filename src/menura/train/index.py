@@ -1,0 +1,43 @@
+"""The retrieval index of an experiment's voice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from menura.errors import TrainingError
+from menura.retrieval.build import BuiltIndex, build_index, index_name
+from menura.train.features import load_features
+from menura.train.report import load_preparation
+from menura.train.spec import load_experiment, write_atomically
+
+VOICE = "voice"
+"""Folder of the exported voice: weights, index, card."""
+
+
+def find_made_index(folder: Path) -> Path | None:
+    """The experiment's index, where it has one."""
+    return next(iter(sorted((folder / VOICE).glob("added_*.index"))), None)
+
+
+def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]:
+    """Make the index of all content vectors of an experiment, and delete an earlier one.
+
+    Args:
+        folder: the experiment's.
+        method: as for `build_index`.
+
+    Raises:
+        TrainingError: nothing was prepared.
+    """
+    experiment, prepared = load_experiment(folder), load_preparation(folder)
+    if prepared is None:
+        raise TrainingError(f"{folder}: nothing is prepared; run 'menura train prepare' first.")
+    parts = [load_features(folder / item.features).content["own"][0].float().numpy() for item in prepared.slices]
+    made = build_index(np.concatenate(parts), method=method, seed=experiment.seed)
+    name = index_name(made.cells, folder.resolve().name, experiment.synthesizer.version)
+    for old in (folder / VOICE).glob("added_*.index"):
+        old.unlink()
+    write_atomically(folder / VOICE / name, made.data)
+    return folder / VOICE / name, made

@@ -1,0 +1,145 @@
+"""The networks of an experiment as training begins: random, or with the weights of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from menura.checkpoints.maps import State, parametrized
+from menura.checkpoints.pickles import load_tensors
+from menura.checkpoints.rvc import load_voice
+from menura.errors import CheckpointError, TrainingError
+from menura.models.discriminators import DiscriminatorConfig, Discriminators, RvcDiscriminators
+from menura.models.synthesizer import Synthesizer
+from menura.models.vocoders import HifiGan
+from menura.train.precision import keep_float32, prefer_channels_last
+from menura.train.spec import Experiment
+
+_BETAS = (0.8, 0.99)
+_INITIAL_LOG_SCALE = -3.0
+_LEAST_SHARE = 0.5
+"""Of the weights that a warm start must fill, or it isn't one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """How much of a network a warm start filled."""
+
+    filled: int
+    total: int
+    """Weights, counted as tensors."""
+
+
+def make_generator(experiment: Experiment) -> Synthesizer:
+    """A fresh synthesizer, in the layout that trains fastest."""
+    generator = Synthesizer(experiment.synthesizer, training=True)
+    if experiment.objective == "direct":
+        del generator.enc_q
+        bias = generator.enc_p.proj.bias
+        assert bias is not None
+        with torch.no_grad():  # begin nearly without noise
+            bias[experiment.synthesizer.inter_channels :] = _INITIAL_LOG_SCALE
+    _preserve_variance(generator)
+    prefer_channels_last(generator)
+    for module in (generator.dec.conv_post, getattr(generator.dec, "m_source", None)):
+        if module is not None:
+            keep_float32(module)
+    return generator
+
+
+def make_discriminators(experiment: Experiment) -> Discriminators | RvcDiscriminators:
+    """Fresh discriminators."""
+    if experiment.discriminators == "rvc":
+        made: Discriminators | RvcDiscriminators = RvcDiscriminators(experiment.synthesizer.version)
+    else:
+        made = Discriminators(DiscriminatorConfig())
+    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """AdamW as VITS has it."""
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True)
+
+
+def warm_generator(generator: Synthesizer, path: Path) -> Filled:
+    """Take over what fits of a generator's training state or of a voice; speakers beyond the file's begin at its mean.
+
+    Args:
+        generator: changed in place.
+        path: RVC's {model, ...}, or a voice.
+
+    Raises:
+        CheckpointError, UnsafeCheckpointError: the file can't be read.
+        TrainingError: it is of another architecture.
+    """
+    weights = dict(parametrized(_generator_weights(path)))
+    table = weights.get("emb_g.weight")
+    if table is not None:
+        rows = generator.emb_g.weight.shape[0]
+        known = table[:rows].float()
+        mean = table.float().mean(dim=0, keepdim=True)
+        weights["emb_g.weight"] = torch.cat([known, mean.expand(max(0, rows - len(known)), -1)])
+    return _fill(generator, weights, path)
+
+
+def warm_discriminators(discriminators: nn.Module, path: Path) -> Filled:
+    """Take over RVC's D file.
+
+    Raises:
+        CheckpointError, UnsafeCheckpointError: the file can't be read.
+        TrainingError: it is of other discriminators.
+    """
+    return _fill(discriminators, parametrized(_training_state(path)), path)
+
+
+def _generator_weights(path: Path) -> State:
+    if path.suffix.lower() == ".safetensors":
+        return load_voice(path).state
+    content = load_tensors(path)
+    if isinstance(content, dict) and "weight" in content:
+        return load_voice(path).state
+    return _training_state(path)
+
+
+def _training_state(path: Path) -> State:
+    content = load_tensors(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
+        raise CheckpointError(f"{path}: no training state (RVC's G and D files have 'model'). Give another file.")
+    return dict(model)
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> Filled:
+    own = network.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    if len(fitting) < _LEAST_SHARE * len(own):
+        raise TrainingError(
+            f"{path}: only {len(fitting)} of {len(own)} weights fit this experiment's network. "
+            "Take a file of the same version, sample rate and vocoder."
+        )
+    network.load_state_dict(fitting, strict=False)
+    return Filled(filled=len(fitting), total=len(own))
+
+
+def _preserve_variance(generator: Synthesizer) -> None:
+    """Start the decoder with stages that pass on what they get.
+
+    HiFi-GAN's own start (deviation 0.01 throughout) lets hardly a thousandth of the latent reach the output, which
+    costs thousands of steps until it does.
+    """
+    if not isinstance(generator.dec, HifiGan):
+        return
+    with torch.no_grad():
+        for layer, rate in zip(generator.dec.ups, generator.dec.rates, strict=True):
+            assert isinstance(layer, nn.ConvTranspose1d)
+            fan_in = layer.weight.shape[0] * layer.weight.shape[2] / rate
+            layer.weight = torch.randn_like(layer.weight) * (2 / fan_in) ** 0.5
+        for name, layer in generator.dec.resblocks.named_modules():
+            if isinstance(layer, nn.Conv1d):
+                gain = 0.3 if ".convs2." in name else 1.4
+                fan_in = layer.weight.shape[1] * layer.weight.shape[2]
+                layer.weight = torch.randn_like(layer.weight) * gain / fan_in**0.5

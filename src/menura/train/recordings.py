@@ -1,0 +1,130 @@
+"""Which recordings a data set has, whose they are, and whether they are enough to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from menura.audio.decode import open_audio
+from menura.audio.suffixes import AUDIO_SUFFIXES
+from menura.errors import AudioError, TrainingError
+
+MINIMUM_S = 10.0
+"""Less sound than this makes no voice."""
+ADVISED_S = 300.0
+"""Less than this seldom makes a good one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """One file of a data set."""
+
+    speaker: str
+    path: Path
+    relative: str
+    """Below the data set's folder, with slashes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFacts:
+    """What the headers of a data set's files say."""
+
+    seconds: dict[str, float]
+    """By speaker."""
+    unreadable: tuple[str, ...]
+    """What is wrong with files that can't be read, one line each."""
+    low_rate: tuple[str, ...]
+    """Files whose rate is below the voice's: they have no sound at its top."""
+
+    @property
+    def total_s(self) -> float:
+        """All speakers'."""
+        return sum(self.seconds.values())
+
+
+def speakers_of(dataset: Path, name: str) -> tuple[str, ...]:
+    """The speakers of a data set: its sub-folders where all recordings lie in them, else one.
+
+    Args:
+        dataset: folder.
+        name: what a single speaker is called.
+
+    Raises:
+        TrainingError: there is no such folder, or no recording in it.
+    """
+    paths = _audio_below(dataset)
+    folders = sorted({path.relative_to(dataset).parts[0] for path in paths if path.parent != dataset})
+    alone = any(path.parent == dataset for path in paths) or len(folders) < 2
+    return (name,) if alone else tuple(folders)
+
+
+def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) -> tuple[Recording, ...]:
+    """All recordings of a data set, sorted.
+
+    Args:
+        dataset: folder.
+        speakers: of the experiment.
+        by_folder: whether each sub-folder is a speaker's.
+
+    Raises:
+        TrainingError: there is no such folder, or no recording of some speaker in it.
+    """
+    found = []
+    for path in _audio_below(dataset):
+        relative = path.relative_to(dataset)
+        speaker = relative.parts[0] if by_folder else speakers[0]
+        if speaker in speakers:
+            found.append(Recording(speaker=speaker, path=path, relative=relative.as_posix()))
+    missing = set(speakers) - {recording.speaker for recording in found}
+    if missing:
+        raise TrainingError(f"{dataset}: has no recordings of {', '.join(sorted(missing))} any more; put them back.")
+    return tuple(found)
+
+
+def _audio_below(dataset: Path) -> list[Path]:
+    if not dataset.is_dir():
+        raise TrainingError(f"{dataset}: no such folder; give the folder that holds the recordings with --dataset.")
+    paths = [
+        path
+        for path in sorted(dataset.rglob("*"))
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(dataset).parts)
+        and path.is_file()
+    ]
+    if not paths:
+        raise TrainingError(f"{dataset}: holds no recordings (wav, flac, mp3 and others); put some there.")
+    return paths
+
+
+def survey_dataset(recordings: Sequence[Recording], sample_rate: int) -> DatasetFacts:
+    """Read the headers of all recordings.
+
+    Args:
+        recordings: of `find_recordings`.
+        sample_rate: the voice's, in Hz.
+
+    Raises:
+        TrainingError: what can be read is too little.
+    """
+    seconds = {recording.speaker: 0.0 for recording in recordings}
+    unreadable, low = [], []
+    for recording in recordings:
+        try:
+            info = open_audio(recording.path).info
+        except AudioError as error:
+            unreadable.append(str(error))
+            continue
+        seconds[recording.speaker] += (info.length_samples or 0) / info.sample_rate
+        if info.sample_rate < sample_rate:
+            low.append(recording.relative)
+    facts = DatasetFacts(seconds=seconds, unreadable=tuple(unreadable), low_rate=tuple(low))
+    if len(unreadable) == len(recordings):
+        raise TrainingError(f"none of {len(recordings)} recordings can be read; the first: {unreadable[0]}")
+    for speaker, length in seconds.items():
+        if length < MINIMUM_S:
+            raise TrainingError(
+                f"{length:.1f} s of {speaker} are too little to learn a voice from: at least {MINIMUM_S:.0f} s, "
+                f"better {ADVISED_S / 60:.0f} minutes or more."
+            )
+    return facts

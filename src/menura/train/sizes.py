@@ -1,0 +1,104 @@
+"""The networks that can be trained, by name: RVC's own sizes, and the starter pack's small one. Loads no torch."""
+
+from __future__ import annotations
+
+from menura.errors import OptionError
+from menura.models.config import SynthesizerConfig
+
+_UPSAMPLING: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
+    ("v1", 32_000): ((10, 4, 2, 2, 2), (16, 16, 4, 4, 4)),
+    ("v1", 40_000): ((10, 10, 2, 2), (16, 16, 4, 4)),
+    ("v1", 48_000): ((10, 6, 2, 2, 2), (16, 16, 4, 4, 4)),
+    ("v2", 24_000): ((10, 6, 2, 2), (20, 12, 4, 4)),
+    ("v2", 32_000): ((10, 8, 2, 2), (20, 16, 4, 4)),
+    ("v2", 40_000): ((10, 10, 2, 2), (16, 16, 4, 4)),
+    ("v2", 48_000): ((12, 10, 2, 2), (24, 20, 4, 4)),
+}
+"""Rates and kernels of RVC's decoders; 24 kHz is Applio's."""
+_SMALL_UPSAMPLING = {24_000: (10, 6, 2, 2), 32_000: (10, 8, 2, 2), 40_000: (10, 10, 2, 2), 48_000: (12, 10, 2, 2)}
+MEL_BANDS = {24_000: 80, 32_000: 80, 40_000: 125, 48_000: 128}
+"""Of the mel spectrogram that RVC's training compares."""
+
+
+def rvc_config(
+    version: str, sample_rate: int, n_speakers: int, *, content: str, has_f0: bool, vocoder: str
+) -> SynthesizerConfig:
+    """RVC's own architecture.
+
+    Args:
+        version: 'v1' (256 wide content) or 'v2' (768).
+        sample_rate: Hz.
+        n_speakers: at least 1.
+        content: the content encoder's name.
+        has_f0: whether the voice follows pitch.
+        vocoder: by Applio's name.
+
+    Raises:
+        OptionError: RVC has no such size.
+    """
+    if (version, sample_rate) not in _UPSAMPLING:
+        raise OptionError(f"sample_rate: RVC {version} has no {sample_rate // 1000}k; take 32k, 40k or 48k.")
+    if not has_f0 and vocoder != "HiFi-GAN":
+        raise OptionError(f"vocoder: {vocoder} needs F0; leave out --no-pitch or take HiFi-GAN.")
+    rates, kernels = _UPSAMPLING[version, sample_rate]
+    return SynthesizerConfig(
+        spec_channels=513 if sample_rate <= 32_000 else 1025,
+        segment_size_frames=36 if (version, sample_rate) in (("v2", 48_000), ("v2", 24_000)) else 32,
+        inter_channels=192,
+        hidden_channels=192,
+        filter_channels=768,
+        n_heads=2,
+        n_layers=6,
+        kernel_size=3,
+        p_dropout=0.0,
+        resblock="1",
+        resblock_kernel_sizes=(3, 7, 11),
+        resblock_dilation_sizes=((1, 3, 5), (1, 3, 5), (1, 3, 5)),
+        upsample_rates=rates,
+        upsample_initial_channel=512,
+        upsample_kernel_sizes=kernels,
+        n_speakers=n_speakers,
+        gin_channels=256,
+        sample_rate=sample_rate,
+        content_dim=256 if version == "v1" else 768,
+        version=version,
+        has_f0=has_f0,
+        vocoder=vocoder,
+        content_encoder=content,
+    )
+
+
+def small_config(sample_rate: int, n_speakers: int, *, initial_channels: int = 192) -> SynthesizerConfig:
+    """The starter pack's architecture, an eighth of RVC's work, on the starter encoder's 384 wide content.
+
+    Raises:
+        OptionError: no such rate.
+    """
+    if sample_rate not in _SMALL_UPSAMPLING:
+        raise OptionError(f"sample_rate: {sample_rate} Hz is not one of 24k, 32k, 40k, 48k.")
+    rates = _SMALL_UPSAMPLING[sample_rate]
+    return SynthesizerConfig(
+        spec_channels=513,
+        segment_size_frames=36,
+        inter_channels=192,
+        hidden_channels=128,
+        filter_channels=512,
+        n_heads=2,
+        n_layers=4,
+        kernel_size=3,
+        p_dropout=0.0,
+        resblock="1",
+        resblock_kernel_sizes=(3, 7),
+        resblock_dilation_sizes=((1, 3, 5), (1, 3, 5)),
+        upsample_rates=rates,
+        upsample_initial_channel=initial_channels,
+        upsample_kernel_sizes=tuple(2 * rate for rate in rates),
+        n_speakers=n_speakers,
+        gin_channels=256,
+        sample_rate=sample_rate,
+        content_dim=384,
+        version="v2",
+        has_f0=True,
+        vocoder="HiFi-GAN",
+        content_encoder="menura-starter",
+    )

@@ -1,0 +1,155 @@
+"""What a worker process does to a slice: the same networks as in conversion, loaded once in each process."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import torch
+
+from menura.checkpoints.assets import find_asset
+from menura.errors import TrainingError
+from menura.f0.registry import load_estimator, method_path
+from menura.train.features import SUFFIX, ClipFeatures, ClipSource, Extractor, load_features, save_features
+from menura.train.slicing import loudness_db
+from menura.train.spec import Experiment
+
+if TYPE_CHECKING:
+    from menura.content.base import ContentEncoder
+
+STARTER = "menura-starter"
+_VERSION = 1
+"""Of the features themselves: a change of their computation makes old ones worthless."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkNames:
+    """Which networks, and where their weights are."""
+
+    content: str
+    version: str
+    content_path: str
+    """Empty for the starter encoder, whose weights are inside the package."""
+    f0: str
+    f0_path: str
+    sample_rate: int
+
+    @classmethod
+    def of(cls, experiment: Experiment, home: Path | None) -> NetworkNames:
+        """An experiment's networks.
+
+        Raises:
+            AssetMissingError: weights are not installed; the message says what to fetch.
+        """
+        config = experiment.synthesizer
+        encoder = "" if config.content_encoder == STARTER else str(find_asset(config.content_encoder, home))
+        return cls(
+            content=config.content_encoder,
+            version=config.version,
+            content_path=encoder,
+            f0=experiment.data.f0,
+            f0_path=str(method_path(experiment.data.f0, home)),
+            sample_rate=config.sample_rate,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureJob:
+    """A slice whose features are wanted."""
+
+    folder: str
+    """The experiment's."""
+    slice_file: str
+    """Below it."""
+    speaker: str
+    perturbed: int
+    networks: NetworkNames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureResult:
+    """What a slice's features say of it."""
+
+    features: str
+    """File below the experiment's folder."""
+    seconds: float
+    loudness_db: float
+    f0_hz: tuple[float, float, float]
+    """5th, 50th and 95th percentile where voiced; zeros where nothing is."""
+    voiced: float
+    """Share of frames."""
+
+
+_loaded: dict[NetworkNames, Extractor] = {}
+
+
+def load_networks(names: NetworkNames) -> None:
+    """Load them for this process."""
+    if names not in _loaded:
+        _loaded.clear()
+        device = torch.device("cpu")
+        _loaded[names] = Extractor(
+            encoder=_encoder(names, device),
+            estimator=load_estimator(names.f0, Path(names.f0_path), device, threads=torch.get_num_threads()),
+            sample_rate=names.sample_rate,
+        )
+
+
+def _encoder(names: NetworkNames, device: torch.device) -> ContentEncoder:
+    if names.content == STARTER:
+        from menura.content.starter import StarterEncoder
+
+        return StarterEncoder.load(device)
+    from menura.content.contentvec import ContentVec
+
+    return ContentVec.load(Path(names.content_path), device, "last" if names.version == "v1" else "none")
+
+
+def _content_key(job: FeatureJob, data: bytes) -> str:
+    names = job.networks
+    facts = (_VERSION, names.content, names.version, names.f0, names.sample_rate, job.perturbed)
+    return hashlib.sha256(repr(facts).encode() + data).hexdigest()[:16]
+
+
+def _cached(target: Path) -> ClipFeatures | None:
+    if not target.is_file():
+        return None
+    try:
+        return load_features(target)
+    except TrainingError:
+        return None  # damaged: computed again
+
+
+def extract_features(job: FeatureJob) -> FeatureResult | None:
+    """Compute a slice's features, or take those that are cached; None if it turns out too short."""
+    folder = Path(job.folder)
+    data = (folder / job.slice_file).read_bytes()
+    key = _content_key(job, data)
+    name = f"features/{job.speaker}.{key}{SUFFIX}"
+    target = folder / name
+    features = _cached(target)
+    if features is None:
+        load_networks(job.networks)
+        extractor = _loaded[job.networks]
+        samples, rate = soundfile.read(folder / job.slice_file, dtype="float32")
+        clip = ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=int(key[:8], 16))
+        try:
+            features = extractor.extract(clip, perturbed=job.perturbed)
+        except TrainingError:
+            return None
+        save_features(target, features)
+    audio = features.audio.numpy().astype(np.float32) / np.float32(32767)
+    f0 = features.f0_hz.numpy()
+    voiced = f0[f0 > 0]
+    low, middle, high = np.percentile(voiced, [5, 50, 95]).tolist() if voiced.size else (0.0, 0.0, 0.0)
+    return FeatureResult(
+        features=name,
+        seconds=features.frames / 100,
+        loudness_db=round(loudness_db(audio, job.networks.sample_rate), 1),
+        f0_hz=(round(low, 1), round(middle, 1), round(high, 1)),
+        voiced=round(float((f0 > 0).mean()), 3),
+    )

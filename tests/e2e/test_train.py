@@ -1,0 +1,134 @@
+"""From recordings to a voice by the command line: new, run, killed, run again, converted with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import expected_shapes
+from menura.cli.main import run
+from menura.train.spec import load_experiment, save_experiment
+
+CLIPS = (
+    Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac",
+    *sorted((Path(__file__).parents[1] / "data").glob("*.flac")),
+)
+RIGHTS = "read for LibriVox, in the public domain"
+
+
+@pytest.fixture
+def recordings(place: Path) -> Path:
+    folder = place / "recordings"
+    folder.mkdir()
+    for path in CLIPS:
+        shutil.copy(path, folder)
+    return folder
+
+
+def shrink(folder: Path) -> None:
+    """Make the network tiny and save often, so that a step takes no time."""
+    made = load_experiment(folder)
+    config = dataclasses.replace(
+        made.synthesizer,
+        inter_channels=8,
+        hidden_channels=8,
+        filter_channels=16,
+        n_layers=1,
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1, 3, 5),),
+        upsample_initial_channel=16,
+        gin_channels=8,
+    )
+    schedule = dataclasses.replace(
+        made.schedule, save_every_steps=2, evaluate_every_steps=2, log_every_steps=1, gan_from_step=1000, row_frames=60
+    )
+    data = dataclasses.replace(made.data, perturbed=1, held_out=0.2, slice_s=1.5)
+    changed = dataclasses.replace(made, synthesizer=config, schedule=schedule, data=data, precision="fp32")
+    save_experiment(folder, changed)
+
+
+def new(name: str, *options: str) -> int:
+    fixed = ("--rights", RIGHTS, "--content", "menura-starter", "--sample-rate", "24k", "--base", "none")
+    return run(["train", "new", name, "--dataset", "recordings", *fixed, "--batch-size", "2", *options])
+
+
+def test_from_recordings_to_a_converted_talk(recordings: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert new("me", "--steps", "400") == 0
+    shrink(Path("me"))
+    command = [sys.executable, "-m", "menura", "train", "run", "me", "--workers", "1", "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    prepared = {path: path.stat().st_mtime_ns for path in Path("me/features").iterdir()}
+    killed_at = int(torch.load("me/checkpoint.pt", weights_only=True)["step"])
+    assert 4 <= killed_at < 400
+    assert run(["train", "run", "me", "--steps", str(killed_at + 4), "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"at step {killed_at} of {killed_at + 4}" in out
+    assert {path: path.stat().st_mtime_ns for path in Path("me/features").iterdir()} == prepared
+    steps = [json.loads(line)["step"] for line in Path("me/losses.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, killed_at + 5))
+
+    Path("me").rename("moved")
+    (index,) = Path("moved/voice").glob("added_IVF*_Flat_nprobe_1_me_v2.index")
+    card = json.loads(Path("moved/voice/card.json").read_text())
+    assert card["rights"] == RIGHTS
+    assert 80 < card["f0_median_hz"] < 130
+    for ending in (".pth", ".safetensors"):
+        voice = load_voice(Path(f"moved/voice/me{ending}"))
+        assert {name: tuple(t.shape) for name, t in voice.state.items()} == expected_shapes(voice.config)
+        assert voice.metadata.source == RIGHTS
+    arguments = ["--voice", "moved/voice/me.pth", "--index", str(index), "--transpose", "auto"]
+    assert run(["convert", str(talk), "-o", "out.wav", *arguments]) == 0
+    samples, rate = soundfile.read("out.wav")
+    assert (len(samples), rate) == (36_000, 24_000)
+    assert np.isfinite(samples).all()
+
+
+def test_an_exported_folder_is_a_voice_that_can_be_installed(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert new("me", "--steps", "2") == 0
+    shrink(Path("me"))
+    assert run(["train", "prepare", "me", "--workers", "2"]) == 0
+    assert "me: 0.2 minutes" in capsys.readouterr().out
+    assert run(["train", "run", "me", "--until", "1"]) == 0
+    assert not Path("me/voice").exists()
+    assert run(["train", "run", "me"]) == 0
+    assert run(["train", "index", "me", "--index-method", "faiss"]) == 0
+    assert run(["train", "export", "me", "--training-state"]) == 0
+    assert run(["train", "export", "me", "alone.safetensors", "--speaker", "me"]) == 0
+    assert load_voice(Path("alone.safetensors")).n_speakers == 1
+    assert torch.load("me/voice/G_2.pth", weights_only=True)["iteration"] >= 1
+    monkeypatch.setenv("MENURA_HOME", os.path.abspath("home"))
+    assert run(["voices", "import", "me/voice"]) == 0
+    capsys.readouterr()
+    assert run(["voices", "info", "me", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["card"]["rights"] == RIGHTS
+    assert facts["index"]
+
+
+def test_rights_and_data_are_required(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "new", "me", "--dataset", "recordings"]) == 2
+    assert "--rights" in capsys.readouterr().err
+    assert new("me", "--sample-rate", "44k") == 2
+    assert run(["train", "run", "nothing"]) == 1
+    assert "menura train new" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""An experiment of a few thousand parameters, with features made of noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from menura.train.features import ClipFeatures, save_features
+from menura.train.loop import Trainer, open_trainer
+from menura.train.spec import Experiment, Schedule, starter_config
+
+DIM = 12
+CPU = torch.device("cpu")
+
+
+def tiny_experiment(**changes: Any) -> Experiment:
+    config = dataclasses.replace(
+        starter_config(2),
+        spec_channels=257,
+        segment_size_frames=12,
+        inter_channels=8,
+        hidden_channels=8,
+        filter_channels=16,
+        n_layers=1,
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1, 3, 5),),
+        upsample_initial_channel=16,
+        gin_channels=8,
+        content_dim=DIM,
+    )
+    schedule = Schedule(steps=20, batch_size=2, row_frames=40, warmup_steps=2, log_every_steps=1, save_every_steps=2)
+    values = {"synthesizer": config, "speakers": ("anna", "bert"), "schedule": schedule, "seed": 3, "precision": "fp32"}
+    return Experiment(**(values | changes))
+
+
+def clip(speaker: str, seed: int, frames: int = 120) -> ClipFeatures:
+    rng = np.random.default_rng(seed)
+    content = {
+        kind: torch.from_numpy(rng.normal(size=(2, frames // 2, DIM))).to(torch.float16)
+        for kind in ("own", "aligned", "perturbed")
+    }
+    audio = torch.from_numpy((rng.normal(size=frames * 240) * 3000).astype(np.int16))
+    f0_hz = torch.from_numpy(rng.uniform(100, 200, frames).astype(np.float32))
+    return ClipFeatures(speaker=speaker, audio=audio, f0_hz=f0_hz, content=content)
+
+
+def write_features(folder: Path) -> None:
+    for seed, speaker in enumerate(("anna", "bert", "bert")):
+        save_features(folder / "features" / f"{seed}.{speaker}.safetensors", clip(speaker, seed))
+
+
+def run(folder: Path, until: int) -> Trainer:
+    trainer = open_trainer(folder, CPU)
+    trainer.run(folder, until_step=until, report=lambda _: None)
+    return trainer

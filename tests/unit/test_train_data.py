@@ -1,0 +1,314 @@
+"""From recordings to slices: what is cut, what is dropped, what is cached, what is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from menura.errors import AssetMissingError, OptionError, ResourceError, TrainingError
+from menura.options import RunOptions, TrainingOptions
+from menura.train import create, work
+from menura.train.create import changed, create_experiment
+from menura.train.features import ClipSource, Extractor
+from menura.train.loop import open_trainer
+from menura.train.prepare import is_prepared, prepare
+from menura.train.recordings import speakers_of
+from menura.train.report import load_preparation, report_text
+from menura.train.slicing import (
+    clipped_share,
+    cut_points,
+    fault_of,
+    high_passed,
+    loudness_db,
+    normalised,
+    spans_by_silence,
+    spans_of_chunks,
+)
+from menura.train.spec import load_experiment, save_experiment
+
+RATE = 16_000
+
+
+def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, level, int(seconds * RATE)).astype(np.float32)
+
+
+def test_high_pass_equals_scipys_and_moves_nothing() -> None:
+    from scipy.signal import butter, sosfiltfilt
+
+    samples = noise(65.0) + np.float32(0.2)
+    expected = sosfiltfilt(butter(5, 48, "highpass", fs=RATE, output="sos"), samples.astype(np.float64))
+    inside = slice(RATE, -RATE)  # scipy's ends are extended otherwise
+    assert np.abs(high_passed(samples, RATE)[inside] - expected[inside]).max() < 2e-4
+    assert len(high_passed(samples[:100], RATE)) == 100
+
+
+def test_loudness_leaves_pauses_out() -> None:
+    speech = noise(4.0)
+    with_pause = np.concatenate([speech, np.zeros(RATE * 10, dtype=np.float32)])
+    assert loudness_db(with_pause, RATE) == pytest.approx(loudness_db(speech, RATE), abs=0.2)
+    assert loudness_db(normalised(with_pause, RATE), RATE) == pytest.approx(-23, abs=0.3)
+    peaky = speech.copy()
+    peaky[100] = 1.0
+    assert np.abs(normalised(peaky / 100, RATE)).max() <= 0.971
+
+
+def test_pauses_are_cut_out_and_long_stretches_cut_in_quiet_places() -> None:
+    pause = np.zeros(RATE, dtype=np.float32)
+    samples = np.concatenate([pause, noise(2.0), pause, pause, noise(11.0, seed=1), pause])
+    dip = 5 * RATE + 6 * RATE
+    samples[dip : dip + RATE // 5] *= 0.01
+    spans = spans_by_silence(samples, RATE, 8.0)
+    assert spans[0].end - spans[0].start == pytest.approx(2.5 * RATE, abs=0.05 * RATE)
+    assert len(spans) == 3
+    assert abs(spans[1].end - dip - RATE // 10) < RATE // 10
+    assert spans[1].end == spans[2].start
+    kept = sum(span.end - span.start for span in spans) / RATE
+    assert kept == pytest.approx(13 + 4 * 0.25, abs=0.1)
+    assert spans_by_silence(np.zeros(RATE * 3, dtype=np.float32), RATE, 8.0) == []
+
+
+def test_unbroken_sound_is_one_stretch() -> None:
+    (span,) = spans_by_silence(noise(3.0), RATE, 8.0)
+    assert (span.start, span.end) == (0, 3 * RATE)
+
+
+def test_cuts_fall_into_pauses() -> None:
+    samples = noise(20.0)
+    samples[6 * RATE : 6 * RATE + 5_000] = 0
+    samples[13 * RATE : 13 * RATE + 5_000] = 0
+    points = cut_points(samples, RATE, 8.0)
+    assert (points[0], points[-1], len(points)) == (0, len(samples), 4)
+    assert 0 <= points[1] - 6 * RATE <= 5_000
+    assert 0 <= points[2] - 13 * RATE <= 5_000
+
+
+def test_chunks_overlap_and_cover_everything() -> None:
+    spans = spans_of_chunks(10 * RATE, RATE, 3.0, 0.5)
+    assert [span.start / RATE for span in spans] == [0, 2.5, 5, 7.5]
+    assert spans[-1].end == 10 * RATE
+
+
+def test_faults_are_named() -> None:
+    assert fault_of(noise(2.0), RATE) is None
+    assert fault_of(noise(0.3), RATE) == "too short"
+    assert fault_of(noise(2.0, 1e-4), RATE) == "near silent"
+    assert fault_of(np.clip(noise(2.0, 0.8), -1, 1), RATE) == "clipped"
+    one_peak = noise(2.0)
+    one_peak[500] = 1.0
+    assert clipped_share(one_peak) == 0.0
+
+
+class FakeEncoder:
+    name, dim, core_frames, context_frames, global_windows = "fake", 384, 800, 100, True
+
+    def survey(self):
+        return self
+
+    def push(self, samples):
+        pass
+
+    def finish(self):
+        return self
+
+    def frame_count(self, length_samples):
+        return length_samples // 320
+
+    def encode(self, samples, statistics):
+        vectors = samples[:, : samples.shape[1] // 320 * 320].unflatten(1, (-1, 320)).mean(dim=2)
+        return vectors[:, :, None].repeat(1, 1, self.dim)
+
+
+class FakeEstimator:
+    name, core_frames, context_frames = "fake", 800, 24
+
+    def estimate(self, samples):
+        return samples.unfold(1, 1, 160)[:, :, 0].abs() * 1000 + 60
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[ClipSource]:
+    """The starter encoder and SwiftF0 replaced by arithmetic; what they were asked for."""
+    extracted: list[ClipSource] = []
+
+    class Counting(Extractor):
+        def extract(self, clip, *, perturbed=None):
+            extracted.append(clip)
+            return super().extract(clip, perturbed=perturbed)
+
+    def load(names: work.NetworkNames) -> None:
+        work._loaded[names] = Counting(encoder=FakeEncoder(), estimator=FakeEstimator(), sample_rate=names.sample_rate)
+
+    monkeypatch.setattr(work, "_loaded", {})
+    monkeypatch.setattr(work, "load_networks", load)
+    monkeypatch.setattr("menura.train.prepare.load_networks", load)
+    return extracted
+
+
+OPTIONS = TrainingOptions(content="menura-starter", sample_rate="24k", f0="swift", base="none", slice_length=2.0)
+
+
+def write_dataset(folder: Path, files: dict[str, np.ndarray]) -> Path:
+    for name, samples in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, samples, RATE)
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    silent = np.concatenate([noise(5.0, seed=5), np.clip(noise(4.0, 0.9, seed=6), -1, 1)])
+    return write_dataset(tmp_path / "data", {"a.wav": noise(18.0, seed=4), "deep/b.flac": silent})
+
+
+def create_in(tmp_path: Path, dataset: Path, options: TrainingOptions = OPTIONS):
+    return create_experiment(tmp_path / "exp", dataset=dataset, rights="me", options=options, home=tmp_path)
+
+
+def run_prepare(tmp_path: Path):
+    folder = tmp_path / "exp"
+    told = []
+    made = prepare(folder, load_experiment(folder), home=tmp_path, workers=1, report=told.append)
+    return made, told
+
+
+def test_preparing_cuts_reports_and_holds_out(tmp_path: Path, dataset: Path, counted) -> None:
+    create_in(tmp_path, dataset)
+    (dataset / "broken.wav").write_bytes(b"RIFF" + bytes(40))
+    made, told = run_prepare(tmp_path)
+    assert (told[-1].stage, told[-1].done) == ("features", told[-1].total)
+    assert 22 < made.seconds() <= 23  # of which a rest too short for a slice is left out
+    assert sum(item.held_out for item in made.slices) == 1
+    dropped = [item for recording in made.recordings for item in recording.dropped]
+    assert {item.fault for item in dropped} == {"clipped"}
+    assert all(item.end_s > 5 for item in dropped)
+    assert len(made.faults) == 1
+    text = (tmp_path / "exp" / "report.txt").read_text()
+    assert text == report_text(made, name="exp")
+    assert f"left out, clipped: {len(dropped)}" in text
+    assert "could not be read: 1" in text
+    assert load_preparation(tmp_path / "exp") == made
+    assert is_prepared(tmp_path / "exp", load_experiment(tmp_path / "exp"))
+
+
+def test_features_are_cached_by_content(tmp_path: Path, dataset: Path, counted) -> None:
+    create_in(tmp_path, dataset)
+    first, _ = run_prepare(tmp_path)
+    done = len(counted)
+    assert done == len(first.slices)
+    again, _ = run_prepare(tmp_path)
+    assert (again, len(counted)) == (first, done)
+    lost = tmp_path / "exp" / first.slices[2].features
+    lost.write_bytes(lost.read_bytes()[:50])  # as an interrupted copy leaves it
+    assert run_prepare(tmp_path)[0] == first
+    assert len(counted) == done + 1
+    experiment = load_experiment(tmp_path / "exp")
+    other = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, loudness="after"))
+    save_experiment(tmp_path / "exp", other)
+    assert not is_prepared(tmp_path / "exp", other)
+    louder, _ = run_prepare(tmp_path)
+    assert len(counted) == 2 * done + 1
+    assert all(item.loudness_db == pytest.approx(-23, abs=0.5) for item in louder.slices)
+
+
+def test_held_out_slices_are_not_learnt_from(tmp_path: Path, dataset: Path, counted) -> None:
+    create_in(tmp_path, dataset)
+    made, _ = run_prepare(tmp_path)
+    trainer = open_trainer(tmp_path / "exp", torch.device("cpu"))
+    assert trainer.dataset.clips == len(made.slices) - 1
+    assert trainer.held_out is not None
+    assert len(trainer.held_out) == 1
+
+
+def test_a_moved_experiment_needs_its_data_set_no_more(tmp_path: Path, dataset: Path, counted) -> None:
+    create_in(tmp_path, dataset)
+    run_prepare(tmp_path)
+    (tmp_path / "exp").rename(tmp_path / "moved")
+    dataset.rename(tmp_path / "gone")
+    experiment = load_experiment(tmp_path / "moved")
+    assert is_prepared(tmp_path / "moved", experiment)
+    assert open_trainer(tmp_path / "moved", torch.device("cpu")).dataset.seconds > 15
+
+
+def test_sub_folders_are_speakers(tmp_path: Path, counted) -> None:
+    data = write_dataset(tmp_path / "data", {"anna/1.wav": noise(11.0), "bert/x/1.wav": noise(12.0, seed=1)})
+    created = create_in(tmp_path, data)
+    assert created.experiment.speakers == ("anna", "bert")
+    assert created.experiment.synthesizer.n_speakers == 2
+    made, _ = run_prepare(tmp_path)
+    assert {item.speaker for item in made.slices} == {"anna", "bert"}
+    assert speakers_of(write_dataset(data, {"top.wav": noise(1.0)}), "me") == ("me",)
+
+
+def test_what_would_stop_training_is_told_at_once(tmp_path: Path, dataset: Path, monkeypatch) -> None:
+    with pytest.raises(TrainingError, match="no such folder"):
+        create_in(tmp_path, tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="holds no recordings"):
+        create_in(tmp_path, tmp_path / "empty")
+    with pytest.raises(TrainingError, match=r"4\.0 s of exp are too little"):
+        create_in(tmp_path, write_dataset(tmp_path / "short", {"a.wav": noise(4.0)}))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"no audio")
+    with pytest.raises(TrainingError, match="none of 1 recordings can be read"):
+        create_in(tmp_path, tmp_path / "bad")
+    with pytest.raises(AssetMissingError, match=r"contentvec.*fetch .*--content menura-starter"):
+        create_in(tmp_path, dataset, TrainingOptions())
+    with pytest.raises(AssetMissingError, match="rmvpe"):
+        create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, f0="rmvpe"))
+    with pytest.raises(OptionError, match="rights"):
+        create_experiment(tmp_path / "exp", dataset=dataset, rights=" ", options=OPTIONS, home=tmp_path)
+    usage = type("Usage", (), {"free": 10_000_000})
+    with monkeypatch.context() as patch:
+        patch.setattr(create.shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(ResourceError, match=r"0\.0 GB are free, training needs about 0\.[3-9] GB"):
+            create_in(tmp_path, dataset)
+    assert not (tmp_path / "exp").exists()
+    create_in(tmp_path, dataset)
+    with pytest.raises(TrainingError, match="an experiment already"):
+        create_in(tmp_path, dataset)
+
+
+@pytest.mark.parametrize(
+    ("options", "config"),
+    [
+        ({}, ("v2", 40_000, 768, 512)),
+        ({"size": "v1", "sample_rate": "32k"}, ("v1", 32_000, 256, 512)),
+        ({"size": "small", "sample_rate": "48k"}, ("v2", 48_000, 768, 192)),
+        ({"content": "menura-starter", "sample_rate": "24k"}, ("v2", 24_000, 384, 192)),
+        ({"content": "menura-starter", "size": "v2"}, ("v2", 40_000, 384, 512)),
+        ({"vocoder": "RefineGAN", "sample_rate": "32k"}, ("v2", 32_000, 768, 512)),
+    ],
+)
+def test_sizes(options: dict[str, str], config: tuple[str, int, int, int]) -> None:
+    made = create._network(TrainingOptions(**options), 1)
+    assert (made.version, made.sample_rate, made.content_dim, made.upsample_initial_channel) == config
+    assert made.frame_samples * 100 == made.sample_rate
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "v1", "sample_rate": "24k"}, "RVC v1 has no 24k"),
+        ({"size": "v1", "content": "menura-starter"}, "v1 takes contentvec"),
+        ({"size": "small", "vocoder": "RefineGAN"}, "for others take v2"),
+        ({"pitch": False, "vocoder": "MRF HiFi-GAN"}, "needs F0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        create._network(TrainingOptions(**options), 1)
+
+
+def test_a_run_s_options_change_the_experiment(tmp_path: Path, dataset: Path) -> None:
+    experiment = create_in(tmp_path, dataset).experiment
+    assert changed(experiment, RunOptions()) == experiment
+    made = changed(experiment, RunOptions(steps=7, learning_rate=1e-5, patience=3, precision="fp32"))
+    assert (made.schedule.steps, made.schedule.patience, made.precision) == (7, 3, "fp32")
+    assert made.schedule.final_learning_rate == pytest.approx(1e-5 / 4)
+    assert changed(made, RunOptions(patience=0)).schedule.patience is None

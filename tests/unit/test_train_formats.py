@@ -1,0 +1,428 @@
+"""What training reads and writes of others: RVC's training states and voices, indexes, TensorBoard's files, PNG."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from menura.checkpoints.maps import classic
+from menura.checkpoints.rvc import load_voice
+from menura.errors import CheckpointError, OptionError, ResourceError, TrainingError, UnsafeCheckpointError
+from menura.models.blank import without_weights
+from menura.models.discriminators import RvcDiscriminators
+from menura.retrieval import build
+from menura.retrieval.build import build_index, cell_count, cluster_centres, index_name
+from menura.retrieval.faiss_index import FaissIndex
+from menura.train.checkpoint import checkpoint_paths, write_state
+from menura.train.dataset import Dataset
+from menura.train.export import export_training_states, voice_of
+from menura.train.features import load_features
+from menura.train.held_out import Course, HeldOut
+from menura.train.loop import BEST, CHECKPOINT, LOG, Trainer, open_trainer
+from menura.train.losses import RvcMelLoss
+from menura.train.networks import make_generator, warm_discriminators, warm_generator
+from menura.train.pictures import mel_picture, png
+from menura.train.sizes import rvc_config
+from menura.train.spec import LossWeights, load_experiment, save_experiment
+from menura.train.tensorboard import EventWriter, crc32c
+from support.recipe import load_manifest
+from support.training import CPU, run, tiny_experiment, write_features
+
+RVC = {"objective": "vits", "discriminators": "rvc", "weights": LossWeights(log_spectrum=0, convergence=0, mel=45)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_experiment(tmp_path, tiny_experiment())
+    write_features(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RVC's discriminators, a quarter as wide."""
+    monkeypatch.setattr("menura.train.networks.RvcDiscriminators", lambda version: RvcDiscriminators(version, width=8))
+
+
+# -- RVC's training states
+
+
+@pytest.mark.parametrize(("version", "count"), [("v1", 7), ("v2", 9)])
+def test_discriminators_have_rvcs_layout(version: str, count: int) -> None:
+    with without_weights():
+        state = classic(RvcDiscriminators(version).state_dict())
+    assert len({name.split(".")[1] for name in state}) == count
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert shapes["discriminators.0.convs.0.weight_v"] == (16, 1, 15)
+    assert shapes["discriminators.0.convs.3.weight_v"] == (1024, 4, 41)
+    assert shapes["discriminators.0.convs.5.weight_v"] == (1024, 1024, 5)
+    assert shapes["discriminators.0.conv_post.weight_v"] == (1, 1024, 3)
+    assert shapes["discriminators.1.convs.0.weight_v"] == (32, 1, 5, 1)
+    assert shapes["discriminators.1.convs.0.weight_g"] == (32, 1, 1, 1)
+    assert shapes["discriminators.1.convs.4.weight_v"] == (1024, 1024, 5, 1)
+    assert shapes["discriminators.1.conv_post.weight_v"] == (1, 1024, 3, 1)
+    assert len(state) == 3 * (7 + 6 * (count - 1))
+
+
+def test_discriminators_compare_every_layer(narrow) -> None:
+    judged = RvcDiscriminators("v2", width=8)(torch.randn(2, 4000))
+    assert [len(item.features) for item in judged] == [7] + [6] * 8
+    assert judged[0].scores.shape == (2, 1, 4000 // 256 + 1)
+    assert torch.equal(judged[3].features[-1], judged[3].scores)
+
+
+@pytest.mark.parametrize("vocoder", ["HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"])
+def test_rvcs_own_training_learns(folder: Path, narrow, vocoder: str) -> None:
+    experiment = tiny_experiment(**RVC)
+    config = dataclasses.replace(experiment.synthesizer, vocoder=vocoder, upsample_initial_channel=32)
+    schedule = dataclasses.replace(
+        experiment.schedule, gan_from_step=0, learning_rate=2e-3, steps=30, max_gradient=1000.0
+    )
+    experiment = dataclasses.replace(experiment, synthesizer=config, schedule=schedule)
+    clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
+    dataset = Dataset(clips, speakers=experiment.speakers, config=config, mix=experiment.mix)
+    losses = [result.losses for result in Trainer(experiment, dataset, CPU).steps(12)]
+    assert set(losses[0]) == {"mel", "kl", "discriminator", "adversarial", "features", "total", "gradient"}
+    assert np.mean([row["mel"] for row in losses[-3:]]) < 0.9 * np.mean([row["mel"] for row in losses[:3]])
+    assert np.mean([row["kl"] for row in losses[-3:]]) < np.mean([row["kl"] for row in losses[:3]])
+
+
+def test_training_states_go_out_and_come_back(folder: Path, narrow) -> None:
+    experiment = tiny_experiment(**RVC)
+    schedule = dataclasses.replace(experiment.schedule, gan_from_step=0)
+    save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+    trained = run(folder, 2)
+    g_path, d_path = export_training_states(folder)
+    assert (g_path.name, d_path.name) == ("G_2.pth", "D_2.pth")
+    content = torch.load(g_path, weights_only=True)
+    assert set(content) == {"model", "optimizer", "learning_rate", "iteration"}
+    assert "enc_q.enc.in_layers.0.weight_g" in content["model"]
+    fresh = make_generator(experiment)
+    filled = warm_generator(fresh, g_path)
+    assert filled.filled == filled.total
+    assert all(torch.equal(value, trained.generator.state_dict()[name]) for name, value in fresh.state_dict().items())
+    judges = RvcDiscriminators("v2", width=8)
+    warm_discriminators(judges, d_path)
+    assert trained.discriminators is not None
+    assert all(torch.equal(v, trained.discriminators.state_dict()[n]) for n, v in judges.state_dict().items())
+
+
+def test_warm_start_takes_rvcs_109_speakers_and_its_halves(folder: Path, tmp_path: Path) -> None:
+    source = tiny_experiment(**RVC)
+    wide = dataclasses.replace(source.synthesizer, n_speakers=109)
+    names = tuple(f"s{i}" for i in range(109))
+    state = classic(make_generator(dataclasses.replace(source, synthesizer=wide, speakers=names)).state_dict())
+    path = tmp_path / "f0G24k.pth"
+    torch.save({"model": {name: value.half() for name, value in state.items()}, "iteration": 1}, path)
+    network = make_generator(source)
+    filled = warm_generator(network, path)
+    assert filled.filled == filled.total
+    assert torch.equal(network.emb_g.weight, state["emb_g.weight"].half().float()[:2])
+
+
+def test_warm_start_from_a_voice_and_the_running_average(folder: Path, tmp_path: Path) -> None:
+    from menura.checkpoints.rvc import save_rvc
+
+    donor = tiny_experiment()
+    voice = voice_of(donor, make_generator(donor).state_dict(), step=1, speaker="bert")
+    save_rvc(tmp_path / "donor.pth", voice)
+    warm = dataclasses.replace(donor.warm_start, generator=str(tmp_path / "donor.pth"))
+    save_experiment(folder, dataclasses.replace(donor, warm_start=warm))
+    trainer = open_trainer(folder, CPU)
+    name = "enc_p.emb_phone.weight"
+    assert torch.equal(trainer.average[name], load_voice(tmp_path / "donor.pth").state[name])
+    assert torch.equal(trainer.generator.state_dict()[name], trainer.average[name])
+
+
+def test_other_files_are_refused_as_warm_starts(tmp_path: Path) -> None:
+    network = make_generator(tiny_experiment())
+    torch.save({"weights": 1}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="no training state"):
+        warm_generator(network, tmp_path / "a.pth")
+    torch.save({"model": {"dec.conv_pre.weight": torch.zeros(1)}}, tmp_path / "b.pth")
+    with pytest.raises(TrainingError, match="same version, sample rate and vocoder"):
+        warm_generator(network, tmp_path / "b.pth")
+    torch.save({"model": {"x": torch.zeros(1)}, "optimizer": os.system}, tmp_path / "c.pth")
+    with pytest.raises(UnsafeCheckpointError):
+        warm_generator(network, tmp_path / "c.pth")
+
+
+# -- voices
+
+
+@pytest.mark.parametrize(
+    ("manifest", "version", "rate", "vocoder"),
+    [
+        ("voice_v1_32k_f0", "v1", 32_000, "HiFi-GAN"),
+        ("voice_v1_40k_f0", "v1", 40_000, "HiFi-GAN"),
+        ("voice_v1_48k_f0", "v1", 48_000, "HiFi-GAN"),
+        ("voice_v2_32k_f0", "v2", 32_000, "HiFi-GAN"),
+        ("voice_v2_40k_f0", "v2", 40_000, "HiFi-GAN"),
+        ("voice_v2_48k_f0", "v2", 48_000, "HiFi-GAN"),
+        ("voice_v2_40k_mrf", "v2", 40_000, "MRF HiFi-GAN"),
+        ("voice_v2_32k_refinegan", "v2", 32_000, "RefineGAN"),
+    ],
+)
+def test_sizes_are_rvcs(manifest: str, version: str, rate: int, vocoder: str) -> None:
+    from menura.checkpoints.rvc import parse_config
+    from menura.checkpoints.voice import expected_shapes
+
+    known = load_manifest(manifest)
+    state = {t.name: torch.empty(t.shape, device="meta") for t in known.tensors}
+    theirs = parse_config(known.extra, state)
+    ours = rvc_config(version, rate, 109, content="contentvec", has_f0=True, vocoder=vocoder)
+    segment = {"segment_size_frames": theirs.segment_size_frames}  # what Applio states is 32 whatever it trained with
+    assert dataclasses.replace(ours, **segment) == theirs
+    assert list(expected_shapes(ours)) == [t.name for t in known.tensors]
+
+
+def test_a_full_size_voice_is_written_as_rvc_writes_it(tmp_path: Path) -> None:
+    from menura.checkpoints.rvc import save_rvc
+
+    config = rvc_config("v2", 40_000, 1, content="contentvec", has_f0=True, vocoder="HiFi-GAN")
+    experiment = tiny_experiment(synthesizer=config, speakers=("me",), **RVC)
+    voice = voice_of(experiment, make_generator(experiment).state_dict(), step=5)
+    save_rvc(tmp_path / "me.pth", voice)
+    content = torch.load(tmp_path / "me.pth", weights_only=True)
+    known = load_manifest("voice_v2_40k_f0")
+    assert list(content["weight"]) == [t.name for t in known.tensors]
+    assert {value.dtype for value in content["weight"].values()} == {torch.float16}
+    expected = {t.name: t.shape for t in known.tensors} | {"emb_g.weight": (1, 256)}
+    assert {name: tuple(value.shape) for name, value in content["weight"].items()} == expected
+    assert set(known.extra) <= set(content)
+    ours, theirs = content["config"], known.extra["config"]
+    assert [v for i, v in enumerate(ours) if i != 15] == [v for i, v in enumerate(theirs) if i != 15]
+    assert ours[15] == 1
+    assert load_voice(tmp_path / "me.pth").metadata.step == 5
+
+
+# -- robustness
+
+
+def test_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) -> None:
+    """Kill -9 somewhere between two checkpoints; the log of losses ends up the same, line by line."""
+    other = tmp_path / "killed"
+    save_experiment(other, load_experiment(folder))
+    write_features(other)
+    run(folder, 8)
+    code = (
+        "import sys, pathlib, torch; torch.set_num_threads(1);"
+        "from menura.train.loop import open_trainer;"
+        "trainer = open_trainer(pathlib.Path(sys.argv[1]), torch.device('cpu'));"
+        "trainer.run(pathlib.Path(sys.argv[1]), until_step=1000, report=lambda r: print(r.step, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(other)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= 5:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    step = open_trainer(other, CPU).step
+    with (other / LOG).open("a") as log:
+        log.write('{"step": 99, "los')  # half a line, as a crash leaves it
+    run(other, max(8, step))
+    if step > 8:
+        run(folder, step)
+    assert losses_of(other) == losses_of(folder)
+
+
+def losses_of(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    rows = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [(row["step"], row["losses"]) for row in rows]
+
+
+def test_the_last_checkpoints_are_kept_and_a_damaged_one_is_passed_over(folder: Path) -> None:
+    experiment = load_experiment(folder)
+    schedule = dataclasses.replace(experiment.schedule, keep_last=3)
+    save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+    run(folder, 8)
+    assert [path.name for path in checkpoint_paths(folder)] == [CHECKPOINT, "checkpoint.1.pt", "checkpoint.2.pt"]
+    assert open_trainer(folder, CPU).step == 8
+    (folder / CHECKPOINT).write_bytes((folder / CHECKPOINT).read_bytes()[:1000])
+    assert open_trainer(folder, CPU).step == 6
+    for path in checkpoint_paths(folder):
+        path.write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="damaged"):
+        open_trainer(folder, CPU)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, 2)
+    before = (folder / CHECKPOINT).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ResourceError, match="Free space"):
+        write_state(folder / CHECKPOINT, {"step": 3})
+    assert (folder / CHECKPOINT).read_bytes() == before
+    assert not list(folder.glob(".*part"))
+
+
+def test_no_number_stops_with_advice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, 2)
+    trainer = open_trainer(folder, CPU)
+    with torch.no_grad():
+        trainer.generator.enc_p.proj.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"step 2: .*total.* lower --learning-rate"):
+        trainer.run(folder, until_step=4, report=lambda _: None)
+    assert open_trainer(folder, CPU).step == 2
+
+
+# -- held out
+
+
+def test_held_out_slices_are_measured_without_a_trace(folder: Path) -> None:
+    experiment = load_experiment(folder)
+    clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
+    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
+    held = HeldOut(clips[:1], speakers=experiment.speakers, device=CPU)
+    schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=2)
+    measured = dataclasses.replace(experiment, schedule=schedule)
+    told = []
+    Trainer(measured, dataset, CPU, held).run(folder, until_step=4, report=told.append)
+    plain = [result.losses for result in Trainer(experiment, dataset, CPU).steps(4)]
+    assert [result.losses for result in told] == plain
+    assert [result.held_out is not None for result in told] == [False, True, False, True]
+    best = torch.load(folder / BEST, weights_only=True)
+    assert best["held_out"] == min(result.held_out for result in told if result.held_out is not None)
+    assert (folder / "logs" / "previews" / "00000004.0.png").read_bytes().startswith(b"\x89PNG")
+    resumed = Trainer(measured, dataset, CPU, held)
+    resumed.restore(folder / CHECKPOINT)
+    assert resumed.course.steps == (2, 4)
+
+
+def test_training_stops_when_held_out_slices_get_worse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment(folder)
+    clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
+    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
+    schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=1, patience=4)
+    trainer = Trainer(
+        dataclasses.replace(experiment, schedule=schedule),
+        dataset,
+        CPU,
+        HeldOut(clips[:1], speakers=experiment.speakers, device=CPU),
+    )
+    real, distances = trainer.measure, iter([3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5])
+    monkeypatch.setattr(trainer, "measure", lambda: dataclasses.replace(real(), mel=next(distances)))
+    told = []
+    trainer.run(folder, until_step=20, report=told.append)
+    assert trainer.step == 6
+    assert [result.overtraining for result in told] == [False] * 4 + [True] * 2
+    assert torch.load(folder / BEST, weights_only=True)["step"] == 2
+    assert open_trainer(folder, CPU).step == 6
+
+
+def test_course() -> None:
+    course = Course()
+    assert (course.best_step, course.since_best, course.overtraining) == (None, 0, False)
+    for step, distance in enumerate([3.0, 2.0, 2.5, 2.4, 2.6]):
+        course = course.after(step, distance)
+    assert (course.best_step, course.since_best, course.overtraining) == (1, 3, False)
+
+
+# -- losses
+
+
+def test_rvcs_mel_distance() -> None:
+    loss = RvcMelLoss(tiny_experiment().synthesizer)
+    sound = torch.randn(2, 12 * 240)
+    assert float(loss(sound, sound)) == 0
+    assert float(loss(sound * 2, sound)) == pytest.approx(np.log(2), rel=1e-3)
+
+
+# -- indexes
+
+
+@pytest.mark.parametrize(("vectors", "cells"), [(30, 1), (784, 20), (10_000, 256), (200_000, 5128)])
+def test_indexes_are_sized_as_rvcs(vectors: int, cells: int) -> None:
+    assert cell_count(vectors) == cells
+
+
+def test_an_index_finds_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    made = build_index(vectors)
+    path = tmp_path / index_name(made.cells, "my voice", "v2")
+    assert path.name == "added_IVF10_Flat_nprobe_1_my voice_v2.index"
+    path.write_bytes(made.data)
+    loaded = FaissIndex.load(path)
+    assert (loaded.size, loaded.dim) == (400, 16)
+    assert np.allclose(loaded.retrieve(vectors[:5]), vectors[:5], atol=1e-5)
+    assert faiss.read_index(str(path)).nprobe == 1
+    monkeypatch.setattr(build, "CENTRES", 50)
+    monkeypatch.setattr(build, "REDUCE_ABOVE", 300)
+    sizes = {method: build_index(vectors, method=method).vectors for method in build.METHODS}
+    assert sizes == {"auto": 50, "kmeans": 50, "faiss": 400}
+    with pytest.raises(OptionError, match="index_method"):
+        build_index(vectors, method="other")
+
+
+def test_cluster_centres_lie_in_the_clusters() -> None:
+    rng = np.random.default_rng(1)
+    middles = np.array([[0, 0], [10, 0], [0, 10]], dtype=np.float32)
+    points = np.concatenate([m + rng.normal(0, 0.1, (50, 2)) for m in middles]).astype(np.float32)
+    centres = cluster_centres(points, 3, seed=0)
+    assert np.allclose(centres[np.lexsort(centres.round().T)], middles[np.lexsort(middles.T)], atol=0.1)
+
+
+# -- TensorBoard's files and PNG
+
+
+def records(path: Path) -> list[bytes]:
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        for part, checksum in ((data[:8], data[8:12]), (data[12 : 12 + length], data[12 + length : 16 + length])):
+            value = crc32c(part)
+            assert struct.unpack("<I", checksum)[0] == (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+        found.append(data[12 : 12 + length])
+        data = data[16 + length :]
+    return found
+
+
+def test_event_files_have_tensorflows_form(tmp_path: Path) -> None:
+    assert crc32c(b"123456789") == 0xE3069283  # the published check value
+    writer = EventWriter(tmp_path, begin_step=300)
+    writer.scalars({"loss/mel": 0.5}, 301)
+    writer.sound("made/me", np.zeros(100, dtype=np.float32), 24_000, 301)
+    writer.picture("mel/me", np.zeros((2, 3, 3), dtype=np.uint8), 301)
+    (path,) = tmp_path.iterdir()
+    version, session, scalar, sound, picture = (record[9:] for record in records(path))
+    assert version == b"\x1a\x0dbrain.Event:2"
+    assert session == b"\x10\xac\x02\x3a\x02\x08\x01"
+    assert scalar == b"\x10\xad\x02\x2a\x11\x0a\x0f\x0a\x08loss/mel\x15" + struct.pack("<f", 0.5)
+    assert b"RIFF" in sound
+    assert b"\x89PNG" in picture
+
+
+def test_png_holds_its_pixels() -> None:
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    data = png(pixels)
+    start = data.index(b"IDAT")
+    (length,) = struct.unpack(">I", data[start - 4 : start])
+    lines = zlib.decompress(data[start + 4 : start + 4 + length])
+    assert lines == b"\0" + pixels[0].tobytes() + b"\0" + pixels[1].tobytes()
+    assert struct.unpack(">II", data[16:24]) == (3, 2)
+
+
+def test_a_note_is_a_line_in_its_mel_picture() -> None:
+    seconds = np.arange(24_000) / 24_000
+    pixels = mel_picture([np.sin(2 * np.pi * 440 * seconds).astype(np.float32)], 24_000)
+    assert pixels.shape == (100, 101, 3)
+    brightness = pixels.sum(axis=2).mean(axis=1)
+    assert 75 < int(np.argmax(brightness)) < 95  # low notes lie below
