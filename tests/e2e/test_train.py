@@ -64,6 +64,7 @@ def new(name: str, *options: str) -> int:
     return run(["train", "new", name, "--dataset", "recordings", *fixed, "--batch-size", "2", *options])
 
 
+@pytest.mark.slow
 def test_from_recordings_to_a_converted_talk(recordings: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert new("me", "--steps", "400") == 0
     shrink(Path("me"))
@@ -102,13 +103,14 @@ def test_from_recordings_to_a_converted_talk(recordings: Path, talk: Path, capsy
     assert np.isfinite(samples).all()
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_a_voice_that_can_be_installed(
     recordings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert new("me", "--steps", "2") == 0
     shrink(Path("me"))
     assert run(["train", "prepare", "me", "--workers", "2"]) == 0
-    assert "me: 0.2 minutes" in capsys.readouterr().out
+    assert "held out)" in capsys.readouterr().out
     assert run(["train", "run", "me", "--until", "1"]) == 0
     assert not Path("me/voice").exists()
     assert run(["train", "run", "me"]) == 0

@@ -52,8 +52,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RVC's discriminators, a quarter as wide."""
-    monkeypatch.setattr("menura.train.networks.RvcDiscriminators", lambda version: RvcDiscriminators(version, width=8))
+    """RVC's discriminators, an eighth as wide."""
+    monkeypatch.setattr("menura.train.networks.RvcDiscriminators", lambda version: RvcDiscriminators(version, width=4))
 
 
 # -- RVC's training states
@@ -77,7 +77,7 @@ def test_discriminators_have_rvcs_layout(version: str, count: int) -> None:
 
 
 def test_discriminators_compare_every_layer(narrow) -> None:
-    judged = RvcDiscriminators("v2", width=8)(torch.randn(2, 4000))
+    judged = RvcDiscriminators("v2", width=4)(torch.randn(2, 4000))
     assert [len(item.features) for item in judged] == [7] + [6] * 8
     assert judged[0].scores.shape == (2, 1, 4000 // 256 + 1)
     assert torch.equal(judged[3].features[-1], judged[3].scores)
@@ -113,7 +113,7 @@ def test_training_states_go_out_and_come_back(folder: Path, narrow) -> None:
     filled = warm_generator(fresh, g_path)
     assert filled.filled == filled.total
     assert all(torch.equal(value, trained.generator.state_dict()[name]) for name, value in fresh.state_dict().items())
-    judges = RvcDiscriminators("v2", width=8)
+    judges = RvcDiscriminators("v2", width=4)
     warm_discriminators(judges, d_path)
     assert trained.discriminators is not None
     assert all(torch.equal(v, trained.discriminators.state_dict()[n]) for n, v in judges.state_dict().items())
