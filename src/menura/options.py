@@ -94,6 +94,9 @@ class ConversionOptions:
     strategy: str = _option(
         "auto", "How long input is taken: stream is bounded in memory, whole is one window.", choices=STRATEGIES
     )
+    split_silence: bool = _option(
+        False, "Leave out silence of half a second and more, which becomes silence of the same length."
+    )
     compat: str = _option(
         "menura", "Follow another program's numbers, with its whole-file windows.", choices=COMPAT_MODES
     )
@@ -107,6 +110,8 @@ class ConversionOptions:
         _check(self)
         if self.compat != "menura" and self.strategy == "stream":
             raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")
+        if self.compat != "menura" and self.split_silence:
+            raise OptionError("split_silence: a compatible mode converts silence too; leave out --split-silence.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

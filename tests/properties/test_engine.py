@@ -226,3 +226,51 @@ def test_automatic_pitch_of_silence_and_of_given_f0() -> None:
         given_f0_hz=given_f0_hz,
     )
     assert job.stream.semitones == 12
+
+
+@pytest.mark.parametrize("strategy", ["stream", "whole"])
+def test_silence_is_left_out_and_nothing_else(strategy: str) -> None:
+    sound = [voice_like(31 * 16_000, seed=1), voice_like(3 * 16_000, seed=2), voice_like(22 * 16_000, seed=3)]
+    gaps = [np.zeros(int(s * 16_000), dtype=np.float32) for s in (1.3, 61.7)]
+    samples = np.concatenate([sound[0], gaps[0], sound[1], gaps[1], sound[2]])
+    encoder, f0 = FakeEncoder(), FakeF0()
+    models = dataclasses.replace(MODELS, encoder=encoder, f0=f0)
+
+    def run(*, split_silence: bool) -> tuple[FloatArray, Conversion, tuple[int, int]]:
+        options = ConversionOptions(strategy=strategy, split_silence=split_silence)
+        job = begin(ArrayRecording(samples, 16_000), models, options, clock=StageClock())
+        made = collect(job, CPU)
+        asked = len(encoder.windows), len(f0.windows)
+        encoder.windows.clear()
+        f0.windows.clear()
+        return made, job, asked
+
+    plain, _, plain_asked = run(split_silence=False)
+    split, job, split_asked = run(split_silence=True)
+    assert len(split) == len(plain) == 4000 * 119
+    spans = job.facts.silences.spans
+    heard = np.ones(len(plain), dtype=bool)
+    for start, end in spans:
+        heard[40 * start : 40 * end] = False
+        assert not split[40 * (start + 4) : 40 * (end - 4)].any()
+    np.testing.assert_allclose(split[heard], plain[heard], atol=1e-4)
+    for gap_start, gap_end in ((31.0, 32.3), (35.3, 97.0)):  # voice_like falls silent by itself too
+        inside = [(a / 100, b / 100) for a, b in spans if a / 100 < gap_end and b / 100 > gap_start]
+        assert inside
+        assert inside[0][0] <= gap_start + 0.2
+        assert inside[-1][1] >= gap_end - 0.2
+    assert split_asked[1] < plain_asked[1]
+    if strategy == "stream":
+        assert split_asked[0] < plain_asked[0]
+    assert any("of silence were left out" in note for note in job.final_notes())
+
+
+def test_a_silent_recording_asks_nothing_of_the_networks() -> None:
+    encoder = FakeEncoder()
+    models = dataclasses.replace(MODELS, encoder=encoder)
+    options = ConversionOptions(split_silence=True)
+    job = begin(ArrayRecording(np.zeros(90 * 16_000, np.float32), 16_000), models, options, clock=StageClock())
+    sound = collect(job, CPU)
+    assert len(sound) == 90 * 4000
+    assert not sound.any()
+    assert not encoder.windows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from menura.errors import ResourceError
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
 from menura.pipeline.output import OutputChain
-from menura.pipeline.plan import Extent, compat_extent, segment_borders, streaming_extent
+from menura.pipeline.plan import Extent, compat_extent, seconds, segment_borders, streaming_extent
 from menura.pipeline.policy import Decision, Machine, decide, machine_of
 from menura.pipeline.recording import BLOCK_S, analysis_length
 from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
@@ -52,10 +52,12 @@ class Conversion:
 
     def final_notes(self) -> tuple[str, ...]:
         """The notes, with what is known only when the conversion is over."""
-        semitones = self.stream.semitones
-        if not self.finds_pitch or semitones is None:
-            return self.notes
-        return (*self.notes, f"Pitch was moved by {semitones:+g} semitones to the voice's.")
+        notes, semitones, skipped = self.notes, self.stream.semitones, self.facts.silences.skipped_frames
+        if skipped:
+            notes += (f"{seconds(skipped):.1f} s of silence were left out of the work.",)
+        if self.finds_pitch and semitones is not None:
+            notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
+        return notes
 
 
 def begin(
@@ -82,11 +84,10 @@ def begin(
     Raises:
         DecodeError, ResourceError: with what to do.
     """
-    compat = options.compat != "menura"
-    extent_of = compat_extent if compat else streaming_extent
-    config = models.synthesizer.config
+    extent_of, config = _extent_of(options), models.synthesizer.config
+    content_survey = models.encoder.survey() if options.compat == "menura" else None
     with clock.measure("decode"):
-        facts = survey(recording, None if compat else models.encoder.survey(), extent_of)
+        facts = survey(recording, content_survey, extent_of, split_silence=options.split_silence)
     output_rate, notes = _output_rate(config.sample_rate, options, format)
     length, length_notes = _output_length(facts, output_rate, format)
     spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
@@ -133,7 +134,7 @@ def explain(
         if length is None:
             length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
     samples = analysis_length(length, rate)
-    extent = (streaming_extent if options.compat == "menura" else compat_extent)(samples)
+    extent = _extent_of(options)(samples)
     decision = decide(options, extent.frames, config, machine)
     borders = segment_borders(ceil_div(samples, FRAME_SAMPLES), whole=decision.strategy == "whole")
     return Explanation(
@@ -189,6 +190,10 @@ def collect(conversion: Conversion, device: torch.device) -> FloatArray:
         elif event.error is not None:
             raise event.error
     return np.concatenate(parts)
+
+
+def _extent_of(options: ConversionOptions) -> Callable[[int], Extent]:
+    return streaming_extent if options.compat == "menura" else compat_extent
 
 
 def _decision(options: ConversionOptions, extent: Extent, models: VoiceModels) -> Decision:

@@ -128,17 +128,37 @@ def _f0(members: list[F0Request], device: torch.device) -> list[FloatArray]:
 def _synthesis(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> list[FloatArray]:
     first = members[0]
     net, frames = first.synthesizer, len(first.features.content)
-    begin = first.core_start_frames - first.features.start_frames
-    end = min(frames, begin + ceil_div(first.frames, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES)
     content = _stack([m.features.content for m in members], device)
     coarse = _optional([m.features.f0_coarse for m in members], device)
     lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
     g = net.condition(torch.tensor([m.speaker_id for m in members], device=device))
     prior = net.encode(content, coarse, lengths, first.reach_frames)
-    piece = end - begin if budget.frames is None else max(_CORE_STEP_FRAMES, budget.frames // len(members))
-    cores = [(start, min(start + piece, end)) for start in range(begin, end, piece)]
-    sound = torch.cat([_decoded(members, prior, g, core, device) for core in cores], dim=1)
-    return _rows(sound[:, : first.frames * net.config.frame_samples])
+    sound = content.new_zeros(len(members), first.frames * net.config.frame_samples)
+    for start, end in first.sounding:
+        place = (start - first.core_start_frames, end - first.core_start_frames)
+        _fill(sound, place, members, prior, g, budget)
+    return _rows(sound)
+
+
+def _fill(
+    sound: Tensor,
+    place: tuple[int, int],
+    members: list[SynthesisRequest],
+    prior: Prior,
+    g: Tensor,
+    budget: FrameBudget,
+) -> None:
+    """Put the sound of frames [start, end) of the core in its place, at most as much at a time as the budget allows."""
+    first, frames = members[0], prior.mean.shape[-1]
+    hop, offset = first.synthesizer.config.frame_samples, first.core_start_frames - first.features.start_frames
+    start, end = place
+    rounded = ceil_div(end - start, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES
+    step = rounded if budget.frames is None else max(_CORE_STEP_FRAMES, budget.frames // len(members))
+    for begin in range(start, end, step):
+        stop = min(begin + step, start + rounded, frames - offset)
+        part = _decoded(members, prior, g, (offset + begin, offset + stop), sound.device)
+        wanted = min(stop, end) - begin
+        sound[:, begin * hop : (begin + wanted) * hop] = part[:, : wanted * hop]
 
 
 def _decoded(

@@ -72,6 +72,8 @@ class SynthesisRequest:
     speaker_id: int
     seed: int
     noise_scale: float
+    sounding: tuple[tuple[int, int], ...]
+    """The frames of the core that are wanted, in order; between them is silence."""
     reach_frames: int | None
     """How far the text encoder's attention reaches; None for the whole window."""
     clock: StageClock
@@ -92,6 +94,7 @@ class SynthesisRequest:
             offset,
             self.frames,
             self.noise_scale,
+            tuple((start - self.core_start_frames, end - self.core_start_frames) for start, end in self.sounding),
             self.reach_frames,
         )
 

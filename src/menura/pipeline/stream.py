@@ -168,8 +168,7 @@ class Stream:
             yield from self._analyse_until(context[1])
             stop = output_frames if last else self._cut(end)
             core = (seam - half if seam else 0, stop if last else stop + half)
-            samples = yield self._synthesis_request(context, core)
-            assert samples is not None
+            samples = yield from self._sound(context, core)
             with self._clock.measure("assemble"):
                 joined = assembler.push(samples, 0 if last else 2 * half * hop)
                 joined = joined[: self._plan.output_samples - done_samples]
@@ -179,6 +178,17 @@ class Stream:
                 self.seams_s.append(seconds(stop))
                 self._forget(stop)
             seam = stop
+
+    def _sound(self, context: tuple[int, int], core: tuple[int, int]) -> Generator[Step, FloatArray | None, FloatArray]:
+        """Sound of a segment's core; its silences are left out, if that was asked for."""
+        hop, silences = self._models.synthesizer.config.frame_samples, self._facts.silences
+        sounding = silences.sounding(*core)
+        if not sounding:
+            return np.zeros((core[1] - core[0]) * hop, dtype=np.float32)
+        samples = yield self._synthesis_request(context, core, sounding)
+        assert samples is not None
+        gate = silences.gate(*core, hop)
+        return samples if gate is None else samples * gate
 
     def _context(self, start: int, end: int) -> tuple[int, int]:
         """Frames a segment's text encoder sees: on the grid, so that segments are equally long."""
@@ -199,7 +209,9 @@ class Stream:
         before = seam - 2 * SEAM_SEARCH_FRAMES - SEGMENT_CONTEXT_FRAMES - CROSSFADE_FRAMES
         self._features.forget(before)
 
-    def _synthesis_request(self, context: tuple[int, int], core: tuple[int, int]) -> SynthesisRequest:
+    def _synthesis_request(
+        self, context: tuple[int, int], core: tuple[int, int], sounding: tuple[tuple[int, int], ...]
+    ) -> SynthesisRequest:
         plan = self._plan
         return SynthesisRequest(
             synthesizer=self._models.synthesizer,
@@ -209,6 +221,7 @@ class Stream:
             speaker_id=plan.speaker_id,
             seed=plan.seed,
             noise_scale=plan.noise_scale,
+            sounding=sounding,
             reach_frames=plan.reach_frames,
             clock=self._clock,
         )
@@ -221,11 +234,26 @@ class Stream:
     def _analyse_until(self, end: int) -> StreamSteps:
         features = self._features
         while features.content_end_frames < end:
-            yield from self._content_window(next(self._content_windows))
+            window = next(self._content_windows)
+            if self._unheard(window):
+                features.commit_content(np.zeros((_vectors(window), self._models.encoder.dim), dtype=np.float32))
+            else:
+                yield from self._content_window(window)
         while features.f0_end_frames < end:
             window = next(self._f0_windows)
-            self._commit_f0(window, (yield from self._estimated_f0(window)))
+            if self._unheard(window):
+                features.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
+            else:
+                self._commit_f0(window, (yield from self._estimated_f0(window)))
         self._samples.forget((end - 1000) * FRAME_SAMPLES)
+
+    def _unheard(self, window: Window) -> bool:
+        """True if no frame that is heard attends to the window. Its samples are read all the same, to be forgotten."""
+        reach = SEAM_SEARCH_FRAMES + SEGMENT_CONTEXT_FRAMES
+        if not self._facts.silences.hides(window.start_frames - reach, window.end_frames + reach):
+            return False
+        self._read_until(self._end_samples(window))
+        return True
 
     def _content_window(self, window: Window) -> StreamSteps:
         content = yield ContentRequest(
@@ -236,9 +264,8 @@ class Stream:
         )
         assert content is not None
         first = (window.start_frames - window.from_frames) // 2
-        count = (window.end_frames - window.start_frames) // 2
         with self._clock.measure("retrieval"):
-            self._features.commit_content(content[first : first + count])
+            self._features.commit_content(content[first : first + _vectors(window)])
 
     def _estimated_f0(self, window: Window) -> Generator[Step, FloatArray | None, FloatArray]:
         assert self._models.f0 is not None
@@ -251,15 +278,26 @@ class Stream:
             self._features.commit_f0(_core(window, self._f0_policy.finish(f0_hz)))
 
     def _window_samples(self, window: Window) -> FloatArray:
+        end = self._end_samples(window)
+        self._read_until(end)
+        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
+
+    def _end_samples(self, window: Window) -> int:
         extent = self._plan.extent
         tail = extent.tail_samples if window.to_frames == extent.end_frames else CONTENT_TAIL_SAMPLES
-        end = window.to_frames * FRAME_SAMPLES + tail
+        return window.to_frames * FRAME_SAMPLES + tail
+
+    def _read_until(self, end: int) -> None:
         while self._samples.end < end:
             block = next(self._blocks, None)
             if block is None:
                 raise DecodeError(f"{self._recording.name}: changed while it was read. Convert it again.")
             self._samples.append(block)
-        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
+
+
+def _vectors(window: Window) -> int:
+    """Content vectors that a window is wanted for."""
+    return (window.end_frames - window.start_frames) // 2
 
 
 def _core(window: Window, f0_hz: FloatArray) -> FloatArray:

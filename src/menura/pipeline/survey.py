@@ -13,6 +13,7 @@ from menura.errors import DecodeError
 from menura.pipeline.edges import reflect_edges
 from menura.pipeline.plan import EDGE_FRAMES, Extent
 from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length
+from menura.pipeline.silence import SilenceFinder, Silences
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class RecordingFacts:
     statistics: RecordingStatistics | None
     source_rms: FloatArray
     """(frames,) RMS of 1 s every half second, for the loudness envelope."""
+    silences: Silences
+    """What need not be computed; nothing unless it was asked for."""
     warning: str | None
 
     @property
@@ -48,24 +51,34 @@ class RecordingFacts:
         return self.length_samples / self.sample_rate
 
 
-def survey(recording: Recording, content_survey: Survey | None, extent_of: Callable[[int], Extent]) -> RecordingFacts:
+def survey(
+    recording: Recording,
+    content_survey: Survey | None,
+    extent_of: Callable[[int], Extent],
+    *,
+    split_silence: bool = False,
+) -> RecordingFacts:
     """Read a recording once.
 
     Args:
         recording: what to read.
         content_survey: the encoder's collector, None where it takes each window's own statistics (compatible modes).
         extent_of: the mode's timeline for a length.
+        split_silence: look for silence.
 
     Raises:
         DecodeError: it can't be read, or holds no samples.
     """
     meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
+    finder = SilenceFinder() if split_silence else None
     with recording.open() as reader:
         feed = AnalysisFeed(reader)
 
         def listened() -> Iterator[FloatArray]:
             for block in feed.blocks():
                 levels.append(meter.push(block))
+                if finder is not None:
+                    finder.push(block)
                 yield block
 
         extended = reflect_edges(listened(), EDGE_FRAMES * FRAME_SAMPLES, lambda n: extent_of(n).right_samples)
@@ -85,5 +98,6 @@ def survey(recording: Recording, content_survey: Survey | None, extent_of: Calla
         silent=feed.peak < SILENT_PEAK,
         statistics=None if content_survey is None else content_survey.finish().scaled(gain),
         source_rms=np.asarray(np.concatenate(levels) * gain, dtype=np.float32),
+        silences=Silences() if finder is None else finder.finish(gain),
         warning=warning,
     )
