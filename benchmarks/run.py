@@ -47,6 +47,8 @@ class Measurement:
     peak_memory_mb: float
     stages: dict[str, float]
     threads: int
+    busy_cores: float
+    """Processor time by wall time: with less than the threads, the machine was shared or threads waited."""
 
 
 def speech(seconds: float, seed: int, path: Path) -> Path:
@@ -111,7 +113,9 @@ def measure(suite: str, threads: int) -> Measurement:
         if suite.endswith("warm"):
             converter.convert_files(items, options)
         before = sgemm_gflops()
+        cpu_s = time.process_time()
         report = converter.convert_files(items, options)
+        cpu_s = time.process_time() - cpu_s
         sgemm = max(before, sgemm_gflops())
     if report.failed:
         raise SystemExit(f"{suite}: {report.failed[0].error}")
@@ -130,6 +134,7 @@ def measure(suite: str, threads: int) -> Measurement:
         peak_memory_mb=report.peak_memory_mb,
         stages=stages,
         threads=threads,
+        busy_cores=cpu_s / report.wall_s,
     )
 
 
@@ -138,9 +143,10 @@ def cold_start(threads: int) -> Measurement:
     (source,) = inputs("full-5s-warm")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "menura", "convert", str(source), "-o", f"{folder}/out.wav", "--json"]
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), os.times()
         done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
-        wall = time.perf_counter() - start
+        wall, ended = time.perf_counter() - start, os.times()
+    cpu_s = ended.children_user + ended.children_system - begun.children_user - begun.children_system
     peak = json.loads(done.stdout)["peak_memory_mb"]
     sgemm = sgemm_gflops()
     return Measurement(
@@ -153,6 +159,7 @@ def cold_start(threads: int) -> Measurement:
         peak_memory_mb=peak,
         stages={},
         threads=threads,
+        busy_cores=cpu_s / wall,
     )
 
 
@@ -166,12 +173,12 @@ def full_size_home() -> Path:
 
 def print_table(rows: list[Measurement]) -> None:
     """Figures by suite, and each stage's share of the wall time."""
-    print("| suite | audio s | wall s | real-time factor | sgemm GFLOP/s | cost | peak MB |")
-    print("|---|---|---|---|---|---|---|")
+    print("| suite | audio s | wall s | real-time factor | sgemm GFLOP/s | cost | peak MB | busy cores |")
+    print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         print(
             f"| {r.suite} | {r.audio_s:.0f} | {r.wall_s:.1f} | {r.real_time_factor:.3f} | {r.sgemm_gflops:.0f} "
-            f"| {r.cost:.0f} | {r.peak_memory_mb:.0f} |"
+            f"| {r.cost:.0f} | {r.peak_memory_mb:.0f} | {r.busy_cores:.2f} |"
         )
     for r in rows:
         shares = ", ".join(f"{k.removesuffix('_s')} {v * r.sgemm_gflops / r.audio_s:.1f}" for k, v in r.stages.items())
