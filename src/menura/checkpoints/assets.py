@@ -21,6 +21,7 @@ HOME_VARIABLE = "MENURA_HOME"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
+_WHISPER = "https://huggingface.co/Systran/faster-whisper-base.en/resolve/main"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,30 @@ ASSETS: tuple[Asset, ...] = (
     _applio_encoder("chinese-hubert-base"),
     _applio_encoder("japanese-hubert-base"),
     _applio_encoder("korean-hubert-base"),
+    Asset(
+        name="speaker-encoder",
+        purpose="likeness of speakers, for menura evaluate",
+        files=(AssetFile(path="speaker-encoder.pt", size_bytes=17_090_379),),
+        package="resemblyzer/pretrained.pt",
+        advice="It is in the package resemblyzer: `pip install --no-deps resemblyzer` is enough.",
+    ),
+    Asset(
+        name="dnsmos",
+        purpose="naturalness, for menura evaluate",
+        files=(AssetFile(path="dnsmos.onnx"),),
+        package="speechmos/dnsmos_models/sig_bak_ovr.onnx",
+        advice="It is in the package speechmos: `pip install --no-deps speechmos` is enough.",
+    ),
+    Asset(
+        name="whisper",
+        purpose="words, for menura evaluate",
+        is_folder=True,
+        files=tuple(
+            AssetFile(path=f"whisper/{file}", url=f"{_WHISPER}/{file}")
+            for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
+        ),
+        advice="It is Whisper as faster-whisper reads it.",
+    ),
 )
 
 

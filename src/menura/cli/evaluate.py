@@ -1,0 +1,83 @@
+"""`menura evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from menura.cli.derive import home_option
+from menura.cli.report import echo_json
+
+if TYPE_CHECKING:
+    from menura.evaluate.pair import Evaluation
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("source", type=_FILE)
+@click.argument("converted", type=_FILE)
+@click.option("--target", "targets", type=_FILE, multiple=True, help="A recording of the voice itself; several times.")
+@click.option("--text", help="What is said; by default what is heard in SOURCE.")
+@click.option("--seam", "seams_s", type=float, multiple=True, help="Place of a seam in seconds; several times.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@home_option
+def evaluate(
+    source: Path,
+    converted: Path,
+    targets: tuple[Path, ...],
+    text: str | None,
+    seams_s: tuple[float, ...],
+    as_json: bool,
+    home: Path | None,
+) -> None:
+    """Judge a conversion: CONVERTED against its SOURCE and the target's own recordings.
+
+    Words, likeness and naturalness are judged by networks that are not shipped; what is missing is named.
+    """
+    from menura.checkpoints.assets import home_folder
+    from menura.evaluate.pair import Request, evaluate_pair
+
+    made = evaluate_pair(
+        Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s, home=home_folder(home))
+    )
+    if as_json:
+        echo_json(dataclasses.asdict(made))
+        return
+    rows = _rows(made)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+    for line in made.missing:
+        click.echo(f"menura: not measured: {line}", err=True)
+
+
+def _rows(made: Evaluation) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = [
+        ("character error rate", _percent(made.character_error_rate)),
+        ("  of the source itself", _percent(made.source_character_error_rate)),
+    ]
+    if made.speaker:
+        rows.append(("speaker moved (0 source, 1 target)", _number(made.speaker.moved)))
+        rows.append(("  cosine to target", f"{made.speaker.to_target:.3f}, source {made.speaker.source_to_target:.3f}"))
+    if made.pitch:
+        rows.append(("F0 correlation", _number(made.pitch.correlation)))
+        rows.append(("  voicing agreement", _percent(made.pitch.voiced_agreement)))
+        rows.append(("  shift in semitones", _number(made.pitch.shift_semitones)))
+        rows.append(("  gross errors", _percent(made.pitch.gross_error)))
+    for name, value in (made.naturalness or {}).items():
+        rows.append((f"DNSMOS {name}", f"{value:.2f}, source {(made.source_naturalness or {}).get(name, 0.0):.2f}"))
+    if made.seams:
+        rows.append(("seams, chance to tell (0.5 none)", f"{made.seams.auc:.2f}, worst {made.seams.worst:.2f}"))
+    return rows
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,169 @@
+"""Measures of a conversion as functions of arrays: pitch, words, likeness, seams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+_MOST_LAG_FRAMES = 10
+_FEWEST_FRAMES = 10
+_GROSS_CENTS = 300.0
+_LEAST_ROOM = 0.02
+_SEAM_S, _AROUND_S, _GUARD_S, _GRID_S = 0.002, 0.015, 0.04, 0.005
+_SILENT = 1e-3
+_APOSTROPHES = re.compile(r"['\u2019]")
+_NO_WORDS = re.compile(r"[^\w]+|_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PitchScores:
+    """How the conversion's pitch follows the source's, apart from a constant shift."""
+
+    voiced_agreement: float
+    """Share of frames of which both say the same: voiced or not."""
+    correlation: float | None
+    """Of log F0 where both are voiced; None where too little is."""
+    shift_semitones: float | None
+    rmse_cents: float | None
+    gross_error: float | None
+    """Share of frames more than three semitones off the shift, such as octave jumps."""
+    lag_ms: int
+    """Delay of the conversion that fits best."""
+
+
+def pitch_scores(source_hz: FloatArray, converted_hz: FloatArray) -> PitchScores | None:
+    """Compare two F0 contours (frames of 10 ms, 0 where unvoiced); None where they are too short."""
+    best: tuple[float, int, FloatArray, FloatArray] | None = None
+    for lag in sorted(range(-_MOST_LAG_FRAMES, _MOST_LAG_FRAMES + 1), key=abs):
+        a, b = source_hz[max(0, -lag) :], converted_hz[max(0, lag) :]
+        length = min(len(a), len(b))
+        if length < _FEWEST_FRAMES:
+            continue
+        a, b = a[:length], b[:length]
+        agreement = float(np.mean((a > 0) == (b > 0)))
+        if best is None or agreement > best[0]:
+            best = (agreement, lag, a, b)
+    if best is None:
+        return None
+    agreement, lag, a, b = best
+    both = (a > 0) & (b > 0)
+    if both.sum() < _FEWEST_FRAMES:
+        return PitchScores(
+            voiced_agreement=agreement, correlation=None, shift_semitones=None, rmse_cents=None, gross_error=None,
+            lag_ms=10 * lag,
+        )  # fmt: skip
+    first, second = 1200 * np.log2(a[both]), 1200 * np.log2(b[both])
+    shift = float(np.median(second - first))
+    off = second - first - shift
+    moves = float(first.std()) > 1 and float(second.std()) > 1
+    return PitchScores(
+        voiced_agreement=agreement,
+        correlation=float(np.corrcoef(first, second)[0, 1]) if moves else None,
+        shift_semitones=shift / 100,
+        rmse_cents=float(np.sqrt(np.mean(off**2))),
+        gross_error=float(np.mean(np.abs(off) > _GROSS_CENTS)),
+        lag_ms=10 * lag,
+    )
+
+
+def characters(text: str) -> str:
+    """The letters and digits of a text, in lower case."""
+    return _NO_WORDS.sub("", _APOSTROPHES.sub("", text.lower()))
+
+
+def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
+    """Fewest insertions, deletions and substitutions from one to the other (Levenshtein, 1966)."""
+    row = list(range(len(b) + 1))
+    for number, left in enumerate(a, start=1):
+        diagonal, row[0] = row[0], number
+        for place, right in enumerate(b, start=1):
+            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (left != right))
+    return row[-1]
+
+
+def character_error_rate(said: str, heard: str) -> float | None:
+    """Edits by characters of what was said; None where nothing was."""
+    truth = characters(said)
+    return edit_distance(truth, characters(heard)) / len(truth) if truth else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerScores:
+    """Cosines of speaker embeddings."""
+
+    to_target: float
+    source_to_target: float
+    target_self: float | None
+    """How alike the target's own recordings are; None where there is one."""
+    moved: float | None
+    """0: no more like the target than the source was; 1: as alike as the target is to itself."""
+
+
+def speaker_scores(source: FloatArray, converted: FloatArray, targets: Sequence[FloatArray]) -> SpeakerScores:
+    """Compare embeddings of unit length (dim,): the source's, the conversion's, those of the target's recordings."""
+    stack = np.stack(list(targets))
+    centre = _unit(stack.mean(axis=0))
+    own = None
+    if len(stack) > 1:
+        rest = [_unit(np.delete(stack, i, axis=0).mean(axis=0)) for i in range(len(stack))]
+        own = float(np.mean([row @ other for row, other in zip(stack, rest, strict=True)]))
+    to_target, base = float(converted @ centre), float(source @ centre)
+    moved = (to_target - base) / (own - base) if own is not None and own - base > _LEAST_ROOM else None
+    return SpeakerScores(to_target=to_target, source_to_target=base, target_self=own, moved=moved)
+
+
+def _unit(vector: FloatArray) -> FloatArray:
+    scaled: FloatArray = vector / (np.linalg.norm(vector) + 1e-9)
+    return scaled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeamScores:
+    """Whether seams can be told from other places by the largest step of samples near them."""
+
+    measured: int
+    auc: float
+    """Chance that a seam's step is larger than another place's: 0.5 is none."""
+    worst: float
+    """The largest seam's step by the 99th percentile of other places."""
+
+
+def seam_scores(samples: FloatArray, rate: int, seams_s: Sequence[float]) -> SeamScores | None:
+    """Judge the seams of a recording; None where there is too little sound at or between them.
+
+    Args:
+        samples: (samples,).
+        rate: Hz.
+        seams_s: places in seconds.
+    """
+    seams = [round(seam * rate) for seam in seams_s]
+    near = np.zeros(len(samples), dtype=bool)
+    guard = int(_GUARD_S * rate)
+    for seam in seams:
+        near[max(0, seam - guard) : seam + guard] = True
+    at = [step for seam in seams if (step := _step(samples, seam, rate)) is not None]
+    grid = (place for place in range(guard, len(samples) - guard, int(_GRID_S * rate)) if not near[place])
+    elsewhere = np.sort([step for place in grid if (step := _step(samples, place, rate)) is not None])
+    if not at or len(elsewhere) < 50:
+        return None
+    order = np.searchsorted(elsewhere, at) / len(elsewhere)
+    percentile = float(np.percentile(elsewhere, 99))
+    return SeamScores(measured=len(at), auc=float(order.mean()), worst=max(at) / max(percentile, 1e-9))
+
+
+def _step(samples: FloatArray, place: int, rate: int) -> float | None:
+    """Largest difference of neighbours near a place, over the level around it; None in silence."""
+    around, span = int(_AROUND_S * rate), int(_SEAM_S * rate)
+    if place < around or place + around > len(samples):
+        return None
+    level = float(np.sqrt(np.mean(np.square(samples[place - around : place + around], dtype=np.float64))))
+    if level < _SILENT:
+        return None
+    return float(np.abs(np.diff(samples[place - span : place + span + 1])).max()) / level

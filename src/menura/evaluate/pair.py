@@ -1,0 +1,132 @@
+"""All measures of one conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from menura.audio.decode import open_audio
+from menura.audio.resample import resample
+from menura.errors import AssetMissingError
+from menura.evaluate.measures import (
+    PitchScores,
+    SeamScores,
+    SpeakerScores,
+    character_error_rate,
+    pitch_scores,
+    seam_scores,
+    speaker_scores,
+)
+from menura.evaluate.networks import Naturalness, Recogniser, SpeakerEncoder, without_silence
+from menura.f0.swift import SwiftEstimator
+from menura.pipeline.edges import reflect
+from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+T = TypeVar("T")
+_CHUNK_S = 6
+"""References are cut into stretches of this length: embeddings of very short sound are noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to judge."""
+
+    source: Path
+    converted: Path
+    targets: Sequence[Path]
+    text: str | None = None
+    """What was said; else what is heard in the source counts as that."""
+    seams_s: Sequence[float] = ()
+    home: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What is known of a conversion; None where a network is missing or there is too little sound."""
+
+    character_error_rate: float | None
+    source_character_error_rate: float | None
+    """The recogniser's own; None where nobody said what was said."""
+    speaker: SpeakerScores | None
+    pitch: PitchScores | None
+    naturalness: dict[str, float] | None
+    source_naturalness: dict[str, float] | None
+    seams: SeamScores | None
+    missing: tuple[str, ...]
+    """What to install for the measures that could not be taken."""
+
+
+def evaluate_pair(request: Request) -> Evaluation:
+    """Judge a conversion by every measure whose network is there.
+
+    Raises:
+        DecodeError: a recording can't be read.
+    """
+    source, converted = _read(request.source), _read(request.converted)
+    missing: list[str] = []
+    home = request.home
+    words = _available(lambda: Recogniser(home), missing)
+    said, own, heard = request.text, None, None
+    if words is not None:
+        heard, in_source = words.transcribe(converted), words.transcribe(source)
+        own = character_error_rate(said, in_source) if said else None
+        said = said or in_source
+    encoder = _available(lambda: SpeakerEncoder.load(home), missing)
+    speaker = None
+    if encoder is not None and request.targets:
+        targets = [encoder.embed(part) for part in _stretches([_read(path) for path in request.targets])]
+        speaker = speaker_scores(encoder.embed(source), encoder.embed(converted), targets)
+    natural = _available(lambda: Naturalness(home), missing)
+    samples, rate = _decoded(request.converted)
+    return Evaluation(
+        character_error_rate=character_error_rate(said, heard) if said and heard is not None else None,
+        source_character_error_rate=own,
+        speaker=speaker,
+        pitch=pitch_scores(_f0(source), _f0(converted)),
+        naturalness=natural.scores(converted) if natural else None,
+        source_naturalness=natural.scores(source) if natural else None,
+        seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
+        missing=tuple(missing),
+    )
+
+
+def _available(load: Callable[[], T], missing: list[str]) -> T | None:
+    try:
+        return load()
+    except AssetMissingError as error:
+        missing.append(str(error))
+        return None
+
+
+def _decoded(path: Path) -> tuple[FloatArray, int]:
+    with open_audio(path) as reader:
+        rate = reader.info.sample_rate
+        return np.concatenate(list(reader.blocks(rate))), rate
+
+
+def _read(path: Path) -> FloatArray:
+    samples, rate = _decoded(path)
+    return resample(samples, rate, ANALYSIS_RATE_HZ)
+
+
+def _stretches(recordings: Sequence[FloatArray]) -> list[FloatArray]:
+    pool = np.concatenate([without_silence(samples) for samples in recordings])
+    size = _CHUNK_S * ANALYSIS_RATE_HZ
+    return [pool[start : start + size] for start in range(0, max(1, len(pool) - size // 2), size)]
+
+
+def _f0(samples: FloatArray) -> FloatArray:
+    estimator = SwiftEstimator()
+    context = -(-estimator.context_frames // 8) * 8
+    padded = reflect(samples, context * FRAME_SAMPLES, context * FRAME_SAMPLES)
+    frames = len(samples) // FRAME_SAMPLES
+    contour: FloatArray = estimator.estimate(torch.from_numpy(padded)[None])[0, context : context + frames].numpy()
+    return contour
