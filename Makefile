@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt scripts/venv $(wildcard src/m
 venv: $(VENV)/.installed
 
 demo: venv
-	$(VENV)/bin/menura convert $(CLIP) -o demo/ --transpose auto --timings
+	$(VENV)/bin/menura convert $(CLIP) -o demo/ --timings
 	@echo "Play demo/, then try your own: $(VENV)/bin/menura convert RECORDING -o OUT.wav"
 
 check: venv

@@ -69,9 +69,10 @@ class ConversionOptions:
         0.75, "How much retrieved content replaces the input's (0 = none).", minimum=0, maximum=1
     )
     speaker_id: int = _option(0, "Speaker of a voice with several.", minimum=0, maximum=4095)
-    transpose: float | Literal["auto"] = _option(
-        0.0,
-        "Pitch shift (RVC's f0_up_key); auto moves the recording's median to the voice's, in whole semitones.",
+    transpose: float | Literal["auto"] | None = _option(
+        None,
+        "Pitch shift (RVC's f0_up_key); auto moves the recording's median to the voice's, in whole semitones. "
+        "By default auto for voices whose card tells their pitch, as the starter voices' do, else 0.",
         unit="semitones",
         minimum=-48,
         maximum=48,

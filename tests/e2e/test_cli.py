@@ -106,7 +106,12 @@ def test_automatic_pitch(menura: Run, talk: Path, home: Path) -> None:
     assert file["notes"] == ["Pitch was moved by +18 semitones to the voice's."]
     convert(menura, talk, "-o", "given.wav", "--transpose", "18")
     assert Path("given.wav").read_bytes() == Path("out.wav").read_bytes()
+    # By default a voice that tells its pitch gets it, but not where the pitch was given or a mode is compatible.
     assert convert(menura, talk, "-o", "same.wav")["files"][0]["transpose"] == 0
+    known = ("--voice", "known")
+    for arguments, semitones in (((), 18), (("--transpose", "0"), 0), (("--compat", "applio"), 0)):
+        code, out, _ = menura("convert", talk, "-o", "default.wav", *known, *arguments, "--force", "--json")
+        assert (code, json.loads(out)["files"][0]["transpose"]) == (0, semitones)
 
 
 @pytest.mark.parametrize("format", FORMATS)

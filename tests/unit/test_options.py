@@ -23,7 +23,7 @@ CLASSES = (ConversionOptions, EngineOptions, TrainingOptions, RunOptions)
 def test_defaults_are_rvcs() -> None:
     options = ConversionOptions()
     assert (options.index_rate, options.protect, options.rms_mix_rate) == (0.75, 0.33, 1.0)
-    assert (options.transpose, options.seed, options.noise_scale) == (0.0, 0, 1.0)
+    assert (options.transpose, options.seed, options.noise_scale) == (None, 0, 1.0)
     assert (options.strategy, options.compat, options.f0) == ("auto", "menura", "auto")
     assert EngineOptions().cudnn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def begin(
         clock=clock,
         output_rate=output_rate,
         widest_frames=decision.widest_frames,
-        finds_pitch=options.transpose == "auto",
+        finds_pitch=_transpose(options, models.f0_median_hz) == "auto",
         notes=notes + length_notes + (("The recording is silent.",) if facts.silent else ()),
     )
 
@@ -226,12 +226,20 @@ def _plan(
 def _f0_policy(
     options: ConversionOptions, extent: Extent, target_hz: float | None, given_f0_hz: FloatArray | None
 ) -> F0Policy:
-    fill = options.compat == "rvc"
-    if options.transpose == "auto":
+    fill, semitones = options.compat == "rvc", _transpose(options, target_hz)
+    if semitones == "auto":
         policy = F0Policy(fill=fill, target_hz=target_hz)
     else:
-        policy = F0Policy(fill=fill, semitones=options.transpose)
+        policy = F0Policy(fill=fill, semitones=semitones)
     return policy if given_f0_hz is None else given_f0(given_f0_hz, extent, policy)
+
+
+def _transpose(options: ConversionOptions, target_hz: float | None) -> float | Literal["auto"]:
+    """What is asked for, or the default: F0 that the user gave is meant as it is, and RVC moves nothing by itself."""
+    if options.transpose is not None:
+        return options.transpose
+    unmoved = target_hz is None or options.compat != "menura" or options.f0_file is not None
+    return 0.0 if unmoved else "auto"
 
 
 def _envelope(facts: RecordingFacts, length: int, rate: int, mix_rate: float) -> EnvelopeMatcher | None:
