@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundError
+from menura.jobs.journal import JOURNAL_NAME
 from menura.jobs.workers import convert_with_workers
 from menura.types import FileResult, Progress, State
 
@@ -79,6 +82,29 @@ def test_a_file_that_ends_every_process_is_given_up(minute: Path) -> None:
     assert report.files[0].state is State.FAILED
     assert "signal 9), twice" in str(report.files[0].error)
     assert list(Path("out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_workers_end_with_their_parent(minute: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C reaches the whole group, as from a terminal; a killed parent can't tell its workers anything."""
+    Path("in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(minute, Path("in") / name)
+    command = [sys.executable, "-m", "menura", "convert", "in", "-o", "out", "--voice", "tiny", "--threads", "1"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stderr is not None
+    begun = process.stderr.readline()
+    assert begun.startswith(b"1/2 "), begun
+    if number is signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, told = process.communicate(timeout=60)  # until the workers, who share the pipe, have gone as well
+    assert process.returncode == code
+    assert all(b"2/2 " in line or b"interrupted" in line for line in told.splitlines())
+    assert [path.name for path in Path("out").iterdir()] == [JOURNAL_NAME]
 
 
 def test_what_is_wrong_with_the_request_is_raised(pairs: list[tuple[Path, Path]]) -> None:
