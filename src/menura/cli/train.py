@@ -164,7 +164,7 @@ class _StepLine:
             self._begun = (done.step, now)
         steps = done.step - self._begun[0]
         pace = (now - self._begun[1]) / steps if steps else done.seconds
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in done.losses.items() if name != "gradient")
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in done.losses.items() if "gradient" not in name)
         left = _clock(pace * (self._last - done.step))
         click.echo(f"step {done.step}/{self._last}  {losses}  {pace:.2f} s a step, {left} left")
         if done.held_out is not None:

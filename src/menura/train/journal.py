@@ -39,8 +39,10 @@ class Journal:
         """A step."""
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(dataclasses.asdict(result)) + "\n")
-        values = {f"loss/{name}": value for name, value in result.losses.items()}
-        values["gradient_norm"] = values.pop("loss/gradient", 0.0)
+        values = {
+            f"{'gradient_norm' if 'gradient' in name else 'loss'}/{name}": value
+            for name, value in result.losses.items()
+        }
         values |= {"learning_rate": result.learning_rate, "seconds_per_step": result.seconds}
         if result.held_out is not None:
             values["held_out/mel"] = result.held_out

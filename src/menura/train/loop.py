@@ -188,7 +188,7 @@ class Trainer:
         real = self._real_crops(example, made)
         losses: dict[str, Tensor] = {}
         if self.discriminators is not None and self.step % self.experiment.schedule.discriminator_every == 0:
-            losses["discriminator"] = self._train_discriminators(made.audio.detach(), real)
+            losses |= self._train_discriminators(made.audio.detach(), real)
         losses |= self._generator_losses(made, real)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.experiment.schedule, self.step)
@@ -238,16 +238,16 @@ class Trainer:
         total = weights.log_spectrum * distance.log_spectrum + weights.mel * distance.mel
         return losses, total + weights.convergence * distance.convergence
 
-    def _train_discriminators(self, made: Tensor, real: Tensor) -> Tensor:
+    def _train_discriminators(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
         assert self.discriminators is not None
         assert self._discriminator_optimizer is not None
         with autocast(self.device, self.experiment.precision):
             loss = discriminator_loss(self.discriminators(real), self.discriminators(made), summed=self._follows_rvc)
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.discriminators.parameters(), self.experiment.schedule.max_gradient)
+        norm = nn.utils.clip_grad_norm_(self.discriminators.parameters(), self.experiment.schedule.max_gradient)
         self._discriminator_optimizer.step()
-        return loss
+        return {"discriminator": loss, "discriminator_gradient": norm}
 
     def _add_discriminators(self) -> None:
         if self.discriminators is None:
