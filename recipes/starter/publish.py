@@ -1,6 +1,6 @@
 """Exports the experiment's speakers as the starter voices, each with its card.
 
-    python publish.py --experiment DIR --voices src/menura/assets/starter/voices --quality quality.json
+    python publish.py --experiment DIR --clips CLIPS --voices src/menura/assets/starter/voices --quality quality.json
 
 `quality.json` holds by voice what was measured; it is copied into the card.
 """
@@ -21,12 +21,26 @@ from menura.train.features import SUFFIX, ClipFeatures, load_features
 from menura.train.spec import load_experiment
 
 
+NATURAL_SEMITONES = 0.7
+
+
+def natural_pitch_hz(clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: str) -> float:
+    """The voice's median where it speaks by its own intonation, hardly shifted; that of all clips if there are none."""
+    natural = []
+    for index in clips:
+        plan = json.loads((plans / f"{index}.json").read_text())
+        for rendition in plan["renditions"]:
+            own = rendition["voice"] == rendition["intonation"] == kokoro_voice
+            if own and abs(rendition["shift_semitones"]) < NATURAL_SEMITONES:
+                natural.append(clips[index])
+    voiced = [clip.f0_hz[clip.f0_hz > 0] for clip in natural or clips.values()]
+    return float(torch.cat(voiced).log().median().exp())
+
+
 def card(
-    name: str, kokoro_voice: str, *, clips: list[ClipFeatures], step: int, quality: dict[str, Any]
+    name: str, kokoro_voice: str, *, minutes: float, pitch_hz: float, step: int, quality: dict[str, Any]
 ) -> dict[str, Any]:
     """What `menura voices info` tells of a voice."""
-    minutes = sum(clip.frames for clip in clips) / 6000
-    pitch = torch.cat([clip.f0_hz[clip.f0_hz > 0] for clip in clips]).log().median().exp()
     return {
         "name": name,
         "source": f"kokoro:{kokoro_voice}",
@@ -34,7 +48,7 @@ def card(
         "data": f"{minutes:.1f} minutes of synthetic English speech by Kokoro-82M (Apache-2.0), voice {kokoro_voice}; "
         "texts written for Menura or in the public domain",
         "consent": "a synthetic voice: no person's recordings were used to make it from Kokoro",
-        "f0_median_hz": round(float(pitch), 1),
+        "f0_median_hz": round(pitch_hz, 1),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
         "recipe": "recipes/starter",
         "steps": step,
@@ -46,19 +60,28 @@ def main() -> None:
     """Writes `voice.safetensors` and `card.json` for every speaker."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", type=Path, required=True)
+    parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--voices", type=Path, required=True)
     parser.add_argument("--quality", type=Path)
     options = parser.parse_args()
     measured = json.loads(options.quality.read_text()) if options.quality else {}
     kokoro_voices = {name: voice for voice, name in NAMES.items()}
     for name in load_experiment(options.experiment).speakers:
-        clips = [load_features(path) for path in sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))]
+        paths = sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))
+        clips = {path.name.partition(".")[0]: load_features(path) for path in paths}
         source = f"kokoro:{kokoro_voices[name]}"
         target = options.voices / name / "voice.safetensors"
         metadata = VoiceMetadata(name=name, author="Menura", licence="Apache-2.0", source=source)
         export_voice(options.experiment, target, metadata=metadata, speaker=name)
         step = load_voice(target).metadata.step or 0
-        written = card(name, kokoro_voices[name], clips=clips, step=step, quality=measured.get(name, {}))
+        written = card(
+            name,
+            kokoro_voices[name],
+            minutes=sum(clip.frames for clip in clips.values()) / 6000,
+            pitch_hz=natural_pitch_hz(clips, options.clips, kokoro_voices[name]),
+            step=step,
+            quality=measured.get(name, {}),
+        )
         (target.parent / "card.json").write_text(json.dumps(written, indent=1) + "\n")
         print(f"{name}: {step} steps, {target.stat().st_size / 1e6:.1f} MB")
 
