@@ -20,7 +20,6 @@ from menura.train.export import export_voice
 from menura.train.features import SUFFIX, ClipFeatures, load_features
 from menura.train.spec import load_experiment
 
-
 NATURAL_SEMITONES = 0.7
 
 
