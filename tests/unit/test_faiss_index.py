@@ -192,10 +192,10 @@ def test_damaged_files_are_refused_or_still_usable(tmp_path: Path) -> None:
 
 
 def test_torch_keeps_its_threads(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
+    path, before = write(tmp_path / "v.index", vectors(50)), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        index = FaissIndex.load(write(tmp_path / "v.index", vectors(50)))
+        index = FaissIndex.load(path)
         index.retrieve(vectors(3, seed=1))
         assert torch.get_num_threads() == 2
     finally:
