@@ -45,9 +45,11 @@ def sound(net: Synthesizer) -> torch.Tensor:
 
 def test_second_start_packs_nothing(library: KernelLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, cache = voice(0), PackingCache(tmp_path / "kernels")
+    assert net.kernel_bytes == 0
     net.use_kernels(library, cache)
     first = sound(net)
     (file,) = (tmp_path / "kernels").iterdir()
+    assert net.kernel_bytes >= file.stat().st_size * 0.9
     assert file.suffix == ".packed"
 
     def refuse(*_: object) -> None:
@@ -60,7 +62,7 @@ def test_second_start_packs_nothing(library: KernelLibrary, tmp_path: Path, monk
         voice(1).use_kernels(library, cache)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "header", "nonsense"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "nonsense", "list"])
 def test_a_damaged_file_is_made_again(library: KernelLibrary, tmp_path: Path, damage: str) -> None:
     net, cache = voice(0), PackingCache(tmp_path)
     net.use_kernels(library, cache)
@@ -73,6 +75,7 @@ def test_a_damaged_file_is_made_again(library: KernelLibrary, tmp_path: Path, da
             "empty": b"",
             "header": (1 << 60).to_bytes(8, "little") + whole[8:],
             "nonsense": bytes(len(whole)),
+            "list": (3).to_bytes(8, "little") + b"[1]",
         }[damage]
     )
     net.use_kernels(library, cache)

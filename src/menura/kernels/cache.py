@@ -80,7 +80,7 @@ class PackingCache:
         key = packing_key(library, layers)
         try:
             mapped = _mapped(self._folder / (key + _SUFFIX))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return key, Packing()
         return key, MappedPacking(mapped)
 

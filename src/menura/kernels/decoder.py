@@ -140,7 +140,7 @@ class Decoder:
         self._channels_in = padded_channels(first.weight.shape[1])
 
     @property
-    def bytes(self) -> int:
+    def resident_bytes(self) -> int:
         """Memory of the packed weights."""
         return sum(t.numel() * t.element_size() for t in self.tensors())
 

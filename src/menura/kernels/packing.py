@@ -18,7 +18,7 @@ def padded_channels(channels: int) -> int:
 
 
 def best_algorithm(taps: int) -> Algorithm:
-    """What is fastest for an odd number of taps (measured on AVX2 and AVX-512)."""
+    """What takes the fewest products for an odd number of taps."""
     if taps == 3:
         return Algorithm.TOOM_COOK_6_3
     return Algorithm.FOURIER_32 if 5 <= taps <= 15 else Algorithm.DIRECT

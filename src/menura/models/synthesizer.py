@@ -259,6 +259,11 @@ class Synthesizer(nn.Module):
             self.dec.use_kernels(library, cache)
 
     @property
+    def kernel_bytes(self) -> int:
+        """Memory of the kernels' packed weights, beside the module's own."""
+        return self.dec.kernel_bytes if isinstance(self.dec, HifiGanBase) else 0
+
+    @property
     def flow_context_frames(self) -> int:
         """Frames on each side that a frame of `reverse_flow` depends on."""
         return self.flow.context_frames

@@ -122,6 +122,11 @@ class HifiGanBase(nn.Module, ABC):
         """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
         self._native = None if library is None else Decoder(library, self._weights(), cache)
 
+    @property
+    def kernel_bytes(self) -> int:
+        """Memory of the kernels' packed weights, beside the module's own."""
+        return 0 if self._native is None else self._native.resident_bytes
+
     def _weights(self) -> DecoderWeights:
         stages = tuple(
             StageWeights(

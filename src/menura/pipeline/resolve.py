@@ -78,7 +78,7 @@ class Resolver:
 
     def _synthesizer(self, entry: VoiceEntry) -> Synthesizer:
         key = ModelKey.of("voice", entry.path)
-        return self._pool.get(key, lambda: self._load_synthesizer(entry.path), size_of=network_bytes)
+        return self._pool.get(key, lambda: self._load_synthesizer(entry.path), size_of=_voice_bytes)
 
     def _load_synthesizer(self, path: Path) -> Synthesizer:
         synthesizer = build_synthesizer(load_voice(path)).to(self._device)
@@ -120,6 +120,10 @@ class Resolver:
         found = self._pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path), size_of=_own_bytes)
         found.check_dim(content_dim)
         return found
+
+
+def _voice_bytes(network: Synthesizer) -> int:
+    return network_bytes(network) + network.kernel_bytes
 
 
 def _own_bytes(model: ContentEncoder | F0Estimator | FeatureIndex) -> int:
