@@ -67,6 +67,23 @@ def test_resuming_gives_the_same_losses(folder, monkeypatch, gan_from, precision
     assert logged(folder) == straight
 
 
+def test_discriminators_learn_alone_at_first(folder, monkeypatch):
+    small = DiscriminatorConfig(periods=(2,), period_channels=(4, 8), fft_sizes=(256,), fft_channels=4)
+    monkeypatch.setattr("menura.train.networks.DiscriminatorConfig", lambda: small)
+    experiment = tiny_experiment()
+    schedule = dataclasses.replace(experiment.schedule, gan_from_step=1, discriminators_alone_steps=2)
+    save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+    trainer = open_trainer(folder, CPU)
+    watched, judging = [], []
+    for result in trainer.steps(4):
+        watched.append(trainer.generator.enc_p.proj.weight.detach().clone())
+        judging.append("discriminator" in result.losses)
+    assert judging == [False, True, True, True]
+    assert torch.equal(watched[0], watched[1])
+    assert torch.equal(watched[0], watched[2])
+    assert not torch.equal(watched[2], watched[3])
+
+
 def test_killed_between_checkpoints_continues_from_the_last(folder):
     trainer = open_trainer(folder, CPU)
     for _ in trainer.steps(3):

@@ -14,6 +14,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from menura.models.layers import LEAKY_SLOPE
 
+_SPEECH_GAIN = 8.0
+"""Brings samples of speech to a deviation of about a half: with inputs near zero the first layers hardly learn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscriminatorConfig:
@@ -70,13 +73,17 @@ class PeriodDiscriminator(nn.Module):
     def forward(self, audio: Tensor) -> Judgement:
         """(batch, samples) to scores."""
         rest = -audio.shape[-1] % self.period
-        padded = F.pad(audio[:, None], (0, rest), mode="reflect")
+        padded = F.pad(_SPEECH_GAIN * audio[:, None], (0, rest), mode="reflect")
         judged: Judgement = self.stack(padded.view(*padded.shape[:2], -1, self.period))
         return judged
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Looks at the complex spectrogram of one resolution."""
+    """Looks at the magnitudes of one resolution, as logarithms and as a root.
+
+    Phases are left to the period discriminators: with the complex spectrogram as its input the same stack was near
+    chance after 120 steps (least squares .47, chance .50), with these two .37.
+    """
 
     window: Tensor
 
@@ -99,7 +106,9 @@ class SpectrogramDiscriminator(nn.Module):
         spectrum = torch.stft(
             audio.float(), self.fft_size, hop, window=self.window, normalized=True, return_complex=True
         )
-        image = torch.view_as_real(spectrum).permute(0, 3, 2, 1)
+        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt()
+        # Both are brought to about zero mean and a deviation of one for speech.
+        image = torch.stack([(torch.log(magnitude) + 5) / 2, 4 * magnitude.pow(0.3) - 1], dim=1).transpose(2, 3)
         judged: Judgement = self.stack(image)
         return judged
 

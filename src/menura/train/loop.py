@@ -187,8 +187,12 @@ class Trainer:
         made = self._generate(example)
         real = self._real_crops(example, made)
         losses: dict[str, Tensor] = {}
-        if self.discriminators is not None and self.step % self.experiment.schedule.discriminator_every == 0:
+        alone = self._discriminators_alone
+        every = 1 if alone else self.experiment.schedule.discriminator_every
+        if self.discriminators is not None and self.step % every == 0:
             losses |= self._train_discriminators(made.audio.detach(), real)
+        if alone:
+            return {name: float(value.detach()) for name, value in losses.items()}
         losses |= self._generator_losses(made, real)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.experiment.schedule, self.step)
@@ -198,6 +202,13 @@ class Trainer:
         self._optimizer.step()
         self._update_average()
         return {name: float(value.detach()) for name, value in losses.items()} | {"gradient": float(norm)}
+
+    @property
+    def _discriminators_alone(self) -> bool:
+        schedule = self.experiment.schedule
+        return schedule.gan_from_step is not None and (
+            schedule.gan_from_step <= self.step < schedule.gan_from_step + schedule.discriminators_alone_steps
+        )
 
     def _generate(self, example: Example) -> Pass:
         passed = direct_pass if self.experiment.objective == "direct" else vits_pass

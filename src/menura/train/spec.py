@@ -49,6 +49,8 @@ class Schedule:
     warmup_steps: int = 200
     gan_from_step: int | None = None
     """First step with discriminators; None for never."""
+    discriminators_alone_steps: int = 0
+    """Of the steps with discriminators the first ones, in which only they learn: what is at chance teaches nothing."""
     discriminator_learning_rate: float = 2e-4
     discriminator_every: int = 1
     keep_average: float = 0.999
