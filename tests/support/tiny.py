@@ -87,7 +87,7 @@ class FakeSurvey:
 class FakeEncoder:
     """Content = a fixed projection of each 320 samples, normalised by the recording's power."""
 
-    name, dim, core_frames, context_frames, global_windows = "fake", DIM, 800, 100, False
+    name, dim, core_frames, context_frames, edge_frames, global_windows = "fake", DIM, 800, 100, 32, False
 
     def __init__(self) -> None:
         self.windows: list[int] = []

@@ -22,11 +22,12 @@ LENGTHS = st.integers(1, 16_000 * 4000)
 
 @given(LENGTHS)
 def test_the_timeline_covers_the_recording_and_its_reflections(length: int) -> None:
-    for extent in (streaming_extent(length), compat_extent(length)):
+    cases = ((streaming_extent(length), 100), (streaming_extent(length, 32), 32), (compat_extent(length), 100))
+    for extent, edge_frames in cases:
         assert (extent.left_frames + extent.end_frames) % 2 == 0
         assert extent.end_frames * 160 >= length
         assert 0 <= extent.right_samples <= LONGEST_EDGE_SAMPLES
-        assert extent.left_samples == EDGE_FRAMES * 160
+        assert extent.left_samples == edge_frames * 160
 
 
 def test_recordings_of_about_equal_length_have_timelines_of_equal_length() -> None:
@@ -34,9 +35,9 @@ def test_recordings_of_about_equal_length_have_timelines_of_equal_length() -> No
     assert len(ends) <= 4 * 100 // 20 + 1
 
 
-@given(LENGTHS, st.sampled_from([800, 2000, 3200]), st.sampled_from([96, 104, 150, 200]))
-def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int) -> None:
-    extent = streaming_extent(length)
+@given(LENGTHS, st.sampled_from([800, 2000, 3200]), st.sampled_from([96, 104, 150, 200]), st.sampled_from([32, 100]))
+def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int, edge_frames: int) -> None:
+    extent = streaming_extent(length, edge_frames)
     windows = list(analysis_windows(extent, core, context))
     assert windows[0].start_frames == -extent.left_frames
     assert windows[-1].end_frames == extent.end_frames

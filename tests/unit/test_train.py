@@ -184,7 +184,7 @@ def test_source_phase_is_that_of_the_sound():
 class FakeEncoder:
     """Vector i holds the absolute number of its place and the mean of its samples."""
 
-    name, dim, core_frames, context_frames, global_windows = "fake", DIM, 800, 100, True
+    name, dim, core_frames, context_frames, edge_frames, global_windows = "fake", DIM, 800, 100, 100, True
 
     def survey(self):
         return self

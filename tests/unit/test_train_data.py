@@ -105,7 +105,7 @@ def test_faults_are_named() -> None:
 
 
 class FakeEncoder:
-    name, dim, core_frames, context_frames, global_windows = "fake", 384, 800, 100, True
+    name, dim, core_frames, context_frames, edge_frames, global_windows = "fake", 384, 800, 100, 100, True
 
     def survey(self):
         return self

@@ -45,6 +45,8 @@ class ContentEncoder(Protocol):
     """Frames (10 ms) of the fixed absolute windows it is run in; a multiple of 2."""
     context_frames: int
     """Frames (10 ms) of real context wanted on each side of a window; a multiple of 2."""
+    edge_frames: int
+    """Frames (10 ms) of reflection wanted before a recording and after it; even."""
     global_windows: bool
     """True if even strategy='whole' must use these fixed windows (encoders with limited positions)."""
 

@@ -75,6 +75,8 @@ class StarterEncoder:
     name = NAME
     core_frames = CORE_FRAMES
     context_frames = CONTEXT_FRAMES
+    edge_frames = 100
+    """Whisper says more of a sound the more it hears around it, and costs little."""
     global_windows = True
 
     def __init__(self, model: WhisperContentEncoder, device: torch.device) -> None:

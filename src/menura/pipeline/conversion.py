@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from menura.errors import ResourceError
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.f0_policy import F0Policy, given_f0
 from menura.pipeline.output import OutputChain
-from menura.pipeline.plan import Extent, compat_extent, seconds, segment_borders, streaming_extent
+from menura.pipeline.plan import EDGE_FRAMES, Extent, compat_extent, seconds, segment_borders, streaming_extent
 from menura.pipeline.policy import Decision, Machine, decide, machine_of
 from menura.pipeline.recording import BLOCK_S, analysis_length
 from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
@@ -84,7 +85,7 @@ def begin(
     Raises:
         DecodeError, ResourceError: with what to do.
     """
-    extent_of, config = _extent_of(options), models.synthesizer.config
+    extent_of, config = _extent_of(options, models.encoder.edge_frames), models.synthesizer.config
     content_survey = models.encoder.survey() if options.compat == "menura" else None
     with clock.measure("decode"):
         facts = survey(recording, content_survey, extent_of, split_silence=options.split_silence)
@@ -134,7 +135,7 @@ def explain(
         if length is None:
             length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
     samples = analysis_length(length, rate)
-    extent = _extent_of(options)(samples)
+    extent = _extent_of(options, EDGE_FRAMES)(samples)
     decision = decide(options, extent.frames, config, machine)
     borders = segment_borders(ceil_div(samples, FRAME_SAMPLES), whole=decision.strategy == "whole")
     return Explanation(
@@ -192,8 +193,8 @@ def collect(conversion: Conversion, device: torch.device) -> FloatArray:
     return np.concatenate(parts)
 
 
-def _extent_of(options: ConversionOptions) -> Callable[[int], Extent]:
-    return streaming_extent if options.compat == "menura" else compat_extent
+def _extent_of(options: ConversionOptions, edge_frames: int) -> Callable[[int], Extent]:
+    return partial(streaming_extent, edge_frames=edge_frames) if options.compat == "menura" else compat_extent
 
 
 def _decision(options: ConversionOptions, extent: Extent, models: VoiceModels) -> Decision:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
 
 EDGE_FRAMES = 100
-"""Reflected context at a recording's two ends: 1 s, as RVC pads."""
+"""Most reflected context at a recording's two ends: 1 s, as RVC pads. Encoders may ask for less."""
 
 _LENGTH_STEP_FRAMES = 20
 """Timelines are this much longer or not: recordings of about equal length then have windows of equal shape, which can
@@ -77,13 +77,18 @@ class Window:
     to_frames: int
 
 
-def streaming_extent(length_samples: int) -> Extent:
-    """The timeline of the default mode: 1 s of reflection at both ends, at the second up to 0.2 s more."""
+def streaming_extent(length_samples: int, edge_frames: int = EDGE_FRAMES) -> Extent:
+    """The timeline of the default mode, reflected at both ends, at the second up to 0.2 s further.
+
+    Args:
+        length_samples: of the recording, at 16 kHz.
+        edge_frames: reflected frames at each end, even and at most EDGE_FRAMES.
+    """
     frames = ceil_div(length_samples, FRAME_SAMPLES)
-    end = _LENGTH_STEP_FRAMES * ceil_div(frames + EDGE_FRAMES, _LENGTH_STEP_FRAMES)
+    end = _LENGTH_STEP_FRAMES * ceil_div(frames + edge_frames, _LENGTH_STEP_FRAMES)
     return Extent(
         length_samples=length_samples,
-        left_frames=EDGE_FRAMES,
+        left_frames=edge_frames,
         end_frames=end,
         tail_samples=CONTENT_TAIL_SAMPLES,
     )

@@ -11,10 +11,10 @@ import numpy as np
 from menura.audio.envelope import RmsMeter
 from menura.errors import DecodeError
 from menura.pipeline.edges import reflect_edges
-from menura.pipeline.plan import EDGE_FRAMES, Extent
+from menura.pipeline.plan import Extent
 from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length
 from menura.pipeline.silence import SilenceFinder, Silences
-from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
+from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:
     from menura.content.base import RecordingStatistics, Survey
@@ -81,7 +81,7 @@ def survey(
                     finder.push(block)
                 yield block
 
-        extended = reflect_edges(listened(), EDGE_FRAMES * FRAME_SAMPLES, lambda n: extent_of(n).right_samples)
+        extended = reflect_edges(listened(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples)
         for block in extended:
             if content_survey is not None:
                 content_survey.push(block)

@@ -17,7 +17,7 @@ from menura.content.base import ContentEncoder
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
 from menura.pipeline.edges import reflect
-from menura.pipeline.plan import EDGE_FRAMES, analysis_windows, streaming_extent
+from menura.pipeline.plan import analysis_windows, streaming_extent
 from menura.train.spec import write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
@@ -56,7 +56,7 @@ def content_of(encoder: ContentEncoder, samples: FloatArray) -> Tensor:
     Returns:
         (vectors, dim) float32 from the recording's start, one vector for each begun 20 ms at least.
     """
-    extent = streaming_extent(len(samples))
+    extent = streaming_extent(len(samples), encoder.edge_frames)
     extended = reflect(samples, extent.left_samples, extent.right_samples)
     collector = encoder.survey()
     collector.push(extended)
@@ -68,7 +68,7 @@ def content_of(encoder: ContentEncoder, samples: FloatArray) -> Tensor:
         vectors = encoder.encode(torch.from_numpy(extended[start:end].copy())[None], [statistics])[0]
         skip = (window.start_frames - window.from_frames) // 2
         parts.append(vectors[skip : skip + (window.end_frames - window.start_frames) // 2])
-    return torch.cat(parts)[EDGE_FRAMES // 2 :].cpu()
+    return torch.cat(parts)[extent.left_frames // 2 :].cpu()
 
 
 def perturbed_content(
