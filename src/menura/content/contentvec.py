@@ -95,8 +95,8 @@ class ContentVec:
     context_frames = 150
     """1.5 s a side: the positional convolution reaches 1.28 s, the convolutions before it 12 ms more."""
     edge_frames = 32
-    """Voices learn from content of slices without any reflection, so RVC's second of it brings nothing nearer to that, and
-    would cost a file of 5 s a quarter more."""
+    """Voices learn from content of slices without any reflection, so RVC's second of it brings nothing nearer to that,
+    and would cost a file of 5 s a quarter more."""
     global_windows = False
 
     def __init__(
