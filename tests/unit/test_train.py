@@ -151,7 +151,11 @@ def test_batches_depend_on_seed_and_step_only(folder):
     draw = {"batch_size": 3, "row_frames": 40}
     first, second = (
         Dataset.load(
-            folder / "features", speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix
+            sorted((folder / "features").glob("*")),
+            speakers=experiment.speakers,
+            config=experiment.synthesizer,
+            mix=experiment.mix,
+            memory_bytes=2**30,
         )
         for _ in range(2)
     )

@@ -142,6 +142,7 @@ def _experiment(
         overlap_s=options.overlap,
         loudness=options.loudness,
         high_pass=options.high_pass,
+        denoise=options.denoise,
         perturbed=2 if direct else 0,
         held_out=_HELD_OUT,
     )
@@ -174,6 +175,7 @@ def _experiment(
         schedule=schedule,
         mix=ContentMix(),
         discriminators="small" if direct else "rvc",
+        gradient_checkpointing=options.gradient_checkpointing,
         data=data,
         warm_start=warm,
     )

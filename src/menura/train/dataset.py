@@ -1,10 +1,12 @@
-"""Prepared clips in memory, and batches that are a function of (seed, step) alone."""
+"""Prepared clips, in memory where they fit, and batches that are a function of (seed, step) alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +17,16 @@ from menura.errors import TrainingError
 from menura.f0.contour import coarse_bins
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import TrainingBatch
-from menura.train.features import KINDS, SUFFIX, ClipFeatures, load_features
+from menura.train.features import KINDS, ClipFeatures, StoredClip, load_features
 from menura.train.spec import ContentMix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_KEPT_CLIPS = 64
+"""Clips of a data set larger than memory that stay there."""
+_BUCKET_FRAMES = 50
+"""Rows of a batch differ by less than this in length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +42,12 @@ class Dataset:
     """All clips of an experiment."""
 
     def __init__(
-        self, clips: Sequence[ClipFeatures], *, speakers: tuple[str, ...], config: SynthesizerConfig, mix: ContentMix
+        self,
+        clips: Sequence[ClipFeatures | StoredClip],
+        *,
+        speakers: tuple[str, ...],
+        config: SynthesizerConfig,
+        mix: ContentMix,
     ) -> None:
         """Keep the clips that are long enough for a crop.
 
@@ -40,6 +55,7 @@ class Dataset:
             TrainingError: a speaker has none.
         """
         self._clips = [clip for clip in clips if clip.frames > config.segment_size_frames + 2]
+        self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
         self._speaker_ids = {name: number for number, name in enumerate(speakers)}
         missing = set(speakers) - {clip.speaker for clip in self._clips}
         if missing:
@@ -52,10 +68,31 @@ class Dataset:
         self._chances = weights / weights.sum()
 
     @classmethod
-    def load(cls, folder: Path, *, speakers: tuple[str, ...], config: SynthesizerConfig, mix: ContentMix) -> Dataset:
-        """Read every prepared clip of a folder, in order of file names."""
-        clips = [load_features(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-        return cls([clip for clip in clips if clip.speaker in speakers], speakers=speakers, config=config, mix=mix)
+    def load(
+        cls,
+        paths: Sequence[Path],
+        *,
+        speakers: tuple[str, ...],
+        config: SynthesizerConfig,
+        mix: ContentMix,
+        memory_bytes: int,
+    ) -> Dataset:
+        """Take the prepared clips of these files that are of the speakers.
+
+        Args:
+            paths: files, whose order decides what is drawn.
+            speakers: of the experiment.
+            config: the network's.
+            mix: kinds of content.
+            memory_bytes: what the clips may take; where they don't fit, they are read from disk again and again.
+
+        Raises:
+            TrainingError: a file is damaged, or a speaker has none.
+        """
+        stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in speakers]
+        fits = sum(clip.path.stat().st_size for clip in stored) <= memory_bytes
+        clips = [load_features(clip.path) if fits else clip for clip in stored]
+        return cls(clips, speakers=speakers, config=config, mix=mix)
 
     @property
     def seconds(self) -> float:
@@ -65,7 +102,12 @@ class Dataset:
     def draw(self, *, seed: int, step: int, batch_size: int, row_frames: int) -> Example:
         """The batch of a step: speakers evenly, clips by length, stretches and kinds of content at random."""
         rng = np.random.default_rng((seed, step))
-        rows = [self._row(rng, row_frames) for _ in range(batch_size)]
+        numbers, frames = self._bucket(rng, row_frames)
+        chances = self._chances[numbers] / self._chances[numbers].sum()
+        rows = [
+            self._row(rng, self._clip(int(numbers[rng.choice(len(numbers), p=chances)])), frames)
+            for _ in range(batch_size)
+        ]
         content, f0, audio, lengths, speakers = (list(column) for column in zip(*rows, strict=True))
         f0_hz = torch.stack(f0)
         coarse = torch.from_numpy(coarse_bins(f0_hz.numpy()))
@@ -84,8 +126,24 @@ class Dataset:
         """How many clips are drawn from."""
         return len(self._clips)
 
-    def _row(self, rng: np.random.Generator, frames: int) -> tuple[Tensor, Tensor, Tensor, int, int]:
-        clip = self._clips[rng.choice(len(self._clips), p=self._chances)]
+    def _bucket(self, rng: np.random.Generator, row_frames: int) -> tuple[NDArray[np.int64], int]:
+        """The clips of a batch and its length: those of about the same length come together, so little is padding."""
+        lengths = np.minimum([clip.frames for clip in self._clips], row_frames)
+        ends = np.minimum(row_frames, -(-lengths // _BUCKET_FRAMES) * _BUCKET_FRAMES)
+        choices = np.unique(ends)
+        if len(choices) == 1:
+            return np.arange(len(ends)), int(choices[0])
+        weights = np.array([self._chances[ends == end].sum() for end in choices])
+        end = choices[rng.choice(len(choices), p=weights / weights.sum())]
+        return np.flatnonzero(ends == end), int(end)
+
+    def _clip(self, number: int) -> ClipFeatures:
+        clip = self._clips[number]
+        return self._stored(clip.path) if isinstance(clip, StoredClip) else clip
+
+    def _row(
+        self, rng: np.random.Generator, clip: ClipFeatures, frames: int
+    ) -> tuple[Tensor, Tensor, Tensor, int, int]:
         start = 2 * int(rng.integers(0, max(0, clip.frames - frames) // 2 + 1))
         length = min(frames, clip.frames - start)
         vectors = self._content(clip, rng)[start // 2 : (start + length + 1) // 2].to(torch.float32)

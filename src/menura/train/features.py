@@ -46,6 +46,37 @@ class ClipFeatures:
         return int(self.f0_hz.shape[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredClip:
+    """A training clip that is read when it is needed."""
+
+    path: Path
+    speaker: str
+    frames: int
+
+    @classmethod
+    def of(cls, path: Path) -> StoredClip:
+        """What the header of a clip's file says.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                speaker = (file.metadata() or {})["speaker"]
+                frames = file.get_slice("f0_hz").get_shape()[0]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise damaged(path) from error
+        return cls(path=path, speaker=speaker, frames=frames)
+
+
+def damaged(path: Path) -> TrainingError:
+    """What to do about features that can't be read."""
+    return TrainingError(f"{path}: damaged features; delete the file and prepare again.")
+
+
 def content_of(encoder: ContentEncoder, samples: FloatArray) -> Tensor:
     """Content of a whole recording in the pipeline's own fixed windows.
 
@@ -199,4 +230,4 @@ def load_features(path: Path) -> ClipFeatures:
         content = {name.removeprefix("content."): rows for name, rows in tensors.items() if name.startswith("content.")}
         return ClipFeatures(speaker=speaker, audio=tensors["audio"], f0_hz=tensors["f0_hz"], content=content)
     except (SafetensorError, OSError, KeyError) as error:
-        raise TrainingError(f"{path}: damaged features; delete the file and prepare again.") from error
+        raise damaged(path) from error

@@ -17,10 +17,11 @@ from menura.checkpoints.voice import build_synthesizer
 from menura.errors import TrainingError
 from menura.models.discriminators import Discriminators, RvcDiscriminators
 from menura.models.synthesizer import Synthesizer
+from menura.pipeline.memory import available_memory_bytes
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
 from menura.train.dataset import Dataset, Example
 from menura.train.export import voice_of
-from menura.train.features import load_features
+from menura.train.features import SUFFIX, load_features
 from menura.train.held_out import Course, HeldOut, HeldOutResult
 from menura.train.journal import LOG, Journal
 from menura.train.losses import (
@@ -330,15 +331,19 @@ def open_trainer(folder: Path, device: torch.device) -> Trainer:
     speakers = experiment.speakers
     prepared = load_preparation(folder)
     if prepared is None:
-        dataset = Dataset.load(
-            folder / "features", speakers=speakers, config=experiment.synthesizer, mix=experiment.mix
-        )
-        trainer = Trainer(experiment, dataset, device)
+        learnt, held_out = sorted((folder / "features").glob(f"*{SUFFIX}")), None
     else:
-        clips = [load_features(folder / item.features) for item in prepared.slices if not item.held_out]
+        learnt = [folder / item.features for item in prepared.slices if not item.held_out]
         kept = [load_features(folder / item.features) for item in prepared.slices if item.held_out]
-        dataset = Dataset(clips, speakers=speakers, config=experiment.synthesizer, mix=experiment.mix)
-        trainer = Trainer(experiment, dataset, device, HeldOut(kept, speakers=speakers, device=device))
+        held_out = HeldOut(kept, speakers=speakers, device=device)
+    dataset = Dataset.load(
+        learnt,
+        speakers=speakers,
+        config=experiment.synthesizer,
+        mix=experiment.mix,
+        memory_bytes=available_memory_bytes() // 2,
+    )
+    trainer = Trainer(experiment, dataset, device, held_out)
     paths = checkpoint_paths(folder)
     for number, path in enumerate(paths, start=1):
         try:

@@ -14,9 +14,10 @@ from menura.checkpoints.pickles import load_tensors
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, TrainingError
 from menura.models.discriminators import DiscriminatorConfig, Discriminators, RvcDiscriminators
+from menura.models.refinegan import RefineGan
 from menura.models.synthesizer import Synthesizer
-from menura.models.vocoders import HifiGan
-from menura.train.precision import keep_float32, prefer_channels_last
+from menura.models.vocoders import HifiGan, HifiGanBase
+from menura.train.precision import keep_float32, prefer_channels_last, recompute_in_backward
 from menura.train.spec import Experiment
 
 _BETAS = (0.8, 0.99)
@@ -48,7 +49,20 @@ def make_generator(experiment: Experiment) -> Synthesizer:
     for module in (generator.dec.conv_post, getattr(generator.dec, "m_source", None)):
         if module is not None:
             keep_float32(module)
+    if experiment.gradient_checkpointing:
+        for block in _residual_blocks(generator):
+            recompute_in_backward(block)
     return generator
+
+
+def _residual_blocks(generator: Synthesizer) -> list[nn.Module]:
+    """Most of what training keeps is between their convolutions."""
+    decoder = generator.dec
+    if isinstance(decoder, HifiGanBase):
+        blocks = [block for stage in range(len(decoder.rates)) for block in decoder.blocks(stage)]
+        return [block for block in blocks if isinstance(block, nn.Module)]
+    assert isinstance(decoder, RefineGan)
+    return list(decoder.upsample_conv_blocks)
 
 
 def make_discriminators(experiment: Experiment) -> Discriminators | RvcDiscriminators:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -36,6 +37,20 @@ def keep_float32(module: nn.Module) -> None:
         wide = [x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x for x in arguments]
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             out: Tensor = inner(*wide)
+        return out
+
+    module.forward = forward
+
+
+def recompute_in_backward(module: nn.Module) -> None:
+    """Keep only a module's input for the backward pass, and compute what is between again (gradient checkpointing)."""
+    inner = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            out: Tensor = inner(x)
+        else:
+            out = checkpoint(inner, x, use_reentrant=False)
         return out
 
     module.forward = forward

@@ -17,6 +17,7 @@ import soundfile
 from menura.audio.decode import open_audio
 from menura.audio.resample import resample
 from menura.errors import AudioError, TrainingError
+from menura.train.denoise import denoised
 from menura.train.parallel import run_all
 from menura.train.recordings import Recording, find_recordings, survey_dataset
 from menura.train.report import Dropped, Preparation, PreparedSlice, SlicedRecording, load_preparation, save_preparation
@@ -118,6 +119,8 @@ def settings_key(experiment: Experiment) -> str:
     facts = dataclasses.asdict(experiment.data)
     for name in ("dataset", "rights"):
         facts.pop(name)
+    if not facts["denoise"]:  # as it was before there was such a setting
+        facts.pop("denoise")
     config = experiment.synthesizer
     text = json.dumps([facts, experiment.speakers, config.sample_rate, config.content_encoder, config.version])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -149,9 +152,11 @@ def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    cutting = (
+    cutting: tuple[object, ...] = (
         settings.slicing, settings.slice_s, settings.overlap_s, settings.loudness, settings.high_pass, rate,
     )  # fmt: skip
+    if settings.denoise:
+        cutting = (*cutting, settings.denoise)
     digest.update(repr(cutting).encode())
     return digest.hexdigest()[:16]
 
@@ -161,6 +166,8 @@ def _cut(job: SliceJob, samples: FloatArray, rate: int, *, stem: str) -> SlicedR
     original = samples
     if settings.high_pass:
         samples = high_passed(samples, rate)
+    if settings.denoise:
+        samples = denoised(samples, rate, settings.denoise)
     if settings.loudness == "before":
         samples = normalised(samples, rate)
     files, dropped = [], []

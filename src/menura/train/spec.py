@@ -100,6 +100,8 @@ class DataSettings:
     high_pass: bool = True
     perturbed: int = 0
     """Content variants a slice gets as if another throat had spoken it in another room."""
+    denoise: float = 0.0
+    """Strength of the noise reduction, 0 to 1; 0 for none."""
     held_out: float = 0.0
     """Share of each speaker's slices that is kept for measuring."""
 
@@ -130,6 +132,8 @@ class Experiment:
     mix: ContentMix = field(default_factory=ContentMix)
     discriminators: str = "small"
     """"rvc": those of RVC's own training, with its losses; "small": fewer and narrower, with losses of their own."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder's residual blocks again in the backward pass instead of keeping what they made."""
     data: DataSettings = field(default_factory=DataSettings)
     warm_start: WarmStart = field(default_factory=WarmStart)
 
