@@ -25,8 +25,8 @@ def denoised(samples: FloatArray, rate: int, strength: float) -> FloatArray:
     """Less of what is there all the time: hiss, hum, fans.
 
     A band's noise is what the recording doesn't go below there in nine tenths of the time (minimum statistics, Martin
-    2001, over the whole recording). The gain is Wiener's, with the decision-directed ratio of speech to noise of Ephraim
-    and Malah (1984), and at least `1 - strength`.
+    2001, over the whole recording). The gain is Wiener's, with the decision-directed ratio of speech to noise of
+    Ephraim and Malah (1984), and at least `1 - strength`.
 
     Args:
         samples: (samples,).
