@@ -125,7 +125,9 @@ def test_without_networks_pitch_is_still_measured(
     assert made["pitch"]["correlation"] == pytest.approx(1)
     assert made["pitch"]["shift_semitones"] == 0
     assert len(made["missing"]) == 3
-    assert run(["evaluate", str(CLIP), str(CLIP)]) == 0
+    picture = tmp_path / "a picture.png"
+    assert run(["evaluate", str(CLIP), str(CLIP), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr()
     assert "voicing agreement" in out.out
     assert out.err.count("not measured") == 3

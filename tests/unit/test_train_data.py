@@ -222,6 +222,7 @@ def test_preparing_cuts_reports_and_holds_out(tmp_path: Path, dataset: Path, cou
     assert len(made.faults) == 1
     text = (tmp_path / "exp" / "report.txt").read_text()
     assert text == report_text(made, name="exp")
+    assert (tmp_path / "exp" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert f"left out, clipped: {len(dropped)}" in text
     assert "could not be read: 1" in text
     assert load_preparation(tmp_path / "exp") == made

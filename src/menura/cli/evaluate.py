@@ -23,6 +23,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--target", "targets", type=_FILE, multiple=True, help="A recording of the voice itself; several times.")
 @click.option("--text", help="What is said; by default what is heard in SOURCE.")
 @click.option("--seam", "seams_s", type=float, multiple=True, help="Place of a seam in seconds; several times.")
+@click.option("--plot", type=_FILE, help="Draw spectrograms and F0 of both to this PNG file (extra `plots`).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @home_option
 def evaluate(
@@ -31,6 +32,7 @@ def evaluate(
     targets: tuple[Path, ...],
     text: str | None,
     seams_s: tuple[float, ...],
+    plot: Path | None,
     as_json: bool,
     home: Path | None,
 ) -> None:
@@ -39,11 +41,15 @@ def evaluate(
     Words, likeness and naturalness are judged by networks that are not shipped; what is missing is named.
     """
     from menura.checkpoints.assets import home_folder
-    from menura.evaluate.pair import Request, evaluate_pair
+    from menura.evaluate.pair import Request, draw_pair, evaluate_pair
+    from menura.train.spec import write_atomically
 
-    made = evaluate_pair(
-        Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s, home=home_folder(home))
+    request = Request(
+        source=source, converted=converted, targets=targets, text=text, seams_s=seams_s, home=home_folder(home)
     )
+    if plot is not None:
+        write_atomically(plot, draw_pair(request))
+    made = evaluate_pair(request)
     if as_json:
         echo_json(dataclasses.asdict(made))
         return

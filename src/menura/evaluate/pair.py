@@ -25,6 +25,7 @@ from menura.evaluate.measures import (
 from menura.evaluate.networks import Naturalness, Recogniser, SpeakerEncoder, without_silence
 from menura.f0.swift import SwiftEstimator
 from menura.pipeline.edges import reflect
+from menura.plots import Sound, draw_sounds
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 
 if TYPE_CHECKING:
@@ -96,6 +97,21 @@ def evaluate_pair(request: Request) -> Evaluation:
         seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
         missing=tuple(missing),
     )
+
+
+def draw_pair(request: Request) -> bytes:
+    """Spectrograms and F0 of the source and of the conversion, as PNG.
+
+    Raises:
+        DecodeError: a recording can't be read.
+        AssetMissingError: matplotlib is not installed.
+    """
+    sounds = []
+    for title, path in (("source", request.source), ("converted", request.converted)):
+        samples, rate = _decoded(path)
+        f0_hz = _f0(resample(samples, rate, ANALYSIS_RATE_HZ))
+        sounds.append(Sound(title=f"{title}: {path.name}", samples=samples, rate=rate, f0_hz=f0_hz))
+    return draw_sounds(sounds, seams_s=request.seams_s)
 
 
 def _available(load: Callable[[], T], missing: list[str]) -> T | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from menura.errors import TrainingError
+from menura.errors import AssetMissingError, TrainingError
+from menura.plots import SpeakerData, draw_data
 from menura.train.spec import write_atomically
 
 PREPARED_FILE = "prepared.json"
 REPORT_FILE = "report.txt"
+PICTURE_FILE = "report.png"
 _BAR_WIDTH = 40
 
 
@@ -99,9 +102,26 @@ class Preparation:
 
 
 def save_preparation(folder: Path, made: Preparation, *, name: str) -> None:
-    """Write `prepared.json`, and `report.txt` for people."""
+    """Write `prepared.json`, and for people `report.txt` and, where matplotlib is installed, `report.png`."""
     write_atomically(folder / REPORT_FILE, report_text(made, name=name).encode())
+    with contextlib.suppress(AssetMissingError):  # the text says it all; the picture is for those who have matplotlib
+        write_atomically(folder / PICTURE_FILE, draw_data(_drawn(made)))
     write_atomically(folder / PREPARED_FILE, json.dumps(dataclasses.asdict(made), indent=1).encode())
+
+
+def _drawn(made: Preparation) -> list[SpeakerData]:
+    drawn = []
+    for speaker in sorted({item.speaker for item in made.slices}):
+        own = [item for item in made.slices if item.speaker == speaker]
+        drawn.append(
+            SpeakerData(
+                name=speaker,
+                seconds=[item.seconds for item in own],
+                f0_hz=[item.f0_hz[1] for item in own],
+                loudness_db=[item.loudness_db for item in own],
+            )
+        )
+    return drawn
 
 
 def load_preparation(folder: Path) -> Preparation | None:

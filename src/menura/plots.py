@@ -1,0 +1,141 @@
+"""Pictures for people, as PNG bytes. Needs the extra `plots` (matplotlib)."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from menura.errors import AssetMissingError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from menura.types import FloatArray
+
+_WINDOW_S, _HOP_S = 0.032, 0.008
+_FLOOR_DB = -80.0
+_LONGEST_S = 20.0
+_DPI = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """A recording to be drawn."""
+
+    title: str
+    samples: FloatArray
+    """(samples,)"""
+    rate: int
+    f0_hz: FloatArray | None = None
+    """(frames,) at 100 Hz, 0 where unvoiced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerData:
+    """What a speaker's slices are, one value each."""
+
+    name: str
+    seconds: Sequence[float]
+    f0_hz: Sequence[float]
+    """Medians; 0 where nothing is voiced."""
+    loudness_db: Sequence[float]
+
+
+def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> bytes:
+    """Spectrograms above each other on one time axis, with F0 drawn in.
+
+    Args:
+        sounds: source, conversion, ...; the first 20 s of each.
+        seams_s: marked in the last one.
+
+    Raises:
+        AssetMissingError: matplotlib is not installed.
+    """
+    figure = _figure(10, 2.6 * len(sounds))
+    top_hz = max(sound.rate for sound in sounds) / 2
+    longest_s = min(_LONGEST_S, max(len(sound.samples) / sound.rate for sound in sounds))
+    rows = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, sound in zip(rows, sounds, strict=True):
+        _draw_spectrogram(axes, sound)
+        axes.set_ylim(0, top_hz / 1000)
+        axes.set_xlim(0, max(longest_s, _WINDOW_S))
+        axes.set_title(sound.title, fontsize=10, loc="left")
+        axes.set_ylabel("kHz")
+    for seam_s in seams_s:
+        rows[-1].axvline(seam_s, color="white", linewidth=0.8, linestyle=":")
+    rows[-1].set_xlabel("seconds")
+    return _png(figure)
+
+
+def draw_data(speakers: Sequence[SpeakerData]) -> bytes:
+    """Histograms of F0, loudness and length, a row for each speaker.
+
+    Raises:
+        AssetMissingError: matplotlib is not installed.
+    """
+    figure = _figure(10, 2.4 * len(speakers))
+    rows = figure.subplots(len(speakers), 3, squeeze=False)
+    for axes, speaker in zip(rows, speakers, strict=True):
+        pitched = np.array([hz for hz in speaker.f0_hz if hz > 0])
+        minutes = sum(speaker.seconds) / 60
+        axes[0].set_title(
+            f"{speaker.name}: {minutes:.1f} minutes, {len(speaker.seconds)} slices", fontsize=10, loc="left"
+        )
+        axes[0].hist(pitched, bins=np.geomspace(50, 800, 49), color="#3b6ea5")
+        axes[0].set_xscale("log")
+        axes[0].set_xticks([50, 100, 200, 400, 800], ["50", "100", "200", "400", "800"])
+        axes[0].minorticks_off()
+        axes[0].set_xlabel("median F0 of a slice, Hz")
+        axes[1].hist(np.array(speaker.loudness_db), bins=np.arange(-60, 1, 1.5), color="#5a9367")
+        axes[1].set_xlabel("loudness, dB")
+        axes[2].hist(np.array(speaker.seconds), bins=24, color="#a5683b")
+        axes[2].set_xlabel("length, s")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise AssetMissingError(
+            "pictures need matplotlib, which is not installed: pip install 'menura[plots]'."
+        ) from error
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # Names in a script that matplotlib's font lacks are drawn as boxes; the numbers are what matters.
+        warnings.filterwarnings("ignore", message=".*missing from font")
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_spectrogram(axes: Axes, sound: Sound) -> None:
+    size, hop = 2 * int(_WINDOW_S * sound.rate / 2), max(1, int(_HOP_S * sound.rate))
+    samples = np.pad(sound.samples[: int(_LONGEST_S * sound.rate)], size // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size)))
+    level = 20 * np.log10(np.maximum(power / max(float(power.max(initial=0.0)), 1e-9), 10 ** (_FLOOR_DB / 20)))
+    axes.imshow(
+        level.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0.0, len(frames) * hop / sound.rate, 0.0, sound.rate / 2000),
+        vmin=_FLOOR_DB,
+        vmax=0.0,
+        cmap="magma",
+        interpolation="nearest",
+    )
+    if sound.f0_hz is not None:
+        shown = sound.f0_hz[: int(_LONGEST_S * 100)]
+        axes.plot(
+            (np.arange(len(shown)) + 0.5) / 100, np.where(shown > 0, shown / 1000, np.nan), color="cyan", linewidth=0.8
+        )
