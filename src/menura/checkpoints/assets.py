@@ -161,6 +161,11 @@ def packing_folder(home: Path) -> Path:
     return home / "cache" / "kernels"
 
 
+def bench_folder(home: Path) -> Path:
+    """Where benchmarks keep recordings and networks that they make; it can be removed at any time."""
+    return home / "cache" / "bench"
+
+
 def find_asset(name: str, home: Path | None = None) -> Path:
     """Where an asset's file, or its folder of files, is.
 

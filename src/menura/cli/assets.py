@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-from menura.checkpoints.assets import AssetStatus, asset_status, home_folder, packing_folder
+from menura.checkpoints.assets import AssetStatus, asset_status, bench_folder, home_folder, packing_folder
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
 
@@ -34,11 +35,16 @@ def list_(as_json: bool, home: Path | None) -> None:
 @assets.command()
 @home_option
 def clean(home: Path | None) -> None:
-    """Remove packed weights, which Menura keeps to start faster and makes again when it needs them."""
+    """Remove what Menura makes again when it needs it: packed weights, and what `menura bench` made."""
     from menura.kernels.cache import PackingCache
 
     folder = packing_folder(home_folder(home))
     click.echo(f"{PackingCache(folder).clean() / 1e6:.0f} MB removed from {folder}")
+    folder = bench_folder(home_folder(home))
+    if folder.is_dir():
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder)
+        click.echo(f"{size / 1e6:.0f} MB removed from {folder}")
 
 
 def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from menura.checkpoints.library import list_voices
 from menura.cli.assets import asset_document, asset_lines
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
-from menura.device import peak_memory_mb, physical_cores, resolve_device
+from menura.device import peak_memory_mb, physical_cores, processor_name, resolve_device
 from menura.options import DEFAULT_VOICE, FORMATS
 
 _PACKAGES = {
@@ -106,7 +106,7 @@ def _package(module: str, distribution: str) -> str | None:
 
 def _device() -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "logical_cores": os.cpu_count(),
         "threads": physical_cores(),
     }
@@ -114,40 +114,13 @@ def _device() -> dict[str, Any]:
         import torch
     except Exception:  # noqa: BLE001  (told under packages)
         return facts
+    from menura.kernels.trust import kernels_in_words
+
     facts["auto"] = str(resolve_device("auto"))
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts["vector_instructions"] = torch.backends.cpu.get_cpu_capability()
-    facts["convolution_kernels"] = _kernels()
+    facts["convolution_kernels"] = kernels_in_words()
     return facts
-
-
-def _kernels() -> str:
-    """Which compiled path runs and why, or why none does."""
-    import warnings
-
-    from menura.kernels.library import kernel_status
-    from menura.kernels.trust import trusted_kernels
-
-    status = kernel_status()
-    if status.library is None:
-        return f"torch's: {status.reason}"
-    with warnings.catch_warnings(record=True) as problems:
-        warnings.simplefilter("always")
-        trusted = trusted_kernels()
-    if trusted is None:
-        return "; ".join(str(problem.message) for problem in problems) or "torch's: the self-test failed"
-    threads = "" if status.library.shares_threads else "; on one thread, torch's OpenMP runtime wasn't found"
-    return f"{status.reason}{threads}"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _folder(path: Path) -> dict[str, Any]:

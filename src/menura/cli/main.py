@@ -28,6 +28,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "assets": ("menura.cli.assets:assets", "List the networks' weights: found, missing, where from."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "evaluate": ("menura.cli.evaluate:evaluate", "Judge a conversion by networks and measures."),
+    "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),
     "doctor": ("menura.cli.doctor:doctor", "Say what this installation has and lacks."),
 }
 """Where each command lives, and its line in the help: modules are imported only when their command runs."""

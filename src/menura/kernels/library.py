@@ -23,7 +23,8 @@ CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
 """Environment variable: `off` leaves everything to torch; `avx2` or `avx512` asks for that path."""
 
-_PATHS = ("avx2", "avx512")
+PATHS = ("avx2", "avx512")
+"""Instruction sets, the better one last."""
 _FILE_NAMES = ("libmenura_kernels.so", "libmenura_kernels.dylib", "menura_kernels.dll")
 _RUNTIME = re.compile(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*$")
 
@@ -91,7 +92,7 @@ class KernelLibrary:
     @property
     def path_name(self) -> str:
         """The instruction set in use."""
-        return _PATHS[self.path]
+        return PATHS[self.path]
 
     def call(self, function: str, layer: LayerArguments, arguments: CallArguments) -> None:
         """Run one kernel.
@@ -129,8 +130,8 @@ def kernel_status() -> KernelStatus:
 def _status(wanted: str) -> KernelStatus:
     if wanted == "off":
         return KernelStatus(library=None, reason=f"{SWITCH}=off")
-    if wanted not in ("", *_PATHS):
-        return KernelStatus(library=None, reason=f"{SWITCH}={wanted} is none of off, {', '.join(_PATHS)}")
+    if wanted not in ("", *PATHS):
+        return KernelStatus(library=None, reason=f"{SWITCH}={wanted} is none of off, {', '.join(PATHS)}")
     file = next(_candidates(), None)
     if file is None:
         return KernelStatus(library=None, reason="not built (no C++ compiler when Menura was installed)")
@@ -155,12 +156,12 @@ def load_library(file: Path, wanted: str = "") -> KernelStatus:
 
 
 def _choose(handle: ctypes.CDLL, file: Path, wanted: str) -> KernelStatus:
-    supported = [path for path in range(len(_PATHS)) if int(handle.menura_supported_paths()) >> path & 1]
+    supported = [path for path in range(len(PATHS)) if int(handle.menura_supported_paths()) >> path & 1]
     if not supported:
         return KernelStatus(library=None, reason="this processor has no AVX2")
     path = supported[-1]
     if wanted:
-        path = _PATHS.index(wanted)
+        path = PATHS.index(wanted)
         if path not in supported:
             return KernelStatus(library=None, reason=f"this processor has no {wanted.upper()}")
     runtime = _parallel_function()
@@ -174,7 +175,7 @@ def _choose(handle: ctypes.CDLL, file: Path, wanted: str) -> KernelStatus:
         shares_threads=runtime is not None,
         handle=handle,
     )
-    return KernelStatus(library=library, reason=f"{_PATHS[path]}, the best of this processor's that is built")
+    return KernelStatus(library=library, reason=f"{PATHS[path]}, the best of this processor's that is built")
 
 
 def _candidates() -> Iterator[Path]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.library import KernelLibrary, Mode, kernels
+from menura.kernels.library import KernelLibrary, Mode, kernel_status, kernels
 
 LARGEST_ERROR = 2e-5
 """Of a layer's largest output."""
@@ -36,6 +36,20 @@ def trusted_kernels() -> KernelLibrary | None:
         _say_distrust(f"wrong by {error:.1e}")
         return None
     return library
+
+
+def kernels_in_words() -> str:
+    """Which compiled path runs and why, or why none does."""
+    status = kernel_status()
+    if status.library is None:
+        return f"torch's: {status.reason}"
+    with warnings.catch_warnings(record=True) as problems:
+        warnings.simplefilter("always")
+        trusted = trusted_kernels()
+    if trusted is None:
+        return "; ".join(str(problem.message) for problem in problems) or "torch's: the self-test failed"
+    threads = "" if status.library.shares_threads else "; on one thread, torch's OpenMP runtime wasn't found"
+    return f"{status.reason}{threads}"
 
 
 def largest_error(library: KernelLibrary) -> float:

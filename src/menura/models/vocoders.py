@@ -120,14 +120,15 @@ class HifiGanBase(nn.Module, ABC):
 
     def use_kernels(self, library: KernelLibrary | None, cache: PackingCache | None = None) -> None:
         """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
-        self._native = None if library is None else Decoder(library, self._weights(), cache)
+        self._native = None if library is None else Decoder(library, self.layer_weights(), cache)
 
     @property
     def kernel_bytes(self) -> int:
         """Memory of the kernels' packed weights, beside the module's own."""
         return 0 if self._native is None else self._native.resident_bytes
 
-    def _weights(self) -> DecoderWeights:
+    def layer_weights(self) -> DecoderWeights:
+        """All layers as the kernels take them."""
         stages = tuple(
             StageWeights(
                 upsampling=_layer(self.upsampler(i)),

@@ -1,0 +1,243 @@
+"""The decoder alone, by every means there is, in turn in one process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from menura.bench.full_size import full_size_voice
+from menura.bench.layers import LayerRow, measure_layers
+from menura.bench.machine import Machine, machine
+from menura.bench.measure import sgemm_gflops
+from menura.bench.onnx import decoder_session, export_decoder, why_not
+from menura.bench.turns import take_turns
+from menura.checkpoints.rvc import LoadedVoice, load_voice
+from menura.checkpoints.voice import build_synthesizer
+from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
+from menura.kernels.trust import kernels_in_words, trusted_kernels
+from menura.models.synthesizer import Synthesizer
+from menura.models.vocoders import HifiGanBase
+from menura.units import FRAME_RATE_HZ
+
+CONTEXT_FRAMES = 20
+"""What the engine gives on each side."""
+EAGER, CHANNELS_LAST, ONNX = "torch eager", "torch channels-last", "ONNX Runtime"
+_F0_HZ = 220.0
+_CPU = torch.device("cpu")
+
+Variant = Callable[[], Tensor]
+"""Gives the core's samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRequest:
+    """What to measure."""
+
+    threads: tuple[int, ...]
+    seconds: float
+    rounds: int
+    voice: Path | None = None
+    """A voice's weights; None is a full-size v2 40k voice of seeded weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderRow:
+    """The whole decoder by one means, with one number of threads."""
+
+    variant: str
+    threads: int
+    best_ms: float
+    """For a second of audio."""
+    median_ms: float
+    times_eager: float
+    """How many times as fast as torch eager in the same turns, best by best."""
+    busy_cores: float
+    """Processor time by wall time."""
+    largest_error: float
+    """Against float64, of full scale 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelAnswer:
+    """What was measured."""
+
+    machine: Machine
+    decoder_of: str
+    seconds: float
+    rounds: int
+    sgemm_gflops: dict[int, float]
+    """By threads."""
+    decoder: tuple[DecoderRow, ...]
+    layers: tuple[LayerRow, ...]
+    missing: tuple[str, ...]
+    """What could not be measured, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """What is decoded: some frames, with context on both sides."""
+
+    z: Tensor
+    """(1, channels, frames)"""
+    g: Tensor
+    source: Tensor | None
+    """(1, 1, samples)"""
+    core: tuple[int, int]
+    """The frames whose sound is wanted."""
+
+    def narrowed(self, context_frames: int, frame_samples: int) -> Latent:
+        """With that much context only."""
+        start, stop = self.core[0] - context_frames, self.core[1] + context_frames
+        source = None if self.source is None else self.source[..., start * frame_samples : stop * frame_samples]
+        core = (context_frames, context_frames + self.core[1] - self.core[0])
+        return Latent(z=self.z[..., start:stop], g=self.g, source=source, core=core)
+
+
+def measure_kernels(request: KernelRequest) -> KernelAnswer:
+    """Measure every variant that there is.
+
+    Raises:
+        MenuraError: the voice can't be read.
+    """
+    torch.set_flush_denormal(True)
+    voice = full_size_voice() if request.voice is None else load_voice(request.voice)
+    network = build_synthesizer(voice)
+    latent = _latent(network, request.seconds)
+    wanted = _reference(voice, latent)
+    libraries = _libraries()
+    variants = _torch_variants(network, latent) | _native_variants(voice, latent, libraries)
+    missing = [] if libraries else [f"kernels: {kernels_in_words()}"]
+    rows: list[DecoderRow] = []
+    layers: list[LayerRow] = []
+    sgemm = {}
+    with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
+        exported, why = _exported(network, latent, Path(folder))
+        missing += [] if why is None else [f"{ONNX}: {why}"]
+        for threads in request.threads:
+            torch.set_num_threads(threads)
+            sgemm[threads] = sgemm_gflops(_CPU)
+            more = {} if exported is None else {ONNX: exported(threads)}
+            rows += _decoder_rows(variants | more, wanted, threads, request)
+            if isinstance(network.dec, HifiGanBase):
+                weights = network.dec.layer_weights()
+                layers += measure_layers(weights, libraries, threads, request.seconds, request.rounds)
+    return KernelAnswer(
+        machine=machine(_CPU, max(request.threads)),
+        decoder_of="full-size v2 40k, seeded weights" if request.voice is None else str(request.voice),
+        seconds=request.seconds,
+        rounds=request.rounds,
+        sgemm_gflops=sgemm,
+        decoder=tuple(rows),
+        layers=tuple(layers),
+        missing=tuple(missing),
+    )
+
+
+def _latent(network: Synthesizer, seconds: float) -> Latent:
+    """A random latent and the excitation of a steady voice."""
+    random = torch.Generator().manual_seed(0)
+    core_frames = round(FRAME_RATE_HZ * seconds)
+    context = max(CONTEXT_FRAMES, network.decode_context_frames)
+    frames, config = core_frames + 2 * context, network.config
+    source = None
+    if config.has_f0:
+        phase, f0_hz = torch.zeros(1, dtype=torch.float64), torch.full((1, frames), _F0_HZ)
+        noise = torch.randn(1, frames * config.frame_samples, generator=random)
+        source = network.source(f0_hz, phase, noise, 1.0)
+    return Latent(
+        z=torch.randn(1, config.inter_channels, frames, generator=random),
+        g=network.condition(torch.tensor([0])),
+        source=source,
+        core=(context, context + core_frames),
+    )
+
+
+def _libraries() -> dict[str, KernelLibrary]:
+    """Every path that this processor has, by name; none where the kernels are off or not trusted."""
+    if trusted_kernels() is None:
+        return {}
+    best = kernel_status().library
+    found = [] if best is None else [load_library(best.file, path).library for path in PATHS]
+    return {library.path_name: library for library in found if library is not None}
+
+
+def _torch_variants(network: Synthesizer, latent: Latent) -> dict[str, Variant]:
+    hop, context = network.config.frame_samples, network.decode_context_frames
+    window = latent.narrowed(context, hop)
+
+    def eager() -> Tensor:
+        # Without gradients the network chooses the channels-last form by itself; its weights ask for none anyway.
+        with torch.enable_grad():
+            return network.decode(window.z, window.g, window.source)[:, context * hop : -context * hop]
+
+    return {
+        EAGER: eager,
+        CHANNELS_LAST: lambda: network.decode_tiled(latent.z, latent.g, latent.source, latent.core),
+    }
+
+
+def _native_variants(voice: LoadedVoice, latent: Latent, libraries: dict[str, KernelLibrary]) -> dict[str, Variant]:
+    variants: dict[str, Variant] = {}
+    for name, library in libraries.items():
+        network = build_synthesizer(voice)
+        network.use_kernels(library)
+        if network.kernel_bytes:  # RefineGAN has none
+            variants[f"kernels {name}"] = _tiled(network, latent)
+    return variants
+
+
+def _tiled(network: Synthesizer, latent: Latent) -> Variant:
+    return lambda: network.decode_tiled(latent.z, latent.g, latent.source, latent.core)
+
+
+def _exported(network: Synthesizer, latent: Latent, folder: Path) -> tuple[Callable[[int], Variant] | None, str | None]:
+    """The decoder in ONNX Runtime by threads, or why not."""
+    why = why_not()
+    if why is not None:
+        return None, why
+    hop, context = network.config.frame_samples, network.decode_context_frames
+    window = latent.narrowed(context, hop)
+    path = folder / "decoder.onnx"
+    why = export_decoder(network, window.z, window.g, window.source, path)
+    if why is not None:
+        return None, why
+
+    def variant(threads: int) -> Variant:
+        run = decoder_session(path, window.z, window.source, threads)
+        return lambda: run()[:, context * hop : -context * hop]
+
+    return variant, None
+
+
+def _reference(voice: LoadedVoice, latent: Latent) -> Tensor:
+    """The core's samples in float64."""
+    network = build_synthesizer(voice).double()
+    hop, context = network.config.frame_samples, network.decode_context_frames
+    window = latent.narrowed(context, hop)
+    source = None if window.source is None else window.source.double()
+    with torch.no_grad():
+        return network.decode(window.z.double(), window.g.double(), source)[:, context * hop : -context * hop]
+
+
+def _decoder_rows(
+    variants: dict[str, Variant], wanted: Tensor, threads: int, request: KernelRequest
+) -> list[DecoderRow]:
+    errors = {name: float((run().double() - wanted).abs().max()) for name, run in variants.items()}
+    taken = take_turns(variants, request.rounds)
+    return [
+        DecoderRow(
+            variant=name,
+            threads=threads,
+            best_ms=took.best_s / request.seconds * 1e3,
+            median_ms=took.median_s / request.seconds * 1e3,
+            times_eager=taken[EAGER].best_s / took.best_s,
+            busy_cores=took.busy_cores,
+            largest_error=errors[name],
+        )
+        for name, took in taken.items()
+    ]

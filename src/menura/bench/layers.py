@@ -1,0 +1,146 @@
+"""The decoder's layers one by one: which kind gains what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from menura.bench.turns import take_turns
+from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.decoder import DecoderWeights, LayerWeights
+from menura.kernels.library import KernelLibrary
+from menura.kernels.packing import padded_channels
+from menura.units import FRAME_RATE_HZ
+
+Variants = dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRow:
+    """A layer by every means, with one number of threads."""
+
+    layer: str
+    threads: int
+    gflop: float
+    """Of the direct convolution, for a second of audio."""
+    best_ms: dict[str, float]
+    """By variant, for a second of audio."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A layer where it stands in a decoder."""
+
+    name: str
+    kind: str
+    layer: LayerWeights
+    rate_hz: int
+    """Steps a second of what enters it."""
+    slope: float
+
+    @property
+    def gflop(self) -> float:
+        """Of the direct convolution, for a second of audio."""
+        rate_hz = self.rate_hz // self.layer.stride if self.kind == "source" else self.rate_hz
+        return 2 * self.layer.weight.numel() * rate_hz / 1e9
+
+
+def sites(weights: DecoderWeights) -> Iterator[Site]:
+    """One layer of every kind in every stage."""
+    rate_hz, samples_hz = FRAME_RATE_HZ, FRAME_RATE_HZ
+    for stage in weights.stages:
+        samples_hz *= stage.upsampling.stride
+    yield _site("first", "convolution", weights.first, rate_hz, 1.0)
+    for stage in weights.stages:
+        yield _site("upsampling", "upsampling", stage.upsampling, rate_hz, weights.slope)
+        rate_hz *= stage.upsampling.stride
+        if stage.source is not None:
+            yield _site("source", "source", stage.source, samples_hz, 1.0)
+        for block in stage.blocks:
+            step = block[min(1, len(block) - 1)]  # the second has a dilation, where there is one
+            yield _site("residual", "convolution", step[0], rate_hz, weights.slope)
+    yield _site("last", "last", weights.last, rate_hz, weights.last_slope)
+
+
+def _site(name: str, kind: str, layer: LayerWeights, rate_hz: int, slope: float) -> Site:
+    first, second, taps = layer.weight.shape
+    channels_in, out = (first, second) if kind == "upsampling" else (second, first)
+    dilated = f" dilated {layer.dilation}" if layer.dilation > 1 else ""
+    title = f"{name} {channels_in} to {out}, {taps} taps{dilated}"
+    return Site(name=title, kind=kind, layer=layer, rate_hz=rate_hz, slope=slope)
+
+
+def measure_layers(
+    weights: DecoderWeights, libraries: Mapping[str, KernelLibrary], threads: int, seconds: float, rounds: int
+) -> list[LayerRow]:
+    """Time one layer of every kind.
+
+    Args:
+        weights: a decoder's.
+        libraries: the compiled kernels by name.
+        threads: that torch is set to.
+        seconds: of audio that each layer's input is long.
+        rounds: how often each is timed, in turn.
+    """
+    rows = []
+    for site in sites(weights):
+        taken = take_turns(_variants(site, libraries, seconds), rounds)
+        best_ms = {name: took.best_s / seconds * 1e3 for name, took in taken.items()}
+        rows.append(LayerRow(layer=site.name, threads=threads, gflop=site.gflop, best_ms=best_ms))
+    return rows
+
+
+def _variants(site: Site, libraries: Mapping[str, KernelLibrary], seconds: float) -> Variants:
+    random = torch.Generator().manual_seed(0)
+    steps, layer = round(site.rate_hz * seconds), site.layer
+    channels = layer.weight.shape[0] if site.kind == "upsampling" else layer.weight.shape[1]
+    x = torch.randn(1, channels, steps, generator=random)
+    variants: Variants = {"torch eager": lambda: torch_layer(site, x)}
+    wide = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    variants["torch channels-last"] = lambda: torch_layer(site, wide)
+    rows = torch.zeros(steps, padded_channels(channels))
+    rows[:, :channels] = x[0].T
+    for name, library in libraries.items():
+        variants[f"kernels {name}"] = native_layer(site, library, rows)
+    return variants
+
+
+def torch_layer(site: Site, x: Tensor) -> Tensor:
+    """A layer by torch: (1, channels, steps), or (1, channels, 1, steps) with the channels innermost in memory."""
+    layer = site.layer
+    across = x.dim() == 4
+    weight = layer.weight.unsqueeze(2) if across else layer.weight
+    stride, padding = ((1, layer.stride), (0, layer.padding)) if across else (layer.stride, layer.padding)
+    x = F.leaky_relu(x, site.slope) if site.slope != 1.0 else x
+    if site.kind == "upsampling":
+        upsample = F.conv_transpose2d if across else F.conv_transpose1d
+        return upsample(x, weight, layer.bias, stride=stride, padding=padding)
+    convolve = F.conv2d if across else F.conv1d
+    dilation = (1, layer.dilation) if across else layer.dilation
+    sums: Tensor = convolve(x, weight, layer.bias, stride=stride, padding=padding, dilation=dilation)
+    return torch.tanh(sums) if site.kind == "last" else sums
+
+
+def native_layer(site: Site, library: KernelLibrary, rows: Tensor) -> Callable[[], Tensor]:
+    """A layer on the compiled kernels: rows are (steps, padded channels)."""
+    layer = site.layer
+    out = padded_channels(layer.weight.shape[1 if site.kind == "upsampling" else 0])
+    if site.kind == "convolution":
+        convolution = Convolution.of(library, layer.weight, layer.bias, layer.dilation)
+        made = rows.new_empty(rows.shape[0], out)
+        return lambda: convolution(rows, made, site.slope, Epilogue())
+    if site.kind == "upsampling":
+        upsampling = Upsampling.of(library, layer.weight, layer.bias, layer.stride, layer.padding)
+        longer = rows.new_empty(rows.shape[0] * layer.stride, out)
+        return lambda: upsampling(rows, longer, site.slope)
+    if site.kind == "source":
+        source = SourceConvolution.of(library, layer.weight, layer.bias, layer.stride, layer.padding)
+        excitation, added = rows[:, 0].contiguous(), rows.new_zeros(rows.shape[0] // layer.stride, out)
+        return lambda: source(excitation, added)
+    last = LastConvolution.of(library, layer.weight, layer.bias)
+    sound = rows.new_empty(rows.shape[0])
+    return lambda: last(rows, sound, site.slope)

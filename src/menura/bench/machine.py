@@ -1,0 +1,105 @@
+"""Where something was measured: versions, hardware, commit, kernels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from menura import __version__
+from menura.device import physical_cores, processor_name
+from menura.kernels.trust import kernels_in_words
+
+_PACKAGES = ("torch", "numpy", "onnxruntime", "faiss-cpu")
+_PACKAGE = Path(__file__).resolve().parent.parent
+_GIT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a figure belongs to."""
+
+    menura: str
+    commit: str | None
+    """Of the checkout that runs, with '-dirty' where it was changed; None for an installed package."""
+    python: str
+    packages: dict[str, str]
+    system: str
+    processor: str
+    logical_cores: int | None
+    physical_cores: int
+    memory_gb: float | None
+    device: str
+    threads: int
+    vector_instructions: str
+    """That torch uses."""
+    kernels: str
+    """Which compiled convolutions run, and why."""
+
+
+def machine(device: torch.device, threads: int) -> Machine:
+    """This process's."""
+    return Machine(
+        menura=__version__,
+        commit=commit(_PACKAGE),
+        python=platform.python_version(),
+        packages=_versions(),
+        system=platform.platform(),
+        processor=processor_name(),
+        logical_cores=os.cpu_count(),
+        physical_cores=physical_cores(),
+        memory_gb=_memory_gb(),
+        device=str(device) if device.type != "cuda" else f"{device} ({torch.cuda.get_device_name(device)})",
+        threads=threads,
+        vector_instructions=torch.backends.cpu.get_cpu_capability(),
+        kernels=kernels_in_words() if device.type == "cpu" else "torch's: they are for the CPU",
+    )
+
+
+def commit(package: Path) -> str | None:
+    """The commit of the checkout that the package lies in, None where it lies in none of its own.
+
+    Args:
+        package: the package's folder.
+    """
+    root = package.parent.parent
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # An environment's site-packages may lie in somebody else's checkout.
+    if top is None or Path(top).resolve() != root or root / "src" / package.name != package:
+        return None
+    head = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{head}-dirty" if head and changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _memory_gb() -> float | None:
+    if sys.platform == "win32":
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)

@@ -1,0 +1,143 @@
+"""One conversion measured, in a process that does nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from menura.bench.machine import Machine, machine
+from menura.converter import Converter
+from menura.errors import MenuraError
+from menura.options import ConversionOptions, EngineOptions
+from menura.types import FileResult, RunReport, StageTimes
+
+_SGEMM_SIZE = 2048
+_SGEMM_RUNS = 10
+_AGAIN_RUNS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Figures of one run."""
+
+    wall_s: float
+    audio_s: float
+    files: int
+    sgemm_gflops: float
+    """What matrix products reached with the same threads at the same time: the machine's speed."""
+    peak_mb: float
+    """Largest resident memory of the process, MiB."""
+    busy_cores: float
+    """Processor time by wall time: with less than the threads, the machine was shared or threads waited."""
+    stages: StageTimes = field(default_factory=StageTimes)
+    """Sums over the files; files overlap."""
+
+    @property
+    def cost(self) -> float:
+        """Work-normalised cost: comparable between machines, and between hours of a shared one."""
+        return work_cost(self.wall_s, self.sgemm_gflops, self.audio_s)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Wall seconds for a second of audio."""
+        return self.wall_s / self.audio_s
+
+
+def work_cost(wall_s: float, sgemm_gflops: float, audio_s: float) -> float:
+    """Wall seconds x measured sgemm GFLOP/s / audio seconds: GFLOP that could have been done for a second of audio."""
+    return wall_s * sgemm_gflops / audio_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to measure."""
+
+    paths: tuple[Path, ...]
+    options: ConversionOptions
+    engine: EngineOptions
+    again: bool = False
+    """Afterwards the first recording again, alone, several times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was measured."""
+
+    loaded: Measurement
+    """All recordings, with the networks loaded before the clock starts."""
+    again: Measurement | None
+    """The first recording once more: the best of three."""
+    machine: Machine
+
+
+def measure(request: Request) -> Answer:
+    """Load what is needed, then convert and time.
+
+    Raises:
+        MenuraError: a recording could not be converted.
+    """
+    converter = Converter(request.engine)
+    converter.preload(request.options)
+    before = sgemm_gflops(converter.device)
+    with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
+        loaded = _converted(converter, request.paths, request.options, Path(folder))
+        runs = [
+            _converted(converter, request.paths[:1], request.options, Path(folder))
+            for _ in range(_AGAIN_RUNS if request.again else 0)
+        ]
+    sgemm = max(before, sgemm_gflops(converter.device))
+    again = min(runs, key=lambda run: run.wall_s, default=None)
+    return Answer(
+        loaded=dataclasses.replace(loaded, sgemm_gflops=sgemm),
+        again=None if again is None else dataclasses.replace(again, sgemm_gflops=sgemm),
+        machine=machine(converter.device, torch.get_num_threads()),
+    )
+
+
+def _converted(converter: Converter, paths: Sequence[Path], options: ConversionOptions, folder: Path) -> Measurement:
+    items = [(path, folder / path.name) for path in paths]
+    cpu_s = time.process_time()
+    report = converter.convert_files(items, options)
+    return measurement_of(report, cpu_s=time.process_time() - cpu_s)
+
+
+def measurement_of(report: RunReport, *, cpu_s: float) -> Measurement:
+    """A run's figures, but for the machine's speed.
+
+    Raises:
+        MenuraError: a recording failed.
+    """
+    if report.failed:
+        raise MenuraError(f"{report.failed[0].input}: {report.failed[0].error}")
+    return Measurement(
+        wall_s=report.wall_s,
+        audio_s=sum(file.audio_s for file in report.files),
+        files=len(report.files),
+        sgemm_gflops=0.0,
+        peak_mb=report.peak_memory_mb,
+        busy_cores=cpu_s / report.wall_s,
+        stages=_summed(report.files),
+    )
+
+
+def _summed(files: Sequence[FileResult]) -> StageTimes:
+    names = [f.name for f in dataclasses.fields(StageTimes)]
+    return StageTimes(**{name: sum(getattr(file.stages, name) for file in files) for name in names})
+
+
+def sgemm_gflops(device: torch.device) -> float:
+    """Speed of float32 matrix products, 2048 x 2048, with the current threads: the best of ten."""
+    a, b = (torch.randn(_SGEMM_SIZE, _SGEMM_SIZE, device=device) for _ in range(2))
+    best_s = float("inf")
+    for _ in range(_SGEMM_RUNS):
+        begun = time.perf_counter()
+        product = torch.mm(a, b)
+        product[0, 0].item()  # on a GPU: wait for it
+        best_s = min(best_s, time.perf_counter() - begun)
+    return 2 * _SGEMM_SIZE**3 / best_s / 1e9

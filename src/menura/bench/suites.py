@@ -1,0 +1,240 @@
+"""The suites: what is converted, how it is measured, and what comes of it. Loads no torch itself."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.bench.inputs import Recordings, recordings
+from menura.bench.other import IN, IN_FOLDER, OUT, OUT_FOLDER, Comparison, Program, compare
+from menura.bench.process import in_fresh_process, timed
+from menura.checkpoints.assets import bench_folder, home_folder
+from menura.errors import MenuraError
+from menura.options import ConversionOptions, EngineOptions
+from menura.types import StageTimes
+
+if TYPE_CHECKING:
+    from menura.bench.machine import Machine
+    from menura.bench.measure import Answer, Measurement
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """What is converted."""
+
+    name: str
+    title: str
+    files: int = 1
+    seconds: tuple[float, ...]
+    """Of each file; several lengths are measured one after the other, each in a process of its own."""
+    quick_files: int = 1
+    quick_seconds: tuple[float, ...]
+    cold: bool = False
+    """Measure the command from process start, too, and one recording again when all is warm."""
+
+    def size(self, *, quick: bool) -> tuple[int, tuple[float, ...]]:
+        """Number of files, and their lengths."""
+        return (self.quick_files, self.quick_seconds) if quick else (self.files, self.seconds)
+
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="batch12",
+            title="12 files of 5 s",
+            files=12,
+            seconds=(5,),
+            quick_files=3,
+            quick_seconds=(2,),
+            cold=True,
+        ),
+        Suite(name="five-minutes", title="one file of 5 minutes", seconds=(300,), quick_seconds=(20,)),
+        Suite(name="hour", title="one file of an hour", seconds=(3600,), quick_seconds=(60,)),
+        Suite(name="memory", title="3 minutes, 30, 3 hours", seconds=(180, 1800, 10_800), quick_seconds=(5, 30, 60)),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """With what is converted."""
+
+    options: ConversionOptions
+    engine: EngineOptions
+
+    def program(self, *, folders: bool) -> Program:
+        """The command line that does it."""
+        places = (IN_FOLDER, OUT_FOLDER) if folders else (IN, OUT)
+        return Program(words=tuple(self._command([places[0]], places[1])), folders=folders)
+
+    def command(self, sources: Sequence[Path], folder: Path) -> list[str]:
+        """The same for files that are named."""
+        return self._command([str(source) for source in sources], str(folder))
+
+    def _command(self, sources: Sequence[str], output: str) -> list[str]:
+        words = [sys.executable, "-m", "menura", "convert", *sources, "-o", output, "--quiet"]
+        words += ["--voice", self.options.voice, "--f0", self.options.f0, "--device", self.engine.device]
+        optional = {"--index": self.options.index, "--threads": self.engine.threads, "--home": self.engine.home}
+        for flag, value in optional.items():
+            words += [] if value is None else [flag, str(value)]
+        return words if self.engine.cudnn else [*words, "--no-cudnn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How it is measured."""
+
+    suites: tuple[str, ...]
+    quick: bool = False
+    rounds: int = 1
+    """Each of them is measured that often, in turn; the least cost counts."""
+    other: Program | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteResult:
+    """A suite's figures."""
+
+    suite: str
+    main: Measurement
+    """Networks loaded before the clock starts; of several lengths the longest."""
+    cold: Measurement | None = None
+    """The same from process start to end."""
+    again: Measurement | None = None
+    """One recording, when all is warm."""
+    lengths: tuple[Measurement, ...] = ()
+    """Of each length, where there are several."""
+    comparisons: tuple[Comparison, ...] = ()
+    """With another program, for each length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """All figures of a run."""
+
+    machine: Machine
+    results: tuple[SuiteResult, ...]
+
+
+def full_size_subject(engine: EngineOptions, say: Say) -> Subject:
+    """The full-size voice of seeded weights, made in the cache if it isn't there.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    home = bench_folder(home_folder(engine.home)) / "full-size"
+    say(f"a full-size voice with its networks and index: {home} (700 MB, made at the first run)")
+    options = in_fresh_process(_made, home)
+    return Subject(options=options, engine=replace(engine, home=home))
+
+
+def _made(home: Path) -> ConversionOptions:
+    from menura.bench.full_size import VOICE_NAME, make_home
+
+    make_home(home)
+    return ConversionOptions(voice=VOICE_NAME, f0="rmvpe")
+
+
+def run_suites(subject: Subject, plan: Plan, cache: Path, say: Say) -> Outcome:
+    """Measure.
+
+    Args:
+        subject: with what.
+        plan: which suites, and how.
+        cache: where the recordings are kept.
+        say: told what is being done.
+
+    Raises:
+        MenuraError: a conversion failed.
+        OSError: recordings can't be written.
+    """
+    run = _Run(subject, plan, cache, say)
+    best: dict[str, SuiteResult] = {}
+    for _ in range(plan.rounds):
+        for name in plan.suites:
+            result = run.measured(SUITES[name])
+            best[name] = _better(best.get(name, result), result)
+    results = [replace(best[name], comparisons=run.compared(SUITES[name])) for name in plan.suites]
+    assert run.machine is not None
+    return Outcome(machine=run.machine, results=tuple(results))
+
+
+class _Run:
+    def __init__(self, subject: Subject, plan: Plan, cache: Path, say: Say) -> None:
+        self._subject, self._plan, self._cache, self._say = subject, plan, cache, say
+        self.machine: Machine | None = None
+
+    def measured(self, suite: Suite) -> SuiteResult:
+        """A suite's figures, without the other program."""
+        runs: list[Measurement] = []
+        answer: Answer | None = None
+        for sound in self._recordings(suite):
+            answer = self._loaded(suite, sound)
+            runs.append(answer.loaded)
+        assert answer is not None
+        cold = self._cold(suite, answer.loaded) if suite.cold else None
+        return SuiteResult(
+            suite=suite.name, main=runs[-1], cold=cold, again=answer.again, lengths=tuple(runs) if runs[1:] else ()
+        )
+
+    def compared(self, suite: Suite) -> tuple[Comparison, ...]:
+        """The other program's figures, where there is one."""
+        other = self._plan.other
+        if other is None:
+            return ()
+        self._say(f"{suite.name}: in turn with {other.words[0]}")
+        menura = self._subject.program(folders=other.folders)
+        return tuple(compare(other, menura, sound, self._plan.rounds) for sound in self._recordings(suite))
+
+    def _recordings(self, suite: Suite) -> Iterator[Recordings]:
+        files, lengths = suite.size(quick=self._plan.quick)
+        for seconds in lengths:
+            yield recordings(files, seconds, self._cache)
+
+    def _loaded(self, suite: Suite, sound: Recordings) -> Answer:
+        from menura.bench.measure import Request, measure
+
+        self._say(f"{suite.name}: {len(sound.paths)} x {sound.seconds:g} s")
+        request = Request(
+            paths=sound.paths, options=self._subject.options, engine=self._subject.engine, again=suite.cold
+        )
+        answer = in_fresh_process(measure, request)
+        self.machine = self.machine or answer.machine
+        return answer
+
+    def _cold(self, suite: Suite, loaded: Measurement) -> Measurement:
+        self._say(f"{suite.name}: from process start")
+        (sound,) = self._recordings(suite)
+        with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
+            took = timed(self._subject.command(sound.paths, Path(folder)))
+        if took.exit_code != 0:
+            raise MenuraError(f"`menura convert` ended with exit code {took.exit_code}: {took.last_words}")
+        return replace(
+            loaded,
+            wall_s=took.wall_s,
+            peak_mb=took.peak_mb,
+            busy_cores=took.cpu_s / took.wall_s,
+            stages=StageTimes(),
+        )
+
+
+def _better(a: SuiteResult, b: SuiteResult) -> SuiteResult:
+    """The least cost of each figure, and the largest peak."""
+    return replace(
+        a,
+        main=_least(a.main, b.main),
+        cold=a.cold and b.cold and _least(a.cold, b.cold),
+        again=a.again and b.again and _least(a.again, b.again),
+        lengths=tuple(_least(x, y) for x, y in zip(a.lengths, b.lengths, strict=True)),
+    )
+
+
+def _least(a: Measurement, b: Measurement) -> Measurement:
+    return replace(min(a, b, key=lambda run: run.cost), peak_mb=max(a.peak_mb, b.peak_mb))
