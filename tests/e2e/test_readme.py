@@ -126,9 +126,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_named_in_code_exist(name: str) -> None:
-    for path in re.findall(
-        r"`(?:python |scripts/test )?((?:benchmarks|scripts|tests|docs|cli|pipeline)/[\w./-]+)", text(name)
-    ):
+    for path in re.findall(r"`(?:python |scripts/test )?((?:scripts|tests|docs|cli|pipeline)/[\w./-]+)", text(name)):
         assert (ROOT / path).exists() or (ROOT / "src" / "menura" / path).exists(), path
 
 

@@ -9,7 +9,8 @@ import faiss
 import numpy as np
 import torch
 
-from support.recipe import load_manifest, signed_uniform
+from menura.bench.recipe import signed_uniform
+from support.recipe import load_manifest
 
 
 def make_voice(home: Path, name: str) -> Path:
@@ -48,14 +49,3 @@ def make_index(home: Path, size: int = 4000, dim: int = 768, seed: int = 8) -> P
             index.add(vectors[start : start + 8192])
         faiss.write_index(index, str(path))
     return path
-
-
-def make_home(home: Path) -> Path:
-    """Everything for a benchmark: the assets, a voice 'bench' of v2 40k with an index of 30 000 vectors."""
-    make_assets(home)
-    folder = home / "voices" / "bench"
-    if not (folder / "bench.index").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        make_voice(home, "voice_v2_40k_f0").replace(folder / "bench.pth")
-        make_index(home, 30_000).replace(folder / "bench.index")
-    return home

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menura.bench.recipe import signed_uniform
+
 MANIFESTS = Path(__file__).resolve().parent.parent / "conformance" / "manifests"
 TYPES = {"float16": torch.float16, "float32": torch.float32, "int64": torch.int64}
 
@@ -60,13 +62,3 @@ def draw(recipe: TensorRecipe, seed: int) -> Tensor:
     uniform *= recipe.scale
     uniform += recipe.mean
     return torch.from_numpy(uniform.astype(np.float32).reshape(recipe.shape)).to(recipe.dtype)
-
-
-def signed_uniform(key: tuple[int, int], count: int) -> np.ndarray:
-    """(count,) float64 in [-1, 1)."""
-    bits = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(count)
-    bits >>= np.uint64(11)
-    uniform = bits.astype(np.float64)
-    uniform *= 2.0**-52
-    uniform -= 1.0
-    return uniform

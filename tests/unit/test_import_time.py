@@ -21,7 +21,9 @@ def test_import_loads_nothing_heavy(module: str) -> None:
     assert run("-c", f"import {module}; {LOADED}").stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", ["['--help']", "['--version']", "['convert', '--help']", "['voices', 'list']"])
+@pytest.mark.parametrize(
+    "arguments", ["['--help']", "['--version']", "['convert', '--help']", "['bench', '--help']", "['voices', 'list']"]
+)
 def test_light_commands_load_nothing_heavy(arguments: str) -> None:
     code = f"from menura.cli.main import run; assert run({arguments}) == 0; {LOADED}"
     assert run("-c", code).stdout.splitlines()[-1] == "[]"

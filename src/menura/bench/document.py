@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from menura.bench.figures import Measurement
     from menura.bench.kernels import KernelAnswer
     from menura.bench.machine import Machine
-    from menura.bench.measure import Measurement
     from menura.bench.other import Comparison
     from menura.bench.suites import Outcome, SuiteResult
 
@@ -37,7 +37,7 @@ def suites_document(outcome: Outcome, *, full_size: bool) -> dict[str, Any]:
 
 def _suite(result: SuiteResult, *, full_size: bool) -> dict[str, Any]:
     document = measurement_document(result.main)
-    parts = {"cold": result.cold, "again": result.again}
+    parts = {"cold": result.cold, "cold_one": result.cold_one, "again": result.again}
     document |= {name: measurement_document(part) for name, part in parts.items() if part is not None}
     if result.lengths:
         document["lengths"] = [measurement_document(length) for length in result.lengths]

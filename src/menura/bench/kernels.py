@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from menura.bench.full_size import full_size_voice
-from menura.bench.layers import LayerRow, measure_layers
+from menura.bench.layers import CHANNELS_LAST, EAGER, LayerRow, measure_layers
 from menura.bench.machine import Machine, machine
 from menura.bench.measure import sgemm_gflops
 from menura.bench.onnx import decoder_session, export_decoder, why_not
@@ -26,7 +26,7 @@ from menura.units import FRAME_RATE_HZ
 
 CONTEXT_FRAMES = 20
 """What the engine gives on each side."""
-EAGER, CHANNELS_LAST, ONNX = "torch eager", "torch channels-last", "ONNX Runtime"
+ONNX = "ONNX Runtime"
 _F0_HZ = 220.0
 _CPU = torch.device("cpu")
 

@@ -16,6 +16,8 @@ from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.units import FRAME_RATE_HZ
 
+EAGER, CHANNELS_LAST = "torch eager", "torch channels-last"
+
 Variants = dict[str, Callable[[], object]]
 
 
@@ -99,9 +101,9 @@ def _variants(site: Site, libraries: Mapping[str, KernelLibrary], seconds: float
     steps, layer = round(site.rate_hz * seconds), site.layer
     channels = layer.weight.shape[0] if site.kind == "upsampling" else layer.weight.shape[1]
     x = torch.randn(1, channels, steps, generator=random)
-    variants: Variants = {"torch eager": lambda: torch_layer(site, x)}
+    variants: Variants = {EAGER: lambda: torch_layer(site, x)}
     wide = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    variants["torch channels-last"] = lambda: torch_layer(site, wide)
+    variants[CHANNELS_LAST] = lambda: torch_layer(site, wide)
     rows = torch.zeros(steps, padded_channels(channels))
     rows[:, :channels] = x[0].T
     for name, library in libraries.items():

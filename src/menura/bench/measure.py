@@ -6,11 +6,12 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from menura.bench.figures import Measurement
 from menura.bench.machine import Machine, machine
 from menura.converter import Converter
 from menura.errors import MenuraError
@@ -23,39 +24,7 @@ _AGAIN_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """Figures of one run."""
-
-    wall_s: float
-    audio_s: float
-    files: int
-    sgemm_gflops: float
-    """What matrix products reached with the same threads at the same time: the machine's speed."""
-    peak_mb: float
-    """Largest resident memory of the process, MiB."""
-    busy_cores: float
-    """Processor time by wall time: with less than the threads, the machine was shared or threads waited."""
-    stages: StageTimes = field(default_factory=StageTimes)
-    """Sums over the files; files overlap."""
-
-    @property
-    def cost(self) -> float:
-        """Work-normalised cost: comparable between machines, and between hours of a shared one."""
-        return work_cost(self.wall_s, self.sgemm_gflops, self.audio_s)
-
-    @property
-    def real_time_factor(self) -> float:
-        """Wall seconds for a second of audio."""
-        return self.wall_s / self.audio_s
-
-
-def work_cost(wall_s: float, sgemm_gflops: float, audio_s: float) -> float:
-    """Wall seconds x measured sgemm GFLOP/s / audio seconds: GFLOP that could have been done for a second of audio."""
-    return wall_s * sgemm_gflops / audio_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class MeasureRequest:
     """What to measure."""
 
     paths: tuple[Path, ...]
@@ -66,7 +35,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class MeasureAnswer:
     """What was measured."""
 
     loaded: Measurement
@@ -76,7 +45,7 @@ class Answer:
     machine: Machine
 
 
-def measure(request: Request) -> Answer:
+def measure(request: MeasureRequest) -> MeasureAnswer:
     """Load what is needed, then convert and time.
 
     Raises:
@@ -93,7 +62,7 @@ def measure(request: Request) -> Answer:
         ]
     sgemm = max(before, sgemm_gflops(converter.device))
     again = min(runs, key=lambda run: run.wall_s, default=None)
-    return Answer(
+    return MeasureAnswer(
         loaded=dataclasses.replace(loaded, sgemm_gflops=sgemm),
         again=None if again is None else dataclasses.replace(again, sgemm_gflops=sgemm),
         machine=machine(converter.device, torch.get_num_threads()),

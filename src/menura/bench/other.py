@@ -147,9 +147,7 @@ def _run(program: Program, source: Path, recordings: Recordings) -> tuple[Timed,
     if took.exit_code != 0:
         return took, (took.last_words or "it said nothing on standard error")[:_TOLD_CHARACTERS]
     if made < wanted:
-        return took, f"it ended well, but wrote {made} of {wanted} files" if program.folders else (
-            f"it ended well, but wrote nothing at {OUT}"
-        )
+        return took, f"it ended well, but wrote {made} of {wanted} file{'s' * (wanted > 1)}"
     return took, None
 
 

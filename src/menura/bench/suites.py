@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from menura.bench.figures import Measurement
 from menura.bench.inputs import Recordings, recordings
 from menura.bench.other import IN, IN_FOLDER, OUT, OUT_FOLDER, Comparison, Program, compare
 from menura.bench.process import in_fresh_process, timed
 from menura.checkpoints.assets import bench_folder, home_folder
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import StageTimes
 
 if TYPE_CHECKING:
     from menura.bench.machine import Machine
-    from menura.bench.measure import Answer, Measurement
+    from menura.bench.measure import MeasureAnswer
 
 Say = Callable[[str], None]
 
@@ -36,7 +36,7 @@ class Suite:
     quick_files: int = 1
     quick_seconds: tuple[float, ...]
     cold: bool = False
-    """Measure the command from process start, too, and one recording again when all is warm."""
+    """Measure the command from process start, too, and one recording alone: cold, and again when all is warm."""
 
     def size(self, *, quick: bool) -> tuple[int, tuple[float, ...]]:
         """Number of files, and their lengths."""
@@ -107,6 +107,8 @@ class SuiteResult:
     """Networks loaded before the clock starts; of several lengths the longest."""
     cold: Measurement | None = None
     """The same from process start to end."""
+    cold_one: Measurement | None = None
+    """One recording from process start to end."""
     again: Measurement | None = None
     """One recording, when all is warm."""
     lengths: tuple[Measurement, ...] = ()
@@ -174,14 +176,19 @@ class _Run:
     def measured(self, suite: Suite) -> SuiteResult:
         """A suite's figures, without the other program."""
         runs: list[Measurement] = []
-        answer: Answer | None = None
+        answer: MeasureAnswer | None = None
         for sound in self._recordings(suite):
             answer = self._loaded(suite, sound)
             runs.append(answer.loaded)
         assert answer is not None
-        cold = self._cold(suite, answer.loaded) if suite.cold else None
-        return SuiteResult(
-            suite=suite.name, main=runs[-1], cold=cold, again=answer.again, lengths=tuple(runs) if runs[1:] else ()
+        made = SuiteResult(suite=suite.name, main=runs[-1], lengths=tuple(runs) if runs[1:] else ())
+        if not suite.cold:
+            return made
+        return replace(
+            made,
+            cold=self._cold(suite, sound, len(sound.paths), answer.loaded.sgemm_gflops),
+            cold_one=self._cold(suite, sound, 1, answer.loaded.sgemm_gflops),
+            again=answer.again,
         )
 
     def compared(self, suite: Suite) -> tuple[Comparison, ...]:
@@ -198,30 +205,31 @@ class _Run:
         for seconds in lengths:
             yield recordings(files, seconds, self._cache)
 
-    def _loaded(self, suite: Suite, sound: Recordings) -> Answer:
-        from menura.bench.measure import Request, measure
+    def _loaded(self, suite: Suite, sound: Recordings) -> MeasureAnswer:
+        from menura.bench.measure import MeasureRequest, measure
 
         self._say(f"{suite.name}: {len(sound.paths)} x {sound.seconds:g} s")
-        request = Request(
+        request = MeasureRequest(
             paths=sound.paths, options=self._subject.options, engine=self._subject.engine, again=suite.cold
         )
         answer = in_fresh_process(measure, request)
         self.machine = self.machine or answer.machine
         return answer
 
-    def _cold(self, suite: Suite, loaded: Measurement) -> Measurement:
-        self._say(f"{suite.name}: from process start")
-        (sound,) = self._recordings(suite)
+    def _cold(self, suite: Suite, sound: Recordings, count: int, sgemm_gflops: float) -> Measurement:
+        """The command on the first recordings, from its start to its end."""
+        self._say(f"{suite.name}: {count} from process start")
         with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
-            took = timed(self._subject.command(sound.paths, Path(folder)))
+            took = timed(self._subject.command(sound.paths[:count], Path(folder)))
         if took.exit_code != 0:
             raise MenuraError(f"`menura convert` ended with exit code {took.exit_code}: {took.last_words}")
-        return replace(
-            loaded,
+        return Measurement(
             wall_s=took.wall_s,
+            audio_s=count * sound.seconds,
+            files=count,
+            sgemm_gflops=sgemm_gflops,
             peak_mb=took.peak_mb,
             busy_cores=took.cpu_s / took.wall_s,
-            stages=StageTimes(),
         )
 
 
@@ -231,6 +239,7 @@ def _better(a: SuiteResult, b: SuiteResult) -> SuiteResult:
         a,
         main=_least(a.main, b.main),
         cold=a.cold and b.cold and _least(a.cold, b.cold),
+        cold_one=a.cold_one and b.cold_one and _least(a.cold_one, b.cold_one),
         again=a.again and b.again and _least(a.again, b.again),
         lengths=tuple(_least(x, y) for x, y in zip(a.lengths, b.lengths, strict=True)),
     )

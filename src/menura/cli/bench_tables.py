@@ -35,7 +35,7 @@ def _about(about: Mapping[str, Any]) -> Iterator[str]:
     yield f"menura {about['menura']}{commit}, Python {about['python']}, {packages}"
     memory = f", {about['memory_gb']:g} GB" if about["memory_gb"] else ""
     yield f"{about['processor']}, {about['physical_cores']} cores{memory}; {about['system']}"
-    yield f"device {about['device']}, {about['threads']} threads; convolution kernels: {about['kernels']}"
+    yield f"device {about['device']}, {_threads(about['threads'])}; convolution kernels: {about['kernels']}"
     yield f"voice {about['voice']}" + ("; quick: these are no figures to compare" if about["quick"] else "")
 
 
@@ -46,6 +46,8 @@ def _runs(name: str, made: Mapping[str, Any]) -> Iterator[Sequence[str]]:
         return
     if "cold" in made:
         yield _run(f"{name}, from process start", made["cold"])
+    if "cold_one" in made:
+        yield _run(f"{name}, one file, from process start", made["cold_one"])
     yield _run(f"{name}, networks loaded", made)
     if "again" in made:
         yield _run(f"{name}, one file again, warm", made["again"])
@@ -103,7 +105,10 @@ def _comparisons(suites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _decoder(kernels: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"decoder of {kernels['decoder_of']}; {kernels['seconds']:g} s, best of {kernels['rounds']}"
-    speeds = ", ".join(f"{speed:.0f} with {threads} threads" for threads, speed in kernels["sgemm_gflops"].items())
+    speeds = ", ".join(
+        f"{speed:.0f} with {threads} thread{'s' * (int(threads) > 1)}"
+        for threads, speed in kernels["sgemm_gflops"].items()
+    )
     yield f"sgemm GFLOP/s: {speeds}"
     for line in kernels["missing"]:
         yield f"not measured: {line}"
@@ -134,6 +139,10 @@ def _layer_row(row: Mapping[str, Any]) -> Sequence[str]:
     eager = next(iter(row["best_ms"].values()))
     times = [f"{ms:.2f} ({eager / ms:.1f}x)" for ms in row["best_ms"].values()]
     return (row["layer"], str(row["threads"]), f"{row['gflop']:.2f}", *times)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if int(count) == 1 else f"{count} threads"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,0 +1,49 @@
+"""`menura bench` with a starter voice: a short suite, beside another program."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from menura.cli.main import run
+
+COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)"
+
+
+@pytest.mark.slow
+def test_a_quick_suite_as_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MENURA_HOME", str(tmp_path))
+    other = f"{sys.executable} -c {shlex.quote(COPY)} {{in_dir}} {{out_dir}}"
+    arguments = ["bench", "--quick", "--suite", "batch12", "--threads", "1", "--json", "--compare", other]
+    assert run(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"batch12", "about"}
+    suite, about = document["batch12"], document["about"]
+    for figures, files, audio_s in (
+        (suite, 3, 6),
+        (suite["cold"], 3, 6),
+        (suite["cold_one"], 1, 2),
+        (suite["again"], 1, 2),
+    ):
+        assert (figures["files"], figures["audio_s"]) == (files, audio_s)
+        expected = figures["wall_s"] * figures["sgemm_gflops"] / audio_s
+        assert figures["cost"] == pytest.approx(expected, rel=1e-2)
+        assert 100 < figures["peak_mb"] < 4000
+    assert suite["cold"]["wall_s"] > suite["wall_s"]
+    assert sum(suite["stages"].values()) > 0
+    (comparison,) = suite["compare"]
+    assert (comparison["failures"], comparison["audio_s"], comparison["starts"]) == ([], 6, 1)
+    assert 0 < comparison["times_menura"] < 1
+    assert (about["voice"], about["quick"], about["threads"]) == ("wren", True, 1)
+    assert about["packages"]["torch"]
+    assert about["kernels"]
+
+    assert len(list((tmp_path / "cache" / "bench" / "inputs" / "3x2s").glob("*.wav"))) == 3
+    assert run(["assets", "clean"]) == 0
+    assert not (tmp_path / "cache" / "bench").exists()

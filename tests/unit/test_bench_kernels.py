@@ -1,0 +1,93 @@
+"""The decoder's benchmark compares what is equal: every variant and every layer computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from menura.bench import kernels, onnx
+from menura.bench.document import kernels_document
+from menura.bench.kernels import KernelRequest, measure_kernels
+from menura.bench.layers import Site, native_layer, sites, torch_layer
+from menura.cli.bench_tables import tables
+from menura.kernels.library import SWITCH
+from menura.kernels.packing import padded_channels
+from support.tiny import tiny_voice
+from support.voicefiles import write_voice
+
+SITES = list(sites(tiny_voice().dec.layer_weights()))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: site.name)
+def test_layers_compute_the_same_by_every_means(site: Site) -> None:
+    libraries = kernels._libraries()
+    assert libraries, "the kernels must be built for the tests"
+    channels = site.layer.weight.shape[0] if site.kind == "upsampling" else site.layer.weight.shape[1]
+    x = torch.randn(1, channels, 40, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = torch_layer(site, x)[0].T
+        wide = torch_layer(site, x.unsqueeze(2).contiguous(memory_format=torch.channels_last))[0, :, 0].T
+    torch.testing.assert_close(wide, wanted, rtol=0, atol=1e-5)
+    rows = torch.zeros(40, padded_channels(channels))
+    rows[:, :channels] = x[0].T
+    for library in libraries.values():
+        made = native_layer(site, library, rows)()
+        made = made[:, None] if made.dim() == 1 else made[:, : wanted.shape[1]]
+        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+
+
+def test_arithmetic_of_a_layer() -> None:
+    first = SITES[0]
+    assert first.gflop == pytest.approx(2 * 16 * 4 * 7 * 100 / 1e9)
+    assert [site.kind for site in SITES].count("convolution") == 1 + 2 * 4
+    assert SITES[-1].rate_hz == 4000
+
+
+def test_a_decoder_is_measured_by_every_means(
+    tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voice = write_voice(tmp_path / "voice.pth")
+    answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.2, rounds=2, voice=voice))
+    rows = {row.variant: row for row in answer.decoder}
+    assert {"torch eager", "torch channels-last"} < set(rows)
+    assert any(name.startswith("kernels ") for name in rows)
+    assert ("ONNX Runtime" in rows) != any("ONNX Runtime" in line for line in answer.missing)
+    assert rows["torch eager"].times_eager == 1
+    for row in answer.decoder:
+        assert row.largest_error < 2e-6, row
+        assert 0 < row.best_ms <= row.median_ms
+    assert len(answer.layers) == len(SITES)
+    assert answer.sgemm_gflops[1] > 0
+    about = {"commit": None, "memory_gb": None, "packages": {}, "quick": False, "voice": "tiny"}
+    machine = {name: getattr(answer.machine, name) for name in ("menura", "python", "processor", "system", "device")}
+    machine |= {name: getattr(answer.machine, name) for name in ("physical_cores", "threads", "kernels")}
+    text = "\n".join(tables({"kernels": kernels_document(answer), "about": about | machine}))
+    for name in rows:
+        assert name in text
+    assert "first 4 to 16, 7 taps" in text
+
+
+def test_what_is_missing_is_named(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "off")
+    kernels.trusted_kernels.cache_clear()
+    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
+    voice = write_voice(tmp_path / "voice.pth")
+    try:
+        answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.1, rounds=1, voice=voice))
+    finally:
+        kernels.trusted_kernels.cache_clear()
+    assert [row.variant for row in answer.decoder] == ["torch eager", "torch channels-last"]
+    assert answer.missing == (
+        f"kernels: torch's: {SWITCH}=off",
+        "ONNX Runtime: onnxruntime and onnx not installed (pip install onnxruntime onnx)",
+    )
