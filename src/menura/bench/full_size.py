@@ -119,7 +119,7 @@ def full_size_voice() -> LoadedVoice:
 
 
 def make_home(home: Path) -> Path:
-    """A data folder with ContentVec, RMVPE, and the voice `bench` with an index of 30 000 vectors; 850 MB, made once.
+    """A data folder with ContentVec, RMVPE, and the voice `bench` with an index of 30 000 vectors; 700 MB, made once.
 
     Raises:
         OSError: it can't be written.

@@ -132,7 +132,7 @@ def full_size_subject(engine: EngineOptions, say: Say) -> Subject:
         OSError: it can't be written.
     """
     home = bench_folder(home_folder(engine.home)) / "full-size"
-    say(f"a full-size voice with its networks and index: {home} (700 MB, made at the first run)")
+    say(f"a full-size voice with its networks and index: {home} (950 MB, made at the first run)")
     options = in_fresh_process(_made, home)
     return Subject(options=options, engine=replace(engine, home=home))
 

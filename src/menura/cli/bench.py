@@ -44,7 +44,7 @@ _DECODER_ROUNDS, _QUICK_DECODER_ROUNDS = 5, 2
     "--full-size",
     is_flag=True,
     help="With a v2 40k RVC voice, ContentVec, RMVPE and an index of 30 000 vectors, all of random weights and made in "
-    "the cache (700 MB).",
+    "the cache (950 MB).",
 )
 @click.option("--quick", is_flag=True, help="Much less to convert: to see that it runs, or on a slow machine.")
 @click.option(
