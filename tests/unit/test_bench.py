@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from menura.bench.document import about_document, suites_document
 from menura.bench.figures import Measurement, work_cost
 from menura.bench.inputs import Recordings, recordings
 from menura.bench.machine import Machine, commit
+from menura.bench.measure import MeasureAnswer, MeasureRequest, measure
 from menura.bench.other import Comparison, Failure, Program, compare, parse_program
 from menura.bench.process import in_fresh_process, timed
 from menura.bench.suites import SUITES, Outcome, Plan, Subject, SuiteResult, run_suites
@@ -256,28 +258,34 @@ def test_turns_are_taken() -> None:
 
 
 class Stub:
-    """Stands in for what measures: the second turn is quicker, but takes more memory."""
+    """Stands in for the measuring process: each turn is quicker, but takes more memory."""
 
     def __init__(self) -> None:
         self.measured: list[str] = []
 
-    def loaded(self, suite: suites.Suite, sound: Recordings) -> object:
-        self.measured.append(f"{suite.name} {len(sound.paths)}x{sound.seconds:g}")
+    def __call__(self, task: Callable[[MeasureRequest], MeasureAnswer], request: MeasureRequest) -> MeasureAnswer:
+        assert task is measure
+        folder = request.paths[0].parent.name
+        self.measured.append(folder)
         turn = len(self.measured)
-        figures = made(wall_s=10.0 / turn, audio_s=sound.seconds * len(sound.paths), peak_mb=500.0 + turn)
-        from menura.bench.measure import MeasureAnswer
+        audio_s = sum(soundfile.info(path).duration for path in request.paths)
+        figures = made(wall_s=10.0 / turn, audio_s=audio_s, peak_mb=500.0 + turn)
+        return MeasureAnswer(loaded=figures, again=made(wall_s=1.0) if request.again else None, machine=MACHINE)
 
-        return MeasureAnswer(loaded=figures, again=made(wall_s=1.0) if suite.cold else None, machine=MACHINE)
 
-
-def test_suites_take_turns_and_the_best_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
-    monkeypatch.setattr(suites._Run, "_loaded", lambda self, suite, sound: stub.loaded(suite, sound))
+    monkeypatch.setattr(suites, "in_fresh_process", stub)
+    return stub
+
+
+def test_suites_take_turns_and_the_best_counts(tmp_path: Path, stub: Stub) -> None:
     plan = Plan(suites=("five-minutes", "memory"), quick=True, rounds=2)
     subject = Subject(options=ConversionOptions(), engine=EngineOptions())
     outcome = run_suites(subject, plan, tmp_path, lambda _: None)
-    one_turn = ["five-minutes 1x20", "memory 1x5", "memory 1x30", "memory 1x60"]
-    assert stub.measured == one_turn * 2
+    assert stub.measured == ["1x20s", "1x5s", "1x30s", "1x60s"] * 2
+    assert outcome.machine == MACHINE
     five, memory = outcome.results
     assert (five.main.wall_s, five.main.peak_mb) == (2.0, 505.0)
     assert [length.audio_s for length in memory.lengths] == [5, 30, 60]
@@ -285,12 +293,11 @@ def test_suites_take_turns_and_the_best_counts(tmp_path: Path, monkeypatch: pyte
     assert memory.main.peak_mb == 508.0
 
 
-def test_a_command_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub = Stub()
-    monkeypatch.setattr(suites._Run, "_loaded", lambda self, suite, sound: stub.loaded(suite, sound))
+def test_a_command_that_fails_is_told(tmp_path: Path, stub: Stub) -> None:
     subject = Subject(options=ConversionOptions(voice="nobody"), engine=EngineOptions(home=tmp_path))
     with pytest.raises(MenuraError, match=r"exit code 1: menura: .*nobody"):
         run_suites(subject, Plan(suites=("batch12",), quick=True), tmp_path, lambda _: None)
+    assert stub.measured == ["3x2s"]
 
 
 def test_the_command_line_is_that_of_convert(tmp_path: Path) -> None:
