@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ class OptionSpec:
     """Words that stand beside the numbers, e.g. auto."""
     flag: str | None = None
     """Command-line name where it isn't the field's own, e.g. --no-cudnn."""
+    bare: str | None = None
+    """What the option means on the command line without a value."""
 
 
 def _option(default: Any, help: str, **spec: Any) -> Any:
@@ -131,6 +134,9 @@ class EngineOptions:
         _check(self)
 
 
+_RAY_ADDRESS = re.compile(r"auto|local|[^/\s]+:\d+")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
     """Which recordings of folders are taken, and what becomes of finished ones."""
@@ -143,14 +149,28 @@ class BatchOptions:
     )
     exclude: tuple[str, ...] = _option((), "Of folders and patterns leave out what matches; as --include.")
     force: bool = _option(False, "Convert again what an earlier run of the same request finished in the folder.")
-    workers: int = _option(
-        1, "Processes that share the files of a folder; cores and GPUs are divided among them.", minimum=1, maximum=256
+    workers: int | None = _option(
+        None,
+        "Processes that share the files of a folder; cores and GPUs are divided among them. By default one, with --ray "
+        "as many as the cluster has room for.",
+        minimum=1,
+        maximum=256,
+    )
+    ray: str | None = _option(
+        None,
+        "Share the files among actors of a Ray cluster (extra ray): HOST:PORT, or local for one of its own on this "
+        "machine; without an ADDRESS $RAY_ADDRESS, else local.",
+        bare="auto",
     )
     report: Path | None = _option(None, "Write the JSON document about the run to this file.")
 
     def __post_init__(self) -> None:
         """Raise OptionError for a value out of range."""
         _check(self)
+        if self.ray is not None and not _RAY_ADDRESS.fullmatch(self.ray):
+            raise OptionError(
+                f"ray: '{self.ray}' is no address (HOST:PORT, or local). Give --ray after the inputs, or --ray=ADDRESS."
+            )
 
 
 TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}

@@ -187,23 +187,13 @@ class Run:
         return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
 
     def _converted(self, pairs: Sequence[tuple[Path, Path]], progress: ProgressLine) -> RunReport:
-        if self.folder is not None:
-            from menura.jobs.resume import convert_resumably
+        from menura.jobs.resume import convert_pairs, convert_resumably
 
-            return convert_resumably(
-                pairs,
-                self.options,
-                self.engine,
-                folder=self.folder,
-                force=self.batch.force,
-                workers=self.batch.workers,
-                on_progress=progress,
-            )
-        from menura.converter import Converter
-
-        converter = Converter(self.engine)
-        converter.preload(self.options)
-        return converter.convert_files(pairs, self.options, on_progress=progress)
+        if self.folder is None:
+            return convert_pairs(pairs, self.options, self.engine, self.batch, on_progress=progress)
+        return convert_resumably(
+            pairs, self.options, self.engine, folder=self.folder, batch=self.batch, on_progress=progress
+        )
 
 
 def _spooled_stdin() -> contextlib.AbstractContextManager[Path]:

@@ -100,6 +100,10 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
         return click.option(both, field.name, is_flag=True, default=field.default, help=_help(spec, None))
     if typing.get_origin(hint) is tuple:
         return click.option(flag_of(field.name), field.name, multiple=True, metavar="GLOB", help=_help(spec, None))
+    if spec.bare is not None:
+        return click.option(
+            flag_of(field.name), field.name, is_flag=False, flag_value=spec.bare, metavar="[ADDRESS]", help=spec.help
+        )
     return click.option(
         flag_of(field.name), field.name, type=_kind(spec, hint), default=field.default, help=_help(spec, field.default)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from menura.checkpoints.assets import home_folder
 from menura.jobs.identity import request_identity
 from menura.jobs.journal import FileStamp, Journal
-from menura.options import ConversionOptions, EngineOptions
+from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, Progress, RunReport
 
 
@@ -19,8 +19,7 @@ def convert_resumably(
     engine: EngineOptions,
     *,
     folder: Path,
-    force: bool = False,
-    workers: int = 1,
+    batch: BatchOptions,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Convert many files into a folder, those that an earlier run finished excepted.
@@ -30,8 +29,7 @@ def convert_resumably(
         options: what is asked for, the same for all.
         engine: what the process runs with. It is started only if something is missing.
         folder: the output folder; its journal is kept there.
-        force: convert all, finished or not.
-        workers: processes that share the missing ones.
+        batch: `force` converts all, finished or not; who shares the missing ones.
         on_progress: called after every block with what is done of the missing ones.
 
     Raises:
@@ -42,17 +40,17 @@ def convert_resumably(
     with Journal(folder, [output for _, output in pairs]) as journal:
         results: dict[int, FileResult] = {}
         for number, (source, output) in enumerate(pairs):
-            done = None if force else journal.finished(stamps[number], output, request)
+            done = None if batch.force else journal.finished(stamps[number], output, request)
             if done is not None:
                 results[number] = dataclasses.replace(done, input=str(source))
         missing = [number for number in range(len(pairs)) if number not in results]
         if not missing:
             return RunReport(files=tuple(results.values()), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
-        report = _convert(
+        report = convert_pairs(
             [pairs[number] for number in missing],
             options,
             engine,
-            workers=workers,
+            batch,
             on_progress=on_progress,
             on_result=lambda place, result: journal.record(stamps[missing[place]], result, request),
         )
@@ -60,16 +58,42 @@ def convert_resumably(
     return dataclasses.replace(report, files=tuple(results[number] for number in range(len(pairs))))
 
 
-def _convert(
+def convert_pairs(
     pairs: Sequence[tuple[Path, Path]],
     options: ConversionOptions,
     engine: EngineOptions,
+    batch: BatchOptions,
     *,
-    workers: int,
-    on_progress: Callable[[Progress], None] | None,
-    on_result: Callable[[int, FileResult], None],
+    on_progress: Callable[[Progress], None] | None = None,
+    on_result: Callable[[int, FileResult], None] | None = None,
 ) -> RunReport:
-    if min(workers, len(pairs)) > 1:
+    """Convert many files where the batch's options say: in this process, in several, or on a cluster.
+
+    Args:
+        pairs: (input, output).
+        options: what is asked for, the same for all.
+        engine: what each process runs with.
+        batch: `workers` and `ray` decide.
+        on_progress: called after every block.
+        on_result: called with an item's place and result when its file is complete.
+
+    Raises:
+        MenuraError: the request as a whole can't be carried out.
+    """
+    if batch.ray is not None:
+        from menura.jobs.cluster import convert_on_cluster
+
+        return convert_on_cluster(
+            pairs,
+            options,
+            engine,
+            address=batch.ray,
+            workers=batch.workers,
+            on_progress=on_progress,
+            on_result=on_result,
+        )
+    workers = min(batch.workers or 1, len(pairs))
+    if workers > 1:
         from menura.jobs.workers import convert_with_workers
 
         return convert_with_workers(

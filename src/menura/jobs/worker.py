@@ -1,0 +1,113 @@
+"""One worker of a shared batch: converts file after file with networks that stay loaded, and tells how far it is.
+
+It runs in a process of this machine or in an actor of a cluster; only what its messages travel through differs.
+Loads no torch by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from menura import __version__
+from menura.errors import MenuraError
+from menura.options import ConversionOptions, EngineOptions
+from menura.types import FileResult, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A file to convert."""
+
+    number: int
+    """Its place in the batch."""
+    source: Path
+    output: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The worker's networks are loaded."""
+
+    version: str
+    host: str
+    process: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The request can't be carried out."""
+
+    error: MenuraError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advanced:
+    """So much of the file's sound is final."""
+
+    audio_done_s: float
+    audio_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What became of the file; the worker has nothing to do."""
+
+    result: FileResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Farewell:
+    """A worker's last words."""
+
+    model_loads: Mapping[str, int]
+    peak_memory_mb: float
+
+
+Message = Ready | Refused | Advanced | Finished | Farewell
+
+
+class Channel(Protocol):
+    """The worker's end of what joins it to the scheduler."""
+
+    def send(self, message: Message, /) -> None:
+        """Tell the scheduler."""
+        ...
+
+    def recv(self) -> Task | None:
+        """The next file; None when there is nothing more."""
+        ...
+
+
+def serve(channel: Channel, options: ConversionOptions, engine: EngineOptions) -> None:
+    """Convert what comes until there is nothing more.
+
+    Args:
+        channel: to the scheduler.
+        options: what is asked for, the same for all files.
+        engine: what the process runs with.
+    """
+    try:
+        from menura.converter import Converter
+
+        converter = Converter(engine)
+        converter.preload(options)
+    except MenuraError as error:
+        channel.send(Refused(error=error))
+        return
+    channel.send(Ready(version=__version__, host=platform.node(), process=os.getpid()))
+    while (task := channel.recv()) is not None:
+        report = converter.convert_files(
+            [(task.source, task.output)], options, on_progress=lambda progress: channel.send(_advanced(progress))
+        )
+        channel.send(Finished(result=report.files[0]))
+    last = converter.convert_files([], options)
+    channel.send(Farewell(model_loads=last.model_loads, peak_memory_mb=last.peak_memory_mb))
+
+
+def _advanced(progress: Progress) -> Advanced:
+    return Advanced(audio_done_s=progress.audio_done_s, audio_s=progress.audio_s or 0.0)
