@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Ans
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, task, request), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, pickle.dumps((task, request))), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -62,10 +63,11 @@ def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Ans
     return result
 
 
-def _serve(pipe: Connection, task: Callable[[Request], Answer], request: Request) -> None:
+def _serve(pipe: Connection, call: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     try:
+        task, request = pickle.loads(call)  # only here: it may import torch, which takes seconds
         answer: object = task(request)
     except (MenuraError, OSError, MemoryError) as error:
         answer = _Raised(error=error)
