@@ -10,6 +10,7 @@ from pathlib import Path
 
 HOSTS = {
     "arxiv.org",
+    "bucket",  # the reader's own, in an example
     "creativecommons.org",
     "doi.org",
     "github.com",

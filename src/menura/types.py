@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +13,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A file or folder that fsspec reaches, such as s3://bucket/talks; it ends in no slash."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, relative: PurePath | str) -> Url:
+        """What lies below it."""
+        return Url(f"{self.text}/{PurePath(relative).as_posix()}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.text.rpartition("/")[2]
+
+
+Place: TypeAlias = "Path | Url"
+"""Where a recording or an output is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +124,7 @@ class FileResult:
     """What became of one input."""
 
     input: str
-    output: Path | None
+    output: Place | None
     state: State
     error: str | None = None
     notes: tuple[str, ...] = ()

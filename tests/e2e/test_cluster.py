@@ -17,7 +17,7 @@ from menura import ConversionOptions, Converter, EngineOptions
 from menura.cli.main import run
 from menura.jobs import cluster
 from menura.jobs.journal import JOURNAL_NAME
-from menura.types import Progress
+from menura.types import Progress, Url
 
 ACTORS = 2
 CONVERT = ["convert", "talks", "-o", "out", "--voice", "tiny", "--threads", "1", "--json"]
@@ -60,7 +60,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def kill_who_does(name: str, links: list[Any]) -> int:
     """The process that was killed."""
-    process = [link.process for link in links if link.task is not None and link.task.source.name == name][-1]
+    process = [link.process for link in links if link.task is not None and str(link.task.source).endswith(name)][-1]
     os.kill(process, signal.SIGKILL)
     return int(process)
 
@@ -108,12 +108,14 @@ def test_a_file_that_ends_every_actor_is_given_up(
         if progress.file.endswith("long.wav"):
             kill_who_does("long.wav", links)
 
-    pairs = [(talks / name, tmp_path / "given-up" / name) for name in ("0.wav", "long.wav")]
+    here, there = Url(talks.resolve().as_uri()), Url((tmp_path / "given-up").as_uri())
+    pairs = [(here / name, there / name) for name in ("0.wav", "long.wav")]
     report = cluster.convert_on_cluster(
         pairs, ConversionOptions(voice="tiny"), EngineOptions(threads=1), address="local", workers=1, on_progress=kill
     )
     assert [result.state.value for result in report.files] == ["done", "failed"]
     assert "twice" in str(report.files[1].error)
+    assert [str(result.output) for result in report.files] == [str(there / "0.wav"), "None"]
     assert [path.name for path in (tmp_path / "given-up").iterdir()] == ["0.wav"]
 
 

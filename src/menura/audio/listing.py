@@ -14,6 +14,8 @@ from menura.audio.suffixes import AUDIO_SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from menura.types import Place
+
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -21,7 +23,7 @@ _GLOB_CHARACTERS = frozenset("*?[")
 class InputFile:
     """One recording, or one argument that stands for none."""
 
-    path: Path
+    path: Place
     relative: Path
     """Where its output belongs below the output folder: the path below the folder it was found in, or its name."""
     error: str | None = None
@@ -61,21 +63,19 @@ def audio_files(paths: Sequence[Path | str], selection: Selection | None = None)
     found: dict[Path, InputFile] = {}
     for given in paths:
         for entry in _expand(Path(given), selection or Selection()):
-            found.setdefault(Path(os.path.abspath(entry.path)), entry)
+            found.setdefault(Path(os.path.abspath(str(entry.path))), entry)
     return list(found.values())
 
 
 def _expand(path: Path, selection: Selection) -> list[InputFile]:
     if os.path.isdir(path):  # unlike Path.is_dir it takes any name
         names = path.rglob("*") if selection.recursive else path.glob("*")
-        return _chosen(names, path, selection) or [
-            _nothing(path, f"the folder holds no recordings{_wanted(selection)}")
-        ]
+        return _chosen(names, path, selection) or [_nothing(path, f"the folder holds no recordings{wanted(selection)}")]
     # A file whose name has brackets is a file first.
     if not os.path.exists(path) and _GLOB_CHARACTERS & set(str(path)):
         matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
         chosen = _chosen(matches, _fixed_part(path), selection)
-        return chosen or [_nothing(path, f"the pattern matches no recordings{_wanted(selection)}")]
+        return chosen or [_nothing(path, f"the pattern matches no recordings{wanted(selection)}")]
     return [InputFile(path=path, relative=Path(path.name))]
 
 
@@ -101,7 +101,8 @@ def _nothing(path: Path, reason: str) -> InputFile:
     return InputFile(path=path, relative=Path(path.name), error=f"{path}: {reason}.")
 
 
-def _wanted(selection: Selection) -> str:
+def wanted(selection: Selection) -> str:
+    """The end of a message about a folder in which nothing was found."""
     return " that --include and --exclude leave" if selection.include or selection.exclude else ""
 
 

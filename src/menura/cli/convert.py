@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from menura.audio.remote import place_of
+from menura.audio.suffixes import AUDIO_SUFFIXES
 from menura.checkpoints.assets import home_folder
 from menura.checkpoints.library import find_voice
 from menura.cli.derive import options_of, values_of
@@ -31,7 +33,7 @@ from menura.cli.report import (
 )
 from menura.errors import MenuraError
 from menura.options import FORMATS, BatchOptions, ConversionOptions, EngineOptions
-from menura.types import FileResult, RunReport, State
+from menura.types import FileResult, Place, RunReport, State, Url
 
 _STDIN_LABEL = "standard input"
 
@@ -86,7 +88,7 @@ def convert(
             options=options,
             engine=engine,
             batch=batch,
-            folder=Path(output) if found.many and output is not None else None,
+            folder=place_of(output) if found.many and output is not None else None,
         )
         try:
             report = run.carry_out(ProgressLine(quiet=quiet or as_json))
@@ -124,19 +126,27 @@ def _jobs(found: Inputs, output: str | None, options: ConversionOptions, tempora
     if output == STANDARD:
         return [Job(source=item.path, output=temporary / f"stdout{ending}") for item in found.items]
     if found.many:
-        if output is None:
-            raise click.UsageError("several recordings need a folder: -o FOLDER.")
-        if Path(output).exists() and not Path(output).is_dir():
-            raise click.UsageError(f"{output} is a file; several recordings need a folder.")
-        jobs = folder_outputs(found.items, Path(output), ending)
+        jobs = folder_outputs(found.items, _folder(output), ending)
     else:
-        jobs = [
-            Job(source=item.path, output=single_output(item, output, options.voice, ending)) for item in found.items
-        ]
-        for job in jobs:
-            _check_ending(job.output, options.format)
+        jobs = []
+        for item in found.items:
+            path = single_output(item, output, options.voice, ending)
+            _check_ending(path, options.format)
+            jobs.append(Job(source=item.path, output=path))
     check_outputs(jobs)
     return jobs
+
+
+def _folder(output: str | None) -> Place:
+    """The folder that several outputs go to."""
+    if output is None:
+        raise click.UsageError("several recordings, and URLs, need a folder: -o FOLDER.")
+    folder = place_of(output)
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"{output} is a file; several recordings need a folder.")
+    if isinstance(folder, Url) and not output.endswith("/") and Path(folder.name).suffix.lower() in AUDIO_SUFFIXES:
+        raise click.UsageError(f"{output} must be a folder; end it in / if it is one.")
+    return folder
 
 
 def _check_ending(output: Path, format: str | None) -> None:
@@ -165,7 +175,7 @@ class Run:
     options: ConversionOptions
     engine: EngineOptions
     batch: BatchOptions
-    folder: Path | None
+    folder: Place | None
     """Of all outputs, where they are several: what is finished there isn't done again."""
 
     def carry_out(self, progress: ProgressLine) -> RunReport:
@@ -175,7 +185,8 @@ class Run:
         # A misspelt name is told before torch is loaded.
         find_voice(self.options.voice, home_folder(self.engine.home))
         with contextlib.ExitStack() as stack, contextlib.closing(progress):
-            pairs, stdin_path = [], None
+            pairs: list[tuple[Place, Place]] = []
+            stdin_path = None
             for job in self.jobs:
                 source = job.source
                 if str(source) == STANDARD:
@@ -186,7 +197,7 @@ class Run:
             return report
         return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
 
-    def _converted(self, pairs: Sequence[tuple[Path, Path]], progress: ProgressLine) -> RunReport:
+    def _converted(self, pairs: Sequence[tuple[Place, Place]], progress: ProgressLine) -> RunReport:
         from menura.jobs.resume import convert_pairs, convert_resumably
 
         if self.folder is None:
@@ -212,7 +223,7 @@ def _as_stdin(result: FileResult, path: str) -> FileResult:
 def _passed_on(report: RunReport) -> RunReport:
     """Write the one output to standard output; complete files only, so that nothing half-done is piped on."""
     (result,) = report.files
-    if result.output is None:
+    if not isinstance(result.output, Path):
         return report
     with result.output.open("rb") as file:
         shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from menura import __version__
+from menura.audio.remote import fetched
 from menura.checkpoints.assets import home_folder
 from menura.checkpoints.library import find_voice
 from menura.cli.plan import STANDARD, Inputs
 from menura.cli.report import echo_json
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import Explanation
+from menura.types import Explanation, Place, Url
 
 if TYPE_CHECKING:
     from menura.converter import Converter
@@ -40,7 +41,7 @@ def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOpti
     return 0 if all(explanation.refusal is None for explanation in told) else 1
 
 
-def _explanation(converter: Converter, path: Path, options: ConversionOptions) -> Explanation:
+def _explanation(converter: Converter, path: Place, options: ConversionOptions) -> Explanation:
     try:
         with _readable(path) as source:
             return dataclasses.replace(converter.explain(source, options), input=str(path))
@@ -49,7 +50,11 @@ def _explanation(converter: Converter, path: Path, options: ConversionOptions) -
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[Path]:
+def _readable(path: Place) -> Iterator[Path]:
+    if isinstance(path, Url):
+        with fetched(path) as copy:
+            yield copy
+        return
     if str(path) != STANDARD:
         yield path
         return

@@ -11,8 +11,10 @@ from pathlib import Path
 import click
 
 from menura.audio.listing import InputFile, Selection, audio_files
+from menura.audio.remote import is_url, place_of, remote_files
 from menura.checkpoints.library import VOICE_SUFFIXES
 from menura.options import BatchOptions
+from menura.types import Place, Url
 
 STANDARD = "-"
 """Standard input or output."""
@@ -22,9 +24,9 @@ STANDARD = "-"
 class Job:
     """One recording and where its conversion goes."""
 
-    source: Path
+    source: Place
     """`-` for standard input."""
-    output: Path
+    output: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Inputs:
 
     items: tuple[InputFile, ...]
     many: bool
-    """True if outputs go to a folder: several arguments, or one that stands for any number of files."""
+    """True if outputs go to a folder: several arguments, one that stands for any number of files, or URLs."""
     missing: tuple[InputFile, ...]
     """Arguments that stand for nothing, with what to do."""
 
@@ -42,20 +44,24 @@ def expand(arguments: Sequence[str], output: str | None, batch: BatchOptions | N
     """Find the recordings that arguments stand for, each once.
 
     Args:
-        arguments: files, folders (taken with all below them), patterns with * ? [ ], `-` for standard input.
+        arguments: files, folders (taken with all below them), patterns with * ? [ ], URLs of these, `-` for standard
+            input.
         output: the output as given; what lies in that folder is no input of another.
         batch: which of the recordings in folders and patterns are taken.
     """
     batch = batch or BatchOptions()
     selection = Selection(recursive=batch.recursive, include=batch.include, exclude=batch.exclude)
-    entries = audio_files(arguments, selection)
-    named = {Path(argument) for argument in arguments}
-    made = Path(output or STANDARD).resolve()
-    if any(folder.is_dir() and folder.resolve() in made.parents for folder in named):
-        entries = [e for e in entries if e.error or e.path in named or made not in e.path.resolve().parents]
+    urls = [argument for argument in arguments if is_url(argument)]
+    local = [argument for argument in arguments if not is_url(argument)]
+    entries = audio_files(local, selection)
+    named: set[Place] = {Path(argument) for argument in local}
+    made = place_of(output or STANDARD)
+    many = len(arguments) > 1 or any(entry.path not in named or entry.error for entry in entries)
+    entries += {entry.path: entry for url in urls for entry in remote_files(url, selection)}.values()
+    entries = [e for e in entries if e.error or e.path in named or not _within(e.path, made, named)]
     return Inputs(
         items=tuple(entry for entry in entries if entry.error is None),
-        many=len(arguments) > 1 or any(entry.path not in named or entry.error for entry in entries),
+        many=many or bool(urls) or isinstance(made, Url),
         missing=tuple(entry for entry in entries if entry.error is not None),
     )
 
@@ -69,6 +75,7 @@ def single_output(item: InputFile, output: str | None, voice: str, ending: str) 
         voice: the voice asked for, which names the output where nothing else does.
         ending: with its dot, where the output's name doesn't give one.
     """
+    assert isinstance(item.path, Path)  # with URLs outputs go to a folder
     if output is None:
         return item.path.with_name(f"{item.relative.stem}.{voice_label(voice)}{ending}")
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
@@ -76,7 +83,7 @@ def single_output(item: InputFile, output: str | None, voice: str, ending: str) 
     return Path(output)
 
 
-def folder_outputs(items: Sequence[InputFile], folder: Path, ending: str) -> list[Job]:
+def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> list[Job]:
     """Where many recordings' conversions go: the same tree below a folder, no two under one name.
 
     Of recordings that would share a name, the one that has the output's ending keeps it (else the first). The others
@@ -108,9 +115,9 @@ def check_outputs(jobs: Iterable[Job]) -> None:
         click.UsageError: an output is an input.
     """
     jobs = list(jobs)
-    sources = {job.source.resolve() for job in jobs if str(job.source) != STANDARD}
+    sources = {_resolved(job.source) for job in jobs if str(job.source) != STANDARD}
     for job in jobs:
-        if job.output.resolve() in sources:
+        if _resolved(job.output) in sources:
             raise click.UsageError(f"{job.output} would be written over the recording itself; give another -o.")
 
 
@@ -118,6 +125,19 @@ def voice_label(voice: str) -> str:
     """A voice in a file name: its own name, or its file's."""
     path = Path(voice)
     return path.stem if path.suffix.lower() in VOICE_SUFFIXES else path.name
+
+
+def _resolved(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
+
+
+def _within(place: Place, made: Place, named: set[Place]) -> bool:
+    """Whether something lies in the output folder, where that is inside an input folder."""
+    if isinstance(place, Url) or isinstance(made, Url):
+        return str(place).startswith(f"{made}/")
+    folders = {folder.resolve() for folder in named if isinstance(folder, Path) and folder.is_dir()}
+    inside = made.resolve()
+    return inside in place.resolve().parents and not folders.isdisjoint(inside.parents)
 
 
 def _renamed(relative: Path, ending: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import click
 
 from menura import __version__
-from menura.types import FileResult, Progress, RunReport, StageTimes, State
+from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
 
@@ -67,7 +67,7 @@ def write_json(value: object, path: Path) -> None:
     unfinished.replace(path)
 
 
-def failed_report(inputs: Sequence[Path], error: str) -> RunReport:
+def failed_report(inputs: Sequence[Place], error: str) -> RunReport:
     """A run that could not even begin."""
     files = tuple(FileResult(input=str(path), output=None, state=State.FAILED, error=error) for path in inputs)
     return RunReport(files=files, wall_s=0.0, peak_memory_mb=0.0, model_loads={})

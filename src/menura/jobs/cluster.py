@@ -28,7 +28,7 @@ from menura.errors import OptionError, ResourceError
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Farewell, Finished, Message, Ready, Refused, Task, serve
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import FileResult, Progress, RunReport
+from menura.types import FileResult, Place, Progress, RunReport
 
 _MOST_THREADS = 4
 """Of an actor by default: more of them gain less than a second actor does."""
@@ -41,7 +41,7 @@ _ANSWER_S = 5.0
 
 
 def convert_on_cluster(
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[tuple[Place, Place]],
     options: ConversionOptions,
     engine: EngineOptions,
     *,
@@ -204,7 +204,7 @@ class _ActorLink:
     def send(self, task: Task | None) -> None:
         """See Link."""
         self.task = task
-        local = task and dataclasses.replace(task, source=task.source.absolute(), output=task.output.absolute())
+        local = task and dataclasses.replace(task, source=_anywhere(task.source), output=_anywhere(task.output))
         self._actor.give.remote(local)
 
     def receive(self) -> Message:
@@ -366,9 +366,13 @@ def _absolute(options: ConversionOptions) -> ConversionOptions:
     )
 
 
+def _anywhere(place: Place) -> Place:
+    return place.absolute() if isinstance(place, Path) else place
+
+
 def _as_given(result: FileResult, task: Task) -> FileResult:
     """A result in the paths that the user gave."""
-    error = result.error and result.error.replace(str(task.source.absolute()), str(task.source))
-    error = error and error.replace(str(task.output.absolute()), str(task.output))
+    error = result.error and result.error.replace(str(_anywhere(task.source)), str(task.source))
+    error = error and error.replace(str(_anywhere(task.output)), str(task.output))
     output = None if result.output is None else task.output
     return dataclasses.replace(result, input=str(task.source), output=output, error=error)

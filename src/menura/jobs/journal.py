@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import threading
@@ -17,13 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from menura.audio.remote import RemoteNotes, facts_of
 from menura.errors import EncodeError
-from menura.types import FileResult, StageTimes, State
+from menura.types import FileResult, StageTimes, State, Url
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from menura.types import Place
+
 JOURNAL_NAME = ".menura-journal.jsonl"
+REMOTE_JOURNAL_NAME = ".menura-journal"
 _FORMAT = 1
 
 
@@ -36,11 +41,14 @@ class FileStamp:
     modified_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> FileStamp | None:
-        """The stamp of a file, None if there is none."""
+    def of(cls, place: Place, *, fresh: bool = False) -> FileStamp | None:
+        """The stamp of a file, None if there is none; `fresh` asks a remote store anew."""
+        if isinstance(place, Url):
+            found = facts_of(place, fresh=fresh)
+            return found and cls(path=str(place), size_bytes=found[0], modified_ns=found[1])
         try:
-            facts = path.stat()
-            return cls(path=str(path.resolve()), size_bytes=facts.st_size, modified_ns=facts.st_mtime_ns)
+            facts = place.stat()
+            return cls(path=_key(place), size_bytes=facts.st_size, modified_ns=facts.st_mtime_ns)
         except OSError:
             return None
 
@@ -56,7 +64,8 @@ class _Entry:
 class Journal:
     """An output folder's journal, held open during a run; use it as a context manager.
 
-    Several runs may share a folder. The first one there removes what killed runs left half-written.
+    Several runs may share a folder. The first one there removes what killed runs left half-written. In a folder that is
+    a URL each line is a file of its own, because most such stores can't append; there what is half-written stays.
 
     Args:
         folder: the output folder; made if it isn't there.
@@ -66,26 +75,18 @@ class Journal:
         EncodeError: on entering, where the folder can't be written.
     """
 
-    def __init__(self, folder: Path, outputs: Iterable[Path]) -> None:
-        self._path = folder / JOURNAL_NAME
-        self._outputs = list(outputs)
+    def __init__(self, folder: Place, outputs: Iterable[Place]) -> None:
+        self._lines: _LineFile | _LineNotes
+        if isinstance(folder, Url):
+            self._lines = _LineNotes(folder / REMOTE_JOURNAL_NAME)
+        else:
+            self._lines = _LineFile(folder / JOURNAL_NAME, [path for path in outputs if isinstance(path, Path)])
         self._entries: dict[str, _Entry] = {}
         self._writing = threading.Lock()
-        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Journal:
         """Read what is there."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+b")
-            _lock(self._file, self._sweep)
-            self._file.seek(0)
-            lines = self._file.read().splitlines(keepends=True)
-            if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
-                self._file.write(b"\n")
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-        for line in lines:
+        for line in self._lines.open():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 entry = _entry(json.loads(line))
                 self._entries[entry.made.path] = entry
@@ -95,16 +96,14 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of the folder."""
-        if self._file is not None:
-            self._file.close()
+        self._lines.close()
 
-    def finished(self, source: FileStamp | None, output: Path, request: str) -> FileResult | None:
+    def finished(self, source: FileStamp | None, output: Place, request: str) -> FileResult | None:
         """The result of an earlier run, if its output still stands for this input and request."""
-        made = FileStamp.of(output)
-        entry = self._entries.get(made.path) if made is not None else None
-        if source is None or entry is None:
+        entry = self._entries.get(_key(output))
+        if source is None or entry is None or (entry.source, entry.request) != (source, request):
             return None
-        if (entry.source, entry.made, entry.request) != (source, made, request):
+        if entry.made != FileStamp.of(output):
             return None
         return dataclasses.replace(entry.result, output=output, resumed=True)
 
@@ -119,21 +118,77 @@ class Journal:
         Raises:
             EncodeError: the journal can't be written.
         """
-        made = None if result.output is None else FileStamp.of(result.output)
-        if source is None or made is None or self._file is None:
+        made = None if result.output is None else FileStamp.of(result.output, fresh=True)
+        if source is None or made is None:
             return
         line = _line(_Entry(source=source, made=made, request=request, result=result))
         with self._writing:
-            try:
-                self._file.write(line)
-                self._file.flush()
-            except OSError as error:
-                raise _unwritable(self._path, error) from error
+            self._lines.append(made.path, line)
+
+
+class _LineFile:
+    """Lines of one local file."""
+
+    def __init__(self, path: Path, outputs: list[Path]) -> None:
+        self._path, self._outputs = path, outputs
+        self._file: IO[bytes] | None = None
+
+    def open(self) -> list[bytes]:
+        """The lines that are there."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+b")
+            _lock(self._file, self._sweep)
+            self._file.seek(0)
+            lines = self._file.read().splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
+                self._file.write(b"\n")
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+        return lines
+
+    def append(self, _path: str, line: bytes) -> None:
+        """Add a line."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
 
     def _sweep(self) -> None:
         from menura.audio.encode import remove_unfinished
 
         remove_unfinished(self._outputs)
+
+
+class _LineNotes:
+    """Lines in files of a remote folder, named after what was made."""
+
+    def __init__(self, folder: Url) -> None:
+        self._notes = RemoteNotes(folder)
+
+    def open(self) -> list[bytes]:
+        """The lines that are there."""
+        return self._notes.read()
+
+    def append(self, path: str, line: bytes) -> None:
+        """Write the line about an output in place of an earlier one."""
+        self._notes.write(hashlib.sha256(path.encode()).hexdigest()[:32], line)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _key(place: Place) -> str:
+    """What a stamp of it calls it."""
+    return str(place) if isinstance(place, Url) else str(place.resolve())
 
 
 def _line(entry: _Entry) -> bytes:

@@ -10,15 +10,15 @@ from menura.checkpoints.assets import home_folder
 from menura.jobs.identity import request_identity
 from menura.jobs.journal import FileStamp, Journal
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
-from menura.types import FileResult, Progress, RunReport
+from menura.types import FileResult, Place, Progress, RunReport
 
 
 def convert_resumably(
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[tuple[Place, Place]],
     options: ConversionOptions,
     engine: EngineOptions,
     *,
-    folder: Path,
+    folder: Place,
     batch: BatchOptions,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
@@ -59,7 +59,7 @@ def convert_resumably(
 
 
 def convert_pairs(
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[tuple[Place, Place]],
     options: ConversionOptions,
     engine: EngineOptions,
     batch: BatchOptions,
@@ -93,7 +93,8 @@ def convert_pairs(
             on_result=on_result,
         )
     workers = min(batch.workers or 1, len(pairs))
-    if workers > 1:
+    local = [(source, output) for source, output in pairs if isinstance(source, Path) and isinstance(output, Path)]
+    if workers > 1 or len(local) < len(pairs):  # what is remote is fetched by workers
         from menura.jobs.workers import convert_with_workers
 
         return convert_with_workers(
@@ -103,4 +104,4 @@ def convert_pairs(
 
     converter = Converter(engine)
     converter.preload(options)
-    return converter.convert_files(pairs, options, on_progress=on_progress, on_result=on_result)
+    return converter.convert_files(local, options, on_progress=on_progress, on_result=on_result)

@@ -10,14 +10,14 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
+from menura.audio.remote import facts_of, remove_unfinished_at
 from menura.errors import ResourceError
 from menura.jobs.worker import Advanced, Farewell, Finished, Message, Ready, Refused, Task
 from menura.pipeline.meter import RunMeter
-from menura.types import FileResult, Progress, RunReport, State
+from menura.types import FileResult, Place, Progress, RunReport, State, Url
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,7 +67,7 @@ class Backend(Protocol):
 
 
 def convert_shared(
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[tuple[Place, Place]],
     backend: Backend,
     *,
     workers: int,
@@ -116,7 +116,7 @@ class _Worker:
 class Scheduler:
     """The workers, and who does what; use it as a context manager."""
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], backend: Backend) -> None:
+    def __init__(self, pairs: Sequence[tuple[Place, Place]], backend: Backend) -> None:
         sizes = [_size(source) for source, _ in pairs]
         tasks = [Task(number=n, source=source, output=output) for n, (source, output) in enumerate(pairs)]
         self._todo = sorted(tasks, key=lambda task: sizes[task.number])  # taken from the end: the longest first
@@ -245,14 +245,19 @@ def _check_version(ready: Ready) -> None:
         )
 
 
-def _remove_unfinished(output: Path) -> None:
+def _remove_unfinished(output: Place) -> None:
+    if isinstance(output, Url):
+        remove_unfinished_at(output)
+        return
     from menura.audio.encode import remove_unfinished
 
     remove_unfinished([output])
 
 
-def _size(path: Path) -> int:
+def _size(place: Place) -> int:
+    if isinstance(place, Url):
+        return (facts_of(place) or (0, 0))[0]
     try:
-        return path.stat().st_size
+        return place.stat().st_size
     except OSError:
         return 0

@@ -6,17 +6,24 @@ Loads no torch by itself.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
+from menura.audio.remote import fetched, publish
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import FileResult, Progress
+from menura.types import FileResult, Place, Progress, State, Url
+
+if TYPE_CHECKING:
+    from menura.converter import Converter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +32,8 @@ class Task:
 
     number: int
     """Its place in the batch."""
-    source: Path
-    output: Path
+    source: Place
+    output: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +108,32 @@ def serve(channel: Channel, options: ConversionOptions, engine: EngineOptions) -
         return
     channel.send(Ready(version=__version__, host=platform.node(), process=os.getpid()))
     while (task := channel.recv()) is not None:
-        report = converter.convert_files(
-            [(task.source, task.output)], options, on_progress=lambda progress: channel.send(_advanced(progress))
-        )
-        channel.send(Finished(result=report.files[0]))
+        result = _convert(converter, task, options, lambda progress: channel.send(_advanced(progress)))
+        channel.send(Finished(result=result))
     last = converter.convert_files([], options)
     channel.send(Farewell(model_loads=last.model_loads, peak_memory_mb=last.peak_memory_mb))
+
+
+def _convert(
+    converter: Converter, task: Task, options: ConversionOptions, on_progress: Callable[[Progress], None]
+) -> FileResult:
+    """Convert a file; what is remote is fetched before and put there afterwards."""
+    with contextlib.ExitStack() as stack:
+        source, output = task.source, task.output
+        try:
+            local = stack.enter_context(fetched(source)) if isinstance(source, Url) else source
+            if isinstance(output, Url):
+                made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-"))) / output.name
+            else:
+                made = output
+            (result,) = converter.convert_files([(local, made)], options, on_progress=on_progress).files
+            if isinstance(output, Url) and result.output is not None:
+                publish(made, output)
+        except (MenuraError, OSError) as error:
+            why = " ".join(str(error).split())
+            return FileResult(input=str(source), output=None, state=State.FAILED, error=why)
+    told = result.error and result.error.replace(str(local), str(source)).replace(str(made), str(output))
+    return dataclasses.replace(result, input=str(source), output=None if result.output is None else output, error=told)
 
 
 def _advanced(progress: Progress) -> Advanced:

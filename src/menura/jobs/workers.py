@@ -12,19 +12,18 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 from menura.device import physical_cores
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Message, Task, serve
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import FileResult, Progress, RunReport
+from menura.types import FileResult, Place, Progress, RunReport
 
 _END_S = 20.0
 
 
 def convert_with_workers(
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Sequence[tuple[Place, Place]],
     options: ConversionOptions,
     engine: EngineOptions,
     *,

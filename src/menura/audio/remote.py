@@ -1,0 +1,194 @@
+"""Recordings that fsspec reaches: s3://, gs://, sftp:// and the like; the extra `remote`, and what it needs for each.
+
+Nothing is read or written in place: a recording is fetched whole, because it is read twice, and an output is moved to
+its name when it is complete. Every file system has errors of its own, so that all are taken here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from menura.audio.listing import InputFile, wanted
+from menura.audio.suffixes import AUDIO_SUFFIXES
+from menura.errors import DecodeError, EncodeError, OptionError
+from menura.types import Url
+
+if TYPE_CHECKING:
+    from menura.audio.listing import Selection
+    from menura.types import Place
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_WILD = re.compile(r"[*?\[]")
+
+
+def place_of(text: str) -> Place:
+    """The Url or Path that an argument names."""
+    return Url(text.rstrip("/")) if is_url(text) else Path(text)
+
+
+def is_url(text: str) -> bool:
+    """Whether an argument is a URL."""
+    return _URL.match(text) is not None
+
+
+def remote_files(text: str, selection: Selection) -> list[InputFile]:
+    """Expand a URL of a file, folder or pattern into recordings, by the rules of `listing.audio_files`.
+
+    Args:
+        text: as given.
+        selection: which of the files in folders and patterns are taken.
+
+    Raises:
+        OptionError: there is no file system for such a URL here.
+    """
+    url = Url(text.rstrip("/"))
+    system, path = _reach(url)
+    base = Url(_WILD.split(url.text)[0].rpartition("/")[0]) if _WILD.search(path) else url
+    try:
+        if _WILD.search(path):
+            found, folder = system.glob(path), _WILD.split(path)[0].rpartition("/")[0]
+        elif system.isfile(path):
+            return [InputFile(path=url, relative=Path(url.name))]
+        elif not selection.recursive:
+            found, folder = system.ls(path, detail=False), path
+        else:
+            found, folder = system.find(path), path
+        inside = [PurePosixPath(name[len(folder) :].strip("/")) for name in sorted(found)]
+        entries = [
+            InputFile(path=base / relative, relative=Path(relative))
+            for relative in inside
+            if relative.suffix.lower() in AUDIO_SUFFIXES
+            and not any(part.startswith(".") for part in relative.parts)
+            and selection.takes(Path(relative))
+        ]
+    except Exception as error:  # noqa: BLE001  (see the module)
+        return [InputFile(path=url, relative=Path(url.name), error=f"{url}: can't be listed: {_why(error)}.")]
+    nothing = InputFile(path=url, relative=Path(url.name), error=f"{url}: holds no recordings{wanted(selection)}.")
+    return entries or [nothing]
+
+
+def facts_of(url: Url, *, fresh: bool = False) -> tuple[int, int] | None:
+    """A remote file's size in bytes, and the time of its last change in ns; None if there is none.
+
+    Where the file system tells no times, the second is a number that changes with what it does tell. Listings may be
+    remembered within a process, unless the answer is to be `fresh`.
+    """
+    system, path = _reach(url)
+    try:
+        if fresh:
+            system.invalidate_cache(path.rpartition("/")[0])
+        size = int(system.info(path)["size"] or 0)
+        try:
+            changed = int(system.modified(path).timestamp() * 1e9)
+        except NotImplementedError:
+            changed = int(hashlib.sha256(str(system.ukey(path)).encode()).hexdigest()[:15], 16)
+    except Exception:  # noqa: BLE001  (see the module; what can't be asked for isn't known)
+        return None
+    return size, changed
+
+
+@contextlib.contextmanager
+def fetched(url: Url) -> Iterator[Path]:
+    """A copy of a remote recording, gone when the block ends.
+
+    Raises:
+        DecodeError: it can't be fetched.
+    """
+    with tempfile.TemporaryDirectory(prefix="menura-") as folder:
+        local = Path(folder) / "recording"
+        system, path = _reach(url)
+        try:
+            system.get_file(path, str(local))
+        except FileNotFoundError as error:
+            raise DecodeError(f"{url}: no such file.") from error
+        except Exception as error:
+            raise DecodeError(f"{url}: can't be fetched: {_why(error)}.") from error
+        yield local
+
+
+def publish(local: Path, url: Url) -> None:
+    """Put a complete file under its name.
+
+    Raises:
+        EncodeError: it can't be written.
+    """
+    system, path = _reach(url)
+    folder, _, name = path.rpartition("/")
+    unfinished = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
+    try:
+        system.makedirs(folder, exist_ok=True)
+        system.put_file(str(local), unfinished)
+        system.mv(unfinished, path)
+        system.invalidate_cache(folder)
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            system.rm_file(unfinished)
+        raise EncodeError(f"{url}: can't be written: {_why(error)}; choose a place that can be written.") from error
+
+
+def remove_unfinished_at(url: Url) -> None:
+    """Delete what killed processes left of this output."""
+    system, path = _reach(url)
+    folder, _, name = path.rpartition("/")
+    with contextlib.suppress(Exception):  # a stray hidden file harms nobody
+        system.invalidate_cache(folder)
+        for entry in system.ls(folder, detail=False):
+            if re.fullmatch(re.escape(f".{name}.") + r"[0-9a-f]{8}\.part", entry.rpartition("/")[2]):
+                system.rm_file(entry)
+
+
+class RemoteNotes:
+    """Small texts in a remote folder, each under a name; stores that can't append can hold them too.
+
+    Args:
+        folder: made when the first is written.
+    """
+
+    def __init__(self, folder: Url) -> None:
+        self._folder = folder
+        self._system, self._path = _reach(folder)
+
+    def read(self) -> list[bytes]:
+        """All of them; those that can't be read are left out."""
+        try:
+            self._system.invalidate_cache(self._path)
+            names = [n for n in self._system.ls(self._path, detail=False) if fnmatch.fnmatchcase(n, "*.json")]
+            found = self._system.cat(names, on_error="omit") if names else {}
+        except Exception:  # noqa: BLE001  (see the module; mostly there is no such folder yet)
+            return []
+        return list(found.values())
+
+    def write(self, name: str, text: bytes) -> None:
+        """Write one, or replace it. Raises EncodeError."""
+        try:
+            self._system.makedirs(self._path, exist_ok=True)
+            self._system.pipe_file(f"{self._path}/{name}.json", text)
+        except Exception as error:
+            raise EncodeError(
+                f"{self._folder}: can't be written: {_why(error)}. Choose an output folder that can be written."
+            ) from error
+
+
+def _reach(url: Url) -> tuple[Any, str]:
+    """The file system, and the path there."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise OptionError(f"{url}: URLs need fsspec: pip install 'menura[remote]'.") from error
+    try:
+        system, path = fsspec.core.url_to_fs(str(url))
+    except (ImportError, ValueError) as error:  # fsspec names the package that is missing
+        raise OptionError(f"{url}: {_why(error)}.") from error
+    return system, str(path)
+
+
+def _why(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
