@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from menura.checkpoints.voice import build_synthesizer
 from menura.errors import TrainingError
 from menura.models.discriminators import Discriminators, RvcDiscriminators
-from menura.models.synthesizer import Synthesizer
+from menura.models.synthesizer import Synthesizer, crop
 from menura.pipeline.memory import available_memory_bytes
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
 from menura.train.dataset import Dataset, Example
@@ -25,6 +25,7 @@ from menura.train.features import SUFFIX, load_features
 from menura.train.held_out import Course, HeldOut, HeldOutResult
 from menura.train.journal import LOG, Journal
 from menura.train.losses import (
+    PeriodicityLoss,
     RvcMelLoss,
     SpectralLoss,
     adversarial_loss,
@@ -94,6 +95,7 @@ class Trainer:
         self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         self._spectral = SpectralLoss(experiment.synthesizer.sample_rate).to(device)
         self._rvc_mel = RvcMelLoss(experiment.synthesizer).to(device) if self._follows_rvc else None
+        self._periodicity = PeriodicityLoss(experiment.synthesizer).to(device)
         self._optimizer = make_optimizer(self.generator, experiment.schedule.learning_rate)
         self._discriminator_optimizer: torch.optim.Optimizer | None = None
 
@@ -194,7 +196,7 @@ class Trainer:
             losses |= self._train_discriminators(made.audio.detach(), real)
         if alone:
             return {name: float(value.detach()) for name, value in losses.items()}
-        losses |= self._generator_losses(made, real)
+        losses |= self._generator_losses(made, real, self._f0_crops(example, made))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.experiment.schedule, self.step)
         self._optimizer.zero_grad(set_to_none=True)
@@ -222,9 +224,18 @@ class Trainer:
         starts = (made.starts_frames * size).tolist()
         return torch.stack([row[s : s + length] for row, s in zip(example.audio, starts, strict=True)])
 
-    def _generator_losses(self, made: Pass, real: Tensor) -> dict[str, Tensor]:
+    def _f0_crops(self, example: Example, made: Pass) -> Tensor | None:
+        if example.batch.f0_hz is None:
+            return None
+        frames = made.audio.shape[1] // self.experiment.synthesizer.frame_samples
+        return crop(example.batch.f0_hz[:, None], made.starts_frames, frames)[:, 0]
+
+    def _generator_losses(self, made: Pass, real: Tensor, f0_hz: Tensor | None) -> dict[str, Tensor]:
         weights = self.experiment.weights
         losses, total = self._reconstruction_losses(made.audio, real)
+        if weights.periodicity and f0_hz is not None:
+            losses["periodicity"] = self._periodicity(made.audio, real, f0_hz)
+            total = total + weights.periodicity * losses["periodicity"]
         if self.experiment.objective == "vits":
             losses["kl"] = made.kl
             total = total + weights.kl * made.kl

@@ -27,6 +27,8 @@ class LossWeights:
     """L1 of log mel, over several resolutions."""
     convergence: float = 1.0
     """Relative error of magnitudes."""
+    periodicity: float = 0.0
+    """Bands' autocorrelations at the pitch and at the frame rate."""
     kl: float = 1.0
     """Distance of posterior and prior (objective "vits" only)."""
     adversarial: float = 1.0
