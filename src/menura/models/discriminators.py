@@ -14,6 +14,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from menura.models.layers import LEAKY_SLOPE
 
+_QUIET = 1e-3
+"""About the median magnitude of speech at any place. Lower magnitudes look alike: else what is nearly silent would give
+gradients ten times those of the rest, and the generator would learn little but silence."""
 _SPEECH_GAIN = 8.0
 """Brings samples of speech to a deviation of about a half: with inputs near zero the first layers hardly learn."""
 
@@ -106,7 +109,7 @@ class SpectrogramDiscriminator(nn.Module):
         spectrum = torch.stft(
             audio.float(), self.fft_size, hop, window=self.window, normalized=True, return_complex=True
         )
-        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt()
+        magnitude = (spectrum.real.square() + spectrum.imag.square() + _QUIET**2).sqrt()
         # Both are brought to about zero mean and a deviation of one for speech.
         image = torch.stack([(torch.log(magnitude) + 5) / 2, 4 * magnitude.pow(0.3) - 1], dim=1).transpose(2, 3)
         judged: Judgement = self.stack(image)
