@@ -49,6 +49,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def cuda_devices() -> int:
+    """CUDA devices that torch can use; torch is imported only where a driver for one is there."""
+    drivers = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
+    if sys.platform == "darwin" or (sys.platform != "win32" and not any(driver.exists() for driver in drivers)):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def physical_cores() -> int:
     """Cores this process may use: hyper-threads counted once, within its affinity and its control group's quota."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))

@@ -123,7 +123,12 @@ class EngineOptions:
     """What a process runs with."""
 
     device: str = _option("auto", "cpu, cuda, cuda:1, mps, or auto.")
-    threads: int | None = _option(None, "Compute threads; by default the physical cores.", minimum=1, maximum=1024)
+    threads: int | None = _option(
+        None,
+        "Compute threads of a process; by default the physical cores, divided among --workers.",
+        minimum=1,
+        maximum=1024,
+    )
     cudnn: bool = _option(True, "Use cuDNN on NVIDIA devices.", flag="--no-cudnn")
     home: Path | None = _option(
         None, "Folder of assets and voices; by default $MENURA_HOME or the platform's data folder."
@@ -151,8 +156,8 @@ class BatchOptions:
     force: bool = _option(False, "Convert again what an earlier run of the same request finished in the folder.")
     workers: int | None = _option(
         None,
-        "Processes that share the files of a folder; cores and GPUs are divided among them. By default one, with --ray "
-        "as many as the cluster has room for.",
+        "Processes that share the files of a folder; cores and GPUs are divided among them. By default as many as "
+        "a quick measurement makes worth while, mostly one; with --ray as many as the cluster has room for.",
         minimum=1,
         maximum=256,
     )

@@ -80,7 +80,7 @@ def convert(
         raise click.UsageError("there is nothing to convert: all recordings given lie in the output folder.")
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
     if explain:
-        ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
+        ctx.exit(explain_inputs(found, options, engine, batch, as_json=as_json))
     with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
         jobs = _jobs(found, output, options, Path(temporary))
         run = Run(

@@ -22,6 +22,7 @@ from menura.cli.assets import asset_document, asset_lines
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
 from menura.device import peak_memory_mb, physical_cores, processor_name, resolve_device
+from menura.jobs.measure import kept_in_words
 from menura.options import DEFAULT_VOICE, FORMATS
 
 _PACKAGES = {
@@ -75,7 +76,7 @@ def _findings(home: Path) -> dict[str, Any]:
             "package": str(Path(__file__).resolve().parent.parent),
         },
         "packages": packages,
-        "device": _device(),
+        "device": _device() | {"division_of_batches": kept_in_words(home)},
         "folders": {"data": _folder(home), "temporary": _folder(Path(tempfile.gettempdir()))},
         "formats": {
             "read": _endings(BASE_SUFFIXES | MEDIA_SUFFIXES if media else BASE_SUFFIXES),

@@ -9,6 +9,7 @@ from pathlib import Path
 from menura.checkpoints.assets import home_folder
 from menura.jobs.identity import request_identity
 from menura.jobs.journal import FileStamp, Journal
+from menura.jobs.measure import divide_batch
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, Place, Progress, RunReport
 
@@ -73,7 +74,7 @@ def convert_pairs(
         pairs: (input, output).
         options: what is asked for, the same for all.
         engine: what each process runs with.
-        batch: `workers` and `ray` decide.
+        batch: `workers` and `ray` decide; without them a quick measurement does.
         on_progress: called after every block.
         on_result: called with an item's place and result when its file is complete.
 
@@ -92,7 +93,8 @@ def convert_pairs(
             on_progress=on_progress,
             on_result=on_result,
         )
-    workers = min(batch.workers or 1, len(pairs))
+    choice = divide_batch([source for source, _ in pairs], options, engine, batch)
+    workers, engine = choice.workers, dataclasses.replace(engine, threads=choice.threads)
     local = [(source, output) for source, output in pairs if isinstance(source, Path) and isinstance(output, Path)]
     if workers > 1 or len(local) < len(pairs):  # what is remote is fetched by workers
         from menura.jobs.workers import convert_with_workers
