@@ -137,7 +137,8 @@ def test_explain_says_what_would_be_done_and_does_nothing(menura: Run, long_talk
     assert lines[0].startswith("long.flac: ")
     assert lines[0].endswith(" s, stream, 16 segments")
     assert "memory is bounded" in lines[1]
-    assert lines[-1].startswith("missing.wav: ")
+    assert lines[-2].startswith("missing.wav: ")
+    assert lines[-1] == "all: one process with 1 thread: asked for"
     code, out, _ = menura("convert", long_talk, "--voice", "tiny", "--strategy", "whole", "--explain", "--json")
     (file,) = json.loads(out)["files"]
     assert (code, file["strategy"], file["segments"], file["refusal"]) == (0, "whole", 1, None)

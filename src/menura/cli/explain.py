@@ -45,7 +45,7 @@ def explain_inputs(
     else:
         for explanation in told:
             click.echo("\n".join(_lines(explanation)))
-        if choice is not None and found.many:
+        if choice is not None and len(found.items) > 1:
             click.echo(f"all: {_division(choice)}: {choice.reason}")
     return 0 if all(explanation.refusal is None for explanation in told) else 1
 
