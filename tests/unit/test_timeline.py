@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.pipeline.assemble import Assembler, quietest_frame
+from menura.pipeline.assemble import Assembler, seam_frame
 from menura.pipeline.edges import reflect, reflect_edges
 from menura.pipeline.plan import streaming_extent
 from menura.pipeline.timeline import Track
@@ -44,12 +44,43 @@ def test_a_track_keeps_absolute_positions() -> None:
     np.testing.assert_array_equal(track.read(10, 12), [10, 11])
 
 
-def test_a_seam_is_cut_where_it_is_quietest_not_where_sums_cancel() -> None:
-    level = np.full(101, 5.0, dtype=np.float32)
-    level[70:75] = 0.1
-    assert quietest_frame(level, 1000) == 1072
-    assert quietest_frame(np.ones(101, dtype=np.float32), 1000) == 1050
-    assert quietest_frame(np.zeros(5, dtype=np.float32), 5) == 7
+def hiss(frames: int, level: float = 0.1) -> np.ndarray:
+    return (level * np.random.default_rng(0).normal(size=frames * 160)).astype(np.float32)
+
+
+def test_a_seam_lies_in_a_pause() -> None:
+    samples = hiss(100)
+    samples[70 * 160 : 76 * 160] *= 0.01
+    assert 1071 < seam_frame(samples, 1000) < 1075
+
+
+def test_a_steady_sound_is_better_than_a_dip_in_it() -> None:
+    t = np.arange(100 * 160) / 16_000
+    samples = 0.05 * np.sin(2 * np.pi * 200 * t).astype(np.float32)
+    samples[: 50 * 160] *= 4
+    samples[80 * 160 : 82 * 160] *= 0.2  # the quietest place, with a step in level on both sides
+    assert 55 <= seam_frame(samples, 0) <= 78
+
+
+def test_a_jump_between_samples_is_avoided() -> None:
+    t = np.arange(40 * 160) / 16_000
+    samples = 0.05 * np.sin(2 * np.pi * 200 * t).astype(np.float32)
+    samples[20 * 160] += 0.2
+    assert abs(seam_frame(samples, 0) - 20) >= 2
+
+
+@pytest.mark.parametrize("frames", [5, 6, 20, 101])
+def test_among_equals_a_seam_lies_in_the_middle(frames: int) -> None:
+    assert seam_frame(np.zeros(frames * 160, dtype=np.float32), 7) in (7 + frames // 2, 7 + (frames - 1) // 2)
+
+
+@given(st.integers(5, 101), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_a_seam_is_in_bounds_and_does_not_depend_on_the_level(frames: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).normal(0, 0.1, frames * 160).astype(np.float32)
+    found = seam_frame(samples, 0)
+    assert 2 <= found <= frames - 3
+    assert seam_frame(samples * 0.5, 0) == found
 
 
 @settings(max_examples=40, deadline=None)

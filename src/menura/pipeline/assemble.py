@@ -6,23 +6,53 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from menura.units import FRAME_SAMPLES
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from menura.types import FloatArray
 
 _QUIET_WINDOW_FRAMES = 5
+_STEP_REACH_SAMPLES, _AROUND_SAMPLES = 32, 240
+_UNEVEN_WEIGHT_A_DB, _LEVEL_WEIGHT_A_DB = 0.2, 0.03
+_TINY = 1e-9
 
 
-def quietest_frame(level: FloatArray, start_frames: int) -> int:
-    """Absolute frame around which the sum of |x| over 50 ms is least; the middle one among equals.
+def seam_frame(samples: FloatArray, start_frames: int) -> int:
+    """Absolute frame at whose beginning a seam is heard and measured least.
+
+    Of the quieter half of all places it is the steadiest: where no sample jumps, where the level hardly changes from
+    frame to frame, and the quieter the better. The quietest place alone is often the closure before a plosive, or the
+    end of a word. Cut there, seams were told from other places by their steps in level (AUC .65 where .50 is chance),
+    although nothing was wrong with them.
 
     Args:
-        level: (frames,) sum of |x| of each frame from `start_frames` on, at least 5.
-        start_frames: absolute frame of level[0].
+        samples: (frames * 160,) at 16 kHz from `start_frames` on, at least 5 frames.
+        start_frames: absolute frame of samples[0].
     """
-    sums = np.convolve(level.astype(np.float64), np.ones(_QUIET_WINDOW_FRAMES), mode="valid")
-    best = np.flatnonzero(sums <= sums.min() * (1 + 1e-9))
-    middle = (len(sums) - 1) / 2
-    return int(start_frames + _QUIET_WINDOW_FRAMES // 2 + best[np.argmin(np.abs(best - middle))])
+    frames = samples.astype(np.float64).reshape(-1, FRAME_SAMPLES)
+    level = np.convolve(np.abs(frames).sum(axis=1), np.ones(_QUIET_WINDOW_FRAMES), mode="valid")
+    places = np.arange(len(level)) + _QUIET_WINDOW_FRAMES // 2
+    power = 10 * np.log10(np.square(frames).mean(axis=1) + _TINY)
+    uneven = np.abs(np.diff(power, prepend=power[0]))  # [i]: from frame i - 1 to i
+    around = uneven[places] + 0.5 * (uneven[places - 1] + uneven[places + 1])
+    cost = _steps(samples, places * FRAME_SAMPLES) + _UNEVEN_WEIGHT_A_DB * around
+    cost = cost + _LEVEL_WEIGHT_A_DB * 20 * np.log10(level + 1e-4)
+    cost[level > np.median(level)] = np.inf
+    best = np.flatnonzero(cost <= cost.min() + _TINY)
+    middle = (len(level) - 1) / 2
+    return int(start_frames + places[best[np.argmin(np.abs(best - middle))]])
+
+
+def _steps(samples: FloatArray, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The largest jump between samples within 2 ms of each place, over the level of the 15 ms around it."""
+    wide = np.pad(samples.astype(np.float64), _AROUND_SAMPLES)
+    jumps = np.abs(np.diff(wide))
+    near = np.arange(_AROUND_SAMPLES - _STEP_REACH_SAMPLES, _AROUND_SAMPLES + _STEP_REACH_SAMPLES)
+    level = np.sqrt(np.square(wide[places[:, None] + np.arange(2 * _AROUND_SAMPLES)]).mean(axis=1) + _TINY)
+    ratios: NDArray[np.float64] = jumps[places[:, None] + near].max(axis=1) / level
+    return ratios
 
 
 class Assembler:

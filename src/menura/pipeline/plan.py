@@ -28,7 +28,7 @@ SEGMENT_CONTEXT_FRAMES = 600
 """Real context a segment's text encoder sees on each side: all that its first layer reaches, and most of the rest."""
 
 SEAM_SEARCH_FRAMES = 50
-"""A seam is cut at the quietest place at most this far from its grid border."""
+"""A seam is cut at a quiet, steady place at most this far from its grid border."""
 
 CROSSFADE_FRAMES = 4
 """Length of the linear crossfade at a seam: 40 ms."""

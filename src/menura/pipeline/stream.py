@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.errors import DecodeError
-from menura.pipeline.assemble import Assembler, quietest_frame
+from menura.pipeline.assemble import Assembler, seam_frame
 from menura.pipeline.clock import StageClock
 from menura.pipeline.edges import reflect_edges
 from menura.pipeline.f0_policy import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES
@@ -202,8 +202,7 @@ class Stream:
         with self._clock.measure("assemble"):
             start, end = border - SEAM_SEARCH_FRAMES, border + SEAM_SEARCH_FRAMES
             samples = self._samples.read(start * FRAME_SAMPLES, end * FRAME_SAMPLES)
-            level = np.abs(samples).reshape(end - start, FRAME_SAMPLES).sum(axis=1)
-            return quietest_frame(level, start)
+            return seam_frame(samples, start)
 
     def _forget(self, seam: int) -> None:
         before = seam - 2 * SEAM_SEARCH_FRAMES - SEGMENT_CONTEXT_FRAMES - CROSSFADE_FRAMES
