@@ -20,6 +20,7 @@ from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import expected_shapes
 from menura.cli.main import run
 from menura.train.spec import load_experiment, save_experiment
+from support.training import tiny_network
 
 CLIPS = (
     Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac",
@@ -40,17 +41,7 @@ def recordings(place: Path) -> Path:
 def shrink(folder: Path) -> None:
     """Make the network tiny and save often, so that a step takes no time."""
     made = load_experiment(folder)
-    config = dataclasses.replace(
-        made.synthesizer,
-        inter_channels=8,
-        hidden_channels=8,
-        filter_channels=16,
-        n_layers=1,
-        resblock_kernel_sizes=(3,),
-        resblock_dilation_sizes=((1, 3, 5),),
-        upsample_initial_channel=16,
-        gin_channels=8,
-    )
+    config = dataclasses.replace(made.synthesizer, **tiny_network())
     schedule = dataclasses.replace(
         made.schedule, save_every_steps=2, evaluate_every_steps=2, log_every_steps=1, gan_from_step=1000, row_frames=60
     )

@@ -20,7 +20,7 @@ from menura.train.features import ClipSource, Extractor, content_of, load_featur
 from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
 from menura.train.objective import fundamental_phase
 from menura.train.spec import ContentMix, Schedule, load_experiment, save_experiment
-from support.training import CPU, DIM, clip, run, tiny_experiment, write_features
+from support.training import CPU, DIM, FakeEncoder, clip, run, tiny_experiment, write_features
 
 
 @pytest.fixture
@@ -183,28 +183,6 @@ def test_source_phase_is_that_of_the_sound():
     wrong = (found - true + 0.5).remainder(1.0) - 0.5
     assert wrong[:, : 12 * 240].abs().max() < 0.02
     assert wrong[:, 15 * 240 :].abs().max() < 0.02
-
-
-class FakeEncoder:
-    """Vector i holds the absolute number of its place and the mean of its samples."""
-
-    name, dim, core_frames, context_frames, edge_frames, global_windows = "fake", DIM, 800, 100, 100, True
-
-    def survey(self):
-        return self
-
-    def push(self, samples):
-        pass
-
-    def finish(self):
-        return self
-
-    def frame_count(self, length_samples):
-        return length_samples // 320
-
-    def encode(self, samples, statistics):
-        vectors = samples[:, : samples.shape[1] // 320 * 320].unflatten(1, (-1, 320)).mean(dim=2)
-        return vectors[:, :, None].repeat(1, 1, DIM)
 
 
 class FakeEstimator:

@@ -31,6 +31,7 @@ from menura.train.slicing import (
     spans_of_chunks,
 )
 from menura.train.spec import load_experiment, save_experiment
+from support.training import FakeEncoder
 
 RATE = 16_000
 
@@ -136,26 +137,6 @@ def test_faults_are_named() -> None:
     assert clipped_share(one_peak) == 0.0
 
 
-class FakeEncoder:
-    name, dim, core_frames, context_frames, edge_frames, global_windows = "fake", 384, 800, 100, 100, True
-
-    def survey(self):
-        return self
-
-    def push(self, samples):
-        pass
-
-    def finish(self):
-        return self
-
-    def frame_count(self, length_samples):
-        return length_samples // 320
-
-    def encode(self, samples, statistics):
-        vectors = samples[:, : samples.shape[1] // 320 * 320].unflatten(1, (-1, 320)).mean(dim=2)
-        return vectors[:, :, None].repeat(1, 1, self.dim)
-
-
 class FakeEstimator:
     name, core_frames, context_frames = "fake", 800, 24
 
@@ -174,7 +155,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[ClipSource]:
             return super().extract(clip, perturbed=perturbed)
 
     def load(names: work.NetworkNames) -> None:
-        work._loaded[names] = Counting(encoder=FakeEncoder(), estimator=FakeEstimator(), sample_rate=names.sample_rate)
+        work._loaded[names] = Counting(
+            encoder=FakeEncoder(384), estimator=FakeEstimator(), sample_rate=names.sample_rate
+        )
 
     monkeypatch.setattr(work, "_loaded", {})
     monkeypatch.setattr(work, "load_networks", load)
