@@ -28,8 +28,8 @@ def ray_cluster() -> Iterator[Any]:
     """Two CPUs for Ray, whatever the machine has; started as --ray starts one of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "physical_cores", lambda: ACTORS)
-        with cluster.connected("local") as ray:
-            yield ray
+        with cluster.connected("local") as found:
+            yield found
 
 
 @pytest.fixture

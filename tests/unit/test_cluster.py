@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 
 import pytest
 
 from menura.errors import OptionError
-from menura.jobs.cluster import Node, connected, share_cluster
+from menura.jobs.cluster import Node, Termination, connected, share_cluster
 from menura.options import BatchOptions, EngineOptions
 
 CPU, GPU = Node(cpus=8, gpus=0), Node(cpus=16, gpus=4)
@@ -47,6 +48,24 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")
     with pytest.raises(OptionError, match=r"pip install 'menura\[ray\]'"), connected("local"):
         pass
+
+
+def test_sigterm_is_handled_between_ray_s_calls() -> None:
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        termination = Termination()
+        termination.defer(handler)
+        signal.raise_signal(signal.SIGTERM)
+        assert told == []
+        termination.check()
+        termination.check()
+        assert told == [signal.SIGTERM]
+        termination.give_back()
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_nobody_answers() -> None:

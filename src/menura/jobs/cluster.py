@@ -38,6 +38,8 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 
 _END_S = 20.0
 _ANSWER_S = 5.0
+_SLICE_S = 0.5
+"""Of waiting, between looks at whether SIGTERM came."""
 
 
 def convert_on_cluster(
@@ -68,15 +70,15 @@ def convert_on_cluster(
         OptionError: Ray isn't installed, no cluster answers there, or it can't hold such a worker.
         MenuraError: the request as a whole can't be carried out.
     """
-    with connected(address) as ray:
+    with connected(address) as cluster:
         nodes = [
             Node(cpus=int(node["Resources"].get("CPU", 0)), gpus=int(node["Resources"].get("GPU", 0)))
-            for node in ray.nodes()
+            for node in cluster.ray.nodes()
             if node["Alive"]
         ]
         share = share_cluster(nodes, engine, workers)
         engine = dataclasses.replace(engine, device=share.device, threads=share.threads, home=_home(engine))
-        backend = Actors(ray, _absolute(options), engine, gpus=share.gpus)
+        backend = Actors(cluster, _absolute(options), engine, gpus=share.gpus)
         return convert_shared(pairs, backend, workers=share.workers, on_progress=on_progress, on_result=on_result)
 
 
@@ -245,7 +247,7 @@ class Actors:
     """Actors of a connected cluster.
 
     Args:
-        ray: the module.
+        cluster: where they run.
         options: what is asked for, with paths that hold anywhere.
         engine: what each actor runs with; its threads are the CPUs that it claims.
         gpus: that each claims.
@@ -253,10 +255,11 @@ class Actors:
 
     stays_for_loading = False  # it may be waiting for room in the cluster
 
-    def __init__(self, ray: Any, options: ConversionOptions, engine: EngineOptions, *, gpus: int = 0) -> None:
-        self._ray, self._options, self._engine = ray, options, engine
+    def __init__(self, cluster: Cluster, options: ConversionOptions, engine: EngineOptions, *, gpus: int = 0) -> None:
+        self._ray, self._termination = cluster.ray, cluster.termination
+        self._options, self._engine = options, engine
         # Ray restarts nothing: the scheduler starts another worker, and gives it the file.
-        self._actor = ray.remote(MenuraWorker).options(
+        self._actor = self._ray.remote(MenuraWorker).options(
             num_cpus=engine.threads or 1, num_gpus=gpus, max_concurrency=2, max_restarts=0, max_task_retries=0
         )
 
@@ -269,8 +272,13 @@ class Actors:
         news: list[Link] = [link for link in _own(links) if link.has_news]
         if news:
             return news
-        ready, _ = self._ray.wait([link.listening for link in _own(links)], num_returns=1, timeout=timeout_s)
-        return [link for link in _own(links) if link.listening in ready]
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = _SLICE_S if deadline_s is None else min(_SLICE_S, max(0.0, deadline_s - time.monotonic()))
+            ready, _ = self._ray.wait([link.listening for link in _own(links)], num_returns=1, timeout=left_s)
+            self._termination.check()
+            if ready or (deadline_s is not None and time.monotonic() >= deadline_s):
+                return [link for link in _own(links) if link.listening in ready]
 
     def forget(self, link: Link) -> None:
         """See Backend."""
@@ -291,9 +299,47 @@ def _own(links: Sequence[Link]) -> list[_ActorLink]:
     return [link for link in links if isinstance(link, _ActorLink)]
 
 
+class Termination:
+    """SIGTERM during a run: Ray's waiting calls make a mess of exceptions that its handler raises, so it waits too."""
+
+    def __init__(self) -> None:
+        self._previous: Any = None
+        self._number: int | None = None
+
+    def defer(self, previous: Any) -> None:
+        """Take SIGTERM over from a handler; the system's own stays."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._previous = previous
+        signal.signal(signal.SIGTERM, self._note if callable(previous) else previous)
+
+    def check(self) -> None:
+        """Call the handler now, if the signal came."""
+        number, self._number = self._number, None
+        if number is not None:
+            self._previous(number, None)
+
+    def give_back(self) -> None:
+        """Put the handler back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self._number = number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A connected cluster."""
+
+    ray: Any
+    """The module."""
+    termination: Termination
+
+
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """The ray module, connected; a connection that is there already is used and left."""
+def connected(address: str) -> Iterator[Cluster]:
+    """Ray, connected; a connection that is there already is used and left."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "local")
     _check_answers(address)
@@ -307,17 +353,18 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise OptionError("ray: needs Ray: pip install 'menura[ray]', or share the files with --workers.") from error
+    termination = Termination()
     if ray.is_initialized():
-        yield ray
+        yield Cluster(ray=ray, termination=termination)
         return
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _initialise(ray, address)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray takes it for itself
-        yield ray
+        termination.defer(handler)  # Ray has taken it for itself
+        yield Cluster(ray=ray, termination=termination)
     finally:
         ray.shutdown()
+        termination.give_back()
 
 
 def _initialise(ray: Any, address: str) -> None:
