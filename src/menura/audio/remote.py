@@ -103,7 +103,7 @@ def fetched(url: Url) -> Iterator[Path]:
         DecodeError: it can't be fetched.
     """
     with tempfile.TemporaryDirectory(prefix="menura-") as folder:
-        local = Path(folder) / "recording"
+        local = Path(folder) / f"recording{PurePosixPath(url.name).suffix}"
         system, path = _reach(url)
         try:
             system.get_file(path, str(local))
