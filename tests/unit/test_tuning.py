@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from menura.jobs import measure
+from menura.jobs import measure, resume
 from menura.jobs.measure import clean_speed, divide_batch, kept_in_words, speed_file
+from menura.jobs.resume import convert_pairs
 from menura.jobs.tuning import Choice, Load, Machine, Speed, choose, settled
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.types import Place, RunReport, Url
 
 HOUR = Load(files=60, audio_s=3600.0, longest_s=60.0, full_size=False)
 FOUR = Machine(cores=4, gpus=0, on_cpu=True, free_bytes=16 * 10**9)
@@ -182,3 +184,33 @@ def test_the_measurement_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert speed.crowding >= 1.0
     assert speed.start_s > 0
     assert measure._kept(tmp_path) == speed
+
+
+@pytest.mark.parametrize(("workers", "remote", "shared"), [(1, False, False), (3, False, True), (1, True, True)])
+def test_what_is_chosen_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, remote: bool, shared: bool
+) -> None:
+    """By workers where there are several, and for URLs, which workers fetch."""
+    calls: list[tuple[int | None, int | None]] = []
+    report = RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+
+    class FakeConverter:
+        def __init__(self, engine: EngineOptions) -> None:
+            calls.append((None, engine.threads))
+
+        def preload(self, options: ConversionOptions) -> None: ...
+
+        def convert_files(self, *_: object, **__: object) -> RunReport:
+            return report
+
+    def fake(_pairs: object, _options: object, engine: EngineOptions, *, workers: int, **_: object) -> RunReport:
+        calls.append((workers, engine.threads))
+        return report
+
+    monkeypatch.setattr(resume, "divide_batch", lambda *_: Choice(workers=workers, threads=2, reason=""))
+    monkeypatch.setattr("menura.jobs.workers.convert_with_workers", fake)
+    monkeypatch.setattr("menura.converter.Converter", FakeConverter)
+    folder = Url("memory://bucket/in") if remote else tmp_path
+    pairs: list[tuple[Place, Place]] = [(folder / name, tmp_path / "out" / name) for name in ("a.wav", "b.wav")]
+    assert convert_pairs(pairs, ConversionOptions(), EngineOptions(), BatchOptions()) is report
+    assert calls == [(workers if shared else None, 2)]
