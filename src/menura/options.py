@@ -261,6 +261,9 @@ class RunOptions:
     patience: int | None = _option(
         None, "Stop after so many measurements without a better one instead (0 = never).", minimum=0, maximum=9999
     )
+    devices: int = _option(
+        1, "GPUs that train together, each with a share of every batch (extra `multi-gpu`).", minimum=1, maximum=64
+    )
     workers: int | None = _option(
         None, "Processes that prepare; by default the physical cores.", minimum=1, maximum=1024
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from menura.errors import TrainingError
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 
 if TYPE_CHECKING:
+    import torch
+
+    from menura.train.devices import Peers
     from menura.train.loop import StepReport
     from menura.train.prepare import Progress
 
@@ -117,7 +121,7 @@ def run(name: Path, **given: Any) -> None:
     fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
     if fresh:
         _prepare(name, options.workers, engine.home)
-    _train(name, options.until, engine)
+    _train(name, options.until, engine, options.devices)
     if options.until is not None and options.until < experiment.schedule.steps:
         return
     if load_preparation(name) is not None:
@@ -125,29 +129,56 @@ def run(name: Path, **given: Any) -> None:
     _export(name, None, speaker=None, newest=False)
 
 
-def _train(name: Path, until: int | None, engine: EngineOptions) -> None:
+def _train(name: Path, until: int | None, engine: EngineOptions, devices: int) -> None:
+    from menura.device import resolve_device
+    from menura.train.devices import Peers, train_together
+    from menura.train.spec import load_experiment
+
+    device, task = resolve_device(engine.device), _Task(name=name, until=until, engine=engine)
+    if devices == 1:
+        _train_here(Peers(), device, task)
+    else:
+        train_together(devices, device, load_experiment(name).schedule.batch_size, _train_here, task)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What a training process is told."""
+
+    name: Path
+    until: int | None
+    engine: EngineOptions
+
+
+def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
     import torch
 
-    from menura.device import configure_threads, resolve_device
+    from menura.device import configure_threads
     from menura.train.loop import open_trainer
 
+    name, until, engine = task.name, task.until, task.engine
     configure_threads(engine.threads)
     torch.backends.cudnn.enabled = engine.cudnn
-    trainer = open_trainer(name, resolve_device(engine.device))
+    trainer = open_trainer(name, device, peers)
     last = until or trainer.experiment.schedule.steps
+    say = click.echo if peers.leads else _silent
     if trainer.step >= last or trainer.is_over:
-        click.echo(f"trained: {trainer.step} steps")
+        say(f"trained: {trainer.step} steps")
         return
-    click.echo(
+    say(
         f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step} of {last}. "
         f"Curves: tensorboard --logdir {name / 'logs'}"
     )
     trainer.run(name, until_step=last, report=_StepLine(last))
     if trainer.is_over:
-        click.echo(
+        say(
             f"stopped at step {trainer.step}: held-out slices were best at step {trainer.course.best_step}. "
             "Go on all the same with --patience 0."
         )
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 class _StepLine:

@@ -20,6 +20,7 @@ from menura.models.synthesizer import Synthesizer, crop
 from menura.pipeline.memory import available_memory_bytes
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
 from menura.train.dataset import Dataset, Example
+from menura.train.devices import Peers
 from menura.train.export import voice_of
 from menura.train.features import SUFFIX, load_features
 from menura.train.held_out import Course, HeldOut, HeldOutResult
@@ -43,6 +44,8 @@ from menura.train.objective import Pass, direct_pass, vits_pass
 from menura.train.precision import autocast
 from menura.train.report import load_preparation
 from menura.train.spec import Experiment, Schedule, load_experiment
+
+_ALONE = Peers()
 
 __all__ = ["CHECKPOINT", "LOG", "StepReport", "Trainer", "learning_rate", "open_trainer"]
 
@@ -76,7 +79,12 @@ class Trainer:
     """Networks, optimizers and data of an experiment."""
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, device: torch.device, held_out: HeldOut | None = None
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        device: torch.device,
+        held_out: HeldOut | None = None,
+        peers: Peers = _ALONE,
     ) -> None:
         """Make fresh networks.
 
@@ -85,7 +93,9 @@ class Trainer:
             dataset: what to learn from.
             device: where.
             held_out: what to measure by.
+            peers: the processes that train together; all have the same networks, the first writes.
         """
+        self.peers = peers
         self.experiment, self.dataset, self.device, self.held_out = experiment, dataset, device, held_out
         self.step = 0
         self.course = Course()
@@ -108,15 +118,15 @@ class Trainer:
             report: called every `log_every_steps`.
         """
         schedule = self.experiment.schedule
-        journal = Journal(folder, begin_step=self.step)
+        journal = Journal(folder, begin_step=self.step) if self.peers.leads else None
         for result in self.steps(until_step):
             if schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0:
                 result = self._evaluated(result, folder, journal)
-            if self.step % schedule.log_every_steps == 0 or result.held_out is not None:
+            if journal and (self.step % schedule.log_every_steps == 0 or result.held_out is not None):
                 journal.log(result)
                 report(result)
             stop = self.is_over
-            if self.step % schedule.save_every_steps == 0 or self.step == until_step or stop:
+            if journal and (self.step % schedule.save_every_steps == 0 or self.step == until_step or stop):
                 self.save(folder / CHECKPOINT)
             if stop:
                 return
@@ -152,13 +162,15 @@ class Trainer:
         voice = voice_of(self.experiment, {name: value.cpu() for name, value in self.average.items()}, step=self.step)
         return self.held_out.measure(build_synthesizer(voice).to(self.device), self._spectral)
 
-    def _evaluated(self, result: StepReport, folder: Path, journal: Journal) -> StepReport:
+    def _evaluated(self, result: StepReport, folder: Path, journal: Journal | None) -> StepReport:
+        """Every process measures the same, so that all know when to stop."""
         if not self.held_out:
             return result
         measured = self.measure()
         self.course = self.course.after(self.step, measured.mel)
-        journal.previews(measured, self.step, self.experiment.synthesizer.sample_rate)
-        if self.course.best_step == self.step:
+        if journal:
+            journal.previews(measured, self.step, self.experiment.synthesizer.sample_rate)
+        if journal and self.course.best_step == self.step:
             write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": measured.mel})
         return dataclasses.replace(
             result, held_out=measured.mel, best_step=self.course.best_step, overtraining=self.course.overtraining
@@ -169,17 +181,16 @@ class Trainer:
         schedule = self.experiment.schedule
         while self.step < until_step:
             started = time.monotonic()
-            torch.manual_seed(self.experiment.seed * 1_000_003 + self.step)
+            torch.manual_seed(self.experiment.seed * 1_000_003 + self.step + 7_919_777 * self.peers.rank)
             if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
                 self._add_discriminators()
-            example = self._to_device(
-                self.dataset.draw(
-                    seed=self.experiment.seed,
-                    step=self.step,
-                    batch_size=schedule.batch_size,
-                    row_frames=schedule.row_frames,
-                )
+            drawn = self.dataset.draw(
+                seed=self.experiment.seed,
+                step=self.step,
+                batch_size=schedule.batch_size,
+                row_frames=schedule.row_frames,
             )
+            example = self._to_device(self.peers.share(drawn))
             losses = self._train_step(example)
             _check_finite(losses, self.step)
             self.step += 1
@@ -201,6 +212,7 @@ class Trainer:
             group["lr"] = learning_rate(self.experiment.schedule, self.step)
         self._optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()  # type: ignore[no-untyped-call]
+        self.peers.average_gradients(self.generator)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.experiment.schedule.max_gradient)
         self._optimizer.step()
         self._update_average()
@@ -268,6 +280,7 @@ class Trainer:
             loss = discriminator_loss(self.discriminators(real), self.discriminators(made), summed=self._follows_rvc)
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.peers.average_gradients(self.discriminators)
         norm = nn.utils.clip_grad_norm_(self.discriminators.parameters(), self.experiment.schedule.max_gradient)
         self._discriminator_optimizer.step()
         return {"discriminator": loss, "discriminator_gradient": norm}
@@ -332,7 +345,7 @@ class Trainer:
             raise TrainingError(f"{path}: this checkpoint doesn't fit the experiment ({error}).") from error
 
 
-def open_trainer(folder: Path, device: torch.device) -> Trainer:
+def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> Trainer:
     """The experiment of a folder, continued from its newest readable checkpoint where it has one.
 
     Raises:
@@ -354,7 +367,7 @@ def open_trainer(folder: Path, device: torch.device) -> Trainer:
         mix=experiment.mix,
         memory_bytes=available_memory_bytes() // 2,
     )
-    trainer = Trainer(experiment, dataset, device, held_out)
+    trainer = Trainer(experiment, dataset, device, held_out, peers)
     paths = checkpoint_paths(folder)
     for number, path in enumerate(paths, start=1):
         try:

@@ -1,0 +1,103 @@
+"""Training on several devices at once, each with a share of every batch. Needs the extra `multi-gpu` (Fabric)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from menura.errors import AssetMissingError, OptionError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from menura.models.synthesizer import TrainingBatch
+    from menura.train.dataset import Example
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """The processes that train together, as one of them sees them."""
+
+    rank: int = 0
+    world: int = 1
+    average: Callable[[Tensor], Tensor] | None = None
+    """The mean of a tensor over all processes; None where there is one."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes checkpoints and logs."""
+        return self.rank == 0
+
+    def share(self, example: Example) -> Example:
+        """Every `world`-th row of a batch."""
+        if self.world == 1:
+            return example
+        rows = slice(self.rank, None, self.world)
+        return type(example)(batch=_rows(example.batch, rows), audio=example.audio[rows])
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Give all processes the gradients of the whole batch.
+
+        By hand rather than by a wrapped module: the trainer calls parts of the networks, which wrappers don't see.
+        """
+        if self.average is None:
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        flat = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
+        means = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def _rows(batch: TrainingBatch, rows: slice) -> TrainingBatch:
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in fields.items()}
+    return dataclasses.replace(batch, **taken)
+
+
+def train_together(
+    devices: int, device: torch.device, batch_size: int, work: Callable[[Peers, torch.device, Any], None], given: Any
+) -> None:
+    """Run `work` in a process for each device.
+
+    Args:
+        devices: how many.
+        device: of which kind; processors can be shared too, which helps tests only.
+        batch_size: rows that are shared out.
+        work: a module's function, called with the peers, its own device, and what is given.
+        given: what it needs; must be picklable.
+
+    Raises:
+        OptionError: there are fewer devices, or the batch can't be shared evenly.
+        AssetMissingError: Fabric is not installed.
+    """
+    if batch_size % devices:
+        raise OptionError(f"devices: {batch_size} rows can't be shared by {devices}; change --batch-size.")
+    if device.type == "cuda" and torch.cuda.device_count() < devices:
+        raise OptionError(f"devices: there are {torch.cuda.device_count()}; ask for no more.")
+    if device.type not in ("cuda", "cpu"):
+        raise OptionError(f"devices: several of kind '{device.type}' can't train together; take one.")
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise AssetMissingError(
+            "training on several devices needs Lightning Fabric, which is not installed: "
+            "pip install 'menura[multi-gpu]'."
+        ) from error
+    fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
+    fabric.launch(partial(_begin, work=work, given=given))
+
+
+def _begin(fabric: Fabric, *, work: Callable[[Peers, torch.device, Any], None], given: Any) -> None:
+    def average(tensor: Tensor) -> Tensor:
+        mean = fabric.all_reduce(tensor, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+    work(Peers(rank=fabric.global_rank, world=fabric.world_size, average=average), fabric.device, given)

@@ -1,0 +1,77 @@
+"""Training in several processes, here on the processor: what they learn together."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from menura.errors import AssetMissingError, OptionError
+from menura.train.devices import Peers, train_together
+from menura.train.loop import CHECKPOINT, open_trainer
+from menura.train.spec import save_experiment
+from support.training import CPU, tiny_experiment, write_features
+
+
+def train(peers: Peers, device: torch.device, given: Any) -> None:
+    """What each process does; keeps what it ends with."""
+    torch.set_num_threads(1)
+    folder: Path = given
+    trainer = open_trainer(folder, device, peers)
+    # Gradients of this process alone differ from the others'; those that are applied don't.
+    trainer.run(folder, until_step=3, report=lambda _: None)
+    torch.save(trainer.generator.state_dict(), folder / f"end.{peers.rank}.pt")
+    one = peers.average(torch.tensor([float(peers.rank)])) if peers.average else None
+    assert one is not None
+    assert float(one) == 0.5
+
+
+@pytest.mark.slow
+def test_two_processes_learn_one_network(tmp_path: Path) -> None:
+    write_features(tmp_path)
+    experiment = tiny_experiment()
+    schedule = dataclasses.replace(experiment.schedule, batch_size=4, save_every_steps=3)
+    save_experiment(tmp_path, dataclasses.replace(experiment, schedule=schedule))
+    train_together(2, CPU, 4, train, tmp_path)
+    ends = [torch.load(tmp_path / f"end.{rank}.pt", weights_only=True) for rank in range(2)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 3
+    # One process goes on from where two stopped.
+    trainer = open_trainer(tmp_path, CPU)
+    assert trainer.step == 3
+    assert all(torch.equal(value, ends[0][name]) for name, value in trainer.generator.state_dict().items())
+    assert (tmp_path / CHECKPOINT).is_file()
+
+
+def test_rows_are_shared_out_without_rest(tmp_path: Path) -> None:
+    write_features(tmp_path)
+    save_experiment(tmp_path, tiny_experiment())
+    example = open_trainer(tmp_path, CPU).dataset.draw(seed=0, step=0, batch_size=6, row_frames=40)
+    parts = [Peers(rank=rank, world=3).share(example) for rank in range(3)]
+    assert all(len(part.audio) == 2 for part in parts)
+    joined = torch.stack([part.audio for part in parts], dim=1).flatten(0, 1)
+    assert torch.equal(joined, example.audio)
+    speakers = torch.stack([part.batch.speaker_id for part in parts], dim=1).flatten()
+    assert torch.equal(speakers, example.batch.speaker_id)
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "rows", "told"),
+    [
+        (3, CPU, 8, "batch-size"),
+        (2, torch.device("mps"), 8, "take one"),
+        (2, torch.device("cuda"), 8, "ask for no more"),
+    ],
+)
+def test_what_can_not_be_shared_is_told(devices: int, device: torch.device, rows: int, told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        train_together(devices, device, rows, train, None)
+
+
+def test_without_fabric_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "lightning_fabric", None)
+    with pytest.raises(AssetMissingError, match="multi-gpu"):
+        train_together(2, CPU, 8, train, None)
