@@ -20,8 +20,27 @@ def main() -> None:
         synthesizer=starter_config(2, initial_channels=192),
         speakers=("wren", "heron"),
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
-        weights=LossWeights(convergence=2.0),
-        schedule=Schedule(steps=12_000, batch_size=8, row_frames=120, learning_rate=8e-4, warmup_steps=60),
+        weights=LossWeights(
+            log_spectrum=0.3,
+            mel=3.0,
+            convergence=2.0,
+            periodicity=6.0,
+            adversarial=4.0,
+            feature_matching=10.0,
+            reconstruction_with_gan=1.5,
+        ),
+        schedule=Schedule(
+            steps=12_000,
+            batch_size=8,
+            row_frames=120,
+            learning_rate=8e-4,
+            final_learning_rate=6e-5,
+            warmup_steps=60,
+            gan_from_step=5_500,
+            discriminators_alone_steps=350,
+            discriminator_learning_rate=8e-4,
+            discriminator_every=2,
+        ),
     )
     save_experiment(options.out, experiment)
 
