@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from menura.train.spec import ContentMix, Experiment, LossWeights, Schedule, save_experiment, starter_config
+from menura.train.spec import DIRECT_WEIGHTS, ContentMix, Experiment, Schedule, save_experiment, starter_config
 
 
 def main() -> None:
@@ -20,15 +20,7 @@ def main() -> None:
         synthesizer=starter_config(2, initial_channels=192),
         speakers=("wren", "heron"),
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
-        weights=LossWeights(
-            log_spectrum=0.3,
-            mel=3.0,
-            convergence=2.0,
-            periodicity=6.0,
-            adversarial=4.0,
-            feature_matching=10.0,
-            reconstruction_with_gan=1.5,
-        ),
+        weights=DIRECT_WEIGHTS,
         schedule=Schedule(
             steps=12_000,
             batch_size=8,

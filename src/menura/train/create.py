@@ -22,6 +22,7 @@ from menura.train.networks import make_discriminators
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
 from menura.train.sizes import rvc_config, small_config
 from menura.train.spec import (
+    DIRECT_WEIGHTS,
     EXPERIMENT_FILE,
     ContentMix,
     DataSettings,
@@ -155,7 +156,9 @@ def _experiment(
         final_learning_rate=rate / (4 if direct else 2),
         warmup_steps=min(200, options.steps // 10) if direct else 0,
         gan_from_step=options.steps // 2 if direct else 0,
-        discriminator_learning_rate=min(rate, 2e-4),
+        discriminators_alone_steps=min(350, options.steps // 20) if direct else 0,
+        discriminator_learning_rate=2 * rate if direct else min(rate, 2e-4),
+        discriminator_every=2 if direct else 1,
         save_every_steps=min(_SAVE_EVERY, options.steps),
         log_every_steps=min(_LOG_EVERY, options.steps),
         keep_last=_KEPT_CHECKPOINTS,
@@ -169,9 +172,7 @@ def _experiment(
         objective="direct" if direct else "vits",
         seed=options.seed,
         precision=_precision(options.precision),
-        weights=LossWeights(convergence=2.0)
-        if direct
-        else LossWeights(log_spectrum=0.0, convergence=0.0, mel=45.0, kl=1.0),
+        weights=DIRECT_WEIGHTS if direct else LossWeights(log_spectrum=0.0, convergence=0.0, mel=45.0, kl=1.0),
         schedule=schedule,
         mix=ContentMix(),
         discriminators="small" if direct else "rvc",

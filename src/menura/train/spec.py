@@ -37,6 +37,18 @@ class LossWeights:
     """Scales the spectral losses once discriminators take part."""
 
 
+DIRECT_WEIGHTS = LossWeights(
+    log_spectrum=0.3,
+    mel=3.0,
+    convergence=2.0,
+    periodicity=6.0,
+    adversarial=4.0,
+    feature_matching=10.0,
+    reconstruction_with_gan=1.5,
+)
+"""For the small network that is trained straight from the prior."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """How long, how fast, in what portions."""
