@@ -57,6 +57,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(name="five-minutes", title="one file of 5 minutes", seconds=(300,), quick_seconds=(20,)),
         Suite(name="hour", title="one file of an hour", seconds=(3600,), quick_seconds=(60,)),
+        Suite(name="minutes", title="1 minute, 10", seconds=(60, 600), quick_seconds=(5, 30)),
         Suite(name="memory", title="3 minutes, 30, 3 hours", seconds=(180, 1800, 10_800), quick_seconds=(5, 30, 60)),
     )
 }
