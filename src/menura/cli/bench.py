@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from menura.bench.kernels import KernelAnswer
     from menura.bench.other import Program
 
-SUITES = ("batch12", "five-minutes", "hour", "memory")
+SUITES = ("batch12", "five-minutes", "hour", "minutes", "memory")
 _ALL = "all"
 _STANDARD = "-"
 _DECODER_SECONDS, _QUICK_DECODER_SECONDS = 4.0, 0.5
