@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [--quick] [--suite NAME ...]
 
-Prints tables, and writes `starter.json` and `full-size.json` into the current folder. The suites are by default 12 files
-of 5 s (cold start among them), 5 minutes, and the memory at 1 and 10 minutes.
+Prints tables, and writes `starter.json` and `full-size.json` into the current folder. The suites are by default 12
+files of 5 s (cold start among them), 5 minutes, and the memory at 1 and 10 minutes.
 """
 
 from __future__ import annotations
