@@ -13,6 +13,7 @@ import torch
 from menura.cli.main import run
 from menura.errors import AssetMissingError, CheckpointError
 from menura.evaluate.measures import (
+    buzz_db,
     character_error_rate,
     edit_distance,
     pitch_scores,
@@ -114,6 +115,22 @@ def test_speaker_encoder_reads_resemblyzers_layout(tmp_path: Path) -> None:
 def test_missing_networks_say_what_to_install(load, tmp_path: Path) -> None:
     with pytest.raises(AssetMissingError, match=r"pip install|put it"):
         load(tmp_path)
+
+
+def test_a_buzz_at_the_frame_rate_is_told_from_noise_and_speech() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 5 * 24_000)
+    pattern = np.tile(rng.normal(0, 0.1, 240), 500)
+    none, some, much = (buzz_db(noise + share * pattern, 24_000) for share in (0.0, 0.1, 1.0))
+    assert none is not None
+    assert some is not None
+    assert much is not None
+    assert abs(none) < 1
+    assert none + 1 < some < much - 5
+    speech, rate = soundfile.read(CLIP)
+    assert abs(buzz_db(speech, rate) or 99) < 1.5
+    assert buzz_db(noise[:40_000], 24_000) is None
+    assert buzz_db(np.zeros(100_000), 24_000) == 0
 
 
 def test_without_networks_pitch_is_still_measured(

@@ -76,6 +76,8 @@ def _rows(made: Evaluation) -> list[tuple[str, str]]:
         rows.append(("  gross errors", _percent(made.pitch.gross_error)))
     for name, value in (made.naturalness or {}).items():
         rows.append((f"DNSMOS {name}", f"{value:.2f}, source {(made.source_naturalness or {}).get(name, 0.0):.2f}"))
+    if made.buzz_db is not None:
+        rows.append(("buzz at the frame rate (0 none)", f"{made.buzz_db:.1f} dB"))
     if made.seams:
         rows.append(("seams, chance to tell (0.5 none)", f"{made.seams.auc:.2f}, worst {made.seams.worst:.2f}"))
     return rows

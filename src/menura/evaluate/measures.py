@@ -17,6 +17,7 @@ _FEWEST_FRAMES = 10
 _GROSS_CENTS = 300.0
 _LEAST_ROOM = 0.02
 _SEAM_S, _AROUND_S, _GUARD_S, _GRID_S = 0.002, 0.015, 0.04, 0.005
+_FEWEST_STRETCHES, _BUZZ_FROM_HZ, _TINY = 3, 2000, 1e-12
 _SILENT = 1e-3
 _APOSTROPHES = re.compile(r"['\u2019]")
 _NO_WORDS = re.compile(r"[^\w]+|_")
@@ -122,6 +123,26 @@ def speaker_scores(source: FloatArray, converted: FloatArray, targets: Sequence[
 def _unit(vector: FloatArray) -> FloatArray:
     scaled: FloatArray = vector / (np.linalg.norm(vector) + 1e-9)
     return scaled
+
+
+def buzz_db(samples: FloatArray, rate: int) -> float | None:
+    """How far lines at multiples of 100 Hz, the rate of frames, stand above what is midway between them, in dB.
+
+    Above 2 kHz, over stretches of a second; about 0 for real speech. None for less than two seconds of sound.
+
+    Args:
+        samples: (samples,).
+        rate: Hz.
+    """
+    starts = range(0, len(samples) - rate + 1, rate // 2)
+    if len(starts) < _FEWEST_STRETCHES:
+        return None
+    window = np.hanning(rate)
+    spectra = [np.square(np.abs(np.fft.rfft(samples[start : start + rate] * window))) for start in starts]
+    power = np.convolve(np.mean(spectra, axis=0), np.ones(3), mode="same")  # a line is three bins of 1 Hz wide
+    lines = np.arange(_BUZZ_FROM_HZ, rate // 2 - 100, 100)
+    ratios = (power[lines] + _TINY) / (power[lines + 50] + _TINY)
+    return float(10 * np.log10(np.median(ratios)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from menura.evaluate.measures import (
     PitchScores,
     SeamScores,
     SpeakerScores,
+    buzz_db,
     character_error_rate,
     pitch_scores,
     seam_scores,
@@ -61,6 +62,8 @@ class Evaluation:
     naturalness: dict[str, float] | None
     source_naturalness: dict[str, float] | None
     seams: SeamScores | None
+    buzz_db: float | None
+    """At the rate of frames; about 0 for real speech."""
     missing: tuple[str, ...]
     """What to install for the measures that could not be taken."""
 
@@ -95,6 +98,7 @@ def evaluate_pair(request: Request) -> Evaluation:
         naturalness=natural.scores(converted) if natural else None,
         source_naturalness=natural.scores(source) if natural else None,
         seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
+        buzz_db=buzz_db(samples, rate),
         missing=tuple(missing),
     )
 
