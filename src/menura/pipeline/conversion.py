@@ -56,7 +56,7 @@ class Conversion:
         notes, semitones, skipped = self.notes, self.stream.semitones, self.facts.silences.skipped_frames
         if skipped:
             notes += (f"{seconds(skipped):.1f} s of silence were left out of the work.",)
-        if self.finds_pitch and semitones is not None:
+        if self.finds_pitch and semitones:
             notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
         return notes
 
