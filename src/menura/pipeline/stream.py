@@ -52,6 +52,10 @@ Step = Request | AudioBlock
 StreamSteps = Generator[Step, "FloatArray | None", None]
 
 
+_LONGEST_CONTEXT = 300
+"""Frames; no analysis network looks further back."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceModels:
     """The resident networks that one request uses."""
@@ -244,7 +248,8 @@ class Stream:
                 features.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
             else:
                 self._commit_f0(window, (yield from self._estimated_f0(window)))
-        self._samples.forget((end - 1000) * FRAME_SAMPLES)
+        # A seam is looked for a context before what is analysed; analysis windows reach less far back.
+        self._samples.forget((end - 2 * SEAM_SEARCH_FRAMES - SEGMENT_CONTEXT_FRAMES - _LONGEST_CONTEXT) * FRAME_SAMPLES)
 
     def _unheard(self, window: Window) -> bool:
         """True if no frame that is heard attends to the window. Its samples are read all the same, to be forgotten."""
