@@ -108,7 +108,7 @@ def test_what_does_not_fit_alone_fails_alone(monkeypatch: pytest.MonkeyPatch) ->
     encoder = FakeEncoder()
     models = dataclasses.replace(tiny_models(), encoder=encoder)
     expected = results(models, [3.0, 5.0, 3.0])
-    limited = Limited(encoder.encode, lambda samples, _: samples.shape[1], 6 * 16_000, MemoryError())
+    limited = Limited(encoder.encode, lambda samples, _: samples.shape[1], 5 * 16_000, MemoryError())
     monkeypatch.setattr(encoder, "encode", limited)
     found = results(models, [3.0, 5.0, 3.0])
     assert isinstance(found[1], ResourceError)
