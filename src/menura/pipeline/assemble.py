@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _QUIET_WINDOW_FRAMES = 5
 _STEP_REACH_SAMPLES, _AROUND_SAMPLES = 32, 240
 _BURST_WEIGHT_A_DB, _UNEVEN_WEIGHT_A_DB, _LEVEL_WEIGHT_A_DB = 0.02, 0.2, 0.03
-"""Tried on ten minutes of real speech with a seam every second or so: a detector's five measures then told these places
+"""Tried on five minutes of real speech with a seam every second: a detector's five measures then told these places
 from others by chances of .27 to .52 (.50 is none). A heavier weight on bursts finds onsets instead."""
 _TINY = 1e-9
 
