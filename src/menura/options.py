@@ -217,9 +217,7 @@ class TrainingOptions:
     precision: str = _option(
         "auto", "bf16 where the device is fast in it, else fp32.", choices=("auto", "bf16", "fp32")
     )
-    gradient_checkpointing: bool = _option(
-        False, "Train in about half the memory, a quarter slower: larger batches on small GPUs."
-    )
+    gradient_checkpointing: bool = _option(False, "Train in less memory but slower: larger batches on small GPUs.")
     base: str = _option(
         "auto",
         "Begin with this voice's weights, or none; auto takes RVC's pretrained files where they are installed, for "
