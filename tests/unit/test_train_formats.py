@@ -22,6 +22,7 @@ from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, OptionError, ResourceError, TrainingError, UnsafeCheckpointError
 from menura.models.blank import without_weights
 from menura.models.discriminators import RvcDiscriminators
+from menura.models.sizes import rvc_config
 from menura.retrieval import build
 from menura.retrieval.build import build_index, cell_count, cluster_centres, index_name
 from menura.retrieval.faiss_index import FaissIndex
@@ -34,7 +35,6 @@ from menura.train.loop import BEST, CHECKPOINT, LOG, Trainer, open_trainer
 from menura.train.losses import RvcMelLoss
 from menura.train.networks import make_generator, warm_discriminators, warm_generator
 from menura.train.pictures import mel_picture, png
-from menura.train.sizes import rvc_config
 from menura.train.spec import LossWeights, load_experiment, save_experiment
 from menura.train.tensorboard import EventWriter, crc32c
 from support.recipe import load_manifest

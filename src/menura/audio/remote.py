@@ -192,3 +192,13 @@ def _reach(url: Url) -> tuple[Any, str]:
 
 def _why(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+
+
+def size_bytes(place: Place) -> int:
+    """Of a recording here or at a URL; 0 where it can't be told."""
+    if isinstance(place, Url):
+        return (facts_of(place) or (0, 0))[0]
+    try:
+        return place.stat().st_size
+    except OSError:
+        return 0

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 from menura.bench.recipe import Rule, around, drawn, gain, signed_uniform
 from menura.checkpoints.rvc import save_rvc
-from menura.checkpoints.voice import HIFI_GAN, LoadedVoice, VoiceMetadata, expected_shapes
-from menura.models.config import SynthesizerConfig
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes
 from menura.models.hubert import HubertConfig
 from menura.models.rmvpe import N_MELS, RmvpeConfig
+from menura.models.sizes import rvc_config
 from menura.retrieval.build import build_index
 
 VOICE_NAME = "bench"
@@ -30,31 +30,7 @@ _INDEX_KEY = (8, INDEX_VECTORS)
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
-V2_40K = SynthesizerConfig(
-    spec_channels=1025,
-    segment_size_frames=32,
-    inter_channels=192,
-    hidden_channels=192,
-    filter_channels=768,
-    n_heads=2,
-    n_layers=6,
-    kernel_size=3,
-    p_dropout=0.0,
-    resblock="1",
-    resblock_kernel_sizes=(3, 7, 11),
-    resblock_dilation_sizes=((1, 3, 5), (1, 3, 5), (1, 3, 5)),
-    upsample_rates=(10, 10, 2, 2),
-    upsample_initial_channel=512,
-    upsample_kernel_sizes=(16, 16, 4, 4),
-    n_speakers=109,
-    gin_channels=256,
-    sample_rate=40_000,
-    content_dim=768,
-    version="v2",
-    has_f0=True,
-    vocoder=HIFI_GAN,
-    content_encoder="contentvec",
-)
+V2_40K = rvc_config("v2", 40_000, 109, content="contentvec", has_f0=True, vocoder="HiFi-GAN")
 """RVC's v2 40k voice with F0."""
 
 # Gains are chosen so that signals neither die out nor explode on their way through the random layers.

@@ -21,14 +21,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from menura import __version__
-from menura.audio.remote import facts_of
+from menura.audio.remote import size_bytes
 from menura.checkpoints.assets import home_folder
 from menura.checkpoints.library import find_voice
 from menura.device import cuda_devices, physical_cores
 from menura.jobs.tuning import Choice, Load, Machine, Speed, choose, settled
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.pipeline.memory import available_memory_bytes
-from menura.types import Place, Url
+from menura.types import Place
 
 _FILE_NAME = "speed.json"
 _LOADING_S = 60.0
@@ -90,7 +90,7 @@ def divide_batch(
 
 def _estimated_audio_s(sources: Sequence[Place]) -> tuple[float, float]:
     """Seconds of all and of the longest, by their sizes and the headers of a few."""
-    sizes = {source: _size(source) for source in sources}
+    sizes = {source: size_bytes(source) for source in sources}
     ordered = sorted((source for source in sizes if isinstance(source, Path)), key=sizes.__getitem__)
     count = min(_SAMPLED_FILES, len(ordered))
     sample = [ordered[(2 * n + 1) * len(ordered) // (2 * count)] for n in range(count)]
@@ -110,15 +110,6 @@ def _duration_s(source: Path) -> float:
         return float(soundfile.info(str(source)).duration)
     except (soundfile.LibsndfileError, OSError):
         return 0.0
-
-
-def _size(place: Place) -> int:
-    if isinstance(place, Url):
-        return (facts_of(place) or (0, 0))[0]
-    try:
-        return place.stat().st_size
-    except OSError:
-        return 0
 
 
 def kept_in_words(home: Path) -> str:

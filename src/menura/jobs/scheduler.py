@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
-from menura.audio.remote import facts_of, remove_unfinished_at
+from menura.audio.remote import remove_unfinished_at, size_bytes
 from menura.errors import ResourceError
 from menura.jobs.worker import Advanced, Farewell, Finished, Message, Ready, Refused, Task
 from menura.pipeline.meter import RunMeter
@@ -117,7 +117,7 @@ class Scheduler:
     """The workers, and who does what; use it as a context manager."""
 
     def __init__(self, pairs: Sequence[tuple[Place, Place]], backend: Backend) -> None:
-        sizes = [_size(source) for source, _ in pairs]
+        sizes = [size_bytes(source) for source, _ in pairs]
         tasks = [Task(number=n, source=source, output=output) for n, (source, output) in enumerate(pairs)]
         self._todo = sorted(tasks, key=lambda task: sizes[task.number])  # taken from the end: the longest first
         self._backend = backend
@@ -252,12 +252,3 @@ def _remove_unfinished(output: Place) -> None:
     from menura.audio.encode import remove_unfinished
 
     remove_unfinished([output])
-
-
-def _size(place: Place) -> int:
-    if isinstance(place, Url):
-        return (facts_of(place) or (0, 0))[0]
-    try:
-        return place.stat().st_size
-    except OSError:
-        return 0

@@ -16,11 +16,11 @@ from menura.errors import MenuraError, OptionError, ResourceError, TrainingError
 from menura.f0.registry import resolve_method
 from menura.models.blank import without_weights
 from menura.models.config import SynthesizerConfig
+from menura.models.sizes import rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
 from menura.train.networks import make_discriminators
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
-from menura.train.sizes import rvc_config, small_config
 from menura.train.spec import (
     DIRECT_WEIGHTS,
     EXPERIMENT_FILE,

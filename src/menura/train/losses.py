@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from menura.models.config import SynthesizerConfig
 from menura.models.discriminators import Judgement
 from menura.models.mel import mel_filterbank
+from menura.models.sizes import MEL_BANDS
 from menura.models.synthesizer import TrainingOutput
-from menura.train.sizes import MEL_BANDS
 
 FFT_SIZES = (256, 512, 1024, 2048)
 _MELS = (40, 64, 80, 120)

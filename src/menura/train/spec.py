@@ -12,7 +12,7 @@ from typing import Any
 
 from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
-from menura.train.sizes import small_config
+from menura.models.sizes import small_config
 
 EXPERIMENT_FILE = "experiment.json"
 
