@@ -186,6 +186,14 @@ def test_timing_knows_how_a_program_ended() -> None:
     assert 0 < took.cpu_s <= took.wall_s * 2
     killed = timed([PYTHON, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
     assert (killed.exit_code, killed.last_words) == (-9, "")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        timed(["nowhere/no-such-program"])
+
+
+def test_a_programs_memory_is_its_own_not_that_of_who_measures_it() -> None:
+    ballast = np.ones(75_000_000)  # 600 MB
+    took = timed([PYTHON, "-S", "-c", "pass"])
+    assert took.peak_mb < 200 < ballast.nbytes / 2**20
 
 
 # Fresh processes

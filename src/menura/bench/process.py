@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -10,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeVar
 
 from menura.errors import MenuraError, ResourceError
@@ -103,34 +104,46 @@ def timed(command: Sequence[str]) -> Timed:
 
     Raises:
         OSError: it can't be started.
+        ResourceError: the process that measures it was killed.
     """
-    with tempfile.TemporaryFile() as errors:
-        begun = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+    with tempfile.TemporaryDirectory() as folder:
+        told, errors = Path(folder, "told"), Path(folder, "errors")
+        _launched(command, told, errors)
+        took = json.loads(told.read_text(encoding="utf-8"))
+        if "errno" in took:
+            raise OSError(took["errno"], took["error"], command[0])
+        return Timed(**took, last_words=_last_line(errors))
+
+
+def _launched(command: Sequence[str], told: Path, errors: Path) -> None:
+    """The command, started by a small process that tells what it took."""
+    with errors.open("wb") as stream:
+        launcher = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), str(told), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stream,
+            start_new_session=True,  # so that both can be ended together
+        )
         try:
-            cpu_s, peak_mb = _waited(process)
-            wall_s = time.perf_counter() - begun
+            launcher.wait()
         finally:
-            if process.returncode is None:
-                process.kill()
-                process.wait()
-        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
-        lines = errors.read().decode(errors="replace").strip().splitlines()
-    return Timed(
-        wall_s=wall_s,
-        cpu_s=cpu_s,
-        peak_mb=peak_mb,
-        exit_code=process.returncode,
-        last_words=lines[-1].strip() if lines else "",
-    )
+            if launcher.returncode is None:
+                _end(launcher)
+    if launcher.returncode != 0:
+        raise ResourceError(f"the measuring process ended with exit code {launcher.returncode}: {_last_line(errors)}")
 
 
-def _waited(process: subprocess.Popen[bytes]) -> tuple[float, float]:
-    """Seconds of processor time and peak memory in MiB of a program, at its end."""
-    if not hasattr(os, "wait4"):  # Windows
-        process.wait()
-        return 0.0, 0.0
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
+def _end(launcher: subprocess.Popen[bytes]) -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(launcher.pid, signal.SIGKILL)
+    else:  # Windows
+        launcher.kill()
+    launcher.wait()
+
+
+def _last_line(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""
