@@ -44,6 +44,7 @@ from menura.train.objective import Pass, direct_pass, vits_pass
 from menura.train.precision import autocast
 from menura.train.report import load_preparation
 from menura.train.spec import Experiment, Schedule, load_experiment
+from menura.train.upsampling import even_out
 
 _ALONE = Peers()
 
@@ -215,6 +216,8 @@ class Trainer:
         self.peers.average_gradients(self.generator)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.experiment.schedule.max_gradient)
         self._optimizer.step()
+        if part := self.experiment.schedule.even_part(self.step):
+            even_out(self.generator.dec, part)
         self._update_average()
         return {name: float(value.detach()) for name, value in losses.items()} | {"gradient": float(norm)}
 

@@ -1,0 +1,61 @@
+"""Upsampling that makes no sound of its own.
+
+A transposed convolution of stride u gives each of u output positions taps of their own. Where the
+sums of these differ, a constant input comes out as a pattern of period u: a buzz at multiples of the
+frame rate (Pons et al. 2021, "Upsampling artifacts in neural audio synthesis"). Random weights begin
+with nine times more of that pattern than of the smooth part; voices trained on much audio unlearn
+most of it, small ones keep it. Removed from the weights it can't come back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+@torch.no_grad()
+def even_out(network: nn.Module, part: float) -> None:
+    """Take a part of the pattern out of every transposed convolution.
+
+    Args:
+        network: changed in place; weight-normalised or not.
+        part: 0 to 1; at 1 a constant input comes out constant.
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.ConvTranspose1d):
+            continue
+        if parametrize.is_parametrized(module, "weight"):
+            gain, direction = module.get_submodule("parametrizations.weight").parameters()
+            before = _norms(direction)
+            _take(direction, module.stride[0], part)
+            gain.mul_(_norms(direction) / before.clamp_min(1e-12))  # what remains keeps its size
+        else:
+            _take(module.weight, module.stride[0], part)
+
+
+def unevenness(weight: Tensor, stride: int) -> Tensor:
+    """How far the sum of each position's taps is from the positions' mean.
+
+    Args:
+        weight: of a transposed convolution, (channels in, channels out, taps).
+        stride: its stride.
+
+    Returns:
+        (channels in, channels out, stride).
+    """
+    taps = weight.shape[-1]
+    padded = nn.functional.pad(weight, (0, -taps % stride))
+    sums = padded.reshape(*weight.shape[:2], -1, stride).sum(dim=-2)
+    return sums - sums.mean(dim=-1, keepdim=True)
+
+
+def _take(weight: Tensor, stride: int, part: float) -> None:
+    taps = weight.shape[-1]
+    position = torch.arange(taps, device=weight.device) % stride
+    of_position = torch.bincount(position, minlength=stride)
+    weight.sub_(part * (unevenness(weight, stride) / of_position.clamp_min(1))[..., position])
+
+
+def _norms(direction: Tensor) -> Tensor:
+    return direction.square().sum(dim=(1, 2), keepdim=True).sqrt()
