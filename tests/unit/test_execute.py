@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from menura.errors import ResourceError
 from menura.options import ConversionOptions
-from menura.pipeline.budget import FrameBudget, is_out_of_memory
+from menura.pipeline.budget import FrameBudget, is_out_of_memory, trim_heap
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, convert_all
 from menura.pipeline.engine import StreamEnd
@@ -136,3 +138,16 @@ def test_budget() -> None:
     assert not budget.halve(50)
     assert budget.halve(60)
     assert budget.frames == 50
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) / 256
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux keeps what is freed")
+def test_freed_memory_is_given_back() -> None:
+    blocks = [torch.ones(20_000) for _ in range(2500)]  # 80 kB each: from the heap, not mapped
+    del blocks[:-1]  # the last one holds the heap's end
+    before = _resident_mb()
+    trim_heap()
+    assert _resident_mb() < before - 100

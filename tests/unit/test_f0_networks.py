@@ -118,6 +118,22 @@ def test_folded_norms_change_nothing() -> None:
     torch.testing.assert_close(ours, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 
+def test_half_precision_weights_are_kept_so_and_change_nothing() -> None:
+    halves = {name: weight.half() for name, weight in rmvpe_weights().items()}
+    model = Rmvpe.from_tensors(halves, TINY_RMVPE)
+    kept = [tensor for name, tensor in model.bottleneck.state_dict().items() if name.endswith(("first.weight",))]
+    assert len(kept) == 4
+    assert all(tensor.dtype == torch.float16 for tensor in kept)
+    x = torch.randn(2, 1, 24, 128, generator=torch.Generator().manual_seed(1)) * 3 - 5
+    expected = plain_unet({name: weight.float() for name, weight in halves.items()}, x)
+    ours = model._unet(x * model.input_scale + model.input_shift)
+    torch.testing.assert_close(ours, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    # One that half precision would change keeps all of them as they are.
+    name = "unet.intermediate.layers.1.conv.0.conv.3.weight"
+    mixed = Rmvpe.from_tensors({**halves, name: rmvpe_weights()[name]}, TINY_RMVPE)
+    assert all(tensor.dtype == torch.float32 for tensor in mixed.state_dict().values())
+
+
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 41])
 def test_rmvpe_takes_any_number_of_frames(frames: int) -> None:
     model = Rmvpe.from_tensors(rmvpe_weights(), TINY_RMVPE)

@@ -18,6 +18,7 @@ from menura.kernels import library, transforms, trust
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import Algorithm, KernelLibrary, Mode
 from menura.models.config import SynthesizerConfig
+from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer
 from support.tiny import tiny_config
 
@@ -252,6 +253,22 @@ def test_whole_decoder(path: str, config: SynthesizerConfig) -> None:
         assert torch.allclose(made.double(), wanted, rtol=0, atol=2e-6)
     net.use_kernels(None)
     assert torch.allclose(net.decode_tiled(z, g, source, (97, 213)).double(), whole[:, 97 * hop : 213 * hop], atol=2e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_weights_that_are_packed_can_be_released(config: SynthesizerConfig) -> None:
+    net = Synthesizer(config).requires_grad_(False).eval()
+    frames, hop = 40, config.frame_samples
+    z, g = normal(4, 1, config.inter_channels, frames), normal(5, 1, config.gin_channels, 1)
+    source = normal(6, 1, 1, frames * hop) * 0.1 if config.has_f0 else None
+    net.release_weights()  # without kernels: nothing happens
+    net.use_kernels(built(paths()[0]))
+    before, size = net.decode_tiled(z, g, source, (3, 30)), network_bytes(net)
+    net.release_weights()
+    assert torch.equal(net.decode_tiled(z, g, source, (3, 30)), before)
+    packed = sum(p.numel() * 4 for p in net.dec.parameters() if p.is_meta)
+    assert network_bytes(net) == size - packed
+    assert packed > 0.5 * sum(p.numel() * 4 for p in net.dec.parameters())
 
 
 def test_a_library_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ _CORE_CHUNKS = 8
 """Chunks that one backward run finishes; one more is its look-ahead."""
 _BLOCK_SAMPLES = 160
 _STACK_BLOCKS = 5
-"""Blocks that go into one matrix product: so small a one stays on its thread. NumPy's BLAS would spread larger ones over
-threads of its own, which wait busily for each other; beside torch's on all cores that took thirty times as long."""
+"""Blocks that go into one matrix product: so small a one stays on its thread. NumPy's BLAS would spread larger ones
+over threads of its own, which wait busily for each other: thirty times as long beside torch's on all cores."""
 
 
 class _Recursion:

@@ -240,7 +240,8 @@ class _Layer(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.heads = config.num_attention_heads
-        self.qkv = nn.Linear(width, 3 * width)
+        # Not joined: joined ones would be a copy beside the file's, which are only mapped, and gain nothing.
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
         self.out_proj = nn.Linear(width, width)
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.intermediate_dense = nn.Linear(width, config.intermediate_size)
@@ -248,7 +249,10 @@ class _Layer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = self.layer_norm(x + self.out_proj(attended.transpose(1, 2).flatten(2)))
         widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
@@ -393,9 +397,8 @@ class _Source:
             names[f"layers.{n}.intermediate_dense"] = f"{base}.feed_forward.intermediate_dense"
             names[f"layers.{n}.output_dense"] = f"{base}.feed_forward.output_dense"
             names[f"layers.{n}.final_layer_norm"] = f"{base}.final_layer_norm"
-            for kind in ("weight", "bias"):
-                parts = [self(f"{base}.attention.{part}_proj.{kind}") for part in "qkv"]
-                state[f"layers.{n}.qkv.{kind}"] = torch.cat(parts)
+            for part in "qkv":
+                names[f"layers.{n}.{part}_proj"] = f"{base}.attention.{part}_proj"
         for ours, theirs in names.items():
             for kind in ("weight", "bias"):
                 state[f"{ours}.{kind}"] = self(f"{theirs}.{kind}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -90,13 +91,33 @@ def decode_salience(salience: Tensor, threshold: float) -> Tensor:
     return torch.where(peak.squeeze(-1) > threshold, f0_hz, torch.zeros_like(f0_hz)).float()
 
 
-class _Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut."""
+class _HalfConv(nn.Module):
+    """A 3 x 3 convolution and its batch norm, with the file's half-precision weights: single precision when used.
+
+    The widest layers have four fifths of the weights and see the fewest places, so that converting costs little.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.register_buffer("weight", torch.empty(outputs, inputs, 3, 3, dtype=torch.float16))
+        self.register_buffer("scale", torch.empty(outputs, 1, 1))
+        self.register_buffer("bias", torch.empty(outputs, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.to(x.dtype), padding=1).mul_(self.scale).add_(self.bias)
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, *, half: bool = False) -> None:
+        super().__init__()
+        self.first: nn.Module = _HalfConv(inputs, outputs) if half else nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.second: nn.Module = _HalfConv(outputs, outputs) if half else nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,8 +125,8 @@ class _Block(nn.Module):
         return y.add_(x if self.shortcut is None else self.shortcut(x))
 
 
-def _blocks(inputs: int, outputs: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(inputs if n == 0 else outputs, outputs) for n in range(count)))
+def _blocks(inputs: int, outputs: int, count: int, *, half: bool = False) -> nn.Sequential:
+    return nn.Sequential(*(_Block(inputs if n == 0 else outputs, outputs, half=half) for n in range(count)))
 
 
 class Rmvpe(nn.Module):
@@ -114,7 +135,8 @@ class Rmvpe(nn.Module):
     input_scale: Tensor
     input_shift: Tensor
 
-    def __init__(self, config: RmvpeConfig) -> None:
+    def __init__(self, config: RmvpeConfig, *, half: bool = False) -> None:
+        """Make the network with random weights; `half`: the widest layers' in half precision."""
         super().__init__()
         self.config = config
         widths = [config.channels * 2**level for level in range(config.levels)]
@@ -125,7 +147,10 @@ class Rmvpe(nn.Module):
             _blocks(1 if level == 0 else widths[level - 1], width, config.blocks) for level, width in enumerate(widths)
         )
         self.bottleneck = nn.Sequential(
-            *(_blocks(widths[-1] if n == 0 else bottom, bottom, config.blocks) for n in range(config.bottleneck_layers))
+            *(
+                _blocks(widths[-1] if n == 0 else bottom, bottom, config.blocks, half=half)
+                for n in range(config.bottleneck_layers)
+            )
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1) for width in widths[::-1]
@@ -137,16 +162,17 @@ class Rmvpe(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: RmvpeConfig | None = None) -> Rmvpe:
-        """Build the network from rmvpe.pt's tensors (any float dtype; kept as float32).
+        """Build the network from rmvpe.pt's tensors (any float dtype; computed with in float32).
 
         Raises:
             CheckpointError: a tensor is missing or of another shape.
         """
         config = config or RmvpeConfig()
+        source = _Source(tensors)
         with without_weights():
-            model = cls(config)
+            model = cls(config, half=source.is_half)
         try:
-            model.load_state_dict(_Source(tensors).state(config), assign=True)
+            model.load_state_dict(source.state(config), assign=True)
         except KeyError as error:
             raise CheckpointError(f"RMVPE's weights lack {error}: this is not rmvpe.pt. Fetch it again.") from None
         except RuntimeError as error:
@@ -215,6 +241,12 @@ class _Source:
         # One at a time: the whole file in single precision beside the result would double the memory.
         return self.tensors[name].to(torch.float32)
 
+    @cached_property
+    def is_half(self) -> bool:
+        """True if all of the widest layers' weights are in half precision, as the published file has them."""
+        widest = [t for name, t in self.tensors.items() if name.startswith("unet.intermediate.") and t.dim() == 4]
+        return bool(widest) and all(tensor.dtype == torch.float16 for tensor in widest)
+
     def state(self, config: RmvpeConfig) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}
         scale, shift = self._norm("unet.encoder.bn")
@@ -253,6 +285,10 @@ class _Source:
     ) -> None:
         scale, shift = self._norm(f"{theirs}.{places[1]}")
         weight = self.tensors[f"{theirs}.{places[0]}.weight"]
+        if self.is_half and ours.startswith("bottleneck."):
+            state[f"{ours}.weight"] = weight.half().contiguous(memory_format=torch.channels_last)
+            state[f"{ours}.scale"], state[f"{ours}.bias"] = scale[:, None, None], shift[:, None, None]
+            return
         shape = [1, 1, 1, 1]
         shape[out_dim] = -1
         folded = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.channels_last)

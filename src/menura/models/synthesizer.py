@@ -258,6 +258,11 @@ class Synthesizer(nn.Module):
         if isinstance(self.dec, HifiGanBase):
             self.dec.use_kernels(library, cache)
 
+    def release_weights(self) -> None:
+        """Free what the kernels, where they are used, hold packed; then only `decode_tiled` works, `decode` doesn't."""
+        if isinstance(self.dec, HifiGanBase):
+            self.dec.release_weights()
+
     @property
     def kernel_bytes(self) -> int:
         """Memory of the kernels' packed weights, beside the module's own."""

@@ -122,6 +122,16 @@ class HifiGanBase(nn.Module, ABC):
         """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
         self._native = None if library is None else Decoder(library, self.layer_weights(), cache)
 
+    def release_weights(self) -> None:
+        """Free the weights that the kernels hold packed. From now on only `tiled` works."""
+        if self._native is None:
+            return
+        for i in range(len(self.rates)):
+            steps = (conv for block in self.blocks(i) for step in block.steps() for conv in step)
+            for layer in (self.upsampler(i), *steps):
+                released = torch.empty_like(cast("nn.Conv1d", layer).weight, device="meta")
+                layer.weight = nn.Parameter(released, requires_grad=False)
+
     @property
     def kernel_bytes(self) -> int:
         """Memory of the kernels' packed weights, beside the module's own."""

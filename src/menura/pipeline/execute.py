@@ -11,7 +11,7 @@ import torch
 
 from menura.errors import ResourceError
 from menura.models.source import advance_phase
-from menura.pipeline.budget import FrameBudget, free_memory, is_out_of_memory
+from menura.pipeline.budget import FrameBudget, free_memory, is_out_of_memory, trim_heap
 from menura.pipeline.noise import latent_noise, source_noise
 from menura.pipeline.plan import seconds
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
@@ -31,6 +31,9 @@ LATENT_SCALE = 0.66666
 _CORE_STEP_FRAMES = 50
 """Cores are decoded in multiples of this: seams fall anywhere, and every new shape would have the CPU's convolution
 library keep another prepared kernel, so that memory grew with the recording."""
+
+_LONG_PASS_S = 0.5
+"""After such a pass freed memory is worth giving back."""
 
 
 Answer: TypeAlias = Union["FloatArray", ResourceError]
@@ -84,7 +87,10 @@ class Executor:
             if not is_out_of_memory(error):
                 raise
         else:
-            share = (time.perf_counter() - start) / len(members)
+            took_s = time.perf_counter() - start
+            if took_s > _LONG_PASS_S:
+                trim_heap()
+            share = took_s / len(members)
             for member in members:
                 member.clock.add(stage, share)
             return answers

@@ -84,6 +84,7 @@ class Resolver:
         synthesizer = build_synthesizer(load_voice(path)).to(self._device)
         if self._device.type == "cpu":
             synthesizer.use_kernels(trusted_kernels(), PackingCache(packing_folder(self._home)))
+            synthesizer.release_weights()
         return synthesizer
 
     def _encoder(self, name: str, version: str, compat: str) -> ContentEncoder:
