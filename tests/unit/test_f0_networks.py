@@ -134,6 +134,15 @@ def test_half_precision_weights_are_kept_so_and_change_nothing() -> None:
     assert all(tensor.dtype == torch.float32 for tensor in mixed.state_dict().values())
 
 
+def test_stretches_of_the_last_level_meet_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Rmvpe.from_tensors(rmvpe_weights(), TINY_RMVPE)
+    x = torch.randn(2, 1, 104, 128, generator=torch.Generator().manual_seed(4))
+    whole = model._unet(x)
+    for stretch in (8, 40, 96, 102):
+        monkeypatch.setattr("menura.models.rmvpe._STRETCH_FRAMES", stretch)
+        torch.testing.assert_close(model._unet(x), whole, atol=1e-6 * float(whole.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 41])
 def test_rmvpe_takes_any_number_of_frames(frames: int) -> None:
     model = Rmvpe.from_tensors(rmvpe_weights(), TINY_RMVPE)

@@ -256,6 +256,19 @@ def test_whole_decoder(path: str, config: SynthesizerConfig) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_parts_of_the_first_stage_meet(config: SynthesizerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Synthesizer(config).requires_grad_(False).eval()
+    frames, hop = 260, config.frame_samples
+    z, g = normal(4, 1, config.inter_channels, frames), normal(5, 1, config.gin_channels, 1)
+    source = normal(6, 1, 1, frames * hop) * 0.1 if config.has_f0 else None
+    net.use_kernels(built(paths()[0]))
+    whole = net.decode_tiled(z, g, source, (2, 255))
+    for part in (5, 64, 101):
+        monkeypatch.setattr("menura.kernels.decoder.FIRST_STAGE_FRAMES", part)
+        assert torch.allclose(net.decode_tiled(z, g, source, (2, 255)), whole, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_weights_that_are_packed_can_be_released(config: SynthesizerConfig) -> None:
     net = Synthesizer(config).requires_grad_(False).eval()
     frames, hop = 40, config.frame_samples

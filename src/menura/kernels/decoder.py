@@ -63,6 +63,9 @@ class DecoderWeights:
 TILE_FRAMES = 100
 """Frames whose fast stages are computed at once: 1 s, some 20 MB. Shorter tiles compute more of their context twice."""
 
+FIRST_STAGE_FRAMES = 700
+"""Frames that the first, slow stage computes at once."""
+
 
 class _Stage:
     """A stage's packed layers."""
@@ -163,13 +166,26 @@ class Decoder:
         x = z.new_zeros(stop - start, self._channels_in)
         x[:, : z.shape[0]] = z[:, start:stop].T
         x = self._first.with_bias(offset)(x, x.new_empty(x.shape[0], padded_channels(offset.shape[0])))
-        x, begun = self._stage(0, x, source, start)
+        x, begun = self._first_stage(x, source, start)
         sound = z.new_empty((core[1] - core[0]) * frame_samples)
         for at in range(core[0], core[1], TILE_FRAMES):
             tile = at, min(at + TILE_FRAMES, core[1])
             samples = sound[(tile[0] - core[0]) * frame_samples : (tile[1] - core[0]) * frame_samples]
             self._tile(x, begun, source, tile, samples)
         return sound
+
+    def _first_stage(self, x: Tensor, source: Tensor | None, start: int) -> tuple[Tensor, int]:
+        """As `_stage`, in parts: its buffers are five times what comes out of it."""
+        stage, frames = self._stages[0], x.shape[0]
+        if frames <= FIRST_STAGE_FRAMES + 2 * stage.context_steps:
+            return self._stage(0, x, source, start)
+        parts = []
+        for at in range(0, frames, FIRST_STAGE_FRAMES):
+            stop = min(at + FIRST_STAGE_FRAMES, frames)
+            low, high = _widened((at, stop), stage.context_steps, frames)
+            made, _ = self._stage(0, x[low:high], source, start + low)
+            parts.append(made[(at - low) * stage.rate : (stop - low) * stage.rate].clone())
+        return torch.cat(parts), start * stage.rate
 
     def _tile(self, x: Tensor, begun: int, source: Tensor | None, tile: tuple[int, int], samples: Tensor) -> None:
         """Sound of some frames from what entered the second stage, whose first step is `begun`."""

@@ -91,6 +91,10 @@ def decode_salience(salience: Tensor, threshold: float) -> Tensor:
     return torch.where(peak.squeeze(-1) > threshold, f0_hz, torch.zeros_like(f0_hz)).float()
 
 
+_STRETCH_FRAMES = 1024
+"""Frames of the U-Net's last level at once."""
+
+
 class _HalfConv(nn.Module):
     """A 3 x 3 convolution and its batch norm, with the file's half-precision weights: single precision when used.
 
@@ -225,10 +229,25 @@ class Rmvpe(nn.Module):
             skips.append(x)
             x = F.avg_pool2d(x, 2)
         x = self.bottleneck(x)
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(torch.cat((up(x).relu_(), skips.pop()), dim=1))
-        planes: Tensor = self.planes(x)
-        return planes
+        for level in range(len(self.up) - 1):
+            x = self._merged(level, x, skips.pop())
+        return self._last_level(x, skips.pop())
+
+    def _merged(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
+        merged: Tensor = self.merge[level](torch.cat((self.up[level](x).relu_(), skip), dim=1))
+        return merged
+
+    def _last_level(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The level that takes most memory, a stretch of frames after the other, each with all that it depends on."""
+        frames, last = skip.shape[2], len(self.up) - 1
+        halo = 2 * (self.config.blocks + 2)  # two convolutions a block, the planes', and the upsampling; even
+        parts = []
+        for start in range(0, frames, _STRETCH_FRAMES):
+            stop = min(start + _STRETCH_FRAMES, frames)
+            low, high = max(0, start - halo), min(frames, stop + halo)
+            planes = self.planes(self._merged(last, x[:, :, low // 2 : high // 2], skip[:, :, low:high]))
+            parts.append(planes[:, :, start - low : stop - low])
+        return torch.cat(parts, dim=2)
 
 
 class _Source:
