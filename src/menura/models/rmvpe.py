@@ -229,8 +229,8 @@ class Rmvpe(nn.Module):
             skips.append(x)
             x = F.avg_pool2d(x, 2)
         x = self.bottleneck(x)
-        for level in range(len(self.up) - 1):
-            x = self._merged(level, x, skips.pop())
+        for number in range(len(self.up) - 1):
+            x = self._merged(number, x, skips.pop())
         return self._last_level(x, skips.pop())
 
     def _merged(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
