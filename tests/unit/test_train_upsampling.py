@@ -42,6 +42,15 @@ def test_a_constant_comes_out_constant_and_nothing_else_is_lost(stride: int, ker
         torch.testing.assert_close(same, same[..., :1].expand_as(same))
 
 
+def test_only_the_frame_rate_s_pattern_goes() -> None:
+    first, second = decoder(10, 20, normalised=False), decoder(6, 12, normalised=True)
+    kept = second.weight.detach().clone()
+    even_out(nn.ModuleList([nn.Conv1d(2, 2, 1), first, second]), 1.0)
+    assert unevenness(first.weight, 10).abs().max() < 1e-6
+    assert torch.equal(second.weight, kept)
+    even_out(nn.Conv1d(2, 2, 1), 1.0)  # nothing to do
+
+
 def test_taken_out_in_portions() -> None:
     conv = decoder(10, 20, normalised=False)
     whole = unevenness(conv.weight, 10)

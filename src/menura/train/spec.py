@@ -80,12 +80,12 @@ class Schedule:
     max_gradient: float = 5.0
     """The generator's gradient is scaled down to this norm."""
     even_upsampling_from_step: int | None = None
-    """From this step on the decoder's upsampling is kept free of patterns of its own; None for never."""
+    """From this step on the decoder's first upsampling is kept free of a pattern of its own; None for never."""
     even_upsampling_over_steps: int = 0
-    """Steps over which what there is of them is taken out; 0: at once."""
+    """Steps over which what there is of it is taken out; 0: at once."""
 
     def even_part(self, step: int) -> float:
-        """Which part of the upsampling's own patterns goes after this step: all are gone in equal portions."""
+        """Which part of the upsampling's own pattern goes after this step: all of it in equal portions."""
         begin = self.even_upsampling_from_step
         if begin is None or step < begin:
             return 0.0
