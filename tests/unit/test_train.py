@@ -20,6 +20,7 @@ from menura.train.features import ClipSource, Extractor, content_of, load_featur
 from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
 from menura.train.objective import fundamental_phase
 from menura.train.spec import ContentMix, Schedule, load_experiment, save_experiment
+from menura.train.upsampling import unevenness
 from support.training import CPU, DIM, FakeEncoder, clip, run, tiny_experiment, write_features
 
 
@@ -99,6 +100,19 @@ def test_training_lowers_the_loss(folder):
     run(folder, 16)
     totals = [losses["total"] for losses in logged(folder)]
     assert np.mean(totals[-5:]) < 0.97 * np.mean(totals[:5])
+
+
+def test_upsampling_is_kept_even_from_the_step_asked_for(folder):
+    experiment = tiny_experiment()
+    schedule = dataclasses.replace(experiment.schedule, even_upsampling_from_step=1)
+    save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+    trainer = open_trainer(folder, CPU)
+    left = []
+    for _ in trainer.steps(2):
+        first = trainer.generator.dec.ups[0]
+        left.append(float(unevenness(first.weight.detach(), first.stride[0]).abs().max()))
+    assert left[0] > 1e-3
+    assert left[1] < 1e-5
 
 
 def test_rvcs_own_objective_trains(folder):
