@@ -39,6 +39,27 @@ def outputs(folder: Path = Path("out")) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+def finished(folder: Path = Path("out")) -> list[str]:
+    """Names of whole outputs; unread, for a temporary file may be renamed between two looks at it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.wav"))
+
+
+def kill_after(wanted: int) -> None:
+    """Start the conversion and kill it as soon as `wanted` outputs stand there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "menura", *CONVERT], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(finished()) < wanted:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "nothing was converted within two minutes"
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
 def convert(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
     capsys.readouterr()
     assert run([*CONVERT, "--json", *arguments]) == code, capsys.readouterr().err
@@ -52,18 +73,9 @@ def resumed(document: dict[str, Any]) -> list[bool]:
 
 
 def test_kill_and_resume(talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for wanted in (1, 3):  # outputs after which the process is killed
-        process = subprocess.Popen(
-            [sys.executable, "-m", "menura", *CONVERT], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        deadline = time.monotonic() + 120
-        while sum(not name.endswith(".part") for name in outputs()) < wanted:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "nothing was converted within two minutes"
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    times = {name: os.stat(Path("out") / name).st_mtime_ns for name in outputs() if not name.endswith(".part")}
+    for wanted in (1, 3):
+        kill_after(wanted)
+    times = {name: os.stat(Path("out") / name).st_mtime_ns for name in finished()}
     done = {line["made"]["path"] for line in map(json.loads, (Path("out") / JOURNAL_NAME).read_text().splitlines())}
     assert len(times) - len(done) <= 1  # killed between a file's last move and its line
     document = convert(capsys)
