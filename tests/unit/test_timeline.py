@@ -84,14 +84,40 @@ def test_a_seam_is_in_bounds_and_does_not_depend_on_the_level(frames: int, seed:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(20, 200), min_size=1, max_size=5), st.integers(0, 20))
-def test_equal_signals_join_without_a_trace(lengths: list[int], overlap: int) -> None:
-    total = sum(lengths)
+@given(st.lists(st.integers(60, 200), min_size=1, max_size=5), st.integers(0, 3))
+def test_equal_signals_join_without_a_trace(lengths: list[int], room: int) -> None:
+    total, overlap = sum(lengths), 2 * room + 34
     signal = np.sin(np.arange(total + overlap, dtype=np.float32))
-    assembler, out, start = Assembler(), [], 0
+    assembler, out, start = Assembler(34, 1000), [], 0
     for position, length in enumerate(lengths):
         last = position == len(lengths) - 1
         stop = start + length + (0 if last else overlap)
         out.append(assembler.push(signal[start:stop], 0 if last else overlap))
         start += length
+        assert abs(assembler.shift_samples) <= room
     np.testing.assert_allclose(np.concatenate(out), signal[:total], atol=1e-6)
+
+
+def test_a_crossfade_goes_where_the_sound_is_calm() -> None:
+    """A burst lies in the middle of the overlap; the crossfade is complete before or after it, and as long as said."""
+    rate, fade, overlap = 24_000, 960, 1440
+    generator = np.random.default_rng(3)
+    sound = 0.1 * np.sin(2 * np.pi * 150 * np.arange(overlap) / rate) + 1e-4 * generator.standard_normal(overlap)
+    sound[696:744] += 0.05 * generator.standard_normal(48)
+    assembler = Assembler(fade, rate)
+    assembler.push(sound.astype(np.float32), overlap)
+    joined = assembler.push((sound + 1).astype(np.float32), 0)
+    assert 120 <= abs(assembler.shift_samples) <= (overlap - fade) // 2
+    risen = joined - sound
+    middle = overlap // 2 + assembler.shift_samples
+    np.testing.assert_allclose(risen[: middle - fade // 2], 0, atol=1e-6)
+    np.testing.assert_allclose(risen[middle + fade // 2 :], 1, atol=1e-6)
+    assert risen[middle - 1] == pytest.approx(0.5, abs=0.001)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_a_crossfade_stays_in_the_middle_without_a_reason(level: float) -> None:
+    assembler = Assembler(960, 24_000)
+    assembler.push(np.full(1440, level, dtype=np.float32), 1440)
+    assembler.push(np.full(1440, level, dtype=np.float32), 0)
+    assert assembler.shift_samples == 0

@@ -19,6 +19,9 @@ _BURST_WEIGHT_A_DB, _UNEVEN_WEIGHT_A_DB, _LEVEL_WEIGHT_A_DB = 0.02, 0.2, 0.03
 """Tried on five minutes of real speech with a seam every second: a detector's five measures then told these places
 from others by chances of .27 to .52 (.50 is none). A heavier weight on bursts finds onsets instead."""
 _TINY = 1e-9
+_TINY_POWER, _TINY_HIGH = 1e-10, 1e-14
+_HIGH_ORDER = 4
+"""Of the differences that leave the highest frequencies: at 1 kHz a thousandth of what is at 7 kHz (24 kHz rate)."""
 
 
 def seam_frame(samples: FloatArray, start_frames: int) -> int:
@@ -64,23 +67,64 @@ def _jumps(samples: FloatArray, places: NDArray[np.int64]) -> tuple[NDArray[np.f
 
 
 class Assembler:
-    """Joins segments that overlap by a crossfade into one gapless signal."""
+    """Joins segments that overlap into one gapless signal, by crossfades.
 
-    def __init__(self) -> None:
+    Neighbours overlap by a little more than a crossfade, and both are right all over the overlap: within it the
+    crossfade goes where the sound itself gives the least reason to hear something (`_calmest`).
+    """
+
+    def __init__(self, crossfade_samples: int, sample_rate: int) -> None:
+        self._fade, self._rate = crossfade_samples, sample_rate
         self._tail: FloatArray = np.zeros(0, dtype=np.float32)
+        self.shift_samples = 0
+        """By how much the last crossfade's middle is after its overlap's middle."""
 
     def push(self, samples: FloatArray, overlap_samples: int) -> FloatArray:
         """Take the next segment and give what is final.
 
         Args:
             samples: (samples,) whose first len(tail) overlap the segment before.
-            overlap_samples: how many at its end overlap the segment after (0 for the last one).
+            overlap_samples: how many at its end overlap the segment after, at least a crossfade (0 for the last one).
         """
-        fade = len(self._tail)
-        if fade:
-            ramp = (np.arange(fade, dtype=np.float32) + 0.5) / fade
+        overlap = len(self._tail)
+        if overlap:
+            mean = np.float32(0.5) * (self._tail + samples[:overlap])
+            middle = _calmest(mean, self._fade, self._rate)
+            self.shift_samples = middle - overlap // 2
+            ramp = (np.arange(overlap, dtype=np.float32) + 0.5 - (middle - self._fade / 2)) / self._fade
+            ramp = np.clip(ramp, 0, 1)
             samples = samples.copy()
-            samples[:fade] = self._tail * (1 - ramp) + samples[:fade] * ramp
+            samples[:overlap] = self._tail * (1 - ramp) + samples[:overlap] * ramp
         keep = len(samples) - overlap_samples
         self._tail = samples[keep:].copy()
         return samples[:keep]
+
+
+def _calmest(samples: FloatArray, fade_samples: int, sample_rate: int) -> int:
+    """Where in an overlap a crossfade's middle is heard and measured least.
+
+    The sum of two decibels: of the highest frequencies within 2 ms against 15 ms on either side, and of the level of
+    the 10 ms after against that of the 10 ms before.
+
+    Args:
+        samples: (overlap,) of both segments.
+        fade_samples: length of the crossfade, at least 34 ms unless it fills the overlap.
+        sample_rate: in Hz.
+    """
+    near, around, half = (round(seconds * sample_rate) for seconds in (0.002, 0.015, 0.01))
+    middle, reach = len(samples) // 2, (len(samples) - fade_samples) // 2
+    step = max(1, round(0.0025 * sample_rate))
+    places = middle + step * np.arange(-(reach // step), reach // step + 1)
+    power = np.square(samples.astype(np.float64))
+    high = np.square(np.diff(samples.astype(np.float64), n=_HIGH_ORDER, prepend=np.zeros(_HIGH_ORDER)))
+    best, least = middle, np.inf
+    for place in sorted(places.tolist(), key=lambda place: abs(place - middle)):
+        here = high[place - near : place + near].mean()
+        wide = high[place - around - near : place + around + near].sum()
+        beside = (wide - 2 * near * here) / (2 * around)
+        before, after = power[place - half : place].mean(), power[place : place + half].mean()
+        burst_db = 10 * np.log10((here + _TINY_HIGH) / (beside + _TINY_HIGH))
+        cost = burst_db + abs(10 * np.log10((after + _TINY_POWER) / (before + _TINY_POWER)))
+        if cost < least:
+            best, least = place, cost
+    return best

@@ -34,6 +34,9 @@ SEAM_SEARCH_FRAMES = 50
 CROSSFADE_FRAMES = 4
 """Length of the linear crossfade at a seam: 40 ms."""
 
+SEAM_SHIFT_FRAMES = 1
+"""A crossfade may go this far from the seam's place, to where the decoded sound is calmest."""
+
 _SHORTEST_LAST_FRAMES = 400
 
 WIDEST_WINDOW_FRAMES = SEGMENT_FRAMES + _SHORTEST_LAST_FRAMES + 2 * (SEAM_SEARCH_FRAMES + SEGMENT_CONTEXT_FRAMES)

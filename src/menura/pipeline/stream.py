@@ -21,6 +21,7 @@ from menura.pipeline.features import FeatureTimeline
 from menura.pipeline.plan import (
     CROSSFADE_FRAMES,
     SEAM_SEARCH_FRAMES,
+    SEAM_SHIFT_FRAMES,
     SEGMENT_CONTEXT_FRAMES,
     Extent,
     Window,
@@ -164,7 +165,7 @@ class Stream:
         rate = self._models.synthesizer.config.sample_rate
         hop = self._models.synthesizer.config.frame_samples
         output_frames = ceil_div(self._plan.output_samples, hop)
-        assembler, half = Assembler(), CROSSFADE_FRAMES // 2
+        assembler, half = Assembler(CROSSFADE_FRAMES * hop, rate), CROSSFADE_FRAMES // 2 + SEAM_SHIFT_FRAMES
         done_samples, seam = 0, 0
         for start, end in segment_borders(output_frames, whole=self._plan.whole_synthesis):
             last = end >= output_frames
@@ -176,10 +177,11 @@ class Stream:
             with self._clock.measure("assemble"):
                 joined = assembler.push(samples, 0 if last else 2 * half * hop)
                 joined = joined[: self._plan.output_samples - done_samples]
+            if seam:
+                self.seams_s.append(seconds(seam) + assembler.shift_samples / rate)
             yield AudioBlock(stream_id=self.stream_id, start_samples=done_samples, samples=joined, sample_rate=rate)
             done_samples += len(joined)
             if not last:
-                self.seams_s.append(seconds(stop))
                 self._forget(stop)
             seam = stop
 
@@ -209,7 +211,7 @@ class Stream:
             return seam_frame(samples, start)
 
     def _forget(self, seam: int) -> None:
-        before = seam - 2 * SEAM_SEARCH_FRAMES - SEGMENT_CONTEXT_FRAMES - CROSSFADE_FRAMES
+        before = seam - 2 * SEAM_SEARCH_FRAMES - SEGMENT_CONTEXT_FRAMES - CROSSFADE_FRAMES - SEAM_SHIFT_FRAMES
         self._features.forget(before)
 
     def _synthesis_request(
