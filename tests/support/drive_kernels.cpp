@@ -1,0 +1,120 @@
+// Calls every kernel on random small shapes, for valgrind: nothing outside of what was allocated is touched, and every
+// output is made of written values alone. Whether they are the right ones is for fuzz_kernels.py to say.
+//
+// usage: drive_kernels SEED ROUNDS TOOM_COOK_POINTS FOURIER_POINTS; with 0 rounds it reads a step too many, which valgrind
+// has to tell.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+
+#include "menura_kernels.h"
+
+namespace {
+
+struct Free {
+  void operator()(float* memory) const { std::free(memory); }
+};
+using Floats = std::unique_ptr<float[], Free>;
+
+// Exactly as many floats, without content: one more is somebody else's.
+Floats blank(size_t count) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 64, count * sizeof(float)) != 0) std::abort();
+  return Floats(static_cast<float*>(memory));
+}
+
+class Driver {
+ public:
+  Driver(unsigned seed, int toom_cook_points, int fourier_points)
+      : random_(seed), toom_cook_points_(toom_cook_points), fourier_points_(fourier_points) {}
+
+  void round() {
+    const int in = channels(), out = channels(), steps = between(0, 70);
+    const Floats x = noise(static_cast<size_t>(steps) * in);
+    const int kernels[] = {MENURA_TOOM_COOK_6_3, MENURA_FOURIER_32, MENURA_DIRECT};
+    for (const int algorithm : kernels) convolve(algorithm, x.get(), steps, in, out);
+    upsample(x.get(), steps, in, out);
+    last(x.get(), steps, in);
+  }
+
+  void overrun() {
+    const Floats x = noise(40 * 16), weights = noise(3 * 16 * 16), bias = noise(16), output = blank(41 * 16);
+    const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, 16, 16, 3, 1, 1, 0};
+    run(menura_convolve, layer, {x.get(), output.get(), nullptr, 41, 41, 1.0f, 1.0f, MENURA_STORE, 1}, 41 * 16);
+  }
+
+ private:
+  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  int channels() { return MENURA_CHANNEL_MULTIPLE * between(1, 5); }
+
+  Floats noise(size_t count) {
+    Floats made = blank(count);
+    std::normal_distribution<float> normal(0.0f, 0.1f);
+    for (size_t i = 0; i < count; ++i) made[i] = normal(random_);
+    return made;
+  }
+
+  template <class Kernel>
+  void run(Kernel* kernel, const menura_layer& layer, const menura_call& call, size_t outputs) {
+    if (kernel(MENURA_AVX2, &layer, &call) != MENURA_OK) fail("a kernel refused its arguments");
+    for (size_t i = 0; i < outputs; ++i)
+      if (!std::isfinite(call.output[i])) fail("an output is no number");  // valgrind tells if it was never written
+  }
+
+  void convolve(int algorithm, const float* x, int steps, int in, int out) {
+    const int taps = algorithm == MENURA_TOOM_COOK_6_3 ? 3 : 2 * between(algorithm == MENURA_DIRECT ? 0 : 2, 7) + 1;
+    const int points = algorithm == MENURA_TOOM_COOK_6_3 ? toom_cook_points_
+                       : algorithm == MENURA_FOURIER_32  ? fourier_points_
+                                                         : taps;
+    const Floats weights = noise(static_cast<size_t>(points) * in * out), bias = noise(out);
+    const size_t size = static_cast<size_t>(steps) * out;
+    const Floats residual = noise(size), output = blank(size);
+    const menura_layer layer{weights.get(), bias.get(), algorithm, in, out, taps, between(1, 7), 1, 0};
+    for (const int mode : {MENURA_STORE, MENURA_ADD_RESIDUAL, MENURA_START_MEAN, MENURA_ADD_TO_MEAN})
+      run(menura_convolve, layer, {x, output.get(), residual.get(), steps, steps, 0.1f, 0.5f, mode, 1}, size);
+  }
+
+  void upsample(const float* x, int steps, int in, int out) {
+    const int rate = between(1, 12), taps = rate + between(0, 12), padding = between(0, rate);
+    const Floats weights = noise(static_cast<size_t>(taps) * in * out), bias = noise(out);
+    const int made = steps * rate;
+    const Floats output = blank(static_cast<size_t>(made) * out);
+    const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, out, taps, 1, rate, padding};
+    run(menura_upsample, layer, {x, output.get(), nullptr, steps, made, 0.1f, 1.0f, MENURA_STORE, 1},
+        static_cast<size_t>(made) * out);
+    const int source_taps = between(1, 2 * rate + 1);
+    const Floats source = noise(made), source_weights = noise(static_cast<size_t>(source_taps) * out);
+    const Floats stage = noise(static_cast<size_t>(steps) * out);
+    const menura_layer adding{source_weights.get(), bias.get(), MENURA_DIRECT, 1, out, source_taps, 1, rate, padding};
+    run(menura_add_source, adding, {source.get(), stage.get(), nullptr, made, steps, 1.0f, 1.0f, MENURA_STORE, 1},
+        static_cast<size_t>(steps) * out);
+  }
+
+  void last(const float* x, int steps, int in) {
+    const int taps = 2 * between(0, 5) + 1;
+    const Floats weights = noise(static_cast<size_t>(taps) * in), bias = noise(1), output = blank(steps);
+    const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, 1, taps, 1, 1, 0};
+    run(menura_last, layer, {x, output.get(), nullptr, steps, steps, 0.01f, 1.0f, MENURA_STORE, 1}, steps);
+  }
+
+  [[noreturn]] static void fail(const char* what) {
+    std::fprintf(stderr, "%s\n", what);
+    std::exit(3);
+  }
+
+  std::mt19937 random_;
+  int toom_cook_points_, fourier_points_;
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 5) return 2;
+  Driver driver(std::atoi(arguments[1]), std::atoi(arguments[3]), std::atoi(arguments[4]));
+  const int rounds = std::atoi(arguments[2]);
+  if (rounds == 0) driver.overrun();
+  for (int i = 0; i < rounds; ++i) driver.round();
+  std::printf("fine %d\n", rounds);
+}
