@@ -61,6 +61,25 @@ def f0_of(samples: FloatArray) -> FloatArray:
     return track
 
 
+@pytest.mark.parametrize(("voice", "lowest_hz"), [("wren", 130.0), ("heron", 70.0)])
+def test_glides_over_two_octaves_stay_in_tune(
+    converter: Converter, tmp_path: Path, voice: str, lowest_hz: float
+) -> None:
+    """Up and down again while something is said, as a singer would."""
+    samples = speech(7)
+    seconds = np.arange(701) / 100
+    wanted = lowest_hz * 2 ** (2 * (1 - np.abs(1 - 2 * seconds / 7)))
+    contour = tmp_path / "glide.csv"
+    contour.write_text("".join(f"{at:.2f},{hz:.3f}\n" for at, hz in zip(seconds, wanted, strict=True)))
+    options = ConversionOptions(voice=voice, f0_file=contour, sample_rate=RATE)
+    sung = f0_of(converter.array(samples, RATE, options)[0])
+    voiced = sung > 0
+    cents = 1200 * np.log2(sung[voiced] / wanted[: len(sung)][voiced])
+    assert voiced.mean() > 0.5
+    assert abs(np.median(cents)) < 10
+    assert np.mean(np.abs(cents) < 50) > 0.95
+
+
 def test_it_is_not_the_source_and_not_silence(converter: Converter) -> None:
     samples = speech(7)
     sound, _ = converter.array(samples, RATE, ConversionOptions(sample_rate=RATE))
