@@ -1,0 +1,17 @@
+"""Menura tells nobody that it is used, and neither do the libraries it loads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CODE = "import menura, onnxruntime; from swift_f0 import SwiftF0; SwiftF0(threads=1)"
+
+
+def test_the_computer_is_not_numbered(tmp_path: Path) -> None:
+    """ONNX Runtime 1.31 would keep a number for it in the user's cache, beside the reports that it sends."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    subprocess.run([sys.executable, "-c", CODE], env=environment | {"HOME": str(tmp_path)}, check=True, timeout=120)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
