@@ -28,7 +28,7 @@ def test_each_is_loaded_once(talk: Path) -> None:
     options = ConversionOptions(voice="tiny", index=Path("added.index"))
     converter = Converter(EngineOptions(threads=1))
     converter.preload(options)
-    loads = {"voice:voice.safetensors": 1, "content:content.safetensors": 1, "f0:model.onnx": 1, "index:added.index": 1}
+    loads = {"voice:tiny": 1, "content:starter": 1, "f0:model.onnx": 1, "index:added.index": 1}
     for request in (options, ConversionOptions(voice="tiny", index=Path("added.index"), transpose=3)):
         report = converter.convert_files(items, request)
         assert [result.state for result in report.files] == [State.DONE] * 5

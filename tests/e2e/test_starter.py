@@ -97,4 +97,4 @@ def test_each_network_is_loaded_once(converter: Converter, tmp_path: Path) -> No
     report = converter.convert_files(items)
     assert report.exit_code == 0
     assert report.model_loads
-    assert set(report.model_loads.values()) == {1}
+    assert set(report.model_loads.values()) == {1}, report.model_loads

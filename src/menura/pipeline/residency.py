@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ class ModelPool:
         self._models: OrderedDict[ModelKey, _Resident] = OrderedDict()
         self._loading: dict[ModelKey, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._loads: dict[str, int] = {}
+        self._loads: dict[tuple[str, str], int] = {}
 
     def get(self, key: ModelKey, load: Callable[[], T], size_of: Callable[[T], int]) -> T:
         """The model of a key, loaded now if it isn't resident: by one thread, while others that want it wait.
@@ -75,17 +75,22 @@ class ModelPool:
                     return cast("T", self._used(key))
             model = load()
             with self._lock:
-                name = f"{key.kind}:{Path(key.path).name}"
-                self._loads[name] = self._loads.get(name, 0) + 1
+                file = (key.kind, key.path)
+                self._loads[file] = self._loads.get(file, 0) + 1
                 self._models[key] = _Resident(model=model, size_bytes=size_of(model))
                 self._loading.pop(key, None)
                 self._evict()
             return model
 
     def loads(self) -> dict[str, int]:
-        """How often each file was read, by kind and name."""
+        """How often each file was read, by kind and name; by its whole path where another has that name."""
         with self._lock:
-            return dict(self._loads)
+            counts = dict(self._loads)
+        names = {file: _name(*file) for file in counts}
+        several = {name for name, files in Counter(names.values()).items() if files > 1}
+        return {
+            f"{file[0]}:{file[1]}" if names[file] in several else names[file]: count for file, count in counts.items()
+        }
 
     @property
     def resident_bytes(self) -> int:
@@ -103,6 +108,12 @@ class ModelPool:
 
     def _total(self) -> int:
         return sum(resident.size_bytes for resident in self._models.values())
+
+
+def _name(kind: str, path: str) -> str:
+    """Of a file as reports have it; one called after its kind (`wren/voice.safetensors`) goes by its folder."""
+    file = Path(path)
+    return f"{kind}:{file.parent.name if file.stem == kind else file.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
