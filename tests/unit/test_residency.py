@@ -111,6 +111,5 @@ def test_files_of_one_name_are_told_apart() -> None:
     pool = ModelPool(budget_bytes=1000)
     for name in ("wren/voice.safetensors", "heron/voice.safetensors", "mine/a.pth", "yours/a.pth", "b.pth"):
         get(pool, name)
-    assert pool.loads() == {
-        "voice:wren": 1, "voice:heron": 1, "voice:/voices/mine/a.pth": 1, "voice:/voices/yours/a.pth": 1, "voice:b.pth": 1
-    }  # fmt: skip
+    names = ("voice:wren", "voice:heron", "voice:/voices/mine/a.pth", "voice:/voices/yours/a.pth", "voice:b.pth")
+    assert pool.loads() == dict.fromkeys(names, 1)
