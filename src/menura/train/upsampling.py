@@ -8,8 +8,8 @@ still had six times more. Removed from the weights it can't come back.
 
 Only the first convolution is treated: the pattern of the others has a kilohertz and more, where decoders use it to
 make high frequencies. Without it in any of them the starter voices' character error rate rose from 6 to 26 %. Taken
-from the first alone, after 9,550 steps (and with another excitation), it was 17 % 550 steps later: what was learnt of the
-pattern is lost with it. So this is for a training's beginning, where it was not tried yet.
+from the first alone, after 9,550 steps (and with another excitation), it was 17 % 550 steps later: what was learnt of
+the pattern is lost with it. So this is for a training's beginning, where it was not tried yet.
 """
 
 from __future__ import annotations
