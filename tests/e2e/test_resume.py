@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -46,18 +45,16 @@ def finished(folder: Path = Path("out")) -> list[str]:
 
 def kill_after(wanted: int) -> None:
     """Start the conversion and kill it as soon as `wanted` outputs stand there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "menura", *CONVERT], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while len(finished()) < wanted:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "nothing was converted within two minutes"
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    command = [sys.executable, "-m", "menura", *CONVERT]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while len(finished()) < wanted:
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                assert time.monotonic() < deadline, "nothing was converted within two minutes"
+                time.sleep(0.005)
+        finally:
+            process.kill()
 
 
 def convert(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_size_caps(tmp_path: Path, source: str, found: list[str]) -> None:
         ("see https:/" + "/somewhere.example/x", True),
         ("in /" + "root/things", True),
         ("in /" + "home/me/things", True),
-        ("$HOME/work/x and a/work/b", False),
+        ("$HOME/wo" + "rk/x and a/wo" + "rk/b", False),
         ("beside ../" + "shared/x", True),
         ("TO" + "DO: later", True),
     ],

@@ -114,14 +114,15 @@ def _calmest(samples: FloatArray, fade_samples: int, sample_rate: int) -> int:
     near, around, half = (round(seconds * sample_rate) for seconds in (0.002, 0.015, 0.01))
     middle, reach = len(samples) // 2, (len(samples) - fade_samples) // 2
     step = max(1, round(0.0025 * sample_rate))
-    places = middle + step * np.arange(-(reach // step), reach // step + 1)
-    power = np.square(samples.astype(np.float64))
-    high = np.square(np.diff(samples.astype(np.float64), n=_HIGH_ORDER, prepend=np.zeros(_HIGH_ORDER)))
+    farthest = reach // step * step
+    wide = samples.astype(np.float64)
+    power = np.square(wide)
+    high = np.square(np.diff(wide, n=_HIGH_ORDER, prepend=np.zeros(_HIGH_ORDER)))
     best, least = middle, np.inf
-    for place in sorted(places.tolist(), key=lambda place: abs(place - middle)):
+    for place in sorted(range(middle - farthest, middle + farthest + 1, step), key=lambda place: abs(place - middle)):
         here = high[place - near : place + near].mean()
-        wide = high[place - around - near : place + around + near].sum()
-        beside = (wide - 2 * near * here) / (2 * around)
+        both = high[place - around - near : place + around + near].sum()
+        beside = (both - 2 * near * here) / (2 * around)
         before, after = power[place - half : place].mean(), power[place : place + half].mean()
         burst_db = 10 * np.log10((here + _TINY_HIGH) / (beside + _TINY_HIGH))
         cost = burst_db + abs(10 * np.log10((after + _TINY_POWER) / (before + _TINY_POWER)))
