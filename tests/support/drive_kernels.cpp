@@ -37,6 +37,8 @@ class Driver {
     for (const int algorithm : kernels) convolve(algorithm, x.get(), steps, in, out);
     upsample(x.get(), steps, in, out);
     last(x.get(), steps, in);
+    image(in, out);
+    recurrent(in);
   }
 
   void overrun() {
@@ -59,8 +61,7 @@ class Driver {
   template <class Kernel>
   void run(Kernel* kernel, const menura_layer& layer, const menura_call& call, size_t outputs) {
     if (kernel(MENURA_AVX2, &layer, &call) != MENURA_OK) fail("a kernel refused its arguments");
-    for (size_t i = 0; i < outputs; ++i)
-      if (!std::isfinite(call.output[i])) fail("an output is no number");  // valgrind tells if it was never written
+    check(call.output, outputs);
   }
 
   void convolve(int algorithm, const float* x, int steps, int in, int out) {
@@ -97,6 +98,41 @@ class Driver {
     const Floats weights = noise(static_cast<size_t>(taps) * in), bias = noise(1), output = blank(steps);
     const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, 1, taps, 1, 1, 0};
     run(menura_last, layer, {x, output.get(), nullptr, steps, steps, 0.01f, 1.0f, MENURA_STORE, 1}, steps);
+  }
+
+  void image(int in, int out) {
+    const int images = between(1, 2), height = between(1, 9), width = between(1, 9), half = between(0, 1);
+    const size_t places = static_cast<size_t>(images) * height * width, count = places * out;
+    Floats weights = noise(static_cast<size_t>(9) * in * out);
+    if (half != 0) weights = halves(static_cast<size_t>(9) * in * out);
+    const Floats x = noise(places * in), scale = noise(out), bias = noise(out), residual = noise(count), output = blank(count);
+    const menura_image_layer layer{weights.get(), scale.get(), bias.get(), in, out, half};
+    const menura_image_call call{x.get(), output.get(), residual.get(), images, height, width, 1};
+    if (menura_convolve_image(MENURA_AVX2, &layer, &call) != MENURA_OK) fail("the image kernel refused its arguments");
+    check(output.get(), count);
+  }
+
+  void recurrent(int hidden) {
+    const int sequences = between(1, 2), steps = between(1, 6), directions = between(1, 2);
+    const size_t count = static_cast<size_t>(sequences) * steps * directions * hidden;
+    const Floats weights = noise(static_cast<size_t>(3) * directions * hidden * hidden), bias = noise(3 * directions * hidden);
+    const Floats x = noise(3 * count), output = blank(count);
+    const menura_recurrent_layer layer{weights.get(), bias.get(), hidden, directions};
+    const menura_recurrent_call call{x.get(), output.get(), sequences, steps, 1};
+    if (menura_run_recurrent(MENURA_AVX2, &layer, &call) != MENURA_OK) fail("the recurrent kernel refused its arguments");
+    check(output.get(), count);
+  }
+
+  Floats halves(size_t count) {
+    Floats made = blank((count + 1) / 2);
+    auto* values = reinterpret_cast<unsigned short*>(made.get());
+    for (size_t i = 0; i < count; ++i) values[i] = static_cast<unsigned short>(between(0x2000, 0x3000));
+    return made;
+  }
+
+  static void check(const float* output, size_t count) {
+    for (size_t i = 0; i < count; ++i)
+      if (!std::isfinite(output[i])) fail("an output is no number");  // valgrind tells if it was never written
   }
 
   [[noreturn]] static void fail(const char* what) {

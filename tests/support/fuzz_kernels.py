@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.image import ImageConvolution
 from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
 from menura.kernels.packing import padded_channels
+from menura.kernels.recurrent import Recurrent
 
 
 def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
@@ -45,6 +48,25 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     made = LastConvolution.of(library, weight, None)(x, torch.empty(steps), 0.01)
     wanted = torch.tanh(F.conv1d(F.leaky_relu(x[:, :into].T[None]), weight, padding=3))[0, 0]
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
+    random_image(library, rng)
+    random_sequences(library, rng)
+
+
+def random_image(library: KernelLibrary, rng: np.random.Generator) -> None:
+    into, out = (16 * int(rng.integers(1, high)) for high in (10, 13))
+    images, height, width = (int(rng.integers(1, high)) for high in (3, 14, 14))
+    x, residual = torch.randn(images, into, height, width), torch.randn(images, out, height, width)
+    weight, bias = (torch.randn(out, into, 3, 3) / 30).to(rng.choice([torch.float32, torch.float16])), torch.randn(out)
+    made = ImageConvolution.of(library, weight, None, bias)(x, residual)
+    wanted = F.conv2d(x, weight.float(), bias, padding=1).relu() + residual
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
+
+
+def random_sequences(library: KernelLibrary, rng: np.random.Generator) -> None:
+    hidden, both = 16 * int(rng.integers(1, 9)), bool(rng.integers(2))
+    gru = nn.GRU(3, hidden, batch_first=True, bidirectional=both).requires_grad_(False)
+    x = torch.randn(int(rng.integers(1, 4)), int(rng.integers(1, 9)), 3)
+    torch.testing.assert_close(Recurrent.of(library, gru)(x), gru(x)[0], rtol=0, atol=1e-4)
 
 
 def overrun(library: KernelLibrary) -> None:

@@ -14,7 +14,9 @@ from menura.errors import CheckpointError, UnsafeCheckpointError
 from menura.f0.base import F0Estimator
 from menura.f0.fcpe import FcpeEstimator
 from menura.f0.rmvpe import RmvpeEstimator
+from menura.kernels.library import kernels
 from menura.models.fcpe import Fcpe, FcpeConfig
+from menura.models.footprint import network_bytes
 from menura.models.mel import mel_filterbank, reflect_pad
 from menura.models.rmvpe import Rmvpe, RmvpeConfig, decode_salience
 
@@ -132,6 +134,40 @@ def test_half_precision_weights_are_kept_so_and_change_nothing() -> None:
     name = "unet.intermediate.layers.1.conv.0.conv.3.weight"
     mixed = Rmvpe.from_tensors({**halves, name: rmvpe_weights()[name]}, TINY_RMVPE)
     assert all(tensor.dtype == torch.float32 for tensor in mixed.state_dict().values())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_rmvpe_on_the_kernels_is_the_same(half: bool) -> None:
+    library = kernels()
+    assert library is not None, "the kernels must be built for the tests"
+    config = RmvpeConfig(channels=16, levels=2, blocks=2, bottleneck_layers=2, gru_size=32)
+    torch.manual_seed(3)
+    plain, compiled = Rmvpe(config, half=half), Rmvpe(config, half=half)
+    for tensor in plain.state_dict().values():
+        tensor.copy_(torch.randn(tensor.shape) / max(1, tensor[0].numel()) ** 0.5)
+    compiled.load_state_dict(plain.state_dict())
+    before = network_bytes(compiled)
+    compiled.requires_grad_(False).eval().use_kernels(library)
+    compiled.use_kernels(library)  # a second time changes nothing
+    assert not isinstance(compiled.gru, torch.nn.GRU)
+    assert compiled.gains_by_threads
+    assert not plain.gains_by_threads
+    on_torch = [name for name, module in compiled.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert [name for name in on_torch if name.endswith(("first", "second"))] == ["down.0.0.first"]  # of one channel
+    assert abs(network_bytes(compiled) - before) < 0.02 * before
+    mel = torch.randn(2, 128, 37) * 3 - 5
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(mel), plain.eval()(mel), atol=1e-5, rtol=0)
+
+
+def test_rmvpe_loaded_for_a_cpu_uses_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(rmvpe_weights(), tmp_path / "rmvpe.pt")
+    built = Rmvpe.from_tensors
+    monkeypatch.setattr(Rmvpe, "from_tensors", lambda tensors: built(tensors, TINY_RMVPE))
+    given = []
+    monkeypatch.setattr(Rmvpe, "use_kernels", lambda self, library: given.append(library))
+    RmvpeEstimator.load(tmp_path / "rmvpe.pt", CPU)
+    assert given == [kernels()]
 
 
 def test_stretches_of_the_last_level_meet_exactly(monkeypatch: pytest.MonkeyPatch) -> None:

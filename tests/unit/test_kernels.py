@@ -11,12 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels import library, transforms, trust
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.image import ImageConvolution
 from menura.kernels.library import Algorithm, KernelLibrary, Mode
+from menura.kernels.recurrent import Recurrent
 from menura.models.config import SynthesizerConfig
 from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer
@@ -135,6 +137,94 @@ def test_convolution(
         wanted = wanted * 0.3 + (before if mode == Mode.ADD_TO_MEAN else 0)
     assert_close(output[:, :out], wanted)
     assert not output[:, out:].any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    channels=st.tuples(st.integers(1, 20), st.integers(1, 20)).map(lambda pair: (16 * pair[0], 16 * pair[1])),
+    shape=st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 40)),
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+    residual=st.booleans(),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_image_convolution(
+    path: str,
+    channels: tuple[int, int],
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    residual: bool,
+    threads: int,
+    seed: int,
+) -> None:
+    (into, out), (images, height, width) = channels, shape
+    weight = (normal(seed, out, into, 3, 3) / (9 * into) ** 0.5).to(dtype)
+    scale, bias, x = normal(seed + 1, out), normal(seed + 2, out), normal(seed + 3, images, into, height, width)
+    added = normal(seed + 4, images, out, height, width) if residual else None
+    before, kept = torch.get_num_threads(), None if added is None else added.clone()
+    torch.set_num_threads(threads)
+    try:
+        made = ImageConvolution.of(built(path), weight, scale, bias)(x, added)
+    finally:
+        torch.set_num_threads(before)
+    wanted = torch.zeros(images, out, height, width, dtype=torch.float64)
+    if wanted.numel():
+        wanted = F.conv2d(x.double(), weight.double(), padding=1) * scale.double()[:, None, None]
+    wanted = (wanted + bias.double()[:, None, None]).relu()
+    assert_close(made, wanted if added is None else wanted + added)
+    assert kept is None or added is None or torch.equal(kept, added)
+
+
+@pytest.mark.parametrize("path", paths())
+def test_images_keep_to_themselves(path: str) -> None:
+    layer = ImageConvolution.of(built(path), normal(0, 32, 32, 3, 3), None, normal(1, 32))
+    x = normal(2, 3, 32, 6, 5)
+    together = layer(x)
+    for number in range(3):
+        assert torch.allclose(layer(x[number : number + 1])[0], together[number], rtol=0, atol=1e-5)
+
+
+def test_only_some_images_layers_fit() -> None:
+    fits = {
+        shape: ImageConvolution.fits(torch.empty(shape)) for shape in ((16, 32, 3, 3), (16, 1, 3, 3), (16, 16, 1, 1))
+    }
+    assert fits == {(16, 32, 3, 3): True, (16, 1, 3, 3): False, (16, 16, 1, 1): False}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    hidden=st.integers(1, 20).map(lambda n: 16 * n),
+    both=st.booleans(),
+    shape=st.tuples(st.integers(0, 4), st.integers(0, 30)),
+    loudness=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_recurrent(
+    path: str, hidden: int, both: bool, shape: tuple[int, int], loudness: float, threads: int, seed: int
+) -> None:
+    gru = nn.GRU(7, hidden, batch_first=True, bidirectional=both).requires_grad_(False)
+    for number, parameter in enumerate(gru.parameters()):
+        parameter.copy_(normal(seed + number, *parameter.shape) / hidden**0.5)
+    x = normal(seed, *shape, 7) * loudness
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = Recurrent.of(built(path), gru)(x)
+    finally:
+        torch.set_num_threads(before)
+    wanted = torch.zeros(*shape, hidden * (1 + both), dtype=torch.float64)
+    if wanted.numel():
+        wanted = gru.double()(x.double())[0]
+    # States are at most 1, and what a strong input's rounding does to them grows with it.
+    assert torch.allclose(made.double(), wanted, rtol=0, atol=LAYER_TOLERANCE * max(1.0, loudness / 30))
+
+
+def test_only_some_recurrent_layers_fit() -> None:
+    layers = nn.GRU(3, 32, batch_first=True), nn.GRU(3, 6, batch_first=True), nn.GRU(3, 32), nn.GRU(3, 32, 2)
+    assert [Recurrent.fits(layer) for layer in layers] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("path", paths())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from menura.checkpoints.assets import load_weights
+from menura.kernels.trust import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.rmvpe import HOP_SAMPLES, Rmvpe, decode_salience, log_mel
 
@@ -37,7 +38,10 @@ class RmvpeEstimator:
             CheckpointError: damaged, or something else.
             UnsafeCheckpointError: it carries code.
         """
-        return cls(Rmvpe.from_tensors(load_weights(path)), device=device)
+        estimator = cls(Rmvpe.from_tensors(load_weights(path)), device=device)
+        if device.type == "cpu":
+            estimator._model.use_kernels(trusted_kernels())
+        return estimator
 
     @property
     def resident_bytes(self) -> int:
@@ -48,7 +52,7 @@ class RmvpeEstimator:
         """F0 of a batch of windows: see F0Estimator."""
         with torch.inference_mode():
             features = self._model.features(log_mel(samples))
-            with _single_thread():
+            with nullcontext() if self._model.gains_by_threads else _single_thread():
                 salience = self._model.salience(features)
             return decode_salience(salience, self._threshold)[:, : samples.shape[-1] // HOP_SAMPLES + 1]
 

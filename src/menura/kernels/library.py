@@ -78,6 +78,56 @@ class CallArguments(ctypes.Structure):
     )
 
 
+class ImageLayerArguments(ctypes.Structure):
+    """`menura_image_layer` of the C interface."""
+
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("channels_in", ctypes.c_int32),
+        ("channels_out", ctypes.c_int32),
+        ("half", ctypes.c_int32),
+    )
+
+
+class ImageCallArguments(ctypes.Structure):
+    """`menura_image_call` of the C interface."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("images", ctypes.c_int64),
+        ("height", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class RecurrentLayerArguments(ctypes.Structure):
+    """`menura_recurrent_layer` of the C interface."""
+
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("hidden", ctypes.c_int32),
+        ("directions", ctypes.c_int32),
+    )
+
+
+class RecurrentCallArguments(ctypes.Structure):
+    """`menura_recurrent_call` of the C interface."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("sequences", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("threads", ctypes.c_int32),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelLibrary:
     """The loaded library with the path that runs."""
@@ -94,7 +144,7 @@ class KernelLibrary:
         """The instruction set in use."""
         return PATHS[self.path]
 
-    def call(self, function: str, layer: LayerArguments, arguments: CallArguments) -> None:
+    def call(self, function: str, layer: ctypes.Structure, arguments: ctypes.Structure) -> None:
         """Run one kernel.
 
         Raises:

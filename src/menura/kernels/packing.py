@@ -65,6 +65,16 @@ def pack_upsampling(weight: Tensor, rate: int, panel_channels: int) -> Tensor:
     return _panels(rows.permute(2, 0, 1)[order], panel_channels)
 
 
+def pack_image(weight: Tensor, panel_channels: int) -> Tensor:
+    """Weights (channels_out, channels_in, 3, 3) in panels of (9, channels_in, at most panel_channels), flat."""
+    out, channels_in = weight.shape[:2]
+    rows = weight.permute(2, 3, 1, 0).reshape(9, channels_in, out)
+    whole = out // panel_channels * panel_channels
+    panels = rows[..., :whole].reshape(9, channels_in, -1, panel_channels).permute(2, 0, 1, 3)
+    rest = rows[..., whole:].reshape(9, channels_in, -1, CHANNEL_MULTIPLE).permute(2, 0, 1, 3)
+    return panels.flatten() if whole == out else torch.cat([panels.flatten(), rest.flatten()])
+
+
 def pack_taps(weight: Tensor) -> Tensor:
     """Weights (many, taps) of a convolution with one channel on the other side, as (taps, padded channels)."""
     channels, taps = weight.shape

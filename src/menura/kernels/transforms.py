@@ -15,6 +15,10 @@ FOURIER_SIZE = 32
 TOOM_COOK_POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2), Fraction(-1, 2))
 """Where F(6,3) evaluates its polynomials, besides infinity: small powers of two round least."""
 
+IMAGE_POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))
+"""Where F(4,3) of both axes of an image does, besides infinity: of many such choices the one that rounds least (3e-6
+of full scale with 256 channels; 0, ±1, ±2 gives 8e-6)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterMatrices:
@@ -94,26 +98,31 @@ def _power_of_two(values: np.ndarray) -> float:
 
 
 def toom_cook_header() -> str:
-    """The C++ header with B and A of F(6,3); `python -m menura.kernels.transforms` prints it."""
-    made = toom_cook(6, 3, TOOM_COOK_POINTS)
-
-    def table(name: str, rows: int, columns: int, matrix: np.ndarray) -> str:
-        lines = ",\n".join(
-            "      {"
-            + ", ".join(f"{value:.9g}f" if "." in f"{value:.9g}" else f"{value:.9g}.0f" for value in row)
-            + "}"
-            for row in matrix + 0.0
-        )
-        return f"  static constexpr float {name}[{rows}][{columns}] = {{\n{lines}}};\n"
-
+    """The C++ header with the matrices; `python -m menura.kernels.transforms` prints it."""
+    line, square = toom_cook(6, 3, TOOM_COOK_POINTS), toom_cook(4, 3, IMAGE_POINTS)
     return (
         "// Made by `python -m menura.kernels.transforms`; a test compares them.\n"
         "#pragma once\n\nnamespace menura {\n\n"
-        "struct ToomCook_6_3 {\n  static constexpr int kInputs = 8, kOutputs = 6;\n"
-        + table("kInput", 8, 8, made.inputs)
-        + table("kOutput", 6, 8, made.outputs)
-        + "};\n\n}  // namespace menura\n"
+        + _struct("ToomCook_6_3", line, kInput=line.inputs, kOutput=line.outputs)
+        + _struct("ToomCook_4_3", square, kInput=square.inputs, kWeight=square.weights, kOutput=square.outputs)
+        + "}  // namespace menura\n"
     )
+
+
+def _struct(name: str, made: FilterMatrices, **tables: np.ndarray) -> str:
+    outputs, inputs = made.outputs.shape
+    body = "".join(_table(table, matrix) for table, matrix in tables.items())
+    return f"struct {name} {{\n  static constexpr int kInputs = {inputs}, kOutputs = {outputs};\n{body}}};\n\n"
+
+
+def _table(name: str, matrix: np.ndarray) -> str:
+    rows = ",\n".join("      {" + ", ".join(map(_number, row)) + "}" for row in matrix + 0.0)
+    return f"  static constexpr float {name}[{matrix.shape[0]}][{matrix.shape[1]}] = {{\n{rows}}};\n"
+
+
+def _number(value: float) -> str:
+    digits = f"{value:.9g}"
+    return f"{digits}f" if "." in digits else f"{digits}.0f"
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import warnings
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.image import ImageConvolution
 from menura.kernels.library import KernelLibrary, Mode, kernel_status, kernels
+from menura.kernels.recurrent import Recurrent
 
 LARGEST_ERROR = 2e-5
 """Of a layer's largest output."""
@@ -63,6 +65,9 @@ def largest_error(library: KernelLibrary) -> float:
         _upsampling_error(library, random),
         _source_error(library, random),
         _last_error(library, random),
+        _image_error(library, random, torch.float32),
+        _image_error(library, random, torch.float16),
+        _recurrent_error(library, random),
     ]
     return max(errors)
 
@@ -113,6 +118,23 @@ def _last_error(library: KernelLibrary, random: torch.Generator) -> float:
     weight, x = _normal(random, 1, 32, 7) / 20, _normal(random, 50, 32)
     made = LastConvolution.of(library, weight, None)(x, torch.empty(50), _SLOPE)
     return _error(made, torch.tanh(F.conv1d(_activated(x), weight.double(), padding=3))[0, 0])
+
+
+def _image_error(library: KernelLibrary, random: torch.Generator, dtype: torch.dtype) -> float:
+    weight, scale, bias = (_normal(random, 32, 48, 3, 3) / 20).to(dtype), _normal(random, 32), _normal(random, 32)
+    x, residual = _normal(random, 2, 48, 7, 9), _normal(random, 2, 32, 7, 9)
+    made = ImageConvolution.of(library, weight, scale, bias)(x, residual)
+    sums = F.conv2d(x.double(), weight.double(), padding=1) * scale.double()[:, None, None]
+    return _error(made, (sums + bias.double()[:, None, None]).relu() + residual.double())
+
+
+def _recurrent_error(library: KernelLibrary, random: torch.Generator) -> float:
+    gru = nn.GRU(5, 80, batch_first=True, bidirectional=True).requires_grad_(False)
+    for parameter in gru.parameters():
+        parameter.copy_(_normal(random, *parameter.shape) / 4)
+    x = _normal(random, 2, 9, 5)
+    made = Recurrent.of(library, gru)(x)
+    return _error(made, gru.double()(x.double())[0])
 
 
 def _activated(x: Tensor) -> Tensor:

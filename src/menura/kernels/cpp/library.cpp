@@ -1,4 +1,6 @@
 // The C interface: checks arguments and chooses the path.
+#include <cpuid.h>
+
 #include <cstddef>
 
 #include "menura_kernels.h"
@@ -13,9 +15,16 @@ namespace {
 
 constexpr int32_t kVersion = 1;
 constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
-constexpr int64_t kMostSteps = int64_t{1} << 40;
+constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20;
+
+// Numbers in half precision: every processor with AVX2 has it, if no virtual machine hides it.
+bool converts_halves() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 
 bool supported(int32_t path) {
+  if (!converts_halves()) return false;
   switch (path) {
     case MENURA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case MENURA_AVX512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
@@ -46,6 +55,23 @@ bool valid_convolution(const menura_layer& layer, const menura_call& call) {
          layer.taps % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation &&
          call.steps_in == call.steps_out &&
          (call.mode == MENURA_STORE || call.residual || call.steps_out == 0);
+}
+
+bool valid_image(const menura_image_layer& layer, const menura_image_call& call) {
+  if (call.images < 0 || call.height < 0 || call.width < 0 || call.threads <= 0 || call.images > kMostSteps ||
+      call.height > kMostSteps || call.width > kMostWidth)
+    return false;
+  const bool empty = call.images == 0 || call.height == 0 || call.width == 0;
+  return layer.weights && layer.scale && layer.bias && (empty || (call.input && call.output)) &&
+         whole_channels(layer.channels_in) && whole_channels(layer.channels_out);
+}
+
+bool valid_recurrent(const menura_recurrent_layer& layer, const menura_recurrent_call& call) {
+  if (call.sequences < 0 || call.steps < 0 || call.sequences > kMostSteps || call.steps > kMostSteps || call.threads <= 0)
+    return false;
+  const bool empty = call.sequences == 0 || call.steps == 0;
+  return layer.weights && layer.bias && whole_channels(layer.hidden) && (layer.directions == 1 || layer.directions == 2) &&
+         (empty || (call.input && call.output));
 }
 
 bool valid_strided(const menura_layer& layer, const menura_call& call) {
@@ -103,6 +129,20 @@ int32_t menura_last(int32_t path, const menura_layer* layer, const menura_call* 
       layer->taps % 2 == 0 || call->steps_in != call->steps_out)
     return MENURA_BAD_ARGUMENT;
   return chosen->last(*layer, *call);
+}
+
+int32_t menura_convolve_image(int32_t path, const menura_image_layer* layer, const menura_image_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_image(*layer, *call)) return MENURA_BAD_ARGUMENT;
+  if (call->images == 0 || call->height == 0 || call->width == 0) return MENURA_OK;
+  return chosen->convolve_image(*layer, *call);
+}
+
+int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer, const menura_recurrent_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_recurrent(*layer, *call)) return MENURA_BAD_ARGUMENT;
+  if (call->sequences == 0 || call->steps == 0) return MENURA_OK;
+  return chosen->run_recurrent(*layer, *call);
 }
 
 }  // extern "C"

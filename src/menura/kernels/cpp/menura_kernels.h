@@ -49,6 +49,39 @@ typedef struct {
   int32_t threads;
 } menura_call;
 
+// A 3 x 3 convolution of stride 1 over two axes, then a scale for each channel.
+typedef struct {
+  const void* weights;  // [panels][9][channels_in][the panel's outputs]; not transformed
+  const float* scale;   // [channels_out]
+  const float* bias;    // [channels_out]
+  int32_t channels_in, channels_out;
+  int32_t half;  // weights are in half precision, not in single
+} menura_image_layer;
+
+// Images are [images][height][width][channels]; outside of each are zeros.
+typedef struct {
+  const float* input;
+  float* output;          // not the input's memory
+  const float* residual;  // like the output, and perhaps the output itself; null for none
+  int64_t images, height, width;
+  int32_t threads;
+} menura_image_call;
+
+// A gated recurrent unit in one or both directions.
+typedef struct {
+  const float* weights;  // [directions], each in panels (kernels/recurrent.py): of the state before to the three gates
+  const float* bias;     // [directions][3][hidden], of the same
+  int32_t hidden;        // a multiple of MENURA_CHANNEL_MULTIPLE
+  int32_t directions;    // 1, or 2: the second runs from the end
+} menura_recurrent_layer;
+
+typedef struct {
+  const float* input;  // [sequences][steps][directions][3][hidden]: what the input adds to the gates, its bias included
+  float* output;       // [sequences][steps][directions][hidden]
+  int64_t sequences, steps;
+  int32_t threads;
+} menura_recurrent_call;
+
 // Changes with the layout of packed weights.
 MENURA_EXPORT int32_t menura_version(void);
 
@@ -73,6 +106,13 @@ MENURA_EXPORT int32_t menura_add_source(int32_t path, const menura_layer* layer,
 
 // tanh of a convolution down to one channel: weights are [taps][channels_in], bias [1], output [steps_out].
 MENURA_EXPORT int32_t menura_last(int32_t path, const menura_layer* layer, const menura_call* call);
+
+// relu(convolution * scale + bias) + residual.
+MENURA_EXPORT int32_t menura_convolve_image(int32_t path, const menura_image_layer* layer, const menura_image_call* call);
+
+// States of sequences that begin at zero.
+MENURA_EXPORT int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer,
+                                           const menura_recurrent_call* call);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,8 @@
 
 #include "convolution.h"
 #include "ends.h"
+#include "image.h"
+#include "recurrent.h"
 
 namespace menura {
 namespace MENURA_PATH {
@@ -21,7 +23,7 @@ int32_t convolve(const menura_layer& layer, const menura_call& call) {
 
 }  // namespace
 
-extern const Path kPath{kPanelChannels, convolve, upsample, add_source, last};
+extern const Path kPath{kPanelChannels, convolve, upsample, add_source, last, convolve_image, run_recurrent};
 
 }  // namespace MENURA_PATH
 }  // namespace menura

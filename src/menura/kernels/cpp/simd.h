@@ -21,6 +21,15 @@ MENURA_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 MENURA_INLINE Vec broadcast(float value) { return _mm512_set1_ps(value); }
 MENURA_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 MENURA_INLINE Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+MENURA_INLINE Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+MENURA_INLINE Vec nearest(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// 2 to whole numbers between -126 and 127.
+MENURA_INLINE Vec power_of_two(Vec whole) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127)), 23));
+}
+MENURA_INLINE Vec load_half(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 MENURA_INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 #else
 using Vec = __m256;
@@ -32,6 +41,15 @@ MENURA_INLINE void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 MENURA_INLINE Vec broadcast(float value) { return _mm256_set1_ps(value); }
 MENURA_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 MENURA_INLINE Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+MENURA_INLINE Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+MENURA_INLINE Vec nearest(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// 2 to whole numbers between -126 and 127.
+MENURA_INLINE Vec power_of_two(Vec whole) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)), 23));
+}
+MENURA_INLINE Vec load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 MENURA_INLINE float sum(Vec v) {
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
