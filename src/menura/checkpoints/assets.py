@@ -206,7 +206,7 @@ def encoder_files(folder: Path) -> tuple[Path, Path]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a flat file of named tensors: safetensors, or a torch file without code.
+    """Read a flat file of named tensors: safetensors, or a torch file without code; mapped into memory where possible.
 
     Raises:
         CheckpointError: damaged, or something else than named tensors.
@@ -218,7 +218,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return _load_safetensors(path)
     from menura.checkpoints.pickles import load_tensors
 
-    loaded = load_tensors(path)
+    loaded = load_tensors(path, mapped=True)
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise CheckpointError(f"{path}: holds something else than named tensors. Fetch the file again.")
     return dict(loaded)

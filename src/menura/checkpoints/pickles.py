@@ -40,11 +40,13 @@ _READ_ERRORS = (
 )  # fmt: skip
 
 
-def load_tensors(path: Path) -> object:
+def load_tensors(path: Path, *, mapped: bool = False) -> object:
     """Read a torch file that holds only tensors and plain containers.
 
     Args:
         path: the file, in torch's zip form or the older one.
+        mapped: leave tensors in the file, mapped into memory, where its form allows it (the zip form does). For files
+            that nobody writes to and tensors that nobody changes.
 
     Returns:
         What was saved, on the CPU.
@@ -57,7 +59,7 @@ def load_tensors(path: Path) -> object:
     try:
         foreign = sorted(_foreign_names(path))
         if not foreign:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except _READ_ERRORS as error:
         raise CheckpointError(f"{path}: cut off, damaged, or no torch file. Fetch it again.") from error
     raise UnsafeCheckpointError(

@@ -18,6 +18,7 @@ from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
+from menura.pages import MappedPages
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -28,6 +29,9 @@ Projection = Literal["none", "last", "layer9"]
 _LAYER_OF_RVC_V1 = 9
 _SURVEY_FRAMES = 1 << 15
 """Frames of the first layer that one float64 sum covers (10 s): fixed, so that the result is the same bit for bit."""
+
+_LONG_PASS_SAMPLES = 8 * 16_000
+"""A pass over so much lasts a second: the weights, a quarter of all memory, are left to the system's cache after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +131,7 @@ class ContentVec:
         self.dim = config.hidden_size if projection == "none" else config.classifier_proj_size
         self._layer = _LAYER_OF_RVC_V1 if projection == "layer9" else config.num_hidden_layers
         self._model = model.to(device)
+        self._pages = MappedPages([*self._model.parameters(), *self._model.buffers()])
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, projection: Projection = "none") -> ContentVec:
@@ -170,6 +175,8 @@ class ContentVec:
             (hidden,) = self._model(samples, layers=[self._layer], statistics=known)
             if self.projection != "none" and self._model.final_proj is not None:
                 hidden = self._model.final_proj(hidden)
+            if samples.numel() >= _LONG_PASS_SAMPLES:
+                self._pages.release()
             return cast("Tensor", hidden)
 
     def _channel_statistics(self, statistics: Sequence[RecordingStatistics]) -> ChannelStatistics:

@@ -1,0 +1,86 @@
+"""Weights mapped from files leave memory when they are released, and come back unchanged."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from menura import pages
+from menura.checkpoints.assets import load_weights
+from menura.pages import MappedPages
+
+MEGABYTE = 2**20
+
+
+def resident_bytes(file: Path) -> int:
+    """Of a file's mappings in this process."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(file))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def weights() -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return {
+        str(n): torch.randn(shape, generator=random) for n, shape in enumerate([(1000, 700), (3,), (500, 900), (5, 5)])
+    }
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.bin"])
+def test_released_pages_leave_memory_and_come_back(tmp_path: Path, name: str) -> None:
+    file, wanted = tmp_path / name, weights()
+    if file.suffix == ".bin":
+        torch.save(wanted, file)
+    else:
+        save_file(wanted, file)
+    mapped = load_weights(file)
+    found = MappedPages(mapped.values())
+    total = sum(float(tensor.sum()) for tensor in mapped.values())
+    before = resident_bytes(file)
+    assert 4 * MEGABYTE < found.size_bytes <= before
+    found.release()
+    assert resident_bytes(file) < before - 4 * MEGABYTE
+    for key, tensor in wanted.items():
+        assert torch.equal(mapped[key], tensor)
+    assert sum(float(tensor.sum()) for tensor in mapped.values()) == total
+    assert resident_bytes(file) >= before - MEGABYTE
+
+
+def test_memory_of_its_own_is_left_alone() -> None:
+    own = [torch.randn(1000, 1000), torch.zeros(0), torch.randn(3)]
+    wanted = [tensor.clone() for tensor in own]
+    found = MappedPages(own)
+    assert found.size_bytes == 0
+    found.release()
+    assert all(torch.equal(a, b) for a, b in zip(own, wanted, strict=True))
+
+
+def test_only_whole_pages_within_the_tensors_count(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(5000), "b": torch.ones(100_000), "c": torch.zeros(10)}, tmp_path / "w.safetensors")
+    mapped = load_file(tmp_path / "w.safetensors")
+    address, size = mapped["b"].data_ptr(), 400_000
+    ((first, last),) = MappedPages([mapped["b"]])._spans
+    assert address <= first < last <= address + size
+    assert first % mmap.PAGESIZE == last % mmap.PAGESIZE == 0
+    assert last - first > size - 2 * mmap.PAGESIZE
+
+
+def test_elsewhere_nothing_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(weights(), tmp_path / "w.safetensors")
+    mapped = load_file(tmp_path / "w.safetensors")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert MappedPages(mapped.values()).size_bytes == 0
+    pages._madvise.cache_clear()
+    try:
+        MappedPages(mapped.values()).release()
+    finally:
+        pages._madvise.cache_clear()
