@@ -186,7 +186,7 @@ def _native_variants(voice: LoadedVoice, latent: Latent, libraries: dict[str, Ke
     for name, library in libraries.items():
         network = build_synthesizer(voice)
         network.use_kernels(library)
-        if network.kernel_bytes:  # RefineGAN has none
+        if isinstance(network.dec, HifiGanBase):  # RefineGAN has none
             variants[f"kernels {name}"] = _tiled(network, latent)
     return variants
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from menura.kernels.cache import Packing, PackingCache
+from menura.kernels.cache import Packing
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import KernelLibrary, Mode
 from menura.kernels.packing import padded_channels
@@ -27,6 +27,11 @@ class LayerWeights:
     dilation: int = 1
     stride: int = 1
     padding: int = 0
+
+    @property
+    def bias_or_zeros(self) -> Tensor:
+        """The bias of a convolution, (channels_out,)."""
+        return self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,24 +125,17 @@ class _Stage:
 class Decoder:
     """A decoder ready to run. Rows of a batch are decoded one after the other: each keeps all threads busy."""
 
-    def __init__(self, library: KernelLibrary, weights: DecoderWeights, cache: PackingCache | None = None) -> None:
-        """Pack all weights, or find them packed.
+    def __init__(self, library: KernelLibrary, weights: DecoderWeights, packing: Packing) -> None:
+        """Pack all weights, or take them packed.
 
         Args:
             library: whose kernels will run.
             weights: float32 tensors on the CPU; they are not kept.
-            cache: where packed weights are kept from start to start.
+            packing: where packed weights may come from.
         """
         first, last = weights.first, weights.last
-        key, packing = (
-            ("", Packing())
-            if cache is None
-            else cache.open(library, [(layer.weight, layer.stride) for layer in weights.packed_layers()])
-        )
         self._first = Convolution.of(library, first.weight, first.bias, packing=packing)
         self._stages = [_Stage(library, stage, weights.slope, packing) for stage in weights.stages]
-        if cache is not None:
-            cache.keep(key, packing)
         self._last = LastConvolution.of(library, last.weight, last.bias)
         self._last_slope = weights.last_slope
         self._channels_in = padded_channels(first.weight.shape[1])

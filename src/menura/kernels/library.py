@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-VERSION = 1
+VERSION = 2
 CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
 """Environment variable: `off` leaves everything to torch; `avx2` or `avx512` asks for that path."""
@@ -35,6 +35,7 @@ class Algorithm(IntEnum):
     DIRECT = 0
     TOOM_COOK_6_3 = 1
     FOURIER_32 = 2
+    TOOM_COOK_4_5 = 3
 
 
 class Mode(IntEnum):
@@ -128,6 +129,41 @@ class RecurrentCallArguments(ctypes.Structure):
     )
 
 
+class AttentionArguments(ctypes.Structure):
+    """`menura_attention` of the C interface."""
+
+    _fields_ = (
+        ("query", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("near_keys", ctypes.c_void_p),
+        ("near_values", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("steps", ctypes.c_int64),
+        ("pitch", ctypes.c_int64),
+        ("output_pitch", ctypes.c_int64),
+        ("reach", ctypes.c_int64),
+        ("heads", ctypes.c_int32),
+        ("head_channels", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class GatingArguments(ctypes.Structure):
+    """`menura_gating` of the C interface."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("steps", ctypes.c_int64),
+        ("channels", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelLibrary:
     """The loaded library with the path that runs."""
@@ -144,14 +180,14 @@ class KernelLibrary:
         """The instruction set in use."""
         return PATHS[self.path]
 
-    def call(self, function: str, layer: ctypes.Structure, arguments: ctypes.Structure) -> None:
-        """Run one kernel.
+    def call(self, function: str, *arguments: ctypes.Structure) -> None:
+        """Run one kernel on the structures that it takes.
 
         Raises:
             MemoryError: a thread got no working memory; nothing is half-written that matters, call again with less.
             ValueError: shapes the kernel doesn't take.
         """
-        code = self.handle[function](self.path, ctypes.byref(layer), ctypes.byref(arguments))
+        code = self.handle[function](self.path, *map(ctypes.byref, arguments))
         if code == -2:
             raise MemoryError("not enough memory for the convolution kernels")
         if code != 0:

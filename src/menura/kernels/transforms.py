@@ -13,7 +13,10 @@ import numpy as np
 
 FOURIER_SIZE = 32
 TOOM_COOK_POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2), Fraction(-1, 2))
-"""Where F(6,3) evaluates its polynomials, besides infinity: small powers of two round least."""
+"""Where F(6,3) and F(4,5) evaluate their polynomials, besides infinity: small powers of two round least."""
+
+TOOM_COOK_SIZES = ((6, 3), (4, 5))
+"""(outputs, taps) of the tiles that are compiled, by the same eight points."""
 
 IMAGE_POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))
 """Where F(4,3) of both axes of an image does, besides infinity: of many such choices the one that rounds least (3e-6
@@ -99,11 +102,15 @@ def _power_of_two(values: np.ndarray) -> float:
 
 def toom_cook_header() -> str:
     """The C++ header with the matrices; `python -m menura.kernels.transforms` prints it."""
-    line, square = toom_cook(6, 3, TOOM_COOK_POINTS), toom_cook(4, 3, IMAGE_POINTS)
+    lines = {size: toom_cook(*size, TOOM_COOK_POINTS) for size in TOOM_COOK_SIZES}
+    square = toom_cook(4, 3, IMAGE_POINTS)
     return (
         "// Made by `python -m menura.kernels.transforms`; a test compares them.\n"
         "#pragma once\n\nnamespace menura {\n\n"
-        + _struct("ToomCook_6_3", line, kInput=line.inputs, kOutput=line.outputs)
+        + "".join(
+            _struct(f"ToomCook_{outputs}_{taps}", line, kInput=line.inputs, kOutput=line.outputs)
+            for (outputs, taps), line in lines.items()
+        )
         + _struct("ToomCook_4_3", square, kInput=square.inputs, kWeight=square.weights, kOutput=square.outputs)
         + "}  // namespace menura\n"
     )

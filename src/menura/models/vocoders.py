@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels.cache import PackingCache
-from menura.kernels.decoder import Decoder, DecoderWeights, LayerWeights, StageWeights
+from menura.kernels.cache import Packing
+from menura.kernels.decoder import Decoder, DecoderWeights, StageWeights
 from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import (
@@ -25,7 +25,9 @@ from menura.models.layers import (
     ResBlock2,
     TimeConv,
     TimeConvTranspose,
+    layer_weights,
     maybe_weight_norm,
+    release_weights,
     same_padding,
 )
 from menura.models.source import SineSource
@@ -118,9 +120,9 @@ class HifiGanBase(nn.Module, ABC):
             left=(margins.left + kernel - 1 - padding) // rate, right=(margins.right + padding - 1) // rate + 1
         )
 
-    def use_kernels(self, library: KernelLibrary | None, cache: PackingCache | None = None) -> None:
+    def use_kernels(self, library: KernelLibrary | None, packing: Packing) -> None:
         """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
-        self._native = None if library is None else Decoder(library, self.layer_weights(), cache)
+        self._native = None if library is None else Decoder(library, self.layer_weights(), packing)
 
     def release_weights(self) -> None:
         """Free the weights that the kernels hold packed. From now on only `tiled` works."""
@@ -128,9 +130,7 @@ class HifiGanBase(nn.Module, ABC):
             return
         for i in range(len(self.rates)):
             steps = (conv for block in self.blocks(i) for step in block.steps() for conv in step)
-            for layer in (self.upsampler(i), *steps):
-                released = torch.empty_like(cast("nn.Conv1d", layer).weight, device="meta")
-                layer.weight = nn.Parameter(released, requires_grad=False)
+            release_weights(self.upsampler(i), *steps)
 
     @property
     def kernel_bytes(self) -> int:
@@ -141,17 +141,19 @@ class HifiGanBase(nn.Module, ABC):
         """All layers as the kernels take them."""
         stages = tuple(
             StageWeights(
-                upsampling=_layer(self.upsampler(i)),
-                source=_layer(self.noise_convs[i]) if hasattr(self, "noise_convs") else None,
-                blocks=tuple(tuple(tuple(map(_layer, step)) for step in block.steps()) for block in self.blocks(i)),
+                upsampling=layer_weights(self.upsampler(i)),
+                source=layer_weights(self.noise_convs[i]) if hasattr(self, "noise_convs") else None,
+                blocks=tuple(
+                    tuple(tuple(map(layer_weights, step)) for step in block.steps()) for block in self.blocks(i)
+                ),
                 context_steps=self._context_steps(i),
             )
             for i in range(len(self.rates))
         )
         return DecoderWeights(
-            first=_layer(self.conv_pre),
+            first=layer_weights(self.conv_pre),
             stages=stages,
-            last=_layer(self.conv_post),
+            last=layer_weights(self.conv_post),
             slope=LEAKY_SLOPE,
             last_slope=LAST_SLOPE,
         )
@@ -293,17 +295,6 @@ class MrfHifiGan(HifiGanBase):
     def blocks(self, stage: int) -> Sequence[ResidualBlock]:
         """See HifiGanBase."""
         return [cast("ResidualBlock", block) for block in cast("nn.ModuleList", self.mrfs[stage])]
-
-
-def _layer(module: nn.Module) -> LayerWeights:
-    conv = cast("nn.Conv1d | nn.ConvTranspose1d", module)
-    return LayerWeights(
-        weight=conv.weight,
-        bias=conv.bias,
-        dilation=conv.dilation[0],
-        stride=conv.stride[0],
-        padding=int(conv.padding[0]),
-    )
 
 
 def _end_conv(channels_in: int, channels_out: int, *, bias: bool = True) -> TimeConv:

@@ -13,9 +13,10 @@ std::atomic<GompParallel> gomp_parallel{nullptr};
 
 namespace {
 
-constexpr int32_t kVersion = 1;
+constexpr int32_t kVersion = 2;
 constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
-constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20;
+constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
+                  kMostAttended = int64_t{1} << 28;
 
 // Numbers in half precision: every processor with AVX2 has it, if no virtual machine hides it.
 bool converts_halves() {
@@ -50,6 +51,7 @@ bool valid(const menura_layer& layer, const menura_call& call) {
 
 bool valid_convolution(const menura_layer& layer, const menura_call& call) {
   const bool fits = layer.algorithm == MENURA_DIRECT || (layer.algorithm == MENURA_TOOM_COOK_6_3 && layer.taps == 3) ||
+                    (layer.algorithm == MENURA_TOOM_COOK_4_5 && layer.taps == 5) ||
                     (layer.algorithm == MENURA_FOURIER_32 && layer.taps <= 16);
   return valid(layer, call) && fits && whole_channels(layer.channels_in) && whole_channels(layer.channels_out) &&
          layer.taps % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation &&
@@ -76,6 +78,15 @@ bool valid_recurrent(const menura_recurrent_layer& layer, const menura_recurrent
 
 bool valid_strided(const menura_layer& layer, const menura_call& call) {
   return valid(layer, call) && layer.rate > 0 && layer.padding >= 0 && layer.padding <= kMostTaps;
+}
+
+bool valid_attention(const menura_attention& call) {
+  const int64_t channels = static_cast<int64_t>(call.heads) * call.head_channels;
+  return call.query && call.key && call.value && call.output && call.near_keys && call.near_values && call.workspace &&
+         call.steps >= 0 && call.steps <= kMostAttended && call.heads > 0 && call.heads <= kMostChannels &&
+         whole_channels(call.head_channels) && call.pitch >= channels && call.output_pitch >= channels &&
+         call.window >= 0 && call.window <= kMostTaps && call.reach >= call.window && call.reach <= kMostSteps &&
+         call.threads > 0;
 }
 
 }  // namespace
@@ -143,6 +154,20 @@ int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer, 
   if (!chosen || !layer || !call || !menura::valid_recurrent(*layer, *call)) return MENURA_BAD_ARGUMENT;
   if (call->sequences == 0 || call->steps == 0) return MENURA_OK;
   return chosen->run_recurrent(*layer, *call);
+}
+
+int32_t menura_attend(int32_t path, const menura_attention* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !call || !menura::valid_attention(*call)) return MENURA_BAD_ARGUMENT;
+  return chosen->attend(*call);
+}
+
+int32_t menura_gate(int32_t path, const menura_gating* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !call || !call->input || !call->output || call->steps < 0 || call->threads <= 0 ||
+      !menura::whole_channels(call->channels))
+    return MENURA_BAD_ARGUMENT;
+  return chosen->gate(*call);
 }
 
 }  // extern "C"

@@ -16,7 +16,12 @@ extern "C" {
 enum menura_path { MENURA_AVX2 = 0, MENURA_AVX512 = 1, MENURA_PATHS = 2 };
 
 // How a convolution is computed; its weights are packed accordingly (kernels/packing.py).
-enum menura_algorithm { MENURA_DIRECT = 0, MENURA_TOOM_COOK_6_3 = 1, MENURA_FOURIER_32 = 2 };
+enum menura_algorithm {
+  MENURA_DIRECT = 0,
+  MENURA_TOOM_COOK_6_3 = 1,  // 3 taps
+  MENURA_FOURIER_32 = 2,     // up to 16
+  MENURA_TOOM_COOK_4_5 = 3,  // 5 taps
+};
 
 // What becomes of a convolution's sums v (bias included).
 enum menura_mode {
@@ -82,6 +87,27 @@ typedef struct {
   int32_t threads;
 } menura_recurrent_call;
 
+// Self-attention of some heads, with vectors for the distances from -window to window. A head's channels lie together.
+typedef struct {
+  const float *query, *key, *value;  // [steps][pitch], of which heads * head_channels are theirs
+  float* output;                     // [steps][output_pitch]
+  const float* near_keys;            // packed as a convolution of one tap: head_channels to 2 window + 1, padded
+  const float* near_values;          // packed: 2 window + 1, padded, to head_channels
+  float* workspace;                  // 2 * heads * head_channels * (steps + 64)
+  int64_t steps, pitch, output_pitch;
+  int64_t reach;  // steps on each side that a step sees, at least `window`
+  int32_t heads, head_channels, window;
+  float scale;  // of the queries
+  int32_t threads;
+} menura_attention;
+
+typedef struct {
+  const float* input;  // [steps][2 * channels]
+  float* output;       // [steps][channels]
+  int64_t steps;
+  int32_t channels, threads;
+} menura_gating;
+
 // Changes with the layout of packed weights.
 MENURA_EXPORT int32_t menura_version(void);
 
@@ -113,6 +139,13 @@ MENURA_EXPORT int32_t menura_convolve_image(int32_t path, const menura_image_lay
 // States of sequences that begin at zero.
 MENURA_EXPORT int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer,
                                            const menura_recurrent_call* call);
+
+// Scores, their softmax and its means of the values; scores of near distances are those with key + near key, and their
+// shares are of value + near value.
+MENURA_EXPORT int32_t menura_attend(int32_t path, const menura_attention* call);
+
+// output = tanh(first half of the channels) * sigmoid(second half)
+MENURA_EXPORT int32_t menura_gate(int32_t path, const menura_gating* call);
 
 #ifdef __cplusplus
 }

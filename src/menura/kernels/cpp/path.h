@@ -12,6 +12,8 @@ struct Path {
   int32_t (*last)(const menura_layer&, const menura_call&);
   int32_t (*convolve_image)(const menura_image_layer&, const menura_image_call&);
   int32_t (*run_recurrent)(const menura_recurrent_layer&, const menura_recurrent_call&);
+  int32_t (*attend)(const menura_attention&);
+  int32_t (*gate)(const menura_gating&);
 };
 
 namespace avx2 {

@@ -1,0 +1,130 @@
+"""Attention and WaveNet's gate on the kernels: signals are (steps, padded channels) float32 tensors, time-major."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from menura.kernels.library import Algorithm, AttentionArguments, GatingArguments, KernelLibrary
+from menura.kernels.packing import pack_convolution, padded_channels
+
+_WORKSPACE_STEPS = 64
+"""More than there are, which the workspace has room for: see `cpp/menura_kernels.h`."""
+
+
+def spread(weight: Tensor, groups: int) -> Tensor:
+    """Channels of the first axis with zeros after each of so many equal groups, so that each is as wide as kernels ask.
+
+    Args:
+        weight: (groups * channels, ...).
+        groups: heads, or halves.
+
+    Returns:
+        (groups * padded channels, ...).
+    """
+    channels = weight.shape[0] // groups
+    missing = padded_channels(channels) - channels
+    if not missing:
+        return weight
+    parts = weight.reshape(groups, channels, -1)
+    return F.pad(parts, (0, 0, 0, missing)).reshape(groups * (channels + missing), *weight.shape[1:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Self-attention of some heads with learned vectors for near distances (Shaw et al., 2018)."""
+
+    library: KernelLibrary
+    near_keys: Tensor
+    near_values: Tensor
+    heads: int
+    head_channels: int
+    """Padded."""
+    window: int
+    scale: float
+
+    @classmethod
+    def of(cls, library: KernelLibrary, near_keys: Tensor, near_values: Tensor, heads: int) -> Attention:
+        """Pack the vectors.
+
+        Args:
+            library: whose kernels will run it.
+            near_keys: (2 * window + 1, head channels) by distance from -window, added to keys.
+            near_values: of the same shape, added to values.
+            heads: that share them.
+        """
+        rows, channels = near_keys.shape
+        return cls(
+            library=library,
+            near_keys=pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, library.panel_channels),
+            near_values=pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, library.panel_channels),
+            heads=heads,
+            head_channels=padded_channels(channels),
+            window=rows // 2,
+            scale=channels**-0.5,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Of all heads, padded."""
+        return self.heads * self.head_channels
+
+    def __call__(self, projected: Tensor, output: Tensor, reach: int | None) -> Tensor:
+        """Attend.
+
+        Args:
+            projected: (steps, 3 * channels), queries, keys and values, each with its heads one after the other.
+            output: (steps, channels), written.
+            reach: steps on each side that a step attends to, at least the window; None for all.
+
+        Returns:
+            `output`.
+        """
+        steps, pitch = projected.shape
+        workspace = projected.new_empty(2 * self.channels * (steps + _WORKSPACE_STEPS))
+        query, size = projected.data_ptr(), projected.element_size()
+        arguments = AttentionArguments(
+            query=query,
+            key=query + self.channels * size,
+            value=query + 2 * self.channels * size,
+            output=output.data_ptr(),
+            near_keys=self.near_keys.data_ptr(),
+            near_values=self.near_values.data_ptr(),
+            workspace=workspace.data_ptr(),
+            steps=steps,
+            pitch=pitch,
+            output_pitch=output.shape[1],
+            reach=max(self.window, steps if reach is None else min(reach, steps)),
+            heads=self.heads,
+            head_channels=self.head_channels,
+            window=self.window,
+            scale=self.scale,
+            threads=torch.get_num_threads(),
+        )
+        self.library.call("menura_attend", arguments)
+        return output
+
+
+def gate(library: KernelLibrary, x: Tensor, output: Tensor) -> Tensor:
+    """The tanh of the first half of the channels times the sigmoid of the second.
+
+    Args:
+        library: whose kernel will run it.
+        x: (steps, 2 * channels).
+        output: (steps, channels), written.
+
+    Returns:
+        `output`.
+    """
+    arguments = GatingArguments(
+        input=x.data_ptr(),
+        output=output.data_ptr(),
+        steps=x.shape[0],
+        channels=output.shape[1],
+        threads=torch.get_num_threads(),
+    )
+    library.call("menura_gate", arguments)
+    return output

@@ -1,0 +1,42 @@
+// e to the x, and what networks make of it.
+#pragma once
+#include "simd.h"
+
+namespace menura {
+namespace MENURA_PATH {
+
+#if defined(__AVX512F__)
+MENURA_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
+#else
+MENURA_INLINE float largest(Vec v) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+#endif
+
+// e^x to 2e-7 of itself, for |x| up to 87 and that of 87 beyond: a power of two times Taylor's series over +-ln(2)/2.
+MENURA_INLINE Vec exponential(Vec x) {
+  x = minimum(maximum(x, broadcast(-87.0f)), broadcast(87.0f));
+  const Vec twos = nearest(x * broadcast(1.44269504f));
+  // ln 2 in two parts: the first has few bits, so that the product with a whole number is exact.
+  Vec rest = multiply_add(twos, broadcast(-0.693359375f), x);
+  rest = multiply_add(twos, broadcast(2.12194440e-4f), rest);
+  Vec series = broadcast(1.0f / 5040);
+  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f})
+    series = multiply_add(series, rest, broadcast(term));
+  return series * power_of_two(twos);
+}
+
+MENURA_INLINE Vec logistic(Vec x) {
+  const Vec one = broadcast(1.0f);
+  return one / (one + exponential(broadcast(0.0f) - x));
+}
+
+MENURA_INLINE Vec hyperbolic_tangent(Vec x) {
+  const Vec one = broadcast(1.0f);
+  return one - broadcast(2.0f) / (one + exponential(x + x));
+}
+
+}  // namespace MENURA_PATH
+}  // namespace menura
