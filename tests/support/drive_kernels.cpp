@@ -33,12 +33,14 @@ class Driver {
   void round() {
     const int in = channels(), out = channels(), steps = between(0, 70);
     const Floats x = noise(static_cast<size_t>(steps) * in);
-    const int kernels[] = {MENURA_TOOM_COOK_6_3, MENURA_FOURIER_32, MENURA_DIRECT};
+    const int kernels[] = {MENURA_TOOM_COOK_6_3, MENURA_TOOM_COOK_4_5, MENURA_FOURIER_32, MENURA_DIRECT};
     for (const int algorithm : kernels) convolve(algorithm, x.get(), steps, in, out);
     upsample(x.get(), steps, in, out);
     last(x.get(), steps, in);
     image(in, out);
     recurrent(in);
+    attend(between(0, 120));
+    gate(steps, in);
   }
 
   void overrun() {
@@ -65,10 +67,11 @@ class Driver {
   }
 
   void convolve(int algorithm, const float* x, int steps, int in, int out) {
-    const int taps = algorithm == MENURA_TOOM_COOK_6_3 ? 3 : 2 * between(algorithm == MENURA_DIRECT ? 0 : 2, 7) + 1;
-    const int points = algorithm == MENURA_TOOM_COOK_6_3 ? toom_cook_points_
-                       : algorithm == MENURA_FOURIER_32  ? fourier_points_
-                                                         : taps;
+    const bool toom_cook = algorithm == MENURA_TOOM_COOK_6_3 || algorithm == MENURA_TOOM_COOK_4_5;
+    const int taps = algorithm == MENURA_TOOM_COOK_6_3   ? 3
+                     : algorithm == MENURA_TOOM_COOK_4_5 ? 5
+                                                         : 2 * between(algorithm == MENURA_DIRECT ? 0 : 2, 7) + 1;
+    const int points = toom_cook ? toom_cook_points_ : algorithm == MENURA_FOURIER_32 ? fourier_points_ : taps;
     const Floats weights = noise(static_cast<size_t>(points) * in * out), bias = noise(out);
     const size_t size = static_cast<size_t>(steps) * out;
     const Floats residual = noise(size), output = blank(size);
@@ -133,6 +136,27 @@ class Driver {
   static void check(const float* output, size_t count) {
     for (size_t i = 0; i < count; ++i)
       if (!std::isfinite(output[i])) fail("an output is no number");  // valgrind tells if it was never written
+  }
+
+  void attend(int steps) {
+    const int heads = between(1, 3), head_channels = channels(), window = between(0, 9), all = heads * head_channels;
+    const int near = (2 * window + MENURA_CHANNEL_MULTIPLE) / MENURA_CHANNEL_MULTIPLE * MENURA_CHANNEL_MULTIPLE;
+    const size_t size = static_cast<size_t>(steps) * all, packed = static_cast<size_t>(near) * head_channels;
+    const Floats x = noise(3 * size), near_keys = noise(packed), near_values = noise(packed), output = blank(size);
+    const Floats workspace = blank(2 * static_cast<size_t>(all) * (steps + 64));
+    const menura_attention call{x.get(),          x.get() + all,   x.get() + 2 * all, output.get(),
+                                near_keys.get(),  near_values.get(), workspace.get(), steps,
+                                3 * all,          all,             window + between(0, 80), heads,
+                                head_channels,    window,          0.3f,            1};
+    if (menura_attend(MENURA_AVX2, &call) != MENURA_OK) fail("attention refused its arguments");
+    check(output.get(), size);
+  }
+
+  void gate(int steps, int in) {
+    const Floats halves = noise(2 * static_cast<size_t>(steps) * in), output = blank(static_cast<size_t>(steps) * in);
+    const menura_gating call{halves.get(), output.get(), steps, in, 1};
+    if (menura_gate(MENURA_AVX2, &call) != MENURA_OK) fail("the gate refused its arguments");
+    check(output.get(), static_cast<size_t>(steps) * in);
   }
 
   [[noreturn]] static void fail(const char* what) {

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from menura.kernels.attention import Attention, gate
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.image import ImageConvolution
 from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
@@ -50,6 +51,7 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
     random_image(library, rng)
     random_sequences(library, rng)
+    attention_round(library, rng, steps)
 
 
 def random_image(library: KernelLibrary, rng: np.random.Generator) -> None:
@@ -67,6 +69,20 @@ def random_sequences(library: KernelLibrary, rng: np.random.Generator) -> None:
     gru = nn.GRU(3, hidden, batch_first=True, bidirectional=both).requires_grad_(False)
     x = torch.randn(int(rng.integers(1, 4)), int(rng.integers(1, 9)), 3)
     torch.testing.assert_close(Recurrent.of(library, gru)(x), gru(x)[0], rtol=0, atol=1e-4)
+
+
+def attention_round(library: KernelLibrary, rng: np.random.Generator, steps: int) -> None:
+    heads, channels, window = int(rng.integers(1, 4)), 16 * int(rng.integers(1, 4)), int(rng.integers(0, 8))
+    reach = None if rng.integers(2) else window + int(rng.integers(0, 60))
+    near_keys, near_values = torch.randn(2, 2 * window + 1, channels) / channels
+    attention = Attention.of(library, near_keys, torch.zeros_like(near_values), heads)
+    x = torch.randn(steps, 3 * heads * channels)
+    x[:, 2 * heads * channels :] = 1.0  # then any shares give their sum
+    made = attention(x, torch.empty(steps, heads * channels), reach)
+    torch.testing.assert_close(made, torch.ones_like(made), rtol=0, atol=1e-5)
+    halves = torch.randn(steps, 2 * channels)
+    wanted = torch.tanh(halves[:, :channels]) * torch.sigmoid(halves[:, channels:])
+    torch.testing.assert_close(gate(library, halves, torch.empty(steps, channels)), wanted, rtol=0, atol=1e-5)
 
 
 def overrun(library: KernelLibrary) -> None:

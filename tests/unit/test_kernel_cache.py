@@ -38,8 +38,10 @@ def voice(seed: int) -> Synthesizer:
 def sound(net: Synthesizer) -> torch.Tensor:
     random = torch.Generator().manual_seed(7)
     config = net.config
-    z = torch.randn(1, config.inter_channels, 50, generator=random)
+    content, f0_coarse = torch.randn(1, 50, config.content_dim, generator=random), torch.full((1, 50), 7)
     g = torch.randn(1, config.gin_channels, 1, generator=random)
+    prior = net.encode(content, f0_coarse, torch.tensor([50]))
+    z = net.reverse_flow(prior.mean, prior.mask, g)
     return net.decode_tiled(z, g, torch.randn(1, 1, 50 * config.frame_samples, generator=random), (5, 45))
 
 

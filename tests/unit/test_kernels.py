@@ -17,43 +17,19 @@ from torch.nn import functional as F
 from menura.kernels import library, transforms, trust
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.image import ImageConvolution
-from menura.kernels.library import Algorithm, KernelLibrary, Mode
+from menura.kernels.library import Algorithm, Mode
 from menura.kernels.recurrent import Recurrent
 from menura.models.config import SynthesizerConfig
 from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer
+from support.kernels import LAYER_TOLERANCE, assert_close, built, normal, paths
 from support.tiny import tiny_config
 
 SLOPE = 0.1
-LAYER_TOLERANCE = 2e-5
-"""Of a layer's largest output."""
-
-
-def built(path: str) -> KernelLibrary:
-    status = library._status(path)
-    assert status.library is not None, f"the kernels must be built for the tests: {status.reason}"
-    return status.library
-
-
-def paths() -> list[str]:
-    """Those that this processor has; the library says so itself."""
-    names = [path for path in ("avx2", "avx512") if library._status(path).library is not None]
-    assert names, library.kernel_status().reason
-    return names
-
-
-def assert_close(made: Tensor, wanted: Tensor) -> None:
-    assert made.shape == wanted.shape
-    scale = max(float(wanted.abs().max()), 1e-3) if wanted.numel() else 1.0
-    assert torch.allclose(made.double(), wanted, rtol=0, atol=LAYER_TOLERANCE * scale)
 
 
 def activated(x: Tensor, slope: float = SLOPE) -> Tensor:
     return F.leaky_relu(x.double().T[None], slope)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def padded(x: Tensor) -> Tensor:
@@ -78,14 +54,15 @@ def test_minimal_filtering_matrices(taps: int) -> None:
     np.testing.assert_allclose(made[: len(wanted)], wanted, atol=1e-12)
 
 
-def test_toom_cook_matrices() -> None:
-    made = transforms.toom_cook(6, 3, transforms.TOOM_COOK_POINTS)
+@pytest.mark.parametrize(("count", "taps"), transforms.TOOM_COOK_SIZES)
+def test_toom_cook_matrices(count: int, taps: int) -> None:
+    made = transforms.toom_cook(count, taps, transforms.TOOM_COOK_POINTS)
     rng = np.random.default_rng(0)
-    weight, x = rng.standard_normal(3), rng.standard_normal(8)
+    weight, x = rng.standard_normal(taps), rng.standard_normal(8)
     outputs = made.outputs @ ((made.weights @ weight) * (made.inputs @ x))
     np.testing.assert_allclose(outputs, np.correlate(x, weight, mode="valid"), atol=1e-12)
     with pytest.raises(ValueError, match="7 different points"):
-        transforms.toom_cook(6, 3, transforms.TOOM_COOK_POINTS[:-1])
+        transforms.toom_cook(count, taps, transforms.TOOM_COOK_POINTS[:-1])
 
 
 def test_header_is_what_the_script_makes() -> None:
@@ -93,7 +70,14 @@ def test_header_is_what_the_script_makes() -> None:
     assert header.read_text(encoding="utf-8") == transforms.toom_cook_header()
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize(("taps", "count"), [(1, 1), (3, 8), (5, 8), (7, 47), (15, 47), (17, 17)])
+def test_best_algorithm(taps: int, count: int) -> None:
+    """Told by how many matrices there are: one for each product that a tile takes."""
+    packed = Convolution.of(built(paths()[0]), normal(0, 16, 16, taps), None).weights
+    assert packed.numel() == count * 16 * 16
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     path=st.sampled_from(paths()),
     channels=st.tuples(st.integers(1, 70), st.integers(1, 70)),
@@ -101,7 +85,7 @@ def test_header_is_what_the_script_makes() -> None:
     dilation=st.integers(1, 12),
     steps=st.integers(0, 400),
     mode=st.sampled_from(Mode),
-    direct=st.booleans(),
+    algorithm=st.sampled_from([None, None, Algorithm.DIRECT, Algorithm.FOURIER_32]),
     threads=st.integers(1, 3),
     seed=st.integers(0, 2**16),
 )
@@ -112,14 +96,16 @@ def test_convolution(
     dilation: int,
     steps: int,
     mode: Mode,
-    direct: bool,
+    algorithm: Algorithm | None,
     threads: int,
     seed: int,
 ) -> None:
     into, out = channels
     weight, bias = normal(seed, out, into, taps) / (into * taps) ** 0.5, normal(seed + 1, out)
     x, residual, before = normal(seed + 2, steps, into), normal(seed + 3, steps, out), normal(seed + 4, steps, out)
-    layer = Convolution.of(built(path), weight, bias, dilation, Algorithm.DIRECT if direct else None)
+    if algorithm == Algorithm.FOURIER_32 and taps > 16:
+        algorithm = None
+    layer = Convolution.of(built(path), weight, bias, dilation, algorithm)
     output = padded(before).contiguous()
     before_threads = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -228,7 +214,9 @@ def test_only_some_recurrent_layers_fit() -> None:
 
 
 @pytest.mark.parametrize("path", paths())
-@pytest.mark.parametrize(("channels", "taps", "dilation"), [(256, 11, 5), (512, 7, 1), (128, 3, 3)])
+@pytest.mark.parametrize(
+    ("channels", "taps", "dilation"), [(256, 11, 5), (512, 7, 1), (128, 3, 3), (384, 5, 1), (768, 3, 1)]
+)
 def test_wide_convolutions(path: str, channels: int, taps: int, dilation: int) -> None:
     weight, bias = normal(1, channels, channels, taps) / (channels * taps) ** 0.5, normal(2, channels)
     x = normal(3, 777, channels)
@@ -314,6 +302,11 @@ def test_what_the_kernels_refuse() -> None:
         layer(x, torch.empty(10, 16), 1.0, Epilogue(mode=Mode.ADD_RESIDUAL))
     with pytest.raises(ValueError, match="menura_convolve"):
         Convolution.of(chosen, normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
+    for taps, algorithm in ((5, Algorithm.TOOM_COOK_6_3), (3, Algorithm.TOOM_COOK_4_5)):
+        wrong = Convolution.of(chosen, normal(0, 16, 16, taps), None, 1, Algorithm.DIRECT)
+        wrong.arguments.algorithm = algorithm
+        with pytest.raises(ValueError, match="menura_convolve"):
+            wrong(x, torch.empty(10, 16))
 
 
 CONFIGS = {

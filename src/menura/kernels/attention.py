@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from menura.kernels.cache import Packing
 from menura.kernels.library import Algorithm, AttentionArguments, GatingArguments, KernelLibrary
 from menura.kernels.packing import pack_convolution, padded_channels
 
@@ -47,7 +48,14 @@ class Attention:
     scale: float
 
     @classmethod
-    def of(cls, library: KernelLibrary, near_keys: Tensor, near_values: Tensor, heads: int) -> Attention:
+    def of(
+        cls,
+        library: KernelLibrary,
+        near_keys: Tensor,
+        near_values: Tensor,
+        heads: int,
+        packing: Packing | None = None,
+    ) -> Attention:
         """Pack the vectors.
 
         Args:
@@ -55,12 +63,14 @@ class Attention:
             near_keys: (2 * window + 1, head channels) by distance from -window, added to keys.
             near_values: of the same shape, added to values.
             heads: that share them.
+            packing: where packed vectors may come from.
         """
         rows, channels = near_keys.shape
+        source, panel = packing or Packing(), library.panel_channels
         return cls(
             library=library,
-            near_keys=pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, library.panel_channels),
-            near_values=pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, library.panel_channels),
+            near_keys=source.take(lambda: pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, panel)),
+            near_values=source.take(lambda: pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, panel)),
             heads=heads,
             head_channels=padded_channels(channels),
             window=rows // 2,

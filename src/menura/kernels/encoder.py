@@ -64,6 +64,7 @@ class EncoderWeights:
         """Those whose weights are packed, in a fixed order."""
         for layer in self.layers:
             attention = layer.attention
+            yield from (LayerWeights(weight=near, bias=None) for near in (attention.near_keys, attention.near_values))
             yield from (attention.query, attention.key, attention.value, attention.output, layer.first, layer.second)
         yield self.projection
 
@@ -87,7 +88,7 @@ class _Layer:
         attention = weights.attention
         heads, ways = attention.heads, (attention.query, attention.key, attention.value)
         output, first, second = attention.output, weights.first, weights.second
-        self._attention = Attention.of(library, attention.near_keys, attention.near_values, heads)
+        self._attention = Attention.of(library, attention.near_keys, attention.near_values, heads, packing)
         biases = [spread(way.bias_or_zeros, heads) for way in ways]
         self._projections = packed(torch.cat([spread(way.weight, heads) for way in ways]), torch.cat(biases))
         self._output = packed(spread(output.weight.transpose(0, 1), heads).transpose(0, 1), output.bias)
@@ -125,7 +126,8 @@ class _Layer:
     def tensors(self) -> list[Tensor]:
         """All packed weights."""
         convolutions = (self._projections, self._output, self._first, self._second)
-        return [t for layer in convolutions for t in (layer.weights, layer.bias)]
+        near = [self._attention.near_keys, self._attention.near_values]
+        return [*near, *(t for layer in convolutions for t in (layer.weights, layer.bias))]
 
 
 class Encoder:

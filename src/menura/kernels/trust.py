@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from menura.kernels.attention import Attention, gate
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.image import ImageConvolution
 from menura.kernels.library import KernelLibrary, Mode, kernel_status, kernels
@@ -60,7 +61,7 @@ def largest_error(library: KernelLibrary) -> float:
     errors = [
         *(
             _convolution_error(library, random, taps, dilation)
-            for taps, dilation in ((1, 1), (3, 1), (3, 5), (7, 3), (11, 1))
+            for taps, dilation in ((1, 1), (3, 1), (3, 5), (5, 1), (7, 3), (11, 1))
         ),
         _upsampling_error(library, random),
         _source_error(library, random),
@@ -68,6 +69,8 @@ def largest_error(library: KernelLibrary) -> float:
         _image_error(library, random, torch.float32),
         _image_error(library, random, torch.float16),
         _recurrent_error(library, random),
+        *(_attention_error(library, random, reach) for reach in (None, 60)),
+        _gate_error(library, random),
     ]
     return max(errors)
 
@@ -135,6 +138,30 @@ def _recurrent_error(library: KernelLibrary, random: torch.Generator) -> float:
     x = _normal(random, 2, 9, 5)
     made = Recurrent.of(library, gru)(x)
     return _error(made, gru.double()(x.double())[0])
+
+
+def _attention_error(library: KernelLibrary, random: torch.Generator, reach: int | None) -> float:
+    heads, channels, window, steps = 2, 32, 4, 147
+    near_keys, near_values = (_normal(random, 2 * window + 1, channels) for _ in range(2))
+    x = _normal(random, steps, 3 * heads * channels)
+    made = Attention.of(library, near_keys, near_values, heads)(x, torch.empty(steps, heads * channels), reach)
+    query, key, value = x.double().view(steps, 3, heads, channels).permute(1, 2, 0, 3)
+    distance = torch.arange(steps)[None] - torch.arange(steps)[:, None]
+    near = (distance + window).clamp(0, 2 * window)
+    is_near = (distance.abs() <= window)[..., None].double()
+    keys, values = (vectors.double()[near] * is_near for vectors in (near_keys, near_values))
+    scores = (query @ key.transpose(1, 2) + torch.einsum("hqc,qkc->hqk", query, keys)) * channels**-0.5
+    if reach is not None:
+        scores = scores.masked_fill(distance.abs() > reach, -torch.inf)
+    shares = scores.softmax(dim=-1)
+    sums = shares @ value + torch.einsum("hqk,qkc->hqc", shares, values)
+    return _error(made, sums.transpose(0, 1).reshape(steps, -1))
+
+
+def _gate_error(library: KernelLibrary, random: torch.Generator) -> float:
+    x = _normal(random, 70, 96) * 4
+    first, second = x.double().chunk(2, dim=1)
+    return _error(gate(library, x, torch.empty(70, 48)), torch.tanh(first) * torch.sigmoid(second))
 
 
 def _activated(x: Tensor) -> Tensor:
