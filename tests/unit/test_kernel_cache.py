@@ -15,6 +15,7 @@ from menura.kernels import packing
 from menura.kernels.cache import PackingCache, packing_key
 from menura.kernels.library import KernelLibrary, kernels
 from menura.models.synthesizer import Synthesizer
+from support.pages import mapped_bytes
 from support.tiny import tiny_config
 
 
@@ -53,6 +54,7 @@ def test_second_start_packs_nothing(library: KernelLibrary, tmp_path: Path, monk
     (file,) = (tmp_path / "kernels").iterdir()
     assert net.kernel_bytes >= file.stat().st_size * 0.9
     assert file.suffix == ".packed"
+    assert net._pages.size_bytes >= file.stat().st_size * 0.9  # mapped from the first start on
 
     def refuse(*_: object) -> None:
         raise AssertionError("packed again")
@@ -62,6 +64,21 @@ def test_second_start_packs_nothing(library: KernelLibrary, tmp_path: Path, monk
     assert torch.equal(sound(net), first)
     with pytest.raises(AssertionError, match="packed again"):
         voice(1).use_kernels(library, cache)
+
+
+def test_a_long_pass_lets_the_pages_go(library: KernelLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = voice(0)
+    net.use_kernels(library, PackingCache(tmp_path))
+    first = sound(net)
+    (file,) = tmp_path.iterdir()
+    monkeypatch.setattr("menura.models.synthesizer._LONG_PASS_FRAMES", 41)
+    before = mapped_bytes(file)
+    sound(net)
+    assert mapped_bytes(file) == before > 0  # 40 frames are no long pass
+    monkeypatch.setattr("menura.models.synthesizer._LONG_PASS_FRAMES", 40)
+    assert torch.equal(sound(net), first)
+    assert mapped_bytes(file) < before / 4
+    assert torch.equal(sound(net), first)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "nonsense", "list"])

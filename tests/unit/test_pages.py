@@ -13,19 +13,9 @@ from safetensors.torch import load_file, save_file
 from menura import pages
 from menura.checkpoints.assets import load_weights
 from menura.pages import MappedPages
+from support.pages import mapped_bytes
 
 MEGABYTE = 2**20
-
-
-def resident_bytes(file: Path) -> int:
-    """Of a file's mappings in this process."""
-    total, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        if "-" in line.split()[0]:
-            inside = line.endswith(str(file))
-        elif inside and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -45,14 +35,14 @@ def test_released_pages_leave_memory_and_come_back(tmp_path: Path, name: str) ->
     mapped = load_weights(file)
     found = MappedPages(mapped.values())
     total = sum(float(tensor.sum()) for tensor in mapped.values())
-    before = resident_bytes(file)
+    before = mapped_bytes(file)
     assert 4 * MEGABYTE < found.size_bytes <= before
     found.release()
-    assert resident_bytes(file) < before - 4 * MEGABYTE
+    assert mapped_bytes(file) < before - 4 * MEGABYTE
     for key, tensor in wanted.items():
         assert torch.equal(mapped[key], tensor)
     assert sum(float(tensor.sum()) for tensor in mapped.values()) == total
-    assert resident_bytes(file) >= before - MEGABYTE
+    assert mapped_bytes(file) >= before - MEGABYTE
 
 
 def test_memory_of_its_own_is_left_alone() -> None:

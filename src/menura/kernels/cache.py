@@ -78,11 +78,14 @@ class PackingCache:
             layers: (weights, stride) of each, in the order in which they will ask for their packing.
         """
         key = packing_key(library, layers)
+        return key, self.mapped(key) or Packing()
+
+    def mapped(self, key: str) -> MappedPacking | None:
+        """What is kept under a key, mapped into memory; None if nothing whole is."""
         try:
-            mapped = _mapped(self._folder / (key + _SUFFIX))
+            return MappedPacking(_mapped(self._folder / (key + _SUFFIX)))
         except (OSError, ValueError, KeyError, TypeError):
-            return key, Packing()
-        return key, MappedPacking(mapped)
+            return None
 
     def keep(self, key: str, packing: Packing) -> None:
         """Write what was packed, if it is worth it. A folder that can't be written is no error: it is packed anew."""

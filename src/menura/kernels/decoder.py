@@ -140,11 +140,6 @@ class Decoder:
         self._last_slope = weights.last_slope
         self._channels_in = padded_channels(first.weight.shape[1])
 
-    @property
-    def resident_bytes(self) -> int:
-        """Memory of the packed weights."""
-        return sum(t.numel() * t.element_size() for t in self.tensors())
-
     def decode(self, z: Tensor, offset: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:
         """Sound of some frames of a latent.
 

@@ -146,11 +146,6 @@ class Encoder:
         self._projection = Convolution.of(library, projection.weight, projection.bias, packing=packing)
         self._channels_out = projection.weight.shape[0]
 
-    @property
-    def resident_bytes(self) -> int:
-        """Memory of the packed weights."""
-        return sum(t.numel() * t.element_size() for t in self.tensors())
-
     def encode(self, x: Tensor, reach: int | None) -> Tensor:
         """One row.
 

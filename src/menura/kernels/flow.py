@@ -100,11 +100,6 @@ class InverseFlow:
         self._couplings = [_Coupling(library, coupling, packing) for coupling in weights.couplings]
         self._context_frames = sum(coupling.context_frames for coupling in self._couplings)
 
-    @property
-    def resident_bytes(self) -> int:
-        """Memory of the packed weights."""
-        return sum(t.numel() * t.element_size() for t in self.tensors())
-
     def apply(self, z_p: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """One row.
 

@@ -18,6 +18,7 @@ from menura.kernels.encoder import Encoder, EncoderLayerWeights, EncoderWeights
 from menura.kernels.flow import CouplingWeights, FlowWeights, InverseFlow
 from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
+from menura.models.footprint import tensor_bytes
 from menura.models.layers import (
     ChannelNorm,
     ConvFeedForward,
@@ -31,6 +32,7 @@ from menura.models.layers import (
 from menura.models.refinegan import RefineGan
 from menura.models.spans import Span
 from menura.models.vocoders import HifiGan, HifiGanBase, MrfHifiGan
+from menura.pages import MappedPages
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10
@@ -41,6 +43,9 @@ FLOW_COUPLINGS = 4
 POSTERIOR_LAYERS = 16
 TILE_FRAMES = 200
 """Two seconds. Longer tiles take more memory and no less time; shorter ones wait more often for all threads to meet."""
+
+_LONG_PASS_FRAMES = 800
+"""After so much, which takes a second or more, the packed weights are left to the system's cache of files."""
 
 VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan]] = {
     "HiFi-GAN": HifiGan,
@@ -136,10 +141,9 @@ class TextEncoder(nn.Module):
             convolutions = (module for module in self.encoder.modules() if isinstance(module, nn.Conv1d))
             release_weights(self.proj, *convolutions)
 
-    @property
-    def kernel_bytes(self) -> int:
-        """Memory of the kernels' packed weights, beside the module's own."""
-        return 0 if self._native is None else self._native.resident_bytes
+    def kernel_tensors(self) -> list[Tensor]:
+        """The kernels' packed weights, beside the module's own."""
+        return [] if self._native is None else self._native.tensors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,10 +295,9 @@ class Flow(nn.Module):
             wavenet = coupling.enc
             release_weights(coupling.pre, coupling.post, *wavenet.in_layers, *wavenet.res_skip_layers)
 
-    @property
-    def kernel_bytes(self) -> int:
-        """Memory of the kernels' packed weights, beside the module's own."""
-        return 0 if self._native is None else self._native.resident_bytes
+    def kernel_tensors(self) -> list[Tensor]:
+        """The kernels' packed weights, beside the module's own."""
+        return [] if self._native is None else self._native.tensors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +350,7 @@ class Synthesizer(nn.Module):
             self.enc_q = PosteriorEncoder(config, training=training)
         self.flow = Flow(config, training=training)
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
+        self._pages = MappedPages([])
         self.train(training)
 
     def use_kernels(self, library: KernelLibrary | None, cache: PackingCache | None = None) -> None:
@@ -364,8 +368,14 @@ class Synthesizer(nn.Module):
             key, packing = cache.open(library, [(layer.weight, layer.stride) for layer in layers])
         for part in self._native_parts():
             part.use_kernels(library, packing)
-        if library is not None and cache is not None:
+        if library is not None and cache is not None and packing.made:
             cache.keep(key, packing)
+            # From now on what was kept: other processes share it, and it needn't be in memory all the time.
+            packing = cache.mapped(key) or packing
+            if not packing.made:
+                for part in self._native_parts():
+                    part.use_kernels(library, packing)
+        self._pages = MappedPages(self._kernel_tensors())
 
     def release_weights(self) -> None:
         """Free what the kernels, where they are used, hold packed.
@@ -378,7 +388,10 @@ class Synthesizer(nn.Module):
     @property
     def kernel_bytes(self) -> int:
         """Memory of the kernels' packed weights, beside the module's own."""
-        return sum(part.kernel_bytes for part in self._native_parts())
+        return tensor_bytes(self._kernel_tensors())
+
+    def _kernel_tensors(self) -> list[Tensor]:
+        return [tensor for part in self._native_parts() for tensor in part.kernel_tensors()]
 
     def _native_parts(self) -> list[HifiGanBase | TextEncoder | Flow]:
         """What there are kernels for."""
@@ -475,7 +488,10 @@ class Synthesizer(nn.Module):
         Returns:
             (batch, core frames * frame_samples).
         """
-        return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
+        sound = self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
+        if len(z) * (core[1] - core[0]) >= _LONG_PASS_FRAMES:
+            self._pages.release()
+        return sound
 
     def forward_train(self, batch: TrainingBatch) -> TrainingOutput:
         """One training pass: latents of the whole rows, sound of one random crop of each (torch's generator)."""

@@ -132,10 +132,9 @@ class HifiGanBase(nn.Module, ABC):
             steps = (conv for block in self.blocks(i) for step in block.steps() for conv in step)
             release_weights(self.upsampler(i), *steps)
 
-    @property
-    def kernel_bytes(self) -> int:
-        """Memory of the kernels' packed weights, beside the module's own."""
-        return 0 if self._native is None else self._native.resident_bytes
+    def kernel_tensors(self) -> list[Tensor]:
+        """The kernels' packed weights, beside the module's own."""
+        return [] if self._native is None else self._native.tensors()
 
     def layer_weights(self) -> DecoderWeights:
         """All layers as the kernels take them."""
