@@ -37,6 +37,7 @@ class Driver {
     for (const int algorithm : kernels) convolve(algorithm, x.get(), steps, in, out);
     upsample(x.get(), steps, in, out);
     last(x.get(), steps, in);
+    front(x.get(), steps, in, out);
     image(in, out);
     recurrent(in);
     attend(between(0, 120));
@@ -101,6 +102,24 @@ class Driver {
     const Floats weights = noise(static_cast<size_t>(taps) * in), bias = noise(1), output = blank(steps);
     const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, 1, taps, 1, 1, 0};
     run(menura_last, layer, {x, output.get(), nullptr, steps, steps, 0.01f, 1.0f, MENURA_STORE, 1}, steps);
+  }
+
+  void front(const float* x, int steps, int in, int out) {
+    for (const int taps : {2, 3}) {
+      const int made = steps < taps ? 0 : (steps - taps) / 2 + 1;
+      const Floats weights = noise(static_cast<size_t>(7) * in * out), bias = noise(out);
+      const Floats output = blank(static_cast<size_t>(made) * out);
+      const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, out, taps, 1, 2, 0};
+      run(menura_halve, layer, {x, output.get(), nullptr, steps, made, 1.0f, 1.0f, MENURA_STORE, 1},
+          static_cast<size_t>(made) * out);
+    }
+    const int taps = between(1, 11), rate = between(1, 6), samples = between(0, 60);
+    const int made = samples < taps ? 0 : (samples - taps) / rate + 1;
+    const Floats input = noise(samples), weights = noise(static_cast<size_t>(taps) * out), bias = noise(out);
+    const Floats output = blank(static_cast<size_t>(made) * out);
+    const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, 1, out, taps, 1, rate, 0};
+    run(menura_first, layer, {input.get(), output.get(), nullptr, samples, made, 1.0f, 1.0f, MENURA_STORE, 1},
+        static_cast<size_t>(made) * out);
   }
 
   void image(int in, int out) {

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, gate
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.front import Front
 from menura.kernels.image import ImageConvolution
 from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
 from menura.kernels.packing import padded_channels
@@ -51,6 +52,7 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
     random_image(library, rng)
     random_sequences(library, rng)
+    random_front(library, rng)
     attention_round(library, rng, steps)
 
 
@@ -62,6 +64,22 @@ def random_image(library: KernelLibrary, rng: np.random.Generator) -> None:
     made = ImageConvolution.of(library, weight, None, bias)(x, residual)
     wanted = F.conv2d(x, weight.float(), bias, padding=1).relu() + residual
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
+
+
+def random_front(library: KernelLibrary, rng: np.random.Generator) -> None:
+    widths = [16 * int(rng.integers(1, 6)) for _ in range(3)]
+    taps, rate = int(rng.integers(1, 12)), int(rng.integers(1, 7))
+    first, bias, samples = torch.randn(widths[0], taps), torch.randn(widths[0]), torch.randn(int(rng.integers(60, 700)))
+    halving = (int(rng.integers(2, 4)) for _ in widths[1:])
+    pairs = zip(widths[:-1], widths[1:], halving, strict=True)
+    weights = [torch.randn(out, into, count) / (into * count) ** 0.5 for into, out, count in pairs]
+    made = Front.of(library, rate, weights)(samples, first, bias)
+    x = F.gelu(F.conv1d(samples[None, None], first[:, None], bias, stride=rate))
+    for weight in weights:
+        x = F.gelu(F.conv1d(x, weight, stride=2)) if x.shape[-1] >= weight.shape[2] else x[:, : weight.shape[0], :0]
+        if not x.numel():
+            return
+    torch.testing.assert_close(made, x[0].T, rtol=0, atol=1e-4)
 
 
 def random_sequences(library: KernelLibrary, rng: np.random.Generator) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from menura.errors import CheckpointError
+from menura.kernels.library import kernels
 from menura.models.hubert import Hubert, HubertConfig
 from support.tiny_hubert import BASE, CONFIG, POSITIONS, tiny_weights
 
@@ -49,17 +50,38 @@ def noise(batch: int, length: int, seed: int = 1) -> Tensor:
     return torch.randn(batch, length, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("length", [400, 719, 720, 4000, 41_360, 41_361, 90_000])
-def test_every_layer_is_as_defined(length: int) -> None:
+def test_every_layer_is_as_defined(length: int, compiled: bool) -> None:
     """Lengths around a frame, a block of the positional convolution's FFT and a tile of the feature extractor."""
     weights = tiny_weights()
     model = Hubert.from_tensors(weights, CONFIG)
+    if compiled:
+        assert kernels() is not None, "the kernels must be built for the tests"
+        model.use_kernels(kernels())
+        model.use_kernels(kernels())  # a second time changes nothing
+        assert not len(model.feature_extractor.near)
     samples = noise(2, length)
     expected = plain_hubert(weights, samples)
     outputs = model(samples, layers=[1, 2, 3])
     assert expected[0].shape[1] == CONFIG.frame_count(length)
     for ours, theirs in zip(outputs, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_what_the_kernels_do_not_take_stays_with_torch() -> None:
+    config = dataclasses.replace(CONFIG, conv_dim=(16,) * 6 + (12,))
+    weights = tiny_weights()
+    name = f"{BASE}.6.conv.weight"
+    weights[name] = weights[name][:12]
+    weights["feature_projection.projection.weight"] = weights["feature_projection.projection.weight"][:, :12]
+    for kind in ("weight", "bias"):
+        weights[f"feature_projection.layer_norm.{kind}"] = weights[f"feature_projection.layer_norm.{kind}"][:12]
+    model = Hubert.from_tensors(weights, config)
+    (before,) = model(noise(1, 4000), layers=[3])
+    model.use_kernels(kernels())
+    assert len(model.feature_extractor.near) == 6
+    assert torch.equal(model(noise(1, 4000), layers=[3])[0], before)
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from menura.kernels import library, transforms, trust
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.front import Front
 from menura.kernels.image import ImageConvolution
 from menura.kernels.library import Algorithm, Mode
 from menura.kernels.recurrent import Recurrent
@@ -176,6 +177,56 @@ def test_only_some_images_layers_fit() -> None:
         shape: ImageConvolution.fits(torch.empty(shape)) for shape in ((16, 32, 3, 3), (16, 1, 3, 3), (16, 16, 1, 1))
     }
     assert fits == {(16, 32, 3, 3): True, (16, 1, 3, 3): False, (16, 16, 1, 1): False}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    widths=st.lists(st.integers(1, 20).map(lambda n: 16 * n), min_size=1, max_size=3),
+    taps=st.lists(st.integers(2, 3), min_size=2, max_size=2),
+    first=st.tuples(st.integers(1, 12), st.integers(1, 7)),
+    samples=st.integers(0, 1500),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_front(
+    path: str,
+    widths: list[int],
+    taps: list[int],
+    first: tuple[int, int],
+    samples: int,
+    threads: int,
+    seed: int,
+) -> None:
+    (kernel, rate), pairs = first, list(zip(widths[:-1], widths[1:], taps, strict=False))
+    weights = [normal(seed + n, out, into, k) / (into * k) ** 0.5 for n, (into, out, k) in enumerate(pairs)]
+    signal, weight, bias = normal(seed, samples), normal(seed + 5, widths[0], kernel), normal(seed + 6, widths[0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = Front.of(built(path), rate, weights)(signal, weight, bias)
+    finally:
+        torch.set_num_threads(before)
+    wanted = torch.zeros(1, widths[0], 0, dtype=torch.float64)
+    if samples >= kernel:
+        wanted = F.gelu(F.conv1d(signal.double()[None, None], weight.double()[:, None], bias.double(), stride=rate))
+    for layer in weights:
+        enough = wanted.shape[-1] >= layer.shape[2]
+        wanted = (
+            F.gelu(F.conv1d(wanted, layer.double(), stride=2))
+            if enough
+            else torch.zeros(1, layer.shape[0], 0, dtype=torch.float64)
+        )
+    assert_close(made, wanted[0].T)
+
+
+def test_only_some_fronts_fit() -> None:
+    def fits(out: int, into: int, taps: int, rate: int) -> bool:
+        return Front.fits([torch.empty(out, into, taps)], [rate])
+
+    assert fits(32, 16, 3, 2)
+    assert fits(32, 16, 2, 2)
+    assert not any((fits(32, 16, 4, 2), fits(32, 16, 3, 3), fits(24, 16, 3, 2), fits(32, 8, 3, 2)))
 
 
 @settings(max_examples=60, deadline=None)

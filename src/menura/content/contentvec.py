@@ -16,6 +16,7 @@ from torch import Tensor
 from menura.checkpoints.assets import encoder_files, load_weights
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
+from menura.kernels.trust import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
 from menura.pages import MappedPages
@@ -150,6 +151,8 @@ class ContentVec:
         if not isinstance(fields, dict):
             raise CheckpointError(f"{config_path}: is no model's configuration. Fetch it again.")
         model = Hubert.from_tensors(load_weights(weights_path), HubertConfig.from_json(fields))
+        if device.type == "cpu":
+            model.use_kernels(trusted_kernels())
         return cls(model, device=device, projection=projection, name=folder.name)
 
     @property

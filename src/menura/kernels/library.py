@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-VERSION = 2
+VERSION = 3
 CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
 """Environment variable: `off` leaves everything to torch; `avx2` or `avx512` asks for that path."""

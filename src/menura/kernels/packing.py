@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from menura.kernels.library import CHANNEL_MULTIPLE, Algorithm
-from menura.kernels.transforms import TOOM_COOK_POINTS, fourier_weights, toom_cook
+from menura.kernels.transforms import IMAGE_POINTS, TOOM_COOK_POINTS, fourier_weights, toom_cook
 
 
 def padded_channels(channels: int) -> int:
@@ -65,6 +65,17 @@ def pack_upsampling(weight: Tensor, rate: int, panel_channels: int) -> Tensor:
     order = [tap for remainder in range(rate) for tap in range(remainder, taps, rate)]
     rows = _with_zeros(weight.float(), padded_channels(channels_in), padded_channels(out))
     return _panels(rows.permute(2, 0, 1)[order], panel_channels)
+
+
+def pack_halving(weight: Tensor, panel_channels: int) -> Tensor:
+    """Weights (channels_out, channels_in, 2 or 3) of a convolution of stride 2: see `Halving` in cpp/front.h."""
+    out, channels_in, taps = weight.shape
+    if taps == 2:
+        return _panels(weight.float().permute(2, 1, 0).reshape(1, 2 * channels_in, out), panel_channels)
+    outer = torch.from_numpy(toom_cook(len(IMAGE_POINTS), 2, IMAGE_POINTS).weights)
+    even = outer @ weight[:, :, ::2].double().permute(2, 1, 0).reshape(2, -1)
+    points = torch.cat([even.float().view(-1, channels_in, out), weight[:, :, 1].float().T[None]])
+    return _panels(points, panel_channels)
 
 
 def pack_image(weight: Tensor, panel_channels: int) -> Tensor:

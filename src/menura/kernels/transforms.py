@@ -19,8 +19,8 @@ TOOM_COOK_SIZES = ((6, 3), (4, 5))
 """(outputs, taps) of the tiles that are compiled, by the same eight points."""
 
 IMAGE_POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))
-"""Where F(4,3) of both axes of an image does, besides infinity: of many such choices the one that rounds least (3e-6
-of full scale with 256 channels; 0, ±1, ±2 gives 8e-6)."""
+"""Where F(4,3) of both axes of an image and F(5,2) do, besides infinity: of many such choices the one that rounds least
+(3e-6 of full scale with 256 channels; 0, ±1, ±2 gives 8e-6)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ def _power_of_two(values: np.ndarray) -> float:
 def toom_cook_header() -> str:
     """The C++ header with the matrices; `python -m menura.kernels.transforms` prints it."""
     lines = {size: toom_cook(*size, TOOM_COOK_POINTS) for size in TOOM_COOK_SIZES}
-    square = toom_cook(4, 3, IMAGE_POINTS)
+    square, pair = toom_cook(4, 3, IMAGE_POINTS), toom_cook(5, 2, IMAGE_POINTS)
     return (
         "// Made by `python -m menura.kernels.transforms`; a test compares them.\n"
         "#pragma once\n\nnamespace menura {\n\n"
@@ -112,6 +112,7 @@ def toom_cook_header() -> str:
             for (outputs, taps), line in lines.items()
         )
         + _struct("ToomCook_4_3", square, kInput=square.inputs, kWeight=square.weights, kOutput=square.outputs)
+        + _struct("ToomCook_5_2", pair, kInput=pair.inputs, kOutput=pair.outputs)
         + "}  // namespace menura\n"
     )
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, gate
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.front import Front
 from menura.kernels.image import ImageConvolution
 from menura.kernels.library import KernelLibrary, Mode, kernel_status, kernels
 from menura.kernels.recurrent import Recurrent
@@ -68,6 +69,7 @@ def largest_error(library: KernelLibrary) -> float:
         _last_error(library, random),
         _image_error(library, random, torch.float32),
         _image_error(library, random, torch.float16),
+        _front_error(library, random),
         _recurrent_error(library, random),
         *(_attention_error(library, random, reach) for reach in (None, 60)),
         _gate_error(library, random),
@@ -129,6 +131,16 @@ def _image_error(library: KernelLibrary, random: torch.Generator, dtype: torch.d
     made = ImageConvolution.of(library, weight, scale, bias)(x, residual)
     sums = F.conv2d(x.double(), weight.double(), padding=1) * scale.double()[:, None, None]
     return _error(made, (sums + bias.double()[:, None, None]).relu() + residual.double())
+
+
+def _front_error(library: KernelLibrary, random: torch.Generator) -> float:
+    first, bias, samples = _normal(random, 32, 10) / 3, _normal(random, 32), _normal(random, 900)
+    weights = [_normal(random, 32, 32, taps) / (32 * taps) ** 0.5 for taps in (3, 3, 2)]
+    made = Front.of(library, 5, weights)(samples, first, bias)
+    x = F.gelu(F.conv1d(samples.double()[None, None], first.double()[:, None], bias.double(), stride=5))
+    for weight in weights:
+        x = F.gelu(F.conv1d(x, weight.double(), stride=2))
+    return _error(made, x[0].T)
 
 
 def _recurrent_error(library: KernelLibrary, random: torch.Generator) -> float:

@@ -16,10 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.errors import CheckpointError
+from menura.kernels.front import Front
+from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
 from menura.models.blank import without_weights
 
 _TILE_FRAMES = 256
 """Content frames a tile of the feature extractor gives: its widest layer is then 16 k x 512 floats."""
+
+_KERNEL_TILE_FRAMES = 128
+"""The same with the compiled kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +160,22 @@ class _FeatureExtractor(nn.Module):
         for inputs, outputs, (kernel, stride) in layers:
             self.near.append(torch.empty(outputs, stride * inputs))
             self.far.append(torch.empty(outputs, (kernel - stride) * inputs))
+        self._front: Front | None = None
+
+    def use_kernels(self, library: KernelLibrary) -> None:
+        """Put the convolutions on the kernels, if they take them; only they hold their weights then."""
+        if self._front is not None:
+            return
+        widths, strides = self.config.conv_dim, self.config.conv_stride
+        weights = [
+            torch.cat([near, far], dim=1).detach().reshape(len(near), -1, inputs).transpose(1, 2)
+            for near, far, inputs in zip(self.near, self.far, widths[:-1], strict=True)
+        ]
+        if weights and widths[0] % CHANNEL_MULTIPLE == 0 and Front.fits(weights, strides[1:]):
+            self._front = Front.of(library, strides[0], weights)
+            self.near, self.far = nn.ParameterList(), nn.ParameterList()
+            for number, packed in enumerate(self._front.weights):
+                self.register_buffer(f"packed_{number}", packed, persistent=False)
 
     def statistics(self, moments: LagMoments) -> ChannelStatistics:
         weight = in_double(self.first).to(moments.first.device)
@@ -172,7 +193,7 @@ class _FeatureExtractor(nn.Module):
         weight = (first * scale.unsqueeze(-1)).float().to(samples)
         frames = self.config.frame_count(samples.shape[-1])
         out = samples.new_empty(samples.shape[0], frames, self.config.conv_dim[-1])
-        step = _TILE_FRAMES if samples.device.type == "cpu" else frames
+        step = frames if samples.device.type != "cpu" else _TILE_FRAMES if self._front is None else _KERNEL_TILE_FRAMES
         for row in range(samples.shape[0]):
             for start in range(0, frames, step):
                 stop = min(start + step, frames)
@@ -182,6 +203,8 @@ class _FeatureExtractor(nn.Module):
         return out
 
     def _tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self._front is not None:
+            return self._front(samples, weight, bias)
         x = samples.unfold(0, self.config.conv_kernel[0], self.config.conv_stride[0])
         x = F.gelu(torch.addmm(bias, x, weight.T))
         for near, far, (kernel, stride) in zip(self.near, self.far, self.config._convolutions[1:], strict=True):
@@ -299,6 +322,11 @@ class Hubert(nn.Module):
             ) from error
         model.pos_conv.set_weight(source.positional_weight())
         return model.eval().requires_grad_(False)
+
+    def use_kernels(self, library: KernelLibrary | None) -> None:
+        """Run what they take on the compiled kernels from now on. For a network on the CPU that stays there."""
+        if library is not None:
+            self.feature_extractor.use_kernels(library)
 
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
         """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""

@@ -13,7 +13,7 @@ std::atomic<GompParallel> gomp_parallel{nullptr};
 
 namespace {
 
-constexpr int32_t kVersion = 2;
+constexpr int32_t kVersion = 3;
 constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
 constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
                   kMostAttended = int64_t{1} << 28;
@@ -66,6 +66,12 @@ bool valid_image(const menura_image_layer& layer, const menura_image_call& call)
   const bool empty = call.images == 0 || call.height == 0 || call.width == 0;
   return layer.weights && layer.scale && layer.bias && (empty || (call.input && call.output)) &&
          whole_channels(layer.channels_in) && whole_channels(layer.channels_out);
+}
+
+// Without padding: as many outputs as there are whole windows.
+bool valid_unpadded(const menura_layer& layer, const menura_call& call, int32_t rate) {
+  return valid(layer, call) && rate > 0 && rate <= kMostTaps && whole_channels(layer.channels_out) &&
+         call.steps_out == (call.steps_in < layer.taps ? 0 : (call.steps_in - layer.taps) / rate + 1);
 }
 
 bool valid_recurrent(const menura_recurrent_layer& layer, const menura_recurrent_call& call) {
@@ -140,6 +146,20 @@ int32_t menura_last(int32_t path, const menura_layer* layer, const menura_call* 
       layer->taps % 2 == 0 || call->steps_in != call->steps_out)
     return MENURA_BAD_ARGUMENT;
   return chosen->last(*layer, *call);
+}
+
+int32_t menura_first(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_unpadded(*layer, *call, layer->rate)) return MENURA_BAD_ARGUMENT;
+  return chosen->first(*layer, *call);
+}
+
+int32_t menura_halve(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_unpadded(*layer, *call, 2) ||
+      !menura::whole_channels(layer->channels_in) || (layer->taps != 2 && layer->taps != 3))
+    return MENURA_BAD_ARGUMENT;
+  return call->steps_out == 0 ? MENURA_OK : chosen->halve(*layer, *call);
 }
 
 int32_t menura_convolve_image(int32_t path, const menura_image_layer* layer, const menura_image_call* call) {

@@ -133,6 +133,14 @@ MENURA_EXPORT int32_t menura_add_source(int32_t path, const menura_layer* layer,
 // tanh of a convolution down to one channel: weights are [taps][channels_in], bias [1], output [steps_out].
 MENURA_EXPORT int32_t menura_last(int32_t path, const menura_layer* layer, const menura_call* call);
 
+// GELU of a convolution of one channel, without padding: taps and rate (stride) of the layer; weights are
+// [taps][channels_out], input is [steps_in] samples.
+MENURA_EXPORT int32_t menura_first(int32_t path, const menura_layer* layer, const menura_call* call);
+
+// GELU of a convolution of stride 2 and two or three taps, without padding: weights of three taps are packed as
+// kernels/packing.py does for HALVING, of two as those of a convolution of one tap from twice the channels.
+MENURA_EXPORT int32_t menura_halve(int32_t path, const menura_layer* layer, const menura_call* call);
+
 // relu(convolution * scale + bias) + residual.
 MENURA_EXPORT int32_t menura_convolve_image(int32_t path, const menura_image_layer* layer, const menura_image_call* call);
 

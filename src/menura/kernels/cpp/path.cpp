@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "convolution.h"
 #include "ends.h"
+#include "front.h"
 #include "image.h"
 #include "recurrent.h"
 
@@ -25,8 +26,8 @@ int32_t convolve(const menura_layer& layer, const menura_call& call) {
 
 }  // namespace
 
-extern const Path kPath{kPanelChannels, convolve,      upsample,      add_source, last,
-                        convolve_image, run_recurrent, attend,     gate};
+extern const Path kPath{kPanelChannels, convolve,       upsample,      add_source, last, first,
+                        halve,          convolve_image, run_recurrent, attend,     gate};
 
 }  // namespace MENURA_PATH
 }  // namespace menura

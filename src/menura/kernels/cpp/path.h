@@ -10,6 +10,8 @@ struct Path {
   int32_t (*upsample)(const menura_layer&, const menura_call&);
   int32_t (*add_source)(const menura_layer&, const menura_call&);
   int32_t (*last)(const menura_layer&, const menura_call&);
+  int32_t (*first)(const menura_layer&, const menura_call&);
+  int32_t (*halve)(const menura_layer&, const menura_call&);
   int32_t (*convolve_image)(const menura_image_layer&, const menura_image_call&);
   int32_t (*run_recurrent)(const menura_recurrent_layer&, const menura_recurrent_call&);
   int32_t (*attend)(const menura_attention&);
