@@ -17,22 +17,29 @@ _PAGE_BYTES = mmap.PAGESIZE
 _DONT_NEED = 4
 """MADV_DONTNEED of Linux."""
 
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ ([1-9][0-9]*) ", re.MULTILINE)
-"""Of /proc/self/maps: a range whose inode isn't 0, so that a file is behind it."""
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+p \S+ \S+ [1-9][0-9]* ", re.MULTILINE)
+"""Of /proc/self/maps: a range of the process's own whose inode isn't 0, so that a file is behind it."""
 
 
 class MappedPages:
     """The pages that weights mapped from files lie on.
 
-    For weights that nothing ever changes: what was written to such a page would be lost. Pages that were given back
+    For weights that nothing ever changes: what was written to such a page would be lost. They stay alive with this
+    object, so that the pages can't become somebody else's; a copy of it knows of none. Pages that were given back
     stay in the system's cache of files, as long as nothing else needs the memory, and come back when they are touched:
     the weights of one network needn't count while another one works.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         """Find them; tensors on other devices or in memory of their own have none."""
-        spans = [(t.data_ptr(), t.numel() * t.element_size()) for t in tensors if t.device.type == "cpu"]
-        self._spans = _whole_pages(sorted(spans), _file_mappings()) if spans else []
+        weights = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
+        self._kept = [tensor.untyped_storage() for tensor in weights]
+        spans = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in weights]
+        self._spans = _whole_pages(spans, _file_mappings()) if spans else []
+
+    def __reduce__(self) -> tuple[type[MappedPages], tuple[tuple[()]]]:
+        """Copies of weights have memory of their own."""
+        return MappedPages, ((),)
 
     @property
     def size_bytes(self) -> int:
@@ -59,16 +66,9 @@ def _file_mappings() -> list[tuple[int, int]]:
 
 
 def _whole_pages(spans: list[tuple[int, int]], mappings: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of whole pages within the spans (address, bytes) that lie in a mapping; neighbours joined."""
-    found: list[tuple[int, int]] = []
-    for address, size in spans:
-        low, high = next(((a, b) for a, b in mappings if a <= address and address + size <= b), (0, 0))
-        # Alignment leaves a few bytes between tensors of a file: they belong to it, too.
-        if found and high and low <= found[-1][0] and address - found[-1][1] < _PAGE_BYTES:
-            found[-1] = (found[-1][0], max(found[-1][1], address + size))
-        elif high:
-            found.append((address, address + size))
-    pages = [(-(-a // _PAGE_BYTES) * _PAGE_BYTES, b // _PAGE_BYTES * _PAGE_BYTES) for a, b in found]
+    """Ranges of the whole pages within those of the spans that lie in a mapping."""
+    mapped = [(a, b) for a, b in spans if any(low <= a and b <= high for low, high in mappings)]
+    pages = [(-(-a // _PAGE_BYTES) * _PAGE_BYTES, b // _PAGE_BYTES * _PAGE_BYTES) for a, b in mapped]
     return [(first, last) for first, last in pages if first < last]
 
 

@@ -25,10 +25,16 @@ def paths() -> list[str]:
     return names
 
 
-def assert_close(made: Tensor, wanted: Tensor) -> None:
+def assert_close(made: Tensor, wanted: Tensor, *terms: Tensor) -> None:
+    """Within the tolerance of the layer's scale: of its largest output, or of what was added up, should that cancel."""
     assert made.shape == wanted.shape
-    scale = max(float(wanted.abs().max()), 1e-3) if wanted.numel() else 1.0
+    scale = max([1e-3, *(float(tensor.abs().max()) for tensor in (wanted, *terms) if tensor.numel())])
     assert torch.allclose(made.double(), wanted, rtol=0, atol=LAYER_TOLERANCE * scale)
+
+
+def largest_product(weight: Tensor, x: Tensor) -> Tensor:
+    """The largest that a layer of few channels may have added up."""
+    return weight.abs().max() * x.abs().max() if x.numel() else torch.zeros(())
 
 
 def normal(seed: int, *shape: int) -> Tensor:

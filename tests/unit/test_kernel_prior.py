@@ -88,7 +88,7 @@ def test_gate(path: str) -> None:
 def test_what_attention_and_gate_refuse() -> None:
     chosen = built(paths()[0])
     attention = Attention.of(chosen, normal(0, 5, 16), normal(1, 5, 16), 2)
-    with pytest.raises(ValueError, match="menura_attend"):
+    with pytest.raises(ValueError, match="96 channels, not 31"):
         attention(normal(2, 10, 96)[:, :31].contiguous(), torch.empty(10, 32), None)
     with pytest.raises(ValueError, match="menura_gate"):
         gate(chosen, normal(2, 10, 30), torch.empty(10, 15))
@@ -157,6 +157,17 @@ def test_equal_to_torch(path: str, config: SynthesizerConfig) -> None:
         assert_near(made.log_scale, wanted.log_scale)
         assert torch.equal(made.mask, wanted.mask.float())
         assert_near(inverted(net, lengths), inverted(reference, lengths))
+
+
+@torch.inference_mode()
+def test_empty_rows_and_shared_masks() -> None:
+    net = random_voice(tiny_config())
+    reference = copy.deepcopy(net).double()
+    net.use_kernels(built(paths()[0]))
+    assert_near(encoded(net, [5, 0], None).mean, encoded(reference, [5, 0], None).mean)
+    z, mask = normal(1, 2, net.config.inter_channels, 30), torch.ones(1, 1, 30)
+    g = net.condition(torch.tensor([0]))
+    assert_near(net.reverse_flow(z, mask, g), reference.reverse_flow(z.double(), mask.double(), g.double()))
 
 
 @torch.inference_mode()

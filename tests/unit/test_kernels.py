@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels import library, transforms, trust
+from menura.kernels.attention import gate
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.front import Front
 from menura.kernels.image import ImageConvolution
@@ -23,7 +24,7 @@ from menura.kernels.recurrent import Recurrent
 from menura.models.config import SynthesizerConfig
 from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer
-from support.kernels import LAYER_TOLERANCE, assert_close, built, normal, paths
+from support.kernels import LAYER_TOLERANCE, assert_close, built, largest_product, normal, paths
 from support.tiny import tiny_config
 
 SLOPE = 0.1
@@ -122,7 +123,7 @@ def test_convolution(
         wanted = wanted + residual
     if mode in (Mode.START_MEAN, Mode.ADD_TO_MEAN):
         wanted = wanted * 0.3 + (before if mode == Mode.ADD_TO_MEAN else 0)
-    assert_close(output[:, :out], wanted)
+    assert_close(output[:, :out], wanted, largest_product(weight, x), bias, residual)
     assert not output[:, out:].any()
 
 
@@ -159,7 +160,7 @@ def test_image_convolution(
     if wanted.numel():
         wanted = F.conv2d(x.double(), weight.double(), padding=1) * scale.double()[:, None, None]
     wanted = (wanted + bias.double()[:, None, None]).relu()
-    assert_close(made, wanted if added is None else wanted + added)
+    assert_close(made, wanted if added is None else wanted + added, bias, scale * largest_product(weight, x))
     assert kept is None or added is None or torch.equal(kept, added)
 
 
@@ -170,6 +171,43 @@ def test_images_keep_to_themselves(path: str) -> None:
     together = layer(x)
     for number in range(3):
         assert torch.allclose(layer(x[number : number + 1])[0], together[number], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", paths())
+def test_what_is_no_number_stays_none(path: str) -> None:
+    """Broken weights have to be noticed, not to sound plausible."""
+    x = normal(0, 1, 16, 8, 8)
+    x[0, 3, 4, 4] = torch.nan
+    image = ImageConvolution.of(built(path), normal(1, 16, 16, 3, 3), None, normal(2, 16))(x)
+    assert image[0, :, 3:6, 3:6].isnan().all()
+    samples = normal(3, 50)
+    samples[20] = torch.nan
+    assert Front.of(built(path), 5, [normal(4, 16, 16, 3)])(samples, normal(5, 16, 10), normal(6, 16)).isnan().any()
+    gru = nn.GRU(3, 16, batch_first=True).requires_grad_(False)
+    signal = normal(7, 1, 6, 3)
+    signal[0, 2] = torch.nan
+    states = Recurrent.of(built(path), gru)(signal)
+    assert states[0, 2:].isnan().all()
+    assert not states[0, :2].isnan().any()
+    halves = normal(8, 4, 32)
+    halves[1] = torch.nan
+    assert gate(built(path), halves, torch.empty(4, 16)).isnan().any(dim=1).tolist() == [False, True, False, False]
+
+
+def test_other_tensors_are_refused() -> None:
+    library_, x = built(paths()[0]), normal(0, 2, 16, 5, 5)
+    layer = ImageConvolution.of(library_, normal(1, 16, 16, 3, 3), None, normal(2, 16))
+    for wrong in (x.double(), x.half(), x[:, :8], torch.cat([x, x], dim=1)):
+        with pytest.raises(ValueError, match="kernel"):
+            layer(wrong)
+    with pytest.raises(ValueError, match="residual"):
+        layer(x, x[:1])
+    line = Convolution.of(library_, normal(3, 16, 16, 3), None)
+    for rows in (torch.zeros(9, 32), torch.zeros(9, 16, dtype=torch.bfloat16), torch.zeros(16, 9).T):
+        with pytest.raises(ValueError, match="kernel"):
+            line(rows, torch.zeros(9, 16))
+    with pytest.raises(ValueError, match="residual"):
+        line(torch.zeros(9, 16), torch.zeros(9, 16), 1.0, Epilogue(mode=Mode.ADD_RESIDUAL, residual=torch.zeros(8, 16)))
 
 
 def test_only_some_images_layers_fit() -> None:
@@ -217,7 +255,7 @@ def test_front(
             if enough
             else torch.zeros(1, layer.shape[0], 0, dtype=torch.float64)
         )
-    assert_close(made, wanted[0].T)
+    assert_close(made, wanted[0].T, bias, largest_product(weight, signal))
 
 
 def test_only_some_fronts_fit() -> None:
@@ -293,7 +331,7 @@ def test_upsampling(path: str, channels: tuple[int, int], rate: int, longer: int
     layer = Upsampling.of(built(path), weight, bias, rate, padding)
     made = layer(padded(x), torch.full((steps * rate, -(-out // 16) * 16), torch.nan), SLOPE)
     full = F.conv_transpose1d(activated(x), weight.double(), bias.double(), stride=rate)[0].T
-    assert_close(made[:, :out], full[padding : padding + steps * rate])
+    assert_close(made[:, :out], full[padding : padding + steps * rate], largest_product(weight, x), bias)
     assert made.isfinite().all()
 
 
@@ -312,7 +350,7 @@ def test_source(path: str, channels: int, stride: int, steps: int, seed: int) ->
     source, x = normal(seed + 2, steps * stride), normal(seed + 3, steps, channels)
     made = SourceConvolution.of(built(path), weight, bias, stride, padding)(source, padded(x).contiguous())
     sums = F.conv1d(source.double()[None, None], weight.double(), bias.double(), stride=stride, padding=padding)
-    assert_close(made[:, :channels], x.double() + sums[0].T[:steps])
+    assert_close(made[:, :channels], x.double() + sums[0].T[:steps], x, largest_product(weight, source), bias)
 
 
 @settings(max_examples=40, deadline=None)

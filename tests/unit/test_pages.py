@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
+import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,29 @@ def test_only_whole_pages_within_the_tensors_count(tmp_path: Path) -> None:
     assert address <= first < last <= address + size
     assert first % mmap.PAGESIZE == last % mmap.PAGESIZE == 0
     assert last - first > size - 2 * mmap.PAGESIZE
+
+
+def test_the_pages_stay_the_weights_own(tmp_path: Path) -> None:
+    save_file(weights(), tmp_path / "w.safetensors")
+    mapped = load_file(tmp_path / "w.safetensors")
+    found = MappedPages(mapped.values())
+    del mapped
+    others = [torch.ones(700_000) for _ in range(4)]
+    found.release()
+    assert all(bool((other == 1).all()) for other in others)
+    assert copy.deepcopy(found).size_bytes == 0
+    assert pickle.loads(pickle.dumps(found)).size_bytes == 0
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_file_that_was_zipped_again_is_read_all_the_same(tmp_path: Path, kind: int) -> None:
+    wanted = weights()
+    torch.save(wanted, tmp_path / "first.bin")
+    with zipfile.ZipFile(tmp_path / "first.bin") as old, zipfile.ZipFile(tmp_path / "again.bin", "w", kind) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    loaded = load_weights(tmp_path / "again.bin")
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in wanted.items())
 
 
 def test_elsewhere_nothing_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

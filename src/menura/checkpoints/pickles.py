@@ -10,6 +10,7 @@ import io
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ MAX_ZIP_ENTRIES = 20_000
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_LEGACY_PICKLES = 5
 """Files of torch before 1.6: magic number, version, system, object, storage keys."""
+
+_ZIP_NAME_LENGTH_AT = 26
+"""Where a zip entry's own header has the lengths of its name and of what follows, two bytes each."""
+_ALIGNMENT_BYTES = 64
+"""Of the tensors in torch's files."""
 
 _HARMLESS = re.compile(
     r"collections OrderedDict"
@@ -59,13 +65,28 @@ def load_tensors(path: Path, *, mapped: bool = False) -> object:
     try:
         foreign = sorted(_foreign_names(path))
         if not foreign:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
-    except _READ_ERRORS as error:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _mappable(path))
+    except (*_READ_ERRORS, struct.error, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: cut off, damaged, or no torch file. Fetch it again.") from error
     raise UnsafeCheckpointError(
         f"{path}: carries code ({', '.join(foreign[:3])}), which Menura never runs. "
         "Ask its author for a file with weights only."
     )
+
+
+def _mappable(path: Path) -> bool:
+    """Whether a file's tensors lie in it as they are in memory: not where somebody packed it anew, with compression."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for entry in archive.infolist():
+            file.seek(entry.header_offset + _ZIP_NAME_LENGTH_AT)
+            name_length, extra_length = struct.unpack("<HH", file.read(4))
+            begin = entry.header_offset + _ZIP_NAME_LENGTH_AT + 4 + name_length + extra_length
+            aligned = begin % _ALIGNMENT_BYTES == 0 or "/data/" not in entry.filename
+            if entry.compress_type != zipfile.ZIP_STORED or not aligned:
+                return False
+    return True
 
 
 def check_size(path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from menura.kernels.cache import Packing
-from menura.kernels.library import Algorithm, AttentionArguments, GatingArguments, KernelLibrary
+from menura.kernels.library import Algorithm, AttentionArguments, GatingArguments, KernelLibrary, address
 from menura.kernels.packing import pack_convolution, padded_channels
 
 _WORKSPACE_STEPS = 64
@@ -95,12 +95,12 @@ class Attention:
         """
         steps, pitch = projected.shape
         workspace = projected.new_empty(2 * self.channels * (steps + _WORKSPACE_STEPS))
-        query, size = projected.data_ptr(), projected.element_size()
+        query, size = address(projected, 3 * self.channels), projected.element_size()
         arguments = AttentionArguments(
             query=query,
             key=query + self.channels * size,
             value=query + 2 * self.channels * size,
-            output=output.data_ptr(),
+            output=address(output, self.channels),
             near_keys=self.near_keys.data_ptr(),
             near_values=self.near_values.data_ptr(),
             workspace=workspace.data_ptr(),
@@ -130,8 +130,8 @@ def gate(library: KernelLibrary, x: Tensor, output: Tensor) -> Tensor:
         `output`.
     """
     arguments = GatingArguments(
-        input=x.data_ptr(),
-        output=output.data_ptr(),
+        input=address(x, 2 * output.shape[1]),
+        output=address(output),
         steps=x.shape[0],
         channels=output.shape[1],
         threads=torch.get_num_threads(),

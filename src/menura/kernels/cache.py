@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 from torch import Tensor
 
 from menura.kernels.library import VERSION, KernelLibrary
@@ -31,6 +30,7 @@ SMALLEST_BYTES = 64 * 10**6
 _SUFFIX = ".packed"
 _HEADER_LENGTH_BYTES = 8
 _LONGEST_HEADER_BYTES = 10**6
+_ALIGNMENT_BYTES = 64
 
 
 class Packing:
@@ -137,7 +137,8 @@ def _mapped(file: Path) -> list[Tensor]:
         raise ValueError("cut off")
     # Copy on write: torch wants memory that could be written, and nothing writes it.
     data = np.memmap(file, dtype=np.uint8, mode="c", offset=0)
-    os.utime(file)
+    with contextlib.suppress(OSError):  # somebody else's file, or one that can't be written, serves as well
+        os.utime(file)
     return [torch.from_numpy(data[begin + first : begin + last].view(np.float32)) for first, last in spans]
 
 
@@ -145,11 +146,25 @@ def _write(file: Path, tensors: list[Tensor]) -> None:
     descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(save({str(number): tensor.numpy() for number, tensor in enumerate(tensors)}))
+            stream.write(_header(tensors))
+            for tensor in tensors:
+                stream.write(tensor.numpy().tobytes())
         os.replace(name, file)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _header(tensors: list[Tensor]) -> bytes:
+    """What safetensors puts before flat float32 tensors; data begin at a line of the processor's cache."""
+    entries, first = {}, 0
+    for number, tensor in enumerate(tensors):
+        last = first + tensor.numel() * tensor.element_size()
+        entries[str(number)] = {"dtype": "F32", "shape": [tensor.numel()], "data_offsets": [first, last]}
+        first = last
+    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    text += b" " * (-(len(text) + _HEADER_LENGTH_BYTES) % _ALIGNMENT_BYTES)
+    return len(text).to_bytes(_HEADER_LENGTH_BYTES, "little") + text
 
 
 def _remove(file: Path) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from menura.kernels.cache import Packing
-from menura.kernels.library import Algorithm, CallArguments, KernelLibrary, LayerArguments, Mode
+from menura.kernels.library import Algorithm, CallArguments, KernelLibrary, LayerArguments, Mode, address
 from menura.kernels.packing import (
     best_algorithm,
     pack_bias,
@@ -41,10 +41,13 @@ class _Layer:
     arguments: LayerArguments
 
     def _run(self, function: str, x: Tensor, output: Tensor, slope: float, epilogue: Epilogue = _STORE) -> Tensor:
+        residual = epilogue.residual
+        if residual is not None and residual.shape != output.shape:
+            raise ValueError(f"a residual of shape {tuple(residual.shape)} for an output of {tuple(output.shape)}")
         call = CallArguments(
-            input=x.data_ptr(),
-            output=output.data_ptr(),
-            residual=None if epilogue.residual is None else epilogue.residual.data_ptr(),
+            input=address(x, self.arguments.channels_in),
+            output=address(output, self.arguments.channels_out),
+            residual=None if residual is None else address(residual, self.arguments.channels_out),
             steps_in=x.shape[0],
             steps_out=output.shape[0],
             slope=slope,

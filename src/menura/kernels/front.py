@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from menura.kernels.library import CHANNEL_MULTIPLE, Algorithm, CallArguments, KernelLibrary, LayerArguments
+from menura.kernels.library import CHANNEL_MULTIPLE, Algorithm, CallArguments, KernelLibrary, LayerArguments, address
 from menura.kernels.packing import pack_halving
 
 HALVING_TAPS = (2, 3)
@@ -75,8 +75,8 @@ class Front:
         """
         samples, taps, bias = samples.contiguous(), weight.T.contiguous(), bias.contiguous()
         first = LayerArguments(
-            weights=taps.data_ptr(),
-            bias=bias.data_ptr(),
+            weights=address(taps),
+            bias=address(bias),
             algorithm=Algorithm.DIRECT,
             channels_in=1,
             channels_out=weight.shape[0],
@@ -93,8 +93,8 @@ class Front:
         steps = max(0, (x.shape[0] - layer.taps) // layer.rate + 1)
         output = x.new_empty(steps, layer.channels_out)
         call = CallArguments(
-            input=x.data_ptr(),
-            output=output.data_ptr(),
+            input=address(x, layer.channels_in),
+            output=address(output),
             residual=None,
             steps_in=x.shape[0],
             steps_out=steps,

@@ -12,6 +12,7 @@ from menura.kernels.library import (
     ImageCallArguments,
     ImageLayerArguments,
     KernelLibrary,
+    address,
 )
 from menura.kernels.packing import pack_image
 
@@ -59,25 +60,27 @@ class ImageConvolution:
 
         Args:
             x: (images, channels_in, height, width) float32.
-            residual: (images, channels_out, height, width) float32; overwritten and given back. None for none.
+            residual: (images, channels_out, height, width) float32; None for none.
 
         Returns:
             (images, channels_out, height, width), channels innermost in memory.
 
         Raises:
             MemoryError: no working memory.
+            ValueError: other tensors than these.
         """
         x = x.contiguous(memory_format=torch.channels_last)
         images, _, height, width = x.shape
         shape = (images, self.arguments.channels_out, height, width)
-        if residual is None:
-            output = torch.empty(shape, memory_format=torch.channels_last)
-        else:
-            output = residual.contiguous(memory_format=torch.channels_last)
+        output = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
+        if residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+            if residual.shape != shape:
+                raise ValueError(f"a residual of shape {tuple(residual.shape)} for an output of {shape}")
         call = ImageCallArguments(
-            input=x.data_ptr(),
-            output=output.data_ptr(),
-            residual=None if residual is None else output.data_ptr(),
+            input=address(x, self.arguments.channels_in),
+            output=address(output),
+            residual=None if residual is None else address(residual),
             images=images,
             height=height,
             width=width,

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 VERSION = 3
 CHANNEL_MULTIPLE = 16
@@ -164,6 +165,24 @@ class GatingArguments(ctypes.Structure):
     )
 
 
+def address(tensor: Tensor, channels: int | None = None) -> int:
+    """Where a kernel finds a tensor, after a look at what it would not see.
+
+    Args:
+        tensor: dense float32 on the CPU; an image with its channels innermost counts as dense.
+        channels: that its rows must have, if it has rows.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not dense:
+        raise ValueError(f"the kernels take dense float32 tensors on the CPU, not {tensor.dtype} on {tensor.device}")
+    if channels is not None and tensor.dim() > 1 and tensor.shape[1] != channels:
+        raise ValueError(f"the kernel takes {channels} channels, not {tensor.shape[1]}")
+    return tensor.data_ptr()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelLibrary:
     """The loaded library with the path that runs."""
@@ -189,7 +208,7 @@ class KernelLibrary:
         """
         code = self.handle[function](self.path, *map(ctypes.byref, arguments))
         if code == -2:
-            raise MemoryError("not enough memory for the convolution kernels")
+            raise MemoryError("not enough memory for the compiled kernels")
         if code != 0:
             raise ValueError(f"{function}: arguments the kernel doesn't take")
 

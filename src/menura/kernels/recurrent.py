@@ -13,6 +13,7 @@ from menura.kernels.library import (
     KernelLibrary,
     RecurrentCallArguments,
     RecurrentLayerArguments,
+    address,
 )
 
 _STATE_VECTORS, _REST_VECTORS = 12, 3
@@ -69,8 +70,8 @@ class Recurrent:
         gates = F.linear(x, self.input_weights, self.input_bias)
         states = x.new_empty(sequences, steps, self.arguments.directions * self.arguments.hidden)
         call = RecurrentCallArguments(
-            input=gates.data_ptr(),
-            output=states.data_ptr(),
+            input=address(gates),
+            output=address(states),
             sequences=sequences,
             steps=steps,
             threads=torch.get_num_threads(),

@@ -156,7 +156,7 @@ class _KernelConv(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(convolution) + residual."""
-        return self._convolution(x, residual)
+        return self._convolution(x.float(), None if residual is None else residual.float())
 
 
 class _Block(nn.Module):
@@ -194,7 +194,7 @@ class _KernelGru(nn.Module):
         self._layer = layer
 
     def forward(self, features: Tensor) -> Tensor:
-        return self._layer(features.contiguous())
+        return self._layer(features.float().contiguous())
 
 
 def _blocks(inputs: int, outputs: int, count: int, *, half: bool = False) -> nn.Sequential:

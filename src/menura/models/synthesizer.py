@@ -44,8 +44,8 @@ POSTERIOR_LAYERS = 16
 TILE_FRAMES = 200
 """Two seconds. Longer tiles take more memory and no less time; shorter ones wait more often for all threads to meet."""
 
-_LONG_PASS_FRAMES = 800
-"""After so much, which takes a second or more, the packed weights are left to the system's cache of files."""
+_LONG_PASS_FRAMES = 300
+"""After so much the packed weights are left to the system's cache of files."""
 
 VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan]] = {
     "HiFi-GAN": HifiGan,
@@ -106,7 +106,8 @@ class TextEncoder(nn.Module):
         if self._native is not None:
             made = x.new_zeros(*x.shape[:2], self.proj.out_channels)
             for row, place, length in zip(x, made, lengths.tolist(), strict=True):
-                place[:length] = self._native.encode(row[:length], reach)
+                if length:
+                    place[:length] = self._native.encode(row[:length].float(), reach)
             mean, log_scale = made.transpose(1, 2).chunk(2, dim=1)
         else:
             x = self.encoder(x.transpose(1, 2), mask, reach)
@@ -252,11 +253,12 @@ class Flow(nn.Module):
         return z_p
 
     def _inverse_natively(self, native: InverseFlow, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        mask, g = mask.expand(z_p.shape[0], -1, -1), g.expand(z_p.shape[0], -1, -1)
         conditions = [coupling.enc.cond_layer(g)[:, :, 0] for coupling, _ in self._inverse_order()]
         made = z_p.new_zeros(z_p.shape[0], z_p.shape[2], z_p.shape[1])
         for row, length in enumerate(mask[:, 0].sum(dim=1).long().tolist()):
             given = [condition[row] for condition in conditions]
-            made[row, :length] = native.apply(z_p[row, :, :length].T, given)
+            made[row, :length] = native.apply(z_p[row, :, :length].T.float(), given)
         return made.transpose(1, 2)
 
     def _inverse_order(self) -> Iterator[tuple[Coupling, bool]]:

@@ -17,7 +17,7 @@ MENURA_INLINE float largest(Vec v) {
 
 // e^x to 2e-7 of itself, for |x| up to 87 and that of 87 beyond: a power of two times Taylor's series over +-ln(2)/2.
 MENURA_INLINE Vec exponential(Vec x) {
-  x = minimum(maximum(x, broadcast(-87.0f)), broadcast(87.0f));
+  x = minimum(broadcast(87.0f), maximum(broadcast(-87.0f), x));  // the second, if it is no number
   const Vec twos = nearest(x * broadcast(1.44269504f));
   // ln 2 in two parts: the first has few bits, so that the product with a whole number is exact.
   Vec rest = multiply_add(twos, broadcast(-0.693359375f), x);

@@ -25,7 +25,7 @@ MENURA_INLINE Vec gelu(Vec x) {
   for (const float term : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
     series = multiply_add(series, t, broadcast(term));
   const Vec beyond = series * t * exponential(zero - root * root);  // 1 - erf(root)
-  return maximum(x, zero) - size * beyond * broadcast(0.5f);
+  return maximum(zero, x) - size * beyond * broadcast(0.5f);
 }
 
 // Three taps at every other step: the outer ones are a filter of two taps over the even steps, F(5,2), and the middle one

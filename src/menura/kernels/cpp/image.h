@@ -128,7 +128,7 @@ inline void finish_image_tile(const menura_image_layer& layer, const menura_imag
       [&](auto p, auto q, Vec sums) __attribute__((always_inline)) {
         if (p >= down || q >= across) return;
         const size_t at = corner + p * line + q * channels;
-        Vec value = maximum(multiply_add(sums, scale, bias), zero);
+        Vec value = maximum(zero, multiply_add(sums, scale, bias));  // the second, if it is no number
         if (call.residual != nullptr) value = value + load(call.residual + at);
         store(call.output + at, value);
       });

@@ -20,8 +20,12 @@ constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
 
 // Numbers in half precision: every processor with AVX2 has it, if no virtual machine hides it.
 bool converts_halves() {
-  unsigned a, b, c, d;
-  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  // Asked once: in a virtual machine the question takes microseconds.
+  static const bool found = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  }();
+  return found;
 }
 
 bool supported(int32_t path) {
@@ -88,8 +92,8 @@ bool valid_strided(const menura_layer& layer, const menura_call& call) {
 
 bool valid_attention(const menura_attention& call) {
   const int64_t channels = static_cast<int64_t>(call.heads) * call.head_channels;
-  return call.query && call.key && call.value && call.output && call.near_keys && call.near_values && call.workspace &&
-         call.steps >= 0 && call.steps <= kMostAttended && call.heads > 0 && call.heads <= kMostChannels &&
+  const bool given = call.query && call.key && call.value && call.output && call.workspace;
+  return (given || call.steps == 0) && call.near_keys && call.near_values && call.steps >= 0 && call.steps <= kMostAttended && call.heads > 0 && call.heads <= kMostChannels &&
          whole_channels(call.head_channels) && call.pitch >= channels && call.output_pitch >= channels &&
          call.window >= 0 && call.window <= kMostTaps && call.reach >= call.window && call.reach <= kMostSteps &&
          call.threads > 0;
@@ -184,7 +188,7 @@ int32_t menura_attend(int32_t path, const menura_attention* call) {
 
 int32_t menura_gate(int32_t path, const menura_gating* call) {
   const auto* chosen = path_of(path);
-  if (!chosen || !call || !call->input || !call->output || call->steps < 0 || call->threads <= 0 ||
+  if (!chosen || !call || call->steps < 0 || (call->steps > 0 && (!call->input || !call->output)) || call->threads <= 0 ||
       !menura::whole_channels(call->channels))
     return MENURA_BAD_ARGUMENT;
   return chosen->gate(*call);
