@@ -199,7 +199,8 @@ int32_t convolve_direct(const menura_layer& layer, const menura_call& call, cons
 inline int32_t upsample(const menura_layer& layer, const menura_call& call) {
   const int in = layer.channels_in, out = layer.channels_out, rate = layer.rate;
   const int most_taps = (layer.taps + rate - 1) / rate;
-  const int64_t bases = call.steps_in + most_taps - 1;
+  // To the last output, also if no input reaches it: it is the bias.
+  const int64_t bases = std::max(call.steps_in + most_taps - 1, (call.steps_out + layer.padding + rate - 1) / rate);
   const int64_t row_bytes = static_cast<int64_t>(in + out) * sizeof(float);
   const int64_t block = block_size(bases, std::min<int64_t>(kBlockBytes / row_bytes, 96), call.threads);
   std::atomic<bool> out_of_memory{false};
