@@ -93,7 +93,8 @@ bool valid_strided(const menura_layer& layer, const menura_call& call) {
 bool valid_attention(const menura_attention& call) {
   const int64_t channels = static_cast<int64_t>(call.heads) * call.head_channels;
   const bool given = call.query && call.key && call.value && call.output && call.workspace;
-  return (given || call.steps == 0) && call.near_keys && call.near_values && call.steps >= 0 && call.steps <= kMostAttended && call.heads > 0 && call.heads <= kMostChannels &&
+  return (given || call.steps == 0) && call.near_keys && call.near_values && call.steps >= 0 &&
+         call.steps <= kMostAttended && call.heads > 0 && call.heads <= kMostChannels &&
          whole_channels(call.head_channels) && call.pitch >= channels && call.output_pitch >= channels &&
          call.window >= 0 && call.window <= kMostTaps && call.reach >= call.window && call.reach <= kMostSteps &&
          call.threads > 0;

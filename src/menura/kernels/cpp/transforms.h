@@ -6,6 +6,7 @@
 // (kernels/transforms.py has all three matrices and their sources). Summed over input channels, the products in the
 // middle are one matrix product for each of the kPoints points.
 #pragma once
+#include "linear.h"
 #include "simd.h"
 #include "toom_cook_matrices.h"
 
@@ -148,27 +149,15 @@ struct ToomCook {
   static constexpr int kPoints = Matrices::kInputs;
 
   static MENURA_INLINE void forward(const Vec* x, float* points, size_t pitch) {
-    unrolled<kPoints>([&](auto p) __attribute__((always_inline)) {
-      Vec total = broadcast(0.0f);
-      unrolled<kTile>([&](auto i) __attribute__((always_inline)) {
-        constexpr float factor = Matrices::kInput[p][i];
-        if constexpr (factor != 0.0f) total = multiply_add(broadcast(factor), x[i], total);
-      });
-      store(points + p * pitch, total);
-    });
+    Vec values[kPoints];
+    Linear<Matrices::kInput>::apply(x, values);
+    unrolled<kPoints>([&](auto p) __attribute__((always_inline)) { store(points + p * pitch, values[p]); });
   }
 
   static MENURA_INLINE void inverse(const float* points, size_t pitch, Vec* y) {
     Vec values[kPoints];
     unrolled<kPoints>([&](auto p) __attribute__((always_inline)) { values[p] = load(points + p * pitch); });
-    unrolled<Matrices::kOutputs>([&](auto i) __attribute__((always_inline)) {
-      Vec total = broadcast(0.0f);
-      unrolled<kPoints>([&](auto p) __attribute__((always_inline)) {
-        constexpr float factor = Matrices::kOutput[i][p];
-        if constexpr (factor != 0.0f) total = multiply_add(broadcast(factor), values[p], total);
-      });
-      y[i] = total;
-    });
+    Linear<Matrices::kOutput>::apply(values, y);
   }
 };
 
