@@ -35,6 +35,7 @@ class Driver {
     const Floats x = noise(static_cast<size_t>(steps) * in);
     const int kernels[] = {MENURA_TOOM_COOK_6_3, MENURA_TOOM_COOK_4_5, MENURA_FOURIER_32, MENURA_DIRECT};
     for (const int algorithm : kernels) convolve(algorithm, x.get(), steps, in, out);
+    blocks(x.get(), steps, in);
     upsample(x.get(), steps, in, out);
     last(x.get(), steps, in);
     front(x.get(), steps, in, out);
@@ -47,7 +48,7 @@ class Driver {
   void overrun() {
     const Floats x = noise(40 * 16), weights = noise(3 * 16 * 16), bias = noise(16), output = blank(41 * 16);
     const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, 16, 16, 3, 1, 1, 0};
-    run(menura_convolve, layer, {x.get(), output.get(), nullptr, 41, 41, 1.0f, 1.0f, MENURA_STORE, 1}, 41 * 16);
+    run(menura_convolve, layer, {x.get(), output.get(), nullptr, 41, 41, 1.0f, 1.0f, MENURA_STORE, 1, 0}, 41 * 16);
   }
 
  private:
@@ -79,7 +80,29 @@ class Driver {
     const Floats residual = noise(size), output = blank(size);
     const menura_layer layer{weights.get(), bias.get(), algorithm, in, out, taps, between(1, 7), 1, 0};
     for (const int mode : {MENURA_STORE, MENURA_ADD_RESIDUAL, MENURA_START_MEAN, MENURA_ADD_TO_MEAN})
-      run(menura_convolve, layer, {x, output.get(), residual.get(), steps, steps, 0.1f, 0.5f, mode, 1}, size);
+      run(menura_convolve, layer, {x, output.get(), residual.get(), steps, steps, 0.1f, 0.5f, mode, 1, 0}, size);
+  }
+
+  void blocks(const float* x, int steps, int channels) {
+    const size_t all = static_cast<size_t>(channels) * channels, size = static_cast<size_t>(steps) * channels;
+    const Floats filtered = noise(toom_cook_points_ * all), transformed = noise(fourier_points_ * all), direct = noise(all);
+    const Floats bias = noise(channels), output = blank(size);
+    menura_layer layers[9];
+    int32_t ends[9];
+    const int count = between(1, 9);
+    for (int i = 0; i < count; ++i) {
+      const int dilation = between(1, 5), kind = between(0, 2), taps = 2 * between(2, 5) + 1;
+      layers[i] = {direct.get(), bias.get(), MENURA_DIRECT, channels, channels, 1, dilation, 1, 0};
+      if (kind == 0) layers[i].weights = filtered.get(), layers[i].algorithm = MENURA_TOOM_COOK_6_3, layers[i].taps = 3;
+      if (kind == 1) layers[i].weights = transformed.get(), layers[i].algorithm = MENURA_FOURIER_32, layers[i].taps = taps;
+      const bool within = i > 0 && ends[i - 1] == MENURA_WITHIN_STEP;
+      ends[i] = i == count - 1 ? MENURA_ENDS_BLOCK : between(within ? MENURA_ENDS_STEP : MENURA_WITHIN_STEP, MENURA_ENDS_BLOCK);
+    }
+    const menura_stage stage{layers, ends, count};
+    // As many chunks as threads, also where there is no pool.
+    const menura_call call{x, output.get(), nullptr, steps, steps, 0.1f, 0.3f, MENURA_STORE, between(1, 4), 0};
+    if (menura_run_blocks(MENURA_AVX2, &stage, &call) != MENURA_OK) fail("the blocks refused their arguments");
+    check(output.get(), size);
   }
 
   void upsample(const float* x, int steps, int in, int out) {
@@ -88,13 +111,13 @@ class Driver {
     const int made = steps * rate;
     const Floats output = blank(static_cast<size_t>(made) * out);
     const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, out, taps, 1, rate, padding};
-    run(menura_upsample, layer, {x, output.get(), nullptr, steps, made, 0.1f, 1.0f, MENURA_STORE, 1},
+    run(menura_upsample, layer, {x, output.get(), nullptr, steps, made, 0.1f, 1.0f, MENURA_STORE, 1, 0},
         static_cast<size_t>(made) * out);
     const int source_taps = between(1, 2 * rate + 1);
     const Floats source = noise(made), source_weights = noise(static_cast<size_t>(source_taps) * out);
     const Floats stage = noise(static_cast<size_t>(steps) * out);
     const menura_layer adding{source_weights.get(), bias.get(), MENURA_DIRECT, 1, out, source_taps, 1, rate, padding};
-    run(menura_add_source, adding, {source.get(), stage.get(), nullptr, made, steps, 1.0f, 1.0f, MENURA_STORE, 1},
+    run(menura_add_source, adding, {source.get(), stage.get(), nullptr, made, steps, 1.0f, 1.0f, MENURA_STORE, 1, 0},
         static_cast<size_t>(steps) * out);
   }
 
@@ -102,7 +125,7 @@ class Driver {
     const int taps = 2 * between(0, 5) + 1;
     const Floats weights = noise(static_cast<size_t>(taps) * in), bias = noise(1), output = blank(steps);
     const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, 1, taps, 1, 1, 0};
-    run(menura_last, layer, {x, output.get(), nullptr, steps, steps, 0.01f, 1.0f, MENURA_STORE, 1}, steps);
+    run(menura_last, layer, {x, output.get(), nullptr, steps, steps, 0.01f, 1.0f, MENURA_STORE, 1, 0}, steps);
   }
 
   void front(const float* x, int steps, int in, int out) {
@@ -111,7 +134,7 @@ class Driver {
       const Floats weights = noise(static_cast<size_t>(7) * in * out), bias = noise(out);
       const Floats output = blank(static_cast<size_t>(made) * out);
       const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, in, out, taps, 1, 2, 0};
-      run(menura_halve, layer, {x, output.get(), nullptr, steps, made, 1.0f, 1.0f, MENURA_STORE, 1},
+      run(menura_halve, layer, {x, output.get(), nullptr, steps, made, 1.0f, 1.0f, MENURA_STORE, 1, 0},
           static_cast<size_t>(made) * out);
     }
     const int taps = between(1, 11), rate = between(1, 6), samples = between(0, 60);
@@ -119,7 +142,7 @@ class Driver {
     const Floats input = noise(samples), weights = noise(static_cast<size_t>(taps) * out), bias = noise(out);
     const Floats output = blank(static_cast<size_t>(made) * out);
     const menura_layer layer{weights.get(), bias.get(), MENURA_DIRECT, 1, out, taps, 1, rate, 0};
-    run(menura_first, layer, {input.get(), output.get(), nullptr, samples, made, 1.0f, 1.0f, MENURA_STORE, 1},
+    run(menura_first, layer, {input.get(), output.get(), nullptr, samples, made, 1.0f, 1.0f, MENURA_STORE, 1, 0},
         static_cast<size_t>(made) * out);
   }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, gate
@@ -20,6 +20,7 @@ from menura.kernels.image import ImageConvolution
 from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
 from menura.kernels.packing import padded_channels
 from menura.kernels.recurrent import Recurrent
+from menura.kernels.stage import ChunkedBlocks, LayeredBlocks
 
 
 def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
@@ -50,10 +51,30 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     made = LastConvolution.of(library, weight, None)(x, torch.empty(steps), 0.01)
     wanted = torch.tanh(F.conv1d(F.leaky_relu(x[:, :into].T[None]), weight, padding=3))[0, 0]
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
+    random_blocks(library, rng, x)
     random_image(library, rng)
     random_sequences(library, rng)
     random_front(library, rng)
     attention_round(library, rng, steps)
+
+
+def random_blocks(library: KernelLibrary, rng: np.random.Generator, x: Tensor) -> None:
+    channels, counts = x.shape[1], [int(rng.integers(1, 3)) for _ in range(int(rng.integers(1, 4)))]
+    torch.set_num_threads(int(rng.integers(1, 5)))  # as many chunks
+    layers = [
+        [
+            [
+                (torch.randn(channels, channels, taps) / (channels * taps) ** 0.5, int(rng.integers(1, 6)))
+                for taps in rng.choice([1, 3, 7, 11], size=int(rng.integers(1, 3))).tolist()
+            ]
+            for _ in range(count)
+        ]
+        for count in counts
+    ]
+    packed = [[[Convolution.of(library, w, None, d) for w, d in step] for step in block] for block in layers]
+    made = ChunkedBlocks(library, packed)(x, torch.empty_like(x), 0.1)
+    wanted = LayeredBlocks(packed)(x, torch.empty_like(x), 0.1)
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
 
 
 def random_image(library: KernelLibrary, rng: np.random.Generator) -> None:

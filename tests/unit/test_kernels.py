@@ -21,6 +21,7 @@ from menura.kernels.front import Front
 from menura.kernels.image import ImageConvolution
 from menura.kernels.library import Algorithm, Mode
 from menura.kernels.recurrent import Recurrent
+from menura.kernels.stage import ChunkedBlocks, LayeredBlocks
 from menura.models.config import SynthesizerConfig
 from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer
@@ -373,6 +374,81 @@ def test_last(path: str, channels: int, taps: int, steps: int, biased: bool, see
     if steps:
         double = None if bias is None else bias.double()
         assert_close(made, torch.tanh(F.conv1d(activated(x, 0.01), weight.double(), double, padding=taps // 2))[0, 0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    path=st.sampled_from(paths()),
+    channels=st.sampled_from([16, 32, 48, 64]),
+    steps=st.sampled_from([1, 2, 59, 130, 1100]),
+    shapes=st.lists(
+        st.lists(
+            st.lists(st.tuples(st.sampled_from([1, 3, 5, 7, 11]), st.integers(1, 5)), min_size=1, max_size=2),
+            min_size=1,
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    threads=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_chunked_blocks(
+    path: str, channels: int, steps: int, shapes: list[list[list[tuple[int, int]]]], threads: int, seed: int
+) -> None:
+    """Any residual blocks; a chunk may be shorter than what its layers see around it."""
+    lib, x = built(path), normal(seed, steps, channels)
+    layers = [
+        [[(normal(seed + t, channels, channels, t) / (2 * channels * t) ** 0.5, d) for t, d in step] for step in block]
+        for block in shapes
+    ]
+    packed = [
+        [[Convolution.of(lib, w, normal(seed, channels), d) for w, d in step] for step in block] for block in layers
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = ChunkedBlocks(lib, packed)(x, torch.empty_like(x), SLOPE)
+        layered = LayeredBlocks(packed)(x, torch.empty_like(x), SLOPE)
+    finally:
+        torch.set_num_threads(before)
+    outputs = []
+    for block in layers:
+        y = x.double().T[None]
+        for step in block:
+            carried = y
+            for w, d in step:
+                y = F.conv1d(
+                    F.leaky_relu(y, SLOPE),
+                    w.double(),
+                    normal(seed, channels).double(),
+                    padding=d * (w.shape[2] // 2),
+                    dilation=d,
+                )
+            y = y + carried
+        outputs.append(y)
+    wanted = torch.stack(outputs).mean(dim=0)[0].T
+    assert_close(made, wanted, torch.stack(outputs))
+    assert_close(layered, wanted, torch.stack(outputs))
+
+
+def test_what_chunked_blocks_refuse() -> None:
+    lib = built(paths()[0])
+    layer = Convolution.of(lib, normal(0, 16, 16, 3), None)
+    wide = Convolution.of(lib, normal(0, 32, 32, 3), None)
+    x = normal(0, 40, 16)
+    blocks = ChunkedBlocks(lib, [[[layer]]])
+    assert blocks(x[:0], x[:0].clone(), SLOPE).shape == (0, 16)
+    with pytest.raises(ValueError, match="an output of shape"):
+        blocks(x, torch.empty(41, 16), SLOPE)
+    with pytest.raises(ValueError, match="doesn't take"):
+        blocks(x, x, SLOPE)
+    with pytest.raises(ValueError, match="doesn't take"):
+        ChunkedBlocks(lib, [[[layer, layer, layer]]])(x, torch.empty_like(x), SLOPE)
+    with pytest.raises(ValueError, match="doesn't take"):
+        ChunkedBlocks(lib, [[[layer, wide]]])(x, torch.empty_like(x), SLOPE)
+    with pytest.raises(ValueError, match="channels"):
+        blocks(normal(0, 40, 32), torch.empty(40, 32), SLOPE)
 
 
 @pytest.mark.parametrize("path", paths())

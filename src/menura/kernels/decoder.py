@@ -6,16 +6,17 @@ fast stages, where a second of sound takes several megabytes, go from tile to ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from menura.kernels.cache import Packing
-from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.library import KernelLibrary, Mode
+from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
+from menura.kernels.stage import residual_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +66,8 @@ class DecoderWeights:
             yield from (layer for block in stage.blocks for step in block for layer in step)
 
 
-TILE_FRAMES = 100
-"""Frames whose fast stages are computed at once: 1 s, some 20 MB. Shorter tiles compute more of their context twice."""
+TILE_FRAMES = 200
+"""Frames whose fast stages are computed at once: 2 s, some 50 MB. Shorter tiles compute more of their context twice."""
 
 FIRST_STAGE_FRAMES = 700
 """Frames that the first, slow stage computes at once."""
@@ -84,15 +85,15 @@ class _Stage:
         self._source = None
         if source is not None:
             self._source = SourceConvolution.of(library, source.weight, source.bias, source.stride, source.padding)
-        self._blocks = [
+        blocks = [
             [[Convolution.of(library, c.weight, c.bias, c.dilation, None, packing) for c in step] for step in block]
             for block in weights.blocks
         ]
+        self._blocks = residual_blocks(library, blocks)
 
     def layers(self) -> list[Convolution | Upsampling | SourceConvolution | LastConvolution]:
         """All of them."""
-        convolutions = [layer for block in self._blocks for step in block for layer in step]
-        return [self._upsampling, *([] if self._source is None else [self._source]), *convolutions]
+        return [self._upsampling, *([] if self._source is None else [self._source]), *self._blocks.layers]
 
     def __call__(self, x: Tensor, source: Tensor | None) -> Tensor:
         """(steps, channels) to (steps * rate, channels) of the next stage."""
@@ -100,26 +101,7 @@ class _Stage:
         excited = self._upsampling(x, x.new_empty(steps, self._channels), self.slope)
         if self._source is not None and source is not None:
             self._source(source, excited)
-        mean, free = torch.empty_like(excited), [torch.empty_like(excited) for _ in range(3)]
-        for number, block in enumerate(self._blocks):
-            mode = Mode.ADD_TO_MEAN if number else Mode.START_MEAN
-            self._block(block, excited, free, mean, mode)
-        return mean
-
-    def _block(
-        self, steps: Sequence[Sequence[Convolution]], x: Tensor, free: Sequence[Tensor], mean: Tensor, mode: Mode
-    ) -> None:
-        for number, convolutions in enumerate(steps):
-            carried = x
-            for convolution in convolutions[:-1]:
-                x = convolution(x, free[2], self.slope)
-            if number == len(steps) - 1:
-                epilogue = Epilogue(mode=mode, residual=carried, scale=1 / len(self._blocks))
-                convolutions[-1](x, mean, self.slope, epilogue)
-            else:
-                epilogue = Epilogue(mode=Mode.ADD_RESIDUAL, residual=carried)
-                # Never into what is read: the block's input belongs to its neighbours too.
-                x = convolutions[-1](x, free[number % 2], self.slope, epilogue)
+        return self._blocks(excited, torch.empty_like(excited), self.slope)
 
 
 class Decoder:

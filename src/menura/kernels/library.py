@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
 """Environment variable: `off` leaves everything to torch; `avx2` or `avx512` asks for that path."""
@@ -46,6 +46,14 @@ class Mode(IntEnum):
     ADD_RESIDUAL = 1
     START_MEAN = 2
     ADD_TO_MEAN = 3
+
+
+class LayerEnd(IntEnum):
+    """What follows a layer of a stage's residual blocks."""
+
+    WITHIN_STEP = 0
+    STEP = 1
+    BLOCK = 2
 
 
 class LayerArguments(ctypes.Structure):
@@ -77,6 +85,17 @@ class CallArguments(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("mode", ctypes.c_int32),
         ("threads", ctypes.c_int32),
+        ("offset", ctypes.c_int64),
+    )
+
+
+class StageArguments(ctypes.Structure):
+    """`menura_stage` of the C interface."""
+
+    _fields_ = (
+        ("layers", ctypes.c_void_p),
+        ("ends", ctypes.c_void_p),
+        ("count", ctypes.c_int32),
     )
 
 

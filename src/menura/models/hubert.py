@@ -10,14 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.errors import CheckpointError
+from menura.kernels.attention import Attention
 from menura.kernels.front import Front
 from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
+from menura.kernels.packing import padded_channels
 from menura.models.blank import without_weights
 
 _TILE_FRAMES = 256
@@ -270,17 +273,39 @@ class _Layer(nn.Module):
         self.intermediate_dense = nn.Linear(width, config.intermediate_size)
         self.output_dense = nn.Linear(config.intermediate_size, width)
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self._native: Attention | None = None
+
+    def use_kernels(self, library: KernelLibrary) -> None:
+        """Let attention without a mask use the compiled kernel, where heads are as wide as it asks."""
+        width = self.q_proj.in_features // self.heads
+        if padded_channels(width) == width:
+            nothing = torch.zeros(1, width)  # added to the key and the value of a step itself
+            self._native = Attention.of(library, nothing, nothing, self.heads)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        native = self._native if mask is None else None
+        attended = self._attended(x, mask) if native is None else self._attended_natively(x, native)
+        x = self.layer_norm(x + self.out_proj(attended))
+        widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
+        result: Tensor = self.final_layer_norm(x + widened)
+        return result
+
+    def _attended(self, x: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        x = self.layer_norm(x + self.out_proj(attended.transpose(1, 2).flatten(2)))
-        widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
-        result: Tensor = self.final_layer_norm(x + widened)
-        return result
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    def _attended_natively(self, x: Tensor, native: Attention) -> Tensor:
+        attended, rows, width = torch.empty_like(x), x.flatten(0, 1), x.shape[2]
+        projected = x.new_empty(len(rows), 3 * width)
+        for number, projection in enumerate((self.q_proj, self.k_proj, self.v_proj)):
+            part = projected[:, number * width : (number + 1) * width]
+            torch.addmm(projection.bias, rows, projection.weight.T, out=part)
+        for row, place in zip(torch.split(projected, x.shape[1]), attended, strict=True):
+            native(row, place, None)
+        return attended
 
 
 class Hubert(nn.Module):
@@ -327,6 +352,8 @@ class Hubert(nn.Module):
         """Run what they take on the compiled kernels from now on. For a network on the CPU that stays there."""
         if library is not None:
             self.feature_extractor.use_kernels(library)
+            for layer in self.layers:
+                cast("_Layer", layer).use_kernels(library)
 
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
         """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""

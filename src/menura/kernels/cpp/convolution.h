@@ -132,7 +132,7 @@ int32_t convolve_filtered(const menura_layer& layer, const menura_call& call, co
     const int64_t first = index * block, count = std::min(block, tiles - first);
     const Vec slope = broadcast(call.slope);
     for (int64_t i = 0; i < count; ++i)
-      transform_tile<Transform>(call.input, call.steps_in, in, tiling.first_input(first + i), layer.dilation, slope, zeros,
+      transform_tile<Transform>(call.input, call.steps_in, in, tiling.first_input(first + i) + call.offset, layer.dilation, slope, zeros,
                                 transformed + i * in, pitch);
     for (int point = 0; point < kPoints; ++point)
       multiply<false>(transformed + point * pitch, in, layer.weights + static_cast<size_t>(point) * in * out,
@@ -178,7 +178,7 @@ int32_t convolve_direct(const menura_layer& layer, const menura_call& call, cons
     }
     float* products = staged + (block + reach) * in;
     const int64_t first = index * block, count = std::min(block, steps - first);
-    stage_rows(call, in, first - reach / 2, block + reach, staged);
+    stage_rows(call, in, first - reach / 2 + call.offset, block + reach, staged);
     for (int tap = 0; tap < layer.taps; ++tap) {
       const float* rows = staged + static_cast<int64_t>(tap) * layer.dilation * in;
       const float* weights = layer.weights + static_cast<size_t>(tap) * in * out;
@@ -192,6 +192,18 @@ int32_t convolve_direct(const menura_layer& layer, const menura_call& call, cons
         finish((first + i) * out + c, load(products + i * out + c) + load(layer.bias + c));
   });
   return out_of_memory ? MENURA_OUT_OF_MEMORY : MENURA_OK;
+}
+
+inline int32_t convolve(const menura_layer& layer, const menura_call& call) {
+  return with_finish(call, [&](const auto& finish) -> int32_t {
+    switch (layer.algorithm) {
+      case MENURA_DIRECT: return convolve_direct(layer, call, finish);
+      case MENURA_TOOM_COOK_6_3: return convolve_filtered<ToomCook<ToomCook_6_3>>(layer, call, finish);
+      case MENURA_TOOM_COOK_4_5: return convolve_filtered<ToomCook<ToomCook_4_5>>(layer, call, finish);
+      case MENURA_FOURIER_32: return convolve_filtered<Fourier<32>>(layer, call, finish);
+      default: return MENURA_BAD_ARGUMENT;
+    }
+  });
 }
 
 // A transposed convolution. Output n takes inputs (n + padding - k) / rate for every tap k that makes it whole: so

@@ -13,7 +13,7 @@ std::atomic<GompParallel> gomp_parallel{nullptr};
 
 namespace {
 
-constexpr int32_t kVersion = 3;
+constexpr int32_t kVersion = 4;
 constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
 constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
                   kMostAttended = int64_t{1} << 28;
@@ -59,8 +59,25 @@ bool valid_convolution(const menura_layer& layer, const menura_call& call) {
                     (layer.algorithm == MENURA_FOURIER_32 && layer.taps <= 16);
   return valid(layer, call) && fits && whole_channels(layer.channels_in) && whole_channels(layer.channels_out) &&
          layer.taps % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation &&
-         call.steps_in == call.steps_out &&
+         call.steps_in == call.steps_out && call.offset == 0 &&
          (call.mode == MENURA_STORE || call.residual || call.steps_out == 0);
+}
+
+bool valid_stage(const menura_stage& stage, const menura_call& call) {
+  if (!stage.layers || !stage.ends || stage.count <= 0 || stage.count > kMostTaps ||
+      stage.ends[stage.count - 1] != MENURA_ENDS_BLOCK || (call.input == call.output && call.steps_out > 0))
+    return false;
+  menura_call plain = call;
+  plain.mode = MENURA_STORE;
+  for (int32_t i = 0; i < stage.count; ++i) {
+    const menura_layer& layer = stage.layers[i];
+    // What is within a step has one place: a step is one or two layers.
+    if (i > 0 && stage.ends[i] == MENURA_WITHIN_STEP && stage.ends[i - 1] == MENURA_WITHIN_STEP) return false;
+    if (stage.ends[i] < MENURA_WITHIN_STEP || stage.ends[i] > MENURA_ENDS_BLOCK || !valid_convolution(layer, plain) ||
+        layer.channels_in != layer.channels_out || layer.channels_in != stage.layers[0].channels_in)
+      return false;
+  }
+  return true;
 }
 
 bool valid_image(const menura_image_layer& layer, const menura_image_call& call) {
@@ -128,6 +145,12 @@ int32_t menura_convolve(int32_t path, const menura_layer* layer, const menura_ca
   const auto* chosen = path_of(path);
   if (!chosen || !layer || !call || !menura::valid_convolution(*layer, *call)) return MENURA_BAD_ARGUMENT;
   return call->steps_out == 0 ? MENURA_OK : chosen->convolve(*layer, *call);
+}
+
+int32_t menura_run_blocks(int32_t path, const menura_stage* stage, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !stage || !call || !menura::valid_stage(*stage, *call)) return MENURA_BAD_ARGUMENT;
+  return call->steps_out == 0 ? MENURA_OK : chosen->run_blocks(*stage, *call);
 }
 
 int32_t menura_upsample(int32_t path, const menura_layer* layer, const menura_call* call) {

@@ -52,7 +52,19 @@ typedef struct {
   float scale;  // for the two "mean" modes
   int32_t mode;
   int32_t threads;
+  int64_t offset;  // row of the input at the first output's place: 0, but within a stage's chunks
 } menura_call;
+
+// What follows a layer of a stage's residual blocks: the next one, an addition, or the addition to the mean.
+enum menura_end { MENURA_WITHIN_STEP = 0, MENURA_ENDS_STEP = 1, MENURA_ENDS_BLOCK = 2 };
+
+// Residual blocks that all begin with the same signal, and whose mean is wanted. All layers have as many channels; a
+// step has one or two of them.
+typedef struct {
+  const menura_layer* layers;  // [count], block after block
+  const int32_t* ends;         // [count] of menura_end
+  int32_t count;
+} menura_stage;
 
 // A 3 x 3 convolution of stride 1 over two axes, then a scale for each channel.
 typedef struct {
@@ -122,6 +134,10 @@ MENURA_EXPORT void menura_set_parallel(void* gomp_parallel);
 
 // A convolution of stride 1: steps_out equals steps_in.
 MENURA_EXPORT int32_t menura_convolve(int32_t path, const menura_layer* layer, const menura_call* call);
+
+// The mean of a stage's blocks, every layer with the same leaky ReLU before it: scale is 1 by the number of blocks;
+// residual and mode are ignored.
+MENURA_EXPORT int32_t menura_run_blocks(int32_t path, const menura_stage* stage, const menura_call* call);
 
 // A transposed convolution; mode is ignored (it stores).
 MENURA_EXPORT int32_t menura_upsample(int32_t path, const menura_layer* layer, const menura_call* call);

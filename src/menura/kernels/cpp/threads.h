@@ -55,6 +55,8 @@ class Scratch {
     return memory_;
   }
 
+  // One for each use, of which one may call the other.
+  template <int kUse = 0>
   static Scratch& of_this_thread() {
     static thread_local Scratch scratch;
     return scratch;
