@@ -30,6 +30,7 @@ from menura.models.layers import (
     scaled_embedding,
 )
 from menura.models.refinegan import RefineGan
+from menura.models.source_filter import SourceFilter
 from menura.models.spans import Span
 from menura.models.vocoders import HifiGan, HifiGanBase, MrfHifiGan
 from menura.pages import MappedPages
@@ -47,12 +48,13 @@ TILE_FRAMES = 200
 _LONG_PASS_FRAMES = 300
 """After so much the packed weights are left to the system's cache of files."""
 
-VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan]] = {
+VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan | SourceFilter]] = {
     "HiFi-GAN": HifiGan,
     "MRF HiFi-GAN": MrfHifiGan,
     "RefineGAN": RefineGan,
+    "Source-filter": SourceFilter,
 }
-"""By Applio's names."""
+"""By Applio's names; the last is Menura's own."""
 
 
 class TransformerEncoder(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from menura.models.source import SINE_AMPLITUDE, UNVOICED_NOISE_STD, VOICED_NOISE_STD, SineSource, sample_phases
+from menura.models.source_filter import PulseSource
 from menura.models.synthesizer import Synthesizer, TrainingBatch, crop, random_crop_starts
 from menura.train.losses import kl_loss
 
@@ -64,6 +65,8 @@ def _source(model: Synthesizer, batch: TrainingBatch, real: Tensor, starts: Tens
     target = crop(real[:, None], starts * size, frames * size)[:, 0]
     cycles = sample_phases(torch.zeros(len(f0_hz)), f0_hz, size, model.config.sample_rate).to(torch.float32)
     cycles = cycles + fundamental_phase(target, cycles, f0_hz, size)
+    if isinstance(model.dec.m_source, PulseSource):
+        return model.dec.m_source.excitations(cycles, f0_hz, torch.randn_like(cycles))
     sine = torch.sin(2 * math.pi * cycles)
     voiced = (f0_hz > 0).repeat_interleave(size, dim=1)
     level = torch.where(voiced, VOICED_NOISE_STD, UNVOICED_NOISE_STD)

@@ -15,6 +15,8 @@ from menura.models.config import SynthesizerConfig
 from menura.models.sizes import small_config
 
 EXPERIMENT_FILE = "experiment.json"
+DIRECT_VOCODERS = ("HiFi-GAN", "Source-filter")
+"""What the objective 'direct' can train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +172,10 @@ class Experiment:
             raise TrainingError(f"precision: '{self.precision}' is not one of bf16, fp32.")
         if self.discriminators not in ("small", "rvc"):
             raise TrainingError(f"discriminators: '{self.discriminators}' is not one of small, rvc.")
-        if self.objective == "direct" and self.synthesizer.vocoder != "HiFi-GAN":
-            raise TrainingError(f"objective: 'direct' trains HiFi-GAN only, not {self.synthesizer.vocoder}.")
+        if self.objective == "direct" and self.synthesizer.vocoder not in DIRECT_VOCODERS:
+            raise TrainingError(
+                f"objective: 'direct' trains {' and '.join(DIRECT_VOCODERS)}, not {self.synthesizer.vocoder}."
+            )
         if len(self.speakers) != self.synthesizer.n_speakers:
             raise TrainingError(
                 f"{len(self.speakers)} speakers are named, the network has {self.synthesizer.n_speakers}."

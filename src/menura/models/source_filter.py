@@ -1,0 +1,204 @@
+"""Menura's own vocoder for small budgets: pulses and noise, shaped by filters that a network draws for every 5 ms.
+
+    z ──▶ ConvNeXt blocks (100/s) ──▶ twice as often ──▶ blocks (200/s) ──▶ filters
+    F0 ──▶ pulses, noise, noise in step with the pulses ──STFT──▶ × filters ──iSTFT──▶ sound
+
+What a network of transposed convolutions needs a hundred thousand steps to learn is built in here: harmonics lie at
+F0's multiples because the pulses do, noise is noise, and nothing can repeat at the rate of frames, as the filters'
+windows overlap fourfold. The idea is the vocoder's of 1939 with a network for its filter bank; as a learned one see
+DDSP (Engel et al., 2020), the blocks and the inverse transform are those of Vocos (Siuzdak, 2023).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from menura.models.config import SynthesizerConfig
+from menura.models.source import sample_phases
+from menura.models.spans import Span, samples_of
+from menura.units import ceil_div
+
+EXCITATIONS = 3
+"""Pulses, noise, noise in step with the pulses."""
+WINDOW_HOPS = 4
+"""A window's length in hops: its square then adds up to a constant."""
+FINE_BLOCKS = 2
+FINE_STEPS = 2
+"""Steps in a frame at which filters are drawn."""
+WIDENING = 4
+KERNEL = 7
+_LOUDEST = 4.0
+"""Bound of a filter's logarithm, about 35 dB."""
+_LEVEL = -3.5
+"""Where a filter's logarithm begins: about the level of speech."""
+
+
+class PulseSource(nn.Module):
+    """Band-limited pulses at F0 and noise. Has no weights, so that F0 is all that it follows."""
+
+    def __init__(self, sample_rate: int, frame_samples: int) -> None:
+        super().__init__()
+        self.sample_rate, self.frame_samples = sample_rate, frame_samples
+
+    def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
+        """The excitations.
+
+        Args:
+            f0_hz: (batch, frames), 0 where unvoiced.
+            phase_cycles: (batch,) float64, phase before the first sample.
+            noise: (batch, frames * frame_samples) standard normal; None leaves only what is periodic.
+            noise_scale: not used: this noise is the sound of consonants, not a variation.
+
+        Returns:
+            (batch, 3, frames * frame_samples), each of unit power where it sounds.
+        """
+        phases = sample_phases(phase_cycles, f0_hz, self.frame_samples, self.sample_rate)
+        return self.excitations(phases.to(device=f0_hz.device, dtype=torch.float32), f0_hz, noise)
+
+    def excitations(self, cycles: Tensor, f0_hz: Tensor, noise: Tensor | None) -> Tensor:
+        """As `forward`, from the phase at every sample.
+
+        Args:
+            cycles: (batch, samples), of the fundamental as a sine.
+            f0_hz: (batch, frames).
+            noise: (batch, samples) or None.
+        """
+        held = f0_hz.repeat_interleave(self.frame_samples, dim=1)
+        voiced = (held > 0).to(cycles.dtype)
+        harmonics = torch.floor(0.5 * self.sample_rate / held.clamp(min=1.0))
+        # A pulse where the sine has its maximum; in (-1/2, 1/2] so that float32 is exact enough.
+        turn = cycles - 0.25
+        turn = turn - turn.round()
+        pulses = voiced * cosine_sum(turn, harmonics) * torch.sqrt(2 / harmonics.clamp(min=1.0))
+        if noise is None:
+            noise = torch.zeros_like(pulses)
+        in_step = voiced * noise * (1 + torch.cos(2 * math.pi * turn)) * math.sqrt(2 / 3)
+        return torch.stack([pulses, noise, in_step], dim=1)
+
+
+def cosine_sum(turn: Tensor, harmonics: Tensor) -> Tensor:
+    """The sum of cos(2 pi k turn) for k from 1 to `harmonics` (Dirichlet's kernel).
+
+    Args:
+        turn: in (-1/2, 1/2].
+        harmonics: whole numbers of the same shape.
+    """
+    below = torch.sin(math.pi * turn)
+    near = below.abs() < 1e-5
+    ratio = torch.sin((2 * harmonics + 1) * math.pi * turn) / torch.where(near, torch.ones_like(below), below)
+    return (torch.where(near, 2 * harmonics + 1, ratio) - 1) / 2
+
+
+class ConvNextBlock(nn.Module):
+    """Depthwise convolution over time, then a wide layer for every step (Liu et al., 2022; in one dimension)."""
+
+    def __init__(self, channels: int, kernel: int, share: float) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.pwconv1 = nn.Linear(channels, WIDENING * channels)
+        self.pwconv2 = nn.Linear(WIDENING * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), share))
+        self.context_steps = kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, steps, channels) to the same shape."""
+        y = self.norm(self.dwconv(x.transpose(1, 2)).transpose(1, 2))
+        out: Tensor = x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return out
+
+
+class SourceFilter(nn.Module):
+    """The vocoder; it always has F0.
+
+    `upsample_rates` are (2, hop), `upsample_kernel_sizes` (4, window), `upsample_initial_channel` is the width and
+    `resblock_kernel_sizes` are the kernels of the blocks at the latent's rate.
+    """
+
+    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+        super().__init__()
+        width = config.upsample_initial_channel
+        self.frame_samples = config.frame_samples
+        self.hop = self.frame_samples // FINE_STEPS
+        self.window_samples = WINDOW_HOPS * self.hop
+        self.bins = self.window_samples // 2 + 1
+        self.m_source = PulseSource(config.sample_rate, config.frame_samples)
+        self.conv_pre = nn.Conv1d(config.inter_channels, width, KERNEL, padding=KERNEL // 2)
+        self.cond = nn.Conv1d(config.gin_channels, width, 1)
+        share = 1 / (len(config.resblock_kernel_sizes) + FINE_BLOCKS)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.blocks = nn.ModuleList(ConvNextBlock(width, k, share) for k in config.resblock_kernel_sizes)
+        self.fine_blocks = nn.ModuleList(ConvNextBlock(width, KERNEL, share) for _ in range(FINE_BLOCKS))
+        self.norm_post = nn.LayerNorm(width, eps=1e-6)
+        self.conv_post = nn.Linear(width, (EXCITATIONS + 1) * self.bins)
+        with torch.no_grad():
+            # Phases begin near zero; what the latent says of magnitudes has to be heard from the first step.
+            self.conv_post.weight[EXCITATIONS * self.bins :].mul_(0.1)
+            self.conv_post.bias.zero_()
+            self.conv_post.bias[: EXCITATIONS * self.bins] = _LEVEL
+
+    @property
+    def context_frames(self) -> int:
+        """Latent (and source) frames on each side that the samples of a frame depend on."""
+        fine = sum(_steps(block) for block in self.fine_blocks) + WINDOW_HOPS // 2
+        coarse = sum(_steps(block) for block in self.blocks) + KERNEL // 2
+        # One more: filters are interpolated between frames.
+        return ceil_div(fine, FINE_STEPS) + coarse + 1
+
+    def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
+        """Latent to sound.
+
+        Args:
+            z: (batch, inter_channels, frames).
+            g: (batch, gin_channels, 1).
+            source: (batch, 3, frames * frame_samples).
+
+        Returns:
+            (batch, 1, frames * frame_samples).
+        """
+        assert source is not None, "this vocoder needs F0"
+        return self._shaped(source.float(), self.filters(z, g))
+
+    def filters(self, z: Tensor, g: Tensor) -> Tensor:
+        """(batch, 2 frames, 4 bins): logarithms of three filters' magnitudes, and the first one's phase."""
+        x = self.norm((self.conv_pre(z) + self.cond(g)).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        x = F.interpolate(x.transpose(1, 2), scale_factor=float(FINE_STEPS), mode="linear").transpose(1, 2)
+        for block in self.fine_blocks:
+            x = block(x)
+        drawn: Tensor = self.conv_post(self.norm_post(x))
+        return drawn
+
+    def _shaped(self, source: Tensor, filters: Tensor) -> Tensor:
+        *magnitudes, phase = torch.split(filters.float().transpose(1, 2), self.bins, dim=1)
+        window = torch.hann_window(self.window_samples, device=source.device).sqrt()
+        around = (self.window_samples - self.hop) // 2
+        padded = F.pad(source, (around, around)).flatten(0, 1)
+        spectra = torch.stft(padded, self.window_samples, self.hop, window=window, center=False, return_complex=True)
+        spectra = spectra.view(*source.shape[:2], *spectra.shape[1:])
+        gains = [torch.exp(part.clamp(max=_LOUDEST)) for part in magnitudes]
+        shaped = spectra[:, 0] * torch.polar(gains[0], phase)
+        for number in range(1, EXCITATIONS):
+            shaped = shaped + spectra[:, number] * gains[number]
+        frames = torch.fft.irfft(shaped, self.window_samples, dim=1) * (window * (2 / WINDOW_HOPS))[:, None]
+        length = source.shape[-1] + 2 * around
+        sound = F.fold(frames, (1, length), (1, self.window_samples), stride=(1, self.hop))
+        return sound[:, :, 0, around : length - around]
+
+    def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
+        """Sound of a stretch of a latent, equal to that part of `forward`; as HifiGan's."""
+        window = core.widened(self.context_frames, z.shape[-1])
+        part = self(z[..., window.start : window.stop], g, samples_of(source, window, self.frame_samples))
+        wanted = core.shifted(-window.start).scaled(self.frame_samples)
+        sound: Tensor = part[..., wanted.start : wanted.stop]
+        return sound
+
+
+def _steps(block: nn.Module) -> int:
+    assert isinstance(block, ConvNextBlock)
+    return block.context_steps
