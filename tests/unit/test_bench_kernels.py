@@ -1,4 +1,4 @@
-"""The decoder's benchmark compares what is equal: every variant and every layer computes the same."""
+"""The kernels' benchmark compares what is equal: every variant of a network and every layer computes the same."""
 
 from __future__ import annotations
 
@@ -12,12 +12,38 @@ from menura.bench import kernels, onnx
 from menura.bench.document import kernels_document
 from menura.bench.kernels import KernelRequest, measure_kernels
 from menura.bench.layers import Site, native_layer, sites, torch_layer
+from menura.bench.networks import AnalysisSizes
 from menura.cli.bench_tables import tables
 from menura.kernels.library import SWITCH
 from menura.kernels.packing import padded_channels
+from menura.models.hubert import HubertConfig
+from menura.models.rmvpe import RmvpeConfig
 from support.tiny import tiny_voice
 from support.voicefiles import write_voice
 
+SIZES = AnalysisSizes(
+    rmvpe=RmvpeConfig(channels=16, levels=2, blocks=1, bottleneck_layers=1, gru_size=16),
+    hubert=HubertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embedding_groups=4,
+        classifier_proj_size=10,
+    ),
+)
+"""Tiny, but wide enough for the kernels."""
+NETWORKS = [
+    "RMVPE",
+    "RMVPE's U-Net",
+    "RMVPE's recurrent layer",
+    "HuBERT",
+    "HuBERT's front",
+    "HuBERT's attention, a layer, 23 s",
+    "text encoder",
+    "inverse flow",
+]
 SITES = list(sites(tiny_voice().dec.layer_weights()))
 
 
@@ -57,7 +83,7 @@ def test_a_decoder_is_measured_by_every_means(
     tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     voice = write_voice(tmp_path / "voice.pth")
-    answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.2, rounds=2, voice=voice))
+    answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.2, rounds=2, voice=voice, sizes=SIZES))
     rows = {row.variant: row for row in answer.decoder}
     assert {"torch eager", "torch channels-last"} < set(rows)
     assert any(name.startswith("kernels ") for name in rows)
@@ -67,13 +93,33 @@ def test_a_decoder_is_measured_by_every_means(
         assert row.largest_error < 2e-6, row
         assert 0 < row.best_ms <= row.median_ms
     assert len(answer.layers) == len(SITES)
+    variants = ["torch", *kernels._libraries()]
+    assert [(row.network, row.variant) for row in answer.networks] == [(n, v) for n in NETWORKS for v in variants]
+    for network in answer.networks:
+        assert network.best_ms > 0
+        assert network.threads == 1
+        if network.variant == "torch":
+            assert (network.of_torch, network.largest_difference) == (1, 0)
+        else:  # rounding differs, so that it is no comparison of torch with itself
+            assert network.of_torch > 0
+            assert 0 < network.largest_difference < 2e-5, network
     assert answer.sgemm_gflops[1] > 0
     about = {"commit": None, "memory_gb": None, "packages": {}, "quick": False, "voice": "tiny"}
     machine = {name: getattr(answer.machine, name) for name in ("menura", "python", "processor", "system", "device")}
     machine |= {name: getattr(answer.machine, name) for name in ("physical_cores", "threads", "kernels")}
-    text = "\n".join(tables({"kernels": kernels_document(answer), "about": about | machine}))
+    document = kernels_document(answer)
+    lines = list(tables({"kernels": document, "about": about | machine}))
+    text = "\n".join(lines)
     for name in rows:
         assert name in text
+    assert [(row["network"], row["variant"]) for row in document["networks"]] == [
+        (n, v) for n in NETWORKS for v in variants
+    ]
+    start = next(number for number, line in enumerate(lines) if line.startswith("network ")) + 1
+    for line, row in zip(lines[start:], answer.networks, strict=True):
+        assert line.startswith(f"{row.network} ")
+        assert line.split()[-4:] == ["1", f"{row.best_ms:.2f}", f"{row.of_torch:.2f}", f"{row.largest_difference:.1e}"]
+        assert row.variant in line
     assert "first 4 to 16, 7 taps" in text
 
 
@@ -83,10 +129,11 @@ def test_what_is_missing_is_named(tmp_path: Path, one_thread: None, monkeypatch:
     monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
     voice = write_voice(tmp_path / "voice.pth")
     try:
-        answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.1, rounds=1, voice=voice))
+        answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.1, rounds=1, voice=voice, sizes=SIZES))
     finally:
         kernels.trusted_kernels.cache_clear()
     assert [row.variant for row in answer.decoder] == ["torch eager", "torch channels-last"]
+    assert [(row.network, row.variant) for row in answer.networks] == [(network, "torch") for network in NETWORKS]
     assert answer.missing == (
         f"kernels: torch's: {SWITCH}=off",
         "ONNX Runtime: onnxruntime and onnx not installed (pip install onnxruntime onnx)",

@@ -71,7 +71,7 @@ def _comparison(made: Comparison) -> dict[str, Any]:
 
 
 def kernels_document(answer: KernelAnswer) -> dict[str, Any]:
-    """The decoder's figures."""
+    """The decoder's and the other networks' figures."""
     document = dataclasses.asdict(answer)
     del document["machine"]
     return document

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from menura.bench.recipe import Rule, around, drawn, gain, signed_uniform
 from menura.checkpoints.rvc import save_rvc
@@ -94,6 +95,16 @@ def full_size_voice() -> LoadedVoice:
     return LoadedVoice(config=V2_40K, state=state, metadata=VoiceMetadata(name=VOICE_NAME, info="seeded weights"))
 
 
+def contentvec_weights(config: HubertConfig) -> dict[str, Tensor]:
+    """ContentVec's tensors under the names of its file, in single precision as there."""
+    return {name: drawn(name, shape, CONTENTVEC_RULES) for name, shape in contentvec_shapes(config)}
+
+
+def rmvpe_weights(config: RmvpeConfig) -> dict[str, Tensor]:
+    """RMVPE's tensors under the names of rmvpe.pt, in half precision as there."""
+    return {name: drawn(name, shape, RMVPE_RULES).half() for name, shape in rmvpe_shapes(config)}
+
+
 def make_home(home: Path) -> Path:
     """A data folder with ContentVec, RMVPE, and the voice `bench` with an index of 30 000 vectors; 700 MB, made once.
 
@@ -109,11 +120,11 @@ def make_home(home: Path) -> Path:
     )
     _once(
         contentvec / "model.safetensors",
-        lambda path: save_file({n: drawn(n, s, CONTENTVEC_RULES) for n, s in contentvec_shapes(config)}, path),
+        lambda path: save_file(contentvec_weights(config), path),
     )
     _once(
         home / "assets" / "rmvpe.pt",
-        lambda path: torch.save({n: drawn(n, s, RMVPE_RULES).half() for n, s in rmvpe_shapes(RmvpeConfig())}, path),
+        lambda path: torch.save(rmvpe_weights(RmvpeConfig()), path),
     )
     _once(voice / f"{VOICE_NAME}.pth", lambda path: save_rvc(path, full_size_voice()))
     _once(voice / f"{VOICE_NAME}.index", lambda path: path.write_bytes(_index()))

@@ -1,10 +1,10 @@
-"""The decoder alone, by every means there is, in turn in one process."""
+"""The decoder alone, and then the other networks, by every means there is, in turn in one process."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from menura.bench.full_size import full_size_voice
 from menura.bench.layers import CHANNELS_LAST, EAGER, LayerRow, measure_layers
 from menura.bench.machine import Machine, machine
 from menura.bench.measure import sgemm_gflops
+from menura.bench.networks import TORCH, AnalysisSizes, NetworkRow, Turns, measure_networks
 from menura.bench.onnx import decoder_session, export_decoder, why_not
 from menura.bench.turns import take_turns
 from menura.checkpoints.rvc import LoadedVoice, load_voice
@@ -43,6 +44,8 @@ class KernelRequest:
     rounds: int
     voice: Path | None = None
     """A voice's weights; None is a full-size v2 40k voice of seeded weights."""
+    sizes: AnalysisSizes = field(default_factory=AnalysisSizes)
+    """Of the networks that aren't the voice's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,7 @@ class KernelAnswer:
     """By threads."""
     decoder: tuple[DecoderRow, ...]
     layers: tuple[LayerRow, ...]
+    networks: tuple[NetworkRow, ...]
     missing: tuple[str, ...]
     """What could not be measured, and why."""
 
@@ -110,7 +114,8 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
     latent = _latent(network, request.seconds)
     wanted = _reference(voice, latent)
     libraries = _libraries()
-    variants = _torch_variants(network, latent) | _native_variants(voice, latent, libraries)
+    compiled = _compiled(voice, libraries)
+    variants = _torch_variants(network, latent) | _native_variants(compiled, latent)
     missing = [] if libraries else [f"kernels: {kernels_in_words()}"]
     rows: list[DecoderRow] = []
     layers: list[LayerRow] = []
@@ -126,6 +131,8 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
             if isinstance(network.dec, HifiGanBase):
                 weights = network.dec.layer_weights()
                 layers += measure_layers(weights, libraries, threads, request.seconds, request.rounds)
+    turns = Turns(threads=request.threads, seconds=request.seconds, rounds=request.rounds)
+    networks = measure_networks({TORCH: network} | compiled, request.sizes, libraries, turns)
     return KernelAnswer(
         machine=machine(_CPU, max(request.threads)),
         decoder_of="full-size v2 40k, seeded weights" if request.voice is None else str(request.voice),
@@ -134,6 +141,7 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
         sgemm_gflops=sgemm,
         decoder=tuple(rows),
         layers=tuple(layers),
+        networks=tuple(networks),
         missing=tuple(missing),
     )
 
@@ -158,12 +166,12 @@ def _latent(network: Synthesizer, seconds: float) -> Latent:
 
 
 def _libraries() -> dict[str, KernelLibrary]:
-    """Every path that this processor has, by name; none where the kernels are off or not trusted."""
+    """Every path that this processor has, by its variant's name; none where the kernels are off or not trusted."""
     if trusted_kernels() is None:
         return {}
     best = kernel_status().library
     found = [] if best is None else [load_library(best.file, path).library for path in PATHS]
-    return {library.path_name: library for library in found if library is not None}
+    return {f"kernels {library.path_name}": library for library in found if library is not None}
 
 
 def _torch_variants(network: Synthesizer, latent: Latent) -> dict[str, Variant]:
@@ -181,14 +189,17 @@ def _torch_variants(network: Synthesizer, latent: Latent) -> dict[str, Variant]:
     }
 
 
-def _native_variants(voice: LoadedVoice, latent: Latent, libraries: dict[str, KernelLibrary]) -> dict[str, Variant]:
-    variants: dict[str, Variant] = {}
+def _compiled(voice: LoadedVoice, libraries: dict[str, KernelLibrary]) -> dict[str, Synthesizer]:
+    """The voice using the kernels, by variant."""
+    networks = {name: build_synthesizer(voice) for name in libraries}
     for name, library in libraries.items():
-        network = build_synthesizer(voice)
-        network.use_kernels(library)
-        if isinstance(network.dec, HifiGanBase):  # RefineGAN has none
-            variants[f"kernels {name}"] = _tiled(network, latent)
-    return variants
+        networks[name].use_kernels(library)
+    return networks
+
+
+def _native_variants(compiled: dict[str, Synthesizer], latent: Latent) -> dict[str, Variant]:
+    # Other vocoders than those have no kernels.
+    return {name: _tiled(network, latent) for name, network in compiled.items() if isinstance(network.dec, HifiGanBase)}
 
 
 def _tiled(network: Synthesizer, latent: Latent) -> Variant:

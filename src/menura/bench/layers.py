@@ -83,7 +83,7 @@ def measure_layers(
 
     Args:
         weights: a decoder's.
-        libraries: the compiled kernels by name.
+        libraries: the compiled kernels by variant.
         threads: that torch is set to.
         seconds: of audio that each layer's input is long.
         rounds: how often each is timed, in turn.
@@ -107,7 +107,7 @@ def _variants(site: Site, libraries: Mapping[str, KernelLibrary], seconds: float
     rows = torch.zeros(steps, padded_channels(channels))
     rows[:, :channels] = x[0].T
     for name, library in libraries.items():
-        variants[f"kernels {name}"] = native_layer(site, library, rows)
+        variants[name] = native_layer(site, library, rows)
     return variants
 
 

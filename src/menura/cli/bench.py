@@ -33,7 +33,11 @@ _DECODER_ROUNDS, _QUICK_DECODER_ROUNDS = 5, 2
     help="What is converted: 12 files of 5 s (from process start, too, and one again when all is warm), 5 minutes, an "
     "hour, or 3 minutes, 30 and 3 hours for their memory. May be given several times.  [default: batch12]",
 )
-@click.option("--kernels", is_flag=True, help="The decoder alone, by compiled kernels, torch and ONNX Runtime.")
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help="The decoder alone, by compiled kernels, torch and ONNX Runtime; then the other networks, by the first two.",
+)
 @click.option(
     "--compare",
     metavar="COMMAND",
@@ -179,7 +183,7 @@ def _kernels(request: _Request) -> KernelAnswer:
     if request.kernels_of is not None:
         path = find_voice(request.kernels_of, home_folder(request.engine.home)).path
     threads = request.engine.threads
-    _say("kernels: the decoder alone")
+    _say("kernels: the decoder alone, then the other networks")
     return in_fresh_process(
         measure_kernels,
         KernelRequest(

@@ -20,6 +20,7 @@ def tables(document: Mapping[str, Any]) -> Iterator[str]:
         yield from _comparisons(suites)
     if _KERNELS in document:
         yield from _decoder(document[_KERNELS])
+        yield from _networks(document[_KERNELS]["networks"])
 
 
 def problems(document: Mapping[str, Any]) -> list[str]:
@@ -139,6 +140,23 @@ def _layer_row(row: Mapping[str, Any]) -> Sequence[str]:
     eager = next(iter(row["best_ms"].values()))
     times = [f"{ms:.2f} ({eager / ms:.1f}x)" for ms in row["best_ms"].values()]
     return (row["layer"], str(row["threads"]), f"{row['gflop']:.2f}", *times)
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield ""
+    header = ("network", "variant", "threads", "best ms per s", "of torch's", "largest difference")
+    yield from _aligned([header, *(_network_row(row) for row in rows)])
+
+
+def _network_row(row: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        row["network"],
+        row["variant"],
+        str(row["threads"]),
+        f"{row['best_ms']:.2f}",
+        f"{row['of_torch']:.2f}",
+        f"{row['largest_difference']:.1e}",
+    )
 
 
 def _threads(count: int) -> str:

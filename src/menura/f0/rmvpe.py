@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,20 +52,20 @@ class RmvpeEstimator:
         """F0 of a batch of windows: see F0Estimator."""
         with torch.inference_mode():
             features = self._model.features(log_mel(samples))
-            with nullcontext() if self._model.gains_by_threads else _single_thread():
+            with threads_that_gain(self._model):
                 salience = self._model.salience(features)
             return decode_salience(salience, self._threshold)[:, : samples.shape[-1] // HOP_SAMPLES + 1]
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
-    """Let torch use one thread of the CPU.
+def threads_that_gain(model: Rmvpe) -> Iterator[None]:
+    """Let torch use one thread of the CPU for the network's recurrent layer, unless the kernels run it.
 
-    A recurrent layer's products are so small that threads gain nothing by sharing one, and wait for each other after
+    Torch's products are so small that threads gain nothing by sharing one, and wait for each other after
     each of thousands: on a busy machine six times as long.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(before if model.gains_by_threads else 1)
     try:
         yield
     finally:

@@ -304,9 +304,13 @@ class Rmvpe(nn.Module):
         Returns:
             (batch, frames, classes) in 0..1.
         """
-        hidden = self.gru(features)[0] if isinstance(self.gru, nn.GRU) else self.gru(features)
-        salience: Tensor = self.classes(hidden).sigmoid()
+        salience: Tensor = self.classes(self.states(features)).sigmoid()
         return salience
+
+    def states(self, features: Tensor) -> Tensor:
+        """The recurrent layer's states, (batch, frames, 2 * gru_size), from the U-Net's output."""
+        states: Tensor = self.gru(features)[0] if isinstance(self.gru, nn.GRU) else self.gru(features)
+        return states
 
     def _unet(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
