@@ -180,7 +180,7 @@ class BatchOptions:
 
 TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}
 SIZES = ("auto", "v1", "v2", "small")
-VOCODERS = ("HiFi-GAN", "MRF HiFi-GAN", "RefineGAN")
+VOCODERS = ("auto", "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN", "Source-filter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +192,12 @@ class TrainingOptions:
     f0: str = _option(
         "auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS
     )
-    vocoder: str = _option("HiFi-GAN", "Decoder; RVC WebUI knows HiFi-GAN only.", choices=VOCODERS)
+    vocoder: str = _option(
+        "auto",
+        "Decoder; auto is HiFi-GAN, the only one that RVC WebUI knows, and for small Source-filter, Menura's own, "
+        "which learns on a processor.",
+        choices=VOCODERS,
+    )
     size: str = _option(
         "auto", "Network: RVC's v1 or v2, or small; auto is v2, and small for menura-starter.", choices=SIZES
     )
@@ -212,7 +217,7 @@ class TrainingOptions:
     steps: int = _option(10_000, "Planned steps.", minimum=1, maximum=2**53)
     batch_size: int = _option(8, "Rows in a step.", minimum=1, maximum=1024)
     learning_rate: float | None = _option(
-        None, "Learning rate to begin with; by default 0.0001, for small 0.0004.", minimum=1e-8, maximum=0.1
+        None, "Learning rate to begin with; by default 0.0001, for small 0.0005.", minimum=1e-8, maximum=0.1
     )
     precision: str = _option(
         "auto", "bf16 where the device is fast in it, else fp32.", choices=("auto", "bf16", "fp32")

@@ -57,7 +57,7 @@ def new(name: str, *options: str) -> int:
 
 @pytest.mark.slow
 def test_from_recordings_to_a_converted_talk(recordings: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert new("me", "--steps", "400") == 0
+    assert new("me", "--steps", "400", "--vocoder", "HiFi-GAN") == 0
     shrink(Path("me"))
     command = [sys.executable, "-m", "menura", "train", "run", "me", "--workers", "1", "--threads", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -108,7 +108,12 @@ def test_an_exported_folder_is_a_voice_that_can_be_installed(
     assert run(["train", "index", "me", "--index-method", "faiss"]) == 0
     assert run(["train", "export", "me", "--training-state"]) == 0
     assert run(["train", "export", "me", "alone.safetensors", "--speaker", "me"]) == 0
-    assert load_voice(Path("alone.safetensors")).n_speakers == 1
+    alone = load_voice(Path("alone.safetensors"))
+    assert (alone.n_speakers, alone.config.vocoder) == (1, "Source-filter")
+    assert run(["train", "export", "me", "alone.pth"]) == 1
+    assert ".safetensors" in capsys.readouterr().err
+    assert not Path("alone.pth").exists()
+    assert not Path("me/voice/me.pth").exists()
     assert torch.load("me/voice/G_2.pth", weights_only=True)["iteration"] >= 1
     monkeypatch.setenv("MENURA_HOME", os.path.abspath("home"))
     assert run(["voices", "import", "me/voice"]) == 0

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def tiny_experiment(**changes: Any) -> Experiment:
     config = dataclasses.replace(
-        starter_config(2),
+        starter_config(2, vocoder="HiFi-GAN"),
         spec_channels=257,
         segment_size_frames=12,
         **tiny_network(),

@@ -99,7 +99,7 @@ CONFIGS: dict[str, SynthesizerConfig] = {
         rvc_config("v2", 40_000, 2, content="contentvec", has_f0=True, vocoder="HiFi-GAN"),
         upsample_initial_channel=32,  # the decoder isn't needed here
     ),
-    "starter": small_config(24_000, 2, initial_channels=32),
+    "starter": small_config(24_000, 2),
     "tiny": tiny_config(),
     "no F0": tiny_config(has_f0=False),
     "narrow": dataclasses.replace(tiny_config(), hidden_channels=18, inter_channels=34, n_heads=3, kernel_size=5),

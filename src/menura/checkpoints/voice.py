@@ -14,10 +14,12 @@ from menura.checkpoints.maps import State, classic, folded, unfolded
 from menura.errors import CheckpointError
 from menura.models.blank import without_weights
 from menura.models.config import SynthesizerConfig
+from menura.models.sizes import SOURCE_FILTER
+from menura.models.source_filter import FINE_STEPS, WINDOW_HOPS
 from menura.models.synthesizer import VOCODERS, Synthesizer
 from menura.units import FRAME_RATE_HZ
 
-HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"
+HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"  # beside SOURCE_FILTER
 POSTERIOR_PREFIX = "enc_q."
 """The posterior encoder is needed in training only and left out of voices."""
 
@@ -161,6 +163,7 @@ def _config_problem(config: SynthesizerConfig) -> str | None:
         "residual kernels without dilations": len(config.resblock_kernel_sizes) == len(config.resblock_dilation_sizes),
         "too many upsampling stages for its width": config.upsample_initial_channel % narrowing == 0,
         "heads that don't divide the width": config.n_heads > 0 and config.hidden_channels % config.n_heads == 0,
+        "filters of a layout that Menura doesn't know": config.vocoder != SOURCE_FILTER or _draws_filters(config),
         "an odd number of latent channels": config.inter_channels % 2 == 0,
         "no F0, which its vocoder needs": config.has_f0 or config.vocoder == HIFI_GAN,
         f"upsampling that doesn't give {FRAME_RATE_HZ} frames a second": (
@@ -168,6 +171,11 @@ def _config_problem(config: SynthesizerConfig) -> str | None:
         ),
     }
     return next((problem for problem, fine in checks.items() if not fine), None)
+
+
+def _draws_filters(config: SynthesizerConfig) -> bool:
+    rates, kernels = config.upsample_rates, config.upsample_kernel_sizes
+    return len(rates) == 2 and rates[0] == FINE_STEPS and kernels == (2 * FINE_STEPS, WINDOW_HOPS * rates[1])
 
 
 def _some(names: list[str]) -> str:

@@ -34,7 +34,7 @@ class SynthesizerConfig:
     """'v1' or 'v2'."""
     has_f0: bool
     vocoder: str
-    """'HiFi-GAN' (Applio's name; NSF when has_f0), 'MRF HiFi-GAN' or 'RefineGAN'."""
+    """'HiFi-GAN' (Applio's name; NSF when has_f0), 'MRF HiFi-GAN', 'RefineGAN' or Menura's own 'Source-filter'."""
     content_encoder: str
     """'contentvec' for RVC's; the checkpoint's `embedder_model` where it has one."""
 

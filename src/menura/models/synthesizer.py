@@ -30,6 +30,7 @@ from menura.models.layers import (
     scaled_embedding,
 )
 from menura.models.refinegan import RefineGan
+from menura.models.sizes import SOURCE_FILTER
 from menura.models.source_filter import SourceFilter
 from menura.models.spans import Span
 from menura.models.vocoders import HifiGan, HifiGanBase, MrfHifiGan
@@ -52,7 +53,7 @@ VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan | SourceFilter]] = {
     "HiFi-GAN": HifiGan,
     "MRF HiFi-GAN": MrfHifiGan,
     "RefineGAN": RefineGan,
-    "Source-filter": SourceFilter,
+    SOURCE_FILTER: SourceFilter,
 }
 """By Applio's names; the last is Menura's own."""
 
@@ -412,6 +413,11 @@ class Synthesizer(nn.Module):
         """Frames on each side that the samples of a frame of `decode` depend on."""
         return self.dec.context_frames
 
+    @property
+    def needs_noise(self) -> bool:
+        """True where the excitation's noise is the sound of consonants, not a variation that may be left out."""
+        return isinstance(self.dec, SourceFilter)
+
     def condition(self, speaker_id: Tensor) -> Tensor:
         """(batch,) int64 to the speakers' embeddings (batch, gin_channels, 1)."""
         embedding: Tensor = self.emb_g(speaker_id)
@@ -454,7 +460,7 @@ class Synthesizer(nn.Module):
             noise_scale: 1 is RVC's level, 0 is none.
 
         Returns:
-            (batch, 1, frames * frame_samples).
+            (batch, 1, frames * frame_samples); of a source-filter voice three channels.
         """
         excitation: Tensor = self.dec.m_source(f0_hz, phase_cycles, noise, noise_scale)
         return excitation
@@ -465,7 +471,7 @@ class Synthesizer(nn.Module):
         Args:
             z: (batch, inter_channels, frames).
             g: (batch, gin_channels, 1).
-            source: (batch, 1, frames * frame_samples); None for a voice without F0.
+            source: (batch, channels, frames * frame_samples) of `source`; None for a voice without F0.
 
         Returns:
             (batch, frames * frame_samples).
@@ -485,7 +491,7 @@ class Synthesizer(nn.Module):
         Args:
             z: (batch, inter_channels, frames).
             g: (batch, gin_channels, 1).
-            source: (batch, 1, frames * frame_samples); None for a voice without F0.
+            source: (batch, channels, frames * frame_samples) of `source`; None for a voice without F0.
             core: first frame of `z` that is wanted, and the first after it that isn't.
             tile_frames: frames whose fastest layers are computed at once.
 

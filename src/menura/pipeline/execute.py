@@ -212,7 +212,7 @@ def _source(members: list[SynthesisRequest], span: tuple[int, int], device: torc
     before = torch.from_numpy(np.stack([_f0_hz(m)[: span[0]] for m in members]))
     phase = advance_phase(begun, before, 1 / FRAME_RATE_HZ)
     noise = None
-    if first.noise_scale:
+    if first.noise_scale or net.needs_noise:
         count = (span[1] - span[0]) * hop
         rows = [source_noise(m.seed, (m.features.start_frames + span[0]) * hop, count) for m in members]
         noise = _stack(rows, device)

@@ -16,7 +16,7 @@ from menura.errors import MenuraError, OptionError, ResourceError, TrainingError
 from menura.f0.registry import resolve_method
 from menura.models.blank import without_weights
 from menura.models.config import SynthesizerConfig
-from menura.models.sizes import rvc_config, small_config
+from menura.models.sizes import SOURCE_FILTER, rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
 from menura.train.networks import make_discriminators
@@ -24,6 +24,7 @@ from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, sp
 from menura.train.spec import (
     DIRECT_WEIGHTS,
     EXPERIMENT_FILE,
+    FILTER_WEIGHTS,
     ContentMix,
     DataSettings,
     Experiment,
@@ -98,15 +99,16 @@ def _network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
     size = _size(options)
     if size == "v1" and options.content == STARTER:
         raise OptionError("size: v1 takes contentvec's 256 wide vectors; menura-starter has 384. Take v2 or small.")
-    rate = TRAINING_RATES[options.sample_rate]
+    rate, vocoder = TRAINING_RATES[options.sample_rate], options.vocoder
     if size == SMALL:
-        config = small_config(rate, n_speakers)
-        if options.vocoder != "HiFi-GAN" or not options.pitch:
-            raise OptionError("size: small is a HiFi-GAN that follows pitch; for others take v2.")
+        config = small_config(rate, n_speakers, vocoder=SOURCE_FILTER if vocoder == "auto" else vocoder)
+        if not options.pitch:
+            raise OptionError("size: small follows pitch; for a voice that doesn't take v2.")
+    elif vocoder == SOURCE_FILTER:
+        raise OptionError("vocoder: Source-filter is for --size small.")
     else:
-        config = rvc_config(
-            size, rate, n_speakers, content=options.content, has_f0=options.pitch, vocoder=options.vocoder
-        )
+        vocoder = "HiFi-GAN" if vocoder == "auto" else vocoder
+        config = rvc_config(size, rate, n_speakers, content=options.content, has_f0=options.pitch, vocoder=vocoder)
     dim = 384 if options.content == STARTER else 256 if size == "v1" else 768
     config = dataclasses.replace(config, content_encoder=options.content, content_dim=dim)
     check_config(Path("the experiment"), config)
@@ -147,14 +149,15 @@ def _experiment(
         perturbed=2 if direct else 0,
         held_out=_HELD_OUT,
     )
-    rate = options.learning_rate or (4e-4 if direct else 1e-4)
+    filters = config.vocoder == SOURCE_FILTER
+    rate = options.learning_rate or (5e-4 if filters else 4e-4 if direct else 1e-4)
     schedule = Schedule(
         steps=options.steps,
         batch_size=options.batch_size,
         row_frames=200 if direct else 300,
         learning_rate=rate,
         final_learning_rate=rate / (4 if direct else 2),
-        warmup_steps=min(200, options.steps // 10) if direct else 0,
+        warmup_steps=min(300, options.steps // 10) if direct else 0,
         gan_from_step=options.steps // 2 if direct else 0,
         discriminators_alone_steps=min(350, options.steps // 20) if direct else 0,
         discriminator_learning_rate=2 * rate if direct else min(rate, 2e-4),
@@ -172,7 +175,7 @@ def _experiment(
         objective="direct" if direct else "vits",
         seed=options.seed,
         precision=_precision(options.precision),
-        weights=DIRECT_WEIGHTS if direct else LossWeights(log_spectrum=0.0, convergence=0.0, mel=45.0, kl=1.0),
+        weights=_loss_weights(config, direct=direct),
         schedule=schedule,
         mix=ContentMix(),
         discriminators="small" if direct else "rvc",
@@ -180,6 +183,12 @@ def _experiment(
         data=data,
         warm_start=warm,
     )
+
+
+def _loss_weights(config: SynthesizerConfig, *, direct: bool) -> LossWeights:
+    if not direct:
+        return LossWeights(log_spectrum=0.0, convergence=0.0, mel=45.0, kl=1.0)
+    return FILTER_WEIGHTS if config.vocoder == SOURCE_FILTER else DIRECT_WEIGHTS
 
 
 def _precision(asked: str) -> str:

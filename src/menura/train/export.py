@@ -17,6 +17,7 @@ from menura.checkpoints.library import CARD_NAME
 from menura.checkpoints.maps import classic
 from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_safetensors
 from menura.errors import TrainingError
+from menura.models.sizes import SOURCE_FILTER
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
 from menura.train.index import VOICE
 from menura.train.report import Preparation, load_preparation
@@ -43,9 +44,11 @@ def export_voice(
         newest: take the newest weights, not those that held-out slices liked best.
 
     Raises:
-        TrainingError: nothing was trained yet, or there is no such speaker.
+        TrainingError: nothing was trained yet, there is no such speaker, or RVC's layout can't hold the voice.
     """
     experiment = load_experiment(folder)
+    if target.suffix == ".pth" and experiment.synthesizer.vocoder == SOURCE_FILTER:
+        raise TrainingError(f"{target}: other programs can't run this voice's vocoder; write it as .safetensors.")
     state = _weights(folder, newest=newest)
     step = int(state["step"])
     if metadata is None:
@@ -56,6 +59,8 @@ def export_voice(
 
 def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool = False) -> tuple[Path, ...]:
     """Write the voice as others load it (.pth), as safetensors, and its card, into the experiment's `voice` folder.
+
+    Voices with Menura's own vocoder are written as safetensors only.
 
     Args:
         folder: the experiment's.
@@ -69,7 +74,9 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
         TrainingError: nothing was trained yet, or there is no such speaker.
     """
     name = folder.resolve().name
-    paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in (".pth", ".safetensors"))
+    ours = load_experiment(folder).synthesizer.vocoder == SOURCE_FILTER
+    suffixes = (".safetensors",) if ours else (".pth", ".safetensors")
+    paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in suffixes)
     for path in paths:
         export_voice(folder, path, speaker=speaker, newest=newest)
     card = json.dumps(_card(folder, name, speaker=speaker, newest=newest), indent=1, ensure_ascii=False)

@@ -15,6 +15,7 @@ from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, TrainingError
 from menura.models.discriminators import DiscriminatorConfig, Discriminators, RvcDiscriminators
 from menura.models.refinegan import RefineGan
+from menura.models.source_filter import SourceFilter
 from menura.models.synthesizer import Synthesizer
 from menura.models.vocoders import HifiGan, HifiGanBase
 from menura.train.precision import keep_float32, prefer_channels_last, recompute_in_backward
@@ -61,6 +62,8 @@ def _residual_blocks(generator: Synthesizer) -> list[nn.Module]:
     if isinstance(decoder, HifiGanBase):
         blocks = [block for stage in range(len(decoder.rates)) for block in decoder.blocks(stage)]
         return [block for block in blocks if isinstance(block, nn.Module)]
+    if isinstance(decoder, SourceFilter):
+        return [*decoder.blocks, *decoder.fine_blocks]
     assert isinstance(decoder, RefineGan)
     return list(decoder.upsample_conv_blocks)
 

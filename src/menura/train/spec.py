@@ -12,10 +12,10 @@ from typing import Any
 
 from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
-from menura.models.sizes import small_config
+from menura.models.sizes import SOURCE_FILTER, small_config
 
 EXPERIMENT_FILE = "experiment.json"
-DIRECT_VOCODERS = ("HiFi-GAN", "Source-filter")
+DIRECT_VOCODERS = ("HiFi-GAN", SOURCE_FILTER)
 """What the objective 'direct' can train."""
 
 
@@ -48,7 +48,10 @@ DIRECT_WEIGHTS = LossWeights(
     feature_matching=10.0,
     reconstruction_with_gan=1.5,
 )
-"""For the small network that is trained straight from the prior."""
+"""For the small network with HiFi-GAN that is trained straight from the prior."""
+
+FILTER_WEIGHTS = dataclasses.replace(DIRECT_WEIGHTS, log_spectrum=1.0, convergence=1.0, periodicity=0.0)
+"""For the one with filters, whose harmonics need no loss of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,9 +185,9 @@ class Experiment:
             )
 
 
-def starter_config(n_speakers: int, *, initial_channels: int = 256) -> SynthesizerConfig:
+def starter_config(n_speakers: int, *, vocoder: str = SOURCE_FILTER) -> SynthesizerConfig:
     """The starter pack's small architecture: 24 kHz, for 384 wide content."""
-    return small_config(24_000, n_speakers, initial_channels=initial_channels)
+    return small_config(24_000, n_speakers, vocoder=vocoder)
 
 
 _PARTS: Mapping[str, Callable[..., Any]] = {
