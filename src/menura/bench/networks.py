@@ -180,7 +180,7 @@ def _hubert(config: HubertConfig, libraries: Libraries, seconds: float) -> Itera
 
 
 def _attention(config: HubertConfig, libraries: Libraries) -> Iterator[Subject]:
-    """One layer's, without its projections, in a window as long as the engine's: it grows with the square of that."""
+    """One layer's, without its projections, in a long recording's window: it grows with the square of that."""
     seconds = (ContentVec.core_frames + 2 * ContentVec.context_frames) / FRAME_RATE_HZ
     frames = config.frame_count(round(_ENCODER_RATE_HZ * seconds))
     width, heads = config.hidden_size, config.num_attention_heads
