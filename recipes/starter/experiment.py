@@ -1,4 +1,4 @@
-"""Writes the starter pack's experiment: two targets, trained jointly. Then: `menura train run EXPERIMENT`.
+"""Writes the starter pack's experiment: four targets, trained jointly. Then: `menura train run EXPERIMENT`.
 
 python experiment.py --out EXPERIMENT
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from menura.train.spec import DIRECT_WEIGHTS, ContentMix, Experiment, Schedule, save_experiment, starter_config
+from menura.train.spec import FILTER_WEIGHTS, ContentMix, Experiment, Schedule, save_experiment, starter_config
 
 
 def main() -> None:
@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     experiment = Experiment(
-        synthesizer=starter_config(2, initial_channels=192),
-        speakers=("wren", "heron"),
+        synthesizer=starter_config(4),
+        speakers=("wren", "heron", "heart", "michael"),
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
-        weights=DIRECT_WEIGHTS,
+        weights=FILTER_WEIGHTS,
         schedule=Schedule(
             steps=12_000,
             batch_size=8,

@@ -24,11 +24,18 @@ import torch
 from kokoro import SAMPLE_RATE_HZ, Array, Kokoro, Prosody, phonemes
 from sentences import sentences
 
-TARGETS = ("af_heart", "am_michael")
-GUIDES = (
-    "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "bf_emma",
-    "bf_isabella", "bm_george", "bm_fable",
-)  # fmt: skip
+PAIRS = {"british": ("bf_emma", "bm_daniel"), "american": ("af_heart", "am_michael")}
+"""Targets that speak the same sentences. The first pair's voices are shipped; the second pair's teach pronunciation."""
+GUIDES = {
+    "british": (
+        "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "af_heart",
+        "bf_isabella", "bm_george", "bm_fable", "am_michael",
+    ),
+    "american": (
+        "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "bf_emma",
+        "bf_isabella", "bm_george", "bm_fable",
+    ),
+}  # fmt: skip
 _VOICED_ABOVE_HZ = 40.0
 
 
@@ -56,10 +63,10 @@ class Plan:
     renditions: tuple[Rendition, ...]
 
 
-def plan(index: int, text: str, seed: int) -> Plan:
+def plan(index: int, text: str, seed: int, pair: str) -> Plan:
     """Draws the guide, the speed and every rendition's intonation."""
     rng = random.Random(f"{seed}/{index}")
-    guide = rng.choice(GUIDES)
+    guide = rng.choice(GUIDES[pair])
     renditions = [
         Rendition(
             voice=voice,
@@ -67,7 +74,7 @@ def plan(index: int, text: str, seed: int) -> Plan:
             shift_semitones=rng.triangular(-5.0, 6.0, 0.0),
             stretch=rng.uniform(0.7, 1.8),
         )
-        for voice in TARGETS
+        for voice in PAIRS[pair]
     ]
     if rng.random() < (0.6 if index < 60 else 0.25):
         renditions.append(Rendition(voice=guide, intonation=guide, shift_semitones=0.0, stretch=1.0))
@@ -128,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=Path, required=True, help="folder with kokoro.onnx, vocab.json and voices/")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pair", choices=tuple(PAIRS), default="british")
     parser.add_argument("--count", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
@@ -141,8 +149,9 @@ def main() -> None:
     for index, text in enumerate(sentences(options.count, options.seed)):
         if index % options.workers != options.worker or (options.out / f"{index:05d}.json").exists():
             continue
-        audio = render(kokoro, plan(index, text, options.seed))
-        save(options.out, plan(index, text, options.seed), audio)
+        item = plan(index, text, options.seed, options.pair)
+        audio = render(kokoro, item)
+        save(options.out, item, audio)
         done += sum(map(len, audio.values())) / SAMPLE_RATE_HZ
         print(f"{index} {len(audio)} renditions, {done:.0f} s in {time.monotonic() - started:.0f} s", flush=True)
 

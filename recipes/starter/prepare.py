@@ -11,33 +11,35 @@ from pathlib import Path
 
 import soundfile as sf
 import torch
-from generate import TARGETS
+from generate import PAIRS
 
 from menura.content.starter import StarterEncoder
 from menura.f0.swift import SwiftEstimator
 from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
 
-NAMES = {"af_heart": "wren", "am_michael": "heron"}
-"""Kokoro's voices under the names that Menura ships them by."""
+NAMES = {"bf_emma": "wren", "bm_daniel": "heron", "af_heart": "heart", "am_michael": "michael"}
+"""Kokoro's voices under the names that they have in Menura."""
 
 
 def main() -> None:
     """Prepares every sentence that is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--pair", choices=tuple(PAIRS), default="british")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     extractor = Extractor(
         encoder=StarterEncoder.load(torch.device("cpu")), estimator=SwiftEstimator(threads=1), sample_rate=24_000
     )
+    targets = PAIRS[options.pair]
     for path in sorted(options.clips.glob("*.json")):
         record = json.loads(path.read_text())
-        if all((options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}").exists() for voice in TARGETS):
+        if all((options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}").exists() for voice in targets):
             continue
         voices = [rendition["voice"] for rendition in record["renditions"]]
         audio = {voice: sf.read(path.with_name(f"{path.stem}.{voice}.flac"), dtype="float32")[0] for voice in voices}
-        for number, voice in enumerate(TARGETS):
+        for number, voice in enumerate(targets):
             clip = ClipSource(
                 speaker=NAMES[voice],
                 samples=audio[voice],

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generate import PAIRS
 from prepare import NAMES
 
 from menura.checkpoints.rvc import VoiceMetadata, load_voice
 from menura.train.export import export_voice
 from menura.train.features import SUFFIX, ClipFeatures, load_features
-from menura.train.spec import load_experiment
 
 NATURAL_SEMITONES = 0.7
 
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     measured = json.loads(options.quality.read_text()) if options.quality else {}
     kokoro_voices = {name: voice for voice, name in NAMES.items()}
-    for name in load_experiment(options.experiment).speakers:
+    for name in (NAMES[voice] for voice in PAIRS["british"]):
         paths = sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))
         clips = {path.name.partition(".")[0]: load_features(path) for path in paths}
         source = f"kokoro:{kokoro_voices[name]}"
