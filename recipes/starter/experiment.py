@@ -22,16 +22,13 @@ def main() -> None:
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
         weights=FILTER_WEIGHTS,
         schedule=Schedule(
-            steps=12_000,
+            steps=3_000,
             batch_size=8,
-            row_frames=120,
-            learning_rate=8e-4,
-            final_learning_rate=6e-5,
-            warmup_steps=60,
-            gan_from_step=5_500,
-            discriminators_alone_steps=350,
-            discriminator_learning_rate=8e-4,
-            discriminator_every=2,
+            row_frames=160,
+            learning_rate=5e-4,
+            final_learning_rate=1e-4,
+            warmup_steps=300,
+            keep_average=0.998,
         ),
     )
     save_experiment(options.out, experiment)

@@ -21,8 +21,10 @@ from menura.models.sizes import small_config
 from menura.models.source import advance_phase
 from menura.models.source_filter import EXCITATIONS, PulseSource, SourceFilter, cosine_sum
 from menura.models.synthesizer import Synthesizer
+from menura.options import TrainingOptions
+from menura.train import create
 from menura.train.loop import Trainer
-from menura.train.networks import make_generator
+from menura.train.networks import make_generator, warm_generator
 from menura.train.spec import FILTER_WEIGHTS, Experiment, Schedule, save_experiment
 from support.training import open_trainer, run, tiny_experiment, write_features
 
@@ -260,3 +262,14 @@ def test_discriminators_join_in(tmp_path: Path) -> None:
     save_experiment(tmp_path, dataclasses.replace(made, schedule=schedule))
     trainer = run(tmp_path, 4)
     assert trainer.discriminators is not None
+
+
+def test_small_voices_begin_with_a_starter_voice(tmp_path: Path) -> None:
+    options = TrainingOptions(content="menura-starter", sample_rate="24k")
+    config = create._network(options, 1)
+    warm, _ = create._warm_start(options, config, tmp_path)
+    made = Experiment(synthesizer=config, speakers=("me",), schedule=Schedule())
+    filled = warm_generator(make_generator(made), Path(warm.generator))
+    assert filled.filled == filled.total
+    other = dataclasses.replace(options, vocoder="HiFi-GAN")
+    assert not create._warm_start(other, create._network(other, 1), tmp_path)[0].generator

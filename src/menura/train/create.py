@@ -215,7 +215,7 @@ def _warm_start(options: TrainingOptions, config: SynthesizerConfig, home: Path)
         return WarmStart(generator=str(find_voice(options.base, home).path.resolve())), ()
     if options.base == "none":
         return WarmStart(), ()
-    if config.content_encoder == STARTER and _size(options) == SMALL:
+    if config.content_encoder == STARTER and config.vocoder == SOURCE_FILTER:
         return WarmStart(generator=str(find_voice(DEFAULT_VOICE, home).path.resolve())), ()
     return _pretrained(config, home)
 

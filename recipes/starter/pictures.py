@@ -1,0 +1,41 @@
+"""Draws what the starter voices make of the demonstration: the recording above, the voice below, low notes below.
+
+    python pictures.py --out docs/pictures
+
+Lines that stand still across the picture would be hum, lines at equal distances in noise a buzz, bright columns clicks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import soundfile as sf
+
+from menura import ConversionOptions, Converter
+from menura.audio.resample import resample
+from menura.train.pictures import mel_picture, png
+from menura.train.spec import write_atomically
+
+VOICES = ("wren", "heron")
+SECONDS = 6
+RATE = 24_000
+DEMO = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
+
+
+def main() -> None:
+    """Writes a picture for every starter voice."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    recording, rate = sf.read(DEMO, dtype="float32")
+    converter = Converter()
+    for name in VOICES:
+        made, made_rate = converter.array(recording, rate, ConversionOptions(voice=name))
+        sounds = [resample(sound, at, RATE)[: SECONDS * RATE] for sound, at in ((recording, rate), (made, made_rate))]
+        write_atomically(options.out / f"{name}.png", png(mel_picture(sounds, RATE)))
+        print(options.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
