@@ -36,6 +36,7 @@ DOCUMENTS = (
     "docs/training.md",
     "docs/architecture.md",
     "docs/performance.md",
+    "docs/starter-voices.md",
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

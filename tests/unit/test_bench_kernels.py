@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +17,15 @@ from menura.bench.networks import AnalysisSizes
 from menura.cli.bench_tables import tables
 from menura.kernels.library import SWITCH
 from menura.kernels.packing import padded_channels
-from menura.models.hubert import HubertConfig
 from menura.models.rmvpe import RmvpeConfig
 from support.tiny import tiny_voice
+from support.tiny_hubert import CONFIG as TINY_HUBERT
 from support.voicefiles import write_voice
 
 SIZES = AnalysisSizes(
     rmvpe=RmvpeConfig(channels=16, levels=2, blocks=1, bottleneck_layers=1, gru_size=16),
-    hubert=HubertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embedding_groups=4,
-        classifier_proj_size=10,
+    hubert=dataclasses.replace(
+        TINY_HUBERT, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
     ),
 )
 """Tiny, but wide enough for the kernels."""

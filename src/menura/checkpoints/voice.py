@@ -19,7 +19,7 @@ from menura.models.source_filter import FINE_STEPS, WINDOW_HOPS
 from menura.models.synthesizer import VOCODERS, Synthesizer
 from menura.units import FRAME_RATE_HZ
 
-HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"  # beside SOURCE_FILTER
+HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"
 POSTERIOR_PREFIX = "enc_q."
 """The posterior encoder is needed in training only and left out of voices."""
 
