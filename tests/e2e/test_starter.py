@@ -87,6 +87,17 @@ def test_it_is_not_the_source_and_not_silence(converter: Converter) -> None:
     assert np.abs(np.corrcoef(sound, samples)[0, 1]) < 0.9
 
 
+def test_consonants_stay_without_variation(converter: Converter) -> None:
+    """The noise of the starter voices' excitation is sound, not variation: `noise_scale` 0 must not silence it."""
+    samples = speech(5)
+    varied, still = (
+        converter.array(samples, RATE, ConversionOptions(sample_rate=RATE, noise_scale=scale))[0]
+        for scale in (1.0, 0.0)
+    )
+    high = [np.abs(np.fft.rfft(sound))[int(5000 * len(sound) / RATE) :] for sound in (varied, still)]
+    assert np.sum(high[1] ** 2) > 0.7 * np.sum(high[0] ** 2)
+
+
 def test_each_network_is_loaded_once(converter: Converter, tmp_path: Path) -> None:
     import soundfile as sf
 
