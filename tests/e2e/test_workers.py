@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundError
 from menura.jobs.journal import JOURNAL_NAME
-from menura.jobs.workers import convert_with_workers
+from menura.jobs.worker import Ready
+from menura.jobs.workers import Processes, convert_with_workers
 from menura.types import FileResult, Progress, State
 
 ONE_THREAD = EngineOptions(threads=1)
@@ -103,8 +105,22 @@ def test_workers_end_with_their_parent(minute: Path, number: signal.Signals, cod
         process.send_signal(number)
     _, told = process.communicate(timeout=60)  # until the workers, who share the pipe, have gone as well
     assert process.returncode == code
-    assert all(b"2/2 " in line or b"interrupted" in line for line in told.splitlines())
+    assert [line for line in told.splitlines() if b"2/2 " not in line and b"interrupted" not in line] == []
     assert [path.name for path in Path("out").iterdir()] == [JOURNAL_NAME]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.1, 0.3])
+def test_a_worker_does_not_hear_ctrl_c_even_while_it_starts(pairs: list[tuple[Path, Path]], delay_s: float) -> None:
+    backend = Processes(TINY, ONE_THREAD)
+    link = backend.start(0)
+    try:
+        (worker,) = multiprocessing.active_children()
+        time.sleep(delay_s)
+        os.kill(worker.pid or 0, signal.SIGINT)
+        assert isinstance(link.receive(), Ready)
+    finally:
+        backend.close([link], gently=False)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())  # and the parent hears it again
 
 
 def test_what_is_wrong_with_the_request_is_raised(pairs: list[tuple[Path, Path]]) -> None:

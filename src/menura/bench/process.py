@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from menura.errors import MenuraError, ResourceError
+from menura.processes import deaf_to_interrupts
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -45,7 +46,8 @@ def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Ans
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, pickle.dumps((task, request))), daemon=True)
-    process.start()
+    with deaf_to_interrupts():
+        process.start()
     theirs.close()
     try:
         answer = ours.recv()

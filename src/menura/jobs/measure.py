@@ -28,6 +28,7 @@ from menura.device import cuda_devices, physical_cores
 from menura.jobs.tuning import Choice, Load, Machine, Speed, choose, settled
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.pipeline.memory import available_memory_bytes
+from menura.processes import deaf_to_interrupts
 from menura.types import Place
 
 _FILE_NAME = "speed.json"
@@ -167,7 +168,8 @@ def _measured_now(home: Path, cores: int) -> Speed | None:
     pipe, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_probe, args=(theirs, cores), name="menura-measure", daemon=True)
     start = time.perf_counter()
-    process.start()
+    with deaf_to_interrupts():
+        process.start()
     theirs.close()
     try:
         if not pipe.poll(_LOADING_S):

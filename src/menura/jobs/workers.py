@@ -17,6 +17,7 @@ from menura.device import physical_cores
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Message, Task, serve
 from menura.options import ConversionOptions, EngineOptions
+from menura.processes import deaf_to_interrupts
 from menura.types import FileResult, Place, Progress, RunReport
 
 _END_S = 20.0
@@ -100,7 +101,8 @@ class Processes:
             name=f"menura-worker-{number}",
             daemon=True,
         )
-        process.start()
+        with deaf_to_interrupts():
+            process.start()
         theirs.close()
         return _ProcessLink(process, pipe)
 

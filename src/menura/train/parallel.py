@@ -6,9 +6,11 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 from menura.errors import ResourceError
+from menura.processes import Interruptible, deaf_to_interrupts
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -47,14 +49,27 @@ def run_all(
         min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(prepare, using)
     )
     try:
-        yield from pool.map(task, jobs)
+        with deaf_to_interrupts():
+            results = pool.map(partial(_call, task), jobs)
+        yield from results
     except BrokenProcessPool as error:
         raise ResourceError("a worker process died, perhaps for want of memory; try again with --workers 1.") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+_interruptible: Interruptible | None = None
+"""In a worker process."""
+
+
+def _call(task: Callable[[Job], Result], job: Job) -> Result:
+    assert _interruptible is not None, "_begin has run"
+    return _interruptible.call(task, job)
+
+
 def _begin(prepare: Callable[[Any], None] | None, using: object) -> None:
+    global _interruptible  # one for the process, as signals are
+    _interruptible = Interruptible()
     import torch
 
     torch.set_num_threads(1)

@@ -1,0 +1,37 @@
+"""Ctrl-C while processes share preparing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import sys, time
+from menura.train.parallel import run_all
+
+if __name__ == "__main__":
+    print("begun", flush=True)
+    try:
+        list(run_all(time.sleep, [0.0, 0.0, 0.0] + [60.0] * 5, workers=2))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.15, 0.6, 8.0])
+def test_ctrl_c_ends_workers_at_once_and_quietly(delay_s: float) -> None:
+    """While they start, load, and work."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=40)
+    assert (process.returncode, told) == (130, b"")
