@@ -22,11 +22,11 @@ def main() -> None:
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
         weights=FILTER_WEIGHTS,
         schedule=Schedule(
-            steps=3_000,
+            steps=5_000,
             batch_size=8,
             row_frames=160,
             learning_rate=5e-4,
-            final_learning_rate=1e-4,
+            final_learning_rate=2e-5,
             warmup_steps=300,
             keep_average=0.998,
         ),

@@ -214,7 +214,12 @@ class TrainingOptions:
         0.0, "Take steady noise out of recordings: hiss, hum, fans. 0 leaves them, 1 takes most.", minimum=0, maximum=1
     )
     high_pass: bool = _option(True, "Take out what is below 48 Hz.", flag="--no-high-pass")
-    steps: int = _option(10_000, "Planned steps.", minimum=1, maximum=2**53)
+    steps: int | None = _option(
+        None,
+        "Planned steps; by default 10000, with the vocoder Source-filter 3000.",
+        minimum=1,
+        maximum=2**53,
+    )
     batch_size: int = _option(8, "Rows in a step.", minimum=1, maximum=1024)
     learning_rate: float | None = _option(
         None, "Learning rate to begin with; by default 0.0001, for small 0.0005.", minimum=1e-8, maximum=0.1

@@ -308,6 +308,32 @@ def test_sizes(options: dict[str, str], config: tuple[str, int, int, int]) -> No
     assert made.frame_samples * 100 == made.sample_rate
 
 
+@pytest.mark.parametrize(("rate", "advised"), [("24k", False), ("40k", True)])
+def test_a_lower_rate_is_advised_where_there_is_one(
+    tmp_path: Path, dataset: Path, *, rate: str, advised: bool
+) -> None:
+    soundfile.write(dataset / "narrow.wav", noise(2.0)[::3], 8_000)
+    notes = create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, sample_rate=rate)).notes
+    (told,) = (note for note in notes if "lower rate than the voice's" in note)
+    assert ("--sample-rate" in told) == advised
+
+
+@pytest.mark.parametrize(
+    ("vocoder", "steps", "expected"),
+    [
+        ("auto", None, (3_000, None, 0, 5e-5)),  # as the starter voices were made: no discriminators
+        ("auto", 100, (100, None, 0, 5e-5)),
+        ("HiFi-GAN", None, (10_000, 5_000, 350, 1e-4)),
+        ("HiFi-GAN", 100, (100, 50, 5, 1e-4)),
+    ],
+)
+def test_small_schedules(tmp_path: Path, dataset: Path, vocoder: str, steps: int | None, expected: tuple) -> None:
+    made = create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, vocoder=vocoder, steps=steps))
+    plan = made.experiment.schedule
+    told = (plan.steps, plan.gan_from_step, plan.discriminators_alone_steps, plan.final_learning_rate)
+    assert told == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -329,5 +355,5 @@ def test_a_run_s_options_change_the_experiment(tmp_path: Path, dataset: Path) ->
     assert changed(experiment, RunOptions()) == experiment
     made = changed(experiment, RunOptions(steps=7, learning_rate=1e-5, patience=3, precision="fp32"))
     assert (made.schedule.steps, made.schedule.patience, made.precision) == (7, 3, "fp32")
-    assert made.schedule.final_learning_rate == pytest.approx(1e-5 / 4)
+    assert made.schedule.final_learning_rate == pytest.approx(1e-5 / 10)
     assert changed(made, RunOptions(patience=0)).schedule.patience is None

@@ -151,21 +151,22 @@ def _experiment(
     )
     filters = config.vocoder == SOURCE_FILTER
     rate = options.learning_rate or (5e-4 if filters else 4e-4 if direct else 1e-4)
+    steps = options.steps or (3_000 if filters else 10_000)
     schedule = Schedule(
-        steps=options.steps,
+        steps=steps,
         batch_size=options.batch_size,
         row_frames=200 if direct else 300,
         learning_rate=rate,
-        final_learning_rate=rate / (4 if direct else 2),
-        warmup_steps=min(300, options.steps // 10) if direct else 0,
-        gan_from_step=options.steps // 2 if direct else 0,
-        discriminators_alone_steps=min(350, options.steps // 20) if direct else 0,
+        final_learning_rate=rate / (10 if filters else 4 if direct else 2),
+        warmup_steps=min(300, steps // 10) if direct else 0,
+        gan_from_step=None if filters else steps // 2 if direct else 0,
+        discriminators_alone_steps=min(350, steps // 20) if direct and not filters else 0,
         discriminator_learning_rate=2 * rate if direct else min(rate, 2e-4),
         discriminator_every=2 if direct else 1,
-        save_every_steps=min(_SAVE_EVERY, options.steps),
-        log_every_steps=min(_LOG_EVERY, options.steps),
+        save_every_steps=min(_SAVE_EVERY, steps),
+        log_every_steps=min(_LOG_EVERY, steps),
         keep_last=_KEPT_CHECKPOINTS,
-        evaluate_every_steps=min(_SAVE_EVERY, options.steps),
+        evaluate_every_steps=min(_SAVE_EVERY, steps),
         patience=options.patience or None,
         max_gradient=5.0 if direct else 1000.0,
     )
@@ -242,9 +243,10 @@ def _data_notes(facts: DatasetFacts, config: SynthesizerConfig) -> list[str]:
     if facts.total_s < ADVISED_S:
         notes.append(f"{facts.total_s / 60:.1f} minutes are little; ten or more make a better voice.")
     if facts.low_rate:
+        advice = "; a lower --sample-rate fits them better" if config.sample_rate > min(TRAINING_RATES.values()) else ""
         notes.append(
             f"{len(facts.low_rate)} recordings have a lower rate than the voice's {config.sample_rate} Hz and will "
-            f"lack its highest sounds (the first: {facts.low_rate[0]}); a lower --sample-rate fits them better."
+            f"lack its highest sounds (the first: {facts.low_rate[0]}){advice}."
         )
     return notes
 
