@@ -309,9 +309,7 @@ def test_sizes(options: dict[str, str], config: tuple[str, int, int, int]) -> No
 
 
 @pytest.mark.parametrize(("rate", "advised"), [("24k", False), ("40k", True)])
-def test_a_lower_rate_is_advised_where_there_is_one(
-    tmp_path: Path, dataset: Path, *, rate: str, advised: bool
-) -> None:
+def test_a_lower_rate_is_advised_where_there_is_one(tmp_path: Path, dataset: Path, *, rate: str, advised: bool) -> None:
     soundfile.write(dataset / "narrow.wav", noise(2.0)[::3], 8_000)
     notes = create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, sample_rate=rate)).notes
     (told,) = (note for note in notes if "lower rate than the voice's" in note)
