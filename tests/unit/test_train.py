@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -91,6 +93,44 @@ def test_killed_between_checkpoints_continues_from_the_last(folder):
         if trainer.step == 2:
             trainer.save(folder / CHECKPOINT)
     assert open_trainer(folder, CPU).step == 2
+
+
+def test_ctrl_c_keeps_the_step_it_came_in(folder, monkeypatch):
+    run(folder, 4)
+    straight = logged(folder)
+    (folder / CHECKPOINT).unlink()
+    (folder / LOG).unlink()
+    monkeypatch.setattr("menura.train.loop.Trainer._update_average", interrupted_at(2, Trainer._update_average))
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, 4)
+    monkeypatch.undo()
+    assert open_trainer(folder, CPU).step == 2
+    run(folder, 4)
+    assert logged(folder) == straight
+
+
+def interrupted_at(step, work):
+    """The trainer's function with a Ctrl-C amid it, in its `step`th call."""
+    calls = []
+
+    def interrupted(trainer):
+        calls.append(None)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        work(trainer)
+
+    return interrupted
+
+
+@pytest.mark.parametrize(("every_s", "kept"), [(0.0, [1, 2, 3]), (1e9, [3])])
+def test_slow_steps_are_kept_by_the_clock(folder, monkeypatch, every_s, kept):
+    schedule = dataclasses.replace(tiny_experiment().schedule, save_every_steps=1000)
+    save_experiment(folder, dataclasses.replace(tiny_experiment(), schedule=schedule))
+    saved, save = [], Trainer.save
+    monkeypatch.setattr("menura.train.loop._SAVE_EVERY_S", every_s)
+    monkeypatch.setattr(Trainer, "save", lambda trainer, path: (saved.append(trainer.step), save(trainer, path)))
+    run(folder, 3)
+    assert saved == kept
 
 
 def test_training_lowers_the_loss(folder):

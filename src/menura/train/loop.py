@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from menura.audio.interrupts import deferred_interrupts
 from menura.checkpoints.voice import build_synthesizer
 from menura.errors import TrainingError
 from menura.models.discriminators import Discriminators, RvcDiscriminators
@@ -47,6 +49,8 @@ from menura.train.spec import Experiment, Schedule, load_experiment
 from menura.train.upsampling import even_out
 
 _ALONE = Peers()
+_SAVE_EVERY_S = 600.0
+"""At most so much is lost to a kill where steps are slow."""
 
 __all__ = ["CHECKPOINT", "LOG", "StepReport", "Trainer", "learning_rate", "open_trainer"]
 
@@ -109,6 +113,7 @@ class Trainer:
         self._periodicity = PeriodicityLoss(experiment.synthesizer).to(device)
         self._optimizer = make_optimizer(self.generator, experiment.schedule.learning_rate)
         self._discriminator_optimizer: torch.optim.Optimizer | None = None
+        self._saved_step, self._saved_s = 0, 0.0
 
     def run(self, folder: Path, *, until_step: int, report: Callable[[StepReport], None]) -> None:
         """Train and keep checkpoints and the log of losses in `folder`.
@@ -117,20 +122,45 @@ class Trainer:
             folder: the experiment's.
             until_step: stop after this many steps in all.
             report: called every `log_every_steps`.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the step it came in is finished and kept.
         """
-        schedule = self.experiment.schedule
         journal = Journal(folder, begin_step=self.step) if self.peers.leads else None
-        for result in self.steps(until_step):
-            if schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0:
-                result = self._evaluated(result, folder, journal)
-            if journal and (self.step % schedule.log_every_steps == 0 or result.held_out is not None):
-                journal.log(result)
-                report(result)
-            stop = self.is_over
-            if journal and (self.step % schedule.save_every_steps == 0 or self.step == until_step or stop):
+        # Several processes are stopped amid a step, as each would else wait for the others for ever.
+        alone = self.peers.world == 1
+        steps, going, begun = self.steps(until_step), True, self.step
+        self._saved_step, self._saved_s = self.step, time.monotonic()
+        try:
+            while going and self.step < until_step:
+                with deferred_interrupts() if alone else nullcontext():
+                    going = self._finished(next(steps), folder, journal, report, until_step)
+        except KeyboardInterrupt:
+            if alone and self.step > max(begun, self._saved_step):
                 self.save(folder / CHECKPOINT)
-            if stop:
-                return
+            raise
+
+    def _finished(
+        self,
+        result: StepReport,
+        folder: Path,
+        journal: Journal | None,
+        report: Callable[[StepReport], None],
+        until_step: int,
+    ) -> bool:
+        """Measure, log and keep what is due after a step; whether to go on."""
+        schedule = self.experiment.schedule
+        if schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0:
+            result = self._evaluated(result, folder, journal)
+        if journal and (self.step % schedule.log_every_steps == 0 or result.held_out is not None):
+            journal.log(result)
+            report(result)
+        stop = self.is_over or self.step == until_step
+        late = time.monotonic() - self._saved_s >= _SAVE_EVERY_S
+        if journal and (self.step % schedule.save_every_steps == 0 or stop or late):
+            self.save(folder / CHECKPOINT)
+            self._saved_step, self._saved_s = self.step, time.monotonic()
+        return not stop
 
     @property
     def is_over(self) -> bool:
