@@ -129,14 +129,14 @@ class Trainer:
         journal = Journal(folder, begin_step=self.step) if self.peers.leads else None
         # Several processes are stopped amid a step, as each would else wait for the others for ever.
         alone = self.peers.world == 1
-        steps, going, begun = self.steps(until_step), True, self.step
+        steps, going = self.steps(until_step), True
         self._saved_step, self._saved_s = self.step, time.monotonic()
         try:
             while going and self.step < until_step:
                 with deferred_interrupts() if alone else nullcontext():
                     going = self._finished(next(steps), folder, journal, report, until_step)
         except KeyboardInterrupt:
-            if alone and self.step > max(begun, self._saved_step):
+            if alone and self.step > self._saved_step:
                 self.save(folder / CHECKPOINT)
             raise
 
