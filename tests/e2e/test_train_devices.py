@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
-from menura.errors import AssetMissingError, OptionError
+from menura.errors import AssetMissingError, OptionError, ResourceError, TrainingError
 from menura.train.devices import Peers, train_together
 from menura.train.loop import CHECKPOINT, open_trainer
 from menura.train.spec import save_experiment
@@ -20,6 +25,7 @@ def train(peers: Peers, device: torch.device, given: Any) -> None:
     """What each process does; keeps what it ends with."""
     torch.set_num_threads(1)
     folder: Path = given
+    atexit.register(note_group, folder / f"group.{peers.rank}.txt")
     trainer = open_trainer(folder, device, peers)
     # Gradients of this process alone differ from the others'; those that are applied don't.
     trainer.run(folder, until_step=3, report=lambda _: None)
@@ -29,6 +35,29 @@ def train(peers: Peers, device: torch.device, given: Any) -> None:
     assert float(one) == 0.5
 
 
+def note_group(path: Path) -> None:
+    """At a process's end: whether its group is still there."""
+    path.write_text("left" if distributed.is_initialized() else "gone")
+
+
+def fail_alone(peers: Peers, device: torch.device, given: Any) -> None:
+    """The second process fails; the first waits for its numbers."""
+    folder, failure = given
+    atexit.register(note_group, folder / f"group.{peers.rank}.txt")
+    assert peers.average
+    peers.average(torch.zeros(1))
+    if peers.rank == 1:
+        raise failure
+    peers.average(torch.zeros(1))
+
+
+def die_alone(peers: Peers, device: torch.device, given: Any) -> None:
+    """The second process is killed."""
+    if peers.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     write_features(tmp_path)
@@ -36,6 +65,7 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     schedule = dataclasses.replace(experiment.schedule, batch_size=4, save_every_steps=3)
     save_experiment(tmp_path, dataclasses.replace(experiment, schedule=schedule))
     train_together(2, CPU, 4, train, tmp_path)
+    assert [(tmp_path / f"group.{rank}.txt").read_text() for rank in range(2)] == ["gone", "gone"]
     ends = [torch.load(tmp_path / f"end.{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 3
@@ -44,6 +74,28 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     assert trainer.step == 3
     assert all(torch.equal(value, ends[0][name]) for name, value in trainer.generator.state_dict().items())
     assert (tmp_path / CHECKPOINT).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "kind", "told"),
+    [
+        (TrainingError("step 3: not a number any more."), TrainingError, r"^step 3"),
+        (ValueError("odd"), RuntimeError, r"^ValueError: odd$"),
+    ],
+)
+def test_one_that_fails_ends_all_with_its_own_error(
+    tmp_path: Path, failure: Exception, kind: type[Exception], told: str
+) -> None:
+    with pytest.raises(kind, match=told):
+        train_together(2, CPU, 2, fail_alone, (tmp_path, failure))
+    assert (tmp_path / "group.1.txt").read_text() == "gone"
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="SIGKILL"):
+        train_together(2, CPU, 2, die_alone, None)
 
 
 def test_rows_are_shared_out_without_rest(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed import distributed_c10d
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from menura.errors import AssetMissingError, OptionError
+from menura.errors import AssetMissingError, MenuraError, OptionError, ResourceError
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     from lightning_fabric import Fabric
 
     from menura.models.synthesizer import TrainingBatch
@@ -76,6 +82,8 @@ def train_together(
     Raises:
         OptionError: there are fewer devices, or the batch can't be shared evenly.
         AssetMissingError: Fabric is not installed.
+        ResourceError: a process was killed, as systems do when memory runs out.
+        Exception: what `work` raised first; MenuraError, OSError and MemoryError as they were, others as RuntimeError.
     """
     if batch_size % devices:
         raise OptionError(f"devices: {batch_size} rows can't be shared by {devices}; change --batch-size.")
@@ -91,13 +99,59 @@ def train_together(
             "pip install 'menura[multi-gpu]'."
         ) from error
     fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
-    fabric.launch(partial(_begin, work=work, given=given))
+    failures: SimpleQueue[Exception] = get_context("spawn").SimpleQueue()
+    try:
+        fabric.launch(partial(_begin, work=work, given=given, failures=failures))
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if isinstance(error, ProcessExitedException) and failures.empty():
+            raise ResourceError(
+                f"a training process died ({error}), perhaps for want of memory; nothing that was saved is lost. Free "
+                "memory or take a smaller --batch-size: the same command goes on from the last checkpoint."
+            ) from error
+        raise (error if failures.empty() else failures.get()) from error
 
 
-def _begin(fabric: Fabric, *, work: Callable[[Peers, torch.device, Any], None], given: Any) -> None:
+def _begin(
+    fabric: Fabric,
+    *,
+    work: Callable[[Peers, torch.device, Any], None],
+    given: Any,
+    failures: SimpleQueue[Exception],
+) -> None:
     def average(tensor: Tensor) -> Tensor:
         mean = fabric.all_reduce(tensor, reduce_op="mean")
         assert isinstance(mean, Tensor)
         return mean
 
-    work(Peers(rank=fabric.global_rank, world=fabric.world_size, average=average), fabric.device, given)
+    peers = Peers(rank=fabric.global_rank, world=fabric.world_size, average=average)
+    try:
+        work(peers, fabric.device, given)
+    except BaseException as error:
+        # Told before the group goes: then the others fail too, for want of this one.
+        if isinstance(error, Exception):
+            failures.put(_portable(error))
+        with contextlib.suppress(RuntimeError):  # of a group that is broken already; it would hide the error
+            _leave(failed=True)
+        raise
+    _leave(failed=False)
+
+
+def _leave(*, failed: bool) -> None:
+    """Take this process's part of the group down. Left to the interpreter's end, gloo's threads at times abort it.
+
+    No barrier: nothing is exchanged after the last step, and one who has failed never comes to it.
+    """
+    if not distributed.is_initialized():
+        return
+    if failed and distributed.get_backend() == "nccl":
+        # To destroy it is for all to do at once, and the others wait for this one's gradients.
+        distributed_c10d._abort_process_group()
+    else:
+        distributed.destroy_process_group()
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, if it can surely be sent to another process, or one that says the same."""
+    if isinstance(error, (MenuraError, OSError, MemoryError)):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
