@@ -5,6 +5,8 @@ with its own or the guide's intonation, its range stretched and shifted at rando
 and its JSON file is written last, so the command can be stopped and started again at any time, in several processes:
 
     python generate.py --parts DIR --out DIR --count 900 --workers 2 --worker 0
+
+With --natural each target speaks as it would by itself: what `measure.py` compares with.
 """
 
 from __future__ import annotations
@@ -24,9 +26,18 @@ import torch
 from kokoro import SAMPLE_RATE_HZ, Array, Kokoro, Prosody, phonemes
 from sentences import sentences
 
-PAIRS = {"british": ("bf_emma", "bm_daniel"), "american": ("af_heart", "am_michael")}
-"""Targets that speak the same sentences. The first pair's voices are shipped; the second pair's teach pronunciation."""
+PAIRS = {
+    "shipped": ("af_jessica", "bm_daniel"),
+    "british": ("bf_emma", "bm_daniel"),
+    "american": ("af_heart", "am_michael"),
+}
+"""Targets that speak the same sentences. The first pair's voices are shipped; the others taught their network first."""
 GUIDES = {
+    "shipped": (
+        "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "af_heart",
+        "bf_isabella", "bm_george", "bm_fable", "am_michael", "bf_emma", "af_nicole", "am_adam", "am_liam", "bf_alice",
+        "bf_lily", "bm_lewis", "af_river", "am_echo",
+    ),
     "british": (
         "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "af_heart",
         "bf_isabella", "bm_george", "bm_fable", "am_michael",
@@ -79,6 +90,12 @@ def plan(index: int, text: str, seed: int, pair: str) -> Plan:
     if rng.random() < (0.6 if index < 60 else 0.25):
         renditions.append(Rendition(voice=guide, intonation=guide, shift_semitones=0.0, stretch=1.0))
     return Plan(index=index, text=text, guide=guide, speed=rng.uniform(0.85, 1.25), renditions=tuple(renditions))
+
+
+def natural_plan(index: int, text: str, pair: str) -> Plan:
+    """Each target by its own intonation and the first one's timing."""
+    renditions = [Rendition(voice=voice, intonation=voice, shift_semitones=0.0, stretch=1.0) for voice in PAIRS[pair]]
+    return Plan(index=index, text=text, guide=PAIRS[pair][0], speed=1.0, renditions=tuple(renditions))
 
 
 def follow(own: Prosody, contour: Array, rendition: Rendition) -> Prosody:
@@ -135,9 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=Path, required=True, help="folder with kokoro.onnx, vocab.json and voices/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pair", choices=tuple(PAIRS), default="british")
+    parser.add_argument("--pair", choices=tuple(PAIRS), default="shipped")
     parser.add_argument("--count", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--natural", action="store_true", help="no guides; nothing moved or stretched")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--worker", type=int, default=0)
     options = parser.parse_args()
@@ -149,7 +167,8 @@ def main() -> None:
     for index, text in enumerate(sentences(options.count, options.seed)):
         if index % options.workers != options.worker or (options.out / f"{index:05d}.json").exists():
             continue
-        item = plan(index, text, options.seed, options.pair)
+        natural = options.natural
+        item = natural_plan(index, text, options.pair) if natural else plan(index, text, options.seed, options.pair)
         audio = render(kokoro, item)
         save(options.out, item, audio)
         done += sum(map(len, audio.values())) / SAMPLE_RATE_HZ

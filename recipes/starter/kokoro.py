@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
-from bf16_decoder import SEPARABLE, Bf16Decoder, seams
+from torch_decoder import SEPARABLE, TorchDecoder, seams
 
 SAMPLE_RATE_HZ = 24_000
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
@@ -73,7 +73,7 @@ class Kokoro:
         self._vocabulary: dict[str, int] = json.loads(vocabulary_path.read_text(encoding="utf-8"))["vocab"]
         self._styles_dir = styles_dir
         self._sessions = {name: _session(path) for name, path in _cut(model_path, work_dir).items()}
-        self._decoder = Bf16Decoder(_float_model(model_path).graph)
+        self._decoder = TorchDecoder(_float_model(model_path).graph)
         self._compiled: Callable[..., torch.Tensor] | None = None
 
     def plan(self, symbols: str, voice: str, speed: float) -> Prosody:

@@ -17,7 +17,7 @@ from menura.content.starter import StarterEncoder
 from menura.f0.swift import SwiftEstimator
 from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
 
-NAMES = {"bf_emma": "wren", "bm_daniel": "heron", "af_heart": "heart", "am_michael": "michael"}
+NAMES = {"af_jessica": "wren", "bf_emma": "emma", "bm_daniel": "heron", "af_heart": "heart", "am_michael": "michael"}
 """Kokoro's voices under the names that they have in Menura."""
 
 
@@ -25,8 +25,10 @@ def main() -> None:
     """Prepares every sentence that is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True)
-    parser.add_argument("--pair", choices=tuple(PAIRS), default="british")
+    parser.add_argument("--pair", choices=tuple(PAIRS), default="shipped")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--worker", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     extractor = Extractor(
@@ -35,7 +37,8 @@ def main() -> None:
     targets = PAIRS[options.pair]
     for path in sorted(options.clips.glob("*.json")):
         record = json.loads(path.read_text())
-        if all((options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}").exists() for voice in targets):
+        done = all((options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}").exists() for voice in targets)
+        if done or record["index"] % options.workers != options.worker:
             continue
         voices = [rendition["voice"] for rendition in record["renditions"]]
         audio = {voice: sf.read(path.with_name(f"{path.stem}.{voice}.flac"), dtype="float32")[0] for voice in voices}

@@ -2,7 +2,7 @@
 
     python publish.py --experiment DIR --clips CLIPS --voices src/menura/assets/starter/voices --quality quality.json
 
-`quality.json` holds by voice what was measured; it is copied into the card.
+`quality.json`, which `measure.py` writes, holds by voice what was measured; it is copied into the card.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ from menura.train.export import export_voice
 from menura.train.features import SUFFIX, ClipFeatures, load_features
 
 NATURAL_SEMITONES = 0.7
+COMMANDS = (
+    "python generate.py --parts PARTS --out CLIPS --count {count}",
+    "python experiment.py --out EXPERIMENT --begin wren.safetensors heron.safetensors --steps {steps}",
+    "python prepare.py --clips CLIPS --out EXPERIMENT/features",
+    "menura train run EXPERIMENT",
+    "python publish.py --experiment EXPERIMENT --clips CLIPS --voices VOICES",
+)
+"""In recipes/starter."""
+QUALITY_NOTE = (
+    "on real recordings of two women and two men that training never saw; with text: the English ones, for the words; "
+    "default settings; predicted by networks, nobody listened"
+)
 
 
 def natural_pitch_hz(clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: str) -> float:
@@ -37,21 +49,23 @@ def natural_pitch_hz(clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: 
 
 
 def card(
-    name: str, kokoro_voice: str, *, minutes: float, pitch_hz: float, step: int, quality: dict[str, Any]
+    name: str, kokoro_voice: str, *, clips: dict[str, ClipFeatures], pitch_hz: float, step: int, quality: dict[str, Any]
 ) -> dict[str, Any]:
     """What `menura voices info` tells of a voice."""
+    minutes = sum(clip.frames for clip in clips.values()) / 6000
     return {
         "name": name,
         "source": f"kokoro:{kokoro_voice}",
         "licence": "Apache-2.0",
         "data": f"{minutes:.1f} minutes of synthetic English speech by Kokoro-82M (Apache-2.0), voice {kokoro_voice}, "
-        "trained beside three other voices of Kokoro's; texts written for Menura or in the public domain",
+        f"{len(clips)} sentences, trained beside another voice of Kokoro's; texts written for Menura or in the public domain",
         "consent": "a synthetic voice: no person's recordings were used to make it from Kokoro",
         "f0_median_hz": round(pitch_hz, 1),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
         "recipe": "recipes/starter",
+        "commands": [line.format(count=1 + max(map(int, clips)), steps=step) for line in COMMANDS],
         "steps": step,
-        "quality": quality,
+        "quality": {"note": QUALITY_NOTE, **quality} if quality else {},
     }
 
 
@@ -65,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     measured = json.loads(options.quality.read_text()) if options.quality else {}
     kokoro_voices = {name: voice for voice, name in NAMES.items()}
-    for name in (NAMES[voice] for voice in PAIRS["british"]):
+    for name in (NAMES[voice] for voice in PAIRS["shipped"]):
         paths = sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))
         clips = {path.name.partition(".")[0]: load_features(path) for path in paths}
         source = f"kokoro:{kokoro_voices[name]}"
@@ -76,7 +90,7 @@ def main() -> None:
         written = card(
             name,
             kokoro_voices[name],
-            minutes=sum(clip.frames for clip in clips.values()) / 6000,
+            clips=clips,
             pitch_hz=natural_pitch_hz(clips, options.clips, kokoro_voices[name]),
             step=step,
             quality=measured.get(name, {}),

@@ -41,15 +41,13 @@ def evaluate(
     Words, likeness and naturalness are judged by networks that are not shipped; what is missing is named.
     """
     from menura.checkpoints.assets import home_folder
-    from menura.evaluate.pair import Request, draw_pair, evaluate_pair
+    from menura.evaluate.pair import Judge, Request, draw_pair
     from menura.train.spec import write_atomically
 
-    request = Request(
-        source=source, converted=converted, targets=targets, text=text, seams_s=seams_s, home=home_folder(home)
-    )
+    request = Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:
         write_atomically(plot, draw_pair(request))
-    made = evaluate_pair(request)
+    made = Judge(home_folder(home)).evaluate(request)
     if as_json:
         echo_json(dataclasses.asdict(made))
         return

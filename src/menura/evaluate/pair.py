@@ -47,7 +47,6 @@ class Request:
     text: str | None = None
     """What was said; else what is heard in the source counts as that."""
     seams_s: Sequence[float] = ()
-    home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,39 +67,55 @@ class Evaluation:
     """What to install for the measures that could not be taken."""
 
 
-def evaluate_pair(request: Request) -> Evaluation:
-    """Judge a conversion by every measure whose network is there.
+class Judge:
+    """Networks that judge, loaded once; those that are not installed are left out."""
 
-    Raises:
-        DecodeError: a recording can't be read.
-    """
-    source, converted = _read(request.source), _read(request.converted)
-    missing: list[str] = []
-    home = request.home
-    words = _available(lambda: Recogniser(home), missing)
-    said, own, heard = request.text, None, None
-    if words is not None:
-        heard, in_source = words.transcribe(converted), words.transcribe(source)
-        own = character_error_rate(said, in_source) if said else None
-        said = said or in_source
-    encoder = _available(lambda: SpeakerEncoder.load(home), missing)
-    speaker = None
-    if encoder is not None and request.targets:
-        targets = [encoder.embed(part) for part in _stretches([_read(path) for path in request.targets])]
-        speaker = speaker_scores(encoder.embed(source), encoder.embed(converted), targets)
-    natural = _available(lambda: Naturalness(home), missing)
-    samples, rate = _decoded(request.converted)
-    return Evaluation(
-        character_error_rate=character_error_rate(said, heard) if said and heard is not None else None,
-        source_character_error_rate=own,
-        speaker=speaker,
-        pitch=pitch_scores(_f0(source), _f0(converted)),
-        naturalness=natural.scores(converted) if natural else None,
-        source_naturalness=natural.scores(source) if natural else None,
-        seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
-        buzz_db=buzz_db(samples, rate),
-        missing=tuple(missing),
-    )
+    def __init__(self, home: Path | None = None) -> None:
+        """Load what is there."""
+        missing: list[str] = []
+        self._words = _available(lambda: Recogniser(home), missing)
+        self._speakers = _available(lambda: SpeakerEncoder.load(home), missing)
+        self._natural = _available(lambda: Naturalness(home), missing)
+        self.missing = tuple(missing)
+        """What to install for the measures that can't be taken."""
+
+    def evaluate(self, request: Request) -> Evaluation:
+        """Judge a conversion.
+
+        Raises:
+            DecodeError: a recording can't be read.
+        """
+        source, converted = _read(request.source), _read(request.converted)
+        error, own = self._character_error_rates(source, converted, request.text)
+        samples, rate = _decoded(request.converted)
+        return Evaluation(
+            character_error_rate=error,
+            source_character_error_rate=own,
+            speaker=self._speaker(source, converted, request.targets),
+            pitch=pitch_scores(_f0(source), _f0(converted)),
+            naturalness=self._natural.scores(converted) if self._natural else None,
+            source_naturalness=self._natural.scores(source) if self._natural else None,
+            seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
+            buzz_db=buzz_db(samples, rate),
+            missing=self.missing,
+        )
+
+    def _character_error_rates(
+        self, source: FloatArray, converted: FloatArray, text: str | None
+    ) -> tuple[float | None, float | None]:
+        """The conversion's, and the recogniser's own where the text is known."""
+        if self._words is None:
+            return None, None
+        heard, in_source = self._words.transcribe(converted), self._words.transcribe(source)
+        own = character_error_rate(text, in_source) if text else None
+        return character_error_rate(text or in_source, heard), own
+
+    def _speaker(self, source: FloatArray, converted: FloatArray, targets: Sequence[Path]) -> SpeakerScores | None:
+        encoder = self._speakers
+        if encoder is None or not targets:
+            return None
+        wanted = [encoder.embed(part) for part in _stretches([_read(path) for path in targets])]
+        return speaker_scores(encoder.embed(source), encoder.embed(converted), wanted)
 
 
 def draw_pair(request: Request) -> bytes:

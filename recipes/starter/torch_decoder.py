@@ -1,12 +1,13 @@
-"""Kokoro's decoder run by torch with bfloat16 convolutions: several times faster on processors with AMX or AVX512-BF16.
+"""Kokoro's decoder run by torch, fused, and with bfloat16 convolutions on processors with AMX or AVX512-BF16.
 
-A small interpreter of the ONNX graph between the acoustic features and the inverse STFT. Only convolutions are rounded
-to bfloat16 (accumulating in float32); the residual stream, norms and activations stay in float32.
+A small interpreter of the ONNX graph between the acoustic features and the inverse STFT. There only convolutions are
+rounded to bfloat16 (accumulating in float32); the residual stream, norms and activations stay in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,16 @@ SEPARABLE = "/decoder/decoder/generator/conv_post/Conv_output_0"
 """The decoder's output before the inverse STFT."""
 
 
+def _convolution_dtype() -> torch.dtype:
+    """bfloat16 only where the processor has it: elsewhere it is converted back and forth, many times slower."""
+    flags = Path("/proc/cpuinfo")
+    fast = flags.is_file() and "avx512_bf16" in flags.read_text(encoding="utf-8", errors="replace")
+    return torch.bfloat16 if fast else torch.float32
+
+
+_DTYPE = _convolution_dtype()
+
+
 def seams(graph: onnx.GraphProto) -> list[str]:
     """The tensors the decoder reads: content, pitch, energy, style, and the harmonic source's spectrogram."""
     source = next(node for node in graph.node if node.op_type == "Conv" and "noise_convs.0" in node.name).input[0]
@@ -27,7 +38,7 @@ def seams(graph: onnx.GraphProto) -> list[str]:
     return [*features, "/decoder/Slice_output_0", source]
 
 
-class Bf16Decoder:
+class TorchDecoder:
     """Evaluates the nodes between `seams` and SEPARABLE."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -54,7 +65,7 @@ class Bf16Decoder:
                 self._nodes.append((node, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}))
         for node, _ in self._nodes:
             if node.op_type in ("Conv", "ConvTranspose"):
-                self._known[node.input[1]] = self._known[node.input[1]].to(torch.bfloat16)
+                self._known[node.input[1]] = self._known[node.input[1]].to(_DTYPE)
         scales = {node.input[2] for node, _ in self._nodes if node.op_type == "Resize"}
         self._known.update({name: self._known[name].tolist() for name in scales})
         self._last_use = {name: i for i, (node, _) in enumerate(self._nodes) for name in node.input}
@@ -127,8 +138,8 @@ def _convolve(kind: str, attributes: dict[str, object], x: list[Tensor]) -> Tens
     stride, padding, dilation = (list(attributes[key])[:1] for key in ("strides", "pads", "dilations"))  # type: ignore[call-overload]
     groups: int = attributes["group"]  # type: ignore[assignment]
     if kind == "Conv":
-        out = F.conv1d(x[0].to(torch.bfloat16), x[1], None, stride, padding, dilation, groups).float()
+        out = F.conv1d(x[0].to(_DTYPE), x[1], None, stride, padding, dilation, groups).float()
     else:
         more = list(attributes.get("output_padding", [0]))  # type: ignore[call-overload]
-        out = F.conv_transpose1d(x[0].to(torch.bfloat16), x[1], None, stride, padding, more, groups, dilation).float()
+        out = F.conv_transpose1d(x[0].to(_DTYPE), x[1], None, stride, padding, more, groups, dilation).float()
     return out if len(x) < 3 else out + x[2][:, None]
