@@ -18,6 +18,7 @@ from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
 from menura.pipeline.edges import reflect
 from menura.pipeline.plan import analysis_windows, streaming_extent
+from menura.train.perturb import another_throat
 from menura.train.spec import write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
@@ -107,38 +108,22 @@ def perturbed_content(
 ) -> Tensor:
     """Content of the recording as if another throat had spoken it in another room, on the original time axis.
 
-    Played at another speed (formants and pitch move), filtered at random, in noise; then the vectors are interpolated
-    back.
+    See `menura.train.perturb`; where it is played at another speed, the vectors are interpolated back.
 
     Args:
         encoder: the content encoder.
         samples: (samples,) at `rate`.
         rate: Hz.
         vectors: how many are wanted.
-        rng: decides speed, filter and noise.
+        rng: decides how.
     """
-    speed = float(np.exp(rng.uniform(np.log(0.82), np.log(1.22))))
-    other = _coloured(resample(samples, round(rate * speed), ANALYSIS_RATE_HZ), rng)
-    content = content_of(encoder, other)
-    at = (np.arange(vectors) + 0.5) / speed - 0.5
+    other = another_throat(samples, rate, rng)
+    content = content_of(encoder, other.samples)
+    at = (np.arange(vectors) + 0.5) / other.speed - 0.5
     low = np.clip(np.floor(at).astype(np.int64), 0, len(content) - 1)
     high = np.clip(low + 1, 0, len(content) - 1)
     part = torch.from_numpy(np.clip(at - low, 0, 1).astype(np.float32))[:, None]
     return content[low] * (1 - part) + content[high] * part
-
-
-def _coloured(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """A random smooth filter (±8 dB), at times a low-pass, and noise 20 to 50 dB below the speech."""
-    size = len(samples)
-    spectrum = np.fft.rfft(samples)
-    hz = np.fft.rfftfreq(size, 1 / ANALYSIS_RATE_HZ)
-    knots = np.array([0, 150, 400, 1000, 2500, 5000, 8000])
-    gain_db = np.interp(hz, knots, np.cumsum(rng.normal(0, 2.5, len(knots))).clip(-8, 8))
-    if rng.random() < 0.5:
-        gain_db = gain_db - np.clip((hz - rng.uniform(3400, 7800)) / 20, 0, 60)
-    filtered = np.fft.irfft(spectrum * 10 ** (gain_db / 20), size)
-    level = np.sqrt(np.mean(filtered**2)) * 10 ** (-rng.uniform(20, 50) / 20)
-    return np.asarray(filtered + rng.normal(0, 1, size) * level, dtype=np.float32)
 
 
 def f0_of(estimator: F0Estimator, samples: FloatArray, frames: int) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from menura.content.base import ContentEncoder
 
 STARTER = "menura-starter"
-_VERSION = 1
+_VERSION = 2
 """Of the features themselves: a change of their computation makes old ones worthless."""
 
 

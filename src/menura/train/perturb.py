@@ -1,0 +1,133 @@
+"""Speech as if another throat had spoken it in another room: what the content encoder then hears has the same words.
+
+A voice that is trained on content of its own speech alone learns to read itself out of it, and then passes on whoever
+speaks in conversion. So it also gets content of its speech with pitch and formants moved (together by playing faster
+or slower, formants alone through the spectral envelope), filtered, with echoes and in noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from menura.audio.resample import resample
+from menura.units import ANALYSIS_RATE_HZ
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from menura.types import FloatArray
+
+_SPEED = (0.82, 1.22)
+_FORMANTS = (0.86, 1.16)
+_WINDOW, _HOP = 1024, 256
+_ENVELOPE_QUEFRENCY = 28
+"""Cepstral coefficients that make the envelope: 1.75 ms, shorter than a period of up to 500 Hz."""
+_MOST_LOG_GAIN = 2.3
+"""20 dB."""
+_ECHOING = 0.4
+"""How often there are echoes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perturbed:
+    """Speech as another throat's."""
+
+    samples: FloatArray
+    """(samples,) at 16 kHz."""
+    speed: float
+    """How much faster than the original: time t lies at t / speed."""
+
+
+def another_throat(samples: FloatArray, rate: int, rng: np.random.Generator) -> Perturbed:
+    """A random other throat and room.
+
+    Args:
+        samples: (samples,).
+        rate: Hz.
+        rng: decides everything.
+    """
+    speed = _between(rng, *_SPEED)
+    other = resample(samples, round(rate * speed), ANALYSIS_RATE_HZ)
+    other = with_formants(other, _between(rng, *_FORMANTS))
+    if rng.random() < _ECHOING:
+        other = _echoing(other, rng)
+    return Perturbed(samples=_coloured(other, rng), speed=speed)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Evenly in the logarithm."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def with_formants(samples: FloatArray, factor: float) -> FloatArray:
+    """The same pitch with all formants at `factor` times their frequencies.
+
+    The envelope is the smooth part of each frame's cepstrum (Oppenheim and Schafer's homomorphic analysis).
+
+    Args:
+        samples: (samples,), any rate.
+        factor: above 1 for a shorter throat.
+
+    Returns:
+        (samples,) of the same loudness.
+    """
+    window = np.sqrt(np.hanning(_WINDOW + 1)[:-1])
+    size = len(samples)
+    columns = -(-size // _HOP) + _WINDOW // _HOP
+    padded = np.zeros((columns - 1) * _HOP + _WINDOW)
+    padded[_WINDOW - _HOP : _WINDOW - _HOP + size] = samples
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * window
+    spectra = np.fft.rfft(frames, axis=1)
+    envelope = _log_envelope(spectra)
+    bins = np.arange(envelope.shape[1]) / factor
+    low = np.minimum(bins.astype(np.int64), envelope.shape[1] - 2)
+    part = np.minimum(bins - low, 1.0)
+    moved = envelope[:, low] * (1 - part) + envelope[:, low + 1] * part
+    shaped = spectra * np.exp(np.clip(moved - envelope, -_MOST_LOG_GAIN, _MOST_LOG_GAIN))
+    pieces = np.fft.irfft(shaped, _WINDOW, axis=1) * window / (_WINDOW / _HOP / 2)
+    out = np.zeros_like(padded)
+    for start in range(0, _WINDOW, _HOP):  # frames whose starts differ by a window don't overlap
+        group = pieces[start // _HOP :: _WINDOW // _HOP].reshape(-1)
+        out[start : start + len(group)] += group
+    made = out[_WINDOW - _HOP : _WINDOW - _HOP + size]
+    loudness = np.sqrt(np.mean(np.square(samples)) / max(float(np.mean(np.square(made))), 1e-12)) if size else 1.0
+    return np.asarray(made * loudness, dtype=np.float32)
+
+
+def _log_envelope(spectra: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    """(frames, bins), smooth over frequency."""
+    cepstrum = np.fft.irfft(np.log(np.abs(spectra) + 1e-6), axis=1)
+    cepstrum[:, _ENVELOPE_QUEFRENCY + 1 : -_ENVELOPE_QUEFRENCY] = 0
+    smooth: npt.NDArray[np.float64] = np.fft.rfft(cepstrum, axis=1).real
+    return smooth
+
+
+def _echoing(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """With the echoes of a room: noise that dies away, 6 to 18 dB below the direct sound."""
+    reverberation_s = rng.uniform(0.1, 0.5)
+    length = int(reverberation_s * ANALYSIS_RATE_HZ)
+    decay = 10 ** (-3 * np.arange(1, length + 1) / length)  # 60 dB
+    echoes = rng.normal(0, 1, length) * decay
+    echoes *= 10 ** (-rng.uniform(6, 18) / 20) / np.sqrt(np.sum(echoes**2))
+    size = len(samples)
+    points = 1 << (size + length).bit_length()
+    response = np.concatenate([[1.0], echoes])
+    wet = np.fft.irfft(np.fft.rfft(samples, points) * np.fft.rfft(response, points), points)[:size]
+    return np.asarray(wet, dtype=np.float32)
+
+
+def _coloured(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """A random smooth filter (±8 dB), at times a low-pass, and noise 20 to 50 dB below the speech."""
+    size = len(samples)
+    spectrum = np.fft.rfft(samples)
+    hz = np.fft.rfftfreq(size, 1 / ANALYSIS_RATE_HZ)
+    knots = np.array([0, 150, 400, 1000, 2500, 5000, 8000])
+    gain_db = np.interp(hz, knots, np.cumsum(rng.normal(0, 2.5, len(knots))).clip(-8, 8))
+    if rng.random() < 0.5:
+        gain_db = gain_db - np.clip((hz - rng.uniform(3400, 7800)) / 20, 0, 60)
+    filtered = np.fft.irfft(spectrum * 10 ** (gain_db / 20), size)
+    level = np.sqrt(np.mean(filtered**2)) * 10 ** (-rng.uniform(20, 50) / 20)
+    return np.asarray(filtered + rng.normal(0, 1, size) * level, dtype=np.float32)
