@@ -3,9 +3,9 @@
     python measure.py --recordings DIR --references NATURAL --out OUT
 
 DIR holds recordings and, if words shall count, `manifest.json`: [{"file": ..., "language": "en", "text": ...}, ...].
-NATURAL is what `generate.py --natural` made. OUT gets the conversions, `rows.jsonl` and `quality.json`. The networks that
-judge: the extra `evaluate`, `pip install --no-deps resemblyzer speechmos`, and Whisper tiny.en's files (see the README
-beside this file) in `assets/whisper` of Menura's data folder.
+NATURAL is what `generate.py --natural` made. OUT gets the conversions, `rows.jsonl` and `quality.json`. The networks
+that judge: the extra `evaluate`, `pip install --no-deps resemblyzer speechmos`, and Whisper tiny.en's files (see the
+README beside this file) in `assets/whisper` of Menura's data folder.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def card(
         "source": f"kokoro:{kokoro_voice}",
         "licence": "Apache-2.0",
         "data": f"{minutes:.1f} minutes of synthetic English speech by Kokoro-82M (Apache-2.0), voice {kokoro_voice}, "
-        f"{len(clips)} sentences, trained beside another voice of Kokoro's; texts written for Menura or in the public domain",
+        f"{len(clips)} sentences, trained beside another voice of Kokoro's; texts written for Menura or in the public "
+        "domain",
         "consent": "a synthetic voice: no person's recordings were used to make it from Kokoro",
         "f0_median_hz": round(pitch_hz, 1),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",

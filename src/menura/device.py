@@ -19,6 +19,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _OWN_STATUS = Path("/proc/self/status")
+_MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
+"""By the names in their processors, which Windows tells too."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -137,13 +139,24 @@ def configure_threads(threads: int | None = None, *, cudnn: bool = True) -> int:
 
 def processor_name() -> str:
     """What the processor calls itself."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def processor_maker() -> str:
+    """'AMD' or 'Intel'; '' for another maker, and where the system doesn't say."""
+    told = _cpu_info("vendor_id") or platform.processor()
+    return next((maker for name, maker in _MAKERS.items() if name in told), "")
+
+
+def _cpu_info(name: str) -> str:
+    """What Linux says of the first processor under that name; '' if nothing."""
     try:
         for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def peak_memory_mb() -> float:

@@ -14,11 +14,12 @@ from menura.bench.full_size import full_size_voice
 from menura.bench.layers import CHANNELS_LAST, EAGER, LayerRow, measure_layers
 from menura.bench.machine import Machine, machine
 from menura.bench.measure import sgemm_gflops
-from menura.bench.networks import TORCH, AnalysisSizes, NetworkRow, Turns, measure_networks
-from menura.bench.onnx import decoder_session, export_decoder, why_not
+from menura.bench.networks import ONEDNN, TORCH, AnalysisSizes, NetworkRow, Turns, measure_networks
+from menura.bench.onnx import ONNX, decoder_session, export_decoder, why_not
 from menura.bench.turns import take_turns
 from menura.checkpoints.rvc import LoadedVoice, load_voice
 from menura.checkpoints.voice import build_synthesizer
+from menura.kernels import linear
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
 from menura.kernels.trust import kernels_in_words, trusted_kernels
 from menura.models.synthesizer import Synthesizer
@@ -27,7 +28,6 @@ from menura.units import FRAME_RATE_HZ
 
 CONTEXT_FRAMES = 20
 """What the engine gives on each side."""
-ONNX = "ONNX Runtime"
 _F0_HZ = 220.0
 _CPU = torch.device("cpu")
 
@@ -117,6 +117,8 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
     compiled = _compiled(voice, libraries)
     variants = _torch_variants(network, latent) | _native_variants(compiled, latent)
     missing = [] if libraries else [f"kernels: {kernels_in_words()}"]
+    onednn = linear.linear_status(linear.ONEDNN)
+    missing += [] if onednn.product is not None else [f"{ONEDNN}: {onednn.reason}"]
     rows: list[DecoderRow] = []
     layers: list[LayerRow] = []
     sgemm = {}

@@ -14,11 +14,13 @@ import torch
 
 from menura import __version__
 from menura.device import physical_cores, processor_name
+from menura.kernels.linear import linear_in_words
 from menura.kernels.trust import kernels_in_words
 
 _PACKAGES = ("torch", "numpy", "onnxruntime", "faiss-cpu")
 _PACKAGE = Path(__file__).resolve().parent.parent
 _GIT_TIMEOUT_S = 10.0
+_NOT_THERE = "torch's: they are for the CPU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class Machine:
     """That torch uses."""
     kernels: str
     """Which compiled convolutions run, and why."""
+    linear: str
+    """Which library computes linear layers, and why."""
 
 
 def machine(device: torch.device, threads: int) -> Machine:
@@ -58,7 +62,8 @@ def machine(device: torch.device, threads: int) -> Machine:
         device=str(device) if device.type != "cuda" else f"{device} ({torch.cuda.get_device_name(device)})",
         threads=threads,
         vector_instructions=torch.backends.cpu.get_cpu_capability(),
-        kernels=kernels_in_words() if device.type == "cpu" else "torch's: they are for the CPU",
+        kernels=kernels_in_words() if device.type == "cpu" else _NOT_THERE,
+        linear=linear_in_words() if device.type == "cpu" else _NOT_THERE,
     )
 
 

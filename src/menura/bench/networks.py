@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.bench.full_size import contentvec_weights, rmvpe_weights
+from menura.bench.onnx import ONNX, layers_session
 from menura.bench.turns import take_turns
 from menura.content.contentvec import ContentVec
 from menura.f0.rmvpe import threads_that_gain
 from menura.kernels.attention import Attention
+from menura.kernels import linear
 from menura.kernels.library import KernelLibrary
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig
@@ -28,6 +30,8 @@ from menura.units import FRAME_RATE_HZ
 
 TORCH = "torch"
 """As Menura uses it where there are no kernels."""
+ONEDNN = "oneDNN"
+"""Its product for linear layers, inside torch."""
 _ENCODER_RATE_HZ = 16_000
 _LOUDNESS = 0.1
 
@@ -107,6 +111,7 @@ def _subjects(
     yield from _rmvpe(sizes.rmvpe, libraries, seconds)
     yield from _hubert(sizes.hubert, libraries, seconds)
     yield from _attention(sizes.hubert, libraries)
+    yield _linear(sizes.hubert)
     yield from _prior(voices, seconds)
 
 
@@ -181,8 +186,7 @@ def _hubert(config: HubertConfig, libraries: Libraries, seconds: float) -> Itera
 
 def _attention(config: HubertConfig, libraries: Libraries) -> Iterator[Subject]:
     """One layer's, without its projections, in a long recording's window: it grows with the square of that."""
-    seconds = (ContentVec.core_frames + 2 * ContentVec.context_frames) / FRAME_RATE_HZ
-    frames = config.frame_count(round(_ENCODER_RATE_HZ * seconds))
+    seconds, frames = _long_window(config)
     width, heads = config.hidden_size, config.num_attention_heads
     projected = torch.randn(frames, 3 * width, generator=_random())
     separate = [part.contiguous()[None] for part in projected.chunk(3, dim=1)]
@@ -198,6 +202,32 @@ def _attention(config: HubertConfig, libraries: Libraries) -> Iterator[Subject]:
 
     variants = {TORCH: by_torch} | {name: natively(library) for name, library in libraries.items()}
     yield Subject(network=f"HuBERT's attention, a layer, {seconds:g} s", seconds=seconds, variants=variants)
+
+
+def _linear(config: HubertConfig) -> Subject:
+    """One layer's six products in a long recording's window, one after the other, by whatever library there is."""
+    seconds, frames = _long_window(config)
+    width, wide = config.hidden_size, config.intermediate_size
+    sizes = [*[(width, width)] * 4, (width, wide), (wide, width)]
+    random, layers = _random(), nn.Sequential(*(nn.Linear(*size) for size in sizes)).requires_grad_(False)
+    for parameter in layers.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=random) * parameter.shape[-1] ** -0.5)
+    x = torch.randn(frames, width, generator=random)
+    variants: dict[str, Variant] = {TORCH: lambda: layers(x)}
+    product = linear.linear_status(linear.ONEDNN).product
+    if product is not None:
+        weights = [(layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)]
+        variants[ONEDNN] = lambda: functools.reduce(lambda y, layer: product(y, *layer), weights, x)
+    session = layers_session(layers, x)
+    if session is not None:
+        variants[ONNX] = session
+    return Subject(network=f"HuBERT's linear layers, a layer, {seconds:g} s", seconds=seconds, variants=variants)
+
+
+def _long_window(config: HubertConfig) -> tuple[float, int]:
+    """Seconds and HuBERT's frames of a window in a long recording."""
+    seconds = (ContentVec.core_frames + 2 * ContentVec.context_frames) / FRAME_RATE_HZ
+    return seconds, config.frame_count(round(_ENCODER_RATE_HZ * seconds))
 
 
 def _prior(voices: Mapping[str, Synthesizer], seconds: float) -> Iterator[Subject]:

@@ -1,8 +1,10 @@
-"""The decoder in ONNX Runtime, for comparison. Menura itself doesn't run it so."""
+"""The decoder and HuBERT's linear layers in ONNX Runtime, for comparison. Menura itself doesn't run them so."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from menura.models.synthesizer import Synthesizer
 
+ONNX = "ONNX Runtime"
 _OPSET = 17
 _NEEDED = ("onnxruntime", "onnx")
 
@@ -41,21 +44,27 @@ def export_decoder(network: Synthesizer, z: Tensor, g: Tensor, source: Tensor | 
     Returns:
         Why torch couldn't, None if it could.
     """
-    inputs = (z,) if source is None else (z, source)
+    inputs = {"z": z} if source is None else {"z": z, "source": source}
+    problem = _export(_Decode(network, g), inputs, str(path))
+    return problem and f"torch {torch.__version__} can't export the decoder ({problem})"
+
+
+def _export(network: nn.Module, inputs: dict[str, Tensor], target: str | io.BytesIO) -> str | None:
+    """What went wrong, None if nothing did."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         try:
             torch.onnx.export(
-                _Decode(network, g),
-                inputs,
-                str(path),
-                input_names=["z", "source"][: len(inputs)],
-                output_names=["sound"],
+                network,
+                tuple(inputs.values()),
+                target,  # type: ignore[arg-type]  (this exporter writes to memory too)
+                input_names=list(inputs),
+                output_names=["made"],
                 opset_version=_OPSET,
                 dynamo=False,  # the newer exporter needs a package more
             )
         except Exception as error:  # noqa: BLE001  (exporters come and go with torch; why it failed is the finding)
-            return f"torch {torch.__version__} can't export the decoder ({' '.join(str(error).split())[:200]})"
+            return " ".join(str(error).split())[:200]
     return None
 
 
@@ -65,11 +74,28 @@ def decoder_session(path: Path, z: Tensor, source: Tensor | None, threads: int) 
     Returns:
         A call that gives (1, frames * frame_samples).
     """
+    return _session(str(path), {"z": z} if source is None else {"z": z, "source": source}, threads)
+
+
+def layers_session(layers: nn.Module, x: Tensor) -> Callable[[], Tensor] | None:
+    """Layers that take one tensor, ready to run on this one with as many threads as torch has at each call.
+
+    Returns:
+        A call that gives their output; None where ONNX Runtime isn't there, or torch can't export them.
+    """
+    file = io.BytesIO()
+    if why_not() is not None or _export(layers, {"x": x}, file) is not None:
+        return None
+    session = functools.cache(lambda threads: _session(file.getvalue(), {"x": x}, threads))
+    return lambda: session(torch.get_num_threads())()
+
+
+def _session(model: str | bytes, inputs: dict[str, Tensor], threads: int) -> Callable[[], Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feeds = {"z": z.numpy()} if source is None else {"z": z.numpy(), "source": source.numpy()}
+    session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
     return lambda: torch.from_numpy(session.run(None, feeds)[0])

@@ -37,6 +37,7 @@ def _about(about: Mapping[str, Any]) -> Iterator[str]:
     memory = f", {about['memory_gb']:g} GB" if about["memory_gb"] else ""
     yield f"{about['processor']}, {about['physical_cores']} cores{memory}; {about['system']}"
     yield f"device {about['device']}, {_threads(about['threads'])}; convolution kernels: {about['kernels']}"
+    yield f"linear layers: {about['linear']}"
     yield f"voice {about['voice']}" + ("; quick: these are no figures to compare" if about["quick"] else "")
 
 

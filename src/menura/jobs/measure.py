@@ -137,7 +137,8 @@ def _machine_key() -> str:
     libraries = sorted(Path(kernels.__file__).parent.glob("*menura_kernels.*"))
     stamps = [f"{file.name}:{file.stat().st_mtime_ns}" for file in libraries]
     facts = [platform.node(), platform.machine(), str(physical_cores()), str(os.cpu_count()), __version__]
-    return "|".join([*facts, importlib.metadata.version("torch"), os.environ.get("MENURA_KERNELS", ""), *stamps])
+    switches = [os.environ.get(name, "") for name in ("MENURA_KERNELS", "MENURA_LINEAR")]
+    return "|".join([*facts, importlib.metadata.version("torch"), *switches, *stamps])
 
 
 def _kept(home: Path) -> Speed | None:

@@ -20,6 +20,7 @@ from menura.errors import CheckpointError
 from menura.kernels.attention import Attention
 from menura.kernels.front import Front
 from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
+from menura.kernels.linear import Linear, linear_into
 from menura.kernels.packing import padded_channels
 from menura.models.blank import without_weights
 
@@ -267,11 +268,11 @@ class _Layer(nn.Module):
         width = config.hidden_size
         self.heads = config.num_attention_heads
         # Not joined: joined ones would be a copy beside the file's, which are only mapped, and gain nothing.
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj, self.k_proj, self.v_proj = (Linear(width, width) for _ in range(3))
+        self.out_proj = Linear(width, width)
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.intermediate_dense = nn.Linear(width, config.intermediate_size)
-        self.output_dense = nn.Linear(config.intermediate_size, width)
+        self.intermediate_dense = Linear(width, config.intermediate_size)
+        self.output_dense = Linear(config.intermediate_size, width)
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self._native: Attention | None = None
 
@@ -302,7 +303,7 @@ class _Layer(nn.Module):
         projected = x.new_empty(len(rows), 3 * width)
         for number, projection in enumerate((self.q_proj, self.k_proj, self.v_proj)):
             part = projected[:, number * width : (number + 1) * width]
-            torch.addmm(projection.bias, rows, projection.weight.T, out=part)
+            linear_into(part, rows, projection.weight, projection.bias)
         for row, place in zip(torch.split(projected, x.shape[1]), attended, strict=True):
             native(row, place, None)
         return attended
@@ -317,13 +318,13 @@ class Hubert(nn.Module):
         channels, width = config.conv_dim[-1], config.hidden_size
         self.feature_extractor = _FeatureExtractor(config)
         self.projection_norm = nn.LayerNorm(channels, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(channels, width)
+        self.projection = Linear(channels, width)
         self.pos_conv = _PositionalConvolution(
             width, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
         )
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
-        self.final_proj = nn.Linear(width, config.classifier_proj_size) if with_projection else None
+        self.final_proj = Linear(width, config.classifier_proj_size) if with_projection else None
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: HubertConfig) -> Hubert:
