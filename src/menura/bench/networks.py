@@ -19,8 +19,8 @@ from menura.bench.onnx import ONNX, layers_session
 from menura.bench.turns import take_turns
 from menura.content.contentvec import ContentVec
 from menura.f0.rmvpe import threads_that_gain
-from menura.kernels.attention import Attention
 from menura.kernels import linear
+from menura.kernels.attention import Attention
 from menura.kernels.library import KernelLibrary
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig

@@ -57,7 +57,7 @@ def _export(network: nn.Module, inputs: dict[str, Tensor], target: str | io.Byte
             torch.onnx.export(
                 network,
                 tuple(inputs.values()),
-                target,  # type: ignore[arg-type]  (this exporter writes to memory too)
+                target,  # type: ignore[arg-type] # memory, too, with this exporter
                 input_names=list(inputs),
                 output_names=["made"],
                 opset_version=_OPSET,
