@@ -107,3 +107,26 @@ def test_threads_and_denormals_in_a_fresh_process() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["2", "2", "0"]
+
+
+@pytest.mark.parametrize(
+    ("told", "windows", "maker"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 9R45\n", "", "AMD"),
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: a processor\n", "", "Intel"),
+        ("vendor_id\t: HygonGenuine\n", "", ""),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", "", ""),
+        (None, "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", "AMD"),
+        (None, "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", "Intel"),
+        (None, "arm", ""),
+    ],
+)
+def test_the_processors_maker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str | None, windows: str, maker: str
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if told is not None:
+        file.write_text(told)
+    monkeypatch.setattr(device, "_CPU_INFO", file)
+    monkeypatch.setattr(device.platform, "processor", lambda: windows)
+    assert device.processor_maker() == maker
