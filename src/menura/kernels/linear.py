@@ -1,7 +1,7 @@
 """Linear layers by the quicker of two libraries that torch brings: MKL, behind `F.linear`, or oneDNN.
 
-On AMD's processors with AVX-512 MKL's product runs at half of what they can; oneDNN's takes 0.45 of its time there. The
-choice follows from the machine alone and is never timed, so that results don't change from one run to the next.
+On an AMD processor with AVX-512 MKL's product runs at half speed; oneDNN's takes 0.45 of its time there. The choice
+follows from the machine alone and is never timed, so that results don't change from one run to the next.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ MEANS = (TORCH, ONEDNN)
 LARGEST_ERROR = 1e-5
 """Of a product's largest value, against float64."""
 FEWEST_ROWS = 64
-"""Products of fewer rows stay with `F.linear`."""
+"""Products of fewer rows stay with `F.linear`: what is padded would cost more than it gains."""
 _ROWS_BITS = 4
+"""Of the number of rows that is computed, if it is large."""
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(..., in), (out, in) and (out,) or None to (..., out)."""
