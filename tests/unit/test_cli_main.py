@@ -35,7 +35,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (OptionError("device: 'x' is not one of cpu."), 2, "menura: device: 'x' is not one of cpu."),
         (MenuraError("no."), 1, "menura: no."),
         (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
-        (OSError(28, "No space left on device"), 1, "menura: standard output: No space left on device."),
+        (OSError(28, "No space left on device"), 1, "menura: No space left on device: free space on "),
         (MemoryError(), 1, "menura: not enough memory: close other programs, or use --strategy stream."),
         (KeyboardInterrupt(), 130, "menura: interrupted; nothing half-written was left."),
         (main.TerminatedError(), 143, "menura: terminated; nothing half-written was left."),

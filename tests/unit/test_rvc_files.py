@@ -21,6 +21,7 @@ from menura.checkpoints.rvc import (
 )
 from menura.errors import CheckpointError, EncodeError
 from menura.models.synthesizer import Synthesizer
+from support.disk import no_file_longer_than
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
 
@@ -228,8 +229,8 @@ def test_writing_is_whole_or_not_at_all(voice: LoadedVoice, tmp_path: Path, monk
     path = tmp_path / "out.pth"
     path.write_bytes(b"before")
 
-    def full(content: object, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def full(content: object, target: Any) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
@@ -237,6 +238,18 @@ def test_writing_is_whole_or_not_at_all(voice: LoadedVoice, tmp_path: Path, monk
         save_rvc(path, voice)
     assert path.read_bytes() == b"before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made.pth", "out.pth"]
+
+
+@pytest.mark.parametrize(("save", "name"), [(save_rvc, "out.pth"), (save_safetensors, "out.safetensors")])
+def test_a_full_disk_leaves_what_was_there(
+    voice: LoadedVoice, tmp_path: Path, save: Callable[[Path, LoadedVoice], None], name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"before")
+    with no_file_longer_than(5000), pytest.raises(EncodeError, match=rf"{name}: .*File too large.*Is there space"):
+        save(path, voice)
+    assert path.read_bytes() == b"before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made.pth", name]
 
 
 def test_voice_that_does_not_fit_its_config_is_not_written(voice: LoadedVoice, tmp_path: Path) -> None:

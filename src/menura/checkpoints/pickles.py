@@ -1,4 +1,4 @@
-"""Reads torch files without running anything in them.
+"""Reads torch files without running anything in them; writes them, and says why where it can't.
 
 A .pth file is a pickle, and a pickle can call any function. Before torch sees the file, every function it names is
 compared with the few that tensors need; then torch reads it in its weights-only mode.
@@ -7,6 +7,7 @@ compared with the few that tensors need; then torch reads it in its weights-only
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import pickletools
 import re
@@ -14,7 +15,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import torch
 
@@ -87,6 +88,40 @@ def _mappable(path: Path) -> bool:
             if entry.compress_type != zipfile.ZIP_STORED or not aligned:
                 return False
     return True
+
+
+def save_tensors(content: object, path: Path) -> None:
+    """Write a torch file, down to the disk.
+
+    Raises:
+        OSError: it can't be written. torch itself would only say that it is not where it thought to be in the file.
+    """
+    with path.open("wb") as file:
+        output = _Output(file)
+        try:
+            torch.save(content, cast("IO[bytes]", output))
+        except RuntimeError as error:
+            raise (output.error or error) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Output:
+    """A file that remembers why it could not be written: torch doesn't pass it on."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def check_size(path: Path) -> None:

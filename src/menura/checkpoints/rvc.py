@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from menura.checkpoints.maps import State
-from menura.checkpoints.pickles import check_size, load_tensors
+from menura.checkpoints.pickles import check_size, load_tensors, save_tensors
 from menura.checkpoints.voice import (
     HIFI_GAN,
     MRF_HIFI_GAN,
@@ -240,7 +240,7 @@ def save_rvc(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
     """
     weights = OrderedDict(_export_weights(path, voice, _DTYPES[dtype]))
     content = {"weight": weights, **_fields(voice)}
-    _write_atomically(path, lambda temporary: torch.save(content, temporary))
+    _write_atomically(path, lambda temporary: save_tensors(content, temporary))
 
 
 def save_safetensors(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
@@ -330,8 +330,7 @@ def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError.
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is the last's too
         raise EncodeError(f"{path}: can't be written ({error}). Is there space, and may you write there?") from error
     finally:
         if temporary is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -226,7 +225,8 @@ def _passed_on(report: RunReport) -> RunReport:
     if not isinstance(result.output, Path):
         return report
     with result.output.open("rb") as file:
-        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+        while block := file.read(1 << 20):
+            sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
     return dataclasses.replace(report, files=(dataclasses.replace(result, output=Path(STANDARD)),))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -140,10 +141,29 @@ def _message(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory: close other programs, or use --strategy stream."
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'standard output'}: {error.strerror}."
+        return _of_system(error)
     if isinstance(error, click.ClickException):
         return _one_line(error.format_message())
     return f"unexpected {type(error).__name__}: {_one_line(str(error))} (MENURA_DEBUG=1 shows where; please report it)."
+
+
+def _of_system(error: OSError) -> str:
+    if error.filename:
+        return f"{error.filename}: {error.strerror}."
+    if _from_output(error):
+        return f"standard output: {error.strerror}."
+    # A write's error doesn't name its file. Whoever writes one should; this is for what does not.
+    advice = "free space on the disks that are written" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "try again"
+    return f"{error.strerror}: {advice} (MENURA_DEBUG=1 shows where)."
+
+
+def _from_output(error: OSError) -> bool:
+    """Whether printing failed: by click, or the commands' modules, which write no files themselves."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return module.startswith(("click.", "menura.cli."))
 
 
 def _told(message: str, code: int) -> int:

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from menura.errors import ResourceError, TrainingError
+from menura.checkpoints.pickles import save_tensors
+from menura.errors import TrainingError
+from menura.train.disk import unwritable
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -29,23 +31,17 @@ def write_state(path: Path, state: Mapping[str, Any], *, keep: int = 1) -> None:
     Raises:
         ResourceError: there is no room, or no right to write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(dict(state), partial)
         for number in range(keep - 1, 0, -1):
             before = path if number == 1 else _numbered(path, number - 1)
             if before.is_file():
                 before.replace(_numbered(path, number))
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise ResourceError(
-            f"{path}: the training state can't be written ({error}). Free space on that disk; the same command goes on "
-            "from the last complete state."
-        ) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -30,6 +30,7 @@ def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]
 
     Raises:
         TrainingError: nothing was prepared.
+        ResourceError: there is no room for it; an earlier one stays.
     """
     experiment, prepared = load_experiment(folder), load_preparation(folder)
     if prepared is None:
@@ -37,7 +38,9 @@ def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]
     parts = [load_features(folder / item.features).content["own"][0].float().numpy() for item in prepared.slices]
     made = build_index(np.concatenate(parts), method=method, seed=experiment.seed)
     name = index_name(made.cells, folder.resolve().name, experiment.synthesizer.version)
+    path = folder / VOICE / name
+    write_atomically(path, made.data)
     for old in (folder / VOICE).glob("added_*.index"):
-        old.unlink()
-    write_atomically(folder / VOICE / name, made.data)
-    return folder / VOICE / name, made
+        if old != path:
+            old.unlink()
+    return path, made

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from menura.train.disk import append_whole
 from menura.train.held_out import HeldOutResult
 from menura.train.pictures import mel_picture, png
 from menura.train.spec import write_atomically
@@ -22,7 +23,11 @@ PREVIEWS = "previews"
 
 
 class Journal:
-    """Of one run; it goes on where an earlier one was stopped."""
+    """Of one run; it goes on where an earlier one was stopped.
+
+    Raises:
+        ResourceError: from every function, where the disk is full or can't be written.
+    """
 
     def __init__(self, folder: Path, *, begin_step: int) -> None:
         """Open the logs of an experiment, and forget what an earlier run logged after its last checkpoint.
@@ -37,8 +42,7 @@ class Journal:
 
     def log(self, result: StepReport) -> None:
         """A step."""
-        with (self._folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(dataclasses.asdict(result)) + "\n")
+        append_whole(self._folder / LOG, (json.dumps(dataclasses.asdict(result)) + "\n").encode())
         values = {
             f"{'gradient_norm' if 'gradient' in name else 'loss'}/{name}": value
             for name, value in result.losses.items()

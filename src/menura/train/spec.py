@@ -13,6 +13,7 @@ from typing import Any
 from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, small_config
+from menura.train.disk import writing
 
 EXPERIMENT_FILE = "experiment.json"
 DIRECT_VOCODERS = ("HiFi-GAN", SOURCE_FILTER)
@@ -233,8 +234,16 @@ def _tuple(value: Any) -> Any:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all.
+
+    Raises:
+        ResourceError: there is no room, or no right to write.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
+from menura.train.disk import append_whole, writing
 from menura.train.pictures import png
 
 if TYPE_CHECKING:
@@ -82,10 +83,14 @@ class EventWriter:
         Args:
             folder: made if needed.
             begin_step: what earlier files say from this step on is void (training was resumed here).
+
+        Raises:
+            ResourceError: here and from every function, where the disk is full or can't be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / name
+        with writing(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
         self._append(_field(3, "brain.Event:2"))
         if begin_step:
             self._append(_field(2, begin_step) + _field(7, _field(1, 1)))
@@ -114,5 +119,4 @@ class EventWriter:
     def _append(self, event: bytes) -> None:
         event = _number(1 << 3 | _FIXED64) + struct.pack("<d", time.time()) + event
         length = struct.pack("<Q", len(event))
-        with self._path.open("ab") as file:
-            file.write(length + _masked(length) + event + _masked(event))
+        append_whole(self._path, length + _masked(length) + event + _masked(event))

@@ -1,0 +1,93 @@
+"""A full disk while training writes: which file, what to do, nothing half-written, and the same course afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from menura.cli import main
+from menura.errors import ResourceError
+from menura.train.checkpoint import write_state
+from menura.train.disk import append_whole
+from menura.train.loop import CHECKPOINT, LOG, open_trainer
+from menura.train.spec import EXPERIMENT_FILE, save_experiment, write_atomically
+from menura.train.tensorboard import EventWriter
+from support.disk import no_file_longer_than
+from support.training import CPU, run, tiny_experiment, write_features
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_experiment(tmp_path, tiny_experiment())
+    write_features(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_atomically(path, bytes(5000)),
+        lambda path: append_whole(path, bytes(5000)),
+        lambda path: write_state(path, {"step": 3, "average": torch.zeros(5000)}),
+    ],
+    ids=["whole", "append", "state"],
+)
+def test_what_does_not_fit_leaves_what_was_there(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"as it was")
+    with no_file_longer_than(3000), pytest.raises(ResourceError, match=r"/file: .*File too large.*Free space on that"):
+        write(path)
+    assert path.read_bytes() == b"as it was"
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+    write(path)
+    assert path.stat().st_size >= 5000
+
+
+def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for write in (write_atomically, append_whole):
+        with pytest.raises(ResourceError, match=r"/file/x: can't be written: .*Make that place"):
+            write(tmp_path / "file" / "x", b"1")
+
+
+def test_an_event_file_is_cut_between_events(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    with no_file_longer_than(len(before) + 20), pytest.raises(ResourceError, match="tfevents"):
+        writer.scalars({"loss/mel": 1.0}, 1)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("broken", "room"), [(LOG, 10), (CHECKPOINT, 5000)])
+def test_training_goes_on_where_a_full_disk_stopped_it(folder: Path, broken: str, room: int) -> None:
+    run(folder, 6)
+    straight = losses(folder)
+    for path in (*folder.glob("*.pt"), folder / LOG):
+        path.unlink()
+    run(folder, 2)
+    limit = (folder / LOG).stat().st_size + room
+    with no_file_longer_than(limit), pytest.raises(ResourceError, match=rf"/{broken}: .*Free space on that disk"):
+        run(folder, 6)
+    assert open_trainer(folder, CPU).step == 2
+    assert all(line.endswith("}") for line in (folder / LOG).read_text().splitlines())
+    assert not list(folder.rglob("*.part"))
+    run(folder, 6)
+    assert losses(folder) == straight
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line)["losses"] for line in (folder / LOG).read_text().splitlines()]
+
+
+def test_the_command_names_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / EXPERIMENT_FILE).read_bytes()
+    with no_file_longer_than(200):
+        assert main.run(["train", "run", str(folder), "--steps", "7"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"menura: {folder / EXPERIMENT_FILE}: can't be written: File too large. Free space")
+    assert (folder / EXPERIMENT_FILE).read_bytes() == before
