@@ -66,10 +66,12 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 @home_option
 def prepare(name: Path, workers: int | None, home: Path | None) -> None:
     """Cut the recordings into slices and compute what training needs of them; write report.txt."""
+    from menura.train.lock import alone_in
     from menura.train.spec import load_experiment
 
     load_experiment(name)
-    _prepare(name, workers, home)
+    with alone_in(name):
+        _prepare(name, workers, home)
     click.echo((name / "report.txt").read_text(encoding="utf-8"), nl=False)
 
 
@@ -109,6 +111,15 @@ def run(name: Path, **given: Any) -> None:
     Steps, learning rate, batch size, precision and patience change the experiment for good.
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
+    from menura.train.lock import alone_in
+    from menura.train.spec import load_experiment
+
+    load_experiment(name)
+    with alone_in(name):
+        _run(name, options, engine)
+
+
+def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     from menura.train.create import changed
     from menura.train.prepare import is_prepared
     from menura.train.report import load_preparation
