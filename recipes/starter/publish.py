@@ -22,7 +22,7 @@ from menura.train.features import SUFFIX, ClipFeatures, load_features
 
 NATURAL_SEMITONES = 0.7
 COMMANDS = (
-    "python generate.py --parts PARTS --out CLIPS --count {count}",
+    "python generate.py --parts PARTS --out CLIPS --count 420",
     "python experiment.py --out EXPERIMENT --begin wren.safetensors heron.safetensors --steps {steps}",
     "python prepare.py --clips CLIPS --out EXPERIMENT/features",
     "menura train run EXPERIMENT",
@@ -64,7 +64,7 @@ def card(
         "f0_median_hz": round(pitch_hz, 1),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
         "recipe": "recipes/starter",
-        "commands": [line.format(count=1 + max(map(int, clips)), steps=step) for line in COMMANDS],
+        "commands": [line.format(steps=step) for line in COMMANDS],
         "steps": step,
         "quality": {"note": QUALITY_NOTE, **quality} if quality else {},
     }
