@@ -10,7 +10,9 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -30,8 +32,8 @@ from menura.train.checkpoint import checkpoint_paths, write_state
 from menura.train.dataset import Dataset
 from menura.train.export import export_training_states, voice_of
 from menura.train.features import load_features
-from menura.train.held_out import Course, HeldOut
-from menura.train.loop import BEST, CHECKPOINT, LOG, Trainer, open_trainer
+from menura.train.held_out import Course, HeldOut, HeldOutResult
+from menura.train.loop import BEST, CHECKPOINT, LOG, StepReport, Trainer, open_trainer
 from menura.train.losses import RvcMelLoss
 from menura.train.networks import make_generator, warm_discriminators, warm_generator
 from menura.train.pictures import mel_picture, png
@@ -330,6 +332,54 @@ def test_training_stops_when_held_out_slices_get_worse(folder: Path, monkeypatch
     assert open_trainer(folder, CPU).step == 6
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_stops_by_until_leave_no_trace(folder: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None) -> None:
+    """At measured steps, between them, before the best and after it."""
+    experiment = load_experiment(folder)
+    clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
+    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
+    held = HeldOut(clips[:1], speakers=experiment.speakers, device=CPU)
+    schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=2, patience=patience, steps=12)
+    experiment = dataclasses.replace(experiment, schedule=schedule)
+    worse = {2: 3.0, 4: 2.0, 6: 2.1, 8: 2.2, 10: 2.3, 12: 2.4}
+    courses = []
+    for name, stops in (("straight", [12]), ("stopped", [1, 2, 3, 4, 7, 8, 11, 12])):
+        (place := folder / name).mkdir()
+        told: list[StepReport] = []
+        for stop in stops:
+            trainer = Trainer(experiment, dataset, CPU, held)
+            if checkpoint_paths(place):
+                trainer.restore(place / CHECKPOINT)
+            if not trainer.is_over:
+                monkeypatch.setattr(trainer, "measure", fixed_distances(trainer, worse))
+                trainer.run(place, until_step=stop, report=told.append)
+        logged = [json.loads(line) | {"seconds": 0} for line in (place / LOG).read_text().splitlines()]
+        courses.append((logged, [dataclasses.asdict(result) | {"seconds": 0} for result in told]))
+        assert trainer.step == (8 if patience else 12)
+        assert trainer.course.best_step == 4
+    assert courses[0] == courses[1]
+    for file in (CHECKPOINT, BEST):
+        straight, stopped = (torch.load(folder / name / file, weights_only=True) for name in ("straight", "stopped"))
+        assert same(straight, stopped)
+
+
+def fixed_distances(trainer: Trainer, distances: dict[int, float]) -> Callable[[], HeldOutResult]:
+    """Measure, but let the distance at a step be this one."""
+    real = trainer.measure
+    return lambda: dataclasses.replace(real(), mel=distances[trainer.step])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal to the last bit, however deep."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
 def test_course() -> None:
     course = Course()
     assert (course.best_step, course.since_best, course.overtraining) == (None, 0, False)
@@ -406,7 +456,7 @@ def test_event_files_have_tensorflows_form(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     version, session, scalar, sound, picture = (record[9:] for record in records(path))
     assert version == b"\x1a\x0dbrain.Event:2"
-    assert session == b"\x10\xac\x02\x3a\x02\x08\x01"
+    assert session == b"\x10\xad\x02\x3a\x02\x08\x01"  # step 301: what is known of 300 stands
     assert scalar == b"\x10\xad\x02\x2a\x11\x0a\x0f\x0a\x08loss/mel\x15" + struct.pack("<f", 0.5)
     assert b"RIFF" in sound
     assert b"\x89PNG" in picture

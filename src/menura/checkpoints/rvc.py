@@ -331,7 +331,9 @@ def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is the last's too
-        raise EncodeError(f"{path}: can't be written ({error}). Is there space, and may you write there?") from error
+        raise EncodeError(
+            f"{path}: can't be written ({error}). Free space there, or choose a place that can be written."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -82,7 +82,7 @@ class EventWriter:
 
         Args:
             folder: made if needed.
-            begin_step: what earlier files say from this step on is void (training was resumed here).
+            begin_step: steps that are done; what earlier files say of later ones is void.
 
         Raises:
             ResourceError: here and from every function, where the disk is full or can't be written.
@@ -92,8 +92,8 @@ class EventWriter:
         with writing(self._path):
             folder.mkdir(parents=True, exist_ok=True)
         self._append(_field(3, "brain.Event:2"))
-        if begin_step:
-            self._append(_field(2, begin_step) + _field(7, _field(1, 1)))
+        # A session's start: readers forget what they have of its step and of later ones.
+        self._append(_field(2, begin_step + 1) + _field(7, _field(1, 1)))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Curves: one point of each."""
