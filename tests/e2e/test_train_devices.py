@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import multiprocessing
 import os
 import signal
 import time
@@ -58,6 +59,17 @@ def die_alone(peers: Peers, device: torch.device, given: Any) -> None:
     time.sleep(60)
 
 
+def interrupt_parent(peers: Peers, device: torch.device, given: Any) -> None:
+    """Nobody but the process that started these is interrupted."""
+    folder: Path = given
+    atexit.register(note_group, folder / f"group.{peers.rank}.txt")
+    assert peers.average
+    peers.average(torch.zeros(1))
+    if peers.rank == 0:
+        os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(600)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     write_features(tmp_path)
@@ -96,6 +108,14 @@ def test_one_that_fails_ends_all_with_its_own_error(
 def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="SIGKILL"):
         train_together(2, CPU, 2, die_alone, None)
+
+
+@pytest.mark.slow
+def test_an_interruption_of_the_parent_ends_all(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_together(2, CPU, 2, interrupt_parent, tmp_path)
+    assert not multiprocessing.active_children()
+    assert [(tmp_path / f"group.{rank}.txt").read_text() for rank in range(2)] == ["gone", "gone"]
 
 
 def test_rows_are_shared_out_without_rest(tmp_path: Path) -> None:

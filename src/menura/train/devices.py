@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
     from menura.models.synthesizer import TrainingBatch
     from menura.train.dataset import Example
+
+_ENDING_S = 2.0
+"""For processes that have heard of the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,7 @@ def train_together(
         ) from error
     fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
     failures: SimpleQueue[Exception] = get_context("spawn").SimpleQueue()
+    others = set(multiprocessing.active_children())
     try:
         fabric.launch(partial(_begin, work=work, given=given, failures=failures))
     except (ProcessRaisedException, ProcessExitedException) as error:
@@ -109,6 +118,25 @@ def train_together(
                 "memory or take a smaller --batch-size: the same command goes on from the last checkpoint."
             ) from error
         raise (error if failures.empty() else failures.get()) from error
+    finally:
+        # Ctrl-C at a terminal comes to all; another interruption to this process only.
+        _end([process for process in multiprocessing.active_children() if process not in others])
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Wait for processes that are about to end; interrupt the others, which puts them in order; kill what is left."""
+    for act, patience_s in ((None, _ENDING_S), (_interrupt, 5 * _ENDING_S), (BaseProcess.kill, None)):
+        until_s = time.monotonic() + (patience_s or 0.0)
+        for process in [process for process in processes if process.is_alive()]:
+            if act is not None:
+                act(process)
+        for process in processes:
+            process.join(None if patience_s is None else max(0.0, until_s - time.monotonic()))
+
+
+def _interrupt(process: BaseProcess) -> None:
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
 
 
 def _begin(
