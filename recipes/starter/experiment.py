@@ -11,8 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from generate import PAIRS
-from prepare import NAMES
+from cast import NAMES, PAIRS
 
 from menura.checkpoints.rvc import load_voice
 from menura.train.checkpoint import write_state

@@ -23,30 +23,10 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
+from cast import GUIDES, PAIRS
 from kokoro import SAMPLE_RATE_HZ, Array, Kokoro, Prosody, phonemes
 from sentences import sentences
 
-PAIRS = {
-    "shipped": ("af_jessica", "bm_daniel"),
-    "british": ("bf_emma", "bm_daniel"),
-    "american": ("af_heart", "am_michael"),
-}
-"""Targets that speak the same sentences. The first pair's voices are shipped; the others taught their network first."""
-GUIDES = {
-    "shipped": (
-        "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "af_heart",
-        "bf_isabella", "bm_george", "bm_fable", "am_michael", "bf_emma", "af_nicole", "am_adam", "am_liam", "bf_alice",
-        "bf_lily", "bm_lewis", "af_river", "am_echo",
-    ),
-    "british": (
-        "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "af_heart",
-        "bf_isabella", "bm_george", "bm_fable", "am_michael",
-    ),
-    "american": (
-        "af_bella", "af_sarah", "af_kore", "af_nova", "am_fenrir", "am_puck", "am_onyx", "am_eric", "bf_emma",
-        "bf_isabella", "bm_george", "bm_fable",
-    ),
-}  # fmt: skip
 _VOICED_ABOVE_HZ = 40.0
 
 

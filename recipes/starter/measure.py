@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generate import PAIRS
-from prepare import NAMES
+from cast import NAMES, PAIRS
 
 from menura import ConversionOptions, Converter
 from menura.evaluate.measures import characters
@@ -70,7 +69,6 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--voices", type=Path, help="folder of NAME/voice.safetensors; by default the shipped ones")
     options = parser.parse_args()
     said = texts(options.recordings)
     recordings = sorted(path for path in options.recordings.iterdir() if path.suffix in SUFFIXES)
@@ -80,13 +78,12 @@ def main() -> None:
     quality, lines = {}, []
     for kokoro_voice in PAIRS["shipped"]:
         name = NAMES[kokoro_voice]
-        voice = str(options.voices / name / "voice.safetensors") if options.voices else name
         targets = sorted(options.references.glob(f"*.{kokoro_voice}.flac"))
         rows = []
         for source in [*recordings, DEMO]:
             converted = options.out / name / f"{source.stem}.wav"
             converted.parent.mkdir(parents=True, exist_ok=True)
-            converter.convert(source, converted, ConversionOptions(voice=voice))
+            converter.convert(source, converted, ConversionOptions(voice=name))
             request = Request(source=source, converted=converted, targets=targets, text=said.get(source.name))
             rows.append(Row(recording=source.name, text=request.text, made=judge.evaluate(request)))
             lines.append(json.dumps({"voice": name, **dataclasses.asdict(rows[-1])}))

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import soundfile as sf
 import torch
-from generate import PAIRS
+from cast import NAMES, PAIRS
 
 from menura.content.starter import StarterEncoder
 from menura.f0.swift import SwiftEstimator
 from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
-
-NAMES = {"af_jessica": "wren", "bf_emma": "emma", "bm_daniel": "heron", "af_heart": "heart", "am_michael": "michael"}
-"""Kokoro's voices under the names that they have in Menura."""
 
 
 def main() -> None:

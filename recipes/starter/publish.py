@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generate import PAIRS
-from prepare import NAMES
+from cast import NAMES, PAIRS
 
 from menura.checkpoints.rvc import VoiceMetadata, load_voice
 from menura.train.export import export_voice
@@ -29,6 +28,7 @@ COMMANDS = (
     "python publish.py --experiment EXPERIMENT --clips CLIPS --voices VOICES",
 )
 """In recipes/starter."""
+BEGUN_WITH = "voices bf_emma, bm_daniel, af_heart and am_michael, trained jointly for 4,900 steps by the same recipe"
 QUALITY_NOTE = (
     "on real recordings of two women and two men that training never saw; with text: the English ones, for the words; "
     "default settings; predicted by networks, nobody listened"
@@ -60,6 +60,7 @@ def card(
         "data": f"{minutes:.1f} minutes of synthetic English speech by Kokoro-82M (Apache-2.0), voice {kokoro_voice}, "
         f"{len(clips)} sentences, trained beside another voice of Kokoro's; texts written for Menura or in the public "
         "domain",
+        "begun_with": BEGUN_WITH,
         "consent": "a synthetic voice: no person's recordings were used to make it from Kokoro",
         "f0_median_hz": round(pitch_hz, 1),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
