@@ -212,6 +212,28 @@ def test_preparing_cuts_reports_and_holds_out(tmp_path: Path, dataset: Path, cou
     assert is_prepared(tmp_path / "exp", load_experiment(tmp_path / "exp"))
 
 
+@pytest.mark.parametrize(
+    ("change", "seconds", "loudness"),
+    [
+        ({"slicing": "chunks", "overlap": 0.5}, 30, -20),
+        ({"slicing": "none"}, 18, -20),
+        ({"loudness": "before"}, 23, -23),
+        ({"denoise": 0.5}, 23, -20),
+        ({"high_pass": False}, 23, -20),
+    ],
+)
+def test_every_way_of_cutting(
+    tmp_path: Path, dataset: Path, counted, change: dict[str, object], seconds: float, loudness: float
+) -> None:
+    create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, **change))
+    made, _ = run_prepare(tmp_path)
+    assert made.seconds() == pytest.approx(seconds, abs=1.5)
+    steady = next(recording for recording in made.recordings if recording.source == "a.wav")
+    told = [item.loudness_db for item in made.slices if item.file in steady.files]
+    # Noise alone: half of what is there all the time is half of it.
+    assert told == pytest.approx([loudness - 6 * ("denoise" in change)] * len(told), abs=1.5)
+
+
 def test_features_are_cached_by_content(tmp_path: Path, dataset: Path, counted) -> None:
     create_in(tmp_path, dataset)
     first, _ = run_prepare(tmp_path)
@@ -279,6 +301,9 @@ def test_what_would_stop_training_is_told_at_once(tmp_path: Path, dataset: Path,
         create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, f0="rmvpe"))
     with pytest.raises(OptionError, match="rights"):
         create_experiment(tmp_path / "exp", dataset=dataset, rights=" ", options=OPTIONS, home=tmp_path)
+    torch.save({"model": {"dec.conv_pre.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(TrainingError, match="same version, sample rate and vocoder"):
+        create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, pretrained_g=tmp_path / "other.pth"))
     usage = type("Usage", (), {"free": 10_000_000})
     with monkeypatch.context() as patch:
         patch.setattr(create.shutil, "disk_usage", lambda _: usage)

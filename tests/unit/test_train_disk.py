@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -91,3 +92,27 @@ def test_the_command_names_the_file(folder: Path, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().err
     assert told.startswith(f"menura: {folder / EXPERIMENT_FILE}: can't be written: File too large. Free space")
     assert (folder / EXPERIMENT_FILE).read_bytes() == before
+
+
+def test_what_killed_runs_left_half_written_goes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = tiny_experiment()
+    save_experiment(
+        folder, dataclasses.replace(experiment, schedule=dataclasses.replace(experiment.schedule, patience=3))
+    )
+    half = [folder / name for name in (".checkpoint.pt.1.part", "features/.x.safetensors.1.part")]
+    being_exported = folder / "voice" / ".me.pth.a1.part"
+    being_exported.parent.mkdir()
+    for path in (*half, being_exported):
+        path.write_bytes(b"half")
+    assert main.run(["train", "run", str(folder), "--until", "1", "--threads", "1"]) == 0
+    assert not any(path.exists() for path in half)
+    assert being_exported.exists()
+    assert "--patience has nothing to go by" in capsys.readouterr().out
+
+
+def test_devices_are_checked_before_anything_is_prepared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = tiny_experiment()
+    data = dataclasses.replace(experiment.data, dataset=str(folder / "nothing"))
+    save_experiment(folder, dataclasses.replace(experiment, data=data))
+    assert main.run(["train", "run", str(folder), "--devices", "3", "--device", "cpu"]) == 2
+    assert "--batch-size" in capsys.readouterr().err

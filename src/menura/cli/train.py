@@ -66,11 +66,13 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 @home_option
 def prepare(name: Path, workers: int | None, home: Path | None) -> None:
     """Cut the recordings into slices and compute what training needs of them; write report.txt."""
+    from menura.train.disk import remove_unfinished
     from menura.train.lock import alone_in
     from menura.train.spec import load_experiment
 
     load_experiment(name)
     with alone_in(name):
+        remove_unfinished(name)
         _prepare(name, workers, home)
     click.echo((name / "report.txt").read_text(encoding="utf-8"), nl=False)
 
@@ -111,15 +113,18 @@ def run(name: Path, **given: Any) -> None:
     Steps, learning rate, batch size, precision and patience change the experiment for good.
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
+    from menura.train.disk import remove_unfinished
     from menura.train.lock import alone_in
     from menura.train.spec import load_experiment
 
     load_experiment(name)
     with alone_in(name):
+        remove_unfinished(name)
         _run(name, options, engine)
 
 
 def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
+    from menura.device import resolve_device
     from menura.train.create import changed
     from menura.train.prepare import is_prepared
     from menura.train.report import load_preparation
@@ -127,6 +132,7 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
 
     before = load_experiment(name)
     experiment = changed(before, options)
+    _check_devices(options.devices, resolve_device(engine.device), experiment.schedule.batch_size)
     if experiment != before:
         save_experiment(name, experiment)
     fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
@@ -138,6 +144,14 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     if load_preparation(name) is not None:
         _index(name, options.index_method, again=fresh)
     _export(name, None, speaker=None, newest=False)
+
+
+def _check_devices(devices: int, device: torch.device, batch_size: int) -> None:
+    """Preparing may take hours: what training lacks is told before."""
+    if devices > 1:
+        from menura.train.devices import check_devices
+
+        check_devices(devices, device, batch_size)
 
 
 def _train(name: Path, until: int | None, engine: EngineOptions, devices: int) -> None:
@@ -176,6 +190,8 @@ def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
     if trainer.step >= last or trainer.is_over:
         say(f"trained: {trainer.step} steps")
         return
+    if trainer.experiment.schedule.patience and not trainer.held_out:
+        say("note: too few slices to hold any out: --patience has nothing to go by; training runs to its last step.")
     say(
         f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step} of {last}. "
         f"Curves: tensorboard --logdir {name / 'logs'}"

@@ -19,7 +19,7 @@ from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
-from menura.train.networks import make_discriminators
+from menura.train.networks import check_warm_start, make_discriminators
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
 from menura.train.spec import (
     DIRECT_WEIGHTS,
@@ -69,6 +69,7 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
         AssetMissingError: a network's weights are not installed.
         ResourceError: the disk is too small.
         OptionError: options that don't go together.
+        CheckpointError, UnsafeCheckpointError: the weights to begin with can't be read.
     """
     if (folder / EXPERIMENT_FILE).exists():
         raise TrainingError(f"{folder}: there is an experiment already; choose another name.")
@@ -85,6 +86,7 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
     recordings = find_recordings(dataset, speakers, by_folder=experiment.data.by_folder)
     facts = survey_dataset(recordings, config.sample_rate)
     check_disk(folder, experiment, facts.total_s)
+    check_warm_start(experiment)
     save_experiment(folder, experiment)
     return Created(experiment=experiment, facts=facts, notes=(*_data_notes(facts, config), *notes))
 

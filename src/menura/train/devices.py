@@ -75,6 +75,28 @@ def _rows(batch: TrainingBatch, rows: slice) -> TrainingBatch:
     return dataclasses.replace(batch, **taken)
 
 
+def check_devices(devices: int, device: torch.device, batch_size: int) -> None:
+    """Raise what `train_together` would, of what can be known before anything long is begun.
+
+    Raises:
+        OptionError: there are fewer devices, or the batch can't be shared evenly.
+        AssetMissingError: Fabric is not installed.
+    """
+    if batch_size % devices:
+        raise OptionError(f"devices: {batch_size} rows can't be shared by {devices}; change --batch-size.")
+    if device.type == "cuda" and torch.cuda.device_count() < devices:
+        raise OptionError(f"devices: there are {torch.cuda.device_count()}; ask for no more.")
+    if device.type not in ("cuda", "cpu"):
+        raise OptionError(f"devices: several of kind '{device.type}' can't train together; take one.")
+    try:
+        import lightning_fabric  # noqa: F401
+    except ImportError as error:
+        raise AssetMissingError(
+            "training on several devices needs Lightning Fabric, which is not installed: "
+            "pip install 'menura[multi-gpu]'."
+        ) from error
+
+
 def train_together(
     devices: int, device: torch.device, batch_size: int, work: Callable[[Peers, torch.device, Any], None], given: Any
 ) -> None:
@@ -93,19 +115,9 @@ def train_together(
         ResourceError: a process was killed, as systems do when memory runs out.
         Exception: what `work` raised first; MenuraError, OSError and MemoryError as they were, others as RuntimeError.
     """
-    if batch_size % devices:
-        raise OptionError(f"devices: {batch_size} rows can't be shared by {devices}; change --batch-size.")
-    if device.type == "cuda" and torch.cuda.device_count() < devices:
-        raise OptionError(f"devices: there are {torch.cuda.device_count()}; ask for no more.")
-    if device.type not in ("cuda", "cpu"):
-        raise OptionError(f"devices: several of kind '{device.type}' can't train together; take one.")
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise AssetMissingError(
-            "training on several devices needs Lightning Fabric, which is not installed: "
-            "pip install 'menura[multi-gpu]'."
-        ) from error
+    check_devices(devices, device, batch_size)
+    from lightning_fabric import Fabric
+
     fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
     failures: SimpleQueue[Exception] = get_context("spawn").SimpleQueue()
     others = set(multiprocessing.active_children())

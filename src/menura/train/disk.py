@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from menura.errors import ResourceError
 
+_UNFINISHED = ".*.part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -50,3 +52,17 @@ def append_whole(path: Path, data: bytes) -> None:
         except BaseException:
             file.truncate(before)
             raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed runs of an experiment left half-written. Only call it while no other run is at work there.
+
+    Voices stay out of it: they can be exported beside a run.
+    """
+    places = (
+        folder.glob(_UNFINISHED),
+        *((folder / name).rglob(_UNFINISHED) for name in ("slices", "features", "logs")),
+    )
+    for path in itertools.chain(*places):
+        with writing(path):
+            path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from menura.checkpoints.maps import State, parametrized
 from menura.checkpoints.pickles import load_tensors
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, TrainingError
+from menura.models.blank import without_weights
 from menura.models.discriminators import DiscriminatorConfig, Discriminators, RvcDiscriminators
 from menura.models.refinegan import RefineGan
 from menura.models.source_filter import SourceFilter
@@ -93,14 +94,19 @@ def warm_generator(generator: Synthesizer, path: Path) -> Filled:
         CheckpointError, UnsafeCheckpointError: the file can't be read.
         TrainingError: it is of another architecture.
     """
-    weights = dict(parametrized(_generator_weights(path)))
+    return _fill(generator, _for_speakers(_generator_weights(path), generator), path)
+
+
+def _for_speakers(state: State, generator: Synthesizer) -> dict[str, Tensor]:
+    """Trainable weights, with as many speakers as the generator has."""
+    weights = dict(parametrized(state))
     table = weights.get("emb_g.weight")
     if table is not None:
         rows = generator.emb_g.weight.shape[0]
         known = table[:rows].float()
         mean = table.float().mean(dim=0, keepdim=True)
         weights["emb_g.weight"] = torch.cat([known, mean.expand(max(0, rows - len(known)), -1)])
-    return _fill(generator, weights, path)
+    return weights
 
 
 def warm_discriminators(discriminators: nn.Module, path: Path) -> Filled:
@@ -130,7 +136,27 @@ def _training_state(path: Path) -> State:
     return dict(model)
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> Filled:
+def check_warm_start(experiment: Experiment) -> None:
+    """Raise what training would, were it to begin with the weights that the experiment names.
+
+    Raises:
+        CheckpointError, UnsafeCheckpointError: a file can't be read.
+        TrainingError: it is of another architecture.
+    """
+    warm = experiment.warm_start
+    if warm.generator:
+        with without_weights():
+            generator = make_generator(experiment)
+        _fitting(generator, _for_speakers(_generator_weights(Path(warm.generator)), generator), Path(warm.generator))
+    if warm.discriminator:
+        path = Path(warm.discriminator)
+        with without_weights():
+            discriminators = make_discriminators(experiment)
+        _fitting(discriminators, parametrized(_training_state(path)), path)
+
+
+def _fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights that the network can take over."""
     own = network.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < _LEAST_SHARE * len(own):
@@ -138,8 +164,13 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> Fill
             f"{path}: only {len(fitting)} of {len(own)} weights fit this experiment's network. "
             "Take a file of the same version, sample rate and vocoder."
         )
+    return fitting
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> Filled:
+    fitting = _fitting(network, weights, path)
     network.load_state_dict(fitting, strict=False)
-    return Filled(filled=len(fitting), total=len(own))
+    return Filled(filled=len(fitting), total=len(network.state_dict()))
 
 
 def _preserve_variance(generator: Synthesizer) -> None:
