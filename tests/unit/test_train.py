@@ -18,7 +18,7 @@ from menura.models.discriminators import DiscriminatorConfig
 from menura.models.source import sample_phases
 from menura.train.dataset import Dataset
 from menura.train.export import export_voice, voice_of
-from menura.train.features import ClipSource, Extractor, content_of, load_features, save_features
+from menura.train.features import ClipSource, Extractor, contents_of, load_features, save_features
 from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
 from menura.train.objective import fundamental_phase
 from menura.train.spec import ContentMix, Schedule, load_experiment, save_experiment
@@ -249,7 +249,8 @@ class FakeEstimator:
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 7.99, 21.3])
 def test_windows_join_exactly(seconds):
     samples = np.arange(int(seconds * 16_000), dtype=np.float32)
-    content = content_of(FakeEncoder(), samples)[: len(samples) // 320, 0].numpy()
+    (made,) = contents_of(FakeEncoder(), [samples])
+    content = made[: len(samples) // 320, 0].numpy()
     expected = samples[: len(samples) // 320 * 320].reshape(-1, 320).mean(axis=1)
     assert np.allclose(content, expected)
 

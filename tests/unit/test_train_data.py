@@ -150,9 +150,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[ClipSource]:
     extracted: list[ClipSource] = []
 
     class Counting(Extractor):
-        def extract(self, clip, *, perturbed=None):
-            extracted.append(clip)
-            return super().extract(clip, perturbed=perturbed)
+        def extract_all(self, clips, *, perturbed=None):
+            extracted.extend(clips)
+            return super().extract_all(clips, perturbed=perturbed)
 
     def load(names: work.NetworkNames) -> None:
         work._loaded[names] = Counting(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from menura.f0.swift import SwiftEstimator
-from menura.train.features import f0_of, perturbed_content
+from menura.train.features import contours_of, perturbed_contents
 from menura.train.perturb import another_throat, with_formants
 from support.training import FakeEncoder
 
@@ -41,7 +41,7 @@ def test_formants_move_and_pitch_stays(factor: float) -> None:
     made = with_formants(sound, factor)
     assert made.shape == sound.shape
     assert peak_hz(made, 2000, 3400) == pytest.approx(factor * peak_hz(sound, 2000, 3400), rel=0.04)
-    before, after = (f0_of(SwiftEstimator(threads=1), each, 180) for each in (sound, made))
+    before, after = contours_of(SwiftEstimator(threads=1), [sound, made], [180, 180])
     assert float(after[20:160].median()) == pytest.approx(float(before[20:160].median()), rel=0.01)
     assert np.sqrt(np.mean(made**2)) == pytest.approx(np.sqrt(np.mean(sound**2)), rel=1e-3)
 
@@ -78,7 +78,7 @@ def test_echoes_and_filters_move_nothing_in_time() -> None:
 
 
 def test_content_keeps_the_original_time_axis() -> None:
-    rng = np.random.default_rng(3)
-    content = perturbed_content(FakeEncoder(), vowel(), RATE, 100, rng)
+    throat = another_throat(vowel(), RATE, np.random.default_rng(3))
+    (content,) = perturbed_contents(FakeEncoder(), [throat], [100])
     assert content.shape[0] == 100
     assert bool(torch.isfinite(content).all())

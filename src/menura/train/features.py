@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from menura.audio.resample import resample
-from menura.content.base import ContentEncoder
+from menura.content.base import ContentEncoder, RecordingStatistics
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
 from menura.pipeline.edges import reflect
 from menura.pipeline.plan import analysis_windows, streaming_extent
-from menura.train.perturb import another_throat
+from menura.train.perturb import Perturbed, another_throat
 from menura.train.spec import write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 KINDS = ("own", "aligned", "perturbed")
+_TOGETHER_SAMPLES = 60 * ANALYSIS_RATE_HZ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,59 +79,106 @@ def damaged(path: Path) -> TrainingError:
     return TrainingError(f"{path}: damaged features; delete the file and prepare again.")
 
 
-def content_of(encoder: ContentEncoder, samples: FloatArray) -> Tensor:
-    """Content of a whole recording in the pipeline's own fixed windows.
+def contents_of(encoder: ContentEncoder, recordings: Sequence[FloatArray]) -> list[Tensor]:
+    """Content of whole recordings in the pipeline's own fixed windows; those of equal length share passes.
 
     Args:
         encoder: the content encoder.
-        samples: (samples,) at 16 kHz.
+        recordings: each (samples,) at 16 kHz.
 
     Returns:
-        (vectors, dim) float32 from the recording's start, one vector for each begun 20 ms at least.
+        For each (vectors, dim) float32 from its start, one vector for each begun 20 ms at least.
     """
+    by_recording = [_content_windows(encoder, samples) for samples in recordings]
+    windows = [window for own in by_recording for window in own]
+
+    def encode(batch: Tensor, numbers: list[int]) -> Tensor:
+        return encoder.encode(batch, [windows[number].statistics for number in numbers])
+
+    encoded = iter(_by_length([window.samples for window in windows], encode))
+    joined = [torch.cat([next(encoded)[window.keep] for window in own]) for own in by_recording]
+    return [content[own[0].edge_vectors :].cpu() for content, own in zip(joined, by_recording, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ContentWindow:
+    samples: FloatArray
+    statistics: RecordingStatistics
+    """Of the whole recording."""
+    keep: slice
+    """Its vectors that aren't context."""
+    edge_vectors: int
+    """Of the recording's reflected beginning."""
+
+
+def _content_windows(encoder: ContentEncoder, samples: FloatArray) -> list[_ContentWindow]:
     extent = streaming_extent(len(samples), encoder.edge_frames)
     extended = reflect(samples, extent.left_samples, extent.right_samples)
     collector = encoder.survey()
     collector.push(extended)
     statistics = collector.finish()
-    parts = []
+    made = []
     for window in analysis_windows(extent, encoder.core_frames, encoder.context_frames):
         start = (window.from_frames + extent.left_frames) * FRAME_SAMPLES
         end = (window.to_frames + extent.left_frames) * FRAME_SAMPLES + extent.tail_samples
-        vectors = encoder.encode(torch.from_numpy(extended[start:end].copy())[None], [statistics])[0]
         skip = (window.start_frames - window.from_frames) // 2
-        parts.append(vectors[skip : skip + (window.end_frames - window.start_frames) // 2])
-    return torch.cat(parts)[extent.left_frames // 2 :].cpu()
+        made.append(
+            _ContentWindow(
+                samples=extended[start:end],
+                statistics=statistics,
+                keep=slice(skip, skip + (window.end_frames - window.start_frames) // 2),
+                edge_vectors=extent.left_frames // 2,
+            )
+        )
+    return made
 
 
-def perturbed_content(
-    encoder: ContentEncoder, samples: FloatArray, rate: int, vectors: int, rng: np.random.Generator
-) -> Tensor:
-    """Content of the recording as if another throat had spoken it in another room, on the original time axis.
+def _by_length(windows: Sequence[FloatArray], run: Callable[[Tensor, list[int]], Tensor]) -> list[Tensor]:
+    """A network's output of each window; equally long ones go through together, up to a minute at once."""
+    by_length: dict[int, list[int]] = {}
+    for number, window in enumerate(windows):
+        by_length.setdefault(len(window), []).append(number)
+    made: dict[int, Tensor] = {}
+    for length, numbers in by_length.items():
+        most = max(1, _TOGETHER_SAMPLES // max(1, length))
+        for begin in range(0, len(numbers), most):
+            some = numbers[begin : begin + most]
+            batch = torch.from_numpy(np.stack([windows[number] for number in some]))
+            made.update(zip(some, run(batch, some), strict=True))
+    return [made[number] for number in range(len(windows))]
 
-    See `menura.train.perturb`; where it is played at another speed, the vectors are interpolated back.
+
+def perturbed_contents(
+    encoder: ContentEncoder, throats: Sequence[Perturbed], lengths_vectors: Sequence[int]
+) -> list[Tensor]:
+    """Content of perturbed speech, interpolated back to the original's time axis where it was played at another speed.
 
     Args:
         encoder: the content encoder.
-        samples: (samples,) at `rate`.
-        rate: Hz.
-        vectors: how many are wanted.
-        rng: decides how.
+        throats: see `menura.train.perturb`.
+        lengths_vectors: how many vectors are wanted of each.
     """
-    other = another_throat(samples, rate, rng)
-    content = content_of(encoder, other.samples)
-    at = (np.arange(vectors) + 0.5) / other.speed - 0.5
+    contents = contents_of(encoder, [throat.samples for throat in throats])
+    rows = zip(contents, throats, lengths_vectors, strict=True)
+    return [_at_original_times(content, throat.speed, vectors) for content, throat, vectors in rows]
+
+
+def _at_original_times(content: Tensor, speed: float, vectors: int) -> Tensor:
+    at = (np.arange(vectors) + 0.5) / speed - 0.5
     low = np.clip(np.floor(at).astype(np.int64), 0, len(content) - 1)
     high = np.clip(low + 1, 0, len(content) - 1)
     part = torch.from_numpy(np.clip(at - low, 0, 1).astype(np.float32))[:, None]
     return content[low] * (1 - part) + content[high] * part
 
 
-def f0_of(estimator: F0Estimator, samples: FloatArray, frames: int) -> Tensor:
-    """(frames,) F0 of a short recording (samples,) at 16 kHz."""
+def contours_of(
+    estimator: F0Estimator, recordings: Sequence[FloatArray], lengths_frames: Sequence[int]
+) -> list[Tensor]:
+    """F0 (frames,) of short recordings (samples,) at 16 kHz; equally long ones share passes."""
     context = -(-estimator.context_frames // 8) * 8
-    padded = reflect(samples, context * FRAME_SAMPLES, context * FRAME_SAMPLES)
-    return estimator.estimate(torch.from_numpy(padded)[None])[0, context : context + frames].cpu()
+    padded = [reflect(samples, context * FRAME_SAMPLES, context * FRAME_SAMPLES) for samples in recordings]
+    tracks = _by_length(padded, lambda batch, _: estimator.estimate(batch))
+    return [track[context : context + frames].cpu() for track, frames in zip(tracks, lengths_frames, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,40 +203,78 @@ class Extractor:
     sample_rate: int
     perturbed_variants: int = 2
 
-    def extract(self, clip: ClipSource, *, perturbed: int | None = None) -> ClipFeatures:
+    def extract(self, clip: ClipSource) -> ClipFeatures:
         """All features of a clip.
-
-        Args:
-            clip: the recording.
-            perturbed: how many perturbed variants of its own content; by default `perturbed_variants`.
 
         Raises:
             TrainingError: it is shorter than half a second.
         """
+        (made,) = self.extract_all([clip])
+        if made is None:
+            raise TrainingError("a clip is shorter than half a second; leave it out.")
+        return made
+
+    def extract_all(self, clips: Sequence[ClipSource], *, perturbed: int | None = None) -> list[ClipFeatures | None]:
+        """All features of some clips, whose equally long windows share passes through the networks.
+
+        Args:
+            clips: the recordings.
+            perturbed: how many perturbed variants of each one's own content; by default `perturbed_variants`.
+
+        Returns:
+            None for what is shorter than half a second.
+        """
+        variants = self.perturbed_variants if perturbed is None else perturbed
+        plans = [self._plan(clip, variants) for clip in clips]
+        kept = [plan for plan in plans if plan is not None]
+        plain = iter(contents_of(self.encoder, [heard for plan in kept for heard in (plan.analysed, *plan.others)]))
+        throats = [(throat, plan.frames // 2) for plan in kept for throat in plan.throats]
+        changed = iter(perturbed_contents(self.encoder, *map(list, zip(*throats, strict=True))) if throats else ())
+        contours = iter(contours_of(self.estimator, [plan.analysed for plan in kept], [plan.frames for plan in kept]))
+        return [None if plan is None else plan.features(plain, changed, next(contours)) for plan in plans]
+
+    def _plan(self, clip: ClipSource, variants: int) -> _Plan | None:
         audio = resample(clip.samples, clip.rate, self.sample_rate)
         frame_samples = self.sample_rate // FRAME_RATE_HZ
         frames = 2 * (len(audio) // (2 * frame_samples))
         if frames < FRAME_RATE_HZ // 2:
-            raise TrainingError("a clip is shorter than half a second; leave it out.")
+            return None
         rng = np.random.default_rng(clip.seed)
-        analysed = resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ)
-        vectors = frames // 2
-        others = [resample(other, clip.rate, ANALYSIS_RATE_HZ) for other in clip.aligned]
-        content = {
-            "own": [content_of(self.encoder, analysed)[:vectors]],
-            "aligned": [content_of(self.encoder, other)[:vectors] for other in others],
-            "perturbed": [
-                perturbed_content(self.encoder, clip.samples, clip.rate, vectors, rng)
-                for _ in range(self.perturbed_variants if perturbed is None else perturbed)
-            ],
-        }
-        for other in clip.aligned:
-            content["perturbed"].append(perturbed_content(self.encoder, other, clip.rate, vectors, rng))
         scaled = np.clip(audio[: frames * frame_samples], -1, 1) * 32767
-        return ClipFeatures(
+        spoken = [clip.samples] * variants + list(clip.aligned)
+        return _Plan(
             speaker=clip.speaker,
+            frames=frames,
             audio=torch.from_numpy(np.rint(scaled).astype(np.int16)),
-            f0_hz=f0_of(self.estimator, analysed, frames),
+            analysed=resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ),
+            others=[resample(other, clip.rate, ANALYSIS_RATE_HZ) for other in clip.aligned],
+            throats=[another_throat(samples, clip.rate, rng) for samples in spoken],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A clip ready for the networks."""
+
+    speaker: str
+    frames: int
+    audio: Tensor
+    analysed: FloatArray
+    others: list[FloatArray]
+    throats: list[Perturbed]
+
+    def features(self, plain: Iterator[Tensor], changed: Iterator[Tensor], f0_hz: Tensor) -> ClipFeatures:
+        """Take this clip's contents, which come next."""
+        vectors = self.frames // 2
+        content = {
+            "own": [next(plain)[:vectors]],
+            "aligned": [next(plain)[:vectors] for _ in self.others],
+            "perturbed": [next(changed) for _ in self.throats],
+        }
+        return ClipFeatures(
+            speaker=self.speaker,
+            audio=self.audio,
+            f0_hz=f0_hz,
             content={kind: torch.stack(rows).to(torch.float16) for kind, rows in content.items() if rows},
         )
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SLICES, FEATURES = "slices", "features"
 _UNCUT_S = 30.0
 """Recordings that are said to be slices are still cut where they are longer."""
+_TOGETHER = 8
+"""Slices that one pass over the networks takes; a run that is killed loses no more."""
 _MOST_HELD_OUT = 8
 _FEWEST_TO_HOLD_OUT = 8
 
@@ -84,7 +86,7 @@ def prepare(
         experiment: of that folder.
         home: Menura's data folder.
         workers: processes.
-        report: called after each recording and each slice.
+        report: called after each recording and each few slices.
 
     Raises:
         TrainingError: nothing usable is left.
@@ -226,13 +228,21 @@ def _computed(
         for recording in sliced
         for file in recording.files
     ]
+    portions = _portions(jobs, workers)
     made: list[PreparedSlice] = []
-    results = run_all(extract_features, jobs, workers=workers, prepare=load_networks, using=networks)
-    for count, (job, result) in enumerate(zip(jobs, results, strict=True), start=1):
-        if result is not None:
-            made.append(_prepared_slice(job, result))
+    count = 0
+    results = run_all(extract_features, portions, workers=workers, prepare=load_networks, using=networks)
+    for portion, done in zip(portions, results, strict=True):
+        made += [_prepared_slice(job, result) for job, result in zip(portion, done, strict=True) if result is not None]
+        count += len(portion)
         report(Progress(stage=FEATURES, done=count, total=len(jobs)))
     return made
+
+
+def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[Sequence[FeatureJob]]:
+    """What goes through the networks together; smaller where there would be too few for all workers."""
+    size = max(1, min(_TOGETHER, len(jobs) // (2 * workers)))
+    return [jobs[begin : begin + size] for begin in range(0, len(jobs), size)]
 
 
 def _prepared_slice(job: FeatureJob, result: FeatureResult) -> PreparedSlice:

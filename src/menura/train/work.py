@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,24 +125,34 @@ def _cached(target: Path) -> ClipFeatures | None:
         return None  # damaged: computed again
 
 
-def extract_features(job: FeatureJob) -> FeatureResult | None:
-    """Compute a slice's features, or take those that are cached; None if it turns out too short."""
-    folder = Path(job.folder)
-    data = (folder / job.slice_file).read_bytes()
-    key = _content_key(job, data)
-    name = f"features/{job.speaker}.{key}{SUFFIX}"
-    target = folder / name
-    features = _cached(target)
-    if features is None:
-        load_networks(job.networks)
-        extractor = _loaded[job.networks]
-        samples, rate = soundfile.read(folder / job.slice_file, dtype="float32")
-        clip = ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=int(key[:8], 16))
-        try:
-            features = extractor.extract(clip, perturbed=job.perturbed)
-        except TrainingError:
-            return None
-        save_features(target, features)
+def extract_features(jobs: Sequence[FeatureJob]) -> list[FeatureResult | None]:
+    """Compute features of slices for the same networks together, or take those that are cached; None: too short."""
+    data = [(Path(job.folder) / job.slice_file).read_bytes() for job in jobs]
+    keys = [_content_key(job, content) for job, content in zip(jobs, data, strict=True)]
+    names = [f"features/{job.speaker}.{key}{SUFFIX}" for job, key in zip(jobs, keys, strict=True)]
+    found = [_cached(Path(job.folder) / name) for job, name in zip(jobs, names, strict=True)]
+    missing = [number for number, features in enumerate(found) if features is None]
+    if missing:
+        made = _extracted([jobs[number] for number in missing], [int(keys[number][:8], 16) for number in missing])
+        for number, features in zip(missing, made, strict=True):
+            found[number] = features
+            if features is not None:
+                save_features(Path(jobs[number].folder) / names[number], features)
+    rows = zip(jobs, names, found, strict=True)
+    return [None if features is None else _result(job, name, features) for job, name, features in rows]
+
+
+def _extracted(jobs: Sequence[FeatureJob], seeds: Sequence[int]) -> list[ClipFeatures | None]:
+    first = jobs[0]
+    load_networks(first.networks)
+    clips = []
+    for job, seed in zip(jobs, seeds, strict=True):
+        samples, rate = soundfile.read(Path(job.folder) / job.slice_file, dtype="float32")
+        clips.append(ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=seed))
+    return _loaded[first.networks].extract_all(clips, perturbed=first.perturbed)
+
+
+def _result(job: FeatureJob, name: str, features: ClipFeatures) -> FeatureResult:
     audio = features.audio.numpy().astype(np.float32) / np.float32(32767)
     f0 = features.f0_hz.numpy()
     voiced = f0[f0 > 0]

@@ -1,0 +1,78 @@
+"""Features of several slices at once: what shares a pass, and that sharing changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from menura.content.starter import StarterEncoder
+from menura.f0.swift import SwiftEstimator
+from menura.train.features import ClipSource, Extractor
+from support.training import CPU, FakeEncoder
+
+DEMO = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
+
+
+class CountingEncoder(FakeEncoder):
+    """Keeps how many windows each pass had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: list[int] = []
+
+    def encode(self, samples, statistics):
+        assert statistics is not None
+        assert len(statistics) == len(samples)
+        self.passes.append(len(samples))
+        return super().encode(samples, statistics)
+
+
+class FakeEstimator:
+    name, core_frames, context_frames = "fake", 800, 24
+
+    def estimate(self, samples):
+        return samples.unfold(1, 1, 160)[:, :, 0]
+
+
+def test_equally_long_slices_share_a_pass_and_change_nothing() -> None:
+    rng = np.random.default_rng(1)
+    lengths = (24_000, 31_111, 24_000, 9_000, 40 * 24_000)
+    clips = [
+        ClipSource(speaker="anna", samples=rng.normal(0, 0.1, n).astype(np.float32), rate=24_000, seed=n)
+        for n in lengths
+    ]
+    encoder = CountingEncoder()
+    extractor = Extractor(encoder=encoder, estimator=FakeEstimator(), sample_rate=24_000)
+    made = extractor.extract_all(clips, perturbed=0)
+    together, encoder.passes = encoder.passes, []
+    alone = [extractor.extract_all([clip], perturbed=0)[0] for clip in clips]
+    assert sum(together) == sum(encoder.passes)
+    assert len(together) <= len(encoder.passes) - 1  # the two of a second
+    assert [features is None for features in made] == [False, False, False, True, False]
+    for one, other in zip(made, alone, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert torch.equal(one.content["own"], other.content["own"])
+            assert torch.equal(one.f0_hz, other.f0_hz)
+            assert torch.equal(one.audio, other.audio)
+
+
+@pytest.mark.slow
+def test_real_networks_give_the_same_together() -> None:
+    clip, rate = soundfile.read(DEMO, dtype="float32")
+    pieces = [clip[start : start + 2 * rate] for start in (0, rate, 3 * rate)]
+    clips = [ClipSource(speaker="anna", samples=piece, rate=rate, seed=n) for n, piece in enumerate(pieces)]
+    extractor = Extractor(
+        encoder=StarterEncoder.load(CPU), estimator=SwiftEstimator(threads=1), sample_rate=24_000, perturbed_variants=1
+    )
+    for together, source in zip(extractor.extract_all(clips), clips, strict=True):
+        alone = extractor.extract(source)
+        assert together is not None
+        for kind, rows in alone.content.items():
+            assert float((together.content[kind] - rows).abs().max()) <= 2e-3 * float(rows.abs().max())  # float16
+        assert torch.equal(together.f0_hz > 0, alone.f0_hz > 0)
+        assert float((together.f0_hz - alone.f0_hz).abs().max()) < 0.01
