@@ -78,6 +78,8 @@ class Judge:
         self._natural = _available(lambda: Naturalness(home), missing)
         self.missing = tuple(missing)
         """What to install for the measures that can't be taken."""
+        self._targets: tuple[tuple[Path, ...], list[FloatArray]] = ((), [])
+        """The last ones' embeddings: many conversions into one voice are judged in turn."""
 
     def evaluate(self, request: Request) -> Evaluation:
         """Judge a conversion.
@@ -114,8 +116,10 @@ class Judge:
         encoder = self._speakers
         if encoder is None or not targets:
             return None
-        wanted = [encoder.embed(part) for part in _stretches([_read(path) for path in targets])]
-        return speaker_scores(encoder.embed(source), encoder.embed(converted), wanted)
+        if self._targets[0] != tuple(targets):
+            wanted = [encoder.embed(part) for part in _stretches([_read(path) for path in targets])]
+            self._targets = (tuple(targets), wanted)
+        return speaker_scores(encoder.embed(source), encoder.embed(converted), self._targets[1])
 
 
 def draw_pair(request: Request) -> bytes:
