@@ -58,7 +58,7 @@ def test_signals_leave_nothing_half_written(long_talk: Path, number: signal.Sign
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == code
+    assert process.returncode == code, err
     assert out == b""
     assert word in err
     assert err.count(b"\n") == 1
