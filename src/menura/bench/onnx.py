@@ -96,6 +96,8 @@ def _session(model: str | bytes, inputs: dict[str, Tensor], threads: int) -> Cal
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Its threads would go on spinning after a run, and slow whoever's turn comes next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
     return lambda: torch.from_numpy(session.run(None, feeds)[0])
