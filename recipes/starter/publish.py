@@ -24,10 +24,14 @@ COMMANDS = (
     "python generate.py --parts PARTS --out CLIPS --count 420",
     "python experiment.py --out EXPERIMENT --begin wren.safetensors heron.safetensors --steps {steps}",
     "python prepare.py --clips CLIPS --out EXPERIMENT/features",
-    "menura train run EXPERIMENT",
+    "menura train run EXPERIMENT --precision fp32",
     "python publish.py --experiment EXPERIMENT --clips CLIPS --voices VOICES",
 )
 """In recipes/starter."""
+COURSE = (
+    "of the 420 sentences those that were there when training began: even numbers to 224, odd ones to 275; planned as "
+    "3,000 steps until step 750, then as 2,400, so the commands give a like voice, not the same bits"
+)
 BEGUN_WITH = "voices bf_emma, bm_daniel, af_heart and am_michael, trained jointly for 4,900 steps by the same recipe"
 QUALITY_NOTE = (
     "on real recordings of two women and two men that training never saw; with text: the English ones, for the words; "
@@ -66,6 +70,7 @@ def card(
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
         "recipe": "recipes/starter",
         "commands": [line.format(steps=step) for line in COMMANDS],
+        "course": COURSE,
         "steps": step,
         "quality": {"note": QUALITY_NOTE, **quality} if quality else {},
     }
