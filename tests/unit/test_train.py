@@ -100,11 +100,12 @@ def test_ctrl_c_keeps_the_step_it_came_in(folder, monkeypatch):
     straight = logged(folder)
     (folder / CHECKPOINT).unlink()
     (folder / LOG).unlink()
-    monkeypatch.setattr("menura.train.loop.Trainer._update_average", interrupted_at(2, Trainer._update_average))
+    monkeypatch.setattr("menura.train.loop.Trainer._update_average", interrupted_at(3, Trainer._update_average))
     with pytest.raises(KeyboardInterrupt):
         run(folder, 4)
     monkeypatch.undo()
-    assert open_trainer(folder, CPU).step == 2
+    assert open_trainer(folder, CPU).step == 3
+    assert 3 in previewed(folder)
     run(folder, 4)
     assert logged(folder) == straight
 
@@ -131,6 +132,14 @@ def test_slow_steps_are_kept_by_the_clock(folder, monkeypatch, every_s, kept):
     monkeypatch.setattr(Trainer, "save", lambda trainer, path: (saved.append(trainer.step), save(trainer, path)))
     run(folder, 3)
     assert saved == kept
+    assert previewed(folder) == kept
+
+
+def previewed(folder):
+    """Steps that left pictures: every checkpoint does, even where there is nothing to hold out."""
+    paths = sorted((folder / "logs" / "previews").glob("*.png"))
+    assert {path.name.split(".")[1] for path in paths} == {"0", "1"}
+    return sorted({int(path.name.split(".")[0]) for path in paths})
 
 
 def test_training_lowers_the_loss(folder):

@@ -357,6 +357,8 @@ def test_stops_by_until_leave_no_trace(folder: Path, monkeypatch: pytest.MonkeyP
         courses.append((logged, [dataclasses.asdict(result) | {"seconds": 0} for result in told]))
         assert trainer.step == (8 if patience else 12)
         assert trainer.course.best_step == 4
+        shown = {int(path.name.split(".")[0]) for path in (place / "logs" / "previews").glob("*.0.png")}
+        assert shown == {step for step in (*stops, 2, 4, 6, 8, 10, 12) if step <= trainer.step}
     assert courses[0] == courses[1]
     for file in (CHECKPOINT, BEST):
         straight, stopped = (torch.load(folder / name / file, weights_only=True) for name in ("straight", "stopped"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from menura.types import FloatArray
 
 _LONGEST_FRAMES = 400
-_PREVIEWS = 2
+PREVIEWS = 2
+"""Slices that are shown."""
 _RISING = 3
 """Measurements in a row above the best, each above the one before, that mean overtraining."""
 
@@ -33,6 +34,8 @@ class Preview:
     speaker: str
     real: FloatArray
     made: FloatArray
+    learnt: bool = False
+    """True where the voice has learnt from it, as nothing is held out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,28 +48,55 @@ class HeldOutResult:
 
 
 class HeldOut:
-    """The middles of held-out slices."""
+    """The middles of held-out slices; false where there are none."""
 
-    def __init__(self, clips: Sequence[ClipFeatures], *, speakers: tuple[str, ...], device: torch.device) -> None:
+    def __init__(
+        self,
+        clips: Sequence[ClipFeatures],
+        *,
+        speakers: tuple[str, ...],
+        device: torch.device,
+        learnt: Sequence[ClipFeatures] = (),
+    ) -> None:
+        """Keep the clips.
+
+        Args:
+            clips: held out.
+            speakers: of the experiment.
+            device: where the voice runs.
+            learnt: what is previewed where nothing is held out.
+        """
         self._clips, self._speakers, self._device = clips, speakers, device
+        self._learnt = () if clips else learnt[:PREVIEWS]
 
     def __len__(self) -> int:
         return len(self._clips)
 
-    @torch.no_grad()
     def measure(self, model: Synthesizer, loss: SpectralLoss) -> HeldOutResult:
         """Convert every slice into its own speaker, as conversion does, with fixed noise."""
         distances, previews = [], []
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            for number, clip in enumerate(self._clips):
+        for number, (clip, made, real) in enumerate(self._all_converted(model, self._clips)):
+            distances.append(float(loss(made, real).mel))
+            if number < PREVIEWS:
+                previews.append(_preview(clip, made, real))
+        return HeldOutResult(mel=float(np.mean(distances)), previews=tuple(previews))
+
+    def previews(self, model: Synthesizer) -> tuple[Preview, ...]:
+        """The first slices as `measure` makes them; such that were learnt from where none are held out."""
+        shown = self._clips[:PREVIEWS] or self._learnt
+        converted = self._all_converted(model, shown)
+        return tuple(_preview(clip, made, real, learnt=not self._clips) for clip, made, real in converted)
+
+    @torch.no_grad()
+    def _all_converted(
+        self, model: Synthesizer, clips: Sequence[ClipFeatures]
+    ) -> Iterator[tuple[ClipFeatures, Tensor, Tensor]]:
+        """Each clip, what is made of it, and its sound; training's random numbers stay as they were."""
+        for number, clip in enumerate(clips):
+            with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
                 torch.manual_seed(number)
                 made, real = self._converted(model, clip)
-                distances.append(float(loss(made, real).mel))
-                if number < _PREVIEWS:
-                    previews.append(
-                        Preview(speaker=clip.speaker, real=real[0].cpu().numpy(), made=made[0].cpu().numpy())
-                    )
-        return HeldOutResult(mel=float(np.mean(distances)), previews=tuple(previews))
+            yield clip, made, real
 
     def _converted(self, model: Synthesizer, clip: ClipFeatures) -> tuple[Tensor, Tensor]:
         config = model.config
@@ -88,6 +118,10 @@ class HeldOut:
         made = model.decode(model.reverse_flow(z_p, prior.mask, g), g, source)
         real = clip.audio[start * size : (start + frames) * size].to(self._device, torch.float32)[None] / 32767
         return made.float(), real
+
+
+def _preview(clip: ClipFeatures, made: Tensor, real: Tensor, *, learnt: bool = False) -> Preview:
+    return Preview(speaker=clip.speaker, real=real[0].cpu().numpy(), made=made[0].cpu().numpy(), learnt=learnt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.train.disk import append_whole
-from menura.train.held_out import HeldOutResult
+from menura.train.held_out import Preview
 from menura.train.pictures import mel_picture, png
 from menura.train.spec import write_atomically
 from menura.train.tensorboard import EventWriter
@@ -52,11 +53,11 @@ class Journal:
             values["held_out/mel"] = result.held_out
         self._events.scalars(values, result.step)
 
-    def previews(self, measured: HeldOutResult, step: int, rate: int) -> None:
+    def previews(self, shown: Sequence[Preview], step: int, rate: int) -> None:
         """Held-out slices: the real one above, the voice's below, as sound and picture."""
-        for number, item in enumerate(measured.previews):
+        for number, item in enumerate(shown):
             pixels = mel_picture([item.real, item.made], rate)
-            tag = f"{number}_{item.speaker}"
+            tag = f"{number}_{item.speaker}{'_learnt' if item.learnt else ''}"
             self._events.picture(f"mel/{tag}", pixels, step)
             self._events.sound(f"made/{tag}", item.made, rate, step)
             self._events.sound(f"real/{tag}", item.real, rate, step)

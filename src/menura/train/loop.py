@@ -25,7 +25,7 @@ from menura.train.dataset import Dataset, Example
 from menura.train.devices import Peers
 from menura.train.export import voice_of
 from menura.train.features import SUFFIX, load_features
-from menura.train.held_out import Course, HeldOut, HeldOutResult
+from menura.train.held_out import PREVIEWS, Course, HeldOut, HeldOutResult
 from menura.train.journal import LOG, Journal
 from menura.train.losses import (
     PeriodicityLoss,
@@ -137,7 +137,7 @@ class Trainer:
                     going = self._finished(next(steps), folder, journal, report, until_step)
         except KeyboardInterrupt:
             if alone and self.step > self._saved_step:
-                self.save(folder / CHECKPOINT)
+                self._keep(folder, journal)
             raise
 
     def _finished(
@@ -150,7 +150,8 @@ class Trainer:
     ) -> bool:
         """Measure, log and keep what is due after a step; whether to go on."""
         schedule = self.experiment.schedule
-        if schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0:
+        due = bool(schedule.evaluate_every_steps) and self.step % (schedule.evaluate_every_steps or 1) == 0
+        if due:
             result = self._evaluated(result, folder, journal)
         if journal and (self.step % schedule.log_every_steps == 0 or result.held_out is not None):
             journal.log(result)
@@ -158,9 +159,19 @@ class Trainer:
         stop = self.is_over or self.step == until_step
         late = time.monotonic() - self._saved_s >= _SAVE_EVERY_S
         if journal and (self.step % schedule.save_every_steps == 0 or stop or late):
-            self.save(folder / CHECKPOINT)
-            self._saved_step, self._saved_s = self.step, time.monotonic()
+            self._keep(folder, None if due and self.held_out else journal)
         return not stop
+
+    def _keep(self, folder: Path, journal: Journal | None) -> None:
+        """Save, and let the journal show what the voice makes of held-out slices.
+
+        Unlike measurements, previews leave no trace in the state: when a run is stopped decides nothing.
+        """
+        self.save(folder / CHECKPOINT)
+        self._saved_step, self._saved_s = self.step, time.monotonic()
+        if journal and self.held_out is not None:
+            made = self.held_out.previews(self._averaged())
+            journal.previews(made, self.step, self.experiment.synthesizer.sample_rate)
 
     @property
     def is_over(self) -> bool:
@@ -190,8 +201,12 @@ class Trainer:
     def measure(self) -> HeldOutResult:
         """How far the averaged weights, as the network that converts, are from the held-out slices."""
         assert self.held_out is not None
+        return self.held_out.measure(self._averaged(), self._spectral)
+
+    def _averaged(self) -> Synthesizer:
+        """The network that converts, with the averaged weights."""
         voice = voice_of(self.experiment, {name: value.cpu() for name, value in self.average.items()}, step=self.step)
-        return self.held_out.measure(build_synthesizer(voice).to(self.device), self._spectral)
+        return build_synthesizer(voice).to(self.device)
 
     def _evaluated(self, result: StepReport, folder: Path, journal: Journal | None) -> StepReport:
         """Every process measures the same, so that all know when to stop."""
@@ -200,7 +215,7 @@ class Trainer:
         measured = self.measure()
         self.course = self.course.after(self.step, measured.mel)
         if journal:
-            journal.previews(measured, self.step, self.experiment.synthesizer.sample_rate)
+            journal.previews(measured.previews, self.step, self.experiment.synthesizer.sample_rate)
         if journal and self.course.best_step == self.step:
             write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": measured.mel})
         return dataclasses.replace(
@@ -388,11 +403,12 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
     speakers = experiment.speakers
     prepared = load_preparation(folder)
     if prepared is None:
-        learnt, held_out = sorted((folder / "features").glob(f"*{SUFFIX}")), None
+        learnt, kept = sorted((folder / "features").glob(f"*{SUFFIX}")), []
     else:
         learnt = [folder / item.features for item in prepared.slices if not item.held_out]
         kept = [load_features(folder / item.features) for item in prepared.slices if item.held_out]
-        held_out = HeldOut(kept, speakers=speakers, device=device)
+    shown = [] if kept else [load_features(path) for path in learnt[:PREVIEWS]]
+    held_out = HeldOut(kept, speakers=speakers, device=device, learnt=shown)
     dataset = Dataset.load(
         learnt,
         speakers=speakers,
