@@ -64,7 +64,7 @@ def main() -> None:
             warmup_steps=300,
             keep_average=0.998,
         ),
-        warm_start=WarmStart(generator=str(base.resolve()) if options.begin else ""),
+        warm_start=WarmStart(generator=base.name if options.begin else ""),
     )
     save_experiment(options.out, experiment)
 

@@ -269,6 +269,7 @@ class RunOptions:
     patience: int | None = _option(
         None, "Stop after so many measurements without a better one instead (0 = never).", minimum=0, maximum=9999
     )
+    dataset: Path | None = _option(None, "The recordings' folder, where it isn't any more where it was.")
     devices: int = _option(
         1, "GPUs that train together, each with a share of every batch (extra `multi-gpu`).", minimum=1, maximum=64
     )

@@ -123,6 +123,15 @@ def test_an_exported_folder_is_a_voice_that_can_be_installed(
     assert facts["card"]["rights"] == RIGHTS
     assert facts["index"]
 
+    kept = Path("me/voice/mine.safetensors")
+    kept.write_bytes(b"the user's own")
+    Path("me").rename("you")
+    assert run(["train", "run", "you"]) == 0
+    (index,) = Path("you/voice").glob("*.index")
+    assert index.name.endswith("_you_v2.index")
+    assert {path.name for path in Path("you/voice").glob("*.safetensors")} == {"you.safetensors", "mine.safetensors"}
+    assert json.loads(Path("you/voice/card.json").read_text())["name"] == "you"
+
 
 def test_rights_and_data_are_required(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "new", "me", "--dataset", "recordings"]) == 2

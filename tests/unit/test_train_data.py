@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 import soundfile
 import torch
 
+import menura
+from menura.checkpoints.rvc import load_voice
+from menura.cli.main import run
 from menura.errors import AssetMissingError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions
 from menura.train import create, work
@@ -30,7 +34,7 @@ from menura.train.slicing import (
     spans_by_silence,
     spans_of_chunks,
 )
-from menura.train.spec import load_experiment, save_experiment
+from menura.train.spec import WarmStart, load_experiment, save_experiment
 from support.training import FakeEncoder
 
 RATE = 16_000
@@ -271,6 +275,24 @@ def test_a_moved_experiment_needs_its_data_set_no_more(tmp_path: Path, dataset: 
     experiment = load_experiment(tmp_path / "moved")
     assert is_prepared(tmp_path / "moved", experiment)
     assert open_trainer(tmp_path / "moved", torch.device("cpu")).dataset.seconds > 15
+
+
+def test_an_experiment_can_be_moved_before_anything_is_done(tmp_path: Path, dataset: Path, counted) -> None:
+    """Its folder holds the weights that it begins with; only the recordings are elsewhere, and may move too."""
+    voice = tmp_path / "base" / "a voice.safetensors"
+    voice.parent.mkdir()
+    shutil.copy(Path(menura.__file__).parent / "assets/starter/voices/wren/voice.safetensors", voice)
+    made = create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, base=str(voice))).experiment
+    expected = load_voice(voice).state["enc_p.emb_phone.weight"].float()
+    assert made.warm_start == WarmStart(generator="begin/generator.safetensors", origin="a voice.safetensors")
+    moved = (tmp_path / "exp").rename(tmp_path / "moved")
+    dataset.rename(tmp_path / "recordings")
+    shutil.rmtree(voice.parent)
+    assert run(["train", "prepare", str(moved), "--workers", "1"]) == 1
+    arguments = ["--dataset", str(tmp_path / "recordings"), "--workers", "1"]
+    assert run(["train", "prepare", str(moved), *arguments]) == 0
+    trainer = open_trainer(moved, torch.device("cpu"))
+    assert torch.equal(trainer.average["enc_p.emb_phone.weight"], expected)
 
 
 def test_sub_folders_are_speakers(tmp_path: Path, counted) -> None:

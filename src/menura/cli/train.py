@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from menura.train.devices import Peers
     from menura.train.loop import StepReport
     from menura.train.prepare import Progress
+    from menura.train.spec import Experiment
 
 _NAME = click.argument("name", type=click.Path(path_type=Path, file_okay=False), metavar="NAME")
 
@@ -63,8 +64,9 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 @train.command()
 @_NAME
 @option_of(RunOptions, "workers")
+@option_of(RunOptions, "dataset")
 @home_option
-def prepare(name: Path, workers: int | None, home: Path | None) -> None:
+def prepare(name: Path, workers: int | None, dataset: Path | None, home: Path | None) -> None:
     """Cut the recordings into slices and compute what training needs of them; write report.txt."""
     from menura.train.disk import remove_unfinished
     from menura.train.lock import alone_in
@@ -73,6 +75,7 @@ def prepare(name: Path, workers: int | None, home: Path | None) -> None:
     load_experiment(name)
     with alone_in(name):
         remove_unfinished(name)
+        _changed(name, RunOptions(dataset=dataset))
         _prepare(name, workers, home)
     click.echo((name / "report.txt").read_text(encoding="utf-8"), nl=False)
 
@@ -125,16 +128,13 @@ def run(name: Path, **given: Any) -> None:
 
 def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     from menura.device import resolve_device
-    from menura.train.create import changed
     from menura.train.prepare import is_prepared
     from menura.train.report import load_preparation
-    from menura.train.spec import load_experiment, save_experiment
+    from menura.train.spec import load_experiment
 
-    before = load_experiment(name)
-    experiment = changed(before, options)
-    _check_devices(options.devices, resolve_device(engine.device), experiment.schedule.batch_size)
-    if experiment != before:
-        save_experiment(name, experiment)
+    batch_size = options.batch_size or load_experiment(name).schedule.batch_size
+    _check_devices(options.devices, resolve_device(engine.device), batch_size)
+    experiment = _changed(name, options)
     fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
     if fresh:
         _prepare(name, options.workers, engine.home)
@@ -144,6 +144,18 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     if load_preparation(name) is not None:
         _index(name, options.index_method, again=fresh)
     _export(name, None, speaker=None, newest=False)
+
+
+def _changed(name: Path, options: RunOptions) -> Experiment:
+    """The experiment with what the options change, which is kept in it."""
+    from menura.train.create import changed
+    from menura.train.spec import load_experiment, save_experiment
+
+    before = load_experiment(name)
+    experiment = changed(before, options)
+    if experiment != before:
+        save_experiment(name, experiment)
+    return experiment
 
 
 def _check_devices(devices: int, device: torch.device, batch_size: int) -> None:
@@ -256,7 +268,7 @@ def index(name: Path, index_method: str) -> None:
 def _index(name: Path, method: str, *, again: bool = False) -> None:
     from menura.train.index import find_made_index, make_index
 
-    if not again and find_made_index(name) is not None:
+    if not again and find_made_index(name) is not None:  # by its folder's name, if that was changed
         return
     path, made = make_index(name, method=method)
     click.echo(f"{path}: {made.vectors} vectors in {made.cells} cells")

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
+from menura.train.disk import copy_whole
 from menura.train.networks import check_warm_start, make_discriminators
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
 from menura.train.spec import (
@@ -36,6 +38,8 @@ from menura.train.spec import (
 from menura.train.work import STARTER
 
 SMALL = "small"
+BEGIN = "begin"
+"""Folder of the weights that training begins with."""
 _HELD_OUT = 0.05
 _KEPT_CHECKPOINTS = 2
 _SAVE_EVERY = 500
@@ -86,9 +90,21 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
     recordings = find_recordings(dataset, speakers, by_folder=experiment.data.by_folder)
     facts = survey_dataset(recordings, config.sample_rate)
     check_disk(folder, experiment, facts.total_s)
-    check_warm_start(experiment)
+    check_warm_start(folder, experiment)
+    experiment = dataclasses.replace(experiment, warm_start=_kept(folder, warm))
     save_experiment(folder, experiment)
     return Created(experiment=experiment, facts=facts, notes=(*_data_notes(facts, config), *notes))
+
+
+def _kept(folder: Path, warm: WarmStart) -> WarmStart:
+    """With copies of the files in the experiment's folder, which can so be moved before training has begun."""
+    kept = {}
+    for kind in ("generator", "discriminator"):
+        if source := getattr(warm, kind):
+            name = f"{BEGIN}/{kind}{Path(source).suffix}"
+            copy_whole(Path(source), folder / name)
+            kept[kind] = name
+    return WarmStart(**kept, origin=Path(warm.generator).name)
 
 
 def _size(options: TrainingOptions) -> str:
@@ -263,6 +279,8 @@ def check_disk(folder: Path, experiment: Experiment, seconds: float) -> None:
     config = experiment.synthesizer
     features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
     needed = checkpoint * (experiment.schedule.keep_last + 2) + seconds * (features + 2 * config.sample_rate)
+    begun = (experiment.warm_start.generator, experiment.warm_start.discriminator)
+    needed += sum((folder / name).stat().st_size for name in begun if name)
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -286,4 +304,7 @@ def changed(experiment: Experiment, options: RunOptions) -> Experiment:
             rate * schedule.final_learning_rate / schedule.learning_rate if rate else schedule.final_learning_rate
         ),
     )
-    return dataclasses.replace(experiment, schedule=schedule, precision=options.precision or experiment.precision)
+    changes: dict[str, Any] = {"schedule": schedule, "precision": options.precision or experiment.precision}
+    if options.dataset is not None:
+        changes["data"] = dataclasses.replace(experiment.data, dataset=str(options.dataset.resolve()))
+    return dataclasses.replace(experiment, **changes)

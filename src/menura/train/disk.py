@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +56,22 @@ def append_whole(path: Path, data: bytes) -> None:
             raise
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all.
+
+    Raises:
+        ResourceError: there is no room, or no right to write.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed runs of an experiment left half-written. Only call it while no other run is at work there.
 
@@ -61,7 +79,7 @@ def remove_unfinished(folder: Path) -> None:
     """
     places = (
         folder.glob(_UNFINISHED),
-        *((folder / name).rglob(_UNFINISHED) for name in ("slices", "features", "logs")),
+        *((folder / name).rglob(_UNFINISHED) for name in ("begin", "slices", "features", "logs")),
     )
     for path in itertools.chain(*places):
         with writing(path):

@@ -19,6 +19,7 @@ from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_sa
 from menura.errors import TrainingError
 from menura.models.sizes import SOURCE_FILTER
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
+from menura.train.disk import writing
 from menura.train.index import VOICE
 from menura.train.report import Preparation, load_preparation
 from menura.train.spec import Experiment, load_experiment, write_atomically
@@ -79,9 +80,23 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in suffixes)
     for path in paths:
         export_voice(folder, path, speaker=speaker, newest=newest)
+    _remove_earlier_name(folder / VOICE, name)
     card = json.dumps(_card(folder, name, speaker=speaker, newest=newest), indent=1, ensure_ascii=False)
     write_atomically(folder / VOICE / CARD_NAME, (card + "\n").encode())
     return (*paths, folder / VOICE / CARD_NAME)
+
+
+def _remove_earlier_name(folder: Path, name: str) -> None:
+    """Delete the voice that was exported before the experiment's folder got another name; its card says which."""
+    try:
+        earlier = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if isinstance(earlier, str) and earlier != name and Path(earlier).name == earlier:
+        for suffix in (".pth", ".safetensors"):
+            path = folder / f"{earlier}{suffix}"
+            with writing(path):
+                path.unlink(missing_ok=True)
 
 
 def export_training_states(folder: Path) -> tuple[Path, ...]:
@@ -161,6 +176,7 @@ def _card(folder: Path, name: str, *, speaker: str | None, newest: bool) -> dict
         "epochs": _epoch(experiment, prepared, step),
         "held_out_mel": round(state["held_out"], 4) if "held_out" in state else None,
         "seed": experiment.seed,
+        "begun_with": experiment.warm_start.origin or None,
     }
     return {key: value for key, value in card.items() if value is not None}
 

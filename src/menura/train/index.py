@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from menura.errors import TrainingError
 from menura.retrieval.build import BuiltIndex, build_index, index_name
+from menura.train.disk import writing
 from menura.train.features import load_features
 from menura.train.report import load_preparation
 from menura.train.spec import load_experiment, write_atomically
 
+_NAME = re.compile(r"added_IVF(?P<cells>\d+)_Flat_nprobe_1_.*_(?P<version>v[12])\.index")
 VOICE = "voice"
 """Folder of the exported voice: weights, index, card."""
 
 
 def find_made_index(folder: Path) -> Path | None:
-    """The experiment's index, where it has one."""
-    return next(iter(sorted((folder / VOICE).glob("added_*.index"))), None)
+    """The experiment's index, where it has one, under the name that its folder has now.
+
+    Raises:
+        ResourceError: it can't be renamed.
+    """
+    found = next(iter(sorted((folder / VOICE).glob("added_*.index"))), None)
+    parts = None if found is None else _NAME.fullmatch(found.name)
+    if found is None or parts is None:
+        return found
+    named = found.with_name(index_name(int(parts["cells"]), folder.resolve().name, parts["version"]))
+    if named != found:
+        with writing(named):
+            found.replace(named)
+    return named
 
 
 def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]:

@@ -183,20 +183,23 @@ class Trainer:
     def _follows_rvc(self) -> bool:
         return self.experiment.discriminators == "rvc"
 
-    def begin_warm(self) -> None:
+    def begin_warm(self, folder: Path) -> None:
         """Take over the weights that the experiment begins with.
+
+        Args:
+            folder: the experiment's.
 
         Raises:
             CheckpointError, TrainingError: they can't be used.
         """
         warm = self.experiment.warm_start
         if warm.generator:
-            warm_generator(self.generator, Path(warm.generator))
+            warm_generator(self.generator, folder / warm.generator)
             self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         if warm.discriminator:
             self._add_discriminators()
             assert self.discriminators is not None
-            warm_discriminators(self.discriminators, Path(warm.discriminator))
+            warm_discriminators(self.discriminators, folder / warm.discriminator)
 
     def measure(self) -> HeldOutResult:
         """How far the averaged weights, as the network that converts, are from the held-out slices."""
@@ -426,7 +429,7 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
                 raise
             continue
         return trainer
-    trainer.begin_warm()
+    trainer.begin_warm(folder)
     return trainer
 
 

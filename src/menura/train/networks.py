@@ -136,8 +136,12 @@ def _training_state(path: Path) -> State:
     return dict(model)
 
 
-def check_warm_start(experiment: Experiment) -> None:
+def check_warm_start(folder: Path, experiment: Experiment) -> None:
     """Raise what training would, were it to begin with the weights that the experiment names.
+
+    Args:
+        folder: the experiment's.
+        experiment: of that folder.
 
     Raises:
         CheckpointError, UnsafeCheckpointError: a file can't be read.
@@ -147,9 +151,10 @@ def check_warm_start(experiment: Experiment) -> None:
     if warm.generator:
         with without_weights():
             generator = make_generator(experiment)
-        _fitting(generator, _for_speakers(_generator_weights(Path(warm.generator)), generator), Path(warm.generator))
+        path = folder / warm.generator
+        _fitting(generator, _for_speakers(_generator_weights(path), generator), path)
     if warm.discriminator:
-        path = Path(warm.discriminator)
+        path = folder / warm.discriminator
         with without_weights():
             discriminators = make_discriminators(experiment)
         _fitting(discriminators, parametrized(_training_state(path)), path)

@@ -142,9 +142,11 @@ class WarmStart:
     """Weights that training begins with; empty for random ones."""
 
     generator: str = ""
-    """RVC's training state of a generator ({model, ...}), or a voice file."""
+    """RVC's training state of a generator ({model, ...}), or a voice file; below the experiment's folder."""
     discriminator: str = ""
-    """RVC's training state of the discriminators."""
+    """RVC's training state of the discriminators, likewise."""
+    origin: str = ""
+    """What the generator's file was called; for the card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
