@@ -202,6 +202,9 @@ def test_preparing_cuts_reports_and_holds_out(tmp_path: Path, dataset: Path, cou
     made, told = run_prepare(tmp_path)
     assert (told[-1].stage, told[-1].done) == ("features", told[-1].total)
     assert 22 < made.seconds() <= 23  # of which a rest too short for a slice is left out
+    lengths = [len(clip.samples) for clip in counted]
+    assert lengths == sorted(lengths)  # such of about equal length share passes
+    assert [item.file for item in made.slices] == [file for sliced in made.recordings for file in sliced.files]
     assert sum(item.held_out for item in made.slices) == 1
     dropped = [item for recording in made.recordings for item in recording.dropped]
     assert {item.fault for item in dropped} == {"clipped"}

@@ -34,7 +34,11 @@ class CountingEncoder(FakeEncoder):
 class FakeEstimator:
     name, core_frames, context_frames = "fake", 800, 24
 
+    def __init__(self) -> None:
+        self.passes: list[int] = []
+
     def estimate(self, samples):
+        self.passes.append(len(samples))
         return samples.unfold(1, 1, 160)[:, :, 0]
 
 
@@ -59,6 +63,44 @@ def test_equally_long_slices_share_a_pass_and_change_nothing() -> None:
             assert torch.equal(one.content["own"], other.content["own"])
             assert torch.equal(one.f0_hz, other.f0_hz)
             assert torch.equal(one.audio, other.audio)
+
+
+def test_slices_of_about_equal_length_share_a_pass() -> None:
+    """As the pipeline's own windows do: recordings are reflected up to a multiple of 0.2 s."""
+    rng = np.random.default_rng(2)
+    lengths = [int(24_000 * (3.21 + 0.015 * n)) for n in range(8)]
+    clips = [ClipSource(speaker="anna", samples=rng.normal(0, 0.1, n).astype(np.float32), rate=24_000) for n in lengths]
+    encoder, estimator = CountingEncoder(), FakeEstimator()
+    extractor = Extractor(encoder=encoder, estimator=estimator, sample_rate=24_000)
+    made = extractor.extract_all(clips, perturbed=0)
+    assert (encoder.passes, estimator.passes) == ([8], [8])
+    assert [features.frames for features in made if features] == [n // 480 * 2 for n in lengths]
+    for features, clip in zip(made, clips, strict=True):
+        alone = extractor.extract_all([clip], perturbed=0)[0]
+        assert features is not None
+        assert alone is not None
+        assert torch.equal(features.f0_hz, alone.f0_hz)
+        assert torch.equal(features.content["own"], alone.content["own"])
+
+
+def test_the_networks_get_their_input_on_their_device() -> None:
+    """Results are stored from the processor's memory whatever they were computed on."""
+    elsewhere = torch.device("meta")
+
+    class Encoder(FakeEncoder):
+        def encode(self, samples, statistics):
+            assert samples.device == elsewhere
+            return torch.ones(len(samples), samples.shape[1] // 320, self.dim)
+
+    class Estimator(FakeEstimator):
+        def estimate(self, samples):
+            assert samples.device == elsewhere
+            return torch.ones(len(samples), samples.shape[1] // 160 + 1)
+
+    extractor = Extractor(encoder=Encoder(), estimator=Estimator(), sample_rate=24_000, device=elsewhere)
+    samples = np.random.default_rng(3).normal(0, 0.1, 48_000).astype(np.float32)
+    made = extractor.extract(ClipSource(speaker="anna", samples=samples, rate=24_000))
+    assert sorted(made.content) == ["own", "perturbed"]
 
 
 @pytest.mark.slow

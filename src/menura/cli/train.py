@@ -65,8 +65,9 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 @_NAME
 @option_of(RunOptions, "workers")
 @option_of(RunOptions, "dataset")
+@option_of(EngineOptions, "device")
 @home_option
-def prepare(name: Path, workers: int | None, dataset: Path | None, home: Path | None) -> None:
+def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, home: Path | None) -> None:
     """Cut the recordings into slices and compute what training needs of them; write report.txt."""
     from menura.train.disk import remove_unfinished
     from menura.train.lock import alone_in
@@ -76,22 +77,23 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, home: Path | 
     with alone_in(name):
         remove_unfinished(name)
         _changed(name, RunOptions(dataset=dataset))
-        _prepare(name, workers, home)
+        _prepare(name, workers, EngineOptions(device=device, home=home))
     click.echo((name / "report.txt").read_text(encoding="utf-8"), nl=False)
 
 
-def _prepare(name: Path, workers: int | None, home: Path | None) -> None:
+def _prepare(name: Path, workers: int | None, engine: EngineOptions) -> None:
     from menura.checkpoints.assets import home_folder
-    from menura.device import physical_cores
+    from menura.device import physical_cores, resolve_device
     from menura.train.prepare import prepare as run_prepare
     from menura.train.spec import load_experiment
 
     run_prepare(
         name,
         load_experiment(name),
-        home=home_folder(home),
+        home=home_folder(engine.home),
         workers=workers or physical_cores(),
         report=_PreparedLine(),
+        device=str(resolve_device(engine.device)),
     )
 
 
@@ -137,7 +139,7 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     experiment = _changed(name, options)
     fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
     if fresh:
-        _prepare(name, options.workers, engine.home)
+        _prepare(name, options.workers, engine)
     _train(name, options.until, engine, options.devices)
     if options.until is not None and options.until < experiment.schedule.steps:
         return

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 KINDS = ("own", "aligned", "perturbed")
+_CPU = torch.device("cpu")
 _TOGETHER_SAMPLES = 60 * ANALYSIS_RATE_HZ
+_F0_STEP_FRAMES = 40
+"""Windows end at such a multiple, so that many have one length; itself one of SwiftF0's grid of 8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +82,15 @@ def damaged(path: Path) -> TrainingError:
     return TrainingError(f"{path}: damaged features; delete the file and prepare again.")
 
 
-def contents_of(encoder: ContentEncoder, recordings: Sequence[FloatArray]) -> list[Tensor]:
+def contents_of(encoder: ContentEncoder, recordings: Sequence[FloatArray], device: torch.device = _CPU) -> list[Tensor]:
     """Content of whole recordings in the pipeline's own fixed windows; those of equal length share passes.
+
+    The pipeline reflects recordings up to a multiple of 0.2 s, so windows of equal length are many.
 
     Args:
         encoder: the content encoder.
         recordings: each (samples,) at 16 kHz.
+        device: the encoder's.
 
     Returns:
         For each (vectors, dim) float32 from its start, one vector for each begun 20 ms at least.
@@ -95,7 +101,7 @@ def contents_of(encoder: ContentEncoder, recordings: Sequence[FloatArray]) -> li
     def encode(batch: Tensor, numbers: list[int]) -> Tensor:
         return encoder.encode(batch, [windows[number].statistics for number in numbers])
 
-    encoded = iter(_by_length([window.samples for window in windows], encode))
+    encoded = iter(_by_length([window.samples for window in windows], encode, device))
     joined = [torch.cat([next(encoded)[window.keep] for window in own]) for own in by_recording]
     return [content[own[0].edge_vectors :].cpu() for content, own in zip(joined, by_recording, strict=True)]
 
@@ -133,7 +139,9 @@ def _content_windows(encoder: ContentEncoder, samples: FloatArray) -> list[_Cont
     return made
 
 
-def _by_length(windows: Sequence[FloatArray], run: Callable[[Tensor, list[int]], Tensor]) -> list[Tensor]:
+def _by_length(
+    windows: Sequence[FloatArray], run: Callable[[Tensor, list[int]], Tensor], device: torch.device
+) -> list[Tensor]:
     """A network's output of each window; equally long ones go through together, up to a minute at once."""
     by_length: dict[int, list[int]] = {}
     for number, window in enumerate(windows):
@@ -143,13 +151,16 @@ def _by_length(windows: Sequence[FloatArray], run: Callable[[Tensor, list[int]],
         most = max(1, _TOGETHER_SAMPLES // max(1, length))
         for begin in range(0, len(numbers), most):
             some = numbers[begin : begin + most]
-            batch = torch.from_numpy(np.stack([windows[number] for number in some]))
+            batch = torch.from_numpy(np.stack([windows[number] for number in some])).to(device)
             made.update(zip(some, run(batch, some), strict=True))
     return [made[number] for number in range(len(windows))]
 
 
 def perturbed_contents(
-    encoder: ContentEncoder, throats: Sequence[Perturbed], lengths_vectors: Sequence[int]
+    encoder: ContentEncoder,
+    throats: Sequence[Perturbed],
+    lengths_vectors: Sequence[int],
+    device: torch.device = _CPU,
 ) -> list[Tensor]:
     """Content of perturbed speech, interpolated back to the original's time axis where it was played at another speed.
 
@@ -157,8 +168,9 @@ def perturbed_contents(
         encoder: the content encoder.
         throats: see `menura.train.perturb`.
         lengths_vectors: how many vectors are wanted of each.
+        device: the encoder's.
     """
-    contents = contents_of(encoder, [throat.samples for throat in throats])
+    contents = contents_of(encoder, [throat.samples for throat in throats], device)
     rows = zip(contents, throats, lengths_vectors, strict=True)
     return [_at_original_times(content, throat.speed, vectors) for content, throat, vectors in rows]
 
@@ -172,12 +184,19 @@ def _at_original_times(content: Tensor, speed: float, vectors: int) -> Tensor:
 
 
 def contours_of(
-    estimator: F0Estimator, recordings: Sequence[FloatArray], lengths_frames: Sequence[int]
+    estimator: F0Estimator,
+    recordings: Sequence[FloatArray],
+    lengths_frames: Sequence[int],
+    device: torch.device = _CPU,
 ) -> list[Tensor]:
-    """F0 (frames,) of short recordings (samples,) at 16 kHz; equally long ones share passes."""
+    """F0 (frames,) of short recordings (samples,) at 16 kHz; such of about equal length share passes."""
     context = -(-estimator.context_frames // 8) * 8
-    padded = [reflect(samples, context * FRAME_SAMPLES, context * FRAME_SAMPLES) for samples in recordings]
-    tracks = _by_length(padded, lambda batch, _: estimator.estimate(batch))
+    padded = []
+    for samples in recordings:
+        left, step = context * FRAME_SAMPLES, _F0_STEP_FRAMES * FRAME_SAMPLES
+        right = -(-(len(samples) + left) // step) * step - len(samples)
+        padded.append(reflect(samples, left, right))
+    tracks = _by_length(padded, lambda batch, _: estimator.estimate(batch), device)
     return [track[context : context + frames].cpu() for track, frames in zip(tracks, lengths_frames, strict=True)]
 
 
@@ -202,6 +221,8 @@ class Extractor:
     estimator: F0Estimator
     sample_rate: int
     perturbed_variants: int = 2
+    device: torch.device = _CPU
+    """The networks'."""
 
     def extract(self, clip: ClipSource) -> ClipFeatures:
         """All features of a clip.
@@ -227,10 +248,13 @@ class Extractor:
         variants = self.perturbed_variants if perturbed is None else perturbed
         plans = [self._plan(clip, variants) for clip in clips]
         kept = [plan for plan in plans if plan is not None]
-        plain = iter(contents_of(self.encoder, [heard for plan in kept for heard in (plan.analysed, *plan.others)]))
+        heard = [samples for plan in kept for samples in (plan.analysed, *plan.others)]
+        plain = iter(contents_of(self.encoder, heard, self.device))
         throats = [(throat, plan.frames // 2) for plan in kept for throat in plan.throats]
-        changed = iter(perturbed_contents(self.encoder, *map(list, zip(*throats, strict=True))) if throats else ())
-        contours = iter(contours_of(self.estimator, [plan.analysed for plan in kept], [plan.frames for plan in kept]))
+        voices, vectors = [throat for throat, _ in throats], [length for _, length in throats]
+        changed = iter(perturbed_contents(self.encoder, voices, vectors, self.device))
+        frames = [plan.frames for plan in kept]
+        contours = iter(contours_of(self.estimator, [plan.analysed for plan in kept], frames, self.device))
         return [None if plan is None else plan.features(plain, changed, next(contours)) for plan in plans]
 
     def _plan(self, clip: ClipSource, variants: int) -> _Plan | None:

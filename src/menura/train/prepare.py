@@ -77,7 +77,13 @@ def is_prepared(folder: Path, experiment: Experiment) -> bool:
 
 
 def prepare(
-    folder: Path, experiment: Experiment, *, home: Path | None, workers: int, report: Callable[[Progress], None]
+    folder: Path,
+    experiment: Experiment,
+    *,
+    home: Path | None,
+    workers: int,
+    report: Callable[[Progress], None],
+    device: str = "cpu",
 ) -> Preparation:
     """Cut what isn't cut and compute what isn't computed.
 
@@ -87,6 +93,7 @@ def prepare(
         home: Menura's data folder.
         workers: processes.
         report: called after each recording and each few slices.
+        device: where content and F0 are computed; on others than "cpu" by this process alone.
 
     Raises:
         TrainingError: nothing usable is left.
@@ -94,7 +101,7 @@ def prepare(
     """
     settings = experiment.data
     rate = experiment.synthesizer.sample_rate
-    networks = NetworkNames.of(experiment, home)
+    networks = NetworkNames.of(experiment, home, device)
     recordings = find_recordings(Path(settings.dataset), experiment.speakers, by_folder=settings.by_folder)
     survey_dataset(recordings, rate)
     jobs = [SliceJob(recording=r, folder=str(folder), settings=settings, sample_rate=rate) for r in recordings]
@@ -228,21 +235,32 @@ def _computed(
         for recording in sliced
         for file in recording.files
     ]
-    portions = _portions(jobs, workers)
-    made: list[PreparedSlice] = []
-    count = 0
-    results = run_all(extract_features, portions, workers=workers, prepare=load_networks, using=networks)
+    if networks.device != "cpu":
+        workers = 1
+    made: list[PreparedSlice | None] = [None] * len(jobs)
+    portions, count = _portions(jobs, workers), 0
+    rows = [[jobs[number] for number in portion] for portion in portions]
+    results = run_all(extract_features, rows, workers=workers, prepare=load_networks, using=networks)
     for portion, done in zip(portions, results, strict=True):
-        made += [_prepared_slice(job, result) for job, result in zip(portion, done, strict=True) if result is not None]
+        for number, result in zip(portion, done, strict=True):
+            made[number] = None if result is None else _prepared_slice(jobs[number], result)
         count += len(portion)
         report(Progress(stage=FEATURES, done=count, total=len(jobs)))
-    return made
+    return [item for item in made if item is not None]
 
 
-def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[Sequence[FeatureJob]]:
-    """What goes through the networks together; smaller where there would be too few for all workers."""
+def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[list[int]]:
+    """Which jobs go through the networks together: such of about equal length, whose windows share passes.
+
+    Smaller where there would be too few for all workers.
+    """
     size = max(1, min(_TOGETHER, len(jobs) // (2 * workers)))
-    return [jobs[begin : begin + size] for begin in range(0, len(jobs), size)]
+    order = sorted(range(len(jobs)), key=lambda number: _length(jobs[number]))
+    return [order[begin : begin + size] for begin in range(0, len(order), size)]
+
+
+def _length(job: FeatureJob) -> int:
+    return int(soundfile.info(Path(job.folder) / job.slice_file).frames)
 
 
 def _prepared_slice(job: FeatureJob, result: FeatureResult) -> PreparedSlice:

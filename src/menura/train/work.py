@@ -38,10 +38,11 @@ class NetworkNames:
     f0: str
     f0_path: str
     sample_rate: int
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, experiment: Experiment, home: Path | None) -> NetworkNames:
-        """An experiment's networks.
+    def of(cls, experiment: Experiment, home: Path | None, device: str = "cpu") -> NetworkNames:
+        """An experiment's networks, to be run on a device.
 
         Raises:
             AssetMissingError: weights are not installed; the message says what to fetch.
@@ -55,6 +56,7 @@ class NetworkNames:
             f0=experiment.data.f0,
             f0_path=str(method_path(experiment.data.f0, home)),
             sample_rate=config.sample_rate,
+            device=device,
         )
 
 
@@ -92,11 +94,12 @@ def load_networks(names: NetworkNames) -> None:
     """Load them for this process."""
     if names not in _loaded:
         _loaded.clear()
-        device = torch.device("cpu")
+        device = torch.device(names.device)
         _loaded[names] = Extractor(
             encoder=_encoder(names, device),
             estimator=load_estimator(names.f0, Path(names.f0_path), device, threads=torch.get_num_threads()),
             sample_rate=names.sample_rate,
+            device=device,
         )
 
 
