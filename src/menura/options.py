@@ -201,6 +201,7 @@ class TrainingOptions:
     size: str = _option(
         "auto", "Network: RVC's v1 or v2, or small; auto is v2, and small for menura-starter.", choices=SIZES
     )
+    config: Path | None = _option(None, "RVC's config file (JSON) with other sizes for that network.")
     pitch: bool = _option(True, "Follow the input's pitch.", flag="--no-pitch")
     slicing: str = _option(
         "silence", "Cut recordings in pauses, in chunks of equal length, or not.", choices=("silence", "chunks", "none")
@@ -225,7 +226,9 @@ class TrainingOptions:
         None, "Learning rate to begin with; by default 0.0001, for small 0.0005.", minimum=1e-8, maximum=0.1
     )
     precision: str = _option(
-        "auto", "bf16 where the device is fast in it, else fp32.", choices=("auto", "bf16", "fp32")
+        "auto",
+        "auto is bf16 where the device is fast in it; on older GPUs fp16, with scaled losses; else fp32.",
+        choices=("auto", "bf16", "fp16", "fp32"),
     )
     gradient_checkpointing: bool = _option(False, "Train in less memory but slower: larger batches on small GPUs.")
     base: str = _option(
@@ -240,6 +243,9 @@ class TrainingOptions:
         "Stop after so many measurements of held-out slices without a better one (0 = never).",
         minimum=0,
         maximum=9999,
+    )
+    keep: int = _option(
+        2, "Training states kept: the newest, and those before it; the best besides.", minimum=1, maximum=1000
     )
     seed: int = _option(0, "Seed; the same seed and data give the same voice.", minimum=0, maximum=2**31 - 1)
 
@@ -265,7 +271,7 @@ class RunOptions:
     )
     learning_rate: float | None = _option(None, "Learning rate to begin with instead.", minimum=1e-8, maximum=0.1)
     batch_size: int | None = _option(None, "Rows in a step instead.", minimum=1, maximum=1024)
-    precision: str | None = _option(None, "Precision instead of the experiment's.", choices=("bf16", "fp32"))
+    precision: str | None = _option(None, "Precision instead of the experiment's.", choices=("bf16", "fp16", "fp32"))
     patience: int | None = _option(
         None, "Stop after so many measurements without a better one instead (0 = never).", minimum=0, maximum=9999
     )

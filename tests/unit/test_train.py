@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -21,7 +22,9 @@ from menura.train.export import export_voice, voice_of
 from menura.train.features import ClipSource, Extractor, contents_of, load_features, save_features
 from menura.train.loop import CHECKPOINT, LOG, Trainer, learning_rate, open_trainer
 from menura.train.objective import fundamental_phase
+from menura.train.precision import fastest_precision
 from menura.train.spec import ContentMix, Schedule, load_experiment, save_experiment
+from menura.train.stepper import Stepper
 from menura.train.upsampling import unevenness
 from support.training import CPU, DIM, FakeEncoder, clip, run, tiny_experiment, write_features
 
@@ -53,7 +56,7 @@ def test_features_survive_their_file(tmp_path):
         load_features(path)
 
 
-@pytest.mark.parametrize(("gan_from", "precision"), [(1, "fp32"), (None, "bf16")])
+@pytest.mark.parametrize(("gan_from", "precision"), [(1, "fp32"), (None, "bf16"), (1, "fp16")])
 def test_resuming_gives_the_same_losses(folder, monkeypatch, gan_from, precision):
     small = DiscriminatorConfig(periods=(2,), period_channels=(4, 8), fft_sizes=(256,), fft_channels=4)
     monkeypatch.setattr("menura.train.networks.DiscriminatorConfig", lambda: small)
@@ -68,6 +71,44 @@ def test_resuming_gives_the_same_losses(folder, monkeypatch, gan_from, precision
     resumed = run(folder, 4)
     assert resumed.step == 4
     assert logged(folder) == straight
+
+
+def test_a_step_that_overflows_float16_is_left_out(folder):
+    trainer = open_trainer(folder, CPU)
+    weight = next(trainer.generator.parameters())
+    before = weight.detach().clone()
+    stepper = Stepper(trainer.generator, 0.1, device=CPU, precision="fp16")
+    # The gradient, 4 everywhere, is times 2**16 at first, and passes through float16, which ends at 65504.
+    norms = [stepper.step(weight.half().sum().float() * 4, trainer.peers, 5.0) for _ in range(4)]
+    assert norms[:3] == [None] * 3
+    assert norms[3] == pytest.approx(4 * weight.numel() ** 0.5)
+    assert float((weight.detach() - before).abs().max()) == pytest.approx(0.1, rel=0.2)  # by the one step of Adam
+    hopeless = [stepper.step(weight.sum() * torch.inf, trainer.peers, 5.0) for _ in range(20)]
+    assert hopeless[0] is None
+    assert not math.isfinite(hopeless[-1])  # which stops training
+    assert torch.isfinite(weight).all()
+
+
+def test_scaled_losses_train_as_others_do(folder, monkeypatch):
+    monkeypatch.setattr("menura.train.stepper._FIRST_SCALE", 2.0**6)
+    told = {}
+    for precision in ("fp32", "fp16"):
+        save_experiment(folder, tiny_experiment(precision=precision))
+        run(folder, 6)
+        told[precision] = logged(folder)
+        (folder / CHECKPOINT).unlink()
+        (folder / LOG).unlink()
+    assert told["fp16"] != told["fp32"]
+    for half, single in zip(told["fp16"], told["fp32"], strict=True):
+        assert half == pytest.approx(single, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen"), [((6, 1), "fp32"), ((7, 5), "fp16"), ((8, 6), "bf16"), ((12, 0), "bf16")]
+)
+def test_older_gpus_train_in_float16(monkeypatch, capability, chosen):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert fastest_precision(torch.device("cuda")) == chosen
 
 
 def test_discriminators_learn_alone_at_first(folder, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,15 @@ import torch
 
 import menura
 from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import expected_shapes
 from menura.cli.main import run
-from menura.errors import AssetMissingError, OptionError, ResourceError, TrainingError
+from menura.errors import AssetMissingError, MenuraError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions
 from menura.train import create, work
+from menura.train.checkpoint import checkpoint_paths
 from menura.train.create import changed, create_experiment
 from menura.train.denoise import denoised
+from menura.train.export import export_voice
 from menura.train.features import ClipSource, Extractor
 from menura.train.loop import open_trainer
 from menura.train.prepare import is_prepared, prepare
@@ -396,6 +400,80 @@ def test_small_schedules(tmp_path: Path, dataset: Path, vocoder: str, steps: int
 def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         create._network(TrainingOptions(**options), 1)
+
+
+RVC_CONFIG = {
+    "train": {"segment_size": 12_800, "batch_size": 4, "learning_rate": 1e-4},
+    "data": {"sampling_rate": 40_000, "filter_length": 1024, "hop_length": 400, "win_length": 2048},
+    "model": {
+        "inter_channels": 64,
+        "hidden_channels": 96,
+        "filter_channels": 384,
+        "n_heads": 4,
+        "n_layers": 3,
+        "kernel_size": 3,
+        "p_dropout": 0,
+        "resblock": "2",
+        "resblock_kernel_sizes": [3, 5],
+        "resblock_dilation_sizes": [[1, 2], [2, 6]],
+        "upsample_rates": [10, 8, 5],
+        "upsample_initial_channel": 128,
+        "upsample_kernel_sizes": [20, 16, 11],
+        "use_spectral_norm": False,
+        "gin_channels": 32,
+        "spk_embed_dim": 109,
+    },
+}
+
+
+def test_a_network_of_any_size_trains_and_is_exported(tmp_path: Path, dataset: Path, counted) -> None:
+    """By a config file as RVC's training has it; its other sections are options here."""
+    (tmp_path / "40k.json").write_text(json.dumps(RVC_CONFIG))
+    options = dataclasses.replace(
+        OPTIONS, sample_rate="40k", size="v2", base="auto", config=tmp_path / "40k.json", keep=3, steps=3, batch_size=2
+    )
+    made = create_in(tmp_path, dataset, options)
+    config = made.experiment.synthesizer
+    assert any("random weights" in note for note in made.notes)
+    assert (config.spec_channels, config.segment_size_frames, config.n_speakers) == (513, 32, 1)
+    assert (config.content_dim, config.upsample_rates, config.resblock) == (384, (10, 8, 5), "2")
+    assert config.resblock_dilation_sizes == ((1, 2), (2, 6))
+    experiment = load_experiment(tmp_path / "exp")
+    assert experiment.synthesizer == config
+    schedule = dataclasses.replace(experiment.schedule, save_every_steps=1)
+    save_experiment(tmp_path / "exp", dataclasses.replace(experiment, schedule=schedule))
+    run_prepare(tmp_path)
+    trainer = open_trainer(tmp_path / "exp", torch.device("cpu"))
+    trainer.run(tmp_path / "exp", until_step=3, report=lambda _: None)
+    assert [path.name for path in checkpoint_paths(tmp_path / "exp")] == [
+        "checkpoint.pt", "checkpoint.1.pt", "checkpoint.2.pt"
+    ]  # fmt: skip
+    export_voice(tmp_path / "exp", tmp_path / "odd.pth")
+    voice = load_voice(tmp_path / "odd.pth")
+    assert dataclasses.replace(voice.config, n_speakers=1) == config
+    assert {name: tuple(t.shape) for name, t in voice.state.items()} == expected_shapes(voice.config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no json", "no config file of RVC"),
+        ("[1]", "no config file of RVC"),
+        ("{}", "names no sizes"),
+        (json.dumps(RVC_CONFIG | {"data": {"sampling_rate": 48_000}}), "for 48000 Hz; give that as --sample-rate"),
+        (json.dumps({"model": {"n_heads": "2"}}), "no whole number"),
+        (json.dumps({"model": {"upsample_rates": 7}}), "no config file of RVC"),
+        (json.dumps({"model": {"hidden_channels": 1 << 40}}), "widths out of range"),
+        (json.dumps({"model": {"upsample_rates": [10, 10, 2, 3]}}), "100 frames a second"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "sizes.json"
+    path.write_text(content)
+    with pytest.raises(MenuraError, match=message):
+        create._network(TrainingOptions(config=path), 1)
+    with pytest.raises(OptionError, match="no config file"):
+        create._network(TrainingOptions(config=tmp_path / "missing.json"), 1)
 
 
 def test_a_run_s_options_change_the_experiment(tmp_path: Path, dataset: Path) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from menura.errors import OptionError
 from menura.models.config import SynthesizerConfig
 
@@ -112,3 +118,62 @@ def small_config(sample_rate: int, n_speakers: int, *, vocoder: str = SOURCE_FIL
         vocoder=vocoder,
         content_encoder="menura-starter",
     )
+
+
+_NUMBERS = (
+    "inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers", "kernel_size",
+    "upsample_initial_channel", "gin_channels",
+)  # fmt: skip
+_LISTS = ("resblock_kernel_sizes", "upsample_rates", "upsample_kernel_sizes")
+_MOST_BYTES = 1 << 20
+
+
+def resized(config: SynthesizerConfig, path: Path) -> SynthesizerConfig:
+    """A network with the sizes of a config file as RVC's and Applio's training have them.
+
+    Args:
+        config: what is not in the file, and all that isn't a size (speakers, content, vocoder).
+        path: JSON with `model`, and perhaps `data` (`filter_length`, `hop_length`, `sampling_rate`) and `train`
+            (`segment_size`).
+
+    Raises:
+        OptionError: it can't be read, or is for another sample rate.
+    """
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(_MOST_BYTES))
+        model, data, train = (content.get(part, {}) for part in ("model", "data", "train"))
+        sizes: dict[str, Any] = {name: _whole(model[name]) for name in _NUMBERS if name in model}
+        sizes |= {name: tuple(map(_whole, model[name])) for name in _LISTS if name in model}
+        if "resblock_dilation_sizes" in model:
+            rows = model["resblock_dilation_sizes"]
+            sizes["resblock_dilation_sizes"] = tuple(tuple(map(_whole, row)) for row in rows)
+        if "resblock" in model:
+            sizes["resblock"] = str(model["resblock"])
+        rate = data.get("sampling_rate", data.get("sample_rate", config.sample_rate))
+        sizes |= _frames(data, train, rate)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise OptionError(f"config: {path} is no config file of RVC ({error}); give such a JSON file.") from error
+    if not sizes:
+        raise OptionError(f"config: {path} names no sizes ('model' is missing); give RVC's config file.")
+    if rate != config.sample_rate:
+        raise OptionError(f"config: {path} is for {rate} Hz; give that as --sample-rate.")
+    return dataclasses.replace(config, **sizes)
+
+
+def _frames(data: Mapping[str, Any], train: Mapping[str, Any], rate: int) -> dict[str, Any]:
+    """Sizes that the file gives in samples."""
+    sizes = {}
+    if "filter_length" in data:
+        sizes["spec_channels"] = _whole(data["filter_length"]) // 2 + 1
+    if "segment_size" in train:
+        sizes["segment_size_frames"] = _whole(train["segment_size"]) // max(
+            1, _whole(data.get("hop_length", rate // 100))
+        )
+    return sizes
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)

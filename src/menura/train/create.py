@@ -17,11 +17,12 @@ from menura.errors import MenuraError, OptionError, ResourceError, TrainingError
 from menura.f0.registry import resolve_method
 from menura.models.blank import without_weights
 from menura.models.config import SynthesizerConfig
-from menura.models.sizes import SOURCE_FILTER, rvc_config, small_config
+from menura.models.sizes import SOURCE_FILTER, resized, rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
 from menura.train.disk import copy_whole
 from menura.train.networks import check_warm_start, make_discriminators
+from menura.train.precision import fastest_precision
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
 from menura.train.spec import (
     DIRECT_WEIGHTS,
@@ -41,12 +42,12 @@ SMALL = "small"
 BEGIN = "begin"
 """Folder of the weights that training begins with."""
 _HELD_OUT = 0.05
-_KEPT_CHECKPOINTS = 2
 _SAVE_EVERY = 500
 _LOG_EVERY = 25
 _BYTES_GENERATOR, _BYTES_DISCRIMINATOR = 16, 12
 """A weight in a checkpoint: itself, its average, two moments; discriminators have no average."""
 _PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
+_RANDOM = "Training begins with random weights: --pretrained-g and --pretrained-d give others."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,9 @@ def _network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
         config = rvc_config(size, rate, n_speakers, content=options.content, has_f0=options.pitch, vocoder=vocoder)
     dim = 384 if options.content == STARTER else 256 if size == "v1" else 768
     config = dataclasses.replace(config, content_encoder=options.content, content_dim=dim)
-    check_config(Path("the experiment"), config)
+    if options.config is not None:
+        config = resized(config, options.config)
+    check_config(options.config or Path("the experiment"), config)
     return config
 
 
@@ -153,6 +156,7 @@ def _experiment(
     home: Path,
 ) -> Experiment:
     direct = _size(options) == SMALL
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = DataSettings(
         dataset=str(dataset.resolve()),
         by_folder=len(speakers) > 1,
@@ -183,7 +187,7 @@ def _experiment(
         discriminator_every=2 if direct else 1,
         save_every_steps=min(_SAVE_EVERY, steps),
         log_every_steps=min(_LOG_EVERY, steps),
-        keep_last=_KEPT_CHECKPOINTS,
+        keep_last=options.keep,
         evaluate_every_steps=min(_SAVE_EVERY, steps),
         patience=options.patience or None,
         max_gradient=5.0 if direct else 1000.0,
@@ -193,7 +197,7 @@ def _experiment(
         speakers=speakers,
         objective="direct" if direct else "vits",
         seed=options.seed,
-        precision=_precision(options.precision),
+        precision=options.precision if options.precision != "auto" else fastest_precision(device),
         weights=_loss_weights(config, direct=direct),
         schedule=schedule,
         mix=ContentMix(),
@@ -210,16 +214,6 @@ def _loss_weights(config: SynthesizerConfig, *, direct: bool) -> LossWeights:
     return FILTER_WEIGHTS if config.vocoder == SOURCE_FILTER else DIRECT_WEIGHTS
 
 
-def _precision(asked: str) -> str:
-    if asked != "auto":
-        return asked
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    flags = Path("/proc/cpuinfo")
-    fast = flags.is_file() and "avx512_bf16" in flags.read_text(encoding="utf-8", errors="replace")
-    return "bf16" if fast else "fp32"
-
-
 def _warm_start(options: TrainingOptions, config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple[str, ...]]:
     if options.pretrained_g is not None:
         chosen = WarmStart(
@@ -234,6 +228,8 @@ def _warm_start(options: TrainingOptions, config: SynthesizerConfig, home: Path)
         return WarmStart(generator=str(find_voice(options.base, home).path.resolve())), ()
     if options.base == "none":
         return WarmStart(), ()
+    if options.config is not None:
+        return WarmStart(), (_RANDOM,)
     if config.content_encoder == STARTER and config.vocoder == SOURCE_FILTER:
         return WarmStart(generator=str(find_voice(DEFAULT_VOICE, home).path.resolve())), ()
     return _pretrained(config, home)
@@ -246,7 +242,7 @@ def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple
     names = [f"{'f0' if config.has_f0 else ''}{kind}{suffix}" for kind in "GD"]
     paths = [home / "assets" / part / name for name in names]
     if config.vocoder != "HiFi-GAN" or config.content_encoder != "contentvec" or config.sample_rate < 32_000:
-        return WarmStart(), ("Training begins with random weights: --pretrained-g and --pretrained-d give others.",)
+        return WarmStart(), (_RANDOM,)
     if all(path.is_file() for path in paths):
         return WarmStart(generator=str(paths[0]), discriminator=str(paths[1])), (f"Begins with {part}/{names[0]}.",)
     return WarmStart(), (

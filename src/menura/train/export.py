@@ -115,7 +115,7 @@ def export_training_states(folder: Path) -> tuple[Path, ...]:
             content = {
                 "model": classic(state[network]),
                 "iteration": _epoch(experiment, load_preparation(folder), step) or 1,
-                "optimizer": state[optimizer],
+                "optimizer": {name: state[optimizer][name] for name in ("state", "param_groups")},
                 "learning_rate": rate,
             }
             write_state(path, content)

@@ -38,7 +38,6 @@ from menura.train.losses import (
 from menura.train.networks import (
     make_discriminators,
     make_generator,
-    make_optimizer,
     warm_discriminators,
     warm_generator,
 )
@@ -46,6 +45,7 @@ from menura.train.objective import Pass, direct_pass, vits_pass
 from menura.train.precision import autocast
 from menura.train.report import load_preparation
 from menura.train.spec import Experiment, Schedule, load_experiment
+from menura.train.stepper import Stepper
 from menura.train.upsampling import even_out
 
 _ALONE = Peers()
@@ -111,8 +111,8 @@ class Trainer:
         self._spectral = SpectralLoss(experiment.synthesizer.sample_rate).to(device)
         self._rvc_mel = RvcMelLoss(experiment.synthesizer).to(device) if self._follows_rvc else None
         self._periodicity = PeriodicityLoss(experiment.synthesizer).to(device)
-        self._optimizer = make_optimizer(self.generator, experiment.schedule.learning_rate)
-        self._discriminator_optimizer: torch.optim.Optimizer | None = None
+        self._stepper = self._stepper_of(self.generator, experiment.schedule.learning_rate)
+        self._discriminator_stepper: Stepper | None = None
         self._saved_step, self._saved_s = 0, 0.0
 
     def run(self, folder: Path, *, until_step: int, report: Callable[[StepReport], None]) -> None:
@@ -249,25 +249,20 @@ class Trainer:
     def _train_step(self, example: Example) -> dict[str, float]:
         made = self._generate(example)
         real = self._real_crops(example, made)
-        losses: dict[str, Tensor] = {}
+        told: dict[str, float] = {}
         alone = self._discriminators_alone
         every = 1 if alone else self.experiment.schedule.discriminator_every
         if self.discriminators is not None and self.step % every == 0:
-            losses |= self._train_discriminators(made.audio.detach(), real)
+            told = self._train_discriminators(made.audio.detach(), real)
         if alone:
-            return {name: float(value.detach()) for name, value in losses.items()}
-        losses |= self._generator_losses(made, real, self._f0_crops(example, made))
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.experiment.schedule, self.step)
-        self._optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
-        self.peers.average_gradients(self.generator)
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.experiment.schedule.max_gradient)
-        self._optimizer.step()
+            return told
+        losses = self._generator_losses(made, real, self._f0_crops(example, made))
+        self._stepper.set_rate(learning_rate(self.experiment.schedule, self.step))
+        norm = self._stepper.step(losses["total"], self.peers, self.experiment.schedule.max_gradient)
         if part := self.experiment.schedule.even_part(self.step):
             even_out(self.generator.dec, part)
         self._update_average()
-        return {name: float(value.detach()) for name, value in losses.items()} | {"gradient": float(norm)}
+        return told | _told(losses, "gradient", norm)
 
     @property
     def _discriminators_alone(self) -> bool:
@@ -324,23 +319,22 @@ class Trainer:
         total = weights.log_spectrum * distance.log_spectrum + weights.mel * distance.mel
         return losses, total + weights.convergence * distance.convergence
 
-    def _train_discriminators(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def _train_discriminators(self, made: Tensor, real: Tensor) -> dict[str, float]:
         assert self.discriminators is not None
-        assert self._discriminator_optimizer is not None
+        assert self._discriminator_stepper is not None
         with autocast(self.device, self.experiment.precision):
             loss = discriminator_loss(self.discriminators(real), self.discriminators(made), summed=self._follows_rvc)
-        self._discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.peers.average_gradients(self.discriminators)
-        norm = nn.utils.clip_grad_norm_(self.discriminators.parameters(), self.experiment.schedule.max_gradient)
-        self._discriminator_optimizer.step()
-        return {"discriminator": loss, "discriminator_gradient": norm}
+        norm = self._discriminator_stepper.step(loss, self.peers, self.experiment.schedule.max_gradient)
+        return _told({"discriminator": loss}, "discriminator_gradient", norm)
 
     def _add_discriminators(self) -> None:
         if self.discriminators is None:
             self.discriminators = make_discriminators(self.experiment).to(self.device)
             rate = self.experiment.schedule.discriminator_learning_rate
-            self._discriminator_optimizer = make_optimizer(self.discriminators, rate)
+            self._discriminator_stepper = self._stepper_of(self.discriminators, rate)
+
+    def _stepper_of(self, model: nn.Module, rate: float) -> Stepper:
+        return Stepper(model, rate, device=self.device, precision=self.experiment.precision)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -364,12 +358,12 @@ class Trainer:
             "step": self.step,
             "generator": self.generator.state_dict(),
             "average": self.average,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._stepper.state_dict(),
             "course": dataclasses.asdict(self.course),
         }
-        if self.discriminators is not None and self._discriminator_optimizer is not None:
+        if self.discriminators is not None and self._discriminator_stepper is not None:
             state["discriminators"] = self.discriminators.state_dict()
-            state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
+            state["discriminator_optimizer"] = self._discriminator_stepper.state_dict()
         write_state(path, state, keep=self.experiment.schedule.keep_last)
 
     def restore(self, path: Path) -> None:
@@ -382,13 +376,13 @@ class Trainer:
         try:
             self.generator.load_state_dict(state["generator"])
             self.average = state["average"]
-            _load_optimizer(self._optimizer, state["optimizer"])
+            self._stepper.load_state_dict(state["optimizer"])
             if "discriminators" in state:
                 self._add_discriminators()
                 assert self.discriminators is not None
-                assert self._discriminator_optimizer is not None
+                assert self._discriminator_stepper is not None
                 self.discriminators.load_state_dict(state["discriminators"])
-                _load_optimizer(self._discriminator_optimizer, state["discriminator_optimizer"])
+                self._discriminator_stepper.load_state_dict(state["discriminator_optimizer"])
             course = state.get("course", {"steps": (), "distances": ()})
             self.course = Course(steps=tuple(course["steps"]), distances=tuple(course["distances"]))
             self.step = int(state["step"])
@@ -433,6 +427,12 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
     return trainer
 
 
+def _told(losses: dict[str, Tensor], name: str, norm: float | None) -> dict[str, float]:
+    """Losses as numbers, and the gradient's norm where a step was made."""
+    told = {key: float(value.detach()) for key, value in losses.items()}
+    return told if norm is None else told | {name: norm}
+
+
 def _check_finite(losses: dict[str, float], step: int) -> None:
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
@@ -440,9 +440,3 @@ def _check_finite(losses: dict[str, float], step: int) -> None:
             f"step {step}: {', '.join(broken)} is not a number any more. Nothing is lost: go on from the last "
             "checkpoint with a lower --learning-rate (half of it), or with --precision fp32."
         )
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    for group in state["param_groups"]:
-        group["fused"] = True
-    optimizer.load_state_dict(state)

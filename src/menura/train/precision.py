@@ -1,20 +1,35 @@
-"""Faster training on processors: convolutions in bfloat16, in the memory layout that their kernels want."""
+"""Faster training: networks in 16 bits, and on processors convolutions in the memory layout that kernels want."""
 
 from __future__ import annotations
 
 import types
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_INFO = Path("/proc/cpuinfo")
+
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context in which networks are run."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    dtype = _DTYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def fastest_precision(device: torch.device) -> str:
+    """The precision "bf16" or "fp16" where the device is fast in it, else "fp32"."""
+    if device.type == "cuda":
+        # Before Ampere (8) GPUs have no bfloat16, which torch emulates; before Volta (7) they are slow in float16 too.
+        major = torch.cuda.get_device_capability(device)[0]
+        return "bf16" if major >= 8 or torch.version.hip else "fp16" if major >= 7 else "fp32"
+    fast = _CPU_INFO.is_file() and "avx512_bf16" in _CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    return "bf16" if fast and device.type == "cpu" else "fp32"
 
 
 def prefer_channels_last(model: nn.Module) -> None:
@@ -34,7 +49,7 @@ def keep_float32(module: nn.Module) -> None:
     inner = module.forward
 
     def forward(*arguments: Tensor | float | None) -> Tensor:
-        wide = [x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x for x in arguments]
+        wide = [x.float() if isinstance(x, Tensor) and x.dtype in _DTYPES.values() else x for x in arguments]
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             out: Tensor = inner(*wide)
         return out

@@ -159,7 +159,7 @@ class Experiment:
     """"direct": sound straight from the prior, as in conversion; "vits": RVC's, through the posterior encoder."""
     seed: int = 0
     precision: str = "bf16"
-    """"bf16" computes convolutions in bfloat16 (autocast), "fp32" all in float32."""
+    """"bf16" and "fp16" compute most of the networks in 16 bits (autocast), "fp32" all in float32."""
     weights: LossWeights = field(default_factory=LossWeights)
     schedule: Schedule = field(default_factory=Schedule)
     mix: ContentMix = field(default_factory=ContentMix)
@@ -174,8 +174,8 @@ class Experiment:
         """Raise TrainingError for what can't be trained."""
         if self.objective not in ("direct", "vits"):
             raise TrainingError(f"objective: '{self.objective}' is not one of direct, vits.")
-        if self.precision not in ("bf16", "fp32"):
-            raise TrainingError(f"precision: '{self.precision}' is not one of bf16, fp32.")
+        if self.precision not in ("bf16", "fp16", "fp32"):
+            raise TrainingError(f"precision: '{self.precision}' is not one of bf16, fp16, fp32.")
         if self.discriminators not in ("small", "rvc"):
             raise TrainingError(f"discriminators: '{self.discriminators}' is not one of small, rvc.")
         if self.objective == "direct" and self.synthesizer.vocoder not in DIRECT_VOCODERS:
