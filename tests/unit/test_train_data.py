@@ -18,7 +18,7 @@ from menura.checkpoints.voice import expected_shapes
 from menura.cli.main import run
 from menura.errors import AssetMissingError, MenuraError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions
-from menura.train import create, work
+from menura.train import create, room, work
 from menura.train.checkpoint import checkpoint_paths
 from menura.train.create import changed, create_experiment
 from menura.train.denoise import denoised
@@ -335,7 +335,7 @@ def test_what_would_stop_training_is_told_at_once(tmp_path: Path, dataset: Path,
         create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, pretrained_g=tmp_path / "other.pth"))
     usage = type("Usage", (), {"free": 10_000_000})
     with monkeypatch.context() as patch:
-        patch.setattr(create.shutil, "disk_usage", lambda _: usage)
+        patch.setattr(room.shutil, "disk_usage", lambda _: usage)
         with pytest.raises(ResourceError, match=r"0\.0 GB are free, training needs about (0\.9|1\.[01]) GB"):
             create_in(tmp_path, dataset)
     assert not (tmp_path / "exp").exists()
@@ -402,6 +402,24 @@ def test_what_does_not_go_together_is_refused(options: dict[str, object], messag
         create._network(TrainingOptions(**options), 1)
 
 
+def test_room_is_checked_again_before_every_long_part(tmp_path: Path, dataset: Path, counted, monkeypatch) -> None:
+    create_in(tmp_path, dataset)
+    folder = tmp_path / "exp"
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000_000}))
+        with pytest.raises(ResourceError, match="training needs about"):
+            run_prepare(tmp_path)
+    assert not list(folder.rglob("*.flac"))
+    run_prepare(tmp_path)
+    needed = []
+    for name in ("checkpoint.pt", "checkpoint.1.pt", "best.pt", "checkpoint.2.pt"):
+        needed.append(room._checkpoint_bytes(folder, load_experiment(folder)))
+        (folder / name).write_bytes(b"")
+    assert needed == [4 * needed[3], 3 * needed[3], 2 * needed[3], needed[3]]  # one is always being written
+    assert 100_000_000 < needed[3] < 400_000_000
+    room.check_room(folder, load_experiment(folder), 0.0)
+
+
 RVC_CONFIG = {
     "train": {"segment_size": 12_800, "batch_size": 4, "learning_rate": 1e-4},
     "data": {"sampling_rate": 40_000, "filter_length": 1024, "hop_length": 400, "win_length": 2048},
@@ -440,7 +458,7 @@ def test_a_network_of_any_size_trains_and_is_exported(tmp_path: Path, dataset: P
     assert config.resblock_dilation_sizes == ((1, 2), (2, 6))
     experiment = load_experiment(tmp_path / "exp")
     assert experiment.synthesizer == config
-    schedule = dataclasses.replace(experiment.schedule, save_every_steps=1)
+    schedule = dataclasses.replace(experiment.schedule, save_every_steps=1, gan_from_step=None)
     save_experiment(tmp_path / "exp", dataclasses.replace(experiment, schedule=schedule))
     run_prepare(tmp_path)
     trainer = open_trainer(tmp_path / "exp", torch.device("cpu"))

@@ -132,6 +132,7 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     from menura.device import resolve_device
     from menura.train.prepare import is_prepared
     from menura.train.report import load_preparation
+    from menura.train.room import check_room
     from menura.train.spec import load_experiment
 
     batch_size = options.batch_size or load_experiment(name).schedule.batch_size
@@ -140,6 +141,7 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
     if fresh:
         _prepare(name, options.workers, engine)
+    check_room(name, experiment, 0.0)
     _train(name, options.until, engine, options.devices)
     if options.until is not None and options.until < experiment.schedule.steps:
         return

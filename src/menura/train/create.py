@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,16 @@ import torch
 from menura.checkpoints.assets import find_asset
 from menura.checkpoints.library import find_voice
 from menura.checkpoints.voice import check_config
-from menura.errors import MenuraError, OptionError, ResourceError, TrainingError
+from menura.errors import MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
-from menura.models.blank import without_weights
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, resized, rvc_config, small_config
-from menura.models.synthesizer import Synthesizer
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
 from menura.train.disk import copy_whole
-from menura.train.networks import check_warm_start, make_discriminators
+from menura.train.networks import check_warm_start
 from menura.train.precision import fastest_precision
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
+from menura.train.room import check_room
 from menura.train.spec import (
     DIRECT_WEIGHTS,
     EXPERIMENT_FILE,
@@ -44,8 +42,6 @@ BEGIN = "begin"
 _HELD_OUT = 0.05
 _SAVE_EVERY = 500
 _LOG_EVERY = 25
-_BYTES_GENERATOR, _BYTES_DISCRIMINATOR = 16, 12
-"""A weight in a checkpoint: itself, its average, two moments; discriminators have no average."""
 _PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
 _RANDOM = "Training begins with random weights: --pretrained-g and --pretrained-d give others."
 
@@ -90,7 +86,7 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
     experiment = _experiment(options, config, speakers, warm, rights=rights, dataset=dataset, home=home)
     recordings = find_recordings(dataset, speakers, by_folder=experiment.data.by_folder)
     facts = survey_dataset(recordings, config.sample_rate)
-    check_disk(folder, experiment, facts.total_s)
+    check_room(folder, experiment, facts.total_s)
     check_warm_start(folder, experiment)
     experiment = dataclasses.replace(experiment, warm_start=_kept(folder, warm))
     save_experiment(folder, experiment)
@@ -263,27 +259,6 @@ def _data_notes(facts: DatasetFacts, config: SynthesizerConfig) -> list[str]:
             f"lack its highest sounds (the first: {facts.low_rate[0]}){advice}."
         )
     return notes
-
-
-def check_disk(folder: Path, experiment: Experiment, seconds: float) -> None:
-    """Raise ResourceError where slices, features and checkpoints won't fit."""
-    with without_weights():
-        generator = Synthesizer(experiment.synthesizer, training=True)
-        discriminators = make_discriminators(experiment)
-    checkpoint = _BYTES_GENERATOR * sum(p.numel() for p in generator.parameters())
-    checkpoint += _BYTES_DISCRIMINATOR * sum(p.numel() for p in discriminators.parameters())
-    config = experiment.synthesizer
-    features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
-    needed = checkpoint * (experiment.schedule.keep_last + 2) + seconds * (features + 2 * config.sample_rate)
-    begun = (experiment.warm_start.generator, experiment.warm_start.discriminator)
-    needed += sum((folder / name).stat().st_size for name in begun if name)
-    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise ResourceError(
-            f"{existing}: {free / 1e9:.1f} GB are free, training needs about {needed / 1e9:.1f} GB; free space or make "
-            "the experiment on another disk."
-        )
 
 
 def changed(experiment: Experiment, options: RunOptions) -> Experiment:

@@ -21,6 +21,7 @@ from menura.train.denoise import denoised
 from menura.train.parallel import run_all
 from menura.train.recordings import Recording, find_recordings, survey_dataset
 from menura.train.report import Dropped, Preparation, PreparedSlice, SlicedRecording, load_preparation, save_preparation
+from menura.train.room import check_room
 from menura.train.slicing import (
     Span,
     fault_of,
@@ -98,12 +99,13 @@ def prepare(
     Raises:
         TrainingError: nothing usable is left.
         AssetMissingError: a network's weights are not installed.
+        ResourceError: the disk is too small.
     """
     settings = experiment.data
     rate = experiment.synthesizer.sample_rate
     networks = NetworkNames.of(experiment, home, device)
     recordings = find_recordings(Path(settings.dataset), experiment.speakers, by_folder=settings.by_folder)
-    survey_dataset(recordings, rate)
+    check_room(folder, experiment, survey_dataset(recordings, rate).total_s)
     jobs = [SliceJob(recording=r, folder=str(folder), settings=settings, sample_rate=rate) for r in recordings]
     sliced: list[SlicedRecording] = []
     for done in run_all(slice_recording, jobs, workers=workers):
