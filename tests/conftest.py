@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from menura.audio import interrupts
+
 
 def pytest_configure() -> None:
     """A shell's background jobs ignore Ctrl-C; the tests send it, so it must mean what it means in the foreground."""
@@ -21,3 +23,14 @@ def denormals() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture
+def hearing() -> Iterator[None]:
+    """The process hears Ctrl-C and termination as the command does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.hear_interrupts()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interrupts._heard = None

@@ -65,6 +65,64 @@ def test_signals_leave_nothing_half_written(long_talk: Path, number: signal.Sign
     assert list(Path("out").iterdir()) == []
 
 
+SWALLOWED = """
+import os, signal, sys
+from menura.cli.main import main
+from support.swallow import WAYS, instead
+way, number, place = sys.argv[1:4]
+instead(place, lambda: WAYS[way](lambda: os.kill(os.getpid(), signal.Signals[number])))
+main(sys.argv[4:])
+"""
+"""The command, with a signal to itself at a place, in such a way that what the handler raises is lost."""
+
+
+def swallowed(way: str, number: signal.Signals, place: str, talk: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SWALLOWED, way, number.name, place, *CONVERT[3:], talk, "-o", "out/x.wav"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("way", "number", "code", "word"),
+    [
+        ("except", signal.SIGINT, 130, "interrupted"),
+        ("del", signal.SIGINT, 130, "interrupted"),
+        ("weakref", signal.SIGINT, 130, "interrupted"),
+        ("callback", signal.SIGINT, 130, "interrupted"),
+        ("except", signal.SIGTERM, 143, "terminated"),
+    ],
+)
+def test_a_signal_is_not_lost_where_exceptions_are(
+    talk: Path, way: str, number: signal.Signals, code: int, word: str
+) -> None:
+    run = swallowed(way, number, "menura.pipeline.execute:latent_noise", talk)  # in the only segment
+    assert run.returncode == code, run.stderr
+    assert run.stdout == ""
+    told = run.stderr.splitlines()
+    assert told[-1] == f"menura: {word}; nothing half-written was left."
+    assert (len(told) == 1) == (way == "except")  # Python itself tells of what it ignores
+    assert list(Path("out").iterdir()) == []
+
+
+def test_a_lost_signal_comes_again_with_the_next_pass(long_talk: Path) -> None:
+    run = swallowed("once", signal.SIGINT, "menura.pipeline.execute:latent_noise", long_talk)
+    assert run.returncode == 130, run.stderr
+    assert run.stderr == "menura: interrupted; nothing half-written was left.\n"
+    assert list(Path("out").iterdir()) == []
+
+
+def test_a_signal_lost_at_the_very_end_is_told(talk: Path) -> None:
+    run = swallowed("except", signal.SIGINT, "menura.cli.convert:tell_problems", talk)
+    assert run.returncode == 130
+    assert run.stderr == "menura: interrupted; nothing half-written was left.\n"
+    assert [path.name for path in Path("out").iterdir()] == ["x.wav"]
+
+
 def test_a_full_disk(talk: Path) -> None:
     def no_large_files() -> None:
         import resource

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -113,6 +115,16 @@ def test_blocks_are_contiguous_and_seams_are_reported() -> None:
     seams = job.stream.seams_s
     assert len(seams) == 3
     assert all(abs(seam - 20 * (k + 1)) <= 0.5 for k, seam in enumerate(seams))
+
+
+@pytest.mark.usefixtures("hearing")
+def test_a_swallowed_ctrl_c_ends_the_conversion_at_its_next_step() -> None:
+    events = convert_all([conversion(voice_like(70 * 16_000))], CPU)
+    next(events)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        next(events)
 
 
 def test_stream_is_near_whole() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from menura.audio import encode
 from menura.audio.containers.survey import PieceFile
 from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter
-from menura.audio.interrupts import deferred_interrupts
+from menura.audio.interrupts import TerminatedError, check_interrupts, deferred_interrupts, hear_interrupts
 from support.media import encode_media
 
 
@@ -94,3 +95,139 @@ def test_the_handler_is_back_afterwards_and_other_threads_have_none() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def swallowed(number: signal.Signals = signal.SIGINT) -> None:
+    """Get a signal where what it raises is lost, as in the modules that Cython makes."""
+    try:
+        os.kill(os.getpid(), number)
+    except BaseException:  # noqa: BLE001
+        return
+    raise AssertionError("nothing was raised")
+
+
+BOTH = pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, TerminatedError)]
+)
+
+
+@BOTH
+@pytest.mark.usefixtures("hearing")
+def test_what_was_swallowed_comes_again_while_reading(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(200_000), 48_000)
+    blocks = open_audio(tmp_path / "a.flac").blocks(1000)
+    next(blocks)
+    swallowed(number)
+    with pytest.raises(error):
+        list(blocks)
+
+
+@BOTH
+@pytest.mark.usefixtures("hearing")
+def test_what_was_swallowed_comes_again_before_a_file_has_its_name(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    def write() -> None:
+        with AudioWriter(tmp_path / "out.flac", 48_000) as writer:
+            writer.write(noise(20_000))
+            swallowed(number)
+
+    with pytest.raises(error):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hearing")
+def test_other_threads_hear_of_it() -> None:
+    heard: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with deferred_interrupts():
+                pass
+        except KeyboardInterrupt as error:
+            heard.append(error)
+
+    swallowed()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(heard) == 1
+
+
+@pytest.mark.usefixtures("hearing")
+def test_every_ctrl_c_is_raised() -> None:
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("hearing")
+def test_a_deferred_one_is_kept_in_mind_too() -> None:
+    went_on = False
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        went_on = True
+    assert went_on
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts():
+        raise AssertionError("begun all the same")
+    with deferred_interrupts(cleaning_up=True):
+        pass
+
+
+def test_nothing_is_installed_or_remembered_where_nobody_asked() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    swallowed()
+    check_interrupts()
+    thread = threading.Thread(target=hear_interrupts)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("hearing")
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda _number, _frame: None], ids=["ignored", "another"])
+def test_who_does_otherwise_with_ctrl_c_keeps_it(handler: signal.Handlers | Callable[[int, object], None]) -> None:
+    signal.signal(signal.SIGINT, handler)
+    hear_interrupts()
+    assert signal.getsignal(signal.SIGINT) is handler
+    os.kill(os.getpid(), signal.SIGINT)
+    check_interrupts()
+
+
+@pytest.mark.usefixtures("hearing")
+def test_one_that_comes_while_handlers_are_put_back_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    install = signal.signal
+    calls = 0
+
+    def interrupted(number: signal.Signals, handler: Any) -> None:
+        nonlocal calls
+        calls += 1
+        install(number, handler)
+        if calls == 3:  # the first of both that is put back
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts():
+        pass
+    with pytest.raises(TerminatedError):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("hearing")
+def test_a_second_ctrl_c_while_the_first_is_cleaned_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with AudioWriter(tmp_path / "out.flac", 48_000) as writer:
+            writer.write(noise(20_000))
+            interrupting(monkeypatch, encode._TemporaryOutput, "seek", 1)  # by abort, which closes the encoder
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        write()
+    assert isinstance(raised.value.__context__, KeyboardInterrupt)
+    assert list(tmp_path.iterdir()) == []

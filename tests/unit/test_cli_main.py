@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from collections.abc import Callable
 import click
 import pytest
 
+from menura.audio.interrupts import TerminatedError
 from menura.cli import main
 from menura.errors import DecodeError, MenuraError, OptionError
 
@@ -38,7 +42,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (OSError(28, "No space left on device"), 1, "menura: No space left on device: free space on "),
         (MemoryError(), 1, "menura: not enough memory: close other programs, or use --strategy stream."),
         (KeyboardInterrupt(), 130, "menura: interrupted; nothing half-written was left."),
-        (main.TerminatedError(), 143, "menura: terminated; nothing half-written was left."),
+        (TerminatedError(), 143, "menura: terminated; nothing half-written was left."),
         (ZeroDivisionError("by 0"), 1, "menura: unexpected ZeroDivisionError: by 0 (MENURA_DEBUG=1 shows where; "),
         (click.UsageError("what?"), 2, "menura: what?"),
     ],
@@ -57,6 +61,23 @@ def test_errors_become_one_line_and_a_code(
     assert captured.err.startswith(line)
     assert captured.err.count("\n") == 1
     assert captured.err.endswith("\n")
+
+
+@pytest.mark.usefixtures("hearing")
+@pytest.mark.parametrize("end", [None, click.exceptions.Exit(0), DecodeError("a.wav: is cut off."), BrokenPipeError()])
+def test_a_swallowed_ctrl_c_is_told_instead_of_what_came_then(
+    end: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def swallowing() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(main.cli, "get_command", lambda _ctx, _name: swallowing)
+    assert main.run(["swallow"]) == 130
+    assert capsys.readouterr().err == "menura: interrupted; nothing half-written was left.\n"
 
 
 def test_debug_shows_the_traceback(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,3 +155,16 @@ def test_an_interruption_leaves_nothing_half_written(pairs: list[tuple[Path, Pat
         convert_shared(pairs, backend, workers=2, on_progress=interrupt)
     assert backend.closed == [False]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("hearing")
+def test_a_swallowed_ctrl_c_ends_the_batch(pairs: list[tuple[Path, Path]]) -> None:
+    def swallow(_: Progress) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    backend = FakeBackend(done)
+    with pytest.raises(KeyboardInterrupt):
+        convert_shared(pairs, backend, workers=2, on_progress=swallow)
+    assert backend.closed == [False]
+    assert sum(len(link.done) for link in backend.links) < len(pairs)

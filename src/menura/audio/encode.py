@@ -149,9 +149,11 @@ class AudioWriter:
         if self._finished:
             return
         self._finished = True
-        with contextlib.suppress(Exception), deferred_interrupts():
-            self._encoder.close()
-        self._file.discard()
+        try:
+            with contextlib.suppress(Exception), deferred_interrupts(cleaning_up=True):
+                self._encoder.close()
+        finally:  # a second Ctrl-C may have come meanwhile
+            self._file.discard()
 
     def __enter__(self) -> AudioWriter:
         """Return the writer."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from menura import __version__
+from menura.audio.interrupts import TerminatedError, check_interrupts, hear_interrupts
 from menura.errors import MenuraError
 
 EXIT_FAILURE = 1
@@ -76,10 +75,6 @@ def cli() -> None:
     """  # noqa: D301  (click's mark for "leave these lines as they are")
 
 
-class TerminatedError(BaseException):
-    """SIGTERM came; not an Exception, so that it passes like Ctrl-C and outputs are cleaned up on its way."""
-
-
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process.
 
@@ -88,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    hear_interrupts()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -120,8 +115,11 @@ def run(argv: Sequence[str]) -> int:
 
 def _invoke(argv: Sequence[str]) -> None:
     # Not click's own main(): it would print tracebacks' worth of lines and swallow what is told here.
-    with cli.make_context("menura", list(argv)) as context:
-        cli.invoke(context)
+    try:
+        with cli.make_context("menura", list(argv)) as context:
+            cli.invoke(context)
+    finally:
+        check_interrupts()  # instead of a success, or of an error that may come of it
 
 
 def _flushed(code: int) -> int:
@@ -175,10 +173,6 @@ def _told(message: str, code: int) -> int:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
-    raise TerminatedError
 
 
 if __name__ == "__main__":

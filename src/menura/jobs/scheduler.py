@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
+from menura.audio.interrupts import check_interrupts
 from menura.audio.remote import remove_unfinished_at, size_bytes
 from menura.errors import ResourceError
 from menura.jobs.worker import Advanced, Farewell, Finished, Message, Ready, Refused, Task
@@ -148,6 +149,7 @@ class Scheduler:
         for number in range(min(count, len(self._todo))):
             self._start(number)
         while self._todo or any(worker.task for worker in self._workers):
+            check_interrupts()
             for worker in self._heard(self._workers, None):
                 try:
                     message = worker.link.receive()

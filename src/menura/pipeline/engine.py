@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from menura.audio.interrupts import check_interrupts
 from menura.errors import MenuraError, ResourceError
 from menura.pipeline.execute import Answer, Executor
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
@@ -84,6 +85,7 @@ def run(streams: Iterable[Stream | None], device: torch.device, width: int = 1) 
     executor = Executor(device)
     try:
         while True:
+            check_interrupts()
             active = [a for a in active if a.pending is not None]
             while len(active) < width and (stream := next(waiting, None)) is not None:
                 begun = _Active(stream)

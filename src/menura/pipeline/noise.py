@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from numpy.random import Philox  # now: NumPy would load it amid the first segment, and Ctrl-C get lost in that
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -39,7 +40,7 @@ def normals(seed: int, purpose: int, start: int, count: int) -> FloatArray:
     block, skip = divmod(start, _DRAWS_A_BLOCK)
     key = np.array([seed, purpose], dtype=np.uint64)
     counter = np.array([block + _ORIGIN_BLOCKS, 0, 0, 0], dtype=np.uint64)
-    bits = np.random.Philox(key=key, counter=counter).random_raw(skip + count)[skip:]
+    bits = Philox(key=key, counter=counter).random_raw(skip + count)[skip:]
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return np.asarray(torch.special.ndtri(torch.from_numpy(uniform)), dtype=np.float32)
 
