@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 SEPARABLE = "/decoder/decoder/generator/conv_post/Conv_output_0"
 """The decoder's output before the inverse STFT."""
+_TRACED_FRAMES = 131
 
 
 def _convolution_dtype() -> torch.dtype:
@@ -71,9 +72,13 @@ class TorchDecoder:
         self._last_use = {name: i for i, (node, _) in enumerate(self._nodes) for name in node.input}
 
     def compiled(self, example: list[Tensor]) -> Callable[..., Tensor]:
-        """The same function, its element-wise work fused by torch.compile (minutes, once; cached on disk)."""
+        """The same function, its element-wise work fused by torch.compile (minutes, once; cached on disk).
+
+        Args:
+            example: inputs of a sentence, which only tell how the tensors' lengths belong together.
+        """
         with torch.no_grad():
-            graph = make_fx(self.__call__, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+            graph = make_fx(self.__call__, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*_untypical(example))
         return torch.compile(graph, dynamic=True)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -86,6 +91,21 @@ class TorchDecoder:
                 if self._last_use.get(name) == index:
                     values.pop(name, None)
         return values[SEPARABLE]
+
+
+def _untypical(example: list[Tensor]) -> list[Tensor]:
+    """Inputs of a length that no width in the network has: tracing takes equal sizes for one and the same.
+
+    Content comes first; all other lengths are a multiple of its, or that and a little more, or don't change.
+    """
+    frames = example[0].shape[-1]
+    made = []
+    for tensor, name in zip(example, ("content", "pitch", "energy", "style", "source"), strict=True):
+        length = tensor.shape[-1]
+        if name != "style":
+            length = length // frames * _TRACED_FRAMES + length % frames
+        made.append(torch.randn(*tensor.shape[:-1], length))
+    return made
 
 
 def _constant(array: npt.NDArray[np.generic]) -> Tensor | list[int] | float:

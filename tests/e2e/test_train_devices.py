@@ -30,7 +30,9 @@ def train(peers: Peers, device: torch.device, given: Any) -> None:
     trainer = open_trainer(folder, device, peers)
     # Gradients of this process alone differ from the others'; those that are applied don't.
     trainer.run(folder, until_step=3, report=lambda _: None)
+    assert trainer.discriminators is not None
     torch.save(trainer.generator.state_dict(), folder / f"end.{peers.rank}.pt")
+    torch.save(trainer.discriminators.state_dict(), folder / f"judges.{peers.rank}.pt")
     one = peers.average(torch.tensor([float(peers.rank)])) if peers.average else None
     assert one is not None
     assert float(one) == 0.5
@@ -74,17 +76,19 @@ def interrupt_parent(peers: Peers, device: torch.device, given: Any) -> None:
 def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     write_features(tmp_path)
     experiment = tiny_experiment()
-    schedule = dataclasses.replace(experiment.schedule, batch_size=4, save_every_steps=3)
+    schedule = dataclasses.replace(experiment.schedule, batch_size=4, save_every_steps=3, gan_from_step=1)
     save_experiment(tmp_path, dataclasses.replace(experiment, schedule=schedule))
     train_together(2, CPU, 4, train, tmp_path)
     assert [(tmp_path / f"group.{rank}.txt").read_text() for rank in range(2)] == ["gone", "gone"]
-    ends = [torch.load(tmp_path / f"end.{rank}.pt", weights_only=True) for rank in range(2)]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    for network in ("end", "judges"):
+        ends = [torch.load(tmp_path / f"{network}.{rank}.pt", weights_only=True) for rank in range(2)]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 3
     # One process goes on from where two stopped.
     trainer = open_trainer(tmp_path, CPU)
     assert trainer.step == 3
-    assert all(torch.equal(value, ends[0][name]) for name, value in trainer.generator.state_dict().items())
+    assert trainer.discriminators is not None
+    assert all(torch.equal(value, ends[0][name]) for name, value in trainer.discriminators.state_dict().items())
     assert (tmp_path / CHECKPOINT).is_file()
 
 

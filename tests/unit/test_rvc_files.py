@@ -182,7 +182,7 @@ def with_weight(name: str, value: object) -> Callable[[dict[str, Any]], None]:
     ("damage", "message"),
     [
         (with_config(2, 2**40), "widths out of range"),
-        (with_config(6, 10**9), "too many layers"),
+        (with_config(6, 10**9), "no layers, or too many"),
         (with_config(6, 3), "lacks enc_p.encoder.attn_layers.2"),
         (with_config(3, "many"), "can't be read"),
         (with_config(9, "7"), "unknown kind of residual block"),

@@ -25,6 +25,7 @@ from menura.train.denoise import denoised
 from menura.train.export import export_voice
 from menura.train.features import ClipSource, Extractor
 from menura.train.loop import open_trainer
+from menura.train.networks import begun_with
 from menura.train.prepare import is_prepared, prepare
 from menura.train.recordings import speakers_of
 from menura.train.report import load_preparation, report_text
@@ -291,15 +292,65 @@ def test_an_experiment_can_be_moved_before_anything_is_done(tmp_path: Path, data
     shutil.copy(Path(menura.__file__).parent / "assets/starter/voices/wren/voice.safetensors", voice)
     made = create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, base=str(voice))).experiment
     expected = load_voice(voice).state["enc_p.emb_phone.weight"].float()
-    assert made.warm_start == WarmStart(generator="begin/generator.safetensors", origin="a voice.safetensors")
+    assert made.warm_start == WarmStart(generator="begin/generator.safetensors", origin="a voice")
     moved = (tmp_path / "exp").rename(tmp_path / "moved")
     dataset.rename(tmp_path / "recordings")
     shutil.rmtree(voice.parent)
     assert run(["train", "prepare", str(moved), "--workers", "1"]) == 1
+    assert run(["train", "prepare", str(moved), "--dataset", str(tmp_path / "typo")]) == 1
+    assert load_experiment(moved).data.dataset == str(dataset)  # what can't be right is not kept
     arguments = ["--dataset", str(tmp_path / "recordings"), "--workers", "1"]
     assert run(["train", "prepare", str(moved), *arguments]) == 0
     trainer = open_trainer(moved, torch.device("cpu"))
     assert torch.equal(trainer.average["enc_p.emb_phone.weight"], expected)
+
+
+def test_an_experiment_is_no_recording(tmp_path: Path, counted) -> None:
+    """Not even one that lies in the data set's folder, or is it."""
+    for name, folder in (("beside", tmp_path / "beside" / "exp"), ("same", tmp_path / "same")):
+        data = write_dataset(tmp_path / name, {"a.wav": noise(18.0, seed=4)})
+        create_experiment(folder, dataset=data, rights="me", options=OPTIONS, home=tmp_path)
+        counts = []
+        for _ in range(2):
+            made = prepare(folder, load_experiment(folder), home=tmp_path, workers=1, report=lambda _: None)
+            counts.append(len(made.slices))
+        assert counts[0] == counts[1] > 5
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        (None, "speakers", ["../../escaped"], "no paths"),
+        (None, "speakers", [""], "no paths"),
+        (None, "synthesizer", [], "can't be read"),
+        (None, "seed", "1", "seed: '1' is no int"),
+        (None, "gradient_checkpointing", 1, "is no bool"),
+        ("schedule", "keep_last", "2", "keep_last: '2' is no int"),
+        ("schedule", "patience", 1.5, "is no int or NoneType"),
+        ("warm_start", "generator", 5, "generator: 5 is no str"),
+    ],
+)
+def test_settings_that_can_not_be_are_refused(
+    tmp_path: Path, dataset: Path, part: str | None, name: str, value: object, message: str
+) -> None:
+    """They may be edited, and may come from others."""
+    create_in(tmp_path, dataset)
+    path = tmp_path / "exp" / "experiment.json"
+    values = json.loads(path.read_text())
+    (values if part is None else values[part])[name] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(TrainingError, match=message):
+        load_experiment(tmp_path / "exp")
+
+
+def test_weights_to_begin_with_are_the_experiments_own(tmp_path: Path, dataset: Path) -> None:
+    create_in(tmp_path, dataset)
+    folder = tmp_path / "exp"
+    (tmp_path / "outside.pth").write_bytes(b"")
+    for name, message in (("../outside.pth", "must be in the experiment's folder"), ("begin/x.pth", "are missing")):
+        with pytest.raises(TrainingError, match=message):
+            begun_with(folder, name)
+    assert begun_with(folder, str(tmp_path / "outside.pth")).is_file()  # as experiments had it before
 
 
 def test_sub_folders_are_speakers(tmp_path: Path, counted) -> None:
@@ -336,7 +387,7 @@ def test_what_would_stop_training_is_told_at_once(tmp_path: Path, dataset: Path,
     usage = type("Usage", (), {"free": 10_000_000})
     with monkeypatch.context() as patch:
         patch.setattr(room.shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(ResourceError, match=r"0\.0 GB are free, training needs about (0\.9|1\.[01]) GB"):
+        with pytest.raises(ResourceError, match=r"10 MB are free, training needs about (9\d\d MB|1\.[01] GB)"):
             create_in(tmp_path, dataset)
     assert not (tmp_path / "exp").exists()
     create_in(tmp_path, dataset)
@@ -417,7 +468,7 @@ def test_room_is_checked_again_before_every_long_part(tmp_path: Path, dataset: P
         (folder / name).write_bytes(b"")
     assert needed == [4 * needed[3], 3 * needed[3], 2 * needed[3], needed[3]]  # one is always being written
     assert 100_000_000 < needed[3] < 400_000_000
-    room.check_room(folder, load_experiment(folder), 0.0)
+    room.check_room(folder, load_experiment(folder))
 
 
 RVC_CONFIG = {
@@ -475,12 +526,28 @@ def test_a_network_of_any_size_trains_and_is_exported(tmp_path: Path, dataset: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("no json", "no config file of RVC"),
-        ("[1]", "no config file of RVC"),
+        ("no json", "Give a config file of RVC"),
+        ("[1]", "Give a config file of RVC"),
+        ("[" * 100_000, "Give a config file of RVC"),
+        (json.dumps({"model": {"n_heads": 1e999}}), "Give a config file of RVC"),
         ("{}", "names no sizes"),
-        (json.dumps(RVC_CONFIG | {"data": {"sampling_rate": 48_000}}), "for 48000 Hz; give that as --sample-rate"),
+        (
+            json.dumps(RVC_CONFIG | {"data": {"sampling_rate": 48_000}}),
+            r"for 48000 Hz, the voice has 40000 \(--sample-rate\)",
+        ),
         (json.dumps({"model": {"n_heads": "2"}}), "no whole number"),
-        (json.dumps({"model": {"upsample_rates": 7}}), "no config file of RVC"),
+        (json.dumps({"model": {"upsample_rates": 7}}), "Give a config file of RVC"),
+        (json.dumps({"model": {"resblock_dilation_sizes": [[1], [], [1]]}}), "no residual layers"),
+        (
+            json.dumps({"model": {"upsample_rates": [10, 10, 4, 1], "upsample_kernel_sizes": [16, 16, 8, 2]}}),
+            "even upsa",
+        ),
+        (json.dumps(RVC_CONFIG | {"data": {"hop_length": 512}}), "a hop_length of 512 isn't 10 ms"),
+        (json.dumps(RVC_CONFIG | {"data": {"filter_length": 1025}}), "is odd"),
+        (json.dumps(RVC_CONFIG | {"data": {"filter_length": 0}}), "spectra of 0 samples"),
+        (json.dumps(RVC_CONFIG | {"data": {"filter_length": 32_766}}), "cuts must have 41 to 200 frames"),
+        (json.dumps(RVC_CONFIG | {"train": {"segment_size": 800}}), "of 2 frames"),
+        (json.dumps(RVC_CONFIG | {"train": {"segment_size": 100_000}}), "of 250 frames"),
         (json.dumps({"model": {"hidden_channels": 1 << 40}}), "widths out of range"),
         (json.dumps({"model": {"upsample_rates": [10, 10, 2, 3]}}), "100 frames a second"),
     ],
@@ -490,8 +557,24 @@ def test_sizes_that_make_no_network_are_refused(tmp_path: Path, content: str, me
     path.write_text(content)
     with pytest.raises(MenuraError, match=message):
         create._network(TrainingOptions(config=path), 1)
-    with pytest.raises(OptionError, match="no config file"):
+    with pytest.raises(OptionError, match=r"missing\.json can't be taken"):
         create._network(TrainingOptions(config=tmp_path / "missing.json"), 1)
+
+
+def test_rvcs_own_sizes_still_begin_with_its_pretrained_files(tmp_path: Path) -> None:
+    """People name the file by habit."""
+    (tmp_path / "40k.json").write_text(json.dumps({"model": {"n_layers": 6, "upsample_rates": [10, 10, 2, 2]}}))
+    weights = tmp_path / "assets" / "pretrained_v2"
+    weights.mkdir(parents=True)
+    for name in ("f0G40k.pth", "f0D40k.pth"):
+        (weights / name).write_bytes(b"")
+    options = TrainingOptions(config=tmp_path / "40k.json")
+    warm, _ = create._warm_start(options, create._network(options, 1), tmp_path)
+    assert warm.generator == str(weights / "f0G40k.pth")
+    (tmp_path / "40k.json").write_text(json.dumps({"model": {"n_layers": 4}}))
+    warm, notes = create._warm_start(options, create._network(options, 1), tmp_path)
+    assert not warm.generator
+    assert "random weights" in notes[0]
 
 
 def test_a_run_s_options_change_the_experiment(tmp_path: Path, dataset: Path) -> None:

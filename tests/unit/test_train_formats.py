@@ -31,7 +31,7 @@ from menura.retrieval.faiss_index import FaissIndex
 from menura.train.checkpoint import checkpoint_paths, write_state
 from menura.train.dataset import Dataset
 from menura.train.export import export_training_states, voice_of
-from menura.train.features import load_features
+from menura.train.features import load_features, save_features
 from menura.train.held_out import Course, HeldOut, HeldOutResult
 from menura.train.loop import BEST, CHECKPOINT, LOG, StepReport, Trainer, open_trainer
 from menura.train.losses import RvcMelLoss
@@ -40,7 +40,7 @@ from menura.train.pictures import mel_picture, png
 from menura.train.spec import LossWeights, load_experiment, save_experiment
 from menura.train.tensorboard import EventWriter, crc32c
 from support.recipe import load_manifest
-from support.training import CPU, run, tiny_experiment, write_features
+from support.training import CPU, clip, run, tiny_experiment, write_features
 
 RVC = {"objective": "vits", "discriminators": "rvc", "weights": LossWeights(log_spectrum=0, convergence=0, mel=45)}
 
@@ -247,6 +247,28 @@ def test_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) 
 def losses_of(folder: Path) -> list[tuple[int, dict[str, float]]]:
     rows = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     return [(row["step"], row["losses"]) for row in rows]
+
+
+def test_fewer_checkpoints_are_kept_when_asked(folder: Path) -> None:
+    for keep, left in (
+        (4, ["checkpoint.pt", "checkpoint.1.pt", "checkpoint.2.pt", "checkpoint.3.pt"]),
+        (1, ["checkpoint.pt"]),
+    ):
+        experiment = load_experiment(folder)
+        schedule = dataclasses.replace(experiment.schedule, keep_last=keep, save_every_steps=1)
+        save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
+        run(folder, 5 if keep == 4 else 6)
+        assert [path.name for path in checkpoint_paths(folder)] == left
+
+
+def test_previews_are_of_the_experiments_own_speakers(folder: Path) -> None:
+    """Recipes' features may lie beside those of others."""
+    for number in range(3):
+        save_features(folder / "features" / f"..{number}.safetensors", clip("somebody else", number))
+    trainer = run(folder, 2)
+    assert trainer.held_out is not None
+    assert {shown.speaker for shown in trainer.held_out.previews(trainer._averaged())} <= {"anna", "bert"}
+    assert (folder / "logs" / "previews" / "00000002.0.png").is_file()
 
 
 def test_the_last_checkpoints_are_kept_and_a_damaged_one_is_passed_over(folder: Path) -> None:

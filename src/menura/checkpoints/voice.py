@@ -133,12 +133,13 @@ def check_config(path: Path, config: SynthesizerConfig) -> None:
             f"{path}: the voice needs the vocoder '{config.vocoder}', which Menura can't run "
             f"(it runs {', '.join(VOCODERS)})."
         )
-    problem = _config_problem(config)
+    problem = config_problem(config)
     if problem:
         raise CheckpointError(f"{path}: its config has {problem}. The file is damaged or no RVC voice.")
 
 
-def _config_problem(config: SynthesizerConfig) -> str | None:
+def config_problem(config: SynthesizerConfig) -> str | None:
+    """Why such a network can't be built, as in "it has ..."; None if it can."""
     widths = (
         config.spec_channels, config.inter_channels, config.hidden_channels, config.filter_channels,
         config.upsample_initial_channel, config.gin_channels, config.content_dim, config.kernel_size,
@@ -150,14 +151,17 @@ def _config_problem(config: SynthesizerConfig) -> str | None:
     narrowing = 2 ** (stages + 1 if config.vocoder == REFINE_GAN else stages)
     checks = {
         "widths out of range": all(0 < width <= _MAX_CHANNELS for width in widths),
-        "too many layers": 0 < config.n_layers <= _MAX_LAYERS and 0 < stages <= _MAX_LAYERS,
-        "too many residual layers": 0 < len(dilations) <= _MAX_LAYERS,
+        "no layers, or too many": 0 < config.n_layers <= _MAX_LAYERS and 0 < stages <= _MAX_LAYERS,
+        "no residual layers, or too many": 0 < len(dilations) <= _MAX_LAYERS and all(config.resblock_dilation_sizes),
         "rates or kernels out of range": all(0 < step <= _MAX_RATE for step in (*steps, *dilations)),
         "an impossible number of speakers": 0 < config.n_speakers <= _MAX_SPEAKERS,
         "an unknown kind of residual block": config.resblock in ("1", "2"),
-        "as many upsampling kernels as rates": stages == len(config.upsample_kernel_sizes),
+        "not as many upsampling kernels as rates": stages == len(config.upsample_kernel_sizes),
         "upsampling kernels shorter than their rates": all(
             k >= r for k, r in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=False)
+        ),
+        "even upsampling kernels at a rate of 1": all(
+            r > 1 or k % 2 == 1 for k, r in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=False)
         ),
         "even residual kernels": all(k % 2 == 1 for k in config.resblock_kernel_sizes),
         "residual kernels without dilations": len(config.resblock_kernel_sizes) == len(config.resblock_dilation_sizes),

@@ -84,17 +84,19 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
 def _prepare(name: Path, workers: int | None, engine: EngineOptions) -> None:
     from menura.checkpoints.assets import home_folder
     from menura.device import physical_cores, resolve_device
+    from menura.train.memory import enough_memory
     from menura.train.prepare import prepare as run_prepare
     from menura.train.spec import load_experiment
 
-    run_prepare(
-        name,
-        load_experiment(name),
-        home=home_folder(engine.home),
-        workers=workers or physical_cores(),
-        report=_PreparedLine(),
-        device=str(resolve_device(engine.device)),
-    )
+    with enough_memory("take --device cpu"):
+        run_prepare(
+            name,
+            load_experiment(name),
+            home=home_folder(engine.home),
+            workers=workers or physical_cores(),
+            report=_PreparedLine(),
+            device=str(resolve_device(engine.device)),
+        )
 
 
 class _PreparedLine:
@@ -115,7 +117,7 @@ class _PreparedLine:
 def run(name: Path, **given: Any) -> None:
     """Do what is missing: prepare, train, make the index, export the voice.
 
-    Steps, learning rate, batch size, precision and patience change the experiment for good.
+    Steps, learning rate, batch size, precision, patience and data set change the experiment for good.
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
     from menura.train.disk import remove_unfinished
@@ -130,18 +132,20 @@ def run(name: Path, **given: Any) -> None:
 
 def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
     from menura.device import resolve_device
+    from menura.train.checkpoint import checkpoint_paths
+    from menura.train.networks import check_warm_start
     from menura.train.prepare import is_prepared
     from menura.train.report import load_preparation
-    from menura.train.room import check_room
     from menura.train.spec import load_experiment
 
     batch_size = options.batch_size or load_experiment(name).schedule.batch_size
     _check_devices(options.devices, resolve_device(engine.device), batch_size)
     experiment = _changed(name, options)
-    fresh = bool(experiment.data.dataset) and not is_prepared(name, experiment)
+    fresh = bool(experiment.data.dataset) and (options.dataset is not None or not is_prepared(name, experiment))
+    if not checkpoint_paths(name):
+        check_warm_start(name, experiment)
     if fresh:
         _prepare(name, options.workers, engine)
-    check_room(name, experiment, 0.0)
     _train(name, options.until, engine, options.devices)
     if options.until is not None and options.until < experiment.schedule.steps:
         return
@@ -153,10 +157,13 @@ def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
 def _changed(name: Path, options: RunOptions) -> Experiment:
     """The experiment with what the options change, which is kept in it."""
     from menura.train.create import changed
+    from menura.train.recordings import find_recordings
     from menura.train.spec import load_experiment, save_experiment
 
     before = load_experiment(name)
     experiment = changed(before, options)
+    if options.dataset is not None:  # what can't be right is not kept
+        find_recordings(options.dataset, experiment.speakers, by_folder=experiment.data.by_folder)
     if experiment != before:
         save_experiment(name, experiment)
     return experiment
@@ -196,6 +203,8 @@ def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
 
     from menura.device import configure_threads
     from menura.train.loop import open_trainer
+    from menura.train.memory import enough_memory
+    from menura.train.room import check_room
 
     name, until, engine = task.name, task.until, task.engine
     configure_threads(engine.threads)
@@ -208,11 +217,14 @@ def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
         return
     if trainer.experiment.schedule.patience and not trainer.held_out:
         say("note: too few slices to hold any out: --patience has nothing to go by; training runs to its last step.")
+    if peers.leads:
+        check_room(name, trainer.experiment)
     say(
         f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step} of {last}. "
         f"Curves: tensorboard --logdir {name / 'logs'}"
     )
-    trainer.run(name, until_step=last, report=_StepLine(last))
+    with enough_memory("take a smaller --batch-size, or make the experiment with --gradient-checkpointing"):
+        trainer.run(name, until_step=last, report=_StepLine(last))
     if trainer.is_over:
         say(
             f"stopped at step {trainer.step}: held-out slices were best at step {trainer.course.best_step}. "

@@ -126,6 +126,8 @@ _NUMBERS = (
 )  # fmt: skip
 _LISTS = ("resblock_kernel_sizes", "upsample_rates", "upsample_kernel_sizes")
 _MOST_BYTES = 1 << 20
+_CUT_FRAMES = (8, 200)
+"""Shortest and longest cuts that training decodes."""
 
 
 def resized(config: SynthesizerConfig, path: Path) -> SynthesizerConfig:
@@ -150,26 +152,39 @@ def resized(config: SynthesizerConfig, path: Path) -> SynthesizerConfig:
             sizes["resblock_dilation_sizes"] = tuple(tuple(map(_whole, row)) for row in rows)
         if "resblock" in model:
             sizes["resblock"] = str(model["resblock"])
-        rate = data.get("sampling_rate", data.get("sample_rate", config.sample_rate))
-        sizes |= _frames(data, train, rate)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise OptionError(f"config: {path} is no config file of RVC ({error}); give such a JSON file.") from error
+        sizes |= _frames(data, train, config.sample_rate)
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise OptionError(f"config: {path} can't be taken: {error}. Give a config file of RVC (JSON).") from error
     if not sizes:
         raise OptionError(f"config: {path} names no sizes ('model' is missing); give RVC's config file.")
-    if rate != config.sample_rate:
-        raise OptionError(f"config: {path} is for {rate} Hz; give that as --sample-rate.")
-    return dataclasses.replace(config, **sizes)
+    made = dataclasses.replace(config, **sizes)
+    padding = made.spec_channels - 1 - made.sample_rate // 200
+    shortest = max(_CUT_FRAMES[0], padding // (made.sample_rate // 100) + 1)
+    if not shortest <= made.segment_size_frames <= _CUT_FRAMES[1] or padding < 0:
+        raise OptionError(
+            f"config: {path} has cuts (segment_size) of {made.segment_size_frames} frames and spectra of "
+            f"{2 * made.spec_channels - 2} samples (filter_length): cuts must have {shortest} to {_CUT_FRAMES[1]} "
+            "frames, spectra at least one frame's samples."
+        )
+    return made
 
 
-def _frames(data: Mapping[str, Any], train: Mapping[str, Any], rate: int) -> dict[str, Any]:
+def _frames(data: Mapping[str, Any], train: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
     """Sizes that the file gives in samples."""
+    rate = _whole(data.get("sampling_rate", data.get("sample_rate", sample_rate)))
+    if rate != sample_rate:
+        raise ValueError(f"it is for {rate} Hz, the voice has {sample_rate} (--sample-rate)")
+    hop = _whole(data.get("hop_length", rate // 100))
+    if hop * 100 != rate:
+        raise ValueError(f"a hop_length of {hop} isn't 10 ms, {rate // 100}")
     sizes = {}
     if "filter_length" in data:
-        sizes["spec_channels"] = _whole(data["filter_length"]) // 2 + 1
+        size = _whole(data["filter_length"])
+        if size % 2:
+            raise ValueError(f"a filter_length of {size} is odd")
+        sizes["spec_channels"] = size // 2 + 1
     if "segment_size" in train:
-        sizes["segment_size_frames"] = _whole(train["segment_size"]) // max(
-            1, _whole(data.get("hop_length", rate // 100))
-        )
+        sizes["segment_size_frames"] = _whole(train["segment_size"]) // hop
     return sizes
 
 

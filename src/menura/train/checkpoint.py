@@ -40,6 +40,10 @@ def write_state(path: Path, state: Mapping[str, Any], *, keep: int = 1) -> None:
             if before.is_file():
                 before.replace(_numbered(path, number))
         partial.replace(path)
+        for old in path.parent.glob(f"{path.stem}.*{path.suffix}"):  # more were kept before
+            place = old.suffixes[0][1:]
+            if place.isdecimal() and int(place) >= keep:
+                old.unlink()
     except OSError as error:
         raise unwritable(path, error) from error
     finally:

@@ -11,7 +11,7 @@ import torch
 
 from menura.checkpoints.assets import find_asset
 from menura.checkpoints.library import find_voice
-from menura.checkpoints.voice import check_config
+from menura.checkpoints.voice import check_config, config_problem
 from menura.errors import MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
 from menura.models.config import SynthesizerConfig
@@ -86,7 +86,8 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
     experiment = _experiment(options, config, speakers, warm, rights=rights, dataset=dataset, home=home)
     recordings = find_recordings(dataset, speakers, by_folder=experiment.data.by_folder)
     facts = survey_dataset(recordings, config.sample_rate)
-    check_room(folder, experiment, facts.total_s)
+    copied = sum(Path(path).stat().st_size for path in (warm.generator, warm.discriminator) if path)
+    check_room(folder, experiment, seconds=facts.total_s, copied_bytes=copied)
     check_warm_start(folder, experiment)
     experiment = dataclasses.replace(experiment, warm_start=_kept(folder, warm))
     save_experiment(folder, experiment)
@@ -101,7 +102,7 @@ def _kept(folder: Path, warm: WarmStart) -> WarmStart:
             name = f"{BEGIN}/{kind}{Path(source).suffix}"
             copy_whole(Path(source), folder / name)
             kept[kind] = name
-    return WarmStart(**kept, origin=Path(warm.generator).name)
+    return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)
 
 
 def _size(options: TrainingOptions) -> str:
@@ -128,7 +129,9 @@ def _network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
     config = dataclasses.replace(config, content_encoder=options.content, content_dim=dim)
     if options.config is not None:
         config = resized(config, options.config)
-    check_config(options.config or Path("the experiment"), config)
+        if problem := config_problem(config):
+            raise OptionError(f"config: with {options.config} the network has {problem}; change its sizes.")
+    check_config(Path("the experiment"), config)
     return config
 
 
@@ -152,7 +155,6 @@ def _experiment(
     home: Path,
 ) -> Experiment:
     direct = _size(options) == SMALL
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = DataSettings(
         dataset=str(dataset.resolve()),
         by_folder=len(speakers) > 1,
@@ -193,7 +195,7 @@ def _experiment(
         speakers=speakers,
         objective="direct" if direct else "vits",
         seed=options.seed,
-        precision=options.precision if options.precision != "auto" else fastest_precision(device),
+        precision=_precision(options.precision),
         weights=_loss_weights(config, direct=direct),
         schedule=schedule,
         mix=ContentMix(),
@@ -210,6 +212,11 @@ def _loss_weights(config: SynthesizerConfig, *, direct: bool) -> LossWeights:
     return FILTER_WEIGHTS if config.vocoder == SOURCE_FILTER else DIRECT_WEIGHTS
 
 
+def _precision(asked: str) -> str:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return fastest_precision(device) if asked == "auto" else asked
+
+
 def _warm_start(options: TrainingOptions, config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple[str, ...]]:
     if options.pretrained_g is not None:
         chosen = WarmStart(
@@ -221,14 +228,19 @@ def _warm_start(options: TrainingOptions, config: SynthesizerConfig, home: Path)
                 raise OptionError(f"pretrained: {path} is no file; check the path.")
         return chosen, ()
     if options.base not in ("auto", "none"):
-        return WarmStart(generator=str(find_voice(options.base, home).path.resolve())), ()
+        return _from_voice(options.base, home), ()
     if options.base == "none":
         return WarmStart(), ()
-    if options.config is not None:
-        return WarmStart(), (_RANDOM,)
+    if options.config is not None and config != _network(dataclasses.replace(options, config=None), config.n_speakers):
+        return WarmStart(), (_RANDOM,)  # nothing is pretrained for other sizes
     if config.content_encoder == STARTER and config.vocoder == SOURCE_FILTER:
-        return WarmStart(generator=str(find_voice(DEFAULT_VOICE, home).path.resolve())), ()
+        return _from_voice(DEFAULT_VOICE, home), ()
     return _pretrained(config, home)
+
+
+def _from_voice(name: str, home: Path) -> WarmStart:
+    voice = find_voice(name, home)
+    return WarmStart(generator=str(voice.path.resolve()), origin=voice.name)
 
 
 def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple[str, ...]]:

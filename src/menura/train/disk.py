@@ -79,7 +79,11 @@ def remove_unfinished(folder: Path) -> None:
     """
     places = (
         folder.glob(_UNFINISHED),
-        *((folder / name).rglob(_UNFINISHED) for name in ("begin", "slices", "features", "logs")),
+        *(
+            (folder / name).rglob(_UNFINISHED)
+            for name in ("begin", "slices", "features", "logs")
+            if not (folder / name).is_symlink()
+        ),
     )
     for path in itertools.chain(*places):
         with writing(path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_sa
 from menura.errors import TrainingError
 from menura.models.sizes import SOURCE_FILTER
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
-from menura.train.disk import writing
 from menura.train.index import VOICE
 from menura.train.report import Preparation, load_preparation
 from menura.train.spec import Experiment, load_experiment, write_atomically
@@ -80,23 +81,23 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in suffixes)
     for path in paths:
         export_voice(folder, path, speaker=speaker, newest=newest)
-    _remove_earlier_name(folder / VOICE, name)
+    _remove_earlier_name(folder / VOICE, paths)
     card = json.dumps(_card(folder, name, speaker=speaker, newest=newest), indent=1, ensure_ascii=False)
     write_atomically(folder / VOICE / CARD_NAME, (card + "\n").encode())
     return (*paths, folder / VOICE / CARD_NAME)
 
 
-def _remove_earlier_name(folder: Path, name: str) -> None:
-    """Delete the voice that was exported before the experiment's folder got another name; its card says which."""
-    try:
-        earlier = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if isinstance(earlier, str) and earlier != name and Path(earlier).name == earlier:
-        for suffix in (".pth", ".safetensors"):
-            path = folder / f"{earlier}{suffix}"
-            with writing(path):
-                path.unlink(missing_ok=True)
+def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
+    """Delete the voice that was exported before the experiment's folder got another name; its card says which.
+
+    What can't be found or deleted stays. On disks where case makes no difference another name may be the same file's.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        earlier = str(json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))["name"])
+        for path in (folder / f"{earlier}{suffix}" for suffix in (".pth", ".safetensors")):
+            ours = path.is_file() and Path(earlier).name == earlier
+            if ours and not any(path.samefile(made) for made in written):
+                path.unlink()
 
 
 def export_training_states(folder: Path) -> tuple[Path, ...]:

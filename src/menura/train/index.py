@@ -56,6 +56,6 @@ def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]
     path = folder / VOICE / name
     write_atomically(path, made.data)
     for old in (folder / VOICE).glob("added_*.index"):
-        if old != path:
+        if not old.samefile(path):
             old.unlink()
     return path, made

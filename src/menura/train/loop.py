@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from menura.audio.interrupts import deferred_interrupts
-from menura.checkpoints.voice import build_synthesizer
+from menura.checkpoints.voice import build_synthesizer, check_config
 from menura.errors import TrainingError
 from menura.models.discriminators import Discriminators, RvcDiscriminators
 from menura.models.synthesizer import Synthesizer, crop
@@ -24,7 +25,7 @@ from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_sta
 from menura.train.dataset import Dataset, Example
 from menura.train.devices import Peers
 from menura.train.export import voice_of
-from menura.train.features import SUFFIX, load_features
+from menura.train.features import SUFFIX, StoredClip, load_features
 from menura.train.held_out import PREVIEWS, Course, HeldOut, HeldOutResult
 from menura.train.journal import LOG, Journal
 from menura.train.losses import (
@@ -36,6 +37,7 @@ from menura.train.losses import (
     feature_matching_loss,
 )
 from menura.train.networks import (
+    begun_with,
     make_discriminators,
     make_generator,
     warm_discriminators,
@@ -44,7 +46,7 @@ from menura.train.networks import (
 from menura.train.objective import Pass, direct_pass, vits_pass
 from menura.train.precision import autocast
 from menura.train.report import load_preparation
-from menura.train.spec import Experiment, Schedule, load_experiment
+from menura.train.spec import EXPERIMENT_FILE, Experiment, Schedule, load_experiment
 from menura.train.stepper import Stepper
 from menura.train.upsampling import even_out
 
@@ -194,12 +196,12 @@ class Trainer:
         """
         warm = self.experiment.warm_start
         if warm.generator:
-            warm_generator(self.generator, folder / warm.generator)
+            warm_generator(self.generator, begun_with(folder, warm.generator))
             self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         if warm.discriminator:
             self._add_discriminators()
             assert self.discriminators is not None
-            warm_discriminators(self.discriminators, folder / warm.discriminator)
+            warm_discriminators(self.discriminators, begun_with(folder, warm.discriminator))
 
     def measure(self) -> HeldOutResult:
         """How far the averaged weights, as the network that converts, are from the held-out slices."""
@@ -230,9 +232,12 @@ class Trainer:
         schedule = self.experiment.schedule
         while self.step < until_step:
             started = time.monotonic()
-            torch.manual_seed(self.experiment.seed * 1_000_003 + self.step + 7_919_777 * self.peers.rank)
+            seed = self.experiment.seed * 1_000_003 + self.step
+            torch.manual_seed(seed)  # all processes make the same discriminators
             if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
                 self._add_discriminators()
+            if self.peers.rank:
+                torch.manual_seed(seed + 7_919_777 * self.peers.rank)
             drawn = self.dataset.draw(
                 seed=self.experiment.seed,
                 step=self.step,
@@ -395,8 +400,10 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
 
     Raises:
         TrainingError: the experiment, its features or all of its checkpoints can't be used.
+        CheckpointError: no such network can be built.
     """
     experiment = load_experiment(folder)
+    check_config(folder / EXPERIMENT_FILE, experiment.synthesizer)
     speakers = experiment.speakers
     prepared = load_preparation(folder)
     if prepared is None:
@@ -404,7 +411,8 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
     else:
         learnt = [folder / item.features for item in prepared.slices if not item.held_out]
         kept = [load_features(folder / item.features) for item in prepared.slices if item.held_out]
-    shown = [] if kept else [load_features(path) for path in learnt[:PREVIEWS]]
+    own = (path for path in learnt if StoredClip.of(path).speaker in speakers)
+    shown = [] if kept else [load_features(path) for path in itertools.islice(own, PREVIEWS)]
     held_out = HeldOut(kept, speakers=speakers, device=device, learnt=shown)
     dataset = Dataset.load(
         learnt,

@@ -136,6 +136,24 @@ def _training_state(path: Path) -> State:
     return dict(model)
 
 
+def begun_with(folder: Path, name: str) -> Path:
+    """A file that an experiment begins with.
+
+    Args:
+        folder: the experiment's.
+        name: below it; absolute in experiments that were made before there were copies.
+
+    Raises:
+        TrainingError: it is missing, or elsewhere.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise TrainingError(f"{path}: these weights, which training begins with, are missing; put them back.")
+    if not Path(name).is_absolute() and not path.resolve().is_relative_to(folder.resolve()):
+        raise TrainingError(f"{path}: the weights that training begins with must be in the experiment's folder.")
+    return path
+
+
 def check_warm_start(folder: Path, experiment: Experiment) -> None:
     """Raise what training would, were it to begin with the weights that the experiment names.
 
@@ -151,10 +169,10 @@ def check_warm_start(folder: Path, experiment: Experiment) -> None:
     if warm.generator:
         with without_weights():
             generator = make_generator(experiment)
-        path = folder / warm.generator
+        path = begun_with(folder, warm.generator)
         _fitting(generator, _for_speakers(_generator_weights(path), generator), path)
     if warm.discriminator:
-        path = folder / warm.discriminator
+        path = begun_with(folder, warm.discriminator)
         with without_weights():
             discriminators = make_discriminators(experiment)
         _fitting(discriminators, parametrized(_training_state(path)), path)

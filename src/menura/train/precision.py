@@ -50,7 +50,8 @@ def keep_float32(module: nn.Module) -> None:
 
     def forward(*arguments: Tensor | float | None) -> Tensor:
         wide = [x.float() if isinstance(x, Tensor) and x.dtype in _DTYPES.values() else x for x in arguments]
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        device = next(x.device.type for x in wide if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
             out: Tensor = inner(*wide)
         return out
 

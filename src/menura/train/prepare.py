@@ -32,7 +32,7 @@ from menura.train.slicing import (
     spans_of_chunks,
 )
 from menura.train.spec import DataSettings, Experiment, write_atomically
-from menura.train.work import FeatureJob, FeatureResult, NetworkNames, extract_features, load_networks
+from menura.train.work import FeatureJob, FeatureResult, NetworkNames, extract_features, load_networks, unload_networks
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -105,7 +105,7 @@ def prepare(
     rate = experiment.synthesizer.sample_rate
     networks = NetworkNames.of(experiment, home, device)
     recordings = find_recordings(Path(settings.dataset), experiment.speakers, by_folder=settings.by_folder)
-    check_room(folder, experiment, survey_dataset(recordings, rate).total_s)
+    check_room(folder, experiment, seconds=survey_dataset(recordings, rate).total_s)
     jobs = [SliceJob(recording=r, folder=str(folder), settings=settings, sample_rate=rate) for r in recordings]
     sliced: list[SlicedRecording] = []
     for done in run_all(slice_recording, jobs, workers=workers):
@@ -248,6 +248,7 @@ def _computed(
             made[number] = None if result is None else _prepared_slice(jobs[number], result)
         count += len(portion)
         report(Progress(stage=FEATURES, done=count, total=len(jobs)))
+    unload_networks()
     return [item for item in made if item is not None]
 
 

@@ -16,27 +16,30 @@ _BYTES_GENERATOR, _BYTES_DISCRIMINATOR = 16, 12
 """A weight in a checkpoint: itself, its average, two moments; discriminators have no average."""
 
 
-def check_room(folder: Path, experiment: Experiment, seconds: float) -> None:
+def check_room(folder: Path, experiment: Experiment, *, seconds: float = 0.0, copied_bytes: int = 0) -> None:
     """Raise what training would after hours, where slices, features and checkpoints won't fit.
 
     Args:
         folder: the experiment's, which need not exist yet.
         experiment: of that folder.
         seconds: of the recordings, where they are still to be prepared; else 0.
+        copied_bytes: files that are yet to be copied into it.
 
     Raises:
         ResourceError: the disk is too small.
     """
-    needed = _checkpoint_bytes(folder, experiment) + _prepared_bytes(folder, experiment, seconds)
-    begun = (experiment.warm_start.generator, experiment.warm_start.discriminator)
-    needed += sum((folder / name).stat().st_size for name in begun if Path(name).is_absolute())  # to be copied
+    needed = copied_bytes + _checkpoint_bytes(folder, experiment) + _prepared_bytes(folder, experiment, seconds)
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
-            f"{existing}: {free / 1e9:.1f} GB are free, training needs about {needed / 1e9:.1f} GB; free space, or "
+            f"{existing}: {_told(free)} are free, training needs about {_told(needed)}; free space, or "
             "move the experiment to another disk."
         )
+
+
+def _told(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _checkpoint_bytes(folder: Path, experiment: Experiment) -> int:
@@ -46,8 +49,10 @@ def _checkpoint_bytes(folder: Path, experiment: Experiment) -> int:
         discriminators = make_discriminators(experiment)
     each = _BYTES_GENERATOR * sum(p.numel() for p in generator.parameters())
     each += _BYTES_DISCRIMINATOR * sum(p.numel() for p in discriminators.parameters())
+    schedule = experiment.schedule
+    kept = min(schedule.keep_last, schedule.steps // max(1, schedule.save_every_steps) + 1)
     there = len(checkpoint_paths(folder)) + (folder / BEST).is_file()
-    return each * max(1, experiment.schedule.keep_last + 2 - there)
+    return each * max(1, kept + 2 - there)
 
 
 def _prepared_bytes(folder: Path, experiment: Experiment, seconds: float) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,10 +184,16 @@ class Experiment:
             raise TrainingError(
                 f"objective: 'direct' trains {' and '.join(DIRECT_VOCODERS)}, not {self.synthesizer.vocoder}."
             )
+        if not all(_is_one_part(name) for name in self.speakers):
+            raise TrainingError("speakers: their names are folders' in the experiment, so no paths.")
         if len(self.speakers) != self.synthesizer.n_speakers:
             raise TrainingError(
                 f"{len(self.speakers)} speakers are named, the network has {self.synthesizer.n_speakers}."
             )
+
+
+def _is_one_part(name: str) -> bool:
+    return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
 
 
 def starter_config(n_speakers: int, *, vocoder: str = SOURCE_FILTER) -> SynthesizerConfig:
@@ -193,6 +201,7 @@ def starter_config(n_speakers: int, *, vocoder: str = SOURCE_FILTER) -> Synthesi
     return small_config(24_000, n_speakers, vocoder=vocoder)
 
 
+_PLAIN = (int, float, str, bool, type(None))
 _PARTS: Mapping[str, Callable[..., Any]] = {
     "weights": LossWeights,
     "schedule": Schedule,
@@ -216,15 +225,28 @@ def load_experiment(folder: Path) -> Experiment:
     path = folder / EXPERIMENT_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        values["synthesizer"] = SynthesizerConfig(**_tuples(values["synthesizer"]))
+        values["synthesizer"] = _built(SynthesizerConfig, _tuples(values["synthesizer"]))
         values["speakers"] = tuple(values["speakers"])
         for name, kind in _PARTS.items():
-            values[name] = kind(**values.get(name, {}))
-        return Experiment(**values)
+            values[name] = _built(kind, values.get(name, {}))
+        made: Experiment = _built(Experiment, values)
     except FileNotFoundError as error:
         raise TrainingError(f"{folder}: no experiment; make one with 'menura train new'.") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrainingError(f"{path}: can't be read ({error}).") from error
+    return made
+
+
+def _built(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """A dataclass whose plain fields have the types that they are said to have: people edit the file."""
+    made = kind(**values)
+    for name, hint in typing.get_type_hints(kind).items():
+        value, allowed = getattr(made, name), typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = tuple(each for each in allowed if isinstance(each, type) and each in _PLAIN)
+        wide = (*plain, int) if float in plain else plain
+        if plain and (not isinstance(value, wide) or (isinstance(value, bool) and bool not in plain)):
+            raise TypeError(f"{name}: {value!r} is no {' or '.join(each.__name__ for each in plain)}")
+    return made
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,13 @@ def load_networks(names: NetworkNames) -> None:
         )
 
 
+def unload_networks() -> None:
+    """Free this process's networks: training needs the memory."""
+    _loaded.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _encoder(names: NetworkNames, device: torch.device) -> ContentEncoder:
     if names.content == STARTER:
         from menura.content.starter import StarterEncoder
