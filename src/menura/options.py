@@ -227,7 +227,7 @@ class TrainingOptions:
     )
     precision: str = _option(
         "auto",
-        "auto is bf16 where the device is fast in it, fp16 (with scaled losses) on NVIDIA's Volta and Turing, else fp32.",
+        "auto is bf16 where the device is fast in it, fp16 with scaled losses on NVIDIA's Volta and Turing, else fp32.",
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     gradient_checkpointing: bool = _option(False, "Train in less memory but slower: larger batches on small GPUs.")
