@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
         click.echo(f"{speaker}: {seconds / 60:.1f} minutes")
     for note in made.notes:
         click.echo(f"note: {note}")
-    click.echo(f"Next: menura train run {name}")
+    click.echo(f"Next: menura train run {shlex.quote(str(name))}")
 
 
 @train.command()
@@ -221,7 +222,7 @@ def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
         check_room(name, trainer.experiment)
     say(
         f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step} of {last}. "
-        f"Curves: tensorboard --logdir {name / 'logs'}"
+        f"Curves: tensorboard --logdir {shlex.quote(str(name / 'logs'))}"
     )
     with enough_memory("take a smaller --batch-size, or make the experiment with --gradient-checkpointing"):
         trainer.run(name, until_step=last, report=_StepLine(last))
@@ -318,4 +319,4 @@ def _export(name: Path, voice: Path | None, *, speaker: str | None, newest: bool
         paths = export_experiment(name, speaker=speaker, newest=newest)
     for path in paths:
         click.echo(path)
-    click.echo(f"Convert with it: menura convert INPUT --voice {paths[0]}")
+    click.echo(f"Convert with it: menura convert INPUT --voice {shlex.quote(str(paths[0]))}")
