@@ -305,6 +305,19 @@ def test_an_experiment_can_be_moved_before_anything_is_done(tmp_path: Path, data
     assert torch.equal(trainer.average["enc_p.emb_phone.weight"], expected)
 
 
+@pytest.mark.parametrize("kept", [0, 20, 2_000])
+def test_a_damaged_slice_is_named(tmp_path: Path, dataset: Path, counted, kept: int) -> None:
+    create_in(tmp_path, dataset)
+    run_prepare(tmp_path)
+    shutil.rmtree(tmp_path / "exp" / "features")
+    path = min((tmp_path / "exp" / "slices").rglob("*.flac"))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(TrainingError, match=rf"{path.name}: a damaged slice; delete the file"):
+        run_prepare(tmp_path)
+    path.unlink()
+    run_prepare(tmp_path)
+
+
 def test_an_experiment_is_no_recording(tmp_path: Path, counted) -> None:
     """Not even one that lies in the data set's folder, or is it."""
     for name, folder in (("beside", tmp_path / "beside" / "exp"), ("same", tmp_path / "same")):

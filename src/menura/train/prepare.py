@@ -32,7 +32,15 @@ from menura.train.slicing import (
     spans_of_chunks,
 )
 from menura.train.spec import DataSettings, Experiment, write_atomically
-from menura.train.work import FeatureJob, FeatureResult, NetworkNames, extract_features, load_networks, unload_networks
+from menura.train.work import (
+    FeatureJob,
+    FeatureResult,
+    NetworkNames,
+    extract_features,
+    load_networks,
+    unload_networks,
+    whole_slice,
+)
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -263,7 +271,8 @@ def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[list[int]]:
 
 
 def _length(job: FeatureJob) -> int:
-    return int(soundfile.info(Path(job.folder) / job.slice_file).frames)
+    with whole_slice(job):
+        return int(soundfile.info(Path(job.folder) / job.slice_file).frames)
 
 
 def _prepared_slice(job: FeatureJob, result: FeatureResult) -> PreparedSlice:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,12 +153,27 @@ def extract_features(jobs: Sequence[FeatureJob]) -> list[FeatureResult | None]:
     return [None if features is None else _result(job, name, features) for job, name, features in rows]
 
 
+@contextmanager
+def whole_slice(job: FeatureJob) -> Iterator[None]:
+    """Say what to do where the job's slice can't be read in this block.
+
+    Raises:
+        TrainingError: it can't.
+    """
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError) as error:
+        path = Path(job.folder) / job.slice_file
+        raise TrainingError(f"{path}: a damaged slice; delete the file and prepare again.") from error
+
+
 def _extracted(jobs: Sequence[FeatureJob], seeds: Sequence[int]) -> list[ClipFeatures | None]:
     first = jobs[0]
     load_networks(first.networks)
     clips = []
     for job, seed in zip(jobs, seeds, strict=True):
-        samples, rate = soundfile.read(Path(job.folder) / job.slice_file, dtype="float32")
+        with whole_slice(job):
+            samples, rate = soundfile.read(Path(job.folder) / job.slice_file, dtype="float32")
         clips.append(ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=seed))
     return _loaded[first.networks].extract_all(clips, perturbed=first.perturbed)
 
