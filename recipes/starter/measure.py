@@ -2,6 +2,8 @@
 
     python measure.py --recordings DIR --references NATURAL --out OUT
 
+or, with --voice (and --index, --index-rate), any voice whose own recordings (.flac) NATURAL holds.
+
 DIR holds recordings and, if words shall count, `manifest.json`: [{"file": ..., "language": "en", "text": ...}, ...].
 NATURAL is what `generate.py --natural` made. OUT gets the conversions, `rows.jsonl` and `quality.json`. The networks
 that judge: the extra `evaluate`, `pip install --no-deps resemblyzer speechmos`, and Whisper tiny.en's files (see the
@@ -69,6 +71,9 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--voice", help="measure this voice instead; REFERENCES holds recordings of it alone")
+    parser.add_argument("--index", type=Path)
+    parser.add_argument("--index-rate", type=float, default=ConversionOptions().index_rate)
     options = parser.parse_args()
     said = texts(options.recordings)
     recordings = sorted(path for path in options.recordings.iterdir() if path.suffix in SUFFIXES)
@@ -76,14 +81,14 @@ def main() -> None:
     if judge.missing:
         raise SystemExit("\n".join(judge.missing))
     quality, lines = {}, []
-    for kokoro_voice in PAIRS["shipped"]:
-        name = NAMES[kokoro_voice]
-        targets = sorted(options.references.glob(f"*.{kokoro_voice}.flac"))
-        rows = []
+    patterns = {options.voice: "*.flac"} if options.voice else {NAMES[k]: f"*.{k}.flac" for k in PAIRS["shipped"]}
+    for voice, pattern in patterns.items():
+        name, targets, rows = Path(voice).stem, sorted(options.references.glob(pattern)), []
+        asked = ConversionOptions(voice=voice, index=options.index, index_rate=options.index_rate)
         for source in [*recordings, DEMO]:
             converted = options.out / name / f"{source.stem}.wav"
             converted.parent.mkdir(parents=True, exist_ok=True)
-            converter.convert(source, converted, ConversionOptions(voice=name))
+            converter.convert(source, converted, asked)
             request = Request(source=source, converted=converted, targets=targets, text=said.get(source.name))
             rows.append(Row(recording=source.name, text=request.text, made=judge.evaluate(request)))
             lines.append(json.dumps({"voice": name, **dataclasses.asdict(rows[-1])}))

@@ -7,7 +7,6 @@ rounded to bfloat16 (accumulating in float32); the residual stream, norms and ac
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
+from menura.device import has_bfloat16
+
 SEPARABLE = "/decoder/decoder/generator/conv_post/Conv_output_0"
 """The decoder's output before the inverse STFT."""
 _TRACED_FRAMES = 131
@@ -24,9 +25,7 @@ _TRACED_FRAMES = 131
 
 def _convolution_dtype() -> torch.dtype:
     """bfloat16 only where the processor has it: elsewhere it is converted back and forth, many times slower."""
-    flags = Path("/proc/cpuinfo")
-    fast = flags.is_file() and "avx512_bf16" in flags.read_text(encoding="utf-8", errors="replace")
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
 _DTYPE = _convolution_dtype()

@@ -148,6 +148,11 @@ def processor_maker() -> str:
     return next((maker for name, maker in _MAKERS.items() if name in told), "")
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16; False where the system doesn't say."""
+    return "avx512_bf16" in _cpu_info("flags").split()
+
+
 def _cpu_info(name: str) -> str:
     """What Linux says of the first processor under that name; '' if nothing."""
     try:

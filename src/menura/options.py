@@ -55,6 +55,8 @@ def _check(options: Any) -> None:
                 )
 
 
+PRECISIONS = ("bf16", "fp16", "fp32")
+"""That training computes in."""
 F0_METHODS = ("auto", "rmvpe", "fcpe", "swift")
 STRATEGIES = ("auto", "stream", "whole")
 COMPAT_MODES = ("menura", "applio", "rvc")
@@ -228,7 +230,7 @@ class TrainingOptions:
     precision: str = _option(
         "auto",
         "auto is bf16 where the device is fast in it, fp16 with scaled losses on NVIDIA's Volta and Turing, else fp32.",
-        choices=("auto", "bf16", "fp16", "fp32"),
+        choices=("auto", *PRECISIONS),
     )
     gradient_checkpointing: bool = _option(False, "Train in less memory but slower: larger batches on small GPUs.")
     base: str = _option(
@@ -271,7 +273,7 @@ class RunOptions:
     )
     learning_rate: float | None = _option(None, "Learning rate to begin with instead.", minimum=1e-8, maximum=0.1)
     batch_size: int | None = _option(None, "Rows in a step instead.", minimum=1, maximum=1024)
-    precision: str | None = _option(None, "Precision instead of the experiment's.", choices=("bf16", "fp16", "fp32"))
+    precision: str | None = _option(None, "Precision instead of the experiment's.", choices=PRECISIONS)
     patience: int | None = _option(
         None, "Stop after so many measurements without a better one instead (0 = never).", minimum=0, maximum=9999
     )

@@ -126,6 +126,8 @@ def test_an_exported_folder_is_a_voice_that_can_be_installed(
     kept = Path("me/voice/mine.safetensors")
     kept.write_bytes(b"the user's own")
     Path("me").rename("you")
+    full = type("Usage", (), {"free": 0})
+    monkeypatch.setattr("menura.train.room.shutil.disk_usage", lambda _: full)  # nothing large is left to be written
     assert run(["train", "run", "you"]) == 0
     (index,) = Path("you/voice").glob("*.index")
     assert index.name.endswith("_you_v2.index")

@@ -101,3 +101,28 @@ class FakeEncoder:
     def encode(self, samples: torch.Tensor, statistics: Sequence[RecordingStatistics] | None) -> torch.Tensor:
         vectors = samples[:, : samples.shape[1] // 320 * 320].unflatten(1, (-1, 320)).mean(dim=2)
         return vectors[:, :, None].repeat(1, 1, self.dim)
+
+
+RVC_CONFIG: dict[str, Any] = {
+    "train": {"segment_size": 12_800, "batch_size": 4, "learning_rate": 1e-4},
+    "data": {"sampling_rate": 40_000, "filter_length": 1024, "hop_length": 400, "win_length": 2048},
+    "model": {
+        "inter_channels": 64,
+        "hidden_channels": 96,
+        "filter_channels": 384,
+        "n_heads": 4,
+        "n_layers": 3,
+        "kernel_size": 3,
+        "p_dropout": 0,
+        "resblock": "2",
+        "resblock_kernel_sizes": [3, 5],
+        "resblock_dilation_sizes": [[1, 2], [2, 6]],
+        "upsample_rates": [10, 8, 5],
+        "upsample_initial_channel": 128,
+        "upsample_kernel_sizes": [20, 16, 11],
+        "use_spectral_norm": False,
+        "gin_channels": 32,
+        "spk_embed_dim": 109,
+    },
+}
+"""A config file as RVC's training has it, of an odd network."""

@@ -16,7 +16,7 @@ import menura
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import expected_shapes
 from menura.cli.main import run
-from menura.errors import AssetMissingError, MenuraError, OptionError, ResourceError, TrainingError
+from menura.errors import AssetMissingError, CheckpointError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions
 from menura.train import create, room, work
 from menura.train.checkpoint import checkpoint_paths
@@ -40,7 +40,7 @@ from menura.train.slicing import (
     spans_of_chunks,
 )
 from menura.train.spec import WarmStart, load_experiment, save_experiment
-from support.training import FakeEncoder
+from support.training import RVC_CONFIG, FakeEncoder
 
 RATE = 16_000
 
@@ -366,6 +366,23 @@ def test_weights_to_begin_with_are_the_experiments_own(tmp_path: Path, dataset: 
     assert begun_with(folder, str(tmp_path / "outside.pth")).is_file()  # as experiments had it before
 
 
+def test_missing_weights_are_told_before_anything_long(tmp_path: Path, dataset: Path, capsys) -> None:
+    create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, base="auto"))
+    folder = tmp_path / "exp"
+    shutil.rmtree(folder / "begin")
+    assert run(["train", "run", str(folder)]) == 1
+    assert "which training begins with, are missing" in capsys.readouterr().err
+    assert not list(folder.rglob("*.flac"))
+
+
+def test_a_network_that_can_not_be_is_refused_before_training(tmp_path: Path, dataset: Path) -> None:
+    made = create_in(tmp_path, dataset).experiment
+    config = dataclasses.replace(made.synthesizer, n_heads=0)
+    save_experiment(tmp_path / "exp", dataclasses.replace(made, synthesizer=config))
+    with pytest.raises(CheckpointError, match=r"experiment\.json: its config has"):
+        open_trainer(tmp_path / "exp", torch.device("cpu"))
+
+
 def test_sub_folders_are_speakers(tmp_path: Path, counted) -> None:
     data = write_dataset(tmp_path / "data", {"anna/1.wav": noise(11.0), "bert/x/1.wav": noise(12.0, seed=1)})
     created = create_in(tmp_path, data)
@@ -484,30 +501,6 @@ def test_room_is_checked_again_before_every_long_part(tmp_path: Path, dataset: P
     room.check_room(folder, load_experiment(folder))
 
 
-RVC_CONFIG = {
-    "train": {"segment_size": 12_800, "batch_size": 4, "learning_rate": 1e-4},
-    "data": {"sampling_rate": 40_000, "filter_length": 1024, "hop_length": 400, "win_length": 2048},
-    "model": {
-        "inter_channels": 64,
-        "hidden_channels": 96,
-        "filter_channels": 384,
-        "n_heads": 4,
-        "n_layers": 3,
-        "kernel_size": 3,
-        "p_dropout": 0,
-        "resblock": "2",
-        "resblock_kernel_sizes": [3, 5],
-        "resblock_dilation_sizes": [[1, 2], [2, 6]],
-        "upsample_rates": [10, 8, 5],
-        "upsample_initial_channel": 128,
-        "upsample_kernel_sizes": [20, 16, 11],
-        "use_spectral_norm": False,
-        "gin_channels": 32,
-        "spk_embed_dim": 109,
-    },
-}
-
-
 def test_a_network_of_any_size_trains_and_is_exported(tmp_path: Path, dataset: Path, counted) -> None:
     """By a config file as RVC's training has it; its other sections are options here."""
     (tmp_path / "40k.json").write_text(json.dumps(RVC_CONFIG))
@@ -534,60 +527,6 @@ def test_a_network_of_any_size_trains_and_is_exported(tmp_path: Path, dataset: P
     voice = load_voice(tmp_path / "odd.pth")
     assert dataclasses.replace(voice.config, n_speakers=1) == config
     assert {name: tuple(t.shape) for name, t in voice.state.items()} == expected_shapes(voice.config)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("no json", "Give a config file of RVC"),
-        ("[1]", "Give a config file of RVC"),
-        ("[" * 100_000, "Give a config file of RVC"),
-        (json.dumps({"model": {"n_heads": 1e999}}), "Give a config file of RVC"),
-        ("{}", "names no sizes"),
-        (
-            json.dumps(RVC_CONFIG | {"data": {"sampling_rate": 48_000}}),
-            r"for 48000 Hz, the voice has 40000 \(--sample-rate\)",
-        ),
-        (json.dumps({"model": {"n_heads": "2"}}), "no whole number"),
-        (json.dumps({"model": {"upsample_rates": 7}}), "Give a config file of RVC"),
-        (json.dumps({"model": {"resblock_dilation_sizes": [[1], [], [1]]}}), "no residual layers"),
-        (
-            json.dumps({"model": {"upsample_rates": [10, 10, 4, 1], "upsample_kernel_sizes": [16, 16, 8, 2]}}),
-            "even upsa",
-        ),
-        (json.dumps(RVC_CONFIG | {"data": {"hop_length": 512}}), "a hop_length of 512 isn't 10 ms"),
-        (json.dumps(RVC_CONFIG | {"data": {"filter_length": 1025}}), "is odd"),
-        (json.dumps(RVC_CONFIG | {"data": {"filter_length": 0}}), "spectra of 0 samples"),
-        (json.dumps(RVC_CONFIG | {"data": {"filter_length": 32_766}}), "cuts must have 41 to 200 frames"),
-        (json.dumps(RVC_CONFIG | {"train": {"segment_size": 800}}), "of 2 frames"),
-        (json.dumps(RVC_CONFIG | {"train": {"segment_size": 100_000}}), "of 250 frames"),
-        (json.dumps({"model": {"hidden_channels": 1 << 40}}), "widths out of range"),
-        (json.dumps({"model": {"upsample_rates": [10, 10, 2, 3]}}), "100 frames a second"),
-    ],
-)
-def test_sizes_that_make_no_network_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "sizes.json"
-    path.write_text(content)
-    with pytest.raises(MenuraError, match=message):
-        create._network(TrainingOptions(config=path), 1)
-    with pytest.raises(OptionError, match=r"missing\.json can't be taken"):
-        create._network(TrainingOptions(config=tmp_path / "missing.json"), 1)
-
-
-def test_rvcs_own_sizes_still_begin_with_its_pretrained_files(tmp_path: Path) -> None:
-    """People name the file by habit."""
-    (tmp_path / "40k.json").write_text(json.dumps({"model": {"n_layers": 6, "upsample_rates": [10, 10, 2, 2]}}))
-    weights = tmp_path / "assets" / "pretrained_v2"
-    weights.mkdir(parents=True)
-    for name in ("f0G40k.pth", "f0D40k.pth"):
-        (weights / name).write_bytes(b"")
-    options = TrainingOptions(config=tmp_path / "40k.json")
-    warm, _ = create._warm_start(options, create._network(options, 1), tmp_path)
-    assert warm.generator == str(weights / "f0G40k.pth")
-    (tmp_path / "40k.json").write_text(json.dumps({"model": {"n_layers": 4}}))
-    warm, notes = create._warm_start(options, create._network(options, 1), tmp_path)
-    assert not warm.generator
-    assert "random weights" in notes[0]
 
 
 def test_a_run_s_options_change_the_experiment(tmp_path: Path, dataset: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import torch
 from menura.cli import main
 from menura.errors import ResourceError
 from menura.train.checkpoint import write_state
-from menura.train.disk import append_whole
+from menura.train.disk import append_whole, remove_unfinished, replacing
 from menura.train.held_out import HeldOut
 from menura.train.loop import CHECKPOINT, LOG, open_trainer
+from menura.train.memory import enough_memory
 from menura.train.spec import EXPERIMENT_FILE, save_experiment, write_atomically
 from menura.train.tensorboard import EventWriter
 from support.disk import no_file_longer_than
@@ -29,14 +31,38 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def copy_in(path: Path) -> None:
+    with replacing(path) as partial:
+        shutil.copyfile(__file__, partial)
+
+
+def test_what_killed_runs_left_goes_but_nothing_elsewhere(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "exp", tmp_path / "elsewhere"
+    for place in (folder / "slices" / "anna", elsewhere):
+        place.mkdir(parents=True)
+        (place / ".x.flac.1.part").touch()
+    (folder / "begin").symlink_to(elsewhere)
+    remove_unfinished(folder)
+    assert [path.parent for path in tmp_path.rglob("*.part")] == [elsewhere]
+
+
+def test_where_memory_runs_out_less_is_advised() -> None:
+    for error in (MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory")):
+        with pytest.raises(ResourceError, match="memory ran out: take less, and repeat"), enough_memory("take less"):
+            raise error
+    with pytest.raises(RuntimeError, match="odd"), enough_memory("take less"):
+        raise RuntimeError("odd")
+
+
 @pytest.mark.parametrize(
     "write",
     [
         lambda path: write_atomically(path, bytes(5000)),
         lambda path: append_whole(path, bytes(5000)),
         lambda path: write_state(path, {"step": 3, "average": torch.zeros(5000)}),
+        copy_in,
     ],
-    ids=["whole", "append", "state"],
+    ids=["whole", "append", "state", "copy"],
 )
 def test_what_does_not_fit_leaves_what_was_there(tmp_path: Path, write: Callable[[Path], None]) -> None:
     path = tmp_path / "file"

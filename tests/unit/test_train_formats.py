@@ -37,7 +37,8 @@ from menura.train.loop import BEST, CHECKPOINT, LOG, StepReport, Trainer, open_t
 from menura.train.losses import RvcMelLoss
 from menura.train.networks import make_generator, warm_discriminators, warm_generator
 from menura.train.pictures import mel_picture, png
-from menura.train.spec import LossWeights, load_experiment, save_experiment
+from menura.train.room import check_room
+from menura.train.spec import LossWeights, WarmStart, load_experiment, save_experiment
 from menura.train.tensorboard import EventWriter, crc32c
 from support.recipe import load_manifest
 from support.training import CPU, clip, run, tiny_experiment, write_features
@@ -247,6 +248,15 @@ def test_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) 
 def losses_of(folder: Path) -> list[tuple[int, dict[str, float]]]:
     rows = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     return [(row["step"], row["losses"]) for row in rows]
+
+
+def test_what_training_began_with_is_not_needed_later(folder: Path) -> None:
+    """Experiments named files elsewhere before they had copies."""
+    run(folder, 2)
+    warm = WarmStart(generator="/gone/voice.safetensors")
+    save_experiment(folder, dataclasses.replace(load_experiment(folder), warm_start=warm))
+    check_room(folder, load_experiment(folder), seconds=1.0)
+    assert run(folder, 4).step == 4
 
 
 def test_fewer_checkpoints_are_kept_when_asked(folder: Path) -> None:

@@ -283,9 +283,9 @@ def index(name: Path, index_method: str) -> None:
 
 
 def _index(name: Path, method: str, *, again: bool = False) -> None:
-    from menura.train.index import find_made_index, make_index
+    from menura.train.index import adopt_index, make_index
 
-    if not again and find_made_index(name) is not None:  # by its folder's name, if that was changed
+    if not again and adopt_index(name) is not None:
         return
     path, made = make_index(name, method=method)
     click.echo(f"{path}: {made.vectors} vectors in {made.cells} cells")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from menura.checkpoints.pickles import save_tensors
 from menura.errors import TrainingError
-from menura.train.disk import unwritable
+from menura.train.disk import replacing
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -31,23 +30,16 @@ def write_state(path: Path, state: Mapping[str, Any], *, keep: int = 1) -> None:
     Raises:
         ResourceError: there is no room, or no right to write.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
         save_tensors(dict(state), partial)
         for number in range(keep - 1, 0, -1):
             before = path if number == 1 else _numbered(path, number - 1)
             if before.is_file():
                 before.replace(_numbered(path, number))
-        partial.replace(path)
         for old in path.parent.glob(f"{path.stem}.*{path.suffix}"):  # more were kept before
             place = old.suffixes[0][1:]
             if place.isdecimal() and int(place) >= keep:
                 old.unlink()
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _numbered(path: Path, number: int) -> Path:

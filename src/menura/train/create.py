@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from menura.f0.registry import resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, resized, rvc_config, small_config
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
-from menura.train.disk import copy_whole
+from menura.train.disk import replacing
+from menura.train.folders import BEGIN
 from menura.train.networks import check_warm_start
 from menura.train.precision import fastest_precision
 from menura.train.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
@@ -37,8 +39,6 @@ from menura.train.spec import (
 from menura.train.work import STARTER
 
 SMALL = "small"
-BEGIN = "begin"
-"""Folder of the weights that training begins with."""
 _HELD_OUT = 0.05
 _SAVE_EVERY = 500
 _LOG_EVERY = 25
@@ -100,7 +100,8 @@ def _kept(folder: Path, warm: WarmStart) -> WarmStart:
     for kind in ("generator", "discriminator"):
         if source := getattr(warm, kind):
             name = f"{BEGIN}/{kind}{Path(source).suffix}"
-            copy_whole(Path(source), folder / name)
+            with replacing(folder / name) as partial:
+                shutil.copyfile(source, partial)
             kept[kind] = name
     return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from menura.errors import ResourceError
+from menura.train.folders import BEGIN, FEATURES, LOGS, SLICES
 
 _UNFINISHED = ".*.part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,18 +56,19 @@ def append_whole(path: Path, data: bytes) -> None:
             raise
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file whole or not at all.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: what the block writes to the name it gets becomes the file at its end.
 
     Raises:
         ResourceError: there is no room, or no right to write.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+            yield partial
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -81,7 +82,7 @@ def remove_unfinished(folder: Path) -> None:
         folder.glob(_UNFINISHED),
         *(
             (folder / name).rglob(_UNFINISHED)
-            for name in ("begin", "slices", "features", "logs")
+            for name in (BEGIN, SLICES, FEATURES, LOGS)
             if not (folder / name).is_symlink()
         ),
     )

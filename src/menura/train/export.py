@@ -21,9 +21,9 @@ from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_sa
 from menura.errors import TrainingError
 from menura.models.sizes import SOURCE_FILTER
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
-from menura.train.index import VOICE
+from menura.train.folders import VOICE
 from menura.train.report import Preparation, load_preparation
-from menura.train.spec import Experiment, load_experiment, write_atomically
+from menura.train.spec import Experiment, is_one_part, load_experiment, write_atomically
 
 _CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         earlier = str(json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))["name"])
         for path in (folder / f"{earlier}{suffix}" for suffix in (".pth", ".safetensors")):
-            ours = path.is_file() and Path(earlier).name == earlier
+            ours = is_one_part(earlier) and path.is_file()
             if ours and not any(path.samefile(made) for made in written):
                 path.unlink()
 

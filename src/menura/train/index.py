@@ -11,15 +11,14 @@ from menura.errors import TrainingError
 from menura.retrieval.build import BuiltIndex, build_index, index_name
 from menura.train.disk import writing
 from menura.train.features import load_features
+from menura.train.folders import VOICE
 from menura.train.report import load_preparation
 from menura.train.spec import load_experiment, write_atomically
 
 _NAME = re.compile(r"added_IVF(?P<cells>\d+)_Flat_nprobe_1_.*_(?P<version>v[12])\.index")
-VOICE = "voice"
-"""Folder of the exported voice: weights, index, card."""
 
 
-def find_made_index(folder: Path) -> Path | None:
+def adopt_index(folder: Path) -> Path | None:
     """The experiment's index, where it has one, under the name that its folder has now.
 
     Raises:

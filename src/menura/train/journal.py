@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.train.disk import append_whole
+from menura.train.folders import LOGS
 from menura.train.held_out import Preview
 from menura.train.pictures import mel_picture, png
 from menura.train.spec import write_atomically
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from menura.train.loop import StepReport
 
 LOG = "losses.jsonl"
-LOGS = "logs"
 PREVIEWS = "previews"
 
 

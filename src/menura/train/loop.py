@@ -26,6 +26,7 @@ from menura.train.dataset import Dataset, Example
 from menura.train.devices import Peers
 from menura.train.export import voice_of
 from menura.train.features import SUFFIX, StoredClip, load_features
+from menura.train.folders import FEATURES
 from menura.train.held_out import PREVIEWS, Course, HeldOut, HeldOutResult
 from menura.train.journal import LOG, Journal
 from menura.train.losses import (
@@ -152,7 +153,8 @@ class Trainer:
     ) -> bool:
         """Measure, log and keep what is due after a step; whether to go on."""
         schedule = self.experiment.schedule
-        due = bool(schedule.evaluate_every_steps) and self.step % (schedule.evaluate_every_steps or 1) == 0
+        every = schedule.evaluate_every_steps
+        due = bool(every and self.step % every == 0)
         if due:
             result = self._evaluated(result, folder, journal)
         if journal and (self.step % schedule.log_every_steps == 0 or result.held_out is not None):
@@ -407,7 +409,7 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
     speakers = experiment.speakers
     prepared = load_preparation(folder)
     if prepared is None:
-        learnt, kept = sorted((folder / "features").glob(f"*{SUFFIX}")), []
+        learnt, kept = sorted((folder / FEATURES).glob(f"*{SUFFIX}")), []
     else:
         learnt = [folder / item.features for item in prepared.slices if not item.held_out]
         kept = [load_features(folder / item.features) for item in prepared.slices if item.held_out]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import types
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from menura.device import has_bfloat16
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -28,8 +28,7 @@ def fastest_precision(device: torch.device) -> str:
         # Before Ampere (8) GPUs have no bfloat16, which torch emulates; before Volta (7) they are slow in float16 too.
         major = torch.cuda.get_device_capability(device)[0]
         return "bf16" if major >= 8 or torch.version.hip else "fp16" if major >= 7 else "fp32"
-    fast = _CPU_INFO.is_file() and "avx512_bf16" in _CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    return "bf16" if fast and device.type == "cpu" else "fp32"
+    return "bf16" if device.type == "cpu" and has_bfloat16() else "fp32"
 
 
 def prefer_channels_last(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from menura.audio.decode import open_audio
 from menura.audio.resample import resample
 from menura.errors import AudioError, TrainingError
 from menura.train.denoise import denoised
+from menura.train.folders import FEATURES, SLICES
 from menura.train.parallel import run_all
 from menura.train.recordings import Recording, find_recordings, survey_dataset
 from menura.train.report import Dropped, Preparation, PreparedSlice, SlicedRecording, load_preparation, save_preparation
@@ -45,7 +46,6 @@ from menura.train.work import (
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
-SLICES, FEATURES = "slices", "features"
 _UNCUT_S = 30.0
 """Recordings that are said to be slices are still cut where they are longer."""
 _TOGETHER = 8

@@ -9,12 +9,11 @@ from pathlib import Path
 from menura.audio.decode import open_audio
 from menura.audio.suffixes import AUDIO_SUFFIXES
 from menura.errors import AudioError, TrainingError
+from menura.train.folders import FEATURES, LOGS, SLICES, VOICE
 from menura.train.spec import EXPERIMENT_FILE
 
 MINIMUM_S = 10.0
 """Less sound than this makes no voice."""
-_MADE = ("slices", "features", "logs", "voice")
-"""Folders that an experiment makes in its own."""
 ADVISED_S = 300.0
 """Less than this seldom makes a good one."""
 
@@ -88,10 +87,11 @@ def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) 
 def _audio_below(dataset: Path) -> list[Path]:
     if not dataset.is_dir():
         raise TrainingError(f"{dataset}: no such folder; give the folder that holds the recordings with --dataset.")
-    experiments = {path.parent for path in dataset.rglob(EXPERIMENT_FILE)}
+    below = sorted(dataset.rglob("*"))
+    experiments = {path.parent for path in below if path.name == EXPERIMENT_FILE}
     paths = [
         path
-        for path in sorted(dataset.rglob("*"))
+        for path in below
         if path.suffix.lower() in AUDIO_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(dataset).parts)
         and not _is_made(path, dataset, experiments)
@@ -105,7 +105,7 @@ def _audio_below(dataset: Path) -> list[Path]:
 def _is_made(path: Path, dataset: Path, experiments: Set[Path]) -> bool:
     """Whether a file is an experiment's own, such as its slices, and no recording."""
     for folder in experiments & set(path.parents):
-        if folder != dataset or path.relative_to(folder).parts[0] in _MADE:
+        if folder != dataset or path.relative_to(folder).parts[0] in (SLICES, FEATURES, LOGS, VOICE):
             return True
     return False
 

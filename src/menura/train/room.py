@@ -9,6 +9,7 @@ from menura.errors import ResourceError
 from menura.models.blank import without_weights
 from menura.models.synthesizer import Synthesizer
 from menura.train.checkpoint import BEST, checkpoint_paths
+from menura.train.folders import FEATURES, SLICES
 from menura.train.networks import make_discriminators
 from menura.train.spec import Experiment
 
@@ -61,6 +62,6 @@ def _prepared_bytes(folder: Path, experiment: Experiment, seconds: float) -> flo
     config = experiment.synthesizer
     features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
     there = sum(
-        path.stat().st_size for part in ("slices", "features") for path in (folder / part).rglob("*") if path.is_file()
+        path.stat().st_size for part in (SLICES, FEATURES) for path in (folder / part).rglob("*") if path.is_file()
     )
     return max(0.0, seconds * (features + 2 * config.sample_rate) - there)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -15,7 +14,8 @@ from typing import Any
 from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, small_config
-from menura.train.disk import writing
+from menura.options import PRECISIONS
+from menura.train.disk import replacing
 
 EXPERIMENT_FILE = "experiment.json"
 DIRECT_VOCODERS = ("HiFi-GAN", SOURCE_FILTER)
@@ -176,15 +176,15 @@ class Experiment:
         """Raise TrainingError for what can't be trained."""
         if self.objective not in ("direct", "vits"):
             raise TrainingError(f"objective: '{self.objective}' is not one of direct, vits.")
-        if self.precision not in ("bf16", "fp16", "fp32"):
-            raise TrainingError(f"precision: '{self.precision}' is not one of bf16, fp16, fp32.")
+        if self.precision not in PRECISIONS:
+            raise TrainingError(f"precision: '{self.precision}' is not one of {', '.join(PRECISIONS)}.")
         if self.discriminators not in ("small", "rvc"):
             raise TrainingError(f"discriminators: '{self.discriminators}' is not one of small, rvc.")
         if self.objective == "direct" and self.synthesizer.vocoder not in DIRECT_VOCODERS:
             raise TrainingError(
                 f"objective: 'direct' trains {' and '.join(DIRECT_VOCODERS)}, not {self.synthesizer.vocoder}."
             )
-        if not all(_is_one_part(name) for name in self.speakers):
+        if not all(is_one_part(name) for name in self.speakers):
             raise TrainingError("speakers: their names are folders' in the experiment, so no paths.")
         if len(self.speakers) != self.synthesizer.n_speakers:
             raise TrainingError(
@@ -192,7 +192,8 @@ class Experiment:
             )
 
 
-def _is_one_part(name: str) -> bool:
+def is_one_part(name: str) -> bool:
+    """Whether a name is a file's or folder's and leads nowhere else."""
     return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
 
 
@@ -263,11 +264,5 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         ResourceError: there is no room, or no right to write.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(data)

@@ -33,7 +33,7 @@ class Stepper:
             precision: the experiment's.
         """
         self._model = model
-        self.optimizer = make_optimizer(model, rate)
+        self._optimizer = make_optimizer(model, rate)
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
     def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> float | None:
@@ -47,25 +47,25 @@ class Stepper:
         Returns:
             The gradient's norm; None where the step was left out as it overflowed.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         peers.average_gradients(self._model)
-        self._scaler.unscale_(self.optimizer)
+        self._scaler.unscale_(self._optimizer)
         norm = float(nn.utils.clip_grad_norm_(self._model.parameters(), max_gradient))
-        self._scaler.step(self.optimizer)
+        self._scaler.step(self._optimizer)
         self._scaler.update()
         overflowed = self._scaler.is_enabled() and not math.isfinite(norm)
         return None if overflowed and self._scaler.get_scale() >= _LEAST_SCALE else norm
 
     def set_rate(self, rate: float) -> None:
         """Use another learning rate."""
-        for group in self.optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs; the optimizer's own layout where nothing is scaled."""
         scaler = self._scaler.state_dict()
-        return self.optimizer.state_dict() | ({"scaler": scaler} if scaler else {})
+        return self._optimizer.state_dict() | ({"scaler": scaler} if scaler else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state.
@@ -75,6 +75,6 @@ class Stepper:
         """
         for group in state["param_groups"]:
             group["fused"] = True
-        self.optimizer.load_state_dict({name: state[name] for name in ("state", "param_groups")})
+        self._optimizer.load_state_dict({name: state[name] for name in ("state", "param_groups")})
         if self._scaler.is_enabled() and "scaler" in state:
             self._scaler.load_state_dict(state["scaler"])

@@ -17,6 +17,7 @@ from menura.checkpoints.assets import find_asset
 from menura.errors import TrainingError
 from menura.f0.registry import load_estimator, method_path
 from menura.train.features import SUFFIX, ClipFeatures, ClipSource, Extractor, load_features, save_features
+from menura.train.folders import FEATURES
 from menura.train.slicing import loudness_db
 from menura.train.spec import Experiment
 
@@ -140,7 +141,7 @@ def extract_features(jobs: Sequence[FeatureJob]) -> list[FeatureResult | None]:
     """Compute features of slices for the same networks together, or take those that are cached; None: too short."""
     data = [(Path(job.folder) / job.slice_file).read_bytes() for job in jobs]
     keys = [_content_key(job, content) for job, content in zip(jobs, data, strict=True)]
-    names = [f"features/{job.speaker}.{key}{SUFFIX}" for job, key in zip(jobs, keys, strict=True)]
+    names = [f"{FEATURES}/{job.speaker}.{key}{SUFFIX}" for job, key in zip(jobs, keys, strict=True)]
     found = [_cached(Path(job.folder) / name) for job, name in zip(jobs, names, strict=True)]
     missing = [number for number, features in enumerate(found) if features is None]
     if missing:
