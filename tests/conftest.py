@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from menura.audio import interrupts
+from menura.system import interrupts
 
 
 def pytest_configure() -> None:

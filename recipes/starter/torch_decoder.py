@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from menura.device import has_bfloat16
+from menura.system.device import has_bfloat16
 
 SEPARABLE = "/decoder/decoder/generator/conv_post/Conv_output_0"
 """The decoder's output before the inverse STFT."""

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.audio.encode import format_of
-from menura.checkpoints.assets import home_folder
-from menura.device import configure_threads, peak_memory_mb, resolve_device
 from menura.errors import MenuraError
 from menura.f0.file import read_f0_file
+from menura.loading.pool import ModelPool
+from menura.loading.resolver import Resolver
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, one_line, run_batch
+from menura.pipeline.budget import frame_budget
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, collect, convert_all, explain
-from menura.pipeline.memory import frame_budget
-from menura.pipeline.outputs import output_gain
-from menura.pipeline.policy import machine_of
+from menura.pipeline.output import output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
-from menura.pipeline.residency import ModelPool
-from menura.pipeline.resolve import Resolver
+from menura.pipeline.strategy import machine_of
+from menura.system.device import configure_threads, peak_memory_mb, resolve_device
 from menura.types import AudioBlock, Explanation, FileResult, Progress, RunReport, State
+from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

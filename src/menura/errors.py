@@ -1,4 +1,4 @@
-"""Menura's exceptions. Every message says what to do next.
+"""Menura's exceptions: what went wrong, with what, and what to do, as fields.
 
 MenuraError
 ├── OptionError              a value out of range or an unknown name (exit code 2)
@@ -17,11 +17,104 @@ MenuraError
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OptionNaming: TypeAlias = Callable[[str, str | None], str]
+"""How an interface writes an option: (field, value or None) -> text."""
+
+_OPTION = re.compile(r"\{([a-z][a-z0-9_]*)(?:=([^{}]*))?\}")
+
+
+def by_field(name: str, value: str | None) -> str:
+    """An option as Python and JSON name it: `strategy`, `strategy=stream`."""
+    return name if value is None else f"{name}={value}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDetails:
+    """An error as data: for results, journals and documents."""
+
+    kind: str
+    """The exception's name in snake case without `_error`: decode, option, unsafe_checkpoint, ..."""
+    subject: str | None = None
+    """The file, voice or experiment it is about; None for the request itself."""
+    problem: str
+    """What is wrong, without the subject and without advice."""
+    advice: str | None = None
+    """What to do. Options stand in it by field: {strategy}, or with a value, {strategy=stream}."""
+    option: str | None = None
+    """The field of the option at fault."""
+
+    def text(self, naming: OptionNaming = by_field) -> str:
+        """One line: 'subject: problem. Advice.', options written as `naming` does."""
+        about = self.subject or (naming(self.option, None) if self.option else None)
+        said = self.problem if about is None else f"{about}: {self.problem}"
+        if self.advice is None:
+            return _sentence(said)
+        return f"{_sentence(said)} {_sentence(_OPTION.sub(lambda m: naming(m[1], m[2]), self.advice))}"
+
+    def __str__(self) -> str:
+        return self.text()
+
 
 class MenuraError(Exception):
-    """Base of all errors that Menura raises on purpose."""
+    """Base of all errors that Menura raises on purpose.
+
+    Args:
+        subject: what it is about: a file, a voice, an experiment; None for the request itself.
+        problem: what is wrong; begins in lower case and has no full stop.
+        advice: what to do, a sentence; options in it are fields in braces, as ErrorDetails says.
+        option: the field of the option at fault.
+    """
 
     exit_code = 1
+
+    def __init__(
+        self,
+        subject: Path | str | None,
+        problem: str | None = None,
+        advice: str | None = None,
+        option: str | None = None,
+    ) -> None:
+        if problem is None:  # one text
+            subject, problem = None, str(subject)
+        super().__init__(subject, problem, advice, option)
+        self.details = ErrorDetails(
+            kind=_kind(type(self)),
+            subject=None if subject is None else str(subject),
+            problem=problem,
+            advice=advice,
+            option=option,
+        )
+
+    @property
+    def subject(self) -> str | None:
+        """What it is about."""
+        return self.details.subject
+
+    @property
+    def problem(self) -> str:
+        """What is wrong."""
+        return self.details.problem
+
+    @property
+    def advice(self) -> str | None:
+        """What to do."""
+        return self.details.advice
+
+    @property
+    def option(self) -> str | None:
+        """The field of the option at fault."""
+        return self.details.option
+
+    def __str__(self) -> str:
+        return self.details.text()
 
 
 class OptionError(MenuraError):
@@ -72,3 +165,24 @@ class ResourceError(MenuraError):
 
 class TrainingError(MenuraError):
     """A data set or an experiment can't be trained."""
+
+
+def details_of(error: BaseException) -> ErrorDetails:
+    """Any exception as data; what isn't Menura's own is of kind memory, system or unexpected."""
+    if isinstance(error, MenuraError):
+        return error.details
+    if isinstance(error, MemoryError):
+        return ErrorDetails(kind="memory", problem="not enough memory", advice="Close other programs")
+    if isinstance(error, OSError) and error.strerror:
+        subject = None if error.filename is None else str(error.filename)
+        return ErrorDetails(kind="system", subject=subject, problem=error.strerror)
+    said = " ".join(str(error).split()) or "no message"
+    return ErrorDetails(kind="unexpected", problem=f"unexpected {type(error).__name__}: {said}")
+
+
+def _kind(error: type[MenuraError]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__.removesuffix("Error")).lower()
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!", ":")) else f"{text}."

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from menura.checkpoints.assets import find_asset
 from menura.content.contentvec import ContentVec
 from menura.f0.contour import coarse_bins, transpose
 from menura.f0.fcpe import FcpeEstimator
@@ -20,6 +19,7 @@ from menura.f0.file import read_f0_file
 from menura.f0.rmvpe import RmvpeEstimator
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import Rmvpe, log_mel
+from menura.voices.assets import find_asset
 from support.recipe import load_manifest
 
 DATA = Path(__file__).parent / "data"

@@ -13,7 +13,6 @@ import faiss
 import numpy as np
 import pytest
 
-from menura.checkpoints.library import list_voices
 from menura.cli.derive import flag_of
 from menura.cli.main import cli, run
 from menura.options import (
@@ -25,6 +24,7 @@ from menura.options import (
     TrainingOptions,
     option_spec,
 )
+from menura.voices.library import list_voices
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
 

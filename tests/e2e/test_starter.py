@@ -9,7 +9,7 @@ import pytest
 
 from menura import ConversionOptions, Converter
 from menura.f0.swift import SwiftEstimator
-from menura.pipeline import plan
+from menura.pipeline import windows as plan
 from support.speech import RATE, speech
 
 if TYPE_CHECKING:

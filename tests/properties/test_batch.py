@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from menura.audio.encode import AudioWriter
 from menura.audio.spool import SampleSpool
 from menura.errors import ResourceError
+from menura.loading.request import VoiceModels
 from menura.options import ConversionOptions
 from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin
 from menura.pipeline.recording import FileRecording
-from menura.pipeline.stream import VoiceModels
 from menura.types import FileResult, Progress, State
 from support.tiny import FakeEncoder, FakeF0, tiny_models
 

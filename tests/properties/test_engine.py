@@ -24,7 +24,7 @@ from menura.types import AudioBlock, AudioInfo
 from support.tiny import FakeEncoder, FakeF0, tiny_models
 
 if TYPE_CHECKING:
-    from menura.pipeline.stream import VoiceModels
+    from menura.loading.request import VoiceModels
     from menura.types import FloatArray
 
 CPU = torch.device("cpu")

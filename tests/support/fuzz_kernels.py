@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, gate
+from menura.kernels.conv2d import ImageConvolution
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.front import Front
-from menura.kernels.image import ImageConvolution
+from menura.kernels.hubert_front import Front
 from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
 from menura.kernels.packing import padded_channels
 from menura.kernels.recurrent import Recurrent
-from menura.kernels.stage import ChunkedBlocks, LayeredBlocks
+from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
 
 
 def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:

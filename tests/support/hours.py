@@ -72,10 +72,10 @@ def convert(seconds: int) -> dict[str, float]:
     """Length, and lags at the start and the end of a conversion that is thrown away as it comes."""
     import torch
 
-    from menura.device import peak_memory_mb
     from menura.options import ConversionOptions
     from menura.pipeline.clock import StageClock
     from menura.pipeline.conversion import begin, convert_all
+    from menura.system.device import peak_memory_mb
     from menura.types import AudioBlock
     from support.tiny import FakeF0, tiny_models
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menura.loading.request import VoiceModels
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
-from menura.pipeline.stream import VoiceModels
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

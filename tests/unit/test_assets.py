@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import menura.checkpoints.assets as module
-from menura.checkpoints.assets import ASSETS, asset_status, find_asset, home_folder
+import menura.voices.assets as module
 from menura.errors import AssetMissingError, OptionError
 from menura.f0.registry import available_methods, load_estimator, method_path, resolve_method
+from menura.voices.assets import ASSETS, asset_status, find_asset, home_folder
 
 
 @pytest.fixture(autouse=True)

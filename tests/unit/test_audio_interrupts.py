@@ -17,7 +17,7 @@ from menura.audio import encode
 from menura.audio.containers.survey import PieceFile
 from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter
-from menura.audio.interrupts import TerminatedError, check_interrupts, deferred_interrupts, hear_interrupts
+from menura.system.interrupts import TerminatedError, check_interrupts, deferred_interrupts, hear_interrupts
 from support.media import encode_media
 
 

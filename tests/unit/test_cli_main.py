@@ -12,9 +12,9 @@ from collections.abc import Callable
 import click
 import pytest
 
-from menura.audio.interrupts import TerminatedError
 from menura.cli import main
 from menura.errors import DecodeError, MenuraError, OptionError
+from menura.system.interrupts import TerminatedError
 
 
 @pytest.fixture

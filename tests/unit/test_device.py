@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from menura import device
 from menura.errors import OptionError
+from menura.system import device
 
 
 def test_cpu_and_auto_are_devices() -> None:
@@ -85,7 +85,7 @@ def test_control_group_quota(
 def test_peak_memory_is_this_process_own() -> None:
     held = bytearray(os.urandom(1 << 20) * 256)  # a large parent must not show in its child
     code = (
-        "from menura.device import peak_memory_mb\n"
+        "from menura.system.device import peak_memory_mb\n"
         "before = peak_memory_mb()\n"
         "held = bytearray(b'menura..' * (64 << 17))\n"
         "print(before, peak_memory_mb())\n"
@@ -99,7 +99,7 @@ def test_peak_memory_is_this_process_own() -> None:
 
 def test_threads_and_denormals_in_a_fresh_process() -> None:
     code = (
-        "from menura.device import configure_threads\n"
+        "from menura.system.device import configure_threads\n"
         "count = configure_threads(2)\n"
         "import torch\n"
         "denormal = torch.full((1 << 20,), 1e-39)\n"

@@ -14,15 +14,16 @@ import torch
 
 from menura.errors import ResourceError
 from menura.options import ConversionOptions
-from menura.pipeline.budget import FrameBudget, is_out_of_memory, trim_heap
+from menura.pipeline.budget import FrameBudget
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, convert_all
 from menura.pipeline.engine import StreamEnd
 from menura.pipeline.recording import ArrayRecording
+from menura.system.memory import is_out_of_memory, trim_heap
 from support.tiny import FakeEncoder, FakeF0, tiny_models
 
 if TYPE_CHECKING:
-    from menura.pipeline.stream import VoiceModels
+    from menura.loading.request import VoiceModels
     from menura.types import FloatArray
 
 FAILURES = [

@@ -16,7 +16,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=60)
 
 
-@pytest.mark.parametrize("module", ["menura", "menura.options", "menura.types", "menura.device", "menura.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["menura", "menura.options", "menura.types", "menura.system.device", "menura.cli.main"]
+)
 def test_import_loads_nothing_heavy(module: str) -> None:
     assert run("-c", f"import {module}; {LOADED}").stdout.strip() == "[]"
 

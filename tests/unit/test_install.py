@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from menura.checkpoints import install
-from menura.checkpoints.install import import_voice
-from menura.checkpoints.library import list_voices, read_card
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
+from menura.voices import install
+from menura.voices.install import import_voice
+from menura.voices.library import list_voices, read_card
 from support.tiny import DIM
 from support.voicefiles import write_voice
 

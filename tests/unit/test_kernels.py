@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels import library, transforms, trust
+from menura.kernels import library, transforms
+from menura.kernels import selftest as trust
 from menura.kernels.attention import gate
+from menura.kernels.conv2d import ImageConvolution
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.front import Front
-from menura.kernels.image import ImageConvolution
+from menura.kernels.hubert_front import Front
 from menura.kernels.library import Algorithm, Mode
 from menura.kernels.recurrent import Recurrent
-from menura.kernels.stage import ChunkedBlocks, LayeredBlocks
+from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
 from menura.models.config import SynthesizerConfig
 from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from menura.checkpoints import library
-from menura.checkpoints.library import check_name, find_voice, list_voices, remove_voice
 from menura.errors import OptionError, VoiceNotFoundError
+from menura.voices import library
+from menura.voices.library import check_name, find_voice, list_voices, remove_voice
 
 
 @pytest.fixture

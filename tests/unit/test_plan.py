@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from menura.pipeline.plan import (
+from menura.pipeline.windows import (
     EDGE_FRAMES,
     LONGEST_EDGE_SAMPLES,
     SEGMENT_FRAMES,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from menura.options import ConversionOptions
-from menura.pipeline.plan import ATTENTION_REACH_FRAMES, WIDEST_WINDOW_FRAMES
-from menura.pipeline.policy import CUDNN_STEPS, Decision, Machine, decide
+from menura.pipeline.strategy import CUDNN_STEPS, Decision, Machine, decide
+from menura.pipeline.windows import ATTENTION_REACH_FRAMES, WIDEST_WINDOW_FRAMES
 from support.tiny import tiny_config
 
 MINUTE = 6000

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from menura.loading.pool import ModelKey, ModelPool
 from menura.models.footprint import network_bytes
-from menura.pipeline.residency import ModelKey, ModelPool
 from support.tiny import tiny_voice
 
 

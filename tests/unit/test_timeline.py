@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.pipeline.assemble import Assembler, seam_frame
 from menura.pipeline.edges import reflect, reflect_edges
-from menura.pipeline.plan import streaming_extent
+from menura.pipeline.seams import Assembler, seam_frame
 from menura.pipeline.timeline import Track
+from menura.pipeline.windows import streaming_extent
 
 
 def split(samples: np.ndarray, cuts: list[int]) -> list[np.ndarray]:

@@ -13,11 +13,12 @@ import torch
 
 from menura.cli import main
 from menura.errors import ResourceError
+from menura.system.files import append_whole, replacing
+from menura.system.memory import enough_memory
 from menura.train.checkpoint import write_state
-from menura.train.disk import append_whole, remove_unfinished, replacing
+from menura.train.folders import remove_unfinished
 from menura.train.held_out import HeldOut
 from menura.train.loop import CHECKPOINT, LOG, open_trainer
-from menura.train.memory import enough_memory
 from menura.train.spec import EXPERIMENT_FILE, save_experiment, write_atomically
 from menura.train.tensorboard import EventWriter
 from support.disk import no_file_longer_than

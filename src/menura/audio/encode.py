@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from menura.audio.interrupts import deferred_interrupts
 from menura.errors import EncodeError
 from menura.options import FORMATS
+from menura.system.interrupts import deferred_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from menura.audio.containers.survey import PieceFile
-from menura.audio.interrupts import deferred_interrupts
 from menura.errors import DecodeError
+from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import soundfile
 
 from menura.audio.containers.flac import rest_of_flac
 from menura.audio.containers.survey import PieceFile
-from menura.audio.interrupts import deferred_interrupts
 from menura.errors import DecodeError
+from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from menura.checkpoints.rvc import LoadedVoice, load_voice
 from menura.checkpoints.voice import build_synthesizer
 from menura.kernels import linear
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
-from menura.kernels.trust import kernels_in_words, trusted_kernels
+from menura.kernels.selftest import kernels_in_words, trusted_kernels
 from menura.models.synthesizer import Synthesizer
 from menura.models.vocoders import HifiGanBase
 from menura.units import FRAME_RATE_HZ

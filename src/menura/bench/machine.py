@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from menura import __version__
-from menura.device import physical_cores, processor_name
 from menura.kernels.linear import linear_in_words
-from menura.kernels.trust import kernels_in_words
+from menura.kernels.selftest import kernels_in_words
+from menura.system.device import physical_cores, processor_name
 
 _PACKAGES = ("torch", "numpy", "onnxruntime", "faiss-cpu")
 _PACKAGE = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ from menura.kernels.library import KernelLibrary
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig
 from menura.models.synthesizer import PITCH_BINS, Synthesizer
-from menura.pipeline.plan import ATTENTION_REACH_FRAMES
+from menura.pipeline.windows import ATTENTION_REACH_FRAMES
 from menura.units import FRAME_RATE_HZ
 
 TORCH = "torch"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from menura.errors import MenuraError, ResourceError
-from menura.processes import deaf_to_interrupts
+from menura.system.processes import deaf_to_interrupts
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")

@@ -13,9 +13,9 @@ from menura.bench.figures import Measurement
 from menura.bench.inputs import Recordings, recordings
 from menura.bench.other import IN, IN_FOLDER, OUT, OUT_FOLDER, Comparison, Program, compare
 from menura.bench.process import in_fresh_process, timed
-from menura.checkpoints.assets import bench_folder, home_folder
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
+from menura.voices.assets import bench_folder, home_folder
 
 if TYPE_CHECKING:
     from menura.bench.machine import Machine

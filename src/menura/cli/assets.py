@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from menura.checkpoints.assets import AssetStatus, asset_status, bench_folder, home_folder, packing_folder
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
+from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, packing_folder
 
 
 @click.group()

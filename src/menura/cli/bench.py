@@ -150,8 +150,8 @@ def _measured(request: _Request) -> dict[str, Any]:
     voice = "full-size" if request.full_size else request.options.voice
     if request.suites:
         from menura.bench.suites import Plan, Subject, full_size_subject, run_suites
-        from menura.checkpoints.assets import bench_folder, home_folder
-        from menura.checkpoints.library import find_voice
+        from menura.voices.assets import bench_folder, home_folder
+        from menura.voices.library import find_voice
 
         home = home_folder(request.engine.home)
         if request.full_size:
@@ -175,9 +175,9 @@ def _measured(request: _Request) -> dict[str, Any]:
 def _kernels(request: _Request) -> KernelAnswer:
     from menura.bench.kernels import KernelRequest, measure_kernels
     from menura.bench.process import in_fresh_process
-    from menura.checkpoints.assets import home_folder
-    from menura.checkpoints.library import find_voice
-    from menura.device import physical_cores
+    from menura.system.device import physical_cores
+    from menura.voices.assets import home_folder
+    from menura.voices.library import find_voice
 
     path = None
     if request.kernels_of is not None:

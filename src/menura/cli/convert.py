@@ -15,8 +15,6 @@ import click
 
 from menura.audio.remote import place_of
 from menura.audio.suffixes import AUDIO_SUFFIXES
-from menura.checkpoints.assets import home_folder
-from menura.checkpoints.library import find_voice
 from menura.cli.derive import options_of, values_of
 from menura.cli.explain import explain_inputs
 from menura.cli.plan import STANDARD, Inputs, Job, check_outputs, expand, folder_outputs, single_output
@@ -33,6 +31,8 @@ from menura.cli.report import (
 from menura.errors import MenuraError
 from menura.options import FORMATS, BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, Place, RunReport, State, Url
+from menura.voices.assets import home_folder
+from menura.voices.library import find_voice
 
 _STDIN_LABEL = "standard input"
 

@@ -16,14 +16,14 @@ import click
 
 from menura import __version__
 from menura.audio.suffixes import BASE_SUFFIXES, MEDIA_SUFFIXES
-from menura.checkpoints.assets import asset_status, home_folder
-from menura.checkpoints.library import list_voices
 from menura.cli.assets import asset_document, asset_lines
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
-from menura.device import peak_memory_mb, physical_cores, processor_name, resolve_device
 from menura.jobs.measure import kept_in_words
 from menura.options import DEFAULT_VOICE, FORMATS
+from menura.system.device import peak_memory_mb, physical_cores, processor_name, resolve_device
+from menura.voices.assets import asset_status, home_folder
+from menura.voices.library import list_voices
 
 _PACKAGES = {
     "torch": "torch",
@@ -116,7 +116,7 @@ def _device() -> dict[str, Any]:
     except Exception:  # noqa: BLE001  (told under packages)
         return facts
     from menura.kernels.linear import linear_in_words
-    from menura.kernels.trust import kernels_in_words
+    from menura.kernels.selftest import kernels_in_words
 
     facts["auto"] = str(resolve_device("auto"))
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -40,9 +40,9 @@ def evaluate(
 
     Words, likeness and naturalness are judged by networks that are not shipped; what is missing is named.
     """
-    from menura.checkpoints.assets import home_folder
     from menura.evaluate.pair import Judge, Request, draw_pair
     from menura.train.spec import write_atomically
+    from menura.voices.assets import home_folder
 
     request = Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:

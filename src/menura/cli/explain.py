@@ -13,8 +13,6 @@ import click
 
 from menura import __version__
 from menura.audio.remote import fetched
-from menura.checkpoints.assets import home_folder
-from menura.checkpoints.library import find_voice
 from menura.cli.plan import STANDARD, Inputs
 from menura.cli.report import echo_json
 from menura.errors import MenuraError
@@ -22,6 +20,8 @@ from menura.jobs.measure import divide_batch
 from menura.jobs.tuning import Choice
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.types import Explanation, Place, Url
+from menura.voices.assets import home_folder
+from menura.voices.library import find_voice
 
 if TYPE_CHECKING:
     from menura.converter import Converter

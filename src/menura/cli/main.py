@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import click
 
 from menura import __version__
-from menura.audio.interrupts import TerminatedError, check_interrupts, hear_interrupts
 from menura.errors import MenuraError
+from menura.system.interrupts import TerminatedError, check_interrupts, hear_interrupts
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -12,9 +12,9 @@ import click
 
 from menura.audio.listing import InputFile, Selection, audio_files
 from menura.audio.remote import is_url, place_of, remote_files
-from menura.checkpoints.library import VOICE_SUFFIXES
 from menura.options import BatchOptions
 from menura.types import Place, Url
+from menura.voices.library import VOICE_SUFFIXES
 
 STANDARD = "-"
 """Standard input or output."""

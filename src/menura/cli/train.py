@@ -51,8 +51,8 @@ def train() -> None:
 def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any) -> None:
     """Make the experiment NAME; everything that would stop it later is checked now."""
     options = values_of(TrainingOptions, given)
-    from menura.checkpoints.assets import home_folder
     from menura.train.create import create_experiment
+    from menura.voices.assets import home_folder
 
     made = create_experiment(name, dataset=dataset, rights=rights, options=options, home=home_folder(home))
     for speaker, seconds in made.facts.seconds.items():
@@ -70,7 +70,7 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 @home_option
 def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, home: Path | None) -> None:
     """Cut the recordings into slices and compute what training needs of them; write report.txt."""
-    from menura.train.disk import remove_unfinished
+    from menura.train.folders import remove_unfinished
     from menura.train.lock import alone_in
     from menura.train.spec import load_experiment
 
@@ -83,11 +83,11 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
 
 
 def _prepare(name: Path, workers: int | None, engine: EngineOptions) -> None:
-    from menura.checkpoints.assets import home_folder
-    from menura.device import physical_cores, resolve_device
-    from menura.train.memory import enough_memory
+    from menura.system.device import physical_cores, resolve_device
+    from menura.system.memory import enough_memory
     from menura.train.prepare import prepare as run_prepare
     from menura.train.spec import load_experiment
+    from menura.voices.assets import home_folder
 
     with enough_memory("take --device cpu"):
         run_prepare(
@@ -121,7 +121,7 @@ def run(name: Path, **given: Any) -> None:
     Steps, learning rate, batch size, precision, patience and data set change the experiment for good.
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
-    from menura.train.disk import remove_unfinished
+    from menura.train.folders import remove_unfinished
     from menura.train.lock import alone_in
     from menura.train.spec import load_experiment
 
@@ -132,7 +132,7 @@ def run(name: Path, **given: Any) -> None:
 
 
 def _run(name: Path, options: RunOptions, engine: EngineOptions) -> None:
-    from menura.device import resolve_device
+    from menura.system.device import resolve_device
     from menura.train.checkpoint import checkpoint_paths
     from menura.train.networks import check_warm_start
     from menura.train.prepare import is_prepared
@@ -179,7 +179,7 @@ def _check_devices(devices: int, device: torch.device, batch_size: int) -> None:
 
 
 def _train(name: Path, until: int | None, engine: EngineOptions, devices: int) -> None:
-    from menura.device import resolve_device
+    from menura.system.device import resolve_device
     from menura.train.devices import Peers, train_together
     from menura.train.spec import load_experiment
 
@@ -202,9 +202,9 @@ class _Task:
 def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
     import torch
 
-    from menura.device import configure_threads
+    from menura.system.device import configure_threads
+    from menura.system.memory import enough_memory
     from menura.train.loop import open_trainer
-    from menura.train.memory import enough_memory
     from menura.train.room import check_room
 
     name, until, engine = task.name, task.until, task.engine

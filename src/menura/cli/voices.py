@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from menura.checkpoints.library import VoiceEntry, find_voice, list_voices, read_card, remove_voice
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
+from menura.voices.library import VoiceEntry, find_voice, list_voices, read_card, remove_voice
 
 _PATH = click.Path(path_type=Path)
 
@@ -62,7 +62,7 @@ def import_(path: Path, name: str | None, index: Path | None, home: Path | None)
 
     Its weights are read without running any code that the file may carry.
     """
-    from menura.checkpoints.install import import_voice
+    from menura.voices.install import import_voice
 
     entry = import_voice(path, _home(home), name=name, index=index, check_index=_check_index)
     with_index = " with its index" if entry.index_path else ""
@@ -85,7 +85,7 @@ def _check_index(index: Path, content_dim: int) -> None:
 
 
 def _home(given: Path | None) -> Path:
-    from menura.checkpoints.assets import home_folder
+    from menura.voices.assets import home_folder
 
     return home_folder(given)
 

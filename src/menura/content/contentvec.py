@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from menura.checkpoints.assets import encoder_files, load_weights
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
-from menura.kernels.trust import trusted_kernels
+from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
-from menura.pages import MappedPages
+from menura.system.pages import MappedPages
+from menura.voices.assets import encoder_files, load_weights
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from menura.checkpoints.assets import find_asset
 from menura.checkpoints.pickles import load_tensors
 from menura.errors import AssetMissingError, CheckpointError
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 from menura.units import ANALYSIS_RATE_HZ
+from menura.voices.assets import find_asset
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

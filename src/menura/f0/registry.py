@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.checkpoints.assets import find_asset
 from menura.errors import AssetMissingError, OptionError
+from menura.voices.assets import find_asset
 
 if TYPE_CHECKING:
     import torch

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from menura.checkpoints.assets import HOME_VARIABLE
-from menura.checkpoints.library import VOICE_SUFFIXES
-from menura.device import physical_cores
 from menura.errors import OptionError, ResourceError
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Farewell, Finished, Message, Ready, Refused, Task, serve
 from menura.options import ConversionOptions, EngineOptions
+from menura.system.device import physical_cores
 from menura.types import FileResult, Place, Progress, RunReport
+from menura.voices.assets import HOME_VARIABLE
+from menura.voices.library import VOICE_SUFFIXES
 
 _MOST_THREADS = 4
 """Of an actor by default: more of them gain less than a second actor does."""

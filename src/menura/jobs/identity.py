@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 
 from menura import __version__
-from menura.checkpoints.assets import asset_status
-from menura.checkpoints.library import find_voice
 from menura.errors import AssetMissingError
 from menura.f0.registry import method_path, resolve_method
+from menura.loading.pool import ModelKey
 from menura.options import ConversionOptions
-from menura.pipeline.residency import ModelKey
+from menura.voices.assets import asset_status
+from menura.voices.library import find_voice
 
 
 def request_identity(options: ConversionOptions, home: Path) -> str:

@@ -22,14 +22,14 @@ from pathlib import Path
 
 from menura import __version__
 from menura.audio.remote import size_bytes
-from menura.checkpoints.assets import home_folder
-from menura.checkpoints.library import find_voice
-from menura.device import cuda_devices, physical_cores
 from menura.jobs.tuning import Choice, Load, Machine, Speed, choose, settled
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
-from menura.pipeline.memory import available_memory_bytes
-from menura.processes import deaf_to_interrupts
+from menura.system.device import cuda_devices, physical_cores
+from menura.system.memory import available_memory_bytes
+from menura.system.processes import deaf_to_interrupts
 from menura.types import Place
+from menura.voices.assets import home_folder
+from menura.voices.library import find_voice
 
 _FILE_NAME = "speed.json"
 _LOADING_S = 60.0

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from menura.checkpoints.assets import home_folder
 from menura.jobs.identity import request_identity
 from menura.jobs.journal import FileStamp, Journal
 from menura.jobs.measure import divide_batch
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, Place, Progress, RunReport
+from menura.voices.assets import home_folder
 
 
 def convert_resumably(

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
-from menura.audio.interrupts import check_interrupts
 from menura.audio.remote import remove_unfinished_at, size_bytes
 from menura.errors import ResourceError
 from menura.jobs.worker import Advanced, Farewell, Finished, Message, Ready, Refused, Task
-from menura.pipeline.meter import RunMeter
+from menura.pipeline.progress import RunMeter
+from menura.system.interrupts import check_interrupts
 from menura.types import FileResult, Place, Progress, RunReport, State, Url
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from menura.device import physical_cores
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Message, Task, serve
 from menura.options import ConversionOptions, EngineOptions
-from menura.processes import deaf_to_interrupts
+from menura.system.device import physical_cores
+from menura.system.processes import deaf_to_interrupts
 from menura.types import FileResult, Place, Progress, RunReport
 
 _END_S = 20.0

@@ -16,7 +16,7 @@ from menura.kernels.cache import Packing
 from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
-from menura.kernels.stage import residual_blocks
+from menura.kernels.residual_stage import residual_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

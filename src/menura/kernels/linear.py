@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.device import processor_maker
 from menura.errors import OptionError
+from menura.system.device import processor_maker
 
 SWITCH = "MENURA_LINEAR"
 """Environment variable: `torch` or `onednn` instead of Menura's own choice."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from menura.errors import CheckpointError
 from menura.kernels.attention import Attention
-from menura.kernels.front import Front
+from menura.kernels.hubert_front import Front
 from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
 from menura.kernels.linear import Linear, linear_into
 from menura.kernels.packing import padded_channels

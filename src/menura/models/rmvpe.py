@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.errors import CheckpointError
-from menura.kernels.image import ImageConvolution
+from menura.kernels.conv2d import ImageConvolution
 from menura.kernels.library import KernelLibrary
 from menura.kernels.recurrent import Recurrent
 from menura.models.blank import without_weights

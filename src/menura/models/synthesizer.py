@@ -34,7 +34,7 @@ from menura.models.sizes import SOURCE_FILTER
 from menura.models.source_filter import SourceFilter
 from menura.models.spans import Span
 from menura.models.vocoders import HifiGan, HifiGanBase, MrfHifiGan
-from menura.pages import MappedPages
+from menura.system.pages import MappedPages
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.errors import MenuraError
+from menura.pipeline.background import Lookahead
 from menura.pipeline.conversion import Conversion, convert_all
 from menura.pipeline.engine import StreamEnd
-from menura.pipeline.meter import RunMeter
-from menura.pipeline.outputs import SpooledOutput
-from menura.pipeline.prefetch import Lookahead
+from menura.pipeline.output import SpooledOutput
+from menura.pipeline.progress import RunMeter
 from menura.types import AudioBlock, FileResult, Progress, State
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ import numpy as np
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
 from menura.errors import ResourceError
+from menura.loading.request import VoiceModels
 from menura.pipeline.engine import Event, StreamEnd, run
-from menura.pipeline.f0_policy import F0Policy, given_f0
+from menura.pipeline.first_pass import RecordingFacts, survey
 from menura.pipeline.output import OutputChain
-from menura.pipeline.plan import EDGE_FRAMES, Extent, compat_extent, seconds, segment_borders, streaming_extent
-from menura.pipeline.policy import Decision, Machine, decide, machine_of
+from menura.pipeline.pitch import F0Policy, given_f0
 from menura.pipeline.recording import BLOCK_S, analysis_length
-from menura.pipeline.stream import Stream, StreamPlan, VoiceModels
-from menura.pipeline.survey import RecordingFacts, survey
+from menura.pipeline.strategy import Decision, Machine, decide, machine_of
+from menura.pipeline.stream import Stream, StreamPlan
+from menura.pipeline.windows import EDGE_FRAMES, Extent, compat_extent, seconds, segment_borders, streaming_extent
 from menura.types import Explanation
 from menura.units import FRAME_SAMPLES, ceil_div, rescaled_length
 

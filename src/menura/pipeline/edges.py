@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.pipeline.plan import LONGEST_EDGE_SAMPLES
+from menura.pipeline.windows import LONGEST_EDGE_SAMPLES
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

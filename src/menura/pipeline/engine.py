@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from menura.audio.interrupts import check_interrupts
 from menura.errors import MenuraError, ResourceError
 from menura.pipeline.execute import Answer, Executor
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.system.interrupts import check_interrupts
 from menura.types import AudioBlock
 
 if TYPE_CHECKING:

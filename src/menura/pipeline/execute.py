@@ -11,10 +11,11 @@ import torch
 
 from menura.errors import ResourceError
 from menura.models.source import advance_phase
-from menura.pipeline.budget import FrameBudget, free_memory, is_out_of_memory, trim_heap
+from menura.pipeline.budget import FrameBudget
 from menura.pipeline.noise import latent_noise, source_noise
-from menura.pipeline.plan import seconds
 from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.pipeline.windows import seconds
+from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Prior
 from menura.units import FRAME_RATE_HZ, ceil_div
 

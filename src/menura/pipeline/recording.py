@@ -15,7 +15,7 @@ from menura.audio.decode import open_audio
 from menura.audio.filters import StreamHighPass
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
-from menura.pipeline.prefetch import StoppedError
+from menura.pipeline.background import StoppedError
 from menura.types import AudioInfo
 from menura.units import ANALYSIS_RATE_HZ, rescaled_length
 

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.errors import DecodeError
-from menura.pipeline.assemble import Assembler, seam_frame
+from menura.loading.request import VoiceModels
+from menura.pipeline.background import read_ahead
 from menura.pipeline.clock import StageClock
 from menura.pipeline.edges import reflect_edges
-from menura.pipeline.f0_policy import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES
-from menura.pipeline.features import FeatureTimeline
-from menura.pipeline.plan import (
+from menura.pipeline.pitch import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES
+from menura.pipeline.recording import AnalysisFeed, Recording
+from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.pipeline.seams import Assembler, seam_frame
+from menura.pipeline.timeline import FeatureTimeline, Track
+from menura.pipeline.windows import (
     CROSSFADE_FRAMES,
     SEAM_SEARCH_FRAMES,
     SEAM_SHIFT_FRAMES,
@@ -30,20 +34,14 @@ from menura.pipeline.plan import (
     segment_borders,
     whole_window,
 )
-from menura.pipeline.prefetch import read_ahead
-from menura.pipeline.recording import AnalysisFeed, Recording
-from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
-from menura.pipeline.timeline import Track
 from menura.types import AudioBlock
 from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
 
 if TYPE_CHECKING:
     from menura.content.base import ContentEncoder
     from menura.f0.base import F0Estimator
-    from menura.models.synthesizer import Synthesizer
-    from menura.pipeline.f0_policy import F0Policy
-    from menura.pipeline.survey import RecordingFacts
-    from menura.retrieval.base import FeatureIndex
+    from menura.pipeline.first_pass import RecordingFacts
+    from menura.pipeline.pitch import F0Policy
     from menura.types import FloatArray
 
 _BLOCKS_AHEAD = 8
@@ -55,19 +53,6 @@ StreamSteps = Generator[Step, "FloatArray | None", None]
 
 _LONGEST_CONTEXT = 300
 """Frames; no analysis network looks further back."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VoiceModels:
-    """The resident networks that one request uses."""
-
-    synthesizer: Synthesizer
-    encoder: ContentEncoder
-    f0: F0Estimator | None
-    """None for a voice without F0, or where F0 is given."""
-    index: FeatureIndex | None
-    f0_median_hz: float | None = None
-    """The voice's own pitch, where it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

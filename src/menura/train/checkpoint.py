@@ -11,7 +11,7 @@ import torch
 
 from menura.checkpoints.pickles import save_tensors
 from menura.errors import TrainingError
-from menura.train.disk import replacing
+from menura.system.files import replacing
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"

@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
-from menura.checkpoints.assets import find_asset
-from menura.checkpoints.library import find_voice
 from menura.checkpoints.voice import check_config, config_problem
 from menura.errors import MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, resized, rvc_config, small_config
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, RunOptions, TrainingOptions
-from menura.train.disk import replacing
+from menura.system.files import replacing
 from menura.train.folders import BEGIN
 from menura.train.networks import check_warm_start
 from menura.train.precision import fastest_precision
@@ -37,6 +35,8 @@ from menura.train.spec import (
     save_experiment,
 )
 from menura.train.work import STARTER
+from menura.voices.assets import find_asset
+from menura.voices.library import find_voice
 
 SMALL = "small"
 _HELD_OUT = 0.05

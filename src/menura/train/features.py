@@ -17,7 +17,7 @@ from menura.content.base import ContentEncoder, RecordingStatistics
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
 from menura.pipeline.edges import reflect
-from menura.pipeline.plan import analysis_windows, streaming_extent
+from menura.pipeline.windows import analysis_windows, streaming_extent
 from menura.train.perturb import Perturbed, another_throat
 from menura.train.spec import write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES

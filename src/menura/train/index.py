@@ -9,7 +9,7 @@ import numpy as np
 
 from menura.errors import TrainingError
 from menura.retrieval.build import BuiltIndex, build_index, index_name
-from menura.train.disk import writing
+from menura.system.files import writing
 from menura.train.features import load_features
 from menura.train.folders import VOICE
 from menura.train.report import load_preparation

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.train.disk import append_whole
+from menura.system.files import append_whole
 from menura.train.folders import LOGS
 from menura.train.held_out import Preview
 from menura.train.pictures import mel_picture, png

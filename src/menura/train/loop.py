@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from menura.audio.interrupts import deferred_interrupts
 from menura.checkpoints.voice import build_synthesizer, check_config
 from menura.errors import TrainingError
 from menura.models.discriminators import Discriminators, RvcDiscriminators
 from menura.models.synthesizer import Synthesizer, crop
-from menura.pipeline.memory import available_memory_bytes
+from menura.system.interrupts import deferred_interrupts
+from menura.system.memory import available_memory_bytes
 from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_state, write_state
 from menura.train.dataset import Dataset, Example
 from menura.train.devices import Peers

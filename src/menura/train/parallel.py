@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from menura.errors import ResourceError
-from menura.processes import Interruptible, deaf_to_interrupts
+from menura.system.processes import Interruptible, deaf_to_interrupts
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from menura.device import has_bfloat16
+from menura.system.device import has_bfloat16
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

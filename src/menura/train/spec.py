@@ -15,7 +15,7 @@ from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER, small_config
 from menura.options import PRECISIONS
-from menura.train.disk import replacing
+from menura.system.files import replacing
 
 EXPERIMENT_FILE = "experiment.json"
 DIRECT_VOCODERS = ("HiFi-GAN", SOURCE_FILTER)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from menura.train.disk import append_whole, writing
+from menura.system.files import append_whole, writing
 from menura.train.pictures import png
 
 if TYPE_CHECKING:

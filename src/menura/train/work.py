@@ -13,13 +13,13 @@ import numpy as np
 import soundfile
 import torch
 
-from menura.checkpoints.assets import find_asset
 from menura.errors import TrainingError
 from menura.f0.registry import load_estimator, method_path
 from menura.train.features import SUFFIX, ClipFeatures, ClipSource, Extractor, load_features, save_features
 from menura.train.folders import FEATURES
 from menura.train.slicing import loudness_db
 from menura.train.spec import Experiment
+from menura.voices.assets import find_asset
 
 if TYPE_CHECKING:
     from menura.content.base import ContentEncoder

@@ -1,18 +1,15 @@
-"""Writing to an experiment's disk, and what to do where it is full. Loads no torch."""
+"""Writing files whole or not at all, and what to do where a disk is full. Loads no torch."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from menura.errors import ResourceError
-from menura.train.folders import BEGIN, FEATURES, LOGS, SLICES
 
-_UNFINISHED = ".*.part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,21 +68,3 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what killed runs of an experiment left half-written. Only call it while no other run is at work there.
-
-    Voices stay out of it: they can be exported beside a run.
-    """
-    places = (
-        folder.glob(_UNFINISHED),
-        *(
-            (folder / name).rglob(_UNFINISHED)
-            for name in (BEGIN, SLICES, FEATURES, LOGS)
-            if not (folder / name).is_symlink()
-        ),
-    )
-    for path in itertools.chain(*places):
-        with writing(path):
-            path.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from menura.pipeline.memory import available_memory_bytes, whole_bytes
-from menura.pipeline.plan import (
+from menura.pipeline.budget import whole_bytes
+from menura.pipeline.windows import (
     ATTENTION_REACH_FRAMES,
     CROSSFADE_FRAMES,
     SEAM_SEARCH_FRAMES,
@@ -15,6 +15,7 @@ from menura.pipeline.plan import (
     WIDEST_WINDOW_FRAMES,
     seconds,
 )
+from menura.system.memory import available_memory_bytes
 
 if TYPE_CHECKING:
     import torch

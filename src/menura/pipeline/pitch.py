@@ -12,7 +12,7 @@ from menura.pipeline.edges import reflect
 from menura.units import FRAME_SAMPLES, ceil_div
 
 if TYPE_CHECKING:
-    from menura.pipeline.plan import Extent
+    from menura.pipeline.windows import Extent
     from menura.types import FloatArray
 
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.checkpoints.assets import find_asset, packing_folder
-from menura.checkpoints.library import VoiceEntry, find_voice
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer
 from menura.errors import OptionError
 from menura.kernels.cache import PackingCache
-from menura.kernels.trust import trusted_kernels
+from menura.kernels.selftest import trusted_kernels
+from menura.loading.pool import ModelKey, ModelPool
+from menura.loading.request import VoiceModels
 from menura.models.footprint import network_bytes
-from menura.pipeline.residency import ModelKey, ModelPool
-from menura.pipeline.stream import VoiceModels
+from menura.voices.assets import find_asset, packing_folder
+from menura.voices.library import VoiceEntry, find_voice
 
 if TYPE_CHECKING:
     import torch

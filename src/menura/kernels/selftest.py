@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, gate
+from menura.kernels.conv2d import ImageConvolution
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.front import Front
-from menura.kernels.image import ImageConvolution
+from menura.kernels.hubert_front import Front
 from menura.kernels.library import KernelLibrary, Mode, kernel_status, kernels
 from menura.kernels.recurrent import Recurrent
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
-from menura.checkpoints.library import (
+from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError
+from menura.voices.library import (
     CARD_NAME,
     VOICE_SUFFIXES,
     WEIGHTS_NAME,
@@ -27,7 +28,6 @@ from menura.checkpoints.library import (
     list_voices,
     read_card,
 )
-from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError
 
 if TYPE_CHECKING:
     from menura.checkpoints.voice import LoadedVoice

@@ -11,9 +11,9 @@ import numpy as np
 from menura.audio.envelope import RmsMeter
 from menura.errors import DecodeError
 from menura.pipeline.edges import reflect_edges
-from menura.pipeline.plan import Extent
 from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length
 from menura.pipeline.silence import SilenceFinder, Silences
+from menura.pipeline.windows import Extent
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from menura.pipeline.memory import available_memory_bytes
+from menura.system.memory import available_memory_bytes
 
 T = TypeVar("T")
 

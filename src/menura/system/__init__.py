@@ -1,0 +1,1 @@
+"""The machine under Menura: devices, memory, processes, signals, files."""

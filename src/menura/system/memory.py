@@ -1,0 +1,91 @@
+"""How much memory there is, what to do when it runs out, and giving it back. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.errors import ResourceError
+
+if TYPE_CHECKING:
+    import torch
+
+_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "DefaultCPUAllocator", "bad_alloc")
+"""What torch, its allocators and its convolution libraries say, in RuntimeErrors of no type of their own."""
+
+
+def available_memory_bytes() -> int:
+    """Memory that new allocations can have without swapping; a quarter of all where the system doesn't say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, OSError, ValueError):
+        return 2**32
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an allocation failed, on whatever device."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
+
+
+def trim_heap() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc). Takes milliseconds.
+
+    Kept, it hardly serves again: the stages' passes allocate in other sizes, so that what each leaves adds up.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # another C library
+        return None
+    return found
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what is only kept for reuse."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Say what to do where the block runs out of memory.
+
+    Args:
+        advice: what would take less.
+
+    Raises:
+        ResourceError: it did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(f"memory ran out: {advice}, and repeat the command: what is complete is kept.") from error

@@ -1,0 +1,1 @@
+"""Voices and weights on this computer: the library, installing, assets."""
