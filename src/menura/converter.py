@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.audio.encode import format_of
-from menura.errors import MenuraError
+from menura.errors import MenuraError, details_of
 from menura.f0.file import read_f0_file
 from menura.loading.pool import ModelPool
 from menura.loading.resolver import Resolver
 from menura.options import ConversionOptions, EngineOptions
-from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, one_line, run_batch
+from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
 from menura.pipeline.budget import frame_budget
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, collect, convert_all, explain
@@ -204,4 +204,4 @@ def _given_f0(options: ConversionOptions) -> FloatArray | None:
 
 
 def _failed(source: Path, error: Exception) -> FileResult:
-    return FileResult(input=str(source), output=None, state=State.FAILED, error=one_line(error))
+    return FileResult(input=str(source), output=None, state=State.FAILED, error=details_of(error))

@@ -18,8 +18,8 @@ MenuraError
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class ErrorDetails:
     def __str__(self) -> str:
         return self.text()
 
+    def about(self, names: Mapping[str, str]) -> ErrorDetails:
+        """The same with another name for its subject, where `names` has one: a URL for its local copy, say."""
+        return self if self.subject is None else replace(self, subject=names.get(self.subject, self.subject))
+
 
 class MenuraError(Exception):
     """Base of all errors that Menura raises on purpose.
@@ -92,6 +96,11 @@ class MenuraError(Exception):
             advice=advice,
             option=option,
         )
+
+    def about(self, names: Mapping[str, str]) -> MenuraError:
+        """The same error with another name for its subject; see ErrorDetails.about."""
+        details = self.details.about(names)
+        return type(self)(details.subject, details.problem, details.advice, details.option)
 
     @property
     def subject(self) -> str | None:

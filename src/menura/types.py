@@ -7,6 +7,8 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeAlias
 
+from menura.errors import ErrorDetails
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -126,7 +128,8 @@ class FileResult:
     input: str
     output: Place | None
     state: State
-    error: str | None = None
+    error: ErrorDetails | None = None
+    """What ended it, or what of the input could not be used."""
     notes: tuple[str, ...] = ()
     audio_s: float = 0.0
     output_samples: int = 0
@@ -158,7 +161,7 @@ class Explanation:
     segments: int = 0
     widest_frames: int = 0
     """Frames of 10 ms of the widest window that a network sees."""
-    refusal: str | None = None
+    refusal: ErrorDetails | None = None
     """Why it can't be done, and what can."""
 
 

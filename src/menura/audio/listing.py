@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.audio.suffixes import AUDIO_SUFFIXES
+from menura.errors import ErrorDetails
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ class InputFile:
     path: Place
     relative: Path
     """Where its output belongs below the output folder: the path below the folder it was found in, or its name."""
-    error: str | None = None
+    error: ErrorDetails | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,9 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _nothing(path: Path, reason: str) -> InputFile:
-    return InputFile(path=path, relative=Path(path.name), error=f"{path}: {reason}.")
+    return InputFile(
+        path=path, relative=Path(path.name), error=ErrorDetails(kind="decode", subject=str(path), problem=reason)
+    )
 
 
 def wanted(selection: Selection) -> str:

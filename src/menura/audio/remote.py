@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from menura.audio.listing import InputFile, wanted
 from menura.audio.suffixes import AUDIO_SUFFIXES
-from menura.errors import DecodeError, EncodeError, OptionError
+from menura.errors import DecodeError, EncodeError, ErrorDetails, OptionError
 from menura.types import Url
 
 if TYPE_CHECKING:
@@ -70,8 +70,18 @@ def remote_files(text: str, selection: Selection) -> list[InputFile]:
             and selection.takes(Path(relative))
         ]
     except Exception as error:  # noqa: BLE001  (see the module)
-        return [InputFile(path=url, relative=Path(url.name), error=f"{url}: can't be listed: {_why(error)}.")]
-    nothing = InputFile(path=url, relative=Path(url.name), error=f"{url}: holds no recordings{wanted(selection)}.")
+        return [
+            InputFile(
+                path=url,
+                relative=Path(url.name),
+                error=ErrorDetails(kind="decode", subject=str(url), problem=f"can't be listed: {_why(error)}"),
+            )
+        ]
+    nothing = InputFile(
+        path=url,
+        relative=Path(url.name),
+        error=ErrorDetails(kind="decode", subject=str(url), problem=f"holds no recordings{wanted(selection)}"),
+    )
     return entries or [nothing]
 
 

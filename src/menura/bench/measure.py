@@ -83,7 +83,7 @@ def measurement_of(report: RunReport, *, cpu_s: float) -> Measurement:
         MenuraError: a recording failed.
     """
     if report.failed:
-        raise MenuraError(f"{report.failed[0].input}: {report.failed[0].error}")
+        raise MenuraError(report.failed[0].input, str(report.failed[0].error))
     return Measurement(
         wall_s=report.wall_s,
         audio_s=sum(file.audio_s for file in report.files),

@@ -92,7 +92,7 @@ def convert(
         try:
             report = run.carry_out(ProgressLine(quiet=quiet or as_json))
         except MenuraError as error:
-            _tell_document(failed_report([job.source for job in jobs], str(error)), batch.report, as_json=as_json)
+            _tell_document(failed_report([job.source for job in jobs], error.details), batch.report, as_json=as_json)
             raise
         if output == STANDARD:
             report = _passed_on(report)
@@ -215,7 +215,7 @@ def _spooled_stdin() -> contextlib.AbstractContextManager[Path]:
 def _as_stdin(result: FileResult, path: str) -> FileResult:
     if result.input != path:
         return result
-    error = result.error.replace(path, _STDIN_LABEL) if result.error else None
+    error = result.error and result.error.about({path: _STDIN_LABEL})
     return dataclasses.replace(result, input=STANDARD, error=error)
 
 

@@ -80,14 +80,19 @@ def values_of(cls: type[T], given: Mapping[str, Any]) -> T:
     try:
         return cls(**values)
     except OptionError as error:
-        name, separator, rest = str(error).partition(": ")
-        message = f"{flag_of(name)}: {rest}" if separator and name in values else str(error)
-        raise click.UsageError(message, click.get_current_context(silent=True)) from error
+        raise click.UsageError(error.details.text(flag_with), click.get_current_context(silent=True)) from error
 
 
 def flag_of(name: str) -> str:
     """A field's name on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def flag_with(name: str, value: str | None) -> str:
+    """An option in a message, as the command line takes it: --strategy, --strategy stream, --no-cudnn."""
+    if value in ("true", "false"):
+        return flag_of(name if value == "true" else f"no-{name}")
+    return flag_of(name) if value is None else f"{flag_of(name)} {value}"
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:

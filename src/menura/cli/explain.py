@@ -13,6 +13,7 @@ import click
 
 from menura import __version__
 from menura.audio.remote import fetched
+from menura.cli.derive import flag_with
 from menura.cli.plan import STANDARD, Inputs
 from menura.cli.report import echo_json
 from menura.errors import MenuraError
@@ -55,7 +56,7 @@ def _explanation(converter: Converter, path: Place, options: ConversionOptions) 
         with _readable(path) as source:
             return dataclasses.replace(converter.explain(source, options), input=str(path))
     except MenuraError as error:
-        return Explanation(input=str(path), refusal=" ".join(str(error).split()))
+        return Explanation(input=str(path), refusal=error.details)
 
 
 def _division(choice: Choice) -> str:
@@ -82,11 +83,13 @@ def _readable(path: Place) -> Iterator[Path]:
 
 def _lines(explanation: Explanation) -> Iterator[str]:
     if explanation.strategy is None:
-        yield f"{explanation.input}: {explanation.refusal}"
+        assert explanation.refusal is not None
+        said = dataclasses.replace(explanation.refusal, subject=explanation.input)
+        yield said.text(flag_with)
         return
     several = f", {explanation.segments} segments" if explanation.segments > 1 else ""
     yield f"{explanation.input}: {explanation.audio_s:.2f} s, {explanation.strategy}{several}"
     for reason in explanation.reasons:
         yield f"  {reason}"
     if explanation.refusal is not None:
-        yield f"  refused: {explanation.refusal}"
+        yield f"  refused: {explanation.refusal.text(flag_with)}"

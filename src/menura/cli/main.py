@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from menura import __version__
-from menura.errors import MenuraError
+from menura.errors import MenuraError, details_of
 from menura.system.interrupts import TerminatedError, check_interrupts, hear_interrupts
 
 EXIT_FAILURE = 1
@@ -134,10 +134,10 @@ def _flushed(code: int) -> int:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, MenuraError):
-        return _one_line(str(error))
-    if isinstance(error, MemoryError):
-        return "not enough memory: close other programs, or use --strategy stream."
+    if isinstance(error, (MenuraError, MemoryError)):
+        from menura.cli.derive import flag_with
+
+        return _one_line(details_of(error).text(flag_with))
     if isinstance(error, OSError) and error.strerror:
         return _of_system(error)
     if isinstance(error, click.ClickException):

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 import click
 
 from menura import __version__
+from menura.cli.derive import flag_with
+from menura.errors import ErrorDetails
 from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
@@ -35,7 +37,7 @@ def _file_document(result: FileResult) -> dict[str, Any]:
         "input": result.input,
         "output": None if result.output is None else str(result.output),
         "state": result.state.value,
-        "error": result.error,
+        "error": None if result.error is None else dataclasses.asdict(result.error),
         "notes": list(result.notes),
         "audio_s": result.audio_s,
         "output_samples": result.output_samples,
@@ -67,7 +69,7 @@ def write_json(value: object, path: Path) -> None:
     unfinished.replace(path)
 
 
-def failed_report(inputs: Sequence[Place], error: str) -> RunReport:
+def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:
     """A run that could not even begin."""
     files = tuple(FileResult(input=str(path), output=None, state=State.FAILED, error=error) for path in inputs)
     return RunReport(files=files, wall_s=0.0, peak_memory_mb=0.0, model_loads={})
@@ -94,9 +96,10 @@ def tell_problems(report: RunReport) -> None:
             continue
         told.add(result.error)
         kind = "warning: " if result.state is State.WARNING else ""
-        message = result.error or "failed"
-        named = message if result.input in message or len(report.files) == 1 else f"{result.input}: {message}"
-        click.echo(f"menura: {kind}{named}", err=True)
+        error = result.error or ErrorDetails(kind="unexpected", problem="failed")
+        about = error.subject or (result.input if len(report.files) > 1 and not error.option else None)
+        said = dataclasses.replace(error, subject=about).text(flag_with)
+        click.echo(f"menura: {kind}{said}", err=True)
     if report.failed and len(report.files) > 1:
         names = ", ".join(result.input for result in report.failed)
         click.echo(f"menura: {len(report.failed)} of {len(report.files)} failed: {names}", err=True)

@@ -419,7 +419,7 @@ def _anywhere(place: Place) -> Place:
 
 def _as_given(result: FileResult, task: Task) -> FileResult:
     """A result in the paths that the user gave."""
-    error = result.error and result.error.replace(str(_anywhere(task.source)), str(task.source))
-    error = error and error.replace(str(_anywhere(task.output)), str(task.output))
+    given = {str(_anywhere(place)): str(place) for place in (task.source, task.output)}
+    error = result.error and result.error.about(given)
     output = None if result.output is None else task.output
     return dataclasses.replace(result, input=str(task.source), output=output, error=error)

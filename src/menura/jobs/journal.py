@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from menura.audio.remote import RemoteNotes, facts_of
-from menura.errors import EncodeError
+from menura.errors import EncodeError, ErrorDetails
 from menura.types import FileResult, StageTimes, State, Url
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 JOURNAL_NAME = ".menura-journal.jsonl"
 REMOTE_JOURNAL_NAME = ".menura-journal"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +210,7 @@ def _entry(fields: dict[str, Any]) -> _Entry:
     given: dict[str, Any] = dict(fields["result"])
     given |= {name: tuple(given[name]) for name in ("notes", "seams_s")}
     given |= {"state": State(given["state"]), "stages": StageTimes(**given["stages"])}
+    given |= {"error": given["error"] and ErrorDetails(**given["error"])}
     return _Entry(
         source=FileStamp(**fields["source"]),
         made=FileStamp(**fields["made"]),
@@ -239,4 +240,4 @@ def _lock(file: IO[bytes], sweep: Any) -> None:
 
 def _unwritable(path: Path, error: OSError) -> EncodeError:
     reason = error.strerror or os.strerror(error.errno or 0)
-    return EncodeError(f"{path}: can't be written: {reason}. Choose an output folder that can be written.")
+    return EncodeError(path, f"can't be written: {reason}", "Choose a writable output folder")

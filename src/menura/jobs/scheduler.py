@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
 from menura.audio.remote import remove_unfinished_at, size_bytes
-from menura.errors import ResourceError
+from menura.errors import ErrorDetails, ResourceError
 from menura.jobs.worker import Advanced, Farewell, Finished, Message, Ready, Refused, Task
 from menura.pipeline.progress import RunMeter
 from menura.system.interrupts import check_interrupts
@@ -229,7 +229,12 @@ class Scheduler:
             if self._attempts[task.number] < _MOST_ATTEMPTS:
                 self._todo.append(task)
             else:
-                why = f"The process that converted it ended ({how}), twice. Is there enough memory for all --workers?"
+                why = ErrorDetails(
+                    kind="resource",
+                    subject=str(task.source),
+                    problem=f"the worker process converting it ended twice ({how})",
+                    advice="If memory is short, use fewer {workers}",
+                )
                 failed = FileResult(input=str(task.source), output=None, state=State.FAILED, error=why)
                 self._done(task, failed, on_result)
         if not worker.ready:
@@ -237,13 +242,13 @@ class Scheduler:
         if self._todo and self._false_starts < _MOST_FALSE_STARTS:
             self._start(worker.number)
         elif self._todo and not self._workers:
-            raise ResourceError(f"Workers end before they begin ({how}). Use fewer --workers, or leave them out.")
+            raise ResourceError(None, f"worker processes crash on start-up ({how})", "Use fewer {workers}, or none")
 
 
 def _check_version(ready: Ready) -> None:
     if ready.version != __version__:
         raise ResourceError(
-            f"{ready.host} has Menura {ready.version}, this is {__version__}; install the same on all machines."
+            ready.host, f"has Menura {ready.version}, this is {__version__}", "Install the same version on all machines"
         )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
 from menura.audio.remote import fetched, publish
-from menura.errors import MenuraError
+from menura.errors import MenuraError, details_of
 from menura.options import ConversionOptions, EngineOptions
 from menura.types import FileResult, Place, Progress, State, Url
 
@@ -130,9 +130,8 @@ def _convert(
             if isinstance(output, Url) and result.output is not None:
                 publish(made, output)
         except (MenuraError, OSError) as error:
-            why = " ".join(str(error).split())
-            return FileResult(input=str(source), output=None, state=State.FAILED, error=why)
-    told = result.error and result.error.replace(str(local), str(source)).replace(str(made), str(output))
+            return FileResult(input=str(source), output=None, state=State.FAILED, error=details_of(error))
+    told = result.error and result.error.about({str(local): str(source), str(made): str(output)})
     return dataclasses.replace(result, input=str(source), output=None if result.output is None else output, error=told)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.errors import MenuraError
+from menura.errors import ErrorDetails, MenuraError, details_of
 from menura.pipeline.background import Lookahead
 from menura.pipeline.conversion import Conversion, convert_all
 from menura.pipeline.engine import StreamEnd
@@ -275,7 +275,7 @@ def _done(member: _UnderWay, f0_method: str | None) -> FileResult:
         input=str(member.item.source),
         output=member.item.output,
         state=State.WARNING if facts.warning else State.DONE,
-        error=facts.warning,
+        error=None if facts.warning is None else _damage(member.item.source, facts.warning),
         notes=conversion.final_notes(),
         audio_s=facts.audio_s,
         output_samples=member.output.length_samples,
@@ -290,14 +290,11 @@ def _done(member: _UnderWay, f0_method: str | None) -> FileResult:
 
 def _failed(item: BatchItem, error: Exception, member: _UnderWay | None) -> FileResult:
     wall_s = 0.0 if member is None else time.perf_counter() - member.begun_s
-    return FileResult(input=str(item.source), output=None, state=State.FAILED, error=one_line(error), wall_s=wall_s)
+    return FileResult(input=str(item.source), output=None, state=State.FAILED, error=details_of(error), wall_s=wall_s)
 
 
-def one_line(error: Exception) -> str:
-    """An error as users are told it."""
-    if isinstance(error, MemoryError):
-        return "Not enough memory. Close other programs, or use --strategy stream."
-    return " ".join(str(error).split()) or type(error).__name__
+def _damage(source: Path, warning: str) -> ErrorDetails:
+    return ErrorDetails(kind="damaged", subject=str(source), problem=warning)
 
 
 def _size(path: Path) -> int:

@@ -202,7 +202,7 @@ def _decision(options: ConversionOptions, extent: Extent, models: VoiceModels) -
     device = next(models.synthesizer.parameters()).device
     decision = decide(options, extent.frames, models.synthesizer.config, machine_of(device))
     if decision.refusal is not None:
-        raise ResourceError(decision.refusal)
+        raise ResourceError(None, decision.refusal.problem, decision.refusal.advice)
     return decision
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from menura.errors import ErrorDetails
 from menura.pipeline.budget import whole_bytes
 from menura.pipeline.windows import (
     ATTENTION_REACH_FRAMES,
@@ -51,7 +52,7 @@ class Decision:
     widest_frames: int
     """Frames of the widest window that a network sees."""
     reasons: tuple[str, ...]
-    refusal: str | None = None
+    refusal: ErrorDetails | None = None
     """Why it can't be done, and what can; None if it can."""
 
 
@@ -78,11 +79,13 @@ def decide(options: ConversionOptions, frames: int, config: SynthesizerConfig, m
     compat = options.compat != "menura"
     if not compat and options.strategy != "whole":
         return _streamed(frames, asked=options.strategy == "stream")
-    why = f"--compat {options.compat} takes each recording whole, as that program does" if compat else "asked for"
+    why = (
+        f"compat={options.compat} converts each recording in one pass, as that program does" if compat else "asked for"
+    )
     reach = None if compat else ATTENTION_REACH_FRAMES
     needed, free = whole_bytes(frames, config, reach), machine.free_bytes
     reasons = (
-        f"{why}: one window of {seconds(frames):.1f} s ({frames} steps)",
+        f"{why}: one pass of {seconds(frames):.1f} s ({frames} steps)",
         f"about {_gb(needed)} of {_gb(free)} free memory needed on {machine.device}",
         _steps_reason(machine),
     )
@@ -91,7 +94,7 @@ def decide(options: ConversionOptions, frames: int, config: SynthesizerConfig, m
         reach_frames=reach,
         widest_frames=frames,
         reasons=reasons,
-        refusal=_refusal(frames, needed, machine, instead="leave out --compat" if compat else "use --strategy stream"),
+        refusal=_refusal(frames, needed, machine, instead="Leave out {compat}" if compat else "Use {strategy=stream}"),
     )
 
 
@@ -118,16 +121,19 @@ def _steps_reason(machine: Machine) -> str:
     return f"no limit of steps: {'cuDNN is off' if machine.device == 'cuda' else 'no cuDNN on ' + machine.device}"
 
 
-def _refusal(frames: int, needed: int, machine: Machine, *, instead: str) -> str | None:
+def _refusal(frames: int, needed: int, machine: Machine, *, instead: str) -> ErrorDetails | None:
     if machine.device == "cuda" and machine.cudnn and frames > CUDNN_STEPS:
-        return (
-            f"{seconds(frames) / 60:.1f} minutes in one window are {frames} steps, and cuDNN takes {CUDNN_STEPS}. "
-            f"To go on, {instead} (any length), or give --no-cudnn."
+        return ErrorDetails(
+            kind="resource",
+            problem=f"{seconds(frames) / 60:.1f} minutes in one pass are {frames} steps, and cuDNN takes {CUDNN_STEPS}",
+            advice=f"{instead} (any length), or turn cuDNN off with {{cudnn=false}}",
         )
     if needed > _SHARE_OF_MEMORY * machine.free_bytes:
-        return (
-            f"{seconds(frames):.0f} s in one window needs about {_gb(needed)} of memory, and {_gb(machine.free_bytes)} "
-            f"are free. To go on, {instead} (any length), or cut the recording."
+        free = _gb(machine.free_bytes)
+        return ErrorDetails(
+            kind="resource",
+            problem=f"{seconds(frames):.0f} s in one pass need about {_gb(needed)} of memory, and {free} are free",
+            advice=f"{instead} (any length), or split the recording",
         )
     return None
 

@@ -85,8 +85,7 @@ def import_voice(
                 if index is not None and check_index is not None:
                     check_index(index, voice.config.content_dim)
             except MenuraError as error:  # name what the user gave, not our copy of an archive's member
-                message = str(error).replace(str(weights), str(source)).replace(str(temporary), str(source))
-                raise type(error)(message) from error
+                raise error.about({str(weights): str(source)}) from error
             return _install(voice, index, home, name, source)
     except OSError as error:
         raise ResourceError(
