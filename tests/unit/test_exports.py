@@ -38,3 +38,14 @@ def test_the_error_tree_is_drawn_as_it_is() -> None:
 def test_other_names_are_not(name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         getattr(menura, name)
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    for name in menura.__all__:
+        value = getattr(menura, name)
+        if not inspect.isclass(value):
+            continue
+        assert inspect.getdoc(value), name
+        for method, function in vars(value).items():
+            if inspect.isfunction(function) and not method.startswith("_"):
+                assert inspect.getdoc(function), f"{name}.{method}"
