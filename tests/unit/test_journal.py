@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from menura.audio.encode import AudioWriter, remove_unfinished
-from menura.errors import EncodeError
+from menura.errors import EncodeError, ErrorDetails
 from menura.jobs.identity import request_identity
 from menura.jobs.journal import JOURNAL_NAME, FileStamp, Journal
 from menura.options import ConversionOptions
@@ -41,7 +41,7 @@ def result_of(output: Path) -> FileResult:
         input="in/a.flac",
         output=output,
         state=State.WARNING,
-        error="cut off.",
+        error=ErrorDetails(kind="damaged", subject="a.flac", problem="cut off"),
         notes=("a note",),
         audio_s=1.5,
         output_samples=36_000,
@@ -130,7 +130,7 @@ def test_a_cut_off_line_costs_one_output(source: Path, output: Path) -> None:
     assert finished(source, other) is not None
 
 
-@pytest.mark.parametrize("line", [b"[]", b"{}", b"null", b'{"menura_journal": 2}', b"\xff\xfe", b"{" * 50])
+@pytest.mark.parametrize("line", [b"[]", b"{}", b"null", b'{"menura_journal": 1}', b"\xff\xfe", b"{" * 50])
 def test_lines_of_another_kind_count_for_nothing(source: Path, output: Path, line: bytes) -> None:
     record(source, output)
     with (output.parents[1] / JOURNAL_NAME).open("ab") as file:
@@ -140,14 +140,14 @@ def test_lines_of_another_kind_count_for_nothing(source: Path, output: Path, lin
 
 def test_what_failed_is_not_written_down(source: Path, output: Path) -> None:
     with Journal(output.parents[1], [output]) as journal:
-        failed = FileResult(input="x", output=None, state=State.FAILED, error="bad")
+        failed = FileResult(input="x", output=None, state=State.FAILED, error=ErrorDetails(kind="decode", problem="bad"))
         journal.record(FileStamp.of(source), failed, "r")
     assert (output.parents[1] / JOURNAL_NAME).read_bytes() == b""
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EncodeError, match="Choose an output folder"), Journal(tmp_path / "file", []):
+    with pytest.raises(EncodeError, match="Choose a writable output folder"), Journal(tmp_path / "file", []):
         pass
 
 

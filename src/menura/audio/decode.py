@@ -167,7 +167,7 @@ def _open_source(path: Path) -> Source:
             return MediaSource(path, found)
         except DecodeError as error:
             # A header without samples is libsndfile's to name; of other files PyAV knows more.
-            raise (sndfile_error if sndfile_error.args[0].endswith(_NO_SAMPLES) else error) from None
+            raise (sndfile_error if str(sndfile_error).endswith(_NO_SAMPLES) else error) from None
     if path.suffix.lower() in MEDIA_SUFFIXES or MediaSource.recognises(path):
         raise DecodeError(media_missing_message(path))
     raise sndfile_error
