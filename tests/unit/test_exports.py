@@ -18,9 +18,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_every_error_is_public() -> None:
-    defined = {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)
-    }
+    defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
     assert defined <= set(menura.__all__)
     for name in defined:
         assert getattr(menura, name) is getattr(errors, name)

@@ -140,7 +140,9 @@ def test_lines_of_another_kind_count_for_nothing(source: Path, output: Path, lin
 
 def test_what_failed_is_not_written_down(source: Path, output: Path) -> None:
     with Journal(output.parents[1], [output]) as journal:
-        failed = FileResult(input="x", output=None, state=State.FAILED, error=ErrorDetails(kind="decode", problem="bad"))
+        failed = FileResult(
+            input="x", output=None, state=State.FAILED, error=ErrorDetails(kind="decode", problem="bad")
+        )
         journal.record(FileStamp.of(source), failed, "r")
     assert (output.parents[1] / JOURNAL_NAME).read_bytes() == b""
 
