@@ -46,18 +46,7 @@ def test_equal_rates_pass_samples_unchanged() -> None:
     assert stream.flush().size == 0
 
 
-def test_streams_are_over_after_flush() -> None:
-    for stream in (StreamResampler(8_000, 16_000), StreamHighPass(), EnvelopeMatcher(np.ones(1), 0, 100, 0.5)):
-        stream.flush()
-        with pytest.raises(ValueError, match="flushed"):
-            stream.push(np.zeros(4, dtype=np.float32))
-        with pytest.raises(ValueError, match="flushed"):
-            stream.flush()
-
-
-def test_resampler_refuses_two_channels_and_bad_rates() -> None:
-    with pytest.raises(ValueError, match="mono"):
-        StreamResampler(8_000, 16_000).push(np.zeros((4, 2), dtype=np.float32))
+def test_resampler_refuses_bad_rates() -> None:
     with pytest.raises(ValueError, match="positive"):
         StreamResampler(0, 16_000)
 

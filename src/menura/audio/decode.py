@@ -17,6 +17,7 @@ import numpy as np
 
 from menura.audio.containers import survey
 from menura.audio.media import MediaSource, media_missing_message
+from menura.audio.processor import mix_down
 from menura.audio.sndfile import SndfileSource
 from menura.audio.suffixes import MEDIA_SUFFIXES
 from menura.errors import DecodeError, ResourceError
@@ -109,11 +110,7 @@ class AudioReader:
         if not finite.all():
             self._warn("Samples that are not finite numbers were replaced by silence.")
             frames = np.where(finite, frames, np.float32(0))
-        if frames.shape[1] == 1:
-            return np.ascontiguousarray(frames[:, 0])
-        # Divided before it is summed: float files may hold values whose sum would overflow.
-        mono: FloatArray = (frames / np.float32(frames.shape[1])).sum(axis=1, dtype=np.float32)
-        return mono
+        return mix_down(frames)
 
     def _warn(self, message: str) -> None:
         self._warnings[message] = None

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from menura.audio.processor import OneStream
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -52,8 +54,8 @@ class RmsMeter:
         return rms
 
 
-class EnvelopeMatcher:
-    """Mixes the source's loudness envelope into one output stream: `push` blocks, then `flush` once.
+class EnvelopeMatcher(OneStream):
+    """A Processor that mixes the source's loudness envelope into one mono output stream.
 
     Args:
         source_rms: (frames,) of the source's RmsMeter, at whatever rate it was measured.
@@ -76,7 +78,6 @@ class EnvelopeMatcher:
         self._pending = np.zeros(0, dtype=np.float32)
         self._taken_samples = 0
         self._given_samples = 0
-        self._flushed = False
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Take (samples,) float32; return what is ready, about 1.25 s behind."""
@@ -92,19 +93,14 @@ class EnvelopeMatcher:
         return self._give(self._ready_samples())
 
     def flush(self) -> FloatArray:
-        """Return the rest. The stream is over afterwards."""
-        self._check_open()
-        self._flushed = True
+        """Return the rest."""
+        self._check_open(last=True)
         if self._taken_samples != self._length:
             raise ValueError(f"{self._taken_samples} samples were pushed instead of the announced {self._length}.")
         if self._mix_rate == 1:
             return np.zeros(0, dtype=np.float32)
         self._target_rms = np.concatenate([self._target_rms, self._meter.flush()])
         return self._give(self._pending.size)
-
-    def _check_open(self) -> None:
-        if self._flushed:
-            raise ValueError("The stream was flushed; make a new EnvelopeMatcher for another one.")
 
     def _ready_samples(self) -> int:
         """Pending samples whose two neighbouring frames are both known."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from menura.audio.processor import OneStream
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def _poles() -> tuple[Complex128Array, float]:
 _recursion = _Recursion()
 
 
-class StreamHighPass:
-    """Filters one mono stream at 16 kHz: `push` blocks, then `flush` once.
+class StreamHighPass(OneStream):
+    """A Processor of one mono stream at 16 kHz.
 
     As many samples come out as went in, none shifted, equal to `scipy.signal.filtfilt` of the whole signal (its odd
     extensions at both ends included). Signals of 18 samples and fewer, which scipy refuses, are extended by what they
@@ -109,10 +110,9 @@ class StreamHighPass:
         self._forward: list[Float64Array] = []
         self._skip = 0
         """Samples of the extension before the signal that are still to be left out."""
-        self._flushed = False
 
     def push(self, samples: FloatArray) -> FloatArray:
-        """Take (samples,) float32 at 16 kHz; return what is ready, perhaps nothing."""
+        """Take (samples,) float32 at 16 kHz; return what is ready."""
         self._check_open()
         if len(samples):
             self._pending.append(np.array(samples, dtype=np.float32))
@@ -125,9 +125,8 @@ class StreamHighPass:
         return self._ready()
 
     def flush(self) -> FloatArray:
-        """Return the rest. The stream is over afterwards."""
-        self._check_open()
-        self._flushed = True
+        """Return the rest."""
+        self._check_open(last=True)
         if not len(self._tail):
             return np.zeros(0, dtype=np.float32)
         extension = min(_PADDING_SAMPLES, len(self._tail) - 1)
@@ -139,10 +138,6 @@ class StreamHighPass:
         self._forward.append(_recursion.run(rest, self._states)[0])
         backward = self._backward(np.concatenate(self._forward))
         return self._given(backward[: backward.size - extension])
-
-    def _check_open(self) -> None:
-        if self._flushed:
-            raise ValueError("The stream was flushed; make a new StreamHighPass for another one.")
 
     def _begin(self, extension: int) -> None:
         first = np.concatenate(self._pending).astype(np.float64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
+from menura.audio.processor import OneStream, empty_like
 from menura.units import ceil_div, rescaled_length
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _QUALITY = "VHQ"
 
 
-class StreamResampler:
-    """Resamples one mono stream: `push` blocks, then `flush` once.
+class StreamResampler(OneStream):
+    """A Processor from one rate to another.
 
     The pushed and flushed outputs together have `rescaled_length(samples pushed, rate_in_hz, rate_out_hz)` samples.
     With equal rates samples pass through unchanged.
@@ -33,40 +34,36 @@ class StreamResampler:
         self._rate_out_hz = rate_out_hz
         self._taken_samples = 0
         self._given_samples = 0
-        self._flushed = False
-        self._stream = (
-            None
-            if rate_in_hz == rate_out_hz
-            else soxr.ResampleStream(rate_in_hz, rate_out_hz, 1, dtype="float32", quality=_QUALITY)
-        )
+        self._stream: soxr.ResampleStream | None = None
+        self._nothing: FloatArray = np.zeros(0, dtype=np.float32)
 
     def push(self, samples: FloatArray) -> FloatArray:
-        """Take (samples,) float32 at the input rate; return what is ready at the output rate, perhaps nothing."""
+        """Take float32 samples at the input rate; return what is ready at the output rate."""
         self._check_open()
         samples = np.ascontiguousarray(samples, dtype=np.float32)
-        if samples.ndim != 1:
-            raise ValueError(f"Expected mono samples of shape (samples,), got {samples.shape}.")
-        self._taken_samples += samples.size
-        if self._stream is None or not samples.size:
+        self._nothing = empty_like(samples)
+        if self._rate_in_hz == self._rate_out_hz or not len(samples):
             return samples
+        if self._stream is None:
+            channels = 1 if samples.ndim == 1 else samples.shape[1]
+            self._stream = soxr.ResampleStream(
+                self._rate_in_hz, self._rate_out_hz, channels, dtype="float32", quality=_QUALITY
+            )
+        self._taken_samples += len(samples)
         ready: FloatArray = self._stream.resample_chunk(samples)
-        self._given_samples += ready.size
+        self._given_samples += len(ready)
         return ready
 
     def flush(self) -> FloatArray:
-        """Return the rest. The stream is over afterwards."""
-        self._check_open()
-        self._flushed = True
+        """Return the rest."""
+        self._check_open(last=True)
         if self._stream is None:
-            return np.zeros(0, dtype=np.float32)
+            return self._nothing
         # Silence after the end is what soxr itself assumes there; it yields the tail that rounding up may ask for.
-        silence = np.zeros(3 * ceil_div(self._rate_in_hz, self._rate_out_hz), dtype=np.float32)
+        silent_samples = 3 * ceil_div(self._rate_in_hz, self._rate_out_hz)
+        silence = np.zeros((silent_samples, *self._nothing.shape[1:]), dtype=np.float32)
         rest: FloatArray = self._stream.resample_chunk(silence, last=True)
         return rest[: rescaled_length(self._taken_samples, self._rate_in_hz, self._rate_out_hz) - self._given_samples]
-
-    def _check_open(self) -> None:
-        if self._flushed:
-            raise ValueError("The stream was flushed; make a new StreamResampler for another one.")
 
 
 def resample(samples: FloatArray, rate_in_hz: int, rate_out_hz: int) -> FloatArray:

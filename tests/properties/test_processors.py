@@ -1,0 +1,95 @@
+"""Every Processor: any split of the input gives the same samples as one block, mono and with channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from menura.audio.envelope import EnvelopeMatcher
+from menura.audio.filters import StreamHighPass
+from menura.audio.processor import Chain, ExactLength, MixDown, OneStream, PerChannel, Processor, mix_down
+from menura.audio.resample import StreamResampler
+
+Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Registered:
+    make: Callable[[int], Processor]
+    """From the number of samples that will be pushed."""
+    channels: tuple[int, ...] = (1, 2, 3)
+
+
+PROCESSORS = {
+    "StreamResampler": Registered(lambda _: StreamResampler(44_100, 16_000)),
+    "StreamResampler, same rate": Registered(lambda _: StreamResampler(16_000, 16_000)),
+    "StreamHighPass": Registered(lambda _: StreamHighPass(), channels=(1,)),
+    "EnvelopeMatcher": Registered(lambda n: EnvelopeMatcher(np.linspace(0.1, 1, 7), n, 1001, 0.25), channels=(1,)),
+    "PerChannel": Registered(lambda _: PerChannel(StreamHighPass)),
+    "MixDown": Registered(lambda _: MixDown()),
+    "ExactLength": Registered(lambda _: ExactLength(10_000)),
+    "Chain": Registered(
+        lambda _: Chain(StreamResampler(48_000, 16_000), PerChannel(StreamHighPass), MixDown(), ExactLength(9_999))
+    ),
+    "Chain, empty": Registered(lambda _: Chain()),
+}
+CASES = [(name, channels) for name, registered in PROCESSORS.items() for channels in registered.channels]
+
+
+def run(processor: Processor, blocks: list[Samples]) -> Samples:
+    return np.concatenate([*(processor.push(block) for block in blocks), processor.flush()])
+
+
+def noise(samples: int, channels: int) -> Samples:
+    shape = (samples,) if channels == 1 else (samples, channels)
+    return (0.3 * np.random.default_rng(5).standard_normal(shape)).astype(np.float32)
+
+
+def test_every_processor_is_registered() -> None:
+    names = {name.split(",")[0] for name in PROCESSORS}
+    assert names == {kind.__name__ for kind in OneStream.__subclasses__()}
+
+
+@pytest.mark.parametrize(("name", "channels"), CASES)
+@settings(max_examples=25, deadline=None)
+@given(samples=st.integers(0, 30_000), sizes=st.lists(st.integers(0, 9_000), max_size=12))
+def test_any_split_gives_the_same_samples(name: str, channels: int, samples: int, sizes: list[int]) -> None:
+    x = noise(samples, channels)
+    borders = np.cumsum(sizes, dtype=int)
+    whole = run(PROCESSORS[name].make(samples), [x])
+    pieces = run(PROCESSORS[name].make(samples), np.split(x, borders[borders < samples]))
+    assert whole.dtype == np.float32
+    np.testing.assert_array_equal(pieces, whole)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_stream_is_over_after_flush(name: str) -> None:
+    processor = PROCESSORS[name].make(0)
+    assert processor.flush().shape == (10_000 if name == "ExactLength" else 9_999 if name == "Chain" else 0,)
+    with pytest.raises(ValueError, match="flushed"):
+        processor.push(noise(4, 1))
+    with pytest.raises(ValueError, match="flushed"):
+        processor.flush()
+
+
+@pytest.mark.parametrize("name", ["StreamResampler", "PerChannel"])
+def test_channels_are_processed_each_by_itself(name: str) -> None:
+    x = noise(20_000, 2)
+    both = run(PROCESSORS[name].make(0), [x])
+    for channel in (0, 1):
+        np.testing.assert_array_equal(both[:, channel], run(PROCESSORS[name].make(0), [x[:, channel]]))
+
+
+def test_mix_down_averages_without_overflow() -> None:
+    np.testing.assert_array_equal(mix_down(np.array([[3e38, 3e38], [1, -1]], dtype=np.float32)), np.float32([3e38, 0]))
+
+
+def test_exact_length_cuts_and_pads() -> None:
+    np.testing.assert_array_equal(run(ExactLength(3), [np.float32([1, 2]), np.float32([3, 4])]), [1, 2, 3])
+    np.testing.assert_array_equal(run(ExactLength(3), [np.float32([1])]), [1, 0, 0])
