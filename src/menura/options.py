@@ -158,8 +158,8 @@ class BatchOptions:
     force: bool = _option(False, "Convert again what an earlier run of the same request finished in the folder.")
     workers: int | None = _option(
         None,
-        "Processes that share the files of a folder; cores and GPUs are divided among them. By default as many as "
-        "a quick measurement makes worth while, mostly one; with --ray as many as the cluster has room for.",
+        "Processes that share the files of a folder. By default one, one for each of several GPUs, or one for every "
+        "four cores of a large machine; with --ray as many as the cluster has room for.",
         minimum=1,
         maximum=256,
     )

@@ -15,7 +15,7 @@ import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions
 from menura.cli.main import run
-from menura.jobs import cluster
+from menura.jobs import ray as cluster
 from menura.jobs.journal import JOURNAL_NAME
 from menura.types import Progress, Url
 

@@ -17,8 +17,8 @@ import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundError
 from menura.jobs.journal import JOURNAL_NAME
+from menura.jobs.processes import Processes, convert_with_workers
 from menura.jobs.worker import Ready
-from menura.jobs.workers import Processes, convert_with_workers
 from menura.types import FileResult, Progress, State
 
 ONE_THREAD = EngineOptions(threads=1)

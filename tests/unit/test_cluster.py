@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from menura.errors import OptionError
-from menura.jobs.cluster import Node, Termination, connected, share_cluster
+from menura.jobs.ray import Node, Termination, connected, share_cluster
 from menura.options import BatchOptions, EngineOptions
 
 CPU, GPU = Node(cpus=8, gpus=0), Node(cpus=16, gpus=4)

@@ -35,14 +35,11 @@ def list_(as_json: bool, home: Path | None) -> None:
 @assets.command()
 @home_option
 def clean(home: Path | None) -> None:
-    """Remove what Menura makes again when it needs it: packed weights, measured speed, what `menura bench` made."""
-    from menura.jobs.measure import clean_speed
+    """Remove what Menura makes again when it needs it: packed weights and what `menura bench` made."""
     from menura.kernels.cache import PackingCache
 
     folder = packing_folder(home_folder(home))
     click.echo(f"{PackingCache(folder).clean() / 1e6:.0f} MB removed from {folder}")
-    if clean_speed(home_folder(home)):
-        click.echo("what was measured of this machine's speed was removed")
     folder = bench_folder(home_folder(home))
     if folder.is_dir():
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

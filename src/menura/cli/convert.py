@@ -79,7 +79,7 @@ def convert(
         raise click.UsageError("there is nothing to convert: all recordings given lie in the output folder.")
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
     if explain:
-        ctx.exit(explain_inputs(found, options, engine, batch, as_json=as_json))
+        ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
     with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
         jobs = _jobs(found, output, options, Path(temporary))
         run = Run(
@@ -197,7 +197,7 @@ class Run:
         return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
 
     def _converted(self, pairs: Sequence[tuple[Place, Place]], progress: ProgressLine) -> RunReport:
-        from menura.jobs.resume import convert_pairs, convert_resumably
+        from menura.jobs.batch import convert_pairs, convert_resumably
 
         if self.folder is None:
             return convert_pairs(pairs, self.options, self.engine, self.batch, on_progress=progress)

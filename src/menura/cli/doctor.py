@@ -19,7 +19,6 @@ from menura.audio.suffixes import BASE_SUFFIXES, MEDIA_SUFFIXES
 from menura.cli.assets import asset_document, asset_lines
 from menura.cli.derive import home_option
 from menura.cli.report import echo_json
-from menura.jobs.measure import kept_in_words
 from menura.options import DEFAULT_VOICE, FORMATS
 from menura.system.device import peak_memory_mb, physical_cores, processor_name, resolve_device
 from menura.voices.assets import asset_status, home_folder
@@ -76,7 +75,7 @@ def _findings(home: Path) -> dict[str, Any]:
             "package": str(Path(__file__).resolve().parent.parent),
         },
         "packages": packages,
-        "device": _device() | {"division_of_batches": kept_in_words(home)},
+        "device": _device(),
         "folders": {"data": _folder(home), "temporary": _folder(Path(tempfile.gettempdir()))},
         "formats": {
             "read": _endings(BASE_SUFFIXES | MEDIA_SUFFIXES if media else BASE_SUFFIXES),

@@ -17,9 +17,7 @@ from menura.cli.derive import flag_with
 from menura.cli.plan import STANDARD, Inputs
 from menura.cli.report import echo_json
 from menura.errors import MenuraError
-from menura.jobs.measure import divide_batch
-from menura.jobs.tuning import Choice
-from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.options import ConversionOptions, EngineOptions
 from menura.types import Explanation, Place, Url
 from menura.voices.assets import home_folder
 from menura.voices.library import find_voice
@@ -28,26 +26,20 @@ if TYPE_CHECKING:
     from menura.converter import Converter
 
 
-def explain_inputs(
-    found: Inputs, options: ConversionOptions, engine: EngineOptions, batch: BatchOptions, *, as_json: bool
-) -> int:
-    """Tell of every input and of them together; the exit code is 0 only if all of them could be converted so."""
+def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOptions, *, as_json: bool) -> int:
+    """Tell of every input; the exit code is 0 only if all of them could be converted so."""
     find_voice(options.voice, home_folder(engine.home))  # a misspelt name is told before torch is loaded
     from menura.converter import Converter
 
     converter = Converter(engine)
     told = [_explanation(converter, item.path, options) for item in found.items]
     told += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
-    choice = None if batch.ray else divide_batch([item.path for item in found.items], options, engine, batch)
     if as_json:
         files = [dataclasses.asdict(explanation) for explanation in told]
-        division = None if choice is None else dataclasses.asdict(choice)
-        echo_json({"version": __version__, "files": files, "division": division})
+        echo_json({"version": __version__, "files": files})
     else:
         for explanation in told:
             click.echo("\n".join(_lines(explanation)))
-        if choice is not None and len(found.items) > 1:
-            click.echo(f"all: {_division(choice)}: {choice.reason}")
     return 0 if all(explanation.refusal is None for explanation in told) else 1
 
 
@@ -57,13 +49,6 @@ def _explanation(converter: Converter, path: Place, options: ConversionOptions) 
             return dataclasses.replace(converter.explain(source, options), input=str(path))
     except MenuraError as error:
         return Explanation(input=str(path), refusal=error.details)
-
-
-def _division(choice: Choice) -> str:
-    workers = "one process" if choice.workers == 1 else f"{choice.workers} workers"
-    if choice.threads is None:
-        return workers
-    return f"{workers} with {choice.threads} thread{'s' if choice.threads > 1 else ''}"
 
 
 @contextlib.contextmanager

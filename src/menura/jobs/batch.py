@@ -8,10 +8,11 @@ from pathlib import Path
 
 from menura.jobs.identity import request_identity
 from menura.jobs.journal import FileStamp, Journal
-from menura.jobs.measure import divide_batch
+from menura.jobs.processes import process_count
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, Place, Progress, RunReport
 from menura.voices.assets import home_folder
+from menura.voices.library import find_voice
 
 
 def convert_resumably(
@@ -74,7 +75,7 @@ def convert_pairs(
         pairs: (input, output).
         options: what is asked for, the same for all.
         engine: what each process runs with.
-        batch: `workers` and `ray` decide; without them a quick measurement does.
+        batch: `workers` and `ray` decide; without them `process_count` does.
         on_progress: called after every block.
         on_result: called with an item's place and result when its file is complete.
 
@@ -82,7 +83,7 @@ def convert_pairs(
         MenuraError: the request as a whole can't be carried out.
     """
     if batch.ray is not None:
-        from menura.jobs.cluster import convert_on_cluster
+        from menura.jobs.ray import convert_on_cluster
 
         return convert_on_cluster(
             pairs,
@@ -93,11 +94,11 @@ def convert_pairs(
             on_progress=on_progress,
             on_result=on_result,
         )
-    choice = divide_batch([source for source, _ in pairs], options, engine, batch)
-    workers, engine = choice.workers, dataclasses.replace(engine, threads=choice.threads)
+    builtin = find_voice(options.voice, home_folder(engine.home)).builtin
+    workers = process_count([source for source, _ in pairs], engine, batch, builtin=builtin)
     local = [(source, output) for source, output in pairs if isinstance(source, Path) and isinstance(output, Path)]
     if workers > 1 or len(local) < len(pairs):  # what is remote is fetched by workers
-        from menura.jobs.workers import convert_with_workers
+        from menura.jobs.processes import convert_with_workers
 
         return convert_with_workers(
             pairs, options, engine, workers=workers, on_progress=on_progress, on_result=on_result

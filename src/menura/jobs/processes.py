@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
@@ -13,14 +14,54 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from menura.audio.remote import size_bytes
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Message, Task, serve
-from menura.options import ConversionOptions, EngineOptions
-from menura.system.device import physical_cores
+from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.system.device import cuda_devices, physical_cores
+from menura.system.memory import available_memory_bytes
 from menura.system.processes import deaf_to_interrupts
 from menura.types import FileResult, Place, Progress, RunReport
 
 _END_S = 20.0
+
+_CORES_A_PROCESS = 4
+"""One process keeps about four busy: its networks' layers are too short for more."""
+
+_STARTER_BYTES, _FULL_SIZE_BYTES = 600 * 10**6, 2 * 10**9
+"""Peak memory of a process with a starter voice, and with a voice of RVC's size (docs/performance.md)."""
+
+_SHARE_OF_FREE_MEMORY = 0.5
+
+_INPUT_BYTES_A_PROCESS = 2 * 2**20
+"""A process takes seconds to start: 20 s of 16-bit sound at 48 kHz, or two minutes of MP3, for each at least."""
+
+
+def process_count(sources: Sequence[Place], engine: EngineOptions, batch: BatchOptions, *, builtin: bool) -> int:
+    """How many processes share a batch on this machine.
+
+    `workers` where it is given. Else one, with these exceptions: one for each of several CUDA devices, and on a CPU of
+    many cores one for every four, as far as half of the free memory holds their networks. A single file has one, so
+    have a few seconds of sound, and with `threads` the caller has divided the cores already.
+
+    Args:
+        sources: the recordings.
+        engine: what each process runs with.
+        batch: `workers`.
+        builtin: whether the voice is a starter voice, which is small.
+    """
+    if batch.workers is not None:
+        return min(batch.workers, max(1, len(sources)))
+    if len(sources) < 2 or engine.threads is not None:
+        return 1
+    most = min(len(sources), max(1, sum(map(size_bytes, sources)) // _INPUT_BYTES_A_PROCESS))
+    gpus = cuda_devices() if engine.device in ("auto", "cuda") else 0
+    if gpus > 1:
+        return min(gpus, most)
+    if gpus or engine.device not in ("auto", "cpu") or (sys.platform, platform.machine()) == ("darwin", "arm64"):
+        return 1
+    held = int(_SHARE_OF_FREE_MEMORY * available_memory_bytes()) // (_STARTER_BYTES if builtin else _FULL_SIZE_BYTES)
+    return max(1, min(most, physical_cores() // _CORES_A_PROCESS, held))
 
 
 def convert_with_workers(
