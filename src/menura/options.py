@@ -1,59 +1,14 @@
-"""Every option once: default, range, unit and help. Every interface derives from here. Loads no torch."""
+"""Every option once, checked when it is set. Every interface derives from here. Loads no torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from menura.errors import OptionError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptionSpec:
-    """What a user interface needs to know of an option."""
-
-    help: str
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    """Words that stand beside the numbers, e.g. auto."""
-    flag: str | None = None
-    """Command-line name where it isn't the field's own, e.g. --no-cudnn."""
-    bare: str | None = None
-    """What the option means on the command line without a value."""
-
-
-def _option(default: Any, help: str, **spec: Any) -> Any:
-    return field(default=default, metadata={"spec": OptionSpec(help=help, **spec)})
-
-
-def option_spec(f: dataclasses.Field[Any]) -> OptionSpec:
-    """The OptionSpec of a dataclass field made here."""
-    spec = f.metadata["spec"]
-    assert isinstance(spec, OptionSpec)
-    return spec
-
-
-def _check(options: Any) -> None:
-    for f in dataclasses.fields(options):
-        spec, value = option_spec(f), getattr(options, f.name)
-        if value is None or value in spec.words:
-            continue
-        if spec.choices and value not in spec.choices:
-            raise OptionError(f"{f.name}: '{value}' is not one of {', '.join(spec.choices)}.")
-        if spec.minimum is not None or spec.maximum is not None:
-            low = spec.minimum if spec.minimum is not None else float("-inf")
-            high = spec.maximum if spec.maximum is not None else float("inf")
-            if not isinstance(value, (int, float)) or not low <= value <= high:
-                raise OptionError(
-                    f"{f.name}: {value} is outside {low:g} to {high:g}{' ' + spec.unit if spec.unit else ''}."
-                )
-
+from menura.option_spec import check, option
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 """That training computes in."""
@@ -68,77 +23,101 @@ DEFAULT_VOICE = "wren"
 class ConversionOptions:
     """What one request asks for."""
 
-    voice: str = _option(DEFAULT_VOICE, "Voice: a starter or installed voice's name, or the path of an RVC .pth file.")
-    index: Path | None = _option(None, "Retrieval index (.index); by default the one installed with the voice.")
-    index_rate: float = _option(
-        0.75, "How much retrieved content replaces the input's (0 = none).", minimum=0, maximum=1
+    voice: str = option(
+        DEFAULT_VOICE, "voice", "Name of a starter or installed voice, or an RVC model file (.pth).", metavar="VOICE"
     )
-    speaker_id: int = _option(0, "Speaker of a voice with several.", minimum=0, maximum=4095)
-    transpose: float | Literal["auto"] | None = _option(
+    index: Path | None = option(None, "voice", "Retrieval index (.index).", unset="the voice's own")
+    index_rate: float = option(
+        0.75, "voice", "How much of the content comes from the index; 0 turns it off.", range=(0, 1)
+    )
+    speaker_id: int = option(0, "voice", "Speaker of a multi-speaker voice.", advanced=True, range=(0, 4095))
+    transpose: float | Literal["auto"] | None = option(
         None,
-        "Pitch shift (RVC's f0_up_key); auto moves the recording's median to the voice's, in whole semitones. "
-        "By default auto for voices whose card tells their pitch, as the starter voices' do, else 0.",
+        "pitch",
+        "Pitch shift. auto moves each recording's median pitch to the voice's.",
         unit="semitones",
-        minimum=-48,
-        maximum=48,
+        range=(-48, 48),
         words=("auto",),
+        unset="auto if the voice's pitch is known, else 0",
     )
-    f0: str = _option(
-        "auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS
+    f0: str = option(
+        "auto", "pitch", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS
     )
-    f0_file: Path | None = _option(None, "CSV of lines 'seconds,hz' at 10 ms, used instead of estimating F0.")
-    protect: float = _option(
-        0.33, "Keeps unvoiced sounds from retrieval: 0 protects most, 0.5 is off.", minimum=0, maximum=0.5
+    f0_file: Path | None = option(
+        None, "pitch", "F0 to use instead of an estimate: a CSV file of 'seconds,hz' every 10 ms.", advanced=True
     )
-    rms_mix_rate: float = _option(
-        1.0, "Loudness envelope: 1 keeps the voice's own, 0 follows the input's.", minimum=0, maximum=1
+    protect: float = option(
+        0.33, "sound", "Protect consonants and breaths from index blending: 0 is strongest, 0.5 is off.", range=(0, 0.5)
     )
-    seed: int = _option(0, "Seed of the noise; the same seed gives the same samples.", minimum=0, maximum=2**63 - 1)
-    noise_scale: float = _option(
-        1.0, "Scales latent and source noise together: 1 is RVC's own, 0 is none.", minimum=0, maximum=4
+    rms_mix_rate: float = option(
+        1.0,
+        "sound",
+        "Volume envelope: 1 keeps the voice's, 0 follows the input's.",
+        label="Volume envelope",
+        range=(0, 1),
     )
-    strategy: str = _option(
-        "auto", "How long input is taken: stream is bounded in memory, whole is one window.", choices=STRATEGIES
+    split_silence: bool = option(False, "sound", "Skip computing silences over 0.5 s; they stay silent.")
+    seed: int = option(
+        0, "sound", "Random seed; the same seed gives the same output.", advanced=True, range=(0, 2**63 - 1)
     )
-    split_silence: bool = _option(
-        False, "Leave out silence of half a second and more, which becomes silence of the same length."
+    noise_scale: float = option(1.0, "sound", "Scale of the synthesis noise; 1 is RVC's.", advanced=True, range=(0, 4))
+    strategy: str = option(
+        "auto",
+        "sound",
+        "How recordings are processed: stream in segments (bounded memory), whole in one pass.",
+        advanced=True,
+        choices=STRATEGIES,
     )
-    compat: str = _option(
-        "menura", "Follow another program's numbers, with its whole-file windows.", choices=COMPAT_MODES
+    compat: str = option(
+        "menura",
+        "sound",
+        "Reproduce the output of Applio or RVC WebUI.",
+        label="Compatibility",
+        advanced=True,
+        choices=COMPAT_MODES,
     )
-    format: str | None = _option(None, "Output format; by default the output name's ending, else wav.", choices=FORMATS)
-    sample_rate: int | None = _option(
-        None, "Output rate; by default the voice's own.", unit="Hz", minimum=4000, maximum=384_000
+    format: str | None = option(
+        None, "output", "Output format.", choices=FORMATS, unset="by the output's name, else wav"
+    )
+    sample_rate: int | None = option(
+        None, "output", "Output sample rate.", unit="Hz", range=(4000, 384_000), unset="the voice's"
     )
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a value out of range, or values that exclude each other."""
-        _check(self)
+        check(self)
         if self.compat != "menura" and self.strategy == "stream":
-            raise OptionError("strategy: a compatible mode works on whole recordings; leave out --strategy stream.")
+            raise OptionError(
+                None, "compatibility modes process whole recordings", "Leave out {strategy=stream}", option="strategy"
+            )
         if self.compat != "menura" and self.split_silence:
-            raise OptionError("split_silence: a compatible mode converts silence too; leave out --split-silence.")
+            raise OptionError(
+                None, "compatibility modes convert silence too", "Leave out {split_silence}", option="split_silence"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What a process runs with."""
 
-    device: str = _option("auto", "cpu, cuda, cuda:1, mps, or auto.")
-    threads: int | None = _option(
-        None,
-        "Compute threads of a process; by default the physical cores, divided among --workers.",
-        minimum=1,
-        maximum=1024,
+    device: str = option("auto", "machine", "cpu, cuda, cuda:N, mps, or auto.", metavar="DEVICE")
+    threads: int | None = option(
+        None, "machine", "CPU threads of each process.", range=(1, 1024), unset="the physical cores"
     )
-    cudnn: bool = _option(True, "Use cuDNN on NVIDIA devices.", flag="--no-cudnn")
-    home: Path | None = _option(
-        None, "Folder of assets and voices; by default $MENURA_HOME or the platform's data folder."
+    cudnn: bool = option(
+        True, "machine", "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn"
+    )
+    home: Path | None = option(
+        None,
+        "machine",
+        "Folder of installed voices and weights.",
+        label="Data folder",
+        advanced=True,
+        unset="$MENURA_HOME, else the system's",
+        metavar="FOLDER",
     )
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a value out of range."""
-        _check(self)
+        check(self)
 
 
 _RAY_ADDRESS = re.compile(r"auto|local|[^/\s]+:\d+")
@@ -146,37 +125,42 @@ _RAY_ADDRESS = re.compile(r"auto|local|[^/\s]+:\d+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """Which recordings of folders are taken, and what becomes of finished ones."""
+    """Which recordings of folders are converted, and by how many processes."""
 
-    recursive: bool = _option(True, "Take folders with all below them.")
-    include: tuple[str, ...] = _option(
+    recursive: bool = option(True, "files", "Include sub-folders.")
+    include: tuple[str, ...] = option(
         (),
-        "Of folders and patterns take only what matches this glob: '*.flac' a name, 'day1/*' a path below the folder. "
-        "May be given several times.",
+        "files",
+        "Only files matching GLOB; repeatable. '*.flac' matches names, 'day1/*' paths below the folder.",
+        metavar="GLOB",
     )
-    exclude: tuple[str, ...] = _option((), "Of folders and patterns leave out what matches; as --include.")
-    force: bool = _option(False, "Convert again what an earlier run of the same request finished in the folder.")
-    workers: int | None = _option(
+    exclude: tuple[str, ...] = option((), "files", "Skip files matching GLOB; repeatable.", metavar="GLOB")
+    force: bool = option(False, "files", "Convert files again that an earlier run has finished.")
+    workers: int | None = option(
         None,
-        "Processes that share the files of a folder. By default one, one for each of several GPUs, or one for every "
-        "four cores of a large machine; with --ray as many as the cluster has room for.",
-        minimum=1,
-        maximum=256,
+        "machine",
+        "Processes that share the files of a folder.",
+        range=(1, 256),
+        unset="1; one per GPU of several, or per 4 cores of many",
     )
-    ray: str | None = _option(
+    ray: str | None = option(
         None,
-        "Share the files among actors of a Ray cluster (extra ray): HOST:PORT, or local for one of its own on this "
-        "machine; without an ADDRESS $RAY_ADDRESS, else local.",
+        "machine",
+        "Share the files over a Ray cluster (extra 'ray'): HOST:PORT, local, or by default $RAY_ADDRESS.",
+        advanced=True,
         bare="auto",
+        metavar="ADDRESS",
     )
-    report: Path | None = _option(None, "Write the JSON document about the run to this file.")
+    report: Path | None = option(None, "report", "Also write the JSON report to FILE.", advanced=True)
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a value out of range."""
-        _check(self)
+        check(self)
         if self.ray is not None and not _RAY_ADDRESS.fullmatch(self.ray):
             raise OptionError(
-                f"ray: '{self.ray}' is no address (HOST:PORT, or local). Give --ray after the inputs, or --ray=ADDRESS."
+                None,
+                f"'{self.ray}' is not an address (HOST:PORT, or local)",
+                "Put {ray} after the inputs",
+                option="ray",
             )
 
 
@@ -189,107 +173,145 @@ VOCODERS = ("auto", "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN", "Source-filter")
 class TrainingOptions:
     """What a new experiment is."""
 
-    sample_rate: str = _option("40k", "The voice's sample rate.", choices=tuple(TRAINING_RATES))
-    content: str = _option("contentvec", "Content encoder: contentvec as RVC's voices, menura-starter, or another.")
-    f0: str = _option(
-        "auto", "F0 method; auto is rmvpe where its weights are installed, else swift.", choices=F0_METHODS
+    sample_rate: str = option("40k", "network", "Sample rate of the voice.", choices=tuple(TRAINING_RATES))
+    content: str = option(
+        "contentvec",
+        "network",
+        "Content encoder: contentvec (RVC's), menura-starter (light enough for a CPU), or another that is installed.",
+        label="Content encoder",
+        metavar="ENCODER",
     )
-    vocoder: str = _option(
+    size: str = option(
         "auto",
-        "Decoder; auto is HiFi-GAN, the only one that RVC WebUI knows, and for small Source-filter, Menura's own, "
-        "which learns on a processor.",
+        "network",
+        "Network: RVC's v1 or v2, or small. auto is small for menura-starter, else v2.",
+        choices=SIZES,
+    )
+    vocoder: str = option(
+        "auto",
+        "network",
+        "auto is Source-filter for small networks, else HiFi-GAN, the only one that RVC WebUI reads.",
         choices=VOCODERS,
     )
-    size: str = _option(
-        "auto", "Network: RVC's v1 or v2, or small; auto is v2, and small for menura-starter.", choices=SIZES
+    pitch: bool = option(True, "network", "Follow the input's pitch.", label="Follow pitch", flag="--no-pitch")
+    f0: str = option(
+        "auto", "data", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS
     )
-    config: Path | None = _option(None, "RVC's config file (JSON) with other sizes for that network.")
-    pitch: bool = _option(True, "Follow the input's pitch.", flag="--no-pitch")
-    slicing: str = _option(
-        "silence", "Cut recordings in pauses, in chunks of equal length, or not.", choices=("silence", "chunks", "none")
+    config: Path | None = option(None, "network", "RVC config file (JSON) with other network sizes.", advanced=True)
+    slicing: str = option(
+        "silence",
+        "data",
+        "Cut recordings at silences, into chunks of equal length, or not at all.",
+        choices=("silence", "chunks", "none"),
     )
-    slice_length: float = _option(8.0, "Longest slice; the length of chunks.", unit="seconds", minimum=1, maximum=30)
-    overlap: float = _option(0.3, "How much of a chunk is in the next one too.", unit="seconds", minimum=0, maximum=4)
-    loudness: str = _option(
-        "none", "Bring recordings (before slicing) or slices (after) to -23 dB.", choices=("none", "before", "after")
+    slice_length: float = option(
+        8.0, "data", "Longest slice; the length of chunks.", advanced=True, unit="seconds", range=(1, 30)
     )
-    denoise: float = _option(
-        0.0, "Take steady noise out of recordings: hiss, hum, fans. 0 leaves them, 1 takes most.", minimum=0, maximum=1
+    overlap: float = option(0.3, "data", "Overlap of neighbouring chunks.", advanced=True, unit="seconds", range=(0, 4))
+    loudness: str = option(
+        "none",
+        "data",
+        "Normalize to -23 dB: recordings (before slicing) or slices (after).",
+        choices=("none", "before", "after"),
     )
-    high_pass: bool = _option(True, "Take out what is below 48 Hz.", flag="--no-high-pass")
-    steps: int | None = _option(
-        None,
-        "Planned steps; by default 10000, with the vocoder Source-filter 3000.",
-        minimum=1,
-        maximum=2**53,
+    denoise: float = option(
+        0.0, "data", "Reduce steady noise such as hiss, hum and fans: 0 is off, 1 is strongest.", range=(0, 1)
     )
-    batch_size: int = _option(8, "Rows in a step.", minimum=1, maximum=1024)
-    learning_rate: float | None = _option(
-        None, "Learning rate to begin with; by default 0.0001, for small 0.0005.", minimum=1e-8, maximum=0.1
+    high_pass: bool = option(True, "data", "Remove frequencies below 48 Hz.", advanced=True, flag="--no-high-pass")
+    steps: int | None = option(
+        None, "learning", "Total steps.", range=(1, 2**53), unset="10000; 3000 with Source-filter"
     )
-    precision: str = _option(
+    batch_size: int = option(8, "learning", "Batch size.", range=(1, 1024))
+    learning_rate: float | None = option(
+        None, "learning", "Initial learning rate.", advanced=True, range=(1e-8, 0.1), unset="0.0001; 0.0005 if small"
+    )
+    precision: str = option(
         "auto",
-        "auto is bf16 where the device is fast in it, fp16 with scaled losses on NVIDIA's Volta and Turing, else fp32.",
+        "learning",
+        "auto is bf16 where the device computes it fast, fp16 on NVIDIA Volta and Turing, else fp32.",
+        advanced=True,
         choices=("auto", *PRECISIONS),
     )
-    gradient_checkpointing: bool = _option(False, "Train in less memory but slower: larger batches on small GPUs.")
-    base: str = _option(
+    gradient_checkpointing: bool = option(False, "learning", "Save memory at the cost of speed.", advanced=True)
+    base: str = option(
         "auto",
-        "Begin with this voice's weights, or none; auto takes RVC's pretrained files where they are installed, for "
-        "small a starter voice.",
+        "learning",
+        "Voice to start from, or none. auto: RVC's pretrained weights if installed; a starter voice if small.",
+        label="Start from",
+        metavar="VOICE",
     )
-    pretrained_g: Path | None = _option(None, "Begin with this generator (RVC's G file) instead.")
-    pretrained_d: Path | None = _option(None, "And with these discriminators (RVC's D file).")
-    patience: int = _option(
-        0,
-        "Stop after so many measurements of held-out slices without a better one (0 = never).",
-        minimum=0,
-        maximum=9999,
+    pretrained_g: Path | None = option(
+        None, "learning", "Pretrained generator to start from (RVC's G file).", advanced=True
     )
-    keep: int = _option(
-        2, "Training states kept: the newest, and those before it; the best besides.", minimum=1, maximum=1000
+    pretrained_d: Path | None = option(
+        None, "learning", "Pretrained discriminators to start from (RVC's D file).", advanced=True
     )
-    seed: int = _option(0, "Seed; the same seed and data give the same voice.", minimum=0, maximum=2**31 - 1)
+    patience: int = option(
+        0, "learning", "Early stopping: validation checks without improvement; 0 is off.", range=(0, 9999)
+    )
+    keep: int = option(
+        2,
+        "learning",
+        "Checkpoints to keep; the best one is always kept.",
+        label="Checkpoints to keep",
+        advanced=True,
+        range=(1, 1000),
+    )
+    seed: int = option(
+        0, "learning", "Random seed; the same seed and data give the same voice.", advanced=True, range=(0, 2**31 - 1)
+    )
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a value out of range, or values that exclude each other."""
-        _check(self)
+        check(self)
         if self.overlap > self.slice_length / 2:
-            raise OptionError("overlap: more than half a chunk; take less.")
+            raise OptionError(
+                None, "more than half of a chunk", "Take less, or a longer {slice_length}", option="overlap"
+            )
         if self.pretrained_d is not None and self.pretrained_g is None:
-            raise OptionError("pretrained_d: needs --pretrained-g.")
+            raise OptionError(None, "the generator is missing", "Add {pretrained_g}", option="pretrained_d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a training run goes; what changes the experiment is kept in it."""
 
-    steps: int | None = _option(None, "Plan so many steps in all instead.", minimum=1, maximum=2**53)
-    until: int | None = _option(
+    steps: int | None = option(None, "learning", "Change the total steps.", range=(1, 2**53), unset="the experiment's")
+    until: int | None = option(
+        None, "learning", "Stop after this step without exporting.", range=(1, 2**53), unset="the last step"
+    )
+    batch_size: int | None = option(
+        None, "learning", "Change the batch size.", range=(1, 1024), unset="the experiment's"
+    )
+    learning_rate: float | None = option(
         None,
-        "Stop after this step, without exporting; by default at the planned last one.",
-        minimum=1,
-        maximum=2**53,
+        "learning",
+        "Change the initial learning rate.",
+        advanced=True,
+        range=(1e-8, 0.1),
+        unset="the experiment's",
     )
-    learning_rate: float | None = _option(None, "Learning rate to begin with instead.", minimum=1e-8, maximum=0.1)
-    batch_size: int | None = _option(None, "Rows in a step instead.", minimum=1, maximum=1024)
-    precision: str | None = _option(None, "Precision instead of the experiment's.", choices=PRECISIONS)
-    patience: int | None = _option(
-        None, "Stop after so many measurements without a better one instead (0 = never).", minimum=0, maximum=9999
+    precision: str | None = option(
+        None, "learning", "Change the precision.", advanced=True, choices=PRECISIONS, unset="the experiment's"
     )
-    dataset: Path | None = _option(None, "The recordings' folder, where it isn't any more where it was.")
-    devices: int = _option(
-        1, "GPUs that train together, each with a share of every batch (extra `multi-gpu`).", minimum=1, maximum=64
+    patience: int | None = option(
+        None, "learning", "Change early stopping; 0 is off.", range=(0, 9999), unset="the experiment's"
     )
-    workers: int | None = _option(
-        None, "Processes that prepare; by default the physical cores.", minimum=1, maximum=1024
+    dataset: Path | None = option(
+        None, "data", "New location of the recordings.", metavar="FOLDER", unset="the experiment's"
     )
-    index_method: str = _option(
+    index_method: str = option(
         "auto",
-        "auto reduces more than 200 000 vectors to 10 000 by k-means, kmeans always, faiss never.",
+        "data",
+        "Reduce large indexes to 10,000 k-means centres: auto above 200,000 vectors, kmeans above 10,000, faiss never.",
+        advanced=True,
         choices=("auto", "faiss", "kmeans"),
+    )
+    devices: int = option(
+        1, "machine", "GPUs that train together; each takes a share of the batch (extra 'multi-gpu').", range=(1, 64)
+    )
+    workers: int | None = option(
+        None, "machine", "Processes that prepare the data.", advanced=True, range=(1, 1024), unset="the physical cores"
     )
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a value out of range."""
-        _check(self)
+        check(self)

@@ -6,6 +6,8 @@ import dataclasses
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -13,17 +15,8 @@ import faiss
 import numpy as np
 import pytest
 
-from menura.cli.derive import flag_of
 from menura.cli.main import cli, run
-from menura.options import (
-    DEFAULT_VOICE,
-    BatchOptions,
-    ConversionOptions,
-    EngineOptions,
-    RunOptions,
-    TrainingOptions,
-    option_spec,
-)
+from menura.options import DEFAULT_VOICE
 from menura.voices.library import list_voices
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
@@ -131,27 +124,10 @@ def test_files_named_in_code_exist(name: str) -> None:
         assert (ROOT / path).exists() or (ROOT / "src" / "menura" / path).exists(), path
 
 
-def test_usage_names_every_option() -> None:
-    usage = text("docs/usage.md")
-    classes = (ConversionOptions, BatchOptions, EngineOptions)
-    for cls in classes:
-        for field in dataclasses.fields(cls):
-            assert f"| `{option_spec(field).flag or flag_of(field.name)}` |" in usage
-    for name in set(re.findall(r"^\| `(--[\w-]+)`", usage, re.MULTILINE)) - {
-        "--explain",
-        "--json",
-        "--timings",
-        "--quiet",
-    }:
-        fields = [field for cls in classes for field in dataclasses.fields(cls)]
-        assert name in {option_spec(field).flag or flag_of(field.name) for field in fields}
-
-
-def test_training_names_every_option() -> None:
-    training = text("docs/training.md")
-    fields = {*dataclasses.fields(TrainingOptions), *dataclasses.fields(RunOptions)}
-    known = {option_spec(field).flag or flag_of(field.name) for field in fields}
-    assert set(re.findall(r"^\| `(--[\w-]+)`", training, re.MULTILINE)) == known | {"--dataset", "--rights"}
+def test_tables_of_options_are_up_to_date() -> None:
+    script = ROOT / "scripts" / "option_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -40,7 +40,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (MenuraError("no."), 1, "menura: no."),
         (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
         (OSError(28, "No space left on device"), 1, "menura: No space left on device: free space on "),
-        (MemoryError(), 1, "menura: not enough memory: close other programs, or use --strategy stream."),
+        (MemoryError(), 1, "menura: not enough memory. Close other programs."),
         (KeyboardInterrupt(), 130, "menura: interrupted; nothing half-written was left."),
         (TerminatedError(), 143, "menura: terminated; nothing half-written was left."),
         (ZeroDivisionError("by 0"), 1, "menura: unexpected ZeroDivisionError: by 0 (MENURA_DEBUG=1 shows where; "),

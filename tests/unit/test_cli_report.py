@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from menura.cli.report import ProgressLine, document, tell_problems, tell_results, tell_timings
+from menura.errors import ErrorDetails
 from menura.types import FileResult, Progress, RunReport, StageTimes, State
 
 DONE = FileResult(
@@ -25,8 +26,16 @@ DONE = FileResult(
     stages=StageTimes(decode_s=0.1, synthesis_s=0.3),
     seams_s=(1.25,),
 )
-PARTLY = FileResult(input="b.wav", output=Path("out/b.wav"), state=State.WARNING, error="b.wav: cut off.", audio_s=1.0)
-FAILED = FileResult(input="c.wav", output=None, state=State.FAILED, error="the disk is full.")
+PARTLY = FileResult(
+    input="b.wav",
+    output=Path("out/b.wav"),
+    state=State.WARNING,
+    error=ErrorDetails(kind="decode", subject="b.wav", problem="cut off"),
+    audio_s=1.0,
+)
+FAILED = FileResult(
+    input="c.wav", output=None, state=State.FAILED, error=ErrorDetails(kind="system", problem="the disk is full")
+)
 
 
 def report(*files: FileResult) -> RunReport:
@@ -81,7 +90,9 @@ def test_results_and_timings_are_told() -> None:
 
 
 def test_problems_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
-    again = FileResult(input="d.wav", output=None, state=State.FAILED, error="the disk is full.")
+    again = FileResult(
+        input="d.wav", output=None, state=State.FAILED, error=ErrorDetails(kind="system", problem="the disk is full")
+    )
     tell_problems(report(DONE, PARTLY, FAILED, again))
     assert capsys.readouterr().err.splitlines() == [
         "menura: warning: b.wav: cut off.",

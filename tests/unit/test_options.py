@@ -1,23 +1,22 @@
-"""Options: defaults, ranges, and that each is told of itself."""
+"""Options: defaults, kinds, ranges, and what each says of itself."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from menura.errors import OptionError
-from menura.options import (
-    BatchOptions,
-    ConversionOptions,
-    EngineOptions,
-    RunOptions,
-    TrainingOptions,
-    option_spec,
-)
+from menura.option_spec import GROUPS, OptionSpec, schema, spec_of, specs_of
+from menura.options import BatchOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
 
-CLASSES = (ConversionOptions, EngineOptions, TrainingOptions, RunOptions)
+CLASSES = (ConversionOptions, EngineOptions, BatchOptions, TrainingOptions, RunOptions)
+EVERY = [pytest.param(cls, spec, id=f"{cls.__name__}-{spec.name}") for cls in CLASSES for spec in specs_of(cls)]
 
 
 def test_defaults_are_rvcs() -> None:
@@ -28,45 +27,123 @@ def test_defaults_are_rvcs() -> None:
     assert EngineOptions().cudnn
 
 
-@pytest.mark.parametrize(
-    "field", [f for cls in (*CLASSES, BatchOptions) for f in dataclasses.fields(cls)], ids=lambda f: f.name
-)
-def test_every_option_explains_itself(field: dataclasses.Field[object]) -> None:
-    spec = option_spec(field)
+@pytest.mark.parametrize(("cls", "spec"), EVERY)
+def test_every_option_explains_itself(cls: type, spec: OptionSpec) -> None:
     assert spec.help.endswith(".")
-    assert (spec.minimum is None) == (spec.maximum is None)
+    assert spec.label
+    assert spec.group in GROUPS
+    assert spec.kind in (int, float, bool, str, Path, tuple)
+    assert (spec.kind in (int, float)) == (spec.range is not None)
+    assert spec.optional or spec.checked(spec.default) == spec.default
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_bounds_are_inside_and_beyond_is_not(cls: type) -> None:
-    checked = 0
-    for field in dataclasses.fields(cls):
-        spec = option_spec(field)
-        if spec.minimum is None or spec.maximum is None:
-            continue
-        checked += 1
-        for inside in (spec.minimum, spec.maximum):
-            assert getattr(cls(**{field.name: inside}), field.name) == inside
-        for outside in (spec.minimum - 1, spec.maximum * 2 + 1, math.nan, math.inf, "1"):
-            with pytest.raises(OptionError, match=f"^{field.name}: .* is outside .* to "):
-                cls(**{field.name: outside})
-    assert checked
+@pytest.mark.parametrize(("cls", "spec"), [case for case in EVERY if case.values[1].range])
+def test_bounds_are_inside_and_beyond_is_not(cls: type, spec: OptionSpec) -> None:
+    assert spec.range is not None
+    low, high = spec.range
+    for inside, value in ((low, low), (high, high), (str(low), low)):
+        assert getattr(cls(**{spec.name: inside}), spec.name) == value
+    for outside in (low - 1, high * 2 + 1, str(low - 1)):
+        refused(cls, spec.name, outside)
+    for wrong in (math.nan, math.inf, "high", True, [1], b"1", 10**400, Path("1")):
+        refused(cls, spec.name, wrong)
+
+
+@pytest.mark.parametrize(("cls", "spec"), EVERY)
+def test_wrong_kinds_are_refused(cls: type, spec: OptionSpec) -> None:
+    if not spec.optional:
+        refused(cls, spec.name, None)
+    refused(cls, spec.name, object())
+    refused(cls, spec.name, "\0")
+
+
+def refused(cls: type, name: str, value: object) -> None:
+    with pytest.raises(OptionError) as caught:
+        cls(**{name: value})
+    assert (caught.value.option, caught.value.subject) == (name, None)
+    assert len(caught.value.problem) < 200
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"transpose": "4"}, 4.0),
+        ({"transpose": "auto"}, "auto"),
+        ({"transpose": np.float32(-3.5)}, -3.5),
+        ({"speaker_id": "2"}, 2),
+        ({"speaker_id": 2.0}, 2),
+        ({"seed": np.int64(7)}, 7),
+        ({"index": "a.index"}, Path("a.index")),
+        ({"f0_file": Path("f.csv")}, Path("f.csv")),
+        ({"voice": Path("v.pth")}, "v.pth"),
+        ({"f0": "RMVPE"}, "rmvpe"),
+        ({"split_silence": True}, True),
+    ],
+)
+def test_values_become_their_options_types(given: dict[str, Any], value: object) -> None:
+    (name,) = given
+    found = getattr(ConversionOptions(**given), name)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_minus_zero_is_zero() -> None:
+    assert str(ConversionOptions(transpose=-0.0).transpose) == "0.0"
+
+
+@pytest.mark.parametrize(
+    "given", [{"speaker_id": 0.5}, {"voice": None}, {"voice": ""}, {"split_silence": "yes"}, {"split_silence": 1}]
+)
+def test_what_is_almost_right_is_refused(given: dict[str, Any]) -> None:
+    (name,) = given
+    refused(ConversionOptions, name, given[name])
+
+
+def test_lists_become_tuples() -> None:
+    assert BatchOptions(include=["*.wav", Path("b")]).include == ("*.wav", "b")  # type: ignore[arg-type]
+    assert BatchOptions(exclude="*.wav").exclude == ("*.wav",)  # type: ignore[arg-type]
+    refused(BatchOptions, "include", [1])
 
 
 @pytest.mark.parametrize("name", ["f0", "strategy", "compat", "format"])
 def test_choices_are_enforced(name: str) -> None:
-    with pytest.raises(OptionError, match=f"^{name}: 'nothing' is not one of "):
+    with pytest.raises(OptionError) as caught:
         ConversionOptions(**{name: "nothing"})  # type: ignore[arg-type]
+    for choice in spec_of(ConversionOptions, name).choices:
+        assert choice in caught.value.problem
 
 
 @pytest.mark.parametrize("compat", ["applio", "rvc"])
 def test_compatible_modes_are_whole(compat: str) -> None:
     for strategy in ("auto", "whole"):
         assert ConversionOptions(compat=compat, strategy=strategy).strategy == strategy
-    with pytest.raises(OptionError, match=r"^strategy: a compatible mode"):
-        ConversionOptions(compat=compat, strategy="stream")
+    for name, value in (("strategy", "stream"), ("split_silence", True)):
+        with pytest.raises(OptionError) as caught:
+            ConversionOptions(compat=compat, **{name: value})  # type: ignore[arg-type]
+        assert caught.value.option == name
 
 
 def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ConversionOptions().seed = 1  # type: ignore[misc]
+
+
+def test_schema() -> None:
+    made = json.loads(json.dumps(schema(ConversionOptions, BatchOptions)))
+    assert not made["additionalProperties"]
+    properties = made["properties"]
+    assert set(properties) == {f.name for cls in (ConversionOptions, BatchOptions) for f in dataclasses.fields(cls)}
+    assert properties["transpose"] == {
+        "title": "Transpose",
+        "description": spec_of(ConversionOptions, "transpose").help,
+        "default": None,
+        "group": "pitch",
+        "unit": "semitones",
+        "anyOf": [
+            {"type": "number", "minimum": -48, "maximum": 48},
+            {"enum": ["auto"]},
+            {"type": "null"},
+        ],
+    }  # fmt: skip
+    assert properties["f0"]["enum"] == ["auto", "rmvpe", "fcpe", "swift"]
+    assert (properties["include"]["type"], properties["include"]["default"]) == ("array", [])
+    assert properties["seed"]["advanced"]

@@ -15,7 +15,7 @@ import click
 
 from menura.audio.remote import place_of
 from menura.audio.suffixes import AUDIO_SUFFIXES
-from menura.cli.derive import options_of, values_of
+from menura.cli.derive import GroupedCommand, GroupedOption, options_of, values_of
 from menura.cli.explain import explain_inputs
 from menura.cli.plan import STANDARD, Inputs, Job, check_outputs, expand, folder_outputs, single_output
 from menura.cli.report import (
@@ -37,20 +37,24 @@ from menura.voices.library import find_voice
 _STDIN_LABEL = "standard input"
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
+    cls=GroupedOption,
+    group="output",
     metavar="OUT",
-    help="For one input a file, an existing folder, or FOLDER/; for several a folder. '-' is standard output. "
-    "By default STEM.VOICE.wav beside the one input.",
+    help="One input: a file, an existing folder, or FOLDER/. Several: a folder. '-' is standard output.  "
+    "[default: NAME.VOICE.wav beside the input]",
 )
 @options_of(ConversionOptions, BatchOptions, EngineOptions)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the run on standard output.")
-@click.option("--explain", is_flag=True, help="Say what would be done with each input, and why; convert nothing.")
-@click.option("--timings", is_flag=True, help="Print a table of seconds by stage.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only what went wrong.")
+@click.option("--json", "as_json", cls=GroupedOption, is_flag=True, help="Print a JSON report on standard output.")
+@click.option(
+    "--explain", cls=GroupedOption, is_flag=True, help="Show how each input would be converted; don't convert."
+)
+@click.option("--timings", cls=GroupedOption, is_flag=True, advanced=True, help="Print a table of seconds by stage.")
+@click.option("-q", "--quiet", cls=GroupedOption, is_flag=True, help="Print only warnings and errors.")
 @click.pass_context
 def convert(
     ctx: click.Context,
@@ -63,12 +67,12 @@ def convert(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Convert recordings into a voice.
+    """Convert recordings to a voice.
 
-    INPUT is a file, a folder (with all below it), a pattern such as 'talks/*.mp3', or '-' for standard input. One that
-    fails stops no other. The exit code is 0 only if every input was converted wholly.
+    INPUT is an audio or video file, a folder, a pattern such as 'talks/*.mp3', or '-' for standard input. If one input
+    fails, the others are still converted; the exit code is 0 only if all inputs were converted completely.
 
-    Stopped half-way into a folder, the same command goes on: it leaves what is finished and converts the rest.
+    If a run into a folder was interrupted, the same command resumes it: finished files are skipped.
     """
     options, engine = values_of(ConversionOptions, given), values_of(EngineOptions, given)
     batch = values_of(BatchOptions, given)

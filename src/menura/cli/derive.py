@@ -1,46 +1,68 @@
-"""Command-line options derived from the dataclasses of menura.options: one definition serves every interface."""
+"""Command-line options derived from the dataclasses of menura.options, and help that shows them by group."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from menura.errors import OptionError
-from menura.options import EngineOptions, OptionSpec, option_spec
+from menura.option_spec import GROUPS, OptionSpec, spec_of, specs_of
+from menura.options import EngineOptions
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_UNBOUNDED = 2**53
-_TYPES: Mapping[type, click.ParamType[Any]] = {
-    int: click.INT,
-    float: click.FLOAT,
-    str: click.STRING,
-    Path: click.Path(path_type=Path),
-}
+_METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "TEXT"}
 
 
-class _NumberOr(click.ParamType[Any]):
-    """A number, or one of a few words."""
+class OptionValue(click.ParamType[Any]):
+    """A value as an OptionSpec checks it."""
 
-    name = "number"
+    name = "value"
 
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self._words = words
+    def __init__(self, spec: OptionSpec) -> None:
+        self._spec = spec
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """The word, or the number."""
-        return value if value in self._words else click.FLOAT.convert(value, param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if self._spec.kind is tuple else self._spec.checked(value)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """What the help shows for a value."""
-        return "|".join(("FLOAT", *self._words))
+        spec = self._spec
+        return "|".join(spec.choices or (spec.metavar or _METAVARS[spec.kind], *spec.words))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if self._spec.kind is Path:
+            return [CompletionItem(incomplete, type="file")]
+        words = (*self._spec.choices, *self._spec.words)
+        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+class GroupedOption(click.Option):
+    """An option that stands in a group of the help."""
+
+    def __init__(self, *args: Any, group: str = "report", advanced: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group, self.advanced = group, advanced
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows the everyday options by group, then the advanced ones."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, records in self.sections(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Every option as (names, help), by the titles of their sections."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS.values(), "Advanced", "Other")}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
+            if record is not None:
+                sections[_section(option)].append(record)
+        return {title: records for title, records in sections.items() if records}
 
 
 def home_option(command: Command) -> Command:
@@ -50,37 +72,23 @@ def home_option(command: Command) -> Command:
 
 def option_of(cls: type, name: str) -> Callable[[Command], Command]:
     """Decorate a command with the option for one field of a dataclass."""
-    field = next(field for field in dataclasses.fields(cls) if field.name == name)
-    return _option(field, typing.get_type_hints(cls)[name])
+    return _option(spec_of(cls, name))
 
 
 def options_of(*classes: type) -> Callable[[Command], Command]:
     """Decorate a command with an option for every field of these dataclasses."""
 
     def decorate(command: Command) -> Command:
-        for cls in reversed(classes):
-            hints = typing.get_type_hints(cls)
-            for field in reversed(dataclasses.fields(cls)):
-                command = _option(field, hints[field.name])(command)
+        for spec in reversed([spec for cls in classes for spec in specs_of(cls)]):
+            command = _option(spec)(command)
         return command
 
     return decorate
 
 
 def values_of(cls: type[T], given: Mapping[str, Any]) -> T:
-    """Build a dataclass from a command's parameters.
-
-    Raises:
-        click.UsageError: a value is out of range; named as on the command line.
-    """
-    values = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # any dataclass
-        value = given[field.name]
-        values[field.name] = value if option_spec(field).flag is None else not value
-    try:
-        return cls(**values)
-    except OptionError as error:
-        raise click.UsageError(error.details.text(flag_with), click.get_current_context(silent=True)) from error
+    """Build a dataclass from a command's parameters. Raises OptionError."""
+    return cls(**{s.name: not given[s.name] if s.flag else given[s.name] for s in specs_of(cls)})
 
 
 def flag_of(name: str) -> str:
@@ -95,50 +103,28 @@ def flag_with(name: str, value: str | None) -> str:
     return flag_of(name) if value is None else f"{flag_of(name)} {value}"
 
 
-def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
-    spec = option_spec(field)
-    if spec.flag is not None:  # a switch that turns off what is on by default
-        return click.option(spec.flag, field.name, is_flag=True, default=False, help=f"Don't {_lowered(spec.help)}")
-    if hint is bool:
-        flag = flag_of(field.name)
-        both = f"{flag}/--no-{flag[2:]}" if field.default else flag
-        return click.option(both, field.name, is_flag=True, default=field.default, help=_help(spec, None))
-    if typing.get_origin(hint) is tuple:
-        return click.option(flag_of(field.name), field.name, multiple=True, metavar="GLOB", help=_help(spec, None))
+def _section(option: click.Parameter) -> str:
+    if not isinstance(option, GroupedOption):
+        return "Other"
+    return "Advanced" if option.advanced else GROUPS[option.group]
+
+
+def _option(spec: OptionSpec) -> Callable[[Command], Command]:
+    flag, facts = flag_of(spec.name), {"group": spec.group, "advanced": spec.advanced}
+    if spec.kind is bool:
+        facts |= {"is_flag": True, "default": spec.flag is None and spec.default}
+        if spec.flag:  # a switch that turns off what is on by default
+            flag, help = spec.flag, f"Don't {spec.help[0].lower()}{spec.help[1:]}"
+        else:
+            flag, help = f"{flag}/--no-{flag[2:]}" if spec.default else flag, spec.help
+        return click.option(flag, spec.name, cls=GroupedOption, help=help, **facts)
     if spec.bare is not None:
-        return click.option(
-            flag_of(field.name), field.name, is_flag=False, flag_value=spec.bare, metavar="[ADDRESS]", help=spec.help
-        )
-    return click.option(
-        flag_of(field.name), field.name, type=_kind(spec, hint), default=field.default, help=_help(spec, field.default)
-    )
+        facts |= {"is_flag": False, "flag_value": spec.bare, "metavar": f"[{spec.metavar}]"}
+    facts |= {"multiple": True} if spec.kind is tuple else {"default": spec.default}
+    return click.option(flag, spec.name, cls=GroupedOption, type=OptionValue(spec), help=_help(spec), **facts)
 
 
-def _kind(spec: OptionSpec, hint: Any) -> click.ParamType[Any]:
-    if spec.words:
-        return _NumberOr(spec.words)
-    return click.Choice(spec.choices) if spec.choices else _TYPES[_plain(hint)]
-
-
-def _plain(hint: Any) -> type:
-    """The type without its None."""
-    if isinstance(hint, types.UnionType):
-        hint = next(member for member in typing.get_args(hint) if member is not type(None))
-    assert isinstance(hint, type)
-    return hint
-
-
-def _help(spec: OptionSpec, default: object) -> str:
-    facts = []
-    if spec.minimum is not None and spec.maximum is not None:
-        bounded = spec.maximum < _UNBOUNDED
-        facts.append(f"{spec.minimum:g} to {spec.maximum:g}" if bounded else f"{spec.minimum:g} or more")
-    if spec.unit:
-        facts.append((facts.pop() + " " if facts else "") + spec.unit)
-    if default is not None:
-        facts.append(f"default: {default:g}" if isinstance(default, float) else f"default: {default}")
-    return f"{spec.help}  [{'; '.join(facts)}]" if facts else spec.help
-
-
-def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _help(spec: OptionSpec) -> str:
+    facts = [spec.range_text, f"default: {spec.default_text}" if spec.default_text else ""]
+    shown = "; ".join(filter(None, facts))
+    return f"{spec.help}  [{shown}]" if shown else spec.help

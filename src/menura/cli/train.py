@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from menura.cli.derive import home_option, option_of, options_of, values_of
+from menura.cli.derive import GroupedCommand, GroupedOption, home_option, option_of, options_of, values_of
 from menura.errors import TrainingError
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 
@@ -35,16 +35,23 @@ def train() -> None:
     """
 
 
-@train.command()
+@train.command(cls=GroupedCommand)
 @_NAME
 @click.option(
     "--dataset",
+    cls=GroupedOption,
+    group="data",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of recordings; where all lie in sub-folders, each of these is a speaker.",
+    metavar="FOLDER",
+    help="Folder of recordings. If all are in sub-folders, each sub-folder is a speaker.",
 )
 @click.option(
-    "--rights", required=True, help="Who recorded it and what allows its use; kept in the voice's card and file."
+    "--rights",
+    cls=GroupedOption,
+    group="data",
+    required=True,
+    help="Whose voice it is and what permits its use, such as 'my own voice' or 'CC BY 4.0, NAME'; kept in the voice.",
 )
 @options_of(TrainingOptions)
 @home_option
@@ -112,7 +119,7 @@ class _PreparedLine:
             click.echo(f"{progress.stage}: {progress.done} of {progress.total}", err=True)
 
 
-@train.command()
+@train.command(cls=GroupedCommand)
 @_NAME
 @options_of(RunOptions, EngineOptions)
 def run(name: Path, **given: Any) -> None:

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Write the tables of options in docs/ from the options' definitions.
+
+usage: option_tables.py [--check]
+
+A table stands between <!-- options: COMMAND --> and <!-- end of options -->. --check writes nothing and fails where a
+table is out of date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from menura.cli.derive import GroupedCommand
+from menura.cli.main import cli
+
+PAGES = ("usage.md", "training.md")
+_TABLE = re.compile(r"(<!-- options: ([a-z ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+
+
+def tables(name: str) -> str:
+    """A command's options, a table for each section of its help."""
+    command: click.Command = cli
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None, f"no command {name}"
+        command = found
+    assert isinstance(command, GroupedCommand)
+    sections = command.sections(click.Context(command, help_option_names=[]))
+    return "".join(f"\n**{title}**\n\n{_table(records)}" for title, records in sections.items())
+
+
+def _table(records: list[tuple[str, str]]) -> str:
+    rows = (f"| `{_barred(names)}` | {_barred(_escaped(help))} |" for names, help in records)
+    return "\n".join(("| option | meaning |", "|---|---|", *rows)) + "\n"
+
+
+def _barred(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("*", "\\*").replace("<", "&lt;")
+
+
+def main(arguments: list[str]) -> int:
+    """Update the pages, or tell which are out of date."""
+    stale = []
+    for page in PAGES:
+        path = Path(__file__).resolve().parent.parent / "docs" / page
+        text = path.read_text(encoding="utf-8")
+        updated = _TABLE.sub(lambda found: f"{found[1]}{tables(found[2])}\n{found[3]}", text)
+        if updated != text:
+            stale.append(page)
+            if "--check" not in arguments:
+                path.write_text(updated, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(f"out of date: {', '.join(stale)}; run scripts/option_tables.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,227 @@
+"""What an option is, and how a value given for it is checked. Every interface derives from it. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from menura.errors import OptionError
+
+GROUPS = {
+    "voice": "Voice",
+    "pitch": "Pitch",
+    "sound": "Sound",
+    "output": "Output",
+    "files": "Files",
+    "report": "Reports",
+    "data": "Data",
+    "network": "Network",
+    "learning": "Learning",
+    "machine": "Machine",
+}
+"""Keys and titles, in the order of presentation."""
+
+_UNBOUNDED = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionSpec:
+    """All that an interface needs to know of an option."""
+
+    help: str
+    group: str
+    label: str = ""
+    advanced: bool = False
+    unit: str = ""
+    range: tuple[float, float] | None = None
+    """Smallest and largest value."""
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    """Words allowed beside numbers, e.g. auto."""
+    unset: str = ""
+    """What None means."""
+    metavar: str = ""
+    flag: str | None = None
+    """Command-line name where it isn't the field's own: --no-cudnn."""
+    bare: str | None = None
+    """What the option means on the command line without a value."""
+
+    # Taken from the dataclass's field:
+    name: str = ""
+    kind: type = str
+    """int, float, bool, str, Path or tuple (of str)."""
+    optional: bool = False
+    """Whether None is a value."""
+    default: Any = None
+
+    @property
+    def range_text(self) -> str:
+        """'0 to 0.5', '1 or more', with the unit; empty where there is no range."""
+        if self.range is None:
+            return self.unit
+        low, high = self.range
+        return f"{low:g} {f'to {high:g}' if high < _UNBOUNDED else 'or more'} {self.unit}".rstrip()
+
+    @property
+    def default_text(self) -> str:
+        """The default, or what happens without one."""
+        if self.default in (None, (), ""):
+            return self.unset
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def checked(self, value: Any) -> Any:
+        """The value in the option's own type.
+
+        Raises:
+            OptionError: it is of another kind, out of range, or not one of the choices.
+        """
+        if value is None and self.optional:
+            return None
+        if isinstance(value, str) and value in self.words:
+            return value
+        try:
+            value = _CONVERT[self.kind](value)
+        except (TypeError, ValueError, OverflowError):
+            raise self._refused(value, f"is not {self._expected()}") from None
+        if self.choices:
+            return self._choice(value)
+        if self.range is not None and not self.range[0] <= value <= self.range[1]:
+            over = value > self.range[1] >= _UNBOUNDED
+            raise self._refused(value, f"is more than {self.range[1]}" if over else f"is outside {self.range_text}")
+        return value
+
+    def _choice(self, value: str) -> str:
+        for choice in self.choices:
+            if choice.lower() == value.lower():
+                return choice
+        raise self._refused(value, f"is not one of {', '.join(self.choices)}")
+
+    def _expected(self) -> str:
+        kind = _KIND_TEXT[self.kind] + (f" of {self.unit}" if self.unit else "")
+        return ", ".join((kind, *self.words[:-1], f"or {self.words[-1]}")) if self.words else kind
+
+    def _refused(self, value: Any, why: str) -> OptionError:
+        shown = f"{value:g}" if isinstance(value, float) else reprlib.repr(value)
+        return OptionError(None, f"{shown} {why}", option=self.name)
+
+
+def option(default: Any, group: str, help: str, **spec: Any) -> Any:
+    """A dataclass field that is an option; `spec` are OptionSpec's fields."""
+    return field(default=default, metadata={"spec": OptionSpec(group=group, help=help, **spec)})
+
+
+def specs_of(cls: type) -> tuple[OptionSpec, ...]:
+    """The options of a dataclass made with `option`."""
+    hints = typing.get_type_hints(cls)
+    return tuple(_completed(f, hints[f.name]) for f in dataclasses.fields(cls))
+
+
+def spec_of(cls: type, name: str) -> OptionSpec:
+    """One of them."""
+    return next(spec for spec in specs_of(cls) if spec.name == name)
+
+
+def check(options: Any) -> None:
+    """Check all values of a dataclass made with `option`, and bring them to their types. Raises OptionError."""
+    for spec in specs_of(type(options)):
+        object.__setattr__(options, spec.name, spec.checked(getattr(options, spec.name)))
+
+
+def schema(*classes: type) -> dict[str, Any]:
+    """A JSON Schema (2020-12) of options; unit, group and advanced stand beside the standard keywords."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {spec.name: _property(spec) for cls in classes for spec in specs_of(cls)},
+    }
+
+
+def _property(spec: OptionSpec) -> dict[str, Any]:
+    value: dict[str, Any] = {"enum": list(spec.choices)} if spec.choices else {"type": _JSON_TYPE[spec.kind]}
+    if spec.kind is tuple:
+        value["items"] = {"type": "string"}
+    if spec.range is not None:
+        value |= {"minimum": spec.range[0], "maximum": spec.range[1]}
+    others = [{"enum": list(spec.words)}] * bool(spec.words) + [{"type": "null"}] * spec.optional
+    default = list(spec.default) if spec.kind is tuple else spec.default
+    about = {"title": spec.label, "description": spec.help, "default": default, "group": spec.group}
+    about |= {"unit": spec.unit} if spec.unit else {}
+    about |= {"advanced": True} if spec.advanced else {}
+    return about | ({"anyOf": [value, *others]} if others else value)
+
+
+def _completed(f: dataclasses.Field[Any], hint: Any) -> OptionSpec:
+    spec = f.metadata["spec"]
+    assert isinstance(spec, OptionSpec)
+    members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    kinds = [typing.get_origin(member) or member for member in members]
+    return dataclasses.replace(
+        spec,
+        name=f.name,
+        label=spec.label or f.name.replace("_", " ").capitalize(),
+        kind=next(kind for kind in kinds if kind not in (types.NoneType, Literal)),
+        optional=types.NoneType in kinds,
+        default=f.default,
+    )
+
+
+_NO_NUMBERS = (bool, bytes, bytearray)  # which int() and float() take
+
+
+def _integer(value: Any) -> int:
+    whole = int(value)
+    if isinstance(value, _NO_NUMBERS) or (not isinstance(value, str) and whole != value):
+        raise ValueError
+    return whole
+
+
+def _number(value: Any) -> float:
+    number = float(value) + 0.0  # -0.0 becomes 0.0
+    if isinstance(value, _NO_NUMBERS) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(item) for item in ((value,) if isinstance(value, (str, os.PathLike)) else value))
+
+
+_CONVERT: Mapping[type, Callable[[Any], Any]] = {
+    int: _integer,
+    float: _number,
+    bool: _switch,
+    str: _text,
+    Path: lambda value: Path(_text(value)),
+    tuple: _texts,
+}
+_KIND_TEXT = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    tuple: "a list of texts",
+}
+_JSON_TYPE = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string", tuple: "array"}
