@@ -14,6 +14,7 @@ HOSTS = {
     "creativecommons.org",
     "doi.org",
     "github.com",
+    "json-schema.org",
     "huggingface.co",
     "librivox.org",
     "localhost",
