@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from menura.audio.encode import format_of
 from menura.errors import MenuraError, details_of
-from menura.f0.file import read_f0_file
-from menura.loading.pool import ModelPool
-from menura.loading.resolver import Resolver
+from menura.loading import Request, resolve
+from menura.loading.loader import Loader
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
 from menura.pipeline.budget import frame_budget
@@ -29,6 +28,9 @@ from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
+
+Asked: TypeAlias = ConversionOptions | Request | None
+"""What is asked for: options, by default all defaults, or what `Converter.resolve` made of them."""
 
 
 class Converter:
@@ -51,16 +53,18 @@ class Converter:
         engine = engine or EngineOptions()
         self.device = resolve_device(engine.device)
         configure_threads(engine.threads, cudnn=engine.cudnn)
-        self._pool = ModelPool()
-        self._resolver = Resolver(home=home_folder(engine.home), device=self.device, pool=self._pool)
+        self._home = home_folder(engine.home)
+        self._loader = Loader(home=self._home, device=self.device)
 
-    def preload(self, options: ConversionOptions | None = None) -> None:
+    def resolve(self, options: Asked = None) -> Request:
+        """Look up all that options name; every method takes the result in their place. Raises MenuraError."""
+        return options if isinstance(options, Request) else resolve(options or ConversionOptions(), self._home)
+
+    def preload(self, options: Asked = None) -> None:
         """Load what a request needs ahead of it. Raises MenuraError."""
-        options = options or ConversionOptions()
-        self._resolver.resolve(options)
-        _given_f0(options)
+        self._loader.load(self.resolve(options))
 
-    def convert(self, source: Path | str, output: Path | str, options: ConversionOptions | None = None) -> FileResult:
+    def convert(self, source: Path | str, output: Path | str, options: Asked = None) -> FileResult:
         """Convert one file.
 
         Args:
@@ -71,7 +75,7 @@ class Converter:
         Raises:
             MenuraError: nothing was written; the message says what to do.
         """
-        (outcome,) = self._run([(Path(source), Path(output))], options or ConversionOptions(), None, None)
+        (outcome,) = self._run([(Path(source), Path(output))], self.resolve(options), None, None)
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
@@ -79,7 +83,7 @@ class Converter:
     def convert_files(
         self,
         items: Sequence[tuple[Path, Path]],
-        options: ConversionOptions | None = None,
+        options: Asked = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
         on_result: Callable[[int, FileResult], None] | None = None,
@@ -96,32 +100,30 @@ class Converter:
             on_result: called with an item's place and result as soon as its file is complete, from any thread but not
                 twice at once. What it raises is raised.
         """
-        options = options or ConversionOptions()
         start = time.perf_counter()
         try:
-            self.preload(options)
+            request = self.resolve(options)
+            self.preload(request)
         except (MenuraError, OSError) as error:  # of the request, so of every recording
             files = [_failed(source, error) for source, _ in items]
         else:
-            files = [outcome.result for outcome in self._run(items, options, on_progress, on_result)]
+            files = [outcome.result for outcome in self._run(items, request, on_progress, on_result)]
         return RunReport(
             files=tuple(files),
             wall_s=time.perf_counter() - start,
             peak_memory_mb=peak_memory_mb(),
-            model_loads=self._pool.loads(),
+            model_loads=self._loader.pool.loads(),
         )
 
-    def explain(self, source: Path | str, options: ConversionOptions | None = None) -> Explanation:
+    def explain(self, source: Path | str, options: Asked = None) -> Explanation:
         """Say what would be done with a recording on this device, and why, without converting it.
 
         Raises:
             MenuraError: the voice or the recording can't be read.
         """
-        options = options or ConversionOptions()
-        config = self._resolver.synthesizer_config(options)
-        return explain(FileRecording(Path(source)), config, options, machine_of(self.device))
+        return explain(FileRecording(Path(source)), self.resolve(options), machine_of(self.device))
 
-    def stream(self, source: Path | str, options: ConversionOptions | None = None) -> Iterator[AudioBlock]:
+    def stream(self, source: Path | str, options: Asked = None) -> Iterator[AudioBlock]:
         """Convert block by block, as the sound becomes final.
 
         The output's peak is known only at the end, so blocks are not scaled down to 0.99 as `convert` does.
@@ -132,12 +134,10 @@ class Converter:
         Raises:
             MenuraError: while iterating.
         """
-        conversion = self._begin(FileRecording(Path(source)), options or ConversionOptions())
+        conversion = self._begin(FileRecording(Path(source)), self.resolve(options))
         yield from self._blocks(conversion)
 
-    def array(
-        self, samples: FloatArray, sample_rate: int, options: ConversionOptions | None = None
-    ) -> tuple[FloatArray, int]:
+    def array(self, samples: FloatArray, sample_rate: int, options: Asked = None) -> tuple[FloatArray, int]:
         """Convert samples in memory.
 
         Args:
@@ -151,45 +151,43 @@ class Converter:
         Raises:
             MenuraError: with what to do.
         """
-        conversion = self._begin(ArrayRecording(samples, sample_rate), options or ConversionOptions())
+        conversion = self._begin(ArrayRecording(samples, sample_rate), self.resolve(options))
         sound = collect(conversion, self.device)
         return sound * np.float32(output_gain(float(np.max(np.abs(sound), initial=0.0)))), conversion.output_rate
 
     def _run(
         self,
         pairs: Sequence[tuple[Path, Path]],
-        options: ConversionOptions,
+        request: Request,
         on_progress: Callable[[Progress], None] | None,
         on_result: Callable[[int, FileResult], None] | None,
     ) -> list[Outcome]:
-        voice, given_f0_hz = self._resolver.resolve(options), _given_f0(options)
+        models, options = self._loader.load(request), request.options
 
         def prepare(item: BatchItem, stop: Event) -> Conversion:
             return begin(
                 FileRecording(item.source, stop),
-                voice.models,
-                options,
+                request,
+                models,
                 clock=StageClock(),
                 stream_id=item.number,
                 format=item.format,
-                given_f0_hz=given_f0_hz,
             )
 
         items = [
             BatchItem(number=number, source=source, output=output, format=options.format or format_of(output) or "wav")
             for number, (source, output) in enumerate(pairs)
         ]
-        request = BatchRequest(
+        batch = BatchRequest(
             prepare=prepare,
-            f0_method=voice.f0_method,
+            f0_method=request.f0_method,
             on_progress=on_progress or (lambda _: None),
             on_result=on_result or (lambda _number, _result: None),
         )
-        return run_batch(items, request, device=self.device, frame_budget=frame_budget(self.device))
+        return run_batch(items, batch, device=self.device, frame_budget=frame_budget(self.device))
 
-    def _begin(self, recording: Recording, options: ConversionOptions) -> Conversion:
-        models = self._resolver.resolve(options).models
-        return begin(recording, models, options, clock=StageClock(), given_f0_hz=_given_f0(options))
+    def _begin(self, recording: Recording, request: Request) -> Conversion:
+        return begin(recording, request, self._loader.load(request), clock=StageClock())
 
     def _blocks(self, conversion: Conversion) -> Iterator[AudioBlock]:
         for event in convert_all([conversion], self.device):
@@ -197,10 +195,6 @@ class Converter:
                 yield event
             elif event.error is not None:
                 raise event.error
-
-
-def _given_f0(options: ConversionOptions) -> FloatArray | None:
-    return None if options.f0_file is None else read_f0_file(options.f0_file)
 
 
 def _failed(source: Path, error: Exception) -> FileResult:

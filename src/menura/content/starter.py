@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from menura.content.base import RecordingStatistics
+from menura.content.registry import STARTER, STARTER_WEIGHTS
 from menura.errors import AssetMissingError
 from menura.models.footprint import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
@@ -21,10 +22,10 @@ from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig,
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
-NAME = "menura-starter"
+NAME = STARTER
 CORE_FRAMES = 800
 CONTEXT_FRAMES = 100
-WEIGHTS = Path(__file__).parents[1] / "assets" / "starter" / "content.safetensors"
+WEIGHTS = STARTER_WEIGHTS
 _SILENT_LOG_MEL = -10.0
 
 

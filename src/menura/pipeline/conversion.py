@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
 from menura.errors import ResourceError
-from menura.loading.request import VoiceModels
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.first_pass import RecordingFacts, survey
 from menura.pipeline.output import OutputChain
@@ -27,7 +26,8 @@ from menura.units import FRAME_SAMPLES, ceil_div, rescaled_length
 if TYPE_CHECKING:
     import torch
 
-    from menura.models.config import SynthesizerConfig
+    from menura.loading.loader import VoiceModels
+    from menura.loading.request import Request
     from menura.options import ConversionOptions
     from menura.pipeline.clock import StageClock
     from menura.pipeline.recording import Recording
@@ -64,29 +64,28 @@ class Conversion:
 
 def begin(
     recording: Recording,
+    request: Request,
     models: VoiceModels,
-    options: ConversionOptions,
     *,
     clock: StageClock,
     stream_id: int = 0,
     format: str | None = None,
-    given_f0_hz: FloatArray | None = None,
 ) -> Conversion:
     """Survey a recording and plan its conversion.
 
     Args:
         recording: what to convert.
-        models: the resident networks.
-        options: what is asked for.
+        request: what is asked for.
+        models: its networks, resident.
         clock: counts the time.
         stream_id: names it among others.
         format: the output's, whose codec may not have every rate; None for samples in memory.
-        given_f0_hz: (frames,) F0 of the recording at 10 ms instead of an estimate.
 
     Raises:
         DecodeError, ResourceError: with what to do.
     """
-    extent_of, config = _extent_of(options, models.encoder.edge_frames), models.synthesizer.config
+    options, config = request.options, models.synthesizer.config
+    extent_of = _extent_of(options, models.encoder.edge_frames)
     content_survey = models.encoder.survey() if options.compat == "menura" else None
     with clock.measure("decode"):
         facts = survey(recording, content_survey, extent_of, split_silence=options.split_silence)
@@ -104,7 +103,7 @@ def begin(
             facts=facts,
             models=models,
             plan=plan,
-            f0_policy=_f0_policy(options, plan.extent, models.f0_median_hz, given_f0_hz if config.has_f0 else None),
+            f0_policy=_f0_policy(request, plan.extent),
             clock=clock,
         ),
         chain=OutputChain(
@@ -118,14 +117,12 @@ def begin(
         clock=clock,
         output_rate=output_rate,
         widest_frames=decision.widest_frames,
-        finds_pitch=_transpose(options, models.f0_median_hz) == "auto",
+        finds_pitch=request.transpose == "auto",
         notes=notes + length_notes + (("The recording is silent.",) if facts.silent else ()),
     )
 
 
-def explain(
-    recording: Recording, config: SynthesizerConfig, options: ConversionOptions, machine: Machine
-) -> Explanation:
+def explain(recording: Recording, request: Request, machine: Machine) -> Explanation:
     """Say what `begin` would decide, from the recording's length alone.
 
     Raises:
@@ -136,8 +133,8 @@ def explain(
         if length is None:
             length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
     samples = analysis_length(length, rate)
-    extent = _extent_of(options, EDGE_FRAMES)(samples)
-    decision = decide(options, extent.frames, config, machine)
+    extent = _extent_of(request.options, EDGE_FRAMES)(samples)
+    decision = decide(request.options, extent.frames, request.config, machine)
     borders = segment_borders(ceil_div(samples, FRAME_SAMPLES), whole=decision.strategy == "whole")
     return Explanation(
         input=recording.name,
@@ -225,23 +222,13 @@ def _plan(
     )
 
 
-def _f0_policy(
-    options: ConversionOptions, extent: Extent, target_hz: float | None, given_f0_hz: FloatArray | None
-) -> F0Policy:
-    fill, semitones = options.compat == "rvc", _transpose(options, target_hz)
-    if semitones == "auto":
-        policy = F0Policy(fill=fill, target_hz=target_hz)
+def _f0_policy(request: Request, extent: Extent) -> F0Policy:
+    fill = request.options.compat == "rvc"
+    if request.transpose == "auto":
+        policy = F0Policy(fill=fill, target_hz=request.target_hz)
     else:
-        policy = F0Policy(fill=fill, semitones=semitones)
-    return policy if given_f0_hz is None else given_f0(given_f0_hz, extent, policy)
-
-
-def _transpose(options: ConversionOptions, target_hz: float | None) -> float | Literal["auto"]:
-    """What is asked for, or the default: F0 that the user gave is meant as it is, and RVC moves nothing by itself."""
-    if options.transpose is not None:
-        return options.transpose
-    unmoved = target_hz is None or options.compat != "menura" or options.f0_file is not None
-    return 0.0 if unmoved else "auto"
+        policy = F0Policy(fill=fill, semitones=request.transpose)
+    return policy if request.f0_hz is None else given_f0(request.f0_hz, extent, policy)
 
 
 def _envelope(facts: RecordingFacts, length: int, rate: int, mix_rate: float) -> EnvelopeMatcher | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.errors import DecodeError
-from menura.loading.request import VoiceModels
 from menura.pipeline.background import read_ahead
 from menura.pipeline.clock import StageClock
 from menura.pipeline.edges import reflect_edges
@@ -40,6 +39,7 @@ from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
 if TYPE_CHECKING:
     from menura.content.base import ContentEncoder
     from menura.f0.base import F0Estimator
+    from menura.loading.loader import VoiceModels
     from menura.pipeline.first_pass import RecordingFacts
     from menura.pipeline.pitch import F0Policy
     from menura.types import FloatArray

@@ -1,0 +1,109 @@
+"""From a request to resident networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import build_synthesizer
+from menura.content.registry import load_encoder
+from menura.f0.registry import load_estimator
+from menura.kernels.cache import PackingCache
+from menura.kernels.selftest import trusted_kernels
+from menura.loading.pool import ModelKey, ModelPool
+from menura.models.footprint import network_bytes
+from menura.voices.assets import packing_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from menura.content.base import ContentEncoder
+    from menura.content.contentvec import Projection
+    from menura.f0.base import F0Estimator
+    from menura.loading.request import Request
+    from menura.models.synthesizer import Synthesizer
+    from menura.retrieval.base import FeatureIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceModels:
+    """The resident networks that one request uses."""
+
+    synthesizer: Synthesizer
+    encoder: ContentEncoder
+    f0: F0Estimator | None
+    """None for a voice without F0, or where F0 is given."""
+    index: FeatureIndex | None
+
+
+class Loader:
+    """Loads what requests name onto a device; it stays loaded in a pool.
+
+    Args:
+        home: Menura's data folder, for the cache of packed weights.
+        device: where the networks run.
+        pool: keeps them; one of its own by default.
+    """
+
+    def __init__(self, *, home: Path, device: torch.device, pool: ModelPool | None = None) -> None:
+        self.device, self.pool = device, pool or ModelPool()
+        self._home = home
+
+    def load(self, request: Request) -> VoiceModels:
+        """The networks of a request; what is resident isn't read again.
+
+        Raises:
+            CheckpointError, AssetMissingError, IndexFileError: with what to do.
+        """
+        return VoiceModels(
+            synthesizer=self._synthesizer(request.voice.path),
+            encoder=self._encoder(request),
+            f0=self._f0(request),
+            index=self._index(request),
+        )
+
+    def _synthesizer(self, path: Path) -> Synthesizer:
+        def load() -> Synthesizer:
+            synthesizer = build_synthesizer(load_voice(path)).to(self.device)
+            if self.device.type == "cpu":
+                synthesizer.use_kernels(trusted_kernels(), PackingCache(packing_folder(self._home)))
+                synthesizer.release_weights()
+            return synthesizer
+
+        return self.pool.get(ModelKey.of("voice", path), load, size_of=_voice_bytes)
+
+    def _encoder(self, request: Request) -> ContentEncoder:
+        name, path, config = request.config.content_encoder, request.content_path, request.config
+        projection: Projection = (
+            "none" if config.version != "v1" else "layer9" if request.options.compat == "rvc" else "last"
+        )
+        key = ModelKey.of("content", path, projection)
+        return self.pool.get(key, lambda: load_encoder(name, path, self.device, projection), size_of=_own_bytes)
+
+    def _f0(self, request: Request) -> F0Estimator | None:
+        method, path = request.f0_method, request.f0_path
+        if method is None or path is None:
+            return None
+        return self.pool.get(
+            ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device), size_of=_own_bytes
+        )
+
+    def _index(self, request: Request) -> FeatureIndex | None:
+        path = request.index_path
+        if path is None:
+            return None
+        from menura.retrieval.faiss_index import FaissIndex
+
+        index = self.pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path), size_of=_own_bytes)
+        index.check_dim(request.config.content_dim)
+        return index
+
+
+def _voice_bytes(network: Synthesizer) -> int:
+    return network_bytes(network) + network.kernel_bytes
+
+
+def _own_bytes(model: ContentEncoder | F0Estimator | FeatureIndex) -> int:
+    return model.resident_bytes
