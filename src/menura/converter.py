@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from menura.audio.encode import format_of
 from menura.errors import MenuraError, details_of
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
+from menura.loading.request import Asked
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
 from menura.pipeline.budget import frame_budget
@@ -28,9 +29,6 @@ from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
-
-Asked: TypeAlias = ConversionOptions | Request | None
-"""What is asked for: options, by default all defaults, or what `Converter.resolve` made of them."""
 
 
 class Converter:
@@ -56,15 +54,15 @@ class Converter:
         self._home = home_folder(engine.home)
         self._loader = Loader(home=self._home, device=self.device)
 
-    def resolve(self, options: Asked = None) -> Request:
+    def resolve(self, options: Asked | None = None) -> Request:
         """Look up all that options name; every method takes the result in their place. Raises MenuraError."""
         return options if isinstance(options, Request) else resolve(options or ConversionOptions(), self._home)
 
-    def preload(self, options: Asked = None) -> None:
+    def preload(self, options: Asked | None = None) -> None:
         """Load what a request needs ahead of it. Raises MenuraError."""
         self._loader.load(self.resolve(options))
 
-    def convert(self, source: Path | str, output: Path | str, options: Asked = None) -> FileResult:
+    def convert(self, source: Path | str, output: Path | str, options: Asked | None = None) -> FileResult:
         """Convert one file.
 
         Args:
@@ -83,7 +81,7 @@ class Converter:
     def convert_files(
         self,
         items: Sequence[tuple[Path, Path]],
-        options: Asked = None,
+        options: Asked | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
         on_result: Callable[[int, FileResult], None] | None = None,
@@ -115,7 +113,7 @@ class Converter:
             model_loads=self._loader.pool.loads(),
         )
 
-    def explain(self, source: Path | str, options: Asked = None) -> Explanation:
+    def explain(self, source: Path | str, options: Asked | None = None) -> Explanation:
         """Say what would be done with a recording on this device, and why, without converting it.
 
         Raises:
@@ -123,7 +121,7 @@ class Converter:
         """
         return explain(FileRecording(Path(source)), self.resolve(options), machine_of(self.device))
 
-    def stream(self, source: Path | str, options: Asked = None) -> Iterator[AudioBlock]:
+    def stream(self, source: Path | str, options: Asked | None = None) -> Iterator[AudioBlock]:
         """Convert block by block, as the sound becomes final.
 
         The output's peak is known only at the end, so blocks are not scaled down to 0.99 as `convert` does.
@@ -137,7 +135,7 @@ class Converter:
         conversion = self._begin(FileRecording(Path(source)), self.resolve(options))
         yield from self._blocks(conversion)
 
-    def array(self, samples: FloatArray, sample_rate: int, options: Asked = None) -> tuple[FloatArray, int]:
+    def array(self, samples: FloatArray, sample_rate: int, options: Asked | None = None) -> tuple[FloatArray, int]:
         """Convert samples in memory.
 
         Args:

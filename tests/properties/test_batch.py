@@ -18,14 +18,13 @@ from hypothesis import strategies as st
 from menura.audio.encode import AudioWriter
 from menura.audio.spool import SampleSpool
 from menura.errors import ResourceError
-from menura.loading.request import VoiceModels
-from menura.options import ConversionOptions
+from menura.loading.loader import VoiceModels
 from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin
 from menura.pipeline.recording import FileRecording
 from menura.types import FileResult, Progress, State
-from support.tiny import FakeEncoder, FakeF0, tiny_models
+from support.tiny import FakeEncoder, FakeF0, tiny_models, tiny_request
 
 CPU = torch.device("cpu")
 MODELS = tiny_models()
@@ -64,7 +63,7 @@ def convert(
 ) -> list[Outcome]:
     def prepare(item: BatchItem, stop: threading.Event) -> Conversion:
         recording = FileRecording(item.source, stop)
-        return begin(recording, models, ConversionOptions(), clock=StageClock(), stream_id=item.number, format="wav")
+        return begin(recording, tiny_request(), models, clock=StageClock(), stream_id=item.number, format="wav")
 
     items = [
         BatchItem(number=number, source=source, output=folder / f"{number}.wav", format="wav")
@@ -163,14 +162,16 @@ def test_an_output_that_cannot_be_kept_stops_nothing(
     def fail_once(self: object, samples: np.ndarray) -> None:
         calls.append(self)
         if len(calls) == 2:
-            raise ResourceError("the disk is full.")
+            raise ResourceError(None, "the disk is full")
         original(self, samples)
 
     monkeypatch.setattr(owner, name, fail_once)
     outcomes = convert([recordings[5], recordings[2], recordings[11]], tmp_path, frame_budget=0)
     states = [outcome.result.state.value for outcome in outcomes]
     assert sorted(states) == ["done", "done", "failed"]
-    assert [outcome.result.error for outcome in outcomes if outcome.error] == ["the disk is full."]
+    (error,) = [outcome.result.error for outcome in outcomes if outcome.error]
+    assert error is not None
+    assert (error.kind, error.problem) == ("resource", "the disk is full")
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -192,7 +193,7 @@ def test_an_interruption_leaves_whole_files_only(recordings: list[Path], tmp_pat
 
 def test_what_a_hook_raises_is_raised(recordings: list[Path], tmp_path: Path) -> None:
     def fail(_number: int, _result: FileResult) -> None:
-        raise ResourceError("no journal.")
+        raise ResourceError(None, "no journal")
 
     with pytest.raises(ResourceError, match="no journal"):
         convert([recordings[2]] * 3, tmp_path, on_result=fail)

@@ -16,15 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from menura.errors import OptionError
-from menura.options import ConversionOptions
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, collect, convert_all
 from menura.pipeline.recording import ArrayRecording, Reader
 from menura.types import AudioBlock, AudioInfo
-from support.tiny import FakeEncoder, FakeF0, tiny_models
+from support.tiny import FakeEncoder, FakeF0, tiny_models, tiny_request
 
 if TYPE_CHECKING:
-    from menura.loading.request import VoiceModels
     from menura.types import FloatArray
 
 CPU = torch.device("cpu")
@@ -61,8 +59,8 @@ def voice_like(length: int, rate: int = 16_000, seed: int = 0) -> FloatArray:
 def conversion(samples: FloatArray, rate: int = 16_000, stream_id: int = 0, **options: object) -> Conversion:
     return begin(
         ArrayRecording(samples, rate),
+        tiny_request(**options),
         MODELS,
-        ConversionOptions(**options),  # type: ignore[arg-type]
         clock=StageClock(),
         stream_id=stream_id,
     )
@@ -99,8 +97,8 @@ def test_duration_is_exact_around_segment_borders(seconds: float) -> None:
 @given(cuts=st.lists(st.integers(0, 10**7), max_size=12))
 def test_it_does_not_matter_how_blocks_arrive(cuts: list[int]) -> None:
     samples = voice_like(45 * 22_050, 22_050)
-    one = begin(SplitRecording(samples, 22_050, []), MODELS, ConversionOptions(), clock=StageClock())
-    many = begin(SplitRecording(samples, 22_050, cuts), MODELS, ConversionOptions(), clock=StageClock())
+    one = begin(SplitRecording(samples, 22_050, []), tiny_request(), MODELS, clock=StageClock())
+    many = begin(SplitRecording(samples, 22_050, cuts), tiny_request(), MODELS, clock=StageClock())
     np.testing.assert_allclose(collect(many, CPU), collect(one, CPU), atol=1e-5)
 
 
@@ -161,7 +159,7 @@ def test_the_seed_decides_the_noise() -> None:
 def test_memory_stays_bounded_windows_do_not_grow() -> None:
     encoder, f0 = FakeEncoder(), FakeF0()
     models = type(MODELS)(synthesizer=MODELS.synthesizer, encoder=encoder, f0=f0, index=None)
-    job = begin(ArrayRecording(voice_like(150 * 16_000), 16_000), models, ConversionOptions(), clock=StageClock())
+    job = begin(ArrayRecording(voice_like(150 * 16_000), 16_000), tiny_request(), models, clock=StageClock())
     assert len(collect(job, CPU)) == 150 * 4000
     assert max(encoder.windows) <= (800 + 400 + 100 + 200) * 160 + 80
     assert max(f0.windows) <= (1600 + 400 + 100 + 160) * 160 + 80
@@ -187,13 +185,9 @@ def test_compatible_modes_are_whole() -> None:
         conversion(samples, compat="applio", strategy="stream")
 
 
-def pitch_policy_models(median_hz: float | None) -> VoiceModels:
-    return dataclasses.replace(MODELS, f0=FakeF0(), f0_median_hz=median_hz)
-
-
 def automatic(samples: FloatArray, median_hz: float | None, rate: int = 16_000, **options: object) -> Conversion:
-    made = ConversionOptions(transpose="auto", **options)  # type: ignore[arg-type]
-    return begin(ArrayRecording(samples, rate), pitch_policy_models(median_hz), made, clock=StageClock())
+    request = tiny_request(median_hz=median_hz, transpose="auto", **options)
+    return begin(ArrayRecording(samples, rate), request, MODELS, clock=StageClock())
 
 
 @pytest.mark.parametrize("strategy", ["stream", "whole"])
@@ -211,14 +205,14 @@ def test_automatic_pitch_is_that_shift_given(strategy: str) -> None:
 
 def test_automatic_pitch_hears_no_more_than_it_needs_and_nothing_twice() -> None:
     f0 = FakeF0()
-    models = dataclasses.replace(MODELS, f0=f0, f0_median_hz=220.0)
+    models = dataclasses.replace(MODELS, f0=f0)
     samples = np.concatenate([np.zeros(40 * 16_000, dtype=np.float32), voice_like(100 * 16_000)])
-    options = ConversionOptions(transpose="auto")
-    job = begin(ArrayRecording(samples, 16_000), models, options, clock=StageClock())
+    request = tiny_request(median_hz=220.0, transpose="auto")
+    job = begin(ArrayRecording(samples, 16_000), request, models, clock=StageClock())
     assert len(collect(job, CPU)) == 140 * 4000
     asked = len(f0.windows)
     f0.windows.clear()
-    plain = begin(ArrayRecording(samples, 16_000), models, ConversionOptions(), clock=StageClock())
+    plain = begin(ArrayRecording(samples, 16_000), tiny_request(), models, clock=StageClock())
     collect(plain, CPU)
     assert asked == len(f0.windows)
     assert job.stream.semitones not in (None, 0.0)
@@ -229,14 +223,8 @@ def test_automatic_pitch_of_silence_and_of_given_f0() -> None:
     collect(silent, CPU)
     assert silent.stream.semitones == 0
     given_f0_hz = np.full(300, 110.0, dtype=np.float32)
-    options = ConversionOptions(transpose="auto")
-    job = begin(
-        ArrayRecording(voice_like(48_000), 16_000),
-        pitch_policy_models(220.0),
-        options,
-        clock=StageClock(),
-        given_f0_hz=given_f0_hz,
-    )
+    request = tiny_request(median_hz=220.0, f0_hz=given_f0_hz, transpose="auto")
+    job = begin(ArrayRecording(voice_like(48_000), 16_000), request, MODELS, clock=StageClock())
     assert job.stream.semitones == 12
 
 
@@ -249,8 +237,8 @@ def test_silence_is_left_out_and_nothing_else(strategy: str) -> None:
     models = dataclasses.replace(MODELS, encoder=encoder, f0=f0)
 
     def run(*, split_silence: bool) -> tuple[FloatArray, Conversion, tuple[int, int]]:
-        options = ConversionOptions(strategy=strategy, split_silence=split_silence)
-        job = begin(ArrayRecording(samples, 16_000), models, options, clock=StageClock())
+        request = tiny_request(strategy=strategy, split_silence=split_silence)
+        job = begin(ArrayRecording(samples, 16_000), request, models, clock=StageClock())
         made = collect(job, CPU)
         asked = len(encoder.windows), len(f0.windows)
         encoder.windows.clear()
@@ -280,8 +268,8 @@ def test_silence_is_left_out_and_nothing_else(strategy: str) -> None:
 def test_a_silent_recording_asks_nothing_of_the_networks() -> None:
     encoder = FakeEncoder()
     models = dataclasses.replace(MODELS, encoder=encoder)
-    options = ConversionOptions(split_silence=True)
-    job = begin(ArrayRecording(np.zeros(90 * 16_000, np.float32), 16_000), models, options, clock=StageClock())
+    request = tiny_request(split_silence=True)
+    job = begin(ArrayRecording(np.zeros(90 * 16_000, np.float32), 16_000), request, models, clock=StageClock())
     sound = collect(job, CPU)
     assert len(sound) == 90 * 4000
     assert not sound.any()

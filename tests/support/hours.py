@@ -72,12 +72,11 @@ def convert(seconds: int) -> dict[str, float]:
     """Length, and lags at the start and the end of a conversion that is thrown away as it comes."""
     import torch
 
-    from menura.options import ConversionOptions
     from menura.pipeline.clock import StageClock
     from menura.pipeline.conversion import begin, convert_all
     from menura.system.device import peak_memory_mb
     from menura.types import AudioBlock
-    from support.tiny import FakeF0, tiny_models
+    from support.tiny import FakeF0, tiny_models, tiny_request
 
     recording = Bursts(seconds)
     models = dataclasses.replace(tiny_models(), f0=FakeF0(threshold=0.03))
@@ -91,8 +90,7 @@ def convert(seconds: int) -> dict[str, float]:
         return (source[:, 0, core[0] * hop : core[1] * hop] - silence).clamp(-level, level)
 
     net.decode_tiled = heard  # type: ignore[assignment, method-assign]
-    options = ConversionOptions(rms_mix_rate=0.9, noise_scale=0.0)
-    job = begin(recording, models, options, clock=StageClock())
+    job = begin(recording, tiny_request(rms_mix_rate=0.9, noise_scale=0.0), models, clock=StageClock())
     kept = COMPARED_S * VOICE_RATE
     start = end = np.zeros(0, dtype=np.float32)
     length = 0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from menura.loading.request import VoiceModels
+from menura.loading.loader import VoiceModels
+from menura.loading.request import Request
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
+from menura.options import ConversionOptions
+from menura.voices.library import VoiceEntry
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -132,4 +136,21 @@ def tiny_models(*, has_f0: bool = True) -> VoiceModels:
         encoder=FakeEncoder(),
         f0=FakeF0() if has_f0 else None,
         index=None,
+    )
+
+
+def tiny_request(
+    *, median_hz: float | None = None, f0_hz: FloatArray | None = None, has_f0: bool = True, **options: object
+) -> Request:
+    """A request for the tiny voice; its files don't exist."""
+    voice = VoiceEntry(
+        name="tiny", path=Path("tiny.pth"), index_path=None, builtin=False, source="", f0_median_hz=median_hz
+    )
+    return Request(
+        options=ConversionOptions(**options),  # type: ignore[arg-type]
+        voice=voice,
+        config=tiny_config(has_f0=has_f0),
+        content_path=Path("fake"),
+        f0_method="fake" if f0_hz is None else "file",
+        f0_hz=f0_hz,
     )

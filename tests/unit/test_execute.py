@@ -13,17 +13,16 @@ import pytest
 import torch
 
 from menura.errors import ResourceError
-from menura.options import ConversionOptions
 from menura.pipeline.budget import FrameBudget
 from menura.pipeline.clock import StageClock
 from menura.pipeline.conversion import Conversion, begin, convert_all
 from menura.pipeline.engine import StreamEnd
 from menura.pipeline.recording import ArrayRecording
 from menura.system.memory import is_out_of_memory, trim_heap
-from support.tiny import FakeEncoder, FakeF0, tiny_models
+from support.tiny import FakeEncoder, FakeF0, tiny_models, tiny_request
 
 if TYPE_CHECKING:
-    from menura.loading.request import VoiceModels
+    from menura.loading.loader import VoiceModels
     from menura.types import FloatArray
 
 FAILURES = [
@@ -41,7 +40,7 @@ def noise(seconds: float, seed: int) -> FloatArray:
 def results(models: VoiceModels, lengths_s: list[float]) -> list[FloatArray | Exception]:
     """Convert recordings together; for each its sound, or what ended it."""
     jobs: list[Conversion] = [
-        begin(ArrayRecording(noise(s, k), 16_000), models, ConversionOptions(), clock=StageClock(), stream_id=k)
+        begin(ArrayRecording(noise(s, k), 16_000), tiny_request(), models, clock=StageClock(), stream_id=k)
         for k, s in enumerate(lengths_s)
     ]
     parts: dict[int, list[FloatArray]] = {k: [np.zeros(0, np.float32)] for k in range(len(jobs))}

@@ -12,12 +12,8 @@ import pytest
 
 from menura.audio.encode import AudioWriter, remove_unfinished
 from menura.errors import EncodeError, ErrorDetails
-from menura.jobs.identity import request_identity
 from menura.jobs.journal import JOURNAL_NAME, FileStamp, Journal
-from menura.options import ConversionOptions
 from menura.types import FileResult, StageTimes, State
-from support.tiny import tiny_config
-from support.voicefiles import write_voice
 
 
 @pytest.fixture
@@ -182,39 +178,3 @@ def test_long_names_are_told_apart(tmp_path: Path) -> None:
         remove_unfinished([second])
         assert len(list(tmp_path.iterdir())) == 1
     assert first.exists()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_voice(tmp_path / "home" / "voices" / "tiny" / "voice.safetensors", tiny_config())
-    return tmp_path / "home"
-
-
-def test_a_request_is_its_options_and_files(home: Path, tmp_path: Path) -> None:
-    def identity(**options: object) -> str:
-        return request_identity(ConversionOptions(voice="tiny", f0="swift", **options), home)  # type: ignore[arg-type]
-
-    plain = identity()
-    assert identity() == plain
-    assert identity(transpose=1.0) != plain
-    assert identity(format="flac") != plain
-    curve, index = tmp_path / "f0.csv", tmp_path / "i.index"
-    curve.write_text("0,100\n")
-    index.write_bytes(b"index")
-    with_curve = identity(f0_file=curve)
-    assert with_curve != plain
-    curve.write_text("0,1000\n")
-    assert identity(f0_file=curve) != with_curve
-    assert identity(index=index) != plain
-    assert identity(index=index, index_rate=0.0) == identity(index_rate=0.0)
-    touch(home / "voices" / "tiny" / "voice.safetensors")
-    assert identity() != plain
-
-
-def test_what_is_missing_is_not_told_by_the_identity(home: Path) -> None:
-    for options in (
-        ConversionOptions(voice="tiny", f0="rmvpe"),
-        ConversionOptions(voice="tiny", f0_file=home / "none.csv"),
-        ConversionOptions(voice="tiny", index=home / "none.index"),
-    ):
-        assert request_identity(options, home)

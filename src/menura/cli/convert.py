@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,7 +32,9 @@ from menura.errors import MenuraError
 from menura.options import FORMATS, BatchOptions, ConversionOptions, EngineOptions
 from menura.types import FileResult, Place, RunReport, State, Url
 from menura.voices.assets import home_folder
-from menura.voices.library import find_voice
+
+if TYPE_CHECKING:
+    from menura.loading import Request
 
 _STDIN_LABEL = "standard input"
 
@@ -185,8 +187,9 @@ class Run:
         """Convert; what is wrong with the request as a whole is raised, what is wrong with a recording reported."""
         if not self.jobs:
             return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
-        # A misspelt name is told before torch is loaded.
-        find_voice(self.options.voice, home_folder(self.engine.home))
+        from menura.loading import resolve
+
+        request = resolve(self.options, home_folder(self.engine.home))
         with contextlib.ExitStack() as stack, contextlib.closing(progress):
             pairs: list[tuple[Place, Place]] = []
             stdin_path = None
@@ -195,18 +198,18 @@ class Run:
                 if str(source) == STANDARD:
                     source = stdin_path = stack.enter_context(_spooled_stdin())
                 pairs.append((source, job.output))
-            report = self._converted(pairs, progress)
+            report = self._converted(pairs, request, progress)
         if stdin_path is None:
             return report
         return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
 
-    def _converted(self, pairs: Sequence[tuple[Place, Place]], progress: ProgressLine) -> RunReport:
+    def _converted(self, pairs: Sequence[tuple[Place, Place]], request: Request, progress: ProgressLine) -> RunReport:
         from menura.jobs.batch import convert_pairs, convert_resumably
 
         if self.folder is None:
-            return convert_pairs(pairs, self.options, self.engine, self.batch, on_progress=progress)
+            return convert_pairs(pairs, request, self.engine, self.batch, on_progress=progress)
         return convert_resumably(
-            pairs, self.options, self.engine, folder=self.folder, batch=self.batch, on_progress=progress
+            pairs, request, self.engine, folder=self.folder, batch=self.batch, on_progress=progress
         )
 
 

@@ -20,19 +20,20 @@ from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
 from menura.types import Explanation, Place, Url
 from menura.voices.assets import home_folder
-from menura.voices.library import find_voice
 
 if TYPE_CHECKING:
     from menura.converter import Converter
+    from menura.loading import Request
 
 
 def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOptions, *, as_json: bool) -> int:
     """Tell of every input; the exit code is 0 only if all of them could be converted so."""
-    find_voice(options.voice, home_folder(engine.home))  # a misspelt name is told before torch is loaded
     from menura.converter import Converter
+    from menura.loading import resolve
 
+    request = resolve(options, home_folder(engine.home))
     converter = Converter(engine)
-    told = [_explanation(converter, item.path, options) for item in found.items]
+    told = [_explanation(converter, item.path, request) for item in found.items]
     told += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
     if as_json:
         files = [dataclasses.asdict(explanation) for explanation in told]
@@ -43,10 +44,10 @@ def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOpti
     return 0 if all(explanation.refusal is None for explanation in told) else 1
 
 
-def _explanation(converter: Converter, path: Place, options: ConversionOptions) -> Explanation:
+def _explanation(converter: Converter, path: Place, request: Request) -> Explanation:
     try:
         with _readable(path) as source:
-            return dataclasses.replace(converter.explain(source, options), input=str(path))
+            return dataclasses.replace(converter.explain(source, request), input=str(path))
     except MenuraError as error:
         return Explanation(input=str(path), refusal=error.details)
 

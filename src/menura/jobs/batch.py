@@ -6,18 +6,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from menura.jobs.identity import request_identity
 from menura.jobs.journal import FileStamp, Journal
 from menura.jobs.processes import process_count
-from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.loading.request import Request
+from menura.options import BatchOptions, EngineOptions
 from menura.types import FileResult, Place, Progress, RunReport
-from menura.voices.assets import home_folder
-from menura.voices.library import find_voice
 
 
 def convert_resumably(
     pairs: Sequence[tuple[Place, Place]],
-    options: ConversionOptions,
+    request: Request,
     engine: EngineOptions,
     *,
     folder: Place,
@@ -28,7 +26,7 @@ def convert_resumably(
 
     Args:
         pairs: (input, output), all outputs below the folder.
-        options: what is asked for, the same for all.
+        request: what is asked for, the same for all.
         engine: what the process runs with. It is started only if something is missing.
         folder: the output folder; its journal is kept there.
         batch: `force` converts all, finished or not; who shares the missing ones.
@@ -37,12 +35,12 @@ def convert_resumably(
     Raises:
         MenuraError: the request as a whole can't be carried out, or the folder can't be written.
     """
-    request = request_identity(options, home_folder(engine.home))
+    identity = request.identity
     stamps = [FileStamp.of(source) for source, _ in pairs]
     with Journal(folder, [output for _, output in pairs]) as journal:
         results: dict[int, FileResult] = {}
         for number, (source, output) in enumerate(pairs):
-            done = None if batch.force else journal.finished(stamps[number], output, request)
+            done = None if batch.force else journal.finished(stamps[number], output, identity)
             if done is not None:
                 results[number] = dataclasses.replace(done, input=str(source))
         missing = [number for number in range(len(pairs)) if number not in results]
@@ -50,11 +48,11 @@ def convert_resumably(
             return RunReport(files=tuple(results.values()), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
         report = convert_pairs(
             [pairs[number] for number in missing],
-            options,
+            request,
             engine,
             batch,
             on_progress=on_progress,
-            on_result=lambda place, result: journal.record(stamps[missing[place]], result, request),
+            on_result=lambda place, result: journal.record(stamps[missing[place]], result, identity),
         )
     results |= dict(zip(missing, report.files, strict=True))
     return dataclasses.replace(report, files=tuple(results[number] for number in range(len(pairs))))
@@ -62,7 +60,7 @@ def convert_resumably(
 
 def convert_pairs(
     pairs: Sequence[tuple[Place, Place]],
-    options: ConversionOptions,
+    request: Request,
     engine: EngineOptions,
     batch: BatchOptions,
     *,
@@ -73,7 +71,7 @@ def convert_pairs(
 
     Args:
         pairs: (input, output).
-        options: what is asked for, the same for all.
+        request: what is asked for, the same for all.
         engine: what each process runs with.
         batch: `workers` and `ray` decide; without them `process_count` does.
         on_progress: called after every block.
@@ -87,24 +85,23 @@ def convert_pairs(
 
         return convert_on_cluster(
             pairs,
-            options,
+            request,
             engine,
             address=batch.ray,
             workers=batch.workers,
             on_progress=on_progress,
             on_result=on_result,
         )
-    builtin = find_voice(options.voice, home_folder(engine.home)).builtin
-    workers = process_count([source for source, _ in pairs], engine, batch, builtin=builtin)
+    workers = process_count([source for source, _ in pairs], engine, batch, builtin=request.voice.builtin)
     local = [(source, output) for source, output in pairs if isinstance(source, Path) and isinstance(output, Path)]
     if workers > 1 or len(local) < len(pairs):  # what is remote is fetched by workers
         from menura.jobs.processes import convert_with_workers
 
         return convert_with_workers(
-            pairs, options, engine, workers=workers, on_progress=on_progress, on_result=on_result
+            pairs, request, engine, workers=workers, on_progress=on_progress, on_result=on_result
         )
     from menura.converter import Converter
 
     converter = Converter(engine)
-    converter.preload(options)
-    return converter.convert_files(local, options, on_progress=on_progress, on_result=on_result)
+    converter.preload(request)
+    return converter.convert_files(local, request, on_progress=on_progress, on_result=on_result)

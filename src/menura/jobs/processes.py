@@ -17,7 +17,8 @@ from multiprocessing.context import SpawnProcess
 from menura.audio.remote import size_bytes
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Message, Task, serve
-from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.loading.request import Asked
+from menura.options import BatchOptions, EngineOptions
 from menura.system.device import cuda_devices, physical_cores
 from menura.system.memory import available_memory_bytes
 from menura.system.processes import deaf_to_interrupts
@@ -66,7 +67,7 @@ def process_count(sources: Sequence[Place], engine: EngineOptions, batch: BatchO
 
 def convert_with_workers(
     pairs: Sequence[tuple[Place, Place]],
-    options: ConversionOptions,
+    request: Asked,
     engine: EngineOptions,
     *,
     workers: int,
@@ -77,7 +78,7 @@ def convert_with_workers(
 
     Args:
         pairs: (input, output).
-        options: what is asked for, the same for all.
+        request: what is asked for, the same for all.
         engine: what each process runs with; without a number of threads the cores are divided among them. Several CUDA
             devices are taken in turn.
         workers: how many processes.
@@ -91,7 +92,7 @@ def convert_with_workers(
         MenuraError: the request as a whole can't be carried out.
     """
     threads = engine.threads or max(1, physical_cores() // workers)
-    backend = Processes(options, dataclasses.replace(engine, threads=threads))
+    backend = Processes(request, dataclasses.replace(engine, threads=threads))
     return convert_shared(pairs, backend, workers=workers, on_progress=on_progress, on_result=on_result)
 
 
@@ -123,14 +124,14 @@ class Processes:
     """Spawned processes; each ends with its parent.
 
     Args:
-        options: what is asked for.
+        request: what is asked for.
         engine: what each process runs with.
     """
 
     stays_for_loading = True
 
-    def __init__(self, options: ConversionOptions, engine: EngineOptions) -> None:
-        self._options, self._engine = options, engine
+    def __init__(self, request: Asked, engine: EngineOptions) -> None:
+        self._request, self._engine = request, engine
 
     def start(self, number: int) -> Link:
         """See Backend."""
@@ -138,7 +139,7 @@ class Processes:
         pipe, theirs = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(theirs, self._options, self._engine, number),
+            args=(theirs, self._request, self._engine, number),
             name=f"menura-worker-{number}",
             daemon=True,
         )
@@ -177,13 +178,13 @@ def _own(links: Sequence[Link]) -> list[_ProcessLink]:
     return [link for link in links if isinstance(link, _ProcessLink)]
 
 
-def _work(pipe: Connection, options: ConversionOptions, engine: EngineOptions, number: int) -> None:
+def _work(pipe: Connection, request: Asked, engine: EngineOptions, number: int) -> None:
     """A worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     threading.Thread(target=_end_with_parent, name="menura-parent", daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
-        serve(pipe, options, dataclasses.replace(engine, device=_device(engine.device, number)))
+        serve(pipe, request, dataclasses.replace(engine, device=_device(engine.device, number)))
 
 
 def _end_with_parent() -> None:

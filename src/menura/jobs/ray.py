@@ -24,6 +24,7 @@ from typing import Any
 from menura.errors import OptionError, ResourceError
 from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Farewell, Finished, Message, Ready, Refused, Task, serve
+from menura.loading.request import Asked, Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.device import physical_cores
 from menura.types import FileResult, Place, Progress, RunReport
@@ -44,7 +45,7 @@ _SLICE_S = 0.5
 
 def convert_on_cluster(
     pairs: Sequence[tuple[Place, Place]],
-    options: ConversionOptions,
+    asked: Asked,
     engine: EngineOptions,
     *,
     address: str,
@@ -56,7 +57,7 @@ def convert_on_cluster(
 
     Args:
         pairs: (input, output), reachable from all machines.
-        options: what is asked for, the same for all.
+        asked: what is asked for, the same for all; each machine resolves the options in its own data folder.
         engine: what each actor runs with.
         address: HOST:PORT, `local` (a cluster of its own on this machine), or `auto` ($RAY_ADDRESS, else `local`).
         workers: how many actors; by default as many as the cluster has room for.
@@ -78,7 +79,8 @@ def convert_on_cluster(
         ]
         share = share_cluster(nodes, engine, workers)
         engine = dataclasses.replace(engine, device=share.device, threads=share.threads, home=_home(engine))
-        backend = Actors(cluster, _absolute(options), engine, gpus=share.gpus)
+        options = _absolute(asked.options if isinstance(asked, Request) else asked)
+        backend = Actors(cluster, options, engine, gpus=share.gpus)
         return convert_shared(pairs, backend, workers=share.workers, on_progress=on_progress, on_result=on_result)
 
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 from menura import __version__
 from menura.audio.remote import fetched, publish
 from menura.errors import MenuraError, details_of
-from menura.options import ConversionOptions, EngineOptions
+from menura.loading.request import Asked, Request
+from menura.options import EngineOptions
 from menura.types import FileResult, Place, Progress, State, Url
 
 if TYPE_CHECKING:
@@ -90,33 +91,32 @@ class Channel(Protocol):
         ...
 
 
-def serve(channel: Channel, options: ConversionOptions, engine: EngineOptions) -> None:
+def serve(channel: Channel, asked: Asked, engine: EngineOptions) -> None:
     """Convert what comes until there is nothing more.
 
     Args:
         channel: to the scheduler.
-        options: what is asked for, the same for all files.
+        asked: what is asked for, the same for all files; options are resolved on this machine.
         engine: what the process runs with.
     """
     try:
         from menura.converter import Converter
 
         converter = Converter(engine)
-        converter.preload(options)
+        request = converter.resolve(asked)
+        converter.preload(request)
     except MenuraError as error:
         channel.send(Refused(error=error))
         return
     channel.send(Ready(version=__version__, host=platform.node(), process=os.getpid()))
     while (task := channel.recv()) is not None:
-        result = _convert(converter, task, options, lambda progress: channel.send(_advanced(progress)))
+        result = _convert(converter, task, request, lambda progress: channel.send(_advanced(progress)))
         channel.send(Finished(result=result))
-    last = converter.convert_files([], options)
+    last = converter.convert_files([], request)
     channel.send(Farewell(model_loads=last.model_loads, peak_memory_mb=last.peak_memory_mb))
 
 
-def _convert(
-    converter: Converter, task: Task, options: ConversionOptions, on_progress: Callable[[Progress], None]
-) -> FileResult:
+def _convert(converter: Converter, task: Task, request: Request, on_progress: Callable[[Progress], None]) -> FileResult:
     """Convert a file; what is remote is fetched before and put there afterwards."""
     with contextlib.ExitStack() as stack:
         source, output = task.source, task.output
@@ -126,7 +126,7 @@ def _convert(
                 made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-"))) / output.name
             else:
                 made = output
-            (result,) = converter.convert_files([(local, made)], options, on_progress=on_progress).files
+            (result,) = converter.convert_files([(local, made)], request, on_progress=on_progress).files
             if isinstance(output, Url) and result.output is not None:
                 publish(made, output)
         except (MenuraError, OSError) as error:

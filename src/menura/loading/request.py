@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
 from menura import __version__
 from menura.loading.pool import ModelKey
@@ -79,3 +79,7 @@ class Request:
             "options": {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _REPLACED},
         }
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+
+Asked: TypeAlias = Union["ConversionOptions", Request]
+"""Options, or what `resolve` made of them."""
