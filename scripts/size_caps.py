@@ -10,7 +10,7 @@ from pathlib import Path
 FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
-FOLDERS = ("src", "tests", "scripts", "recipes")
+FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -1,4 +1,4 @@
-"""`menura bench` with a starter voice: a short suite, beside another program."""
+"""`menura bench` with a starter voice: a short suite; and another program in turn with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import compare
 from menura.cli.main import run
 
 COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)"
@@ -19,8 +20,7 @@ def test_a_quick_suite_as_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MENURA_HOME", str(tmp_path))
-    other = f"{sys.executable} -c {shlex.quote(COPY)} {{in_dir}} {{out_dir}}"
-    arguments = ["bench", "--quick", "--suite", "batch12", "--threads", "1", "--json", "--compare", other]
+    arguments = ["bench", "--quick", "--suite", "batch12", "--threads", "1", "--json"]
     assert run(arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"batch12", "about"}
@@ -37,12 +37,15 @@ def test_a_quick_suite_as_one_document(
         assert 100 < figures["peak_mb"] < 4000
     assert suite["cold"]["wall_s"] > suite["wall_s"]
     assert sum(suite["stages"].values()) > 0
-    (comparison,) = suite["compare"]
-    assert (comparison["failures"], comparison["audio_s"], comparison["starts"]) == ([], 6, 1)
-    assert 0 < comparison["times_menura"] < 1
     assert (about["voice"], about["quick"], about["threads"]) == ("wren", True, 1)
     assert about["packages"]["torch"]
     assert about["kernels"]
+
+    other = f"{sys.executable} -c {shlex.quote(COPY)} {{in_dir}} {{out_dir}}"
+    assert compare.main([other, "--quick", "--threads", "1", "--json", str(tmp_path / "compared.json")]) == 0
+    (comparison,) = json.loads((tmp_path / "compared.json").read_text())
+    assert (comparison["failures"], comparison["audio_s"], comparison["starts"]) == ([], 6, 1)
+    assert 0 < comparison["times_menura"] < 1
 
     assert len(list((tmp_path / "cache" / "bench" / "inputs" / "3x2s").glob("*.wav"))) == 3
     assert run(["assets", "clean"]) == 0

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 import torch
 
-from menura.bench.recipe import signed_uniform
+from benchmarks.recipe import signed_uniform
 from support.recipe import load_manifest
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from menura.bench.recipe import signed_uniform
+from benchmarks.recipe import signed_uniform
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "conformance" / "manifests"
 TYPES = {"float16": torch.float16, "float32": torch.float32, "int64": torch.int64}

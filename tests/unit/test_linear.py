@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.bench.full_size import contentvec_weights
+from benchmarks.full_size import contentvec_weights
 from menura.errors import OptionError
 from menura.kernels import linear as subject
 from menura.kernels.library import kernels

@@ -47,8 +47,8 @@ class Machine:
     """Which library computes linear layers, and why."""
 
 
-def machine(device: torch.device, threads: int) -> Machine:
-    """This process's."""
+def this_machine(device: torch.device, threads: int) -> Machine:
+    """What this process runs on."""
     return Machine(
         menura=__version__,
         commit=commit(_PACKAGE),

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import multiprocessing
-import os
 import platform
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -21,7 +16,7 @@ from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
 from menura.system.device import cuda_devices, physical_cores
 from menura.system.memory import available_memory_bytes
-from menura.system.processes import deaf_to_interrupts
+from menura.system.processes import spawn
 from menura.types import FileResult, Place, Progress, RunReport
 
 _END_S = 20.0
@@ -134,18 +129,7 @@ class Processes:
         self._request, self._engine = request, engine
 
     def start(self, number: int) -> Link:
-        """See Backend."""
-        context = multiprocessing.get_context("spawn")  # a forked child could hang on a lock of a thread it lacks
-        pipe, theirs = context.Pipe()
-        process = context.Process(
-            target=_work,
-            args=(theirs, self._request, self._engine, number),
-            name=f"menura-worker-{number}",
-            daemon=True,
-        )
-        with deaf_to_interrupts():
-            process.start()
-        theirs.close()
+        process, pipe = spawn(_work, self._request, self._engine, number, name=f"menura-worker-{number}")
         return _ProcessLink(process, pipe)
 
     def heard(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
@@ -179,19 +163,7 @@ def _own(links: Sequence[Link]) -> list[_ProcessLink]:
 
 
 def _work(pipe: Connection, request: Asked, engine: EngineOptions, number: int) -> None:
-    """A worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
-    threading.Thread(target=_end_with_parent, name="menura-parent", daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
-        serve(pipe, request, dataclasses.replace(engine, device=_device(engine.device, number)))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    serve(pipe, request, dataclasses.replace(engine, device=_device(engine.device, number)))
 
 
 def _device(name: str, number: int) -> str:

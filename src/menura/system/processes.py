@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
-from contextlib import contextmanager
+import sys
+import threading
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, TypeVar
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -31,6 +38,43 @@ def deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnProcess, Connection]:
+    """Start a process that leaves Ctrl-C to this one, and that ends with it, however this one ends.
+
+    SIGTERM raises SystemExit there, so that what is half-written is removed. A closed pipe ends it quietly.
+
+    Args:
+        work: a module's function, called there with its end of the pipe and the arguments.
+        arguments: what can be pickled.
+        name: of the process.
+
+    Returns:
+        The process, and this end of the pipe.
+    """
+    context = multiprocessing.get_context("spawn")  # a forked child could hang on a lock of a thread it lacks
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_spawned, args=(work, theirs, arguments), name=name, daemon=True)
+    with deaf_to_interrupts():
+        process.start()
+    theirs.close()
+    return process, pipe
+
+
+def _spawned(work: Callable[..., None], pipe: Connection, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    threading.Thread(target=_end_with_parent, name="menura-parent", daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
+        work(pipe, *arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Interruptible:

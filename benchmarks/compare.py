@@ -1,22 +1,34 @@
-"""Another program, run on the same recordings in turn with Menura."""
+"""Another program on the same recordings in turn with Menura, both from process start to end.
+
+python -m benchmarks.compare 'other-converter --model voice.pth --input {in} --output {out}' --voice voice.pth
+python -m benchmarks.compare './batch.sh {in_dir} {out_dir}' --suite five-minutes --rounds 3
+"""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 import re
 import shlex
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from menura.bench.inputs import Recordings
-from menura.bench.process import Timed, timed
+from menura.bench.recordings import Recordings
+from menura.bench.suites import SUITES, convert_command
+from menura.bench.timing import Timed, timed
+from menura.cli.bench_tables import aligned
 from menura.errors import MenuraError, OptionError
+from menura.options import ConversionOptions, EngineOptions
+from menura.voices.assets import bench_folder, home_folder
 
 IN, OUT, IN_FOLDER, OUT_FOLDER = "{in}", "{out}", "{in_dir}", "{out_dir}"
 _SHELL_WORDS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1", "&>"}
-_TOLD_CHARACTERS = 300
+_MOST_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +59,28 @@ def parse_program(command: str) -> Program:
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
-        raise OptionError(f"compare: {command!r} can't be split into words ({error}); check its quotes.") from None
+        raise OptionError(None, f"{command!r} can't be split into words ({error})", "Check its quotes") from None
     files, folders = (
         tuple(any(place in word for word in words) for place in places)
         for places in ((IN, OUT), (IN_FOLDER, OUT_FOLDER))
     )
     if any(files) == any(folders) or not (all(files) or all(folders)):
         raise OptionError(
-            f"compare: the command needs {IN} and {OUT} (started once for every recording), or {IN_FOLDER} and "
-            f"{OUT_FOLDER} (started once for a folder of them)."
+            None,
+            f"the command needs {IN} and {OUT} (started once for every recording), or {IN_FOLDER} and {OUT_FOLDER} "
+            "(started once for a folder of them)",
         )
     shell = next((word for word in words if word in _SHELL_WORDS), None)
     if shell is not None:
-        raise OptionError(f"compare: '{shell}' means something to a shell only, and none is used; write a script.")
+        raise OptionError(None, f"'{shell}' means something to a shell only, and none is used", "Write a script")
     if shutil.which(words[0]) is None:
-        raise OptionError(f"compare: there is no program '{words[0]}' that can be run; check its path.")
+        raise OptionError(words[0], "no such program")
     return Program(words=words, folders=all(folders))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A start of the other program that gave nothing."""
+    """A start of the other program that failed."""
 
     input: str
     exit_code: int
@@ -118,7 +131,7 @@ def compare(program: Program, menura: Program, recordings: Recordings, rounds: i
         for source in sources:
             own, problem = _run(menura, source, recordings)
             if problem is not None:
-                raise MenuraError(f"{source}: Menura itself failed: {problem}")
+                raise MenuraError(source, f"Menura itself failed: {problem}")
             other, problem = _run(program, source, recordings)
             if problem is not None:
                 failures[source] = Failure(input=str(source), exit_code=other.exit_code, error=problem)
@@ -145,9 +158,9 @@ def _run(program: Program, source: Path, recordings: Recordings) -> tuple[Timed,
         made = sum(path.is_file() and path.stat().st_size > 0 for path in Path(folder).rglob("[!.]*"))
     wanted = len(recordings.paths) if program.folders else 1
     if took.exit_code != 0:
-        return took, (took.last_words or "it said nothing on standard error")[:_TOLD_CHARACTERS]
+        return took, (took.last_line or "nothing on standard error")[:_MOST_CHARACTERS]
     if made < wanted:
-        return took, f"it ended well, but wrote {made} of {wanted} file{'s' * (wanted > 1)}"
+        return took, f"exit code 0, but {made} of {wanted} files written"
     return took, None
 
 
@@ -157,3 +170,62 @@ def _best_s(taken: dict[Path, list[Timed]], sources: Sequence[Path]) -> float:
 
 def _peak_mb(taken: dict[Path, list[Timed]]) -> float:
     return max(run.peak_mb for runs in taken.values() for run in runs)
+
+
+def menura_program(options: ConversionOptions, engine: EngineOptions, *, folders: bool) -> Program:
+    """Menura itself, taking recordings as the other program does."""
+    source, output = (IN_FOLDER, OUT_FOLDER) if folders else (IN, OUT)
+    return Program(words=tuple(convert_command([source], output, options, engine)), folders=folders)
+
+
+def tables(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """One row for each length."""
+    header = ("in turn", "audio s", "other, s", "menura, s", "times", "other, MB", "menura, MB", "failed")
+    yield from aligned([header, *map(_row, comparisons)])
+
+
+def _row(each: Comparison) -> Sequence[str]:
+    return (
+        f"{each.starts} starts",
+        f"{each.audio_s:.1f}",
+        f"{each.wall_s:.2f}",
+        f"{each.menura_wall_s:.2f}",
+        "" if each.times_menura is None else f"{each.times_menura:.2f}",
+        f"{each.peak_mb:.0f}",
+        f"{each.menura_peak_mb:.0f}",
+        str(len(each.failures)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a start of the other program failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", help="with {in} and {out}, or {in_dir} and {out_dir}; no shell is used")
+    parser.add_argument("--suite", choices=tuple(SUITES), default="batch12", help="what to convert")
+    parser.add_argument("--quick", action="store_true", help="much shorter inputs, to check that everything runs")
+    parser.add_argument("--rounds", type=int, default=1, help="the best of each start counts")
+    parser.add_argument("--voice", default=ConversionOptions().voice)
+    parser.add_argument("--index", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON as well")
+    given = parser.parse_args(arguments)
+    program = parse_program(given.command)
+    options = ConversionOptions(voice=given.voice, index=given.index)
+    engine = EngineOptions(device=given.device, threads=given.threads, home=given.home)
+    menura = menura_program(options, engine, folders=program.folders)
+    sounds = SUITES[given.suite].recordings(bench_folder(home_folder(given.home)), quick=given.quick)
+    found = [compare(program, menura, sound, given.rounds) for sound in sounds]
+    print("\n".join(tables(found)))
+    if given.json is not None:
+        fields = [{**dataclasses.asdict(each), "times_menura": each.times_menura} for each in found]
+        given.json.write_text(json.dumps(fields, indent=2), encoding="utf-8")
+    failures = [failure for each in found for failure in each.failures]
+    for failure in failures:
+        print(f"{failure.input}: exit code {failure.exit_code}: {failure.error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,29 +1,38 @@
-"""The decoder alone, and then the other networks, by every means there is, in turn in one process."""
+"""The decoder alone, and then the other networks, by every means there is, in turn in one process.
+
+python -m benchmarks.kernels [--threads N ...] [--voice FILE] [--rounds N] [--quick] [--json FILE]
+"""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from menura.bench.full_size import full_size_voice
-from menura.bench.layers import CHANNELS_LAST, EAGER, LayerRow, measure_layers
-from menura.bench.machine import Machine, machine
-from menura.bench.measure import sgemm_gflops
-from menura.bench.networks import ONEDNN, TORCH, AnalysisSizes, NetworkRow, Turns, measure_networks
-from menura.bench.onnx import ONNX, decoder_session, export_decoder, why_not
-from menura.bench.turns import take_turns
+from benchmarks.full_size import full_size_voice
+from benchmarks.layers import CHANNELS_LAST, EAGER, LayerRow, measure_layers
+from benchmarks.networks import ONEDNN, TORCH, AnalysisSizes, NetworkRow, Turns, measure_networks
+from benchmarks.onnx import ONNX, decoder_session, export_decoder, why_not
+from benchmarks.turns import take_turns
+from menura.bench.conversion import sgemm_gflops
+from menura.bench.machine import Machine, this_machine
 from menura.checkpoints.rvc import LoadedVoice, load_voice
 from menura.checkpoints.voice import build_synthesizer
+from menura.cli.bench_tables import about_lines, aligned
 from menura.kernels import linear
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
 from menura.kernels.selftest import kernels_in_words, trusted_kernels
 from menura.models.synthesizer import Synthesizer
 from menura.models.vocoders import HifiGanBase
+from menura.system.device import physical_cores
 from menura.units import FRAME_RATE_HZ
 
 CONTEXT_FRAMES = 20
@@ -136,7 +145,7 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
     turns = Turns(threads=request.threads, seconds=request.seconds, rounds=request.rounds)
     networks = measure_networks({TORCH: network} | compiled, request.sizes, libraries, turns)
     return KernelAnswer(
-        machine=machine(_CPU, max(request.threads)),
+        machine=this_machine(_CPU, max(request.threads)),
         decoder_of="full-size v2 40k, seeded weights" if request.voice is None else str(request.voice),
         seconds=request.seconds,
         rounds=request.rounds,
@@ -254,3 +263,93 @@ def _decoder_rows(
         )
         for name, took in taken.items()
     ]
+
+
+def tables(answer: KernelAnswer) -> Iterator[str]:
+    """What was measured, as lines."""
+    document = dataclasses.asdict(answer)
+    yield from about_lines(document["machine"])
+    yield from _decoder(document)
+    yield from _networks(document["networks"])
+
+
+def _decoder(kernels: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield f"decoder of {kernels['decoder_of']}; {kernels['seconds']:g} s, best of {kernels['rounds']}"
+    speeds = ", ".join(
+        f"{speed:.0f} with {threads} thread{'s' * (int(threads) > 1)}"
+        for threads, speed in kernels["sgemm_gflops"].items()
+    )
+    yield f"sgemm GFLOP/s: {speeds}"
+    for line in kernels["missing"]:
+        yield f"not measured: {line}"
+    yield ""
+    header = ("variant", "threads", "best ms per s", "median", "times eager", "busy cores", "largest error")
+    yield from aligned([header, *(_decoder_row(row) for row in kernels["decoder"])])
+    layers = kernels["layers"]
+    if layers:
+        variants = list(layers[0]["best_ms"])
+        yield ""
+        header = ("layer, ms per audio s", "threads", "GFLOP", *variants)
+        yield from aligned([header, *(_layer_row(row) for row in layers)])
+
+
+def _decoder_row(row: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        row["variant"],
+        str(row["threads"]),
+        f"{row['best_ms']:.1f}",
+        f"{row['median_ms']:.1f}",
+        f"{row['times_eager']:.2f}",
+        f"{row['busy_cores']:.2f}",
+        f"{row['largest_error']:.1e}",
+    )
+
+
+def _layer_row(row: Mapping[str, Any]) -> Sequence[str]:
+    eager = next(iter(row["best_ms"].values()))
+    times = [f"{ms:.2f} ({eager / ms:.1f}x)" for ms in row["best_ms"].values()]
+    return (row["layer"], str(row["threads"]), f"{row['gflop']:.2f}", *times)
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield ""
+    header = ("network", "variant", "threads", "best ms per s", "of torch's", "largest difference")
+    yield from aligned([header, *(_network_row(row) for row in rows)])
+
+
+def _network_row(row: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        row["network"],
+        row["variant"],
+        str(row["threads"]),
+        f"{row['best_ms']:.2f}",
+        f"{row['of_torch']:.2f}",
+        f"{row['largest_difference']:.1e}",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1, and the physical cores")
+    parser.add_argument("--voice", type=Path, help="weights; default: a full-size v2 40k voice of seeded ones")
+    parser.add_argument("--rounds", type=int, help="default: 5")
+    parser.add_argument("--quick", action="store_true", help="half a second of sound in 2 rounds instead of 4 s in 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON as well")
+    given = parser.parse_args(arguments)
+    answer = measure_kernels(
+        KernelRequest(
+            threads=tuple(given.threads or sorted({1, physical_cores()})),
+            seconds=0.5 if given.quick else 4.0,
+            rounds=given.rounds or (2 if given.quick else 5),
+            voice=given.voice,
+        )
+    )
+    print("\n".join(tables(answer)))
+    if given.json is not None:
+        given.json.write_text(json.dumps(dataclasses.asdict(answer), indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.bench.full_size import contentvec_weights, rmvpe_weights
-from menura.bench.onnx import ONNX, layers_session
-from menura.bench.turns import take_turns
+from benchmarks.full_size import contentvec_weights, rmvpe_weights
+from benchmarks.onnx import ONNX, layers_session
+from benchmarks.turns import take_turns
 from menura.content.contentvec import ContentVec
 from menura.f0.rmvpe import threads_that_gain
 from menura.kernels import linear

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from menura.bench.figures import Measurement
-from menura.bench.machine import Machine, machine
+from menura.bench.machine import Machine, this_machine
+from menura.bench.measurement import Measurement
 from menura.converter import Converter
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import FileResult, RunReport, StageTimes
+from menura.types import RunReport, StageTimes
 
 _SGEMM_SIZE = 2048
 _SGEMM_RUNS = 10
@@ -24,7 +24,7 @@ _AGAIN_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureRequest:
+class ConversionRequest:
     """What to measure."""
 
     paths: tuple[Path, ...]
@@ -35,7 +35,7 @@ class MeasureRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureAnswer:
+class ConversionAnswer:
     """What was measured."""
 
     loaded: Measurement
@@ -45,7 +45,7 @@ class MeasureAnswer:
     machine: Machine
 
 
-def measure(request: MeasureRequest) -> MeasureAnswer:
+def measure_conversion(request: ConversionRequest) -> ConversionAnswer:
     """Load what is needed, then convert and time.
 
     Raises:
@@ -62,17 +62,16 @@ def measure(request: MeasureRequest) -> MeasureAnswer:
         ]
     sgemm = max(before, sgemm_gflops(converter.device))
     again = min(runs, key=lambda run: run.wall_s, default=None)
-    return MeasureAnswer(
+    return ConversionAnswer(
         loaded=dataclasses.replace(loaded, sgemm_gflops=sgemm),
         again=None if again is None else dataclasses.replace(again, sgemm_gflops=sgemm),
-        machine=machine(converter.device, torch.get_num_threads()),
+        machine=this_machine(converter.device, torch.get_num_threads()),
     )
 
 
 def _converted(converter: Converter, paths: Sequence[Path], options: ConversionOptions, folder: Path) -> Measurement:
-    items = [(path, folder / path.name) for path in paths]
     cpu_s = time.process_time()
-    report = converter.convert_files(items, options)
+    report = converter.convert_files([(path, folder / path.name) for path in paths], options)
     return measurement_of(report, cpu_s=time.process_time() - cpu_s)
 
 
@@ -84,6 +83,7 @@ def measurement_of(report: RunReport, *, cpu_s: float) -> Measurement:
     """
     if report.failed:
         raise MenuraError(report.failed[0].input, str(report.failed[0].error))
+    names = [f.name for f in dataclasses.fields(StageTimes)]
     return Measurement(
         wall_s=report.wall_s,
         audio_s=sum(file.audio_s for file in report.files),
@@ -91,13 +91,8 @@ def measurement_of(report: RunReport, *, cpu_s: float) -> Measurement:
         sgemm_gflops=0.0,
         peak_mb=report.peak_memory_mb,
         busy_cores=cpu_s / report.wall_s,
-        stages=_summed(report.files),
+        stages=StageTimes(**{name: sum(getattr(file.stages, name) for file in report.files) for name in names}),
     )
-
-
-def _summed(files: Sequence[FileResult]) -> StageTimes:
-    names = [f.name for f in dataclasses.fields(StageTimes)]
-    return StageTimes(**{name: sum(getattr(file.stages, name) for file in files) for name in names})
 
 
 def sgemm_gflops(device: torch.device) -> float:
@@ -105,8 +100,8 @@ def sgemm_gflops(device: torch.device) -> float:
     a, b = (torch.randn(_SGEMM_SIZE, _SGEMM_SIZE, device=device) for _ in range(2))
     best_s = float("inf")
     for _ in range(_SGEMM_RUNS):
-        begun = time.perf_counter()
+        start_s = time.perf_counter()
         product = torch.mm(a, b)
         product[0, 0].item()  # on a GPU: wait for it
-        best_s = min(best_s, time.perf_counter() - begun)
+        best_s = min(best_s, time.perf_counter() - start_s)
     return 2 * _SGEMM_SIZE**3 / best_s / 1e9

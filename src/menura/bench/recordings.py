@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+from menura.system.files import replacing
 
 CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo" / "librivox_0870.flac"
 _SINGLE_SEED = 99
@@ -25,46 +25,29 @@ class Recordings:
 
 
 def recordings(count: int, seconds: float, cache: Path) -> Recordings:
-    """That many recordings of that length: 16 kHz, 16 bits; made once.
-
-    Args:
-        count: how many, all different.
-        seconds: how long each is.
-        cache: the benchmark's folder.
+    """That many recordings of that length, all different: 16 kHz, 16 bits; made once.
 
     Raises:
-        OSError: they can't be written.
+        ResourceError: they can't be written.
     """
     folder = cache / "inputs" / f"{count}x{seconds:g}s"
     seeds = range(count) if count > 1 else (_SINGLE_SEED,)
     paths = tuple(folder / f"{number:02}.wav" for number in range(count))
     for path, seed in zip(paths, seeds, strict=True):
         if not path.exists():
-            _write(path, seconds, seed)
+            with replacing(path) as partial:
+                _loop(partial, seconds, seed)
     return Recordings(folder=folder, paths=paths, seconds=seconds)
 
 
-def _write(path: Path, seconds: float, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not beside its name: another program may be given the folder.
-    descriptor, name = tempfile.mkstemp(dir=path.parent.parent, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w+b") as stream:
-            _loop(stream.fileno(), seconds, seed)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _loop(descriptor: int, seconds: float, seed: int) -> None:
+def _loop(path: Path, seconds: float, seed: int) -> None:
     """Write the clip again and again, from changing places, at changing speed and level."""
     clip, rate = soundfile.read(CLIP, dtype="float32")
     rng, missing = np.random.default_rng(seed), int(seconds * rate)
-    with soundfile.SoundFile(descriptor, "w", rate, 1, format="WAV", closefd=False) as file:
+    with soundfile.SoundFile(path, "w", rate, 1, format="WAV") as file:
         while missing > 0:
-            speed, level, begin = rng.uniform(0.9, 1.1), rng.uniform(0.5, 1.0), int(rng.integers(0, len(clip) // 2))
-            piece = clip[begin:]
+            speed, level, start = rng.uniform(0.9, 1.1), rng.uniform(0.5, 1.0), int(rng.integers(0, len(clip) // 2))
+            piece = clip[start:]
             at = np.arange(0, len(piece) - 1, speed)
             varied = np.interp(at, np.arange(len(piece)), piece)[:missing] * level
             file.write(varied.astype(np.float32))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,13 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from menura.errors import MenuraError, ResourceError
-from menura.system.processes import deaf_to_interrupts
+from menura.system.processes import spawn
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-_LAST_WORDS_BYTES = 2000
-_FAREWELL_S = 20.0
+_STDERR_TAIL_BYTES = 2000
+_END_S = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +40,16 @@ def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Ans
         Exception: what the task raised.
         ResourceError: the process was killed.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, pickle.dumps((task, request))), daemon=True)
-    with deaf_to_interrupts():
-        process.start()
-    theirs.close()
+    process, pipe = spawn(_answer, task, request, name="menura-bench")
     try:
-        answer = ours.recv()
+        answer = pipe.recv()
     except EOFError:
-        process.join(_FAREWELL_S)
+        process.join(_END_S)
         raise ResourceError(
-            f"a measuring process ended with exit code {process.exitcode}: most likely there was not enough memory."
+            None, f"the measuring process ended with exit code {process.exitcode}", "Most likely memory ran out"
         ) from None
     finally:
-        ours.close()
+        pipe.close()
         process.kill()
         process.join()
     if isinstance(answer, _Raised):
@@ -66,11 +58,8 @@ def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Ans
     return result
 
 
-def _serve(pipe: Connection, call: bytes) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+def _answer(pipe: Connection, task: Callable[[Request], Answer], request: Request) -> None:
     try:
-        task, request = pickle.loads(call)  # only here: it may import torch, which takes seconds
         answer: object = task(request)
     except (MenuraError, OSError, MemoryError) as error:
         answer = _Raised(error=error)
@@ -79,26 +68,19 @@ def _serve(pipe: Connection, call: bytes) -> None:
     pipe.send(answer)
 
 
-def _end_with_parent(pipe: Connection) -> None:
-    try:
-        pipe.recv()
-    except (EOFError, OSError):
-        os._exit(1)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
     """What a program took from its start to its end."""
 
     wall_s: float
     cpu_s: float
-    """Processor time with its own children's; 0 where the system doesn't say."""
+    """CPU time with its own children's; 0 where the system doesn't say."""
     peak_mb: float
     """Largest resident memory, MiB; of its children the largest; 0 where the system doesn't say."""
     exit_code: int
     """Negative: the signal that ended it."""
-    last_words: str
-    """The last line it wrote on standard error."""
+    last_line: str
+    """Of what it wrote on standard error."""
 
 
 def timed(command: Sequence[str]) -> Timed:
@@ -108,20 +90,20 @@ def timed(command: Sequence[str]) -> Timed:
         OSError: it can't be started.
         ResourceError: the process that measures it was killed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        told, errors = Path(folder, "told"), Path(folder, "errors")
-        _launched(command, told, errors)
-        took = json.loads(told.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
+        answer, errors = Path(folder, "answer"), Path(folder, "errors")
+        _launch(command, answer, errors)
+        took = json.loads(answer.read_text(encoding="utf-8"))
         if "errno" in took:
             raise OSError(took["errno"], took["error"], command[0])
-        return Timed(**took, last_words=_last_line(errors))
+        return Timed(**took, last_line=_last_line(errors))
 
 
-def _launched(command: Sequence[str], told: Path, errors: Path) -> None:
-    """The command, started by a small process that tells what it took."""
+def _launch(command: Sequence[str], answer: Path, errors: Path) -> None:
+    """Start the command by a small process that writes down what it took."""
     with errors.open("wb") as stream:
         launcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), str(told), *command],
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), str(answer), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stream,
@@ -131,21 +113,18 @@ def _launched(command: Sequence[str], told: Path, errors: Path) -> None:
             launcher.wait()
         finally:
             if launcher.returncode is None:
-                _end(launcher)
+                if hasattr(os, "killpg"):
+                    os.killpg(launcher.pid, signal.SIGKILL)
+                launcher.kill()
+                launcher.wait()
     if launcher.returncode != 0:
-        raise ResourceError(f"the measuring process ended with exit code {launcher.returncode}: {_last_line(errors)}")
-
-
-def _end(launcher: subprocess.Popen[bytes]) -> None:
-    if hasattr(os, "killpg"):
-        os.killpg(launcher.pid, signal.SIGKILL)
-    else:  # Windows
-        launcher.kill()
-    launcher.wait()
+        raise ResourceError(
+            None, f"the measuring process ended with exit code {launcher.returncode}: {_last_line(errors)}"
+        )
 
 
 def _last_line(path: Path) -> str:
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _STDERR_TAIL_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from menura.bench.turns import take_turns
+from benchmarks.turns import take_turns
 from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.decoder import DecoderWeights, LayerWeights
 from menura.kernels.library import KernelLibrary
