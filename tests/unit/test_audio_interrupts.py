@@ -64,7 +64,7 @@ def test_reading(
 def test_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], format: str
 ) -> None:
-    interrupting(monkeypatch, encode._TemporaryOutput, "write", 2)
+    interrupting(monkeypatch, encode._Output, "write", 2)
     path = tmp_path / f"out.{format}"
 
     def write() -> None:
@@ -224,7 +224,7 @@ def test_a_second_ctrl_c_while_the_first_is_cleaned_up_leaves_nothing(
     def write() -> None:
         with AudioWriter(tmp_path / "out.flac", 48_000) as writer:
             writer.write(noise(20_000))
-            interrupting(monkeypatch, encode._TemporaryOutput, "seek", 1)  # by abort, which closes the encoder
+            interrupting(monkeypatch, encode._Output, "seek", 1)  # by abort, which closes the encoder
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as raised:

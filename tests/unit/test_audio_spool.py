@@ -43,7 +43,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     try:
         with SampleSpool(tmp_path, 1000) as spool:
             spool.append(np.zeros(20_000, dtype=np.float32))
-            with pytest.raises(ResourceError, match="can't be kept in") as caught:
+            with pytest.raises(ResourceError, match="can't be written") as caught:
                 spool.append(np.zeros(20_000, dtype=np.float32))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

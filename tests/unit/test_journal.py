@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from menura.audio.encode import AudioWriter, remove_unfinished
+from menura.audio.encode import AudioWriter
 from menura.errors import EncodeError, ErrorDetails
 from menura.jobs.journal import JOURNAL_NAME, FileStamp, Journal
 from menura.types import FileResult, StageTimes, State
@@ -170,11 +170,3 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
         with AudioWriter(output, 16_000), Journal(output.parent, [output]):
             assert len(list(output.parent.iterdir())) == 4  # while another run is there nothing is removed
         assert first.finished(None, output, "r") is None
-
-
-def test_long_names_are_told_apart(tmp_path: Path) -> None:
-    first, second = (tmp_path / f"{'long' * 15}{number}.wav" for number in (1, 2))
-    with AudioWriter(first, 16_000):
-        remove_unfinished([second])
-        assert len(list(tmp_path.iterdir())) == 1
-    assert first.exists()

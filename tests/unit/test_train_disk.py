@@ -79,7 +79,7 @@ def test_what_does_not_fit_leaves_what_was_there(tmp_path: Path, write: Callable
 def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for write in (write_atomically, append_whole):
-        with pytest.raises(ResourceError, match=r"/file/x: can't be written: .*Make that place"):
+        with pytest.raises(ResourceError, match=r"/file/x: can't be written: .*/file is not a folder|Not a directory"):
             write(tmp_path / "file" / "x", b"1")
 
 

@@ -11,11 +11,7 @@ the last packet say where the sound ends; players that heed only the first give 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import tempfile
-import threading
-import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -25,10 +21,11 @@ import soundfile
 
 from menura.errors import EncodeError
 from menura.options import FORMATS
+from menura.system.files import NewFile, check_writable, writing
 from menura.system.interrupts import deferred_interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     import numpy.typing as npt
@@ -41,9 +38,6 @@ _CODEC_RATES_HZ = {
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
 _EMPTY_FORMATS = ("wav", "ogg")
-_umask_lock = threading.Lock()
-_TEMPORARY_SUFFIX = ".part"
-_LONGEST_PREFIX = 40
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
@@ -110,15 +104,18 @@ class AudioWriter:
         self._finished = False
         self._subtype = subtype
         if self.format not in FORMATS:
-            raise EncodeError(f"{self.path}: '{self.format}' is not one of {', '.join(FORMATS)}.")
+            raise EncodeError(self.path, f"'{self.format}' is not one of {', '.join(FORMATS)}")
         if codec_rate(self.format, sample_rate) != sample_rate:
-            raise EncodeError(f"{self.path}: {self.format} has no rate of {sample_rate} Hz.")
+            raise EncodeError(self.path, f"{self.format} doesn't support {sample_rate} Hz")
         long_wave = self.format == "wav" and expected_samples * _SAMPLE_BYTES[subtype] > _WAVE_BYTES
         self._wave_samples = _WAVE_BYTES // _SAMPLE_BYTES[subtype] if self.format == "wav" and not long_wave else None
-        self._file = _TemporaryOutput(self.path)
+        check_writable(self.path, EncodeError)
+        with writing(self.path, EncodeError):
+            self._file = NewFile(self.path)
+        self._output = _Output(self._file.file)
         try:
             with deferred_interrupts():
-                self._encoder = _encoder(self._file, sample_rate, "rf64" if long_wave else self.format, subtype)
+                self._encoder = _encoder(self._output, sample_rate, "rf64" if long_wave else self.format, subtype)
         except BaseException:
             self._file.discard()
             raise
@@ -129,10 +126,10 @@ class AudioWriter:
             raise ValueError("The writer is closed.")
         with self._guard():
             if self._wave_samples is not None and self.samples_written + len(samples) > self._wave_samples:
-                raise EncodeError(f"{self.path}: a wav file can't be longer than 4 GiB; choose flac.")
+                raise EncodeError(self.path, "a wav file can't be longer than 4 GiB", "Use {format=flac}")
             # Codecs go by full scale, and libmp3lame ends the whole process when it meets a NaN.
             self._encoder.write(_sane(samples, clip=self._subtype != "FLOAT"))
-            self._file.check()
+            self._output.check()
         self.samples_written += len(samples)
 
     def close(self) -> None:
@@ -141,6 +138,7 @@ class AudioWriter:
             return
         with self._guard():
             self._encoder.close()
+            self._output.check()
             self._file.publish()
         self._finished = True
 
@@ -174,32 +172,22 @@ class AudioWriter:
             with deferred_interrupts():
                 yield
         except BaseException as error:
-            failure = self._file.error
+            failure = self._output.error
             self.abort()
-            if failure is not None:
-                raise _write_error(self.path, failure) from error
-            if isinstance(error, OSError):
-                raise _write_error(self.path, error) from error
-            if isinstance(error, soundfile.LibsndfileError):
-                raise EncodeError(f"{self.path}: can't be encoded: {error.error_string}") from error
-            raise
+            with writing(self.path, EncodeError):
+                if failure is not None:
+                    raise failure from error
+                if isinstance(error, soundfile.LibsndfileError):
+                    raise EncodeError(self.path, f"can't be encoded: {error.error_string.rstrip('.')}") from error
+                raise
 
 
-class _TemporaryOutput:
-    """A file beside its final name. Remembers write errors: libsndfile's callbacks would swallow them."""
+class _Output:
+    """A file for libsndfile and FFmpeg, whose callbacks swallow errors of writing: it remembers the first."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self.error: OSError | None = None
-        if os.path.isdir(path):  # unlike Path.is_dir it takes any name
-            raise EncodeError(f"{path}: is a folder; name a file in it.")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=_TEMPORARY_SUFFIX, dir=path.parent)
-        except OSError as error:
-            raise _write_error(path, error) from error
-        self._temporary = Path(name)
-        self._file: BinaryIO = os.fdopen(number, "w+b")
 
     def write(self, data: bytes) -> int:
         return self._attempt(lambda: self._file.write(data))
@@ -220,19 +208,6 @@ class _TemporaryOutput:
         if self.error is not None:
             raise self.error
 
-    def publish(self) -> None:
-        self.flush()
-        self.check()
-        _share_permissions(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._path)
-
-    def discard(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink()
-
     def _attempt(self, action: Callable[[], int]) -> int:
         try:
             return action()
@@ -241,50 +216,14 @@ class _TemporaryOutput:
             return 0
 
 
-def remove_unfinished(outputs: Iterable[Path]) -> None:
-    """Delete what killed processes left of these outputs. Only call it while no other process writes them."""
-    wanted: dict[Path, set[str]] = {}
-    for path in outputs:
-        wanted.setdefault(path.parent, set()).add(_temporary_prefix(path))
-    for folder, prefixes in wanted.items():
-        with contextlib.suppress(OSError):
-            for entry in list(os.scandir(folder)):
-                stem, _, random = entry.name.removesuffix(_TEMPORARY_SUFFIX).rpartition(".")
-                if entry.name.endswith(_TEMPORARY_SUFFIX) and random and f"{stem}." in prefixes:
-                    Path(entry.path).unlink(missing_ok=True)
-
-
-def _temporary_prefix(path: Path) -> str:
-    """Of the names that an output has until it is complete; another output's in the same folder is another."""
-    name = path.name
-    if len(name) > _LONGEST_PREFIX:  # a file system's names are bounded
-        name = f"{name[:_LONGEST_PREFIX]}~{zlib.crc32(os.fsencode(name)):08x}"
-    return f".{name}."
-
-
-def _share_permissions(number: int) -> None:
-    """Give the file the permissions of an ordinary new file; temporary ones are private."""
-    if os.name == "posix":
-        with _umask_lock:  # it can only be read by setting it: two threads at once would leave it at 0
-            mask = os.umask(0)
-            os.umask(mask)
-        os.fchmod(number, 0o666 & ~mask)
-
-
-def _write_error(path: Path, error: OSError) -> EncodeError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free space there or choose another folder" if full else "choose a place that can be written"
-    return EncodeError(f"{path}: can't be written: {error.strerror or error}; {advice}.")
-
-
-def _encoder(file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) -> _Encoder:
+def _encoder(file: _Output, rate_hz: int, format: str, subtype: str) -> _Encoder:
     if format == "m4a":
         return _AacEncoder(file, rate_hz)
     return _SndfileEncoder(file, rate_hz, format, subtype)
 
 
 class _SndfileEncoder:
-    def __init__(self, file: _TemporaryOutput, rate_hz: int, format: str, subtype: str) -> None:
+    def __init__(self, file: _Output, rate_hz: int, format: str, subtype: str) -> None:
         self._integer = format in ("wav", "rf64", "flac") and subtype == "PCM_16"
         container, coding, level = {
             "wav": ("WAV", subtype, None),
@@ -316,13 +255,12 @@ class _SndfileEncoder:
 class _AacEncoder:
     """AAC in MP4 by PyAV."""
 
-    def __init__(self, file: _TemporaryOutput, rate_hz: int) -> None:
+    def __init__(self, file: _Output, rate_hz: int) -> None:
         try:
             import av
         except ImportError as error:
-            raise EncodeError(
-                "m4a needs PyAV: pip install 'menura[media]' (its wheels bundle GPL codecs), or choose another format."
-            ) from error
+            advice = "Install it with pip install 'menura[media]' (its wheels bundle GPL codecs), or use another format"
+            raise EncodeError(None, "m4a needs PyAV", advice) from error
         self._av = av
         self._rate_hz = rate_hz
         self._position_samples = 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.errors import ResourceError
+from menura.system.files import unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import TracebackType
 
     from menura.types import FloatArray
@@ -48,12 +48,9 @@ class SampleSpool:
             self._file.seek(self.length_samples * _SAMPLE_BYTES)
             self._file.write(samples.data.cast("B"))
         except OSError as error:
-            place = self._folder or tempfile.gettempdir()
+            place = self._folder or Path(tempfile.gettempdir())
             self.close()
-            advice = "choose another folder" if self._folder else "point TMPDIR at a larger disk"
-            raise ResourceError(
-                f"Sound can't be kept in {place}: {error.strerror or error}; free space there or {advice}."
-            ) from error
+            raise unwritable(place, error) from error
         self.length_samples += samples.size
         self.peak = max(self.peak, float(np.max(np.abs(samples))))
 

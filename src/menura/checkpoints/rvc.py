@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from menura.checkpoints.voice import (
 )
 from menura.errors import CheckpointError, EncodeError
 from menura.models.config import SynthesizerConfig
+from menura.system.files import replacing
 
 __all__ = [
     "LoadedVoice",
@@ -240,7 +241,8 @@ def save_rvc(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
     """
     weights = OrderedDict(_export_weights(path, voice, _DTYPES[dtype]))
     content = {"weight": weights, **_fields(voice)}
-    _write_atomically(path, lambda temporary: save_tensors(content, temporary))
+    with replacing(path, EncodeError) as partial:
+        save_tensors(content, partial)
 
 
 def save_safetensors(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
@@ -257,7 +259,17 @@ def save_safetensors(path: Path, voice: LoadedVoice, *, dtype: str = "float16") 
     """
     state = _export_weights(path, voice, _DTYPES[dtype])
     header = {HEADER_KEY: json.dumps(_fields(voice), ensure_ascii=False)}
-    _write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
+    with replacing(path, EncodeError) as partial:
+        try:
+            save_file(state, partial, metadata=header)
+        except SafetensorError as error:
+            raise _system_error(error) from error
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """What the system said, which stands in its text only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def _fields(voice: LoadedVoice) -> dict[str, Any]:
@@ -316,24 +328,3 @@ def _config_list(config: SynthesizerConfig) -> list[Any]:
         config.gin_channels,
         config.sample_rate,
     ]
-
-
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the target, then move into place, so that no reader ever sees half a file."""
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is the last's too
-        raise EncodeError(
-            f"{path}: can't be written ({error}). Free space there, or choose a place that can be written."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

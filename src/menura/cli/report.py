@@ -15,6 +15,7 @@ import click
 from menura import __version__
 from menura.cli.derive import flag_with
 from menura.errors import ErrorDetails
+from menura.system.files import write_whole
 from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
@@ -61,12 +62,9 @@ def write_json(value: object, path: Path) -> None:
     """Write one JSON document to a file, which appears when it is complete.
 
     Raises:
-        OSError: it can't be written.
+        ResourceError: it can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:

@@ -163,7 +163,7 @@ class _LineFile:
             self._file.close()
 
     def _sweep(self) -> None:
-        from menura.audio.encode import remove_unfinished
+        from menura.system.files import remove_unfinished
 
         remove_unfinished(self._outputs)
 

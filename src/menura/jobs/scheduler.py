@@ -256,6 +256,6 @@ def _remove_unfinished(output: Place) -> None:
     if isinstance(output, Url):
         remove_unfinished_at(output)
         return
-    from menura.audio.encode import remove_unfinished
+    from menura.system.files import remove_unfinished
 
     remove_unfinished([output])

@@ -1,7 +1,6 @@
 """Packed weights on disk, mapped into memory: the second start of a voice packs nothing, and processes share its pages.
 
-A file is in the safetensors format, so that anybody can look into it. It is written beside its name and renamed, so
-that it is whole or not there.
+A file is in the safetensors format, so that anybody can look into it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menura.errors import ResourceError
 from menura.kernels.library import VERSION, KernelLibrary
+from menura.system.files import remove_abandoned, replacing
 
 BUDGET_BYTES = 4 * 10**9
 """The least recently used files beyond this are removed."""
@@ -91,13 +91,16 @@ class PackingCache:
         """Write what was packed, if it is worth it. A folder that can't be written is no error: it is packed anew."""
         if sum(t.numel() * t.element_size() for t in packing.made) < SMALLEST_BYTES:
             return
-        with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write(self._folder / (key + _SUFFIX), packing.made)
+        with contextlib.suppress(OSError, ResourceError):
+            with replacing(self._folder / (key + _SUFFIX)) as partial, partial.open("wb") as file:
+                file.write(_header(packing.made))
+                for tensor in packing.made:
+                    file.write(tensor.numpy().tobytes())
             self._make_room()
 
     def clean(self) -> int:
         """Remove everything: bytes freed. Raises OSError."""
+        remove_abandoned(self._folder.glob(".*.part"))
         return sum(_remove(file) for file in self._files())
 
     def _files(self) -> list[Path]:
@@ -106,6 +109,7 @@ class PackingCache:
         return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
     def _make_room(self) -> None:
+        remove_abandoned(self._folder.glob(".*.part"))
         total = 0
         for number, file in enumerate(self._files()):
             total += file.stat().st_size
@@ -140,19 +144,6 @@ def _mapped(file: Path) -> list[Tensor]:
     with contextlib.suppress(OSError):  # somebody else's file, or one that can't be written, serves as well
         os.utime(file)
     return [torch.from_numpy(data[begin + first : begin + last].view(np.float32)) for first, last in spans]
-
-
-def _write(file: Path, tensors: list[Tensor]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(_header(tensors))
-            for tensor in tensors:
-                stream.write(tensor.numpy().tobytes())
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _header(tensors: list[Tensor]) -> bytes:

@@ -12,6 +12,7 @@ from menura.audio.resample import StreamResampler
 from menura.audio.spool import DEFAULT_MEMORY_BYTES, SampleSpool
 from menura.errors import EncodeError
 from menura.pipeline.background import StoppedError
+from menura.system.files import check_writable, writing
 from menura.types import AudioBlock
 
 if TYPE_CHECKING:
@@ -58,18 +59,15 @@ class SpooledOutput:
         memory_bytes: kept in memory before the disk is used.
 
     Raises:
-        EncodeError: the folder can't be made.
+        EncodeError: no file of that name can be written.
     """
 
     def __init__(
         self, path: Path, *, rate: int, format: str, clock: StageClock, memory_bytes: int = DEFAULT_MEMORY_BYTES
     ) -> None:
-        try:
+        check_writable(path, EncodeError)
+        with writing(path, EncodeError):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EncodeError(
-                f"{path.parent}: can't be made ({error.strerror}). Choose another output folder."
-            ) from error
         self.path = path
         self._rate, self._format, self._clock = rate, format, clock
         self._spool = SampleSpool(path.parent, memory_bytes)

@@ -1,46 +1,99 @@
-"""Writing files whole or not at all, and what to do where a disk is full. Loads no torch."""
+"""Writing files whole or not at all, and what to do where one can't be written. Loads no torch."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from menura.errors import ResourceError
+from menura.errors import MenuraError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
+"""Names of open files: what stands there may be a regular file, but replacing it wouldn't reach its reader."""
+_PARTIAL = ".part"
+_TEMPORARY = ".tmp"
+_LONGEST_PREFIX = 40
+
+
+class NewFile:
+    """A file that gets its name when it is complete: open beside it until then, under a name of its own.
+
+    While it is open it is locked, so that `remove_abandoned` knows what killed processes left. A link's target is
+    replaced, the link stays. Call `publish` or `discard` once.
+
+    Raises:
+        OSError: from all functions.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._target = Path(os.path.realpath(path))
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            self.path = self._target.with_name(f"{_prefix(self._target)}{os.urandom(4).hex()}{_PARTIAL}")
+            self.file: BinaryIO = self.path.open("x+b")  # with an ordinary new file's permissions
+            if _claim(self.path, self.file.fileno()):
+                break
+            self.file.close()
+
+    def publish(self) -> None:
+        """Close it and give it its name."""
+        self.file.flush()
+        self.file.close()  # Windows renames no open file
+        self.path.replace(self._target)
+
+    def discard(self) -> None:
+        """Leave nothing; does nothing after `publish`, and raises nothing."""
+        with suppress(OSError):
+            self.file.close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What fails in this block fails for want of space or rights for that file, which errors of writing don't name.
+def replacing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[Path]:
+    """Write a file whole or not at all: what the block writes to the name it gets becomes the file at its end.
 
     Raises:
-        ResourceError: an OSError came; says what to do.
+        MenuraError: of that kind, where the file can't be written.
     """
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(path, error) from error
+    check_writable(path, kind)
+    with writing(path, kind):
+        partial = NewFile(path)
+        try:
+            yield partial.path
+            partial.publish()
+        finally:
+            partial.discard()
 
 
-def unwritable(path: Path, error: OSError) -> ResourceError:
-    """What to do where a file can't be written."""
-    reason = error.strerror or str(error)
-    advice = "Free space on that disk" if error.errno in _FULL else "Make that place one that can be written"
-    return ResourceError(
-        f"{path}: can't be written: {reason}. {advice} and repeat the command: what is complete, such as the last "
-        "checkpoint, is kept."
-    )
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all; devices and pipes are written through.
+
+    Raises:
+        ResourceError: it can't be written.
+    """
+    if not _is_stream(path):
+        remove_unfinished([path])
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+        return
+    with writing(path), open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+        stream.write(data)
 
 
 def append_whole(path: Path, data: bytes) -> None:
     """Add to a file's end, all or nothing.
 
     Raises:
-        ResourceError: there is no room, or no right to write.
+        ResourceError: it can't be written.
     """
     # Unbuffered: a buffer would be written at last when the file is closed, after what is half there was taken back.
     with writing(path), path.open("ab", buffering=0) as file:
@@ -53,18 +106,124 @@ def append_whole(path: Path, data: bytes) -> None:
             raise
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: what the block writes to the name it gets becomes the file at its end.
+def check_writable(path: Path, kind: type[MenuraError] = ResourceError) -> None:
+    """Refuse, before any work, a name that no complete file could get: a folder's, a device's, one in a closed folder.
 
     Raises:
-        ResourceError: there is no room, or no right to write.
+        MenuraError: of that kind.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    if os.path.isdir(path):  # unlike Path.is_dir it takes any name
+        raise kind(path, "is a folder", "Name a file in it")
+    if _is_stream(path):
+        raise kind(path, "is a device or a pipe, not a file", "Name a regular file")
+    folder = Path(os.path.realpath(path)).parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        raise kind(path, f"can't be written: {folder} is not a folder", "Choose another folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise kind(path, f"can't be written: no write permission for {folder}", "Choose a writable folder")
+
+
+@contextmanager
+def writing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[None]:
+    """Any OSError in this block means that this file can't be written; errors of writing don't name theirs.
+
+    Raises:
+        MenuraError: of that kind, with what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, kind) from error
+
+
+def unwritable(path: Path, error: OSError, kind: type[MenuraError] = ResourceError) -> MenuraError:
+    """What to do where a file can't be written."""
+    full = error.errno in _FULL
+    advice = "Free space on that disk, or choose another folder" if full else "Choose a writable folder"
+    return kind(path, f"can't be written: {error.strerror or error}", advice)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Delete what killed processes left of these files."""
+    prefixes: dict[Path, set[str]] = {}
+    for path in paths:
+        target = Path(os.path.realpath(path))
+        prefixes.setdefault(target.parent, set()).add(_prefix(target))
+    for folder, wanted in prefixes.items():
+        with suppress(OSError):
+            entries = [Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(_PARTIAL)]
+            remove_abandoned(path for path in entries if f"{path.name[: -len(_PARTIAL)].rpartition('.')[0]}." in wanted)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Delete those of these files and folders that no process has open as a NewFile or `temporary_folder`."""
+    for path in paths:
+        with suppress(OSError):
+            number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+            try:
+                _lock(number)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(number)
+
+
+@contextmanager
+def temporary_folder(prefix: str = "menura-", parent: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone when the block ends; those that killed processes left go when it begins.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    with suppress(OSError):
+        names = re.compile(re.escape(prefix) + rf"[0-9a-f]{{16}}{re.escape(_TEMPORARY)}")
+        remove_abandoned(path for path in parent.iterdir() if names.fullmatch(path.name))
+    while True:
+        folder = parent / f"{prefix}{os.urandom(8).hex()}{_TEMPORARY}"
+        folder.mkdir(mode=0o700)
+        number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None  # Windows opens no folders
+        if number is None or _claim(folder, number):
+            break
+        os.close(number)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if number is not None:
+            os.close(number)
+
+
+def _claim(path: Path, number: int) -> bool:
+    """Lock what was just made; False if another process took it for abandoned before."""
+    try:
+        _lock(number)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, where nothing is removed either
+        return True
+    return path.exists()
+
+
+def _lock(number: int) -> None:
+    """Raises BlockingIOError where another process has it, OSError where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where what is open can't be deleted
+        return
+    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_stream(path: Path) -> bool:
+    if os.path.abspath(path).startswith(_STREAMS):
+        return True
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def _prefix(path: Path) -> str:
+    """Of the names that a file has until it is complete; another file's in the same folder is another."""
+    name = path.name
+    if len(name) > _LONGEST_PREFIX:  # a file system's names are bounded
+        name = f"{name[:_LONGEST_PREFIX]}~{zlib.crc32(os.fsencode(name)):08x}"
+    return f".{name}."

@@ -1,0 +1,172 @@
+"""Files are written whole or not at all, wherever their name leads; what killed processes left is removed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from menura.audio.encode import AudioWriter
+from menura.checkpoints.pickles import save_tensors
+from menura.cli.report import write_json
+from menura.errors import EncodeError, MenuraError, ResourceError
+from menura.system.files import (
+    NewFile,
+    check_writable,
+    remove_unfinished,
+    replacing,
+    temporary_folder,
+    write_whole,
+)
+
+
+def write_sound(path: Path) -> None:
+    with AudioWriter(path, 16_000, format="wav") as writer:
+        writer.write(np.zeros(10, dtype=np.float32))
+
+
+def write_torch(path: Path) -> None:
+    with replacing(path) as partial:
+        save_tensors({"a": 1}, partial)
+
+
+WRITERS: list[Callable[[Path], None]] = [
+    write_sound,
+    write_torch,
+    lambda path: write_whole(path, b"all of it"),
+    lambda path: write_json({"a": "\udcff"}, path),
+]
+
+
+@pytest.fixture(params=WRITERS, ids=["sound", "torch", "whole", "json"])
+def write(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o077, 0o022])
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, write: Callable[[Path], None], mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write(tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_links_target_is_replaced_and_the_link_stays(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    target, link, dangling = tmp_path / "there" / "target", tmp_path / "link", tmp_path / "dangling"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    dangling.symlink_to(tmp_path / "new" / "file")
+    for path in (link, dangling):
+        write(path)
+        assert path.is_symlink()
+    assert target.read_bytes() != b"old"
+    assert (tmp_path / "new" / "file").read_bytes() == target.read_bytes()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_folders_are_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    with pytest.raises(MenuraError) as caught:
+        write(tmp_path)
+    assert (caught.value.subject, caught.value.problem) == (str(tmp_path), "is a folder")
+
+
+@pytest.mark.parametrize("write", [write_sound, write_torch])
+def test_devices_and_pipes_are_refused_where_files_are_needed(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_device").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe", tmp_path / "to_device", Path("/dev/null"), Path("/dev/stdout"), Path("/dev/fd/1")):
+        with pytest.raises(MenuraError) as caught:
+            write(path)
+        assert caught.value.problem == "is a device or a pipe, not a file"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_small_documents_are_written_through_pipes_and_devices(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_whole(pipe, b"document")
+    reader.join(10)
+    assert got == [b"document"]
+    write_whole(Path("/dev/null"), b"document")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(ResourceError, match="Free space"):
+        write_whole(Path("/dev/full"), b"document")
+
+
+def test_standard_output_in_a_file_is_added_to(tmp_path: Path) -> None:
+    code = "from menura.system.files import *; print('1', flush=True); write_whole(Path('/dev/stdout'), b'2')"
+    with (tmp_path / "log").open("wb") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True, timeout=60)
+    assert (tmp_path / "log").read_bytes() == b"1\n2"
+
+
+def test_what_can_not_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EncodeError, match="file is not a folder"):
+        check_writable(tmp_path / "file" / "x" / "y.wav", EncodeError)
+    check_writable(tmp_path / "new" / "er" / "y.wav")
+    check_writable(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_without_write_permission_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(ResourceError, match="no write permission"):
+        check_writable(tmp_path / "x.wav")
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(path: Path) -> None:
+        with replacing(path) as partial:
+            partial.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail(path)
+    assert [item.read_bytes() for item in tmp_path.iterdir()] == [b"old"]
+
+
+KILLED = """
+import os, sys
+from menura.system.files import *
+file = NewFile(Path(sys.argv[1]))
+folder = temporary_folder(parent=Path(sys.argv[2]))
+(folder.__enter__() / "x").touch()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_killed_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    mine, other = (tmp_path / f"{'long' * 15}{number}.json" for number in (1, 2))
+    for path in (mine, other):
+        subprocess.run([sys.executable, "-c", KILLED, str(path), str(tmp_path)], check=False, timeout=60)
+    foreign = [tmp_path / "menura-mine", tmp_path / f".{mine.name}.part", tmp_path / "menura-0123456789abcdef"]
+    for path in foreign:
+        path.mkdir()
+    alive = NewFile(mine)
+    assert len(list(tmp_path.glob(".*.*.part"))) == 4
+    with temporary_folder(parent=tmp_path) as folder, temporary_folder(parent=tmp_path) as second:
+        assert {path for path in tmp_path.glob("menura-*.tmp")} == {folder, second}
+    remove_unfinished([mine])
+    left = [path for path in tmp_path.glob(".*.part") if path.is_file()]
+    assert alive.path in left
+    assert len(left) == 2  # the other file's
+    alive.discard()
+    assert all(path.is_dir() for path in foreign)
