@@ -6,7 +6,7 @@ MenuraError
 │   ├── DecodeError          the input can't be read as audio
 │   └── EncodeError          the output can't be written
 ├── CheckpointError          the file is no model that Menura knows
-│   ├── UnsafeCheckpointError    it carries code
+│   ├── UnsafeCheckpointError    it holds more than weights
 │   └── EncoderMismatchError     the voice was trained on another content encoder
 ├── IndexFileError           the .index file can't be used
 ├── AssetMissingError        a network's weights are not installed
@@ -149,7 +149,7 @@ class CheckpointError(MenuraError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """The file carries code, which is never run."""
+    """The file holds more than weights; nothing in it is run."""
 
 
 class EncoderMismatchError(CheckpointError):

@@ -260,9 +260,9 @@ def write_torch(path: Path, content: object) -> None:
         ("tinny", lambda path: None, "Did you mean 'tiny'?"),
         ("missing.pth", lambda path: None, "no such voice file"),
         ("empty.pth", lambda path: path.touch(), "empty"),
-        ("text.pth", lambda path: path.write_text("words"), "no torch file"),
+        ("text.pth", lambda path: path.write_text("words"), "not a torch file"),
         ("other.pth", lambda path: write_torch(path, {"model": {}}), "not a voice"),
-        ("harmful.pth", lambda path: write_torch(path, {"weight": Harmful(), "config": []}), "carries code"),
+        ("harmful.pth", lambda path: write_torch(path, {"weight": Harmful(), "config": []}), "more than weights"),
     ],
 )
 def test_bad_voices(menura: Run, talk: Path, voice: str, make: Callable[[Path], object], said: str) -> None:

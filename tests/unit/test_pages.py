@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from menura.checkpoints.weights import load_weights
 from menura.system import pages
 from menura.system.pages import MappedPages
-from menura.voices.assets import load_weights
 from support.pages import mapped_bytes
 
 MEGABYTE = 2**20

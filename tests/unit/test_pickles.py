@@ -6,13 +6,14 @@ import io
 import os
 import pickle
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
 
 from menura.checkpoints import pickles
 from menura.checkpoints.pickles import load_tensors
+from menura.checkpoints.weights import load_weights
 from menura.errors import CheckpointError, UnsafeCheckpointError
 
 
@@ -61,8 +62,9 @@ def test_tensors_and_containers_are_read(form: str, tmp_path: Path) -> None:
 def test_code_is_refused_and_not_run(form: str, tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "voice.pth"
     path.write_bytes(FORMS[form]({"weight": Payload(victim)}))
-    with pytest.raises(UnsafeCheckpointError, match=r"mkdir.*never runs"):
+    with pytest.raises(UnsafeCheckpointError) as caught:
         load_tensors(path)
+    assert "mkdir" in caught.value.problem
     assert not victim.exists()
 
 
@@ -91,15 +93,85 @@ def test_truncated_file(form: str, share: float, tmp_path: Path) -> None:
     whole = FORMS[form]({"weight": {"a": torch.randn(5000)}})
     path = tmp_path / "voice.pth"
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match=r"voice\.pth: cut off, damaged"):
+    with pytest.raises(CheckpointError) as caught:
         load_tensors(path)
+    assert caught.value.details.kind == "checkpoint"
+    assert caught.value.problem.startswith("cut off, damaged")
+    assert caught.value.subject == str(path)
 
 
-@pytest.mark.parametrize("content", [b"RIFF1234WAVEfmt ", b"\x80", b"\x00" * 2000, b"hello\n", b"PK\x03\x04junk"])
+PLAIN = {
+    "set": {1, 2},
+    "bytes": b"x",
+    "bytearray": bytearray(b"x"),
+    "complex": 1j,
+    "device": torch.device("cpu"),
+    "dtype": torch.float16,
+    "size": torch.Size([1]),
+}
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_plain_values_that_torch_takes_are_read(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "voice.pth"
+    path.write_bytes(FORMS[form](PLAIN))
+    assert load_tensors(path) == PLAIN
+
+
+def test_narrow_floats_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "voice.pth"
+    path.write_bytes(zip_form({"a": torch.ones(3).to(torch.float8_e4m3fn)}))
+    loaded = load_tensors(path)
+    assert isinstance(loaded, dict)
+    assert loaded["a"].float().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_other_objects_are_more_than_weights(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "voice.pth"
+    path.write_bytes(FORMS[form]({"a": range(3), "b": PurePosixPath("x")}))
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        load_tensors(path)
+    assert caught.value.problem.startswith("holds more than weights: ")
+    assert caught.value.problem.isprintable()
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_shapes_alone(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "voice.pth"
+    path.write_bytes(FORMS[form]({"a": torch.ones(3, 5).half(), "b": "text"}))
+    loaded = load_tensors(path, device="meta")
+    assert isinstance(loaded, dict)
+    assert (loaded["a"].shape, loaded["a"].dtype, loaded["a"].device.type) == ((3, 5), torch.float16, "meta")
+    assert loaded["b"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 55000123\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html>\n<html><head>", "web page"),
+        (b"\n <html>", "web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["voice.pth", "rmvpe.pt", "pytorch_model.bin", "model.safetensors"])
+def test_what_came_in_place_of_weights_is_named(content: bytes, what: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(path)
+    assert what in caught.value.problem
+    assert caught.value.details.kind == "checkpoint"
+    assert (caught.value.advice or "").startswith("Fetch it again")
+
+
+@pytest.mark.parametrize(
+    "content", [b"RIFF1234WAVEfmt ", b"\x80", b"\x00" * 2000, b"hello\n", b"PK\x03\x04junk", b"cos\nsystem\n(S'x'\ntR"]
+)
 def test_other_files(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "voice.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="no torch file"):
+    with pytest.raises(CheckpointError, match="not a torch file"):
         load_tensors(path)
 
 
@@ -114,7 +186,7 @@ def test_missing_empty_folder_and_huge(tmp_path: Path, monkeypatch: pytest.Monke
         load_tensors(path)
     path.write_bytes(zip_form({"a": torch.zeros(1000)}))
     monkeypatch.setattr(pickles, "MAX_FILE_BYTES", 2000)
-    with pytest.raises(CheckpointError, match="no voice"):
+    with pytest.raises(CheckpointError, match="more than any voice"):
         load_tensors(path)
 
 
@@ -125,5 +197,5 @@ def test_inflated_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         archive.writestr("archive/data/0", bytes(10**6))
     monkeypatch.setattr(pickles, "MAX_FILE_BYTES", 10**5)
     assert path.stat().st_size < 10**5
-    with pytest.raises(CheckpointError, match="too much"):
+    with pytest.raises(CheckpointError, match="holds more than any voice"):
         load_tensors(path)

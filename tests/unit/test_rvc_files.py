@@ -16,9 +16,11 @@ from menura.checkpoints.rvc import (
     VoiceMetadata,
     build_synthesizer,
     load_voice,
+    read_config,
     save_rvc,
     save_safetensors,
 )
+from menura.checkpoints.voice import expected_shapes
 from menura.errors import CheckpointError, EncodeError
 from menura.models.synthesizer import Synthesizer
 from support.disk import no_file_longer_than
@@ -138,7 +140,7 @@ def test_other_vocoders(vocoder: str, tmp_path: Path) -> None:
 
 
 def test_unknown_vocoders_are_named(content: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="vocoder 'BigVGAN'"):
+    with pytest.raises(CheckpointError, match="unsupported vocoder 'BigVGAN'"):
         reload(tmp_path, {**content, "vocoder": "BigVGAN"})
 
 
@@ -147,7 +149,7 @@ def test_unknown_vocoders_are_named(content: dict[str, Any], tmp_path: Path) -> 
 )
 def test_training_state(state: dict[str, Any], tmp_path: Path) -> None:
     kind = "generator" if "dec.conv_pre.bias" in state else "discriminator"
-    with pytest.raises(CheckpointError, match=rf"training state \({kind}\).*menura train export"):
+    with pytest.raises(CheckpointError, match=rf"training checkpoint \({kind}\).*menura train export"):
         reload(tmp_path, {"model": state, "optimizer": {}, "learning_rate": 1e-4, "iteration": 3})
 
 
@@ -192,12 +194,16 @@ def with_weight(name: str, value: object) -> Callable[[dict[str, Any]], None]:
         (with_config(14, [11, 4, 4]), "as many upsampling kernels"),
         (with_config(17, 44_100), "frames a second"),
         (with_config(17, float("inf")), "can't be read"),
+        (with_config(17, 10**9), "sample rate out of range"),
+        (with_config(8, float("nan")), "dropout"),
+        (with_config(9, [[]]), "unknown kind of residual block"),
+        (with_config(10, torch.ones(2)), "inconsistent"),
         (with_weight("dec.conv_post.weight", None), "lacks dec.conv_post.weight"),
         (with_weight("dec.conv_post.weight", torch.zeros(1, 2, 7)), "inconsistent"),
-        (with_weight("dec.conv_post.weight", torch.zeros(1).expand(1, 1, 2**40)), "inconsistent"),
-        (with_weight("dec.conv_pre.bias", torch.full((16,), float("nan"))), "no numbers"),
+        (with_weight("dec.conv_post.weight", torch.zeros(1).expand(1, 1, 2**40)), "larger than the file"),
+        (with_weight("dec.conv_pre.bias", torch.full((16,), float("nan"))), "contains NaN"),
         (with_weight("dec.extra", torch.zeros(1)), "unknown weights dec.extra"),
-        (with_weight("emb_g.weight", "none"), "is no weight"),
+        (with_weight("emb_g.weight", "none"), "isn't a weight"),
         (with_weight("emb_g.weight", torch.tensor(1.0)), "can't be read"),
     ],
 )
@@ -214,7 +220,7 @@ def test_safetensors_of_other_kinds(voice: LoadedVoice, tmp_path: Path) -> None:
 
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="no voice"):
+    with pytest.raises(CheckpointError, match="not an RVC voice"):
         load_voice(path)
     save_file({"a": torch.zeros(2)}, path, metadata={"rvc": "[["})
     with pytest.raises(CheckpointError, match="damaged"):
@@ -247,7 +253,7 @@ def test_a_full_disk_leaves_what_was_there(
     path = tmp_path / name
     path.write_bytes(b"before")
     with no_file_longer_than(5000), pytest.raises(EncodeError, match=rf"{name}: .*File too large.*Free space"):
-        save(path, voice)
+    with no_file_longer_than(5000), pytest.raises(EncodeError, match=rf"{name}: .*File too large.*Free space"):
     assert path.read_bytes() == b"before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made.pth", name]
 
@@ -257,3 +263,54 @@ def test_voice_that_does_not_fit_its_config_is_not_written(voice: LoadedVoice, t
     with pytest.raises(CheckpointError, match="lacks emb_g"):
         save_rvc(tmp_path / "out.pth", dataclasses.replace(voice, state=state))
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrapped_networks(prefix: str, content: dict[str, Any], voice: LoadedVoice, tmp_path: Path) -> None:
+    """As DataParallel and torch.compile leave them."""
+    weight = {f"{prefix}{name}": tensor for name, tensor in content["weight"].items()}
+    assert list(reload(tmp_path, {**content, "weight": weight}).state) == list(voice.state)
+    part = {name.replace("dec.", "dec._orig_mod."): tensor for name, tensor in content["weight"].items()}
+    assert list(reload(tmp_path, {**content, "weight": part}).state) == list(voice.state)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_config_without_weights(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_voice(tmp_path / f"v{ending}")
+    expected = load_voice(path).config
+    monkeypatch.setattr("menura.checkpoints.voice.Synthesizer", None)  # no network is built
+    assert read_config(path) == expected
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="cut off"):
+        read_config(path)
+
+
+@pytest.mark.parametrize("change", [with_config(17, 10**9), with_config(10, torch.ones(2)), with_config(2, 2**40)])
+def test_config_that_is_no_voice_s(
+    change: Callable[[dict[str, Any]], None], content: dict[str, Any], tmp_path: Path
+) -> None:
+    change(content)
+    torch.save(content, tmp_path / "changed.pth")
+    with pytest.raises(CheckpointError):
+        read_config(tmp_path / "changed.pth")
+
+
+def test_texts_of_a_voice_are_one_line_and_bounded(content: dict[str, Any], tmp_path: Path) -> None:
+    odd = {"model_name": "a\n\x1b[31mb", "author": "x" * 10_000, "info": {"deep": []}, "epoch": [], "speaker_info": {}}
+    metadata = reload(tmp_path, {**content, **odd}).metadata
+    assert metadata.name == "a \N{REPLACEMENT CHARACTER}[31mb"
+    assert len(metadata.author) == 1000
+    assert (metadata.info, metadata.epoch, metadata.speaker_names) == ("", None, ())
+
+
+def test_weights_that_claim_more_than_the_file_holds(tmp_path: Path, content: dict[str, Any]) -> None:
+    """With strides of zero: consistent with the config, small on disk, any size in memory."""
+    config = dataclasses.replace(tiny_config(), hidden_channels=4096, filter_channels=16_384)
+    shapes = expected_shapes(config)
+    weight = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    listed = list(content["config"])
+    listed[3:5] = [4096, 16_384]
+    torch.save({**content, "config": listed, "weight": weight}, tmp_path / "large.pth")
+    assert (tmp_path / "large.pth").stat().st_size < 10**6
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        load_voice(tmp_path / "large.pth")

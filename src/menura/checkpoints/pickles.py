@@ -1,25 +1,29 @@
 """Reads torch files without running anything in them; writes them, and says why where it can't.
 
 A .pth file is a pickle, and a pickle can call any function. Before torch sees the file, every function it names is
-compared with the few that tensors need; then torch reads it in its weights-only mode.
+compared with the few that tensors and plain values need; then torch reads it in its weights-only mode.
 """
 
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import pickle
 import pickletools
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import torch
 
 from menura.errors import CheckpointError, UnsafeCheckpointError
+from menura.system.text import printable
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger than any voice or content encoder."""
@@ -34,45 +38,73 @@ _ALIGNMENT_BYTES = 64
 """Of the tensors in torch's files."""
 
 _HARMLESS = re.compile(
-    r"collections OrderedDict"
-    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
-    r"|torch (Size|\w*Storage|float16|float32|float64|bfloat16|int8|int16|int32|int64|uint8|bool)"
+    r"collections (OrderedDict|Counter)"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
+    r"|torch (Size|device|\w*Storage|u?int\d+|float\d+|float8_\w+|bfloat16|complex\d+|bool)"
     r"|torch\.storage (Untyped|Typed)Storage"
     r"|torch\.nn\.parameter Parameter"
     r"|torch\.serialization _get_layout"
+    r"|(__builtin__|builtins) (set|bytearray|complex)"
+    r"|_codecs encode"
 )
-_READ_ERRORS = (
+READ_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-    OverflowError, OSError,
+    OverflowError, RecursionError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+"""What reading a damaged torch file raises."""
 
 
-def load_tensors(path: Path, *, mapped: bool = False) -> object:
-    """Read a torch file that holds only tensors and plain containers.
+def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "meta"] = "cpu") -> object:
+    """Read a torch file that holds only tensors and plain values.
 
     Args:
         path: the file, in torch's zip form or the older one.
         mapped: leave tensors in the file, mapped into memory, where its form allows it (the zip form does). For files
             that nobody writes to and tensors that nobody changes.
-
-    Returns:
-        What was saved, on the CPU.
+        device: 'meta' reads shapes and types only.
 
     Raises:
-        CheckpointError: missing, empty, too large, cut off, or no torch file.
-        UnsafeCheckpointError: it names functions or classes beyond those of tensors.
+        CheckpointError: missing, empty, too large, cut off, or not a torch file.
+        UnsafeCheckpointError: it names functions or classes beyond those of tensors and plain values.
+    """
+    with reading(path):
+        foreign = sorted(_foreign_names(path))
+        if not foreign:
+            return torch.load(path, map_location=device, weights_only=True, mmap=mapped and _mappable(path))
+    raise UnsafeCheckpointError(
+        path,
+        f"holds more than weights: {printable(', '.join(foreign[:3]))}",
+        "Nothing in it was run. Ask its author for a file with weights only",
+    )
+
+
+@contextmanager
+def reading(path: Path, kind: str = "torch") -> Iterator[None]:
+    """What fails in this block fails because the file isn't what it should be.
+
+    Raises:
+        CheckpointError: missing, empty, too large, cut off, or not a file of this kind; says what to do.
     """
     check_size(path)
     try:
-        foreign = sorted(_foreign_names(path))
-        if not foreign:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _mappable(path))
-    except (*_READ_ERRORS, struct.error, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: cut off, damaged, or no torch file. Fetch it again.") from error
-    raise UnsafeCheckpointError(
-        f"{path}: carries code ({', '.join(foreign[:3])}), which Menura never runs. "
-        "Ask its author for a file with weights only."
-    )
+        yield
+    except READ_ERRORS as error:
+        raise unreadable(path, kind) from error
+
+
+def unreadable(path: Path, kind: str) -> CheckpointError:
+    """The error for a file that can't be read as the kind it should be: what it is instead, where that can be seen."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64).lstrip().lower()
+    except OSError as error:
+        return CheckpointError(path, f"can't be read ({error.strerror})")
+    if head.startswith(b"version https://git-lfs"):
+        problem = f"not a {kind} file but a Git LFS pointer, a short text that stands for it"
+        return CheckpointError(path, problem, "Fetch it again, with 'git lfs pull' or by its download link")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return CheckpointError(path, f"not a {kind} file but a web page", "Fetch it again, by its download link")
+    return CheckpointError(path, f"cut off, damaged, or not a {kind} file", "Fetch it again")
 
 
 def _mappable(path: Path) -> bool:
@@ -129,51 +161,57 @@ def check_size(path: Path) -> None:
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror}).") from error
+        raise CheckpointError(path, f"can't be read ({error.strerror})") from error
     if size is None:
-        raise CheckpointError(f"{path}: no such file. Check the path.")
+        raise CheckpointError(path, "no such file", "Check the path")
     if size == 0:
-        raise CheckpointError(f"{path}: the file is empty. Fetch it again.")
+        raise CheckpointError(path, "the file is empty", "Fetch it again")
     if size > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path}: {size / 2**30:.1f} GB is no voice (at most {MAX_FILE_BYTES // 2**30} GB).")
+        raise CheckpointError(path, f"{size / 2**30:.1f} GB is more than any voice has ({MAX_FILE_BYTES // 2**30} GB)")
 
 
 def _foreign_names(path: Path) -> set[str]:
-    """Functions and classes that the file's pickles name beyond the harmless ones."""
-    if zipfile.is_zipfile(path):
-        names = _names_in_zip(path)
-    else:
-        with path.open("rb") as file:
-            names = {name for _ in range(MAX_LEGACY_PICKLES) for name in _names_in_pickle(file)}
+    """Functions and classes that the file's pickles name beyond the harmless ones.
+
+    Raises one of READ_ERRORS where a pickle can't be read to its end: names found in other bytes mean nothing.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:2] == b"PK":
+            names = _names_in_zip(path)
+        else:
+            names = set()
+            for _ in range(MAX_LEGACY_PICKLES):
+                names.update(_names_in_pickle(content))
+                if content.tell() == len(content):
+                    break
     return {name.replace(" ", ".") for name in names if not _HARMLESS.fullmatch(name)}
 
 
 def _names_in_zip(path: Path) -> set[str]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        if len(entries) > MAX_ZIP_ENTRIES or sum(entry.file_size for entry in entries) > MAX_FILE_BYTES:
-            raise CheckpointError(f"{path}: the archive holds too much for a voice.")
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        if (
+            len(entries) > MAX_ZIP_ENTRIES
+            or sum(entry.file_size for entry in entries) > MAX_FILE_BYTES
+            or sum(entry.file_size for entry in pickles) > MAX_PICKLE_BYTES
+        ):
+            raise CheckpointError(path, "the archive holds more than any voice has")
         names = {"TorchScript program" for entry in entries if "/code/" in entry.filename}
-        for entry in entries:
-            if entry.filename.endswith(".pkl"):
-                if entry.file_size > MAX_PICKLE_BYTES:
-                    raise CheckpointError(f"{path}: the archive holds too much for a voice.")
-                names.update(_names_in_pickle(io.BytesIO(archive.read(entry))))
+        for entry in pickles:
+            names.update(_names_in_pickle(io.BytesIO(archive.read(entry))))
         return names
 
 
-def _names_in_pickle(file: IO[bytes]) -> Iterator[str]:
-    """'module name' of every global that one pickle refers to; stops quietly where the file is no pickle."""
+def _names_in_pickle(file: IO[bytes] | mmap.mmap) -> Iterator[str]:
+    """'module name' of every global that one pickle refers to."""
     recent: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in ("GLOBAL", "INST"):
-                yield str(argument)
-            elif opcode.name == "STACK_GLOBAL":
-                yield " ".join(recent[-2:])
-            elif opcode.name in ("EXT1", "EXT2", "EXT4"):
-                yield f"extension {argument}"
-            elif isinstance(argument, str):
-                recent.append(argument)
-    except (ValueError, IndexError, KeyError, OverflowError):
-        return
+    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", file)):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument)
+        elif opcode.name == "STACK_GLOBAL":
+            yield " ".join(recent[-2:])
+        elif opcode.name in ("EXT1", "EXT2", "EXT4"):
+            yield f"extension {argument}"
+        elif isinstance(argument, str):
+            recent = [*recent[-1:], argument]

@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from menura.checkpoints.maps import State
-from menura.checkpoints.pickles import check_size, load_tensors, save_tensors
+from menura.checkpoints.pickles import check_size, load_tensors, save_tensors, unreadable
 from menura.checkpoints.voice import (
     HIFI_GAN,
     MRF_HIFI_GAN,
@@ -25,17 +25,20 @@ from menura.checkpoints.voice import (
     LoadedVoice,
     VoiceMetadata,
     build_synthesizer,
+    check_config,
     checked_voice,
 )
 from menura.errors import CheckpointError, EncodeError
 from menura.models.config import SynthesizerConfig
 from menura.system.files import replacing
+from menura.system.text import printable
 
 __all__ = [
     "LoadedVoice",
     "VoiceMetadata",
     "build_synthesizer",
     "load_voice",
+    "read_config",
     "save_rvc",
     "save_safetensors",
 ]
@@ -45,7 +48,10 @@ HEADER_KEY = "rvc"
 """Key of the .safetensors header under which, as JSON, all that a .pth holds beside its weights stands."""
 
 _CONFIG_ENTRIES = 18
+_WRAPPERS = re.compile(r"^(?:module\.)+|_orig_mod\.")
+"""What DataParallel and torch.compile put into names."""
 _NAMED_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "44k": 44_100, "44.1k": 44_100, "48k": 48_000}
+_MAX_TEXT = 1000
 _V1_DIM, _V2_DIM = 256, 768
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -60,67 +66,78 @@ def load_voice(path: Path) -> LoadedVoice:
         Architecture, float32 weights on the CPU, metadata. Fields that older files lack get RVC's defaults.
 
     Raises:
-        UnsafeCheckpointError: the file carries code.
-        CheckpointError: missing, damaged, or no RVC voice; the message says which.
+        UnsafeCheckpointError: the file holds more than weights.
+        CheckpointError: missing, damaged, or not an RVC voice; the message says which.
     """
-    path = Path(path)
+    fields, state = _contents(path, "cpu")
+    _check_extent(path, state)
+    return checked_voice(path, _config(path, fields, state), state, _parse_metadata(fields))
+
+
+def read_config(path: Path) -> SynthesizerConfig:
+    """A voice's architecture, without reading its weights or building its network. Raises as `load_voice` does."""
+    fields, state = _contents(path, "meta")
+    config = _config(path, fields, state)
+    check_config(path, config)
+    return config
+
+
+def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, Any], State]:
+    """A voice file's fields and its weights, on the device 'meta' without their values."""
+    weights: object
     if path.suffix.lower() == ".safetensors":
-        return _load_safetensors(path)
-    return _load_pth(path)
+        fields, weights = _read_safetensors(path, device)
+    else:
+        fields = load_tensors(path, device=device)
+        weights = fields.get("weight") if isinstance(fields, dict) else None
+        if isinstance(fields, dict) and weights is None and "model" in fields:
+            raise _training_checkpoint(path, fields["model"])
+    if not isinstance(fields, dict) or not isinstance(weights, dict):
+        raise CheckpointError(path, "not an RVC voice: it lacks 'weight' or 'config'")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            what = printable(name, 80) if isinstance(name, str) else type(name).__name__
+            raise CheckpointError(path, f"not an RVC voice: '{what}' isn't a weight")
+    return fields, {_WRAPPERS.sub("", name): tensor for name, tensor in weights.items()}
 
 
-def _load_pth(path: Path) -> LoadedVoice:
-    content = load_tensors(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: no RVC voice (it holds a {type(content).__name__}).")
-    _refuse_training_file(path, content)
-    weights = content.get("weight")
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{path}: no RVC voice (a voice has 'weight' and 'config').")
-    return _parse_voice(path, content, _tensors_only(path, weights))
-
-
-def _load_safetensors(path: Path) -> LoadedVoice:
+def _read_safetensors(path: Path, device: Literal["cpu", "meta"]) -> tuple[object, State]:
     check_size(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get(HEADER_KEY)
+            fields = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
             # Not read unless it is a voice: other networks' files can be large.
-            state = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
-        content = json.loads(header or "null")
+            names = file.keys() if isinstance(fields, dict) else ()
+            if device == "cpu":
+                return fields, {name: file.get_tensor(name) for name in names}
+            slices = {name: file.get_slice(name) for name in names}
+            kinds = {name: torch.float32 if "F" in s.get_dtype() else torch.int32 for name, s in slices.items()}
+            return fields, {n: torch.empty(s.get_shape(), dtype=kinds[n], device="meta") for n, s in slices.items()}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cut off, damaged, or no safetensors file. Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: no voice (its header lacks '{HEADER_KEY}').")
-    return _parse_voice(path, content, _tensors_only(path, state))
+        raise unreadable(path, "safetensors") from error
 
 
-def _parse_voice(path: Path, content: Mapping[Any, Any], state: State) -> LoadedVoice:
-    """A voice from the fields beside its weights, and those."""
+def _training_checkpoint(path: Path, model: object) -> CheckpointError:
+    generator = isinstance(model, dict) and any("dec." in str(name) for name in model)
+    return CheckpointError(
+        path,
+        f"a training checkpoint ({'generator' if generator else 'discriminator'}), not a voice",
+        "Use the voice that training exported, or export it with 'menura train export'",
+    )
+
+
+def _config(path: Path, fields: Mapping[Any, Any], state: State) -> SynthesizerConfig:
     try:
-        config = parse_config(content, state)
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise CheckpointError(f"{path}: its config can't be read. The file is damaged or no RVC voice.") from error
-    return checked_voice(path, config, state, _parse_metadata(content))
+        return parse_config(fields, state)
+    except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(path, "its config can't be read", "The file is damaged or not an RVC voice") from error
 
 
-def _refuse_training_file(path: Path, content: Mapping[Any, Any]) -> None:
-    if "weight" not in content and "model" in content:
-        model = content["model"]
-        generator = isinstance(model, dict) and any("dec." in str(name) for name in model)
-        raise CheckpointError(
-            f"{path}: a training state ({'generator' if generator else 'discriminator'}), not a voice. "
-            "Use the voice that training exported, or export it with 'menura train export'."
-        )
-
-
-def _tensors_only(path: Path, weights: Mapping[Any, Any]) -> State:
-    state: State = {}
-    for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: no RVC voice ('{name}' is no weight).")
-        state[name] = tensor
-    return state
+def _check_extent(path: Path, state: State) -> None:
+    """Refuse tensors that take more memory than their file: with strides of zero a few bytes can claim any size."""
+    storages = {storage._cdata: storage.nbytes() for storage in (t.untyped_storage() for t in state.values())}
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > sum(storages.values()):
+        raise CheckpointError(path, "its weights claim to be larger than the file", "Fetch it again")
 
 
 def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
@@ -133,9 +150,9 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
     Raises:
         TypeError, ValueError, LookupError, OverflowError: the fields are no RVC config.
     """
-    values = list(content["config"])
-    if len(values) != _CONFIG_ENTRIES:
-        raise ValueError(f"{len(values)} entries")
+    values = content["config"]
+    if not isinstance(values, (list, tuple)) or len(values) != _CONFIG_ENTRIES:
+        raise ValueError("not RVC's list")
     content_dim = int(state["enc_p.emb_phone.weight"].shape[1])
     return SynthesizerConfig(
         spec_channels=int(values[0]),
@@ -147,7 +164,7 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
         n_layers=int(values[6]),
         kernel_size=int(values[7]),
         p_dropout=float(values[8]),
-        resblock=str(values[9]),
+        resblock=_text(values[9]),
         resblock_kernel_sizes=_integers(values[10]),
         resblock_dilation_sizes=tuple(_integers(row) for row in values[11]),
         upsample_rates=_integers(values[12]),
@@ -161,7 +178,7 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
         version=_parse_version(content.get("version"), content_dim),
         has_f0="enc_p.emb_pitch.weight" in state,
         vocoder=_parse_vocoder(content.get("vocoder"), state),
-        content_encoder=str(content.get("embedder_model") or DEFAULT_CONTENT_ENCODER),
+        content_encoder=_text(content.get("embedder_model")) or DEFAULT_CONTENT_ENCODER,
     )
 
 
@@ -180,7 +197,7 @@ def _parse_version(value: Any, content_dim: int) -> str:
     """The content's width decides between RVC's own two; blended files sometimes state the wrong one or none."""
     if content_dim in (_V1_DIM, _V2_DIM):
         return "v1" if content_dim == _V1_DIM else "v2"
-    return str(value or "v2")
+    return _text(value) or "v2"
 
 
 def _parse_vocoder(value: Any, state: State) -> str:
@@ -189,7 +206,7 @@ def _parse_vocoder(value: Any, state: State) -> str:
         return MRF_HIFI_GAN
     if any(name.startswith("dec.downsample_blocks.") for name in state):
         return REFINE_GAN
-    return str(value or HIFI_GAN)
+    return _text(value) or HIFI_GAN
 
 
 def _parse_metadata(content: Mapping[Any, Any]) -> VoiceMetadata:
@@ -209,7 +226,7 @@ def _parse_metadata(content: Mapping[Any, Any]) -> VoiceMetadata:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    return printable(str(value), _MAX_TEXT) if isinstance(value, (str, int, float)) else ""
 
 
 def _integer(value: object) -> int | None:

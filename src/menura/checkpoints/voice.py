@@ -17,6 +17,7 @@ from menura.models.config import SynthesizerConfig
 from menura.models.sizes import SOURCE_FILTER
 from menura.models.source_filter import FINE_STEPS, WINDOW_HOPS
 from menura.models.synthesizer import VOCODERS, Synthesizer
+from menura.system.text import printable
 from menura.units import FRAME_RATE_HZ
 
 HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"
@@ -26,6 +27,7 @@ POSTERIOR_PREFIX = "enc_q."
 _MAX_LAYERS = 64
 _MAX_CHANNELS = 16_384
 _MAX_RATE = 1_000
+_MAX_SAMPLE_RATE_HZ = 192_000
 _MAX_SPEAKERS = 65_536
 
 
@@ -104,18 +106,16 @@ def checked_voice(
     unknown = [name for name in weights if name not in expected]
     if missing or unknown:
         what = f"lacks {_some(missing)}" if missing else f"has unknown weights {_some(unknown)}"
-        raise CheckpointError(f"{path}: {what}. It is no RVC voice of a kind that Menura knows.")
+        raise CheckpointError(path, f"unsupported RVC voice: it {what}")
     wrong = [name for name, shape in expected.items() if tuple(weights[name].shape) != shape]
     if wrong:
         found = tuple(weights[wrong[0]].shape)
-        raise CheckpointError(
-            f"{path}: {wrong[0]} is {found}, its own config says {expected[wrong[0]]}. The file is inconsistent."
-        )
+        raise CheckpointError(path, f"inconsistent: {wrong[0]} is {found}, its config says {expected[wrong[0]]}")
     # Only now, with sizes known to be sane, is anything allocated.
     loaded = {name: weights[name].detach().to(torch.float32).contiguous() for name in expected}
     broken = next((name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())), None)
     if broken is not None:
-        raise CheckpointError(f"{path}: {broken} has values that are no numbers. The training of this voice failed.")
+        raise CheckpointError(path, f"{broken} contains NaN or Inf", "Training of this voice failed; use another one")
     return LoadedVoice(config=config, state=loaded, metadata=metadata)
 
 
@@ -129,13 +129,10 @@ def unpacked(config: SynthesizerConfig, state: State) -> State:
 def check_config(path: Path, config: SynthesizerConfig) -> None:
     """Raise CheckpointError for an architecture that can't be built, or would be absurdly large."""
     if config.vocoder not in VOCODERS:
-        raise CheckpointError(
-            f"{path}: the voice needs the vocoder '{config.vocoder}', which Menura can't run "
-            f"(it runs {', '.join(VOCODERS)})."
-        )
+        raise CheckpointError(path, f"unsupported vocoder '{config.vocoder}'; supported: {', '.join(VOCODERS)}")
     problem = config_problem(config)
     if problem:
-        raise CheckpointError(f"{path}: its config has {problem}. The file is damaged or no RVC voice.")
+        raise CheckpointError(path, f"its config has {problem}", "The file is damaged or not an RVC voice")
 
 
 def config_problem(config: SynthesizerConfig) -> str | None:
@@ -155,6 +152,8 @@ def config_problem(config: SynthesizerConfig) -> str | None:
         "no residual layers, or too many": 0 < len(dilations) <= _MAX_LAYERS and all(config.resblock_dilation_sizes),
         "rates or kernels out of range": all(0 < step <= _MAX_RATE for step in (*steps, *dilations)),
         "an impossible number of speakers": 0 < config.n_speakers <= _MAX_SPEAKERS,
+        "a dropout outside 0 to 1": 0 <= config.p_dropout <= 1,
+        "a sample rate out of range": 0 < config.sample_rate <= _MAX_SAMPLE_RATE_HZ,
         "an unknown kind of residual block": config.resblock in ("1", "2"),
         "not as many upsampling kernels as rates": stages == len(config.upsample_kernel_sizes),
         "upsampling kernels shorter than their rates": all(
@@ -183,4 +182,6 @@ def _draws_filters(config: SynthesizerConfig) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(printable(name, 80) for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )

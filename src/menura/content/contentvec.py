@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from menura.checkpoints.weights import load_weights
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
 from menura.system.pages import MappedPages
-from menura.voices.assets import encoder_files, load_weights
+from menura.voices.assets import encoder_files
 
 if TYPE_CHECKING:
     from menura.types import FloatArray

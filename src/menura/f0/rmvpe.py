@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from menura.checkpoints.weights import load_weights
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.rmvpe import HOP_SAMPLES, Rmvpe, decode_salience, log_mel
-from menura.voices.assets import load_weights
 
 THRESHOLD = 0.03
 """Frames of less salience are unvoiced (RVC's)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -227,3 +229,35 @@ def _prefix(path: Path) -> str:
     if len(name) > _LONGEST_PREFIX:  # a file system's names are bounded
         name = f"{name[:_LONGEST_PREFIX]}~{zlib.crc32(os.fsencode(name)):08x}"
     return f".{name}."
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """Read a whole file that should be small; never waits for a pipe, never reads a device without end.
+
+    Raises:
+        OSError: it can't be read, isn't a regular file, or is longer than `most_bytes`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+    return data
+
+
+def read_json(path: Path, most_bytes: int = 1 << 20) -> object:
+    """The value that a small JSON file holds.
+
+    Raises:
+        OSError: as `read_small` says.
+        ValueError: it isn't JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(read_small(path, most_bytes).decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

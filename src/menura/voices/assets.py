@@ -10,12 +10,8 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from menura.errors import AssetMissingError, CheckpointError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from menura.errors import AssetMissingError
 
 HOME_VARIABLE = "MENURA_HOME"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -203,35 +199,6 @@ def encoder_files(folder: Path) -> tuple[Path, Path]:
         lacking = config.name if found else " or ".join(path.name for path in weights)
         raise AssetMissingError(f"{folder}: lacks {lacking}. Put it there; `menura doctor` says where it comes from.")
     return config, found
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a flat file of named tensors: safetensors, or a torch file without code; mapped into memory where possible.
-
-    Raises:
-        CheckpointError: damaged, or something else than named tensors.
-        UnsafeCheckpointError: it carries code.
-    """
-    from torch import Tensor
-
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    from menura.checkpoints.pickles import load_tensors
-
-    loaded = load_tensors(path, mapped=True)
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise CheckpointError(f"{path}: holds something else than named tensors. Fetch the file again.")
-    return dict(loaded)
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cut off, damaged, or no safetensors file. Fetch it again.") from error
 
 
 def _unknown_encoder(name: str) -> Asset:

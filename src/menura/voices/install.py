@@ -85,7 +85,7 @@ def import_voice(
                 if index is not None and check_index is not None:
                     check_index(index, voice.config.content_dim)
             except MenuraError as error:  # name what the user gave, not our copy of an archive's member
-                raise error.about({str(weights): str(source)}) from error
+                raise error.about({str(path): str(source) for path in (weights, found_index)}) from error
             return _install(voice, index, home, name, source)
     except OSError as error:
         raise ResourceError(
