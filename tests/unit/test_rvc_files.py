@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_what_was_there(
     path = tmp_path / name
     path.write_bytes(b"before")
     with no_file_longer_than(5000), pytest.raises(EncodeError, match=rf"{name}: .*File too large.*Free space"):
-    with no_file_longer_than(5000), pytest.raises(EncodeError, match=rf"{name}: .*File too large.*Free space"):
+        save(path, voice)
     assert path.read_bytes() == b"before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made.pth", name]
 

@@ -99,7 +99,7 @@ def unreadable(path: Path, kind: str) -> CheckpointError:
             head = file.read(64).lstrip().lower()
     except OSError as error:
         return CheckpointError(path, f"can't be read ({error.strerror})")
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(b"version ") and b"git-lfs" in head:
         problem = f"not a {kind} file but a Git LFS pointer, a short text that stands for it"
         return CheckpointError(path, problem, "Fetch it again, with 'git lfs pull' or by its download link")
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
