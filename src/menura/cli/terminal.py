@@ -1,0 +1,212 @@
+"""The one place through which commands print: text is escaped and bounded here, streams may be closed or of any kind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TextIO
+
+from menura.system.files import replacing
+
+_LONGEST_LINE = 2000
+_LINE_EDGE = 900
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_RED, _YELLOW, _FAINT = "31", "33", "2"
+
+
+class OutputError(OSError):
+    """Standard output can't be written."""
+
+
+def open_standard_streams() -> None:
+    """Give the process the standard streams that whoever started it has closed, and let them take any text."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest free descriptor is the closed one; no recording may get it
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """One line without control characters, which names and files may bring; of a very long one its two ends."""
+    text = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    if len(text) > _LONGEST_LINE:
+        cut = len(text) - 2 * _LINE_EDGE
+        text = f"{text[:_LINE_EDGE]} ... ({cut} characters) ... {text[-_LINE_EDGE:]}"
+    return text
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print one line. Raises OutputError, or BrokenPipeError where the reader has gone."""
+    _print(f"{printable(text)}\n", sys.stderr if err else sys.stdout)
+
+
+def say_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines."""
+    for line in lines:
+        say(line, err=err)
+
+
+def note(text: str) -> None:
+    """Print a remark on standard error."""
+    _complain(text, _FAINT)
+
+
+def warn(text: str) -> None:
+    """Print what went half wrong on standard error."""
+    _complain(f"warning: {text}", _YELLOW)
+
+
+def fail(text: str) -> None:
+    """Print what went wrong on standard error."""
+    _complain(text, _RED)
+
+
+def say_json(value: object) -> None:
+    """Print one JSON document on standard output, in ASCII where the stream isn't UTF-8."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    _print(_json(value, ascii=not unicode), sys.stdout)
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write one JSON document to a file, which appears when it is complete. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(_json(value), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def pass_on(path: Path) -> None:
+    """Write a file's bytes to standard output. Raises OutputError."""
+    with path.open("rb") as file, _output_errors():
+        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+        sys.stdout.buffer.flush()
+
+
+def flush() -> None:
+    """Write out what was printed. Raises OutputError."""
+    with _output_errors():
+        sys.stdout.flush()
+
+
+class LiveLine:
+    """A line on a terminal that is drawn again as things go on; nothing elsewhere.
+
+    Args:
+        text: what to show in so many columns; called at each `show` and, so that it lives, twice a second.
+        stream: by default standard error.
+    """
+
+    _INTERVAL_S = 0.1
+    _PULSE_S = 0.5
+
+    def __init__(self, text: Callable[[int], str], stream: TextIO | None = None) -> None:
+        self._text, self._stream = text, stream or sys.stderr
+        self.live = self._stream.isatty()
+        self._width, self._next_s = 0, 0.0
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._pulse = threading.Thread(target=self._beat, name="progress", daemon=True)
+        if self.live:
+            self._pulse.start()
+
+    def show(self) -> None:
+        """Draw the line, unless it was drawn a moment ago."""
+        if self.live and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + self._INTERVAL_S
+            columns = shutil.get_terminal_size().columns - 1
+            self._draw(cut(printable(self._text(columns)), columns))
+
+    def clear(self) -> None:
+        """Take the line away, for others; the next `show` draws it again."""
+        if self._width:
+            self._draw("")
+            self._draw("")
+
+    def close(self) -> None:
+        """Take the line away for good."""
+        self._ended.set()
+        if self.live:
+            self._pulse.join()
+        self.clear()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._PULSE_S):
+            self.show()
+
+    def _draw(self, text: str) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            width = columns_of(text)
+            self._stream.write(f"\r{text}{' ' * (self._width - width)}")
+            self._stream.flush()
+            self._width = width
+
+
+def columns_of(text: str) -> int:
+    """Columns that a text takes on a terminal: East Asian wide characters take two."""
+    return sum(map(_columns, text))
+
+
+def cut(text: str, columns: int) -> str:
+    """The start of a text that fits so many columns, with an ellipsis where some is missing."""
+    if columns_of(text) <= columns:
+        return text
+    kept, used = [], 1
+    for character in text:
+        used += _columns(character)
+        if used > columns:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
+
+
+def cut_start(text: str, columns: int) -> str:
+    """The end of a text that fits so many columns."""
+    return cut(text[::-1], columns)[::-1]
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _complain(text: str, colour: str) -> None:
+    name = f"\x1b[{colour}m" + "menura:" + "\x1b[0m" if _has_colour(sys.stderr) else "menura:"
+    with contextlib.suppress(OSError, ValueError):  # there is nobody to tell
+        sys.stderr.write(f"{name} {printable(text)}\n")
+        sys.stderr.flush()
+
+
+def _has_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _print(text: str, stream: TextIO) -> None:
+    with _output_errors():
+        stream.write(text)
+
+
+@contextlib.contextmanager
+def _output_errors():  # type: ignore[no-untyped-def]
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror, "standard output") from error
+
+
+def _json(value: object, *, ascii: bool = False) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=ascii) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates become JSON's own escapes

@@ -1,0 +1,237 @@
+"""Which recordings are meant, and where their conversions go. Reads no audio, loads no torch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from menura.audio.listing import InputFile, Selection, audio_files
+from menura.audio.remote import is_url, place_of, remote_files
+from menura.errors import ErrorDetails, OptionError
+from menura.options import FORMATS, BatchOptions, ConversionOptions
+from menura.types import Place, Url
+from menura.voices.library import VOICE_SUFFIXES
+
+STANDARD = "-"
+"""Standard input or output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One recording and where its conversion goes."""
+
+    source: Place
+    """`-` for standard input."""
+    output: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the arguments came to."""
+
+    arguments: tuple[str, ...]
+    items: tuple[InputFile, ...]
+    missing: tuple[InputFile, ...]
+    """Arguments that stand for nothing, with what to do."""
+    many: bool
+    """True if outputs go to a folder: several arguments, one that stands for any number of files, or URLs."""
+
+
+def find_inputs(arguments: Sequence[str], output: str | None, batch: BatchOptions | None = None) -> Inputs:
+    """Find the recordings that arguments stand for, each once.
+
+    Args:
+        arguments: files, folders (taken with all below them), patterns with * ? [ ], URLs of these, `-` for standard
+            input.
+        output: the output as given; what lies in that folder is no input of another.
+        batch: which of the recordings in folders and patterns are taken.
+
+    Raises:
+        OptionError: all recordings lie in the output folder.
+    """
+    batch = batch or BatchOptions()
+    selection = Selection(recursive=batch.recursive, include=batch.include, exclude=batch.exclude)
+    urls = [argument for argument in arguments if is_url(argument)]
+    local = [argument for argument in arguments if not is_url(argument)]
+    entries = audio_files(local, selection)
+    named: set[Place] = {Path(argument) for argument in local}
+    target = place_of(output or STANDARD)
+    many = len(arguments) > 1 or any(entry.path not in named or entry.error for entry in entries)
+    entries += {entry.path: entry for url in urls for entry in remote_files(url, selection)}.values()
+    entries = [e for e in entries if e.error or e.path in named or not _within(e.path, target, named)]
+    if not entries:
+        raise OptionError(None, "all recordings lie in the output folder", "Choose another {output}", option="output")
+    entries = [_looked_at(entry) for entry in entries]
+    return Inputs(
+        arguments=tuple(arguments),
+        items=tuple(entry for entry in entries if entry.error is None),
+        missing=tuple(entry for entry in entries if entry.error is not None),
+        many=many or bool(urls) or isinstance(target, Url),
+    )
+
+
+def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions) -> list[Job]:
+    """Where the conversions go.
+
+    Args:
+        inputs: the recordings.
+        output: of one recording a file, an existing folder, a new one if it ends with a slash, `-` for standard output,
+            or None for beside the recording; of several a folder.
+        options: format and voice, which name outputs where nothing else does.
+
+    Raises:
+        OptionError: the output doesn't suit the inputs, or is one of them.
+    """
+    ending = f".{options.format or 'wav'}"
+    if output == STANDARD:
+        if inputs.many:
+            raise OptionError(None, "standard output takes one recording", "Add {output=FOLDER}", option="output")
+        return [Job(source=item.path, output=Path(STANDARD)) for item in inputs.items]
+    if inputs.many:
+        jobs = folder_outputs(inputs.items, _folder(inputs, output), ending)
+    else:
+        jobs = [Job(source=i.path, output=single_output(i, output, options.voice, ending)) for i in inputs.items]
+        for job in jobs:
+            _check_name(job.output, options.format)
+    check_outputs(jobs)
+    return jobs
+
+
+def single_output(item: InputFile, output: str | None, voice: str, ending: str) -> Path:
+    """Where one recording's conversion goes; `ending` is used where the output's name doesn't give one."""
+    assert isinstance(item.path, Path)  # with URLs outputs go to a folder
+    if output is None:
+        return item.path.with_name(f"{item.relative.stem}.{voice_label(voice)}{ending}")
+    if Path(output).is_dir() or output.endswith(("/", os.sep)):
+        return Path(output) / _renamed(Path(item.relative.name), ending)
+    return Path(output)
+
+
+def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> list[Job]:
+    """Where many recordings' conversions go: the same tree below a folder, no two under one name.
+
+    Of recordings that would share a name, the one that has the output's ending keeps it (else the first). The others
+    get their own ending into it (a.wav and a.mp3 become a.wav and a-mp3.wav), or a number where that is the same.
+    """
+    claims: dict[str, InputFile] = {}
+    for item in items:
+        key = _key(_renamed(item.relative, ending))
+        if key not in claims or (
+            item.relative.suffix.lower() == ending and claims[key].relative.suffix.lower() != ending
+        ):
+            claims[key] = item
+    taken, plain = set(claims), {id(item) for item in claims.values()}
+    jobs = []
+    for item in items:
+        relative = _renamed(item.relative, ending)
+        if id(item) not in plain:
+            winner = claims[_key(relative)].relative
+            relative = next(name for name in _other_names(item.relative, winner, ending) if _key(name) not in taken)
+            taken.add(_key(relative))
+        jobs.append(Job(source=item.path, output=folder / relative))
+    return jobs
+
+
+def check_outputs(jobs: Sequence[Job]) -> None:
+    """Raise OptionError where an output is an input, or lies below what is a file."""
+    sources = {_resolved(job.source) for job in jobs if str(job.source) != STANDARD}
+    for job in jobs:
+        if _resolved(job.output) in sources:
+            raise OptionError(job.output, "would overwrite the recording", "Choose another {output}", option="output")
+    for parent in {job.output.parent for job in jobs if isinstance(job.output, Path)}:
+        existing = next((folder for folder in (parent, *parent.parents) if os.path.lexists(folder)), None)
+        if existing is not None and not existing.is_dir():
+            raise OptionError(existing, "is not a folder", "Choose another {output}", option="output")
+
+
+def voice_label(voice: str) -> str:
+    """A voice in a file name: its own name, or its file's."""
+    path = Path(voice)
+    return path.stem if path.suffix.lower() in VOICE_SUFFIXES else path.name
+
+
+def _looked_at(entry: InputFile) -> InputFile:
+    """The entry, with its error where the file isn't there or is empty."""
+    if entry.error or isinstance(entry.path, Url) or str(entry.path) == STANDARD:
+        return entry
+    try:
+        found = entry.path.stat()
+    except FileNotFoundError:
+        problem = "no such file"
+    except OSError as error:
+        problem = error.strerror or "can't be read"
+    else:
+        if found.st_size or not stat.S_ISREG(found.st_mode):
+            return entry
+        problem = "the file is empty"
+    return replace(entry, error=ErrorDetails(kind="decode", subject=str(entry.path), problem=problem))
+
+
+def _folder(inputs: Inputs, output: str | None) -> Place:
+    """The folder that several outputs go to."""
+    from menura.audio.encode import format_of
+
+    last, missing = inputs.arguments[-1], {str(entry.path) for entry in inputs.missing}
+    if output is None:
+        if len(inputs.arguments) > 1 and last in missing and format_of(Path(last)):
+            raise OptionError(last, "no such file", f"Did you mean {{output={last}}}?", option="output")
+        what = "several recordings" if len(inputs.arguments) > 1 else "a URL" if is_url(last) else "a folder or pattern"
+        raise OptionError(None, f"{what} needs an output folder", "Add {output=FOLDER}", option="output")
+    folder = place_of(output)
+    if isinstance(folder, Path) and folder.exists():
+        if not folder.is_dir():
+            raise OptionError(folder, "is a file, but several recordings need a folder", option="output")
+        if any(Path(a).is_dir() and folder.samefile(a) for a in inputs.arguments if not is_url(a)):
+            raise OptionError(folder, "is the folder of the recordings", "Choose another {output}", option="output")
+    elif not output.endswith(("/", os.sep)) and format_of(Path(folder.name)):
+        advice = f"If it is to be a folder, end it in a slash: {{output={output}/}}"
+        raise OptionError(output, "is named as a file, but several recordings need a folder", advice, option="output")
+    return folder
+
+
+def _check_name(output: Place, format: str | None) -> None:
+    from menura.audio.encode import format_of
+
+    assert isinstance(output, Path)
+    by_name = format_of(output)
+    if by_name is None and format is None:
+        problem = f"unsupported format '{output.suffix}'" if output.suffix else "the name has no format"
+        advice = f"End it in .{', .'.join(FORMATS)}, or in a slash for a folder, or add {{format}}"
+        raise OptionError(output, problem, advice, option="output")
+    if by_name is not None and format is not None and by_name != format:
+        raise OptionError(output, f"the name says {by_name}, the format is {format}", "Change one", option="format")
+
+
+def _resolved(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
+
+
+def _within(place: Place, target: Place, named: set[Place]) -> bool:
+    """Whether something lies in the output folder, where that is inside an input folder."""
+    if isinstance(place, Url) or isinstance(target, Url):
+        return str(place).startswith(f"{target}/")
+    folders = {folder.resolve() for folder in named if isinstance(folder, Path) and folder.is_dir()}
+    inside = target.resolve()
+    return inside in place.resolve().parents and not folders.isdisjoint(inside.parents)
+
+
+def _renamed(relative: Path, ending: str) -> Path:
+    return relative.with_name(("stdin" if str(relative) == STANDARD else relative.stem) + ending)
+
+
+def _other_names(relative: Path, winner: Path, ending: str) -> Iterator[Path]:
+    stem = relative.stem
+    if relative.suffix.lower() != winner.suffix.lower() and relative.suffix:
+        stem += f"-{relative.suffix.lower()[1:]}"
+        yield relative.with_name(stem + ending)
+    for number in itertools.count(2):
+        yield relative.with_name(f"{stem}-{number}{ending}")
+
+
+def _key(path: Path) -> str:
+    """What may exist once: many file systems don't tell cases apart."""
+    return path.as_posix().casefold()
