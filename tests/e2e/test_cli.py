@@ -197,17 +197,14 @@ def test_where_output_goes(menura: Run, talk: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["talk.wav", "-o", "."], "over the recording itself"),
-        (["talk.wav", "-o", "talk.wav"], "over the recording itself"),
-        (["talk.wav", "-o", "out.xyz"], "'.xyz' is no format"),
-        (["talk.wav", "-o", "out"], "has no ending"),
-        (["talk.wav", "-o", "out.wav", "--format", "mp3"], "named as wav, but --format is mp3"),
-        (["talk.wav", "talk2.wav"], "need a folder"),
-        (["talk.wav", "talk2.wav", "-o", "talk.wav"], "is a file"),
-        (["talk.wav", "x.wav", "-o", "-"], "standard output takes one"),
-        (["talk.wav", "-o", "-", "--json"], "can't share standard output"),
-        (["talk.wav", "--device", "gpu9"], "not one of auto"),
-        (["talk.wav", "--speaker-id", "3"], "speakers 0 to 2"),
+        (["talk.wav", "-o", "."], "would overwrite the recording"),
+        (["talk.wav", "-o", "out.xyz"], "'.xyz'"),
+        (["talk.wav", "-o", "out.wav", "--format", "mp3"], "--format"),
+        (["talk.wav", "talk2.wav"], "Did you mean -o talk2.wav?"),
+        (["talk.wav", "x.wav", "-o", "-"], "Add -o FOLDER."),
+        (["talk.wav", "-o", "-", "--json"], "standard output"),
+        (["talk.wav", "--device", "gpu9"], "gpu9"),
+        (["talk.wav", "--speaker-id", "3"], "--speaker-id"),
     ],
 )
 def test_wrong_usage(menura: Run, talk: Path, arguments: list[str], said: str) -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from menura.audio.listing import InputFile
-from menura.cli.plan import Job, check_outputs, expand, folder_outputs, single_output, voice_label
+from menura.errors import OptionError
+from menura.jobs.plan import (
+    Job,
+    check_outputs,
+    find_inputs,
+    folder_outputs,
+    plan_outputs,
+    single_output,
+    voice_label,
+)
+from menura.options import ConversionOptions
 
 
 def item(name: str, folder: str = "in") -> InputFile:
@@ -66,29 +75,81 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_lies_in_the_output_folder_is_no_input(folder: Path) -> None:
-    found = expand([str(folder)], str(folder / "out"))
+    found = find_inputs([str(folder)], str(folder / "out"))
     assert [entry.relative.as_posix() for entry in found.items] == ["a.wav", "b.mp3", "sub/c.flac"]
     assert found.many
     # unless it is named, or the output isn't inside the input folder
-    assert len(expand([str(folder), str(folder / "out" / "a.wav")], str(folder / "out")).items) == 4
-    assert len(expand([str(folder / "sub")], str(folder)).items) == 1
+    assert len(find_inputs([str(folder), str(folder / "out" / "a.wav")], str(folder / "out")).items) == 4
+    assert len(find_inputs([str(folder / "sub")], str(folder)).items) == 1
 
 
 def test_one_or_many(folder: Path) -> None:
-    assert not expand([str(folder / "a.wav")], None).many
-    assert not expand(["missing.wav"], None).many
-    assert expand([str(folder / "a.wav"), str(folder / "a.wav")], None).many
-    assert expand([str(folder / "*.wav")], None).many
-    nothing = expand([str(folder / "*.aiff")], None)
+    assert not find_inputs([str(folder / "a.wav")], None).many
+    assert not find_inputs(["missing.wav"], None).many
+    assert find_inputs([str(folder / "a.wav"), str(folder / "a.wav")], None).many
+    assert find_inputs([str(folder / "*.wav")], None).many
+    nothing = find_inputs([str(folder / "*.aiff")], None)
     assert nothing.many
     assert not nothing.items
     assert len(nothing.missing) == 1
 
 
 def test_inputs_are_not_written_over(folder: Path) -> None:
-    with pytest.raises(click.UsageError, match="over the recording itself"):
+    with pytest.raises(OptionError) as caught:
         check_outputs([Job(source=folder / "a.wav", output=folder / "sub" / ".." / "a.wav")])
+    assert caught.value.option == "output"
     check_outputs([Job(source=Path("-"), output=folder / "x.wav")])
+
+
+def test_what_is_not_there_or_empty_is_told_without_reading(folder: Path) -> None:
+    (folder / "empty.wav").touch()
+    found = find_inputs([str(folder / name) for name in ("empty.wav", "nothing.wav", "a.wav")], None)
+    assert [entry.path.name for entry in found.items] == ["a.wav"]
+    assert [entry.path.name for entry in found.missing] == ["empty.wav", "nothing.wav"]
+    assert all(entry.error and entry.error.subject == str(entry.path) for entry in found.missing)
+    assert plan_outputs(find_inputs([str(folder / "nothing.wav")], None), None, ConversionOptions()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output", "advice"),
+    [
+        (["a.wav", "x2.wav"], None, "{output=x2.wav}"),  # -o was forgotten
+        (["a.wav", "b.mp3"], None, "{output=FOLDER}"),
+        (["sub"], None, "{output=FOLDER}"),
+        (["*.wav"], None, "{output=FOLDER}"),
+        (["a.wav", "b.mp3"], "x.wav", "{output=x.wav/}"),
+        (["sub"], "x.wav", "{output=x.wav/}"),
+        (["a.wav", "b.mp3"], "notes.txt", None),
+        (["sub"], "sub/", "{output}"),
+        (["sub"], "sub/../sub", "{output}"),
+        (["a.wav", "b.mp3"], "-", "{output=FOLDER}"),
+        (["a.wav"], "x.xyz", "{format}"),
+        (["a.wav"], "x", "{format}"),
+        (["a.wav"], "a.wav", "{output}"),
+        (["a.wav"], ".", "{output}"),
+        (["a.wav"], "notes.txt/x.wav", None),
+    ],
+)
+def test_outputs_that_do_not_suit_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], output: str | None, advice: str | None
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(OptionError) as caught:
+        plan_outputs(find_inputs(arguments, output), output, ConversionOptions())
+    if advice is not None:
+        assert caught.value.option == "output"
+        assert advice in (caught.value.advice or "")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_folder_may_be_named_as_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (job, *_) = plan_outputs(find_inputs(["sub"], "x.wav/"), "x.wav/", ConversionOptions())
+    assert job.output == Path("x.wav/c.wav")
+    with pytest.raises(OptionError) as caught:
+        plan_outputs(find_inputs(["a.wav"], "x.wav"), "x.wav", ConversionOptions(format="mp3"))
+    assert caught.value.option == "format"
 
 
 @pytest.mark.parametrize(

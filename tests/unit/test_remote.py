@@ -21,9 +21,9 @@ from menura.audio.remote import (
     remote_files,
     remove_unfinished_at,
 )
-from menura.cli.plan import check_outputs, expand, folder_outputs
 from menura.errors import DecodeError, EncodeError, OptionError
 from menura.jobs.journal import FileStamp, Journal
+from menura.jobs.plan import check_outputs, find_inputs, folder_outputs
 from menura.types import FileResult, State, Url
 
 TALKS, OUT = Url("memory://bucket/talks"), Url("memory://bucket/talks/out")
@@ -76,7 +76,7 @@ def test_listing() -> None:
 @pytest.mark.usefixtures("memory")
 def test_plan() -> None:
     """What lies in the output folder is no input; no output is written over an input."""
-    found = expand(["memory://bucket/talks"], "memory://bucket/talks/out")
+    found = find_inputs(["memory://bucket/talks"], "memory://bucket/talks/out")
     assert found.many
     jobs = folder_outputs(found.items, OUT, ".wav")
     assert [str(job.output) for job in jobs] == [
@@ -84,9 +84,9 @@ def test_plan() -> None:
         "memory://bucket/talks/out/day/b.wav",
     ]
     check_outputs(jobs)
-    with pytest.raises(Exception, match="written over the recording"):
+    with pytest.raises(OptionError):
         check_outputs([dataclasses.replace(jobs[0], output=jobs[0].source)])
-    assert expand(["talk.wav"], "memory://bucket/out").many
+    assert find_inputs(["talk.wav"], "memory://bucket/out").many
 
 
 def test_there_and_back(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from menura.audio.remote import place_of
-from menura.audio.suffixes import AUDIO_SUFFIXES
 from menura.cli.derive import GroupedCommand, GroupedOption, options_of, values_of
 from menura.cli.explain import explain_inputs
-from menura.cli.plan import STANDARD, Inputs, Job, check_outputs, expand, folder_outputs, single_output
 from menura.cli.report import (
     ProgressLine,
     document,
@@ -29,8 +27,9 @@ from menura.cli.report import (
     write_json,
 )
 from menura.errors import MenuraError
-from menura.options import FORMATS, BatchOptions, ConversionOptions, EngineOptions
-from menura.types import FileResult, Place, RunReport, State, Url
+from menura.jobs.plan import STANDARD, Inputs, Job, find_inputs, plan_outputs
+from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.types import FileResult, Place, RunReport, State
 from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
@@ -80,14 +79,15 @@ def convert(
     batch = values_of(BatchOptions, given)
     if output is None and inputs == (STANDARD,):
         output = STANDARD
-    found = expand(inputs, output, batch)
-    if not found.items and not found.missing:
-        raise click.UsageError("there is nothing to convert: all recordings given lie in the output folder.")
+    found = find_inputs(inputs, output, batch)
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
     if explain:
         ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
     with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
-        jobs = _jobs(found, output, options, Path(temporary))
+        jobs = plan_outputs(found, output, options)
+        if output == STANDARD:
+            spooled = Path(temporary) / f"stdout.{options.format or 'wav'}"
+            jobs = [dataclasses.replace(job, output=spooled) for job in jobs]
         run = Run(
             jobs=jobs,
             options=options,
@@ -115,54 +115,12 @@ def convert(
 
 
 def _check_standard_streams(found: Inputs, *, to_stdout: bool, as_json: bool) -> None:
-    if to_stdout and (found.many or found.missing):
-        raise click.UsageError("standard output takes one recording; give a folder with -o.")
     if to_stdout and as_json:
         raise click.UsageError("--json and the sound can't share standard output; give a file with -o.")
     if to_stdout and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal; give a file with -o, or pipe it on.")
     if any(str(item.path) == STANDARD for item in found.items) and sys.stdin.isatty():
         raise click.UsageError("standard input is a terminal; pipe a recording into it.")
-
-
-def _jobs(found: Inputs, output: str | None, options: ConversionOptions, temporary: Path) -> list[Job]:
-    """Every recording's output, by the rules of the help text."""
-    ending = f".{options.format or 'wav'}"
-    if output == STANDARD:
-        return [Job(source=item.path, output=temporary / f"stdout{ending}") for item in found.items]
-    if found.many:
-        jobs = folder_outputs(found.items, _folder(output), ending)
-    else:
-        jobs = []
-        for item in found.items:
-            path = single_output(item, output, options.voice, ending)
-            _check_ending(path, options.format)
-            jobs.append(Job(source=item.path, output=path))
-    check_outputs(jobs)
-    return jobs
-
-
-def _folder(output: str | None) -> Place:
-    """The folder that several outputs go to."""
-    if output is None:
-        raise click.UsageError("several recordings, and URLs, need a folder: -o FOLDER.")
-    folder = place_of(output)
-    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"{output} is a file; several recordings need a folder.")
-    if isinstance(folder, Url) and not output.endswith("/") and Path(folder.name).suffix.lower() in AUDIO_SUFFIXES:
-        raise click.UsageError(f"{output} must be a folder; end it in / if it is one.")
-    return folder
-
-
-def _check_ending(output: Path, format: str | None) -> None:
-    from menura.audio.encode import format_of
-
-    by_name = format_of(output)
-    if by_name is None and format is None:
-        what = f"'{output.suffix}' is no format" if output.suffix else "has no ending"
-        raise click.UsageError(f"{output}: {what}; end it in .{', .'.join(FORMATS)}, give --format, or {output}/.")
-    if by_name is not None and format is not None and by_name != format:
-        raise click.UsageError(f"{output} is named as {by_name}, but --format is {format}; change one of them.")
 
 
 def _tell_document(report: RunReport, path: Path | None, *, as_json: bool) -> None:

@@ -93,7 +93,7 @@ def values_of(cls: type[T], given: Mapping[str, Any]) -> T:
 
 def flag_of(name: str) -> str:
     """A field's name on the command line."""
-    return "--" + name.replace("_", "-")
+    return "-o" if name == "output" else "--" + name.replace("_", "-")
 
 
 def flag_with(name: str, value: str | None) -> str:

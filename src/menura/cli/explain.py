@@ -14,9 +14,9 @@ import click
 from menura import __version__
 from menura.audio.remote import fetched
 from menura.cli.derive import flag_with
-from menura.cli.plan import STANDARD, Inputs
 from menura.cli.report import echo_json
 from menura.errors import MenuraError
+from menura.jobs.plan import STANDARD, Inputs
 from menura.options import ConversionOptions, EngineOptions
 from menura.types import Explanation, Place, Url
 from menura.voices.assets import home_folder

@@ -1,4 +1,4 @@
-"""The one place through which commands print: text is escaped and bounded here, streams may be closed or of any kind."""
+"""The one place through which commands print: text is escaped and bounded; streams may be closed or of any kind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from menura.system.files import replacing
+from menura.system.files import write_whole
 
 _LONGEST_LINE = 2000
 _LINE_EDGE = 900
@@ -80,11 +80,9 @@ def say_json(value: object) -> None:
 
 
 def write_json(value: object, path: Path) -> None:
-    """Write one JSON document to a file, which appears when it is complete. Raises OSError."""
+    """Write one JSON document to a file, which appears when it is complete. Raises ResourceError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(_json(value), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, _json(value).encode())
 
 
 def pass_on(path: Path) -> None:
@@ -198,7 +196,7 @@ def _print(text: str, stream: TextIO) -> None:
 
 
 @contextlib.contextmanager
-def _output_errors():  # type: ignore[no-untyped-def]
+def _output_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

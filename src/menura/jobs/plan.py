@@ -13,6 +13,7 @@ from menura.audio.listing import InputFile, Selection, audio_files
 from menura.audio.remote import is_url, place_of, remote_files
 from menura.errors import ErrorDetails, OptionError
 from menura.options import FORMATS, BatchOptions, ConversionOptions
+from menura.system.files import check_writable
 from menura.types import Place, Url
 from menura.voices.library import VOICE_SUFFIXES
 
@@ -98,6 +99,9 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
         for job in jobs:
             _check_name(job.output, options.format)
     check_outputs(jobs)
+    for job in jobs[:1]:  # of many each other is told with its own file
+        if isinstance(job.output, Path):
+            check_writable(job.output, OptionError)
     return jobs
 
 
@@ -137,15 +141,13 @@ def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> li
 
 
 def check_outputs(jobs: Sequence[Job]) -> None:
-    """Raise OptionError where an output is an input, or lies below what is a file."""
+    """Raise OptionError where an output is an input."""
     sources = {_resolved(job.source) for job in jobs if str(job.source) != STANDARD}
     for job in jobs:
         if _resolved(job.output) in sources:
-            raise OptionError(job.output, "would overwrite the recording", "Choose another {output}", option="output")
-    for parent in {job.output.parent for job in jobs if isinstance(job.output, Path)}:
-        existing = next((folder for folder in (parent, *parent.parents) if os.path.lexists(folder)), None)
-        if existing is not None and not existing.is_dir():
-            raise OptionError(existing, "is not a folder", "Choose another {output}", option="output")
+            raise OptionError(
+                str(job.output), "would overwrite the recording", "Choose another {output}", option="output"
+            )
 
 
 def voice_label(voice: str) -> str:
@@ -203,7 +205,7 @@ def _check_name(output: Place, format: str | None) -> None:
         advice = f"End it in .{', .'.join(FORMATS)}, or in a slash for a folder, or add {{format}}"
         raise OptionError(output, problem, advice, option="output")
     if by_name is not None and format is not None and by_name != format:
-        raise OptionError(output, f"the name says {by_name}, the format is {format}", "Change one", option="format")
+        raise OptionError(output, f"the name is for {by_name}, not {format}", "Change it or {format}", option="format")
 
 
 def _resolved(place: Place) -> Place:
