@@ -34,6 +34,7 @@ class SplitRecording:
 
     name = "<split>"
     warning = None
+    notes = ()
 
     def __init__(self, samples: FloatArray, rate: int, cuts: list[int]) -> None:
         self.samples = samples

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.filters import StreamHighPass
-from menura.audio.processor import Chain, ExactLength, MixDown, OneStream, PerChannel, Processor, mix_down
+from menura.audio.mixdown import MixDown
+from menura.audio.processor import Chain, ExactLength, OneStream, PerChannel, Processor, mix_down
 from menura.audio.resample import StreamResampler
 
 Samples = npt.NDArray[np.float32]
@@ -32,7 +33,7 @@ PROCESSORS = {
     "StreamHighPass": Registered(lambda _: StreamHighPass(), channels=(1,)),
     "EnvelopeMatcher": Registered(lambda n: EnvelopeMatcher(np.linspace(0.1, 1, 7), n, 1001, 0.25), channels=(1,)),
     "PerChannel": Registered(lambda _: PerChannel(StreamHighPass)),
-    "MixDown": Registered(lambda _: MixDown()),
+    "MixDown": Registered(lambda _: MixDown(1000)),
     "ExactLength": Registered(lambda _: ExactLength(10_000)),
     "Chain": Registered(
         lambda _: Chain(StreamResampler(48_000, 16_000), PerChannel(StreamHighPass), MixDown(), ExactLength(9_999))

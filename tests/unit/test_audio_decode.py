@@ -135,7 +135,7 @@ def test_samples_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", x, RATE_HZ, subtype="FLOAT")
     y, warning = whole(tmp_path / "in.wav")
     assert warning is not None
-    assert "not finite" in warning
+    assert "NaN or infinite" in warning
     np.testing.assert_allclose(y[10], x[10, 1] / 2)
     assert y[12] == 0
 
@@ -160,10 +160,10 @@ def test_what_is_no_recording(tmp_path: Path) -> None:
         "folder.wav": "is a folder",
         "header.wav": "holds no samples",
         "header.ogg": "holds no samples",
-        "text.wav": "is not audio",
-        "random.mp3": "is not audio",
-        "zeros.flac": "is not audio",
-        "picture.ogg": "no audio track|is not audio",
+        "text.wav": "unsupported or damaged",
+        "random.mp3": "unsupported or damaged",
+        "zeros.flac": "unsupported or damaged",
+        "picture.ogg": "no audio track|unsupported",
     }
     for name, reason in expected.items():
         with pytest.raises(DecodeError, match=reason) as caught:
@@ -227,7 +227,7 @@ def test_a_damaged_flac_keeps_its_time(tmp_path: Path) -> None:
     (tmp_path / "in.flac").write_bytes(data)
     y, warning = whole(tmp_path / "in.flac")
     assert warning is not None
-    assert "became silence" in warning
+    assert "replaced by silence" in warning
     assert y.size == x.size
     wrong = np.abs(y - x[:, 0]) > 1e-4
     assert wrong.sum() <= 6 * 4096
@@ -275,18 +275,19 @@ def test_mp3s_one_after_the_other_are_all_read(tmp_path: Path) -> None:
     assert warning is None
 
 
-def test_a_damaged_mp3_is_read_on_and_quiet(tmp_path: Path) -> None:
+def test_a_damaged_mp3_is_read_on_and_the_command_keeps_the_decoder_quiet(tmp_path: Path) -> None:
     data = bytearray(mp3(tone(160_000), tmp_path / "in.mp3", "CONSTANT"))
     data[len(data) // 2 : len(data) // 2 + 700] = bytes(700)
     (tmp_path / "in.mp3").write_bytes(data)
     command = (
-        "import sys; from menura.audio.decode import open_audio; r = open_audio(sys.argv[1]);"
+        "import os, sys; from menura.audio.decode import open_audio; from menura.cli.remarks import *;"
+        "drop_decoder_remarks(); r = open_audio(sys.argv[1]); os.write(2, b'native\\n');"
         "n = sum(len(b) for b in r.blocks(4096)); print(n, r.warning)"
     )
     run = subprocess.run(
         [sys.executable, "-c", command, str(tmp_path / "in.mp3")], capture_output=True, text=True, check=True
     )
-    assert run.stderr == ""
+    assert run.stderr in ("native\n", "")  # what comes last may be lost at the end
     samples, warning = run.stdout.split(" ", 1)
     assert 150_000 < int(samples) < 160_000
     assert "damaged" in warning
@@ -378,7 +379,7 @@ def test_without_pyav_the_message_names_the_extra(tmp_path: Path, monkeypatch: p
     for name in ("in.m4a", "unknown"):
         with pytest.raises(DecodeError, match=r"menura\[media\].*GPL"):
             open_audio(tmp_path / name)
-    with pytest.raises(DecodeError, match="is not audio"):
+    with pytest.raises(DecodeError, match="unsupported or damaged"):
         open_audio(tmp_path / "text.txt")
 
 
@@ -444,13 +445,13 @@ def test_a_disk_that_fails_while_reading(
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
-    with pytest.raises(DecodeError, match="is no file"):
+    with pytest.raises(DecodeError, match="not a regular file"):
         open_audio(tmp_path / "pipe.wav")
 
 
 def test_standard_input_that_has_no_room(tmp_path: Path) -> None:
     with (
-        pytest.raises(ResourceError, match=r"can't be kept in .*another folder"),
+        pytest.raises(ResourceError, match=r"can't store standard input.*another folder"),
         spooled_input(io.BytesIO(b"x"), tmp_path / "missing"),
     ):
         pass

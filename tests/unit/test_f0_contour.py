@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from menura.errors import OptionError
 from menura.f0.contour import coarse_bins, fill_unvoiced, transpose
-from menura.f0.file import read_f0_file
+from menura.f0.file import length_notes, read_f0_file
 
 
 def contour(*hz: float) -> np.ndarray:
@@ -80,27 +83,64 @@ def test_f0_files(tmp_path: Path, text: str, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0,100\n0.01\n", r"line 2: needs two numbers 'seconds,hz' \('0\.01'\)"),
-        ("0,100\n0.01,high\n", "line 2: needs two numbers"),
-        ("a,b\nc,d\n", "line 2: needs two numbers"),
-        ("0,100,3\n", "line 1: needs two numbers"),
-        ("t,hz\n0.02,100\n0.01,100\n", "line 3: the time must be later"),
-        ("0,100\n0,100\n", "line 2: the time must be later"),
-        ("0,-1\n", "line 1: F0 must be 0"),
-        ("0,nan\n", "line 1: F0 must be 0"),
-        ("0,9000\n", "line 1: F0 must be 0"),
-        ("-1,100\n", "line 1: the time must be 0"),
-        ("1e300,100\n", "line 1: the time must be 0"),
-        ("", "holds no line"),
-        ("seconds,hz\n", "holds no line"),
-        (b"\xff\xfe\x00", "no UTF-8"),
+        ("0,100\n0.01\n", r"line 2 \('0\.01'\): two numbers"),
+        ("0,100\n0.01,high\n", r"line 2 .*: two numbers"),
+        ("a,b\nc,d\n", r"line 2 .*: two numbers"),
+        ("0,100,3\n", r"line 1 .*: two numbers"),
+        ("t,hz\n0.02,100\n0.01,100\n", r"line 3 .*: the time must be later"),
+        ("0,100\n0,100\n", r"line 2 .*: the time must be later"),
+        ("0,-1\n", r"line 1 .*: F0 must be 0"),
+        ("0,nan\n", r"line 1 .*: F0 must be 0"),
+        ("0,9000\n", r"line 1 .*: F0 must be 0"),
+        ("-1,100\n", r"line 1 .*: the time must be 0"),
+        ("1e300,100\n", r"line 1 .*: the time must be 0"),
+        ("", "has no line"),
+        ("seconds,hz\n", "has no line"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, text: str | bytes, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(OptionError) as caught:
         read(tmp_path / "f0.csv", text)
+    assert re.match(message, caught.value.problem)
+    assert caught.value.subject == str(tmp_path / "f0.csv")
+    assert caught.value.option == "f0_file"
 
 
 def test_missing_f0_file(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"nothing\.csv can't be read \(No such file"):
+    with pytest.raises(OptionError) as caught:
         read_f0_file(tmp_path / "nothing.csv")
+    assert "No such file" in caught.value.problem
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(OptionError) as caught:
+        read_f0_file(tmp_path / "pipe.csv")
+    assert "regular file" in caught.value.problem
+
+
+def test_a_file_of_two_lines_costs_little(tmp_path: Path) -> None:
+    tracemalloc.start()
+    f0_hz = read(tmp_path / "f0.csv", "0,100\n172800,200\n")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(f0_hz) == 17_280_001
+    assert peak < 100e6
+    assert f0_hz[8_640_000] == pytest.approx(150)
+    with pytest.raises(OptionError, match="not milliseconds"):
+        read(tmp_path / "f0.csv", "0,100\n172801,200\n")
+
+
+@pytest.mark.parametrize(
+    ("frames", "audio_s", "words"),
+    [
+        (300, 3.0, None),
+        (290, 3.4, None),
+        (59_000, 600.0, None),
+        (100, 3.0, "unvoiced"),
+        (700, 3.0, "ignored"),
+        (300_000, 3.0, "milliseconds"),
+    ],
+)
+def test_f0_that_is_longer_or_shorter_than_its_recording(frames: int, audio_s: float, words: str | None) -> None:
+    notes = length_notes(frames, audio_s)
+    assert [words in note for note in notes if words] == ([True] if words else [])
+    assert len(notes) == (words is not None)

@@ -1,4 +1,4 @@
-"""Reading recordings as blocks of mono float32, in bounded memory, from whatever container they are in.
+"""Reading recordings as blocks of float32, in bounded memory, from whatever container they are in.
 
 The container is recognised by its content: libsndfile first, then PyAV where the extra `media` is installed. A damaged
 file gives what can be decoded, and a warning; a file that gives nothing raises `DecodeError`.
@@ -16,48 +16,103 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import numpy as np
 
 from menura.audio.containers import survey
-from menura.audio.media import MediaSource, media_missing_message
-from menura.audio.processor import mix_down
+from menura.audio.media import MediaSource, media_missing
+from menura.audio.mixdown import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
 from menura.audio.suffixes import MEDIA_SUFFIXES
 from menura.errors import DecodeError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from menura.types import AudioInfo, FloatArray
 
 MINIMUM_RATE_HZ = 4_000
 MAXIMUM_RATE_HZ = 384_000
-_NO_SAMPLES = "the file holds no samples."
+NO_SAMPLES = "holds no samples"
+_MOST_WINDOW_VALUES = 1 << 20
+
+
+class Findings:
+    """What reading a file brought to light. Each text is a phrase without the file's name, told once."""
+
+    def __init__(self) -> None:
+        self._damage: dict[str, None] = {}
+        self._notes: dict[str, None] = {}
+
+    def damaged(self, problem: str) -> None:
+        """Not all of the recording can be read; begins in lower case, without a full stop."""
+        self._damage[problem] = None
+
+    def note(self, text: str) -> None:
+        """Something worth knowing of a whole recording; a sentence."""
+        self._notes[text] = None
+
+    @property
+    def warning(self) -> str | None:
+        """All damage in one phrase, None for none."""
+        return "; ".join(self._damage) or None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All notes."""
+        return tuple(self._notes)
 
 
 class Source(Protocol):
-    """One container format library's view of a file. `frames` may be called again and starts at the beginning."""
+    """One container format library's view of a file."""
 
     info: AudioInfo
 
-    def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
-        """Yield (samples, channels) float32 of any length; report damage to `warn`, raise DecodeError for none."""
+    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
+        """Yield (samples, channels) float32 of any length from the start; raise DecodeError for none."""
 
 
 class AudioReader:
-    """An opened recording. Each call of `blocks` is a new pass from the beginning."""
+    """An opened recording. Each call of `chunks` or `blocks` is a new pass from the beginning."""
 
     def __init__(self, path: Path, source: Source) -> None:
         self.path = path
         self.info = source.info
         self._source = source
-        self._warnings: dict[str, None] = {}
+        self._findings = Findings()
 
     @property
     def warning(self) -> str | None:
         """What was wrong with the file, as far as it has been read; None if nothing was."""
-        return " ".join(self._warnings) or None
+        return self._findings.warning
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else there is to say of it, as far as it has been read."""
+        return self._findings.notes
+
+    def length_samples(self) -> int:
+        """The recording's length: by its header, or counted by reading all of it where the header doesn't say."""
+        if self.info.length_samples is not None:
+            return self.info.length_samples
+        return sum(len(block) for block in self.blocks(self.info.sample_rate))
+
+    def chunks(self) -> Iterator[FloatArray]:
+        """Yield the recording as finite float32 (samples, channels) of any length; channels may change on the way.
+
+        Raises:
+            DecodeError: the file can't be read any more.
+        """
+        try:
+            for chunk in self._source.chunks(self._findings):
+                finite = np.isfinite(chunk)
+                if finite.all():
+                    yield chunk
+                else:
+                    self._findings.damaged("NaN or infinite samples were replaced by silence")
+                    yield np.where(finite, chunk, np.float32(0))
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        """Yield the recording from its start as float32 (samples,), channels averaged.
+        """Yield the recording from its start as float32 (samples,), mixed down; see MixDown.
 
         Every block has `block_samples` samples, the last one what is left. How many samples there are in all is only
         certain at the end: `info.length_samples` is the header's word.
@@ -67,53 +122,52 @@ class AudioReader:
         """
         if block_samples < 1:
             raise ValueError(f"Blocks must have at least one sample, not {block_samples}.")
-        pending: list[FloatArray] = []
-        held = 0
         empty = True
-        for frames in self._frames():
-            pending.append(self._mono(frames))
-            held += len(frames)
-            empty &= not held
-            if held < block_samples:
-                continue
-            joined = np.concatenate(pending)
-            whole = held - held % block_samples
-            for start in range(0, whole, block_samples):
-                yield joined[start : start + block_samples]
-            pending, held = [joined[whole:]], held - whole
-        if held:
-            yield np.concatenate(pending)
+        for block in regrouped(self._mixed(), block_samples):
+            empty = False
+            yield block
         if empty:
-            raise DecodeError(f"{self.path}: {_NO_SAMPLES}")
+            raise DecodeError(self.path, NO_SAMPLES)
 
-    def _frames(self) -> Iterator[FloatArray]:
-        try:
-            yield from self._source.frames(self._warn)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
-
-    def close(self) -> None:
-        """Nothing stays open between passes; present so that a reader is used as a context manager."""
+    def _mixed(self) -> Iterator[FloatArray]:
+        mixer, channels = MixDown(), 0
+        for chunk in self.chunks():
+            if chunk.shape[1] != channels:
+                yield mixer.flush()
+                channels = chunk.shape[1]
+                mixer = MixDown(max(1, min(self.info.sample_rate, _MOST_WINDOW_VALUES // channels)))
+            yield mixer.push(chunk)
+            if mixer.cancelled:
+                self._findings.note(CANCELLED)
+        yield mixer.flush()
+        if mixer.cancelled:
+            self._findings.note(CANCELLED)
 
     def __enter__(self) -> AudioReader:
-        """Return the reader."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the reader."""
-        self.close()
+        """Nothing stays open between passes."""
 
-    def _mono(self, frames: FloatArray) -> FloatArray:
-        finite = np.isfinite(frames)
-        if not finite.all():
-            self._warn("Samples that are not finite numbers were replaced by silence.")
-            frames = np.where(finite, frames, np.float32(0))
-        return mix_down(frames)
 
-    def _warn(self, message: str) -> None:
-        self._warnings[message] = None
+def regrouped(chunks: Iterable[FloatArray], block_samples: int) -> Iterator[FloatArray]:
+    """(samples,) chunks of any lengths as blocks of `block_samples`, the last one what is left."""
+    pending: list[FloatArray] = []
+    held = 0
+    for chunk in chunks:
+        pending.append(chunk)
+        held += len(chunk)
+        if held < block_samples:
+            continue
+        joined = np.concatenate(pending)
+        whole = held - held % block_samples
+        for start in range(0, whole, block_samples):
+            yield joined[start : start + block_samples]
+        pending, held = [joined[whole:]], held - whole
+    if held:
+        yield np.concatenate(pending)
 
 
 def open_audio(path: Path | str) -> AudioReader:
@@ -130,31 +184,31 @@ def open_audio(path: Path | str) -> AudioReader:
         raise _unreadable(path, error) from error
     rate_hz = source.info.sample_rate
     if not MINIMUM_RATE_HZ <= rate_hz <= MAXIMUM_RATE_HZ:
-        raise DecodeError(f"{path}: its rate of {rate_hz} Hz is outside {MINIMUM_RATE_HZ} to {MAXIMUM_RATE_HZ} Hz.")
+        raise DecodeError(path, f"sample rate of {rate_hz} Hz is outside {MINIMUM_RATE_HZ} to {MAXIMUM_RATE_HZ} Hz")
     return AudioReader(path, source)
 
 
 def _check_readable(path: Path) -> None:
     if os.path.isdir(path):
-        raise DecodeError(f"{path}: is a folder, not a recording.")
+        raise DecodeError(path, "is a folder, not a recording")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise DecodeError(f"{path}: is no file; recordings are read twice, so pipes and devices can't be.")
+        raise DecodeError(path, "is not a regular file; pipes and devices are not supported")
     with path.open("rb") as file:
         if not file.read(1):
-            raise DecodeError(f"{path}: the file is empty.")
+            raise DecodeError(path, "the file is empty")
 
 
 def _unreadable(path: Path, error: OSError) -> DecodeError:
     if isinstance(error, FileNotFoundError):
-        return DecodeError(f"{path}: no such file.")
-    return DecodeError(f"{path}: can't be read: {error.strerror or error}.")
+        return DecodeError(path, "no such file")
+    return DecodeError(path, f"can't be read: {error.strerror or error}")
 
 
 def _open_source(path: Path) -> Source:
     with path.open("rb") as file:
         found = survey(file)
     if not found.parts:
-        raise DecodeError(f"{path}: is not audio that Menura can read.")
+        raise DecodeError(path, "unsupported or damaged audio file")
     try:
         return SndfileSource(path, found)
     except DecodeError as error:
@@ -164,9 +218,9 @@ def _open_source(path: Path) -> Source:
             return MediaSource(path, found)
         except DecodeError as error:
             # A header without samples is libsndfile's to name; of other files PyAV knows more.
-            raise (sndfile_error if str(sndfile_error).endswith(_NO_SAMPLES) else error) from None
+            raise (sndfile_error if sndfile_error.problem == NO_SAMPLES else error) from None
     if path.suffix.lower() in MEDIA_SUFFIXES or MediaSource.recognises(path):
-        raise DecodeError(media_missing_message(path))
+        raise media_missing(path)
     raise sndfile_error
 
 
@@ -184,8 +238,6 @@ def spooled_input(stream: BinaryIO, folder: Path | None = None) -> Iterator[Path
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
             place = folder or tempfile.gettempdir()
-            advice = "choose another folder" if folder else "point TMPDIR at a larger disk"
-            raise ResourceError(
-                f"Standard input can't be kept in {place}: {error.strerror or error}; free space there or {advice}."
-            ) from error
+            advice = "Free space there or " + ("choose another folder" if folder else "point TMPDIR at a larger disk")
+            raise ResourceError(place, f"can't store standard input: {error.strerror or error}", advice) from error
         yield path

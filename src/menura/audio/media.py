@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from menura.audio.containers.survey import PieceFile
+from menura.audio.sndfile import silence
 from menura.errors import DecodeError
 from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo
@@ -18,30 +19,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from menura.audio.containers.survey import Survey
+    from menura.audio.decode import Findings
     from menura.types import FloatArray
 
-_SIGNATURES = (
-    (4, b"ftyp"),
-    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),  # ASF: wma, wmv
-    (0, b"\xff\xf1"),  # AAC in ADTS
-    (0, b"\xff\xf9"),
-    (0, b"\x0b\x77"),  # AC-3
-    (0, b"#!AMR"),
-    (0, b"FLV"),
-    (0, b"wvpk"),
-    (0, b"MAC "),
-    (8, b"AVI "),
+_MAGIC = (
+    *((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),  # MP4, Matroska, ASF
+    *((0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"\x0b\x77"), (0, b"\x00\x00\x01\xba")),  # ADTS AAC, AC-3, MPEG-PS
+    *((0, b"#!AMR"), (0, b"FLV"), (0, b"wvpk"), (0, b"MAC "), (8, b"AVI "), (0, b"TTA1"), (0, b"MPCK"), (0, b".RMF")),
+    # libsndfile reads these containers, but not every codec in them.
+    *((8, b"WAVE"), (0, b"riff"), (8, b"AIFC"), (0, b"OggS"), (0, b"caff"), (0, b".snd")),
 )
 _MOST_DAMAGES = 1000
 """Damaged packets after which the rest is given up."""
 _SLACK_S = 0.25
 """A container's duration may be this much longer than its sound without anything being missing."""
+_TIMED = ("matroska", "mp4", "flv", "asf")
+"""Containers in which a hole between two timestamps is silence; transport streams' clocks jump."""
+_HOLE_S, _BACK_S, _MOST_SILENCE_S = 0.05, 1.0, 6 * 3600.0
+_DAMAGED = "damaged; what could be decoded was used"
 
 
-def media_missing_message(path: Path) -> str:
+def media_missing(path: Path) -> DecodeError:
     """What to do about a file that needs PyAV where it isn't installed."""
-    return f"{path}: this format needs PyAV: pip install 'menura[media]' (its wheels bundle GPL codecs)."
+    return DecodeError(
+        path, "this format needs PyAV", "Install it: pip install 'menura[media]' (its wheels bundle GPL codecs)"
+    )
 
 
 class MediaSource:
@@ -59,18 +61,16 @@ class MediaSource:
         """
         self._path = path
         self._survey = survey
-        self._duration_s: float | None = None
-        # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
-        first = next(self._decoded(lambda _: None), None)
-        if first is None:
-            raise DecodeError(f"{path}: the file holds no samples.")
-        self._rate_hz = int(first.sample_rate)
-        self._channels = len(first.layout.channels)
-        self._announced = None if self._duration_s is None else round(self._duration_s * self._rate_hz)
+        with self._opened() as container:
+            # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
+            first = next(_frames(container, lambda _: None), None)
+            if first is None:
+                raise DecodeError(path, "holds no samples")
+            announced_s = _stated_s(container)
         self.info = AudioInfo(
-            sample_rate=self._rate_hz,
-            channels=self._channels,
-            length_samples=self._announced,
+            sample_rate=int(first.sample_rate),
+            channels=len(first.layout.channels),
+            length_samples=None if announced_s is None else round(announced_s * first.sample_rate),
         )
 
     @staticmethod
@@ -82,44 +82,49 @@ class MediaSource:
     def recognises(path: Path) -> bool:
         """Whether the first bytes are those of a container that PyAV would be needed for."""
         with path.open("rb") as file:
-            head = file.read(16)
-        return any(head[at : at + len(magic)] == magic for at, magic in _SIGNATURES)
+            head = file.read(189)
+        stream = head[:1] == head[188:] == b"G"  # MPEG-TS
+        return stream or any(head[at : at + len(magic)] == magic for at, magic in _MAGIC)
 
-    def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
-        """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged.
+    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
+        """Yield (samples, channels) float32 from the start, silence where the timestamps leave a hole.
 
         The number of channels may change on the way, as it does in broadcasts.
         """
-        packer = _Packer()
-        count = 0
+        with self._opened() as container:
+            count = 0
+            for chunk in self._timed(container, findings):
+                count += len(chunk)
+                yield chunk
+        announced, rate_hz = self.info.length_samples, self.info.sample_rate
+        seconds = f"{count / rate_hz:.2f} s"
+        if announced is not None and announced - count > _SLACK_S * rate_hz:
+            findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
+        elif self._survey.cut_off:
+            findings.damaged(f"cut off: the end is missing; {seconds} could be read")
+
+    def _timed(self, container: Any, findings: Findings) -> Iterator[FloatArray]:
+        tracks = len(container.streams.audio)
+        if tracks > 1:
+            chosen = container.streams.audio.index(_track(container)) + 1
+            findings.note(f"Of {tracks} audio tracks number {chosen} was used.")
+        packer, holes = _Packer(), _Holes(self.info.sample_rate, container.format.name)
         held: FloatArray | None = None
         stated: int | None = None
-        for frame in self._decoded(warn):
-            if frame.sample_rate != self._rate_hz:
-                warn("The rate changes within the file; parts at another rate were left out.")
+        for frame in _frames(container, findings.damaged):
+            if frame.sample_rate != self.info.sample_rate:
+                findings.damaged("the sample rate changes within the file; parts at another rate were left out")
                 continue
             if held is not None:
-                count += len(held)
                 yield held
-            held = packer.pack(frame, warn)
+            held = packer.pack(frame, findings)
+            yield from silence(holes.before(frame, len(held), findings), held.shape[1])
             stated = _stated_samples(frame)
         if held is not None:
-            # Only of the last frame a part may be padding.
-            held = held[:stated]
-            count += len(held)
-            yield held
-        self._judge(count, warn)
+            yield held[:stated]  # only of the last frame a part may be padding
 
-    def _judge(self, count: int, warn: Callable[[str], None]) -> None:
-        announced, rate_hz = self._announced, self._rate_hz
-        if announced is not None and announced - count > _SLACK_S * rate_hz:
-            warn(
-                f"The file is damaged or cut off: {count / rate_hz:.2f} s of {announced / rate_hz:.2f} s could be read."
-            )
-        elif self._survey.cut_off:
-            warn(f"The file is cut off: its end is missing; {count / rate_hz:.2f} s could be read.")
-
-    def _decoded(self, warn: Callable[[str], None]) -> Iterator[Any]:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
         import av
 
         with self._path.open("rb") as file:
@@ -133,49 +138,91 @@ class MediaSource:
                 if pieces.error is not None:
                     raise pieces.error from error
                 if self._survey.cut_off:
-                    raise DecodeError(f"{self._path}: is cut off, and what is left can't be decoded.") from error
-                raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
+                    raise DecodeError(self._path, "cut off, and what is left can't be decoded") from error
+                raise DecodeError(self._path, "unsupported or damaged audio file") from error
             with container:
                 if not container.streams.audio:
-                    raise DecodeError(f"{self._path}: has no audio track.")
-                self._measure(container)
-                yield from self._decode_stream(container, warn)
+                    raise DecodeError(self._path, "has no audio track")
+                yield container
                 if pieces.error is not None:
                     raise pieces.error
 
-    def _measure(self, container: Any) -> None:
-        """Take the duration of containers that state it; others only have FFmpeg's guess from the file's size."""
-        stream = container.streams.audio[0]
-        if "mp4" in container.format.name and stream.duration:
-            self._duration_s = float(stream.duration * stream.time_base)
-        elif "matroska" in container.format.name and container.duration and not container.streams.video:
-            self._duration_s = container.duration / 1_000_000
 
-    def _decode_stream(self, container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
-        import av
+def _track(container: Any) -> Any:
+    """The audio track that is flagged as the default, else the first."""
+    from av.stream import Disposition
 
-        packets = container.demux(container.streams.audio[0])
-        for _ in range(_MOST_DAMAGES):
-            with contextlib.suppress(av.error.FFmpegError):
-                while (frames := self._next_frames(packets, warn)) is not None:
-                    yield from frames
-                return
-            warn("The file is damaged; what could be decoded was used.")
+    tracks = container.streams.audio
+    return next((track for track in tracks if track.disposition & Disposition.default), tracks[0])
 
-    def _next_frames(self, packets: Iterator[Any], warn: Callable[[str], None]) -> list[Any] | None:
-        with deferred_interrupts():
-            packet = next(packets, None)
-            if packet is None:
-                return None
-            if packet.is_corrupt:
-                warn("The file is damaged; what could be decoded was used.")
-            return list(packet.decode())
+
+def _stated_s(container: Any) -> float | None:
+    """The duration where the container states it; of others FFmpeg only has a guess from the file's size."""
+    stream = _track(container)
+    if "mp4" in container.format.name and stream.duration:
+        return float(stream.duration * stream.time_base)
+    if "matroska" in container.format.name and container.duration and not container.streams.video:
+        return float(container.duration / 1_000_000)
+    return None
+
+
+def _frames(container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
+    import av
+
+    packets = container.demux(_track(container))
+    for _ in range(_MOST_DAMAGES):
+        with contextlib.suppress(av.error.FFmpegError):
+            while (frames := _next_frames(packets, warn)) is not None:
+                yield from frames
+            return
+        warn(_DAMAGED)
+
+
+def _next_frames(packets: Iterator[Any], warn: Callable[[str], None]) -> list[Any] | None:
+    with deferred_interrupts():
+        packet = next(packets, None)
+        if packet is None:
+            return None
+        if packet.is_corrupt:
+            warn(_DAMAGED)
+        return list(packet.decode())
 
 
 def _stated_samples(frame: Any) -> int | None:
     """Samples of a frame as its container has it, None where that counts in coarser steps."""
     step = frame.time_base * frame.sample_rate if frame.time_base else 0
     return round(frame.duration * step) if frame.duration and 0 < step <= 2 else None
+
+
+class _Holes:
+    """Silence between frames whose timestamps leave a hole."""
+
+    def __init__(self, rate_hz: int, container: str) -> None:
+        self._rate_hz = rate_hz
+        self._timed = any(name in container for name in _TIMED)
+        self._left_s = _MOST_SILENCE_S
+        self._expected_s: float | None = None
+
+    def before(self, frame: Any, samples: int, findings: Findings) -> int:
+        """Samples of silence before a frame that has so many samples."""
+        if not self._timed:
+            return 0
+        gap_s = 0.0
+        if frame.pts is not None and frame.time_base:
+            at_s = float(frame.pts * frame.time_base)
+            gap_s = at_s - self._expected_s if self._expected_s is not None else 0.0
+            # A little back is rounding, or a clock that differs from the sound's; much back is a new one.
+            if self._expected_s is None or gap_s > 0 or gap_s < -_BACK_S:
+                self._expected_s = at_s
+        if self._expected_s is not None:
+            self._expected_s += samples / self._rate_hz
+        if gap_s <= _HOLE_S:
+            return 0
+        if gap_s > self._left_s:
+            findings.damaged(f"its timestamps leave out {gap_s:.0f} s, which was ignored")
+            return 0
+        self._left_s -= gap_s
+        return round(gap_s * self._rate_hz)
 
 
 class _Packer:
@@ -189,7 +236,7 @@ class _Packer:
         self._kind: tuple[str, str] | None = None
         self._resampler: Any = None
 
-    def pack(self, frame: Any, warn: Callable[[str], None]) -> FloatArray:
+    def pack(self, frame: Any, findings: Findings) -> FloatArray:
         """Pack one frame; one that FFmpeg's converter refuses, as damage makes them, is left out."""
         import av
 
@@ -200,7 +247,7 @@ class _Packer:
         try:
             packed = [piece.to_ndarray().reshape(-1, channels) for piece in self._resampler.resample(frame)]
         except (av.error.FFmpegError, ValueError):
-            warn("The file is damaged; what could be decoded was used.")
+            findings.damaged(_DAMAGED)
             self._kind, packed = None, []
         samples: FloatArray = np.concatenate(packed) if packed else np.zeros((0, channels), np.float32)
         return samples

@@ -91,20 +91,6 @@ class PerChannel(OneStream):
         return np.stack([processor.flush() for processor in self._processors], axis=1)
 
 
-class MixDown(OneStream):
-    """Averages channels: (samples, channels) or (samples,) in, (samples,) out."""
-
-    def push(self, samples: FloatArray) -> FloatArray:
-        """See Processor."""
-        self._check_open()
-        return mix_down(samples)
-
-    def flush(self) -> FloatArray:
-        """See Processor."""
-        self._check_open(last=True)
-        return np.zeros(0, dtype=np.float32)
-
-
 class ExactLength(OneStream):
     """Cuts a stream off, or continues it by zeros, so that it has exactly so many samples."""
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +15,12 @@ from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
 
     from menura.audio.containers.survey import Piece, Survey
+    from menura.audio.decode import Findings
     from menura.types import FloatArray
 
 _READ_SAMPLES = 1 << 15
@@ -57,17 +55,16 @@ class SndfileSource:
         """
         self._path = path
         self._survey = survey
-        self._hush = _quiet_decoder if survey.noisy else contextlib.nullcontext[None]
         lengths: list[int | None] = []
         with path.open("rb") as file:
             for part in self._survey.parts:
                 with self._opened(file, part) as sound:
                     if not lengths:
                         self._rate_hz, self._channels = sound.samplerate, sound.channels
-                        silent = not len(self._read(sound)[0])
+                        silent = not len(_read(sound)[0])
                     lengths.append(None if sound.frames >= _ENDLESS_SAMPLES else sound.frames)
         if silent and len(lengths) == 1:
-            raise DecodeError(f"{path}: the file holds no samples.")
+            raise DecodeError(path, "holds no samples")
         known = [length for length in lengths if length is not None]
         self.info = AudioInfo(
             sample_rate=self._rate_hz,
@@ -75,121 +72,91 @@ class SndfileSource:
             length_samples=sum(known) if len(known) == len(lengths) else None,
         )
 
-    def frames(self, warn: Callable[[str], None]) -> Iterator[FloatArray]:
-        """Yield (samples, channels) float32 from the start; call `warn` where the file is damaged or cut off."""
+    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
+        """Yield (samples, channels) float32 from the start."""
         count = 0
         with self._path.open("rb") as file:
             for part in self._survey.parts:
-                for frames in self._part_frames(file, part, warn):
-                    count += len(frames)
-                    yield frames
-        self._judge(count, warn)
+                for chunk in self._part_chunks(file, part, findings):
+                    count += len(chunk)
+                    yield chunk
+        self._judge(count, findings)
 
-    def _part_frames(
-        self, file: BinaryIO, part: tuple[Piece, ...], warn: Callable[[str], None]
-    ) -> Iterator[FloatArray]:
+    def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], findings: Findings) -> Iterator[FloatArray]:
         count, position = 0, 0
         for _ in range(_MOST_DAMAGES):
             error = None
             with self._opened(file, part) as sound:
                 if sound.samplerate != self._rate_hz:
-                    warn("The rate changes within the file; parts at another rate were left out.")
+                    findings.damaged("the sample rate changes within the file; parts at another rate were left out")
                     return
                 while error is None:
-                    frames, error = self._read(sound)
-                    if not len(frames):
+                    chunk, error = _read(sound)
+                    if not len(chunk):
                         break
-                    count += len(frames)
-                    yield frames
+                    count += len(chunk)
+                    yield chunk
             if error is None:
                 return
             rest = rest_of_flac(file, count, position)
             if rest is None:
                 if self.info.length_samples is None:  # else the total tells
-                    warn(f"The file is damaged or cut off at {count / self._rate_hz:.2f} s.")
+                    findings.damaged(f"damaged or cut off at {count / self._rate_hz:.2f} s")
                 return
             gap = rest.start_samples - count
-            warn(f"The file is damaged at {count / self._rate_hz:.2f} s: {gap / self._rate_hz:.2f} s became silence.")
-            yield from _silence(gap, self._channels)
+            findings.damaged(
+                f"damaged at {count / self._rate_hz:.2f} s: {gap / self._rate_hz:.2f} s were replaced by silence"
+            )
+            yield from silence(gap, self._channels)
             part, count, position = rest.pieces, rest.start_samples, rest.position
 
-    def _judge(self, count: int, warn: Callable[[str], None]) -> None:
+    def _judge(self, count: int, findings: Findings) -> None:
         """Say what is missing, from what was announced and what came."""
         announced = self.info.length_samples
         if announced is None or announced <= count:
             announced = round(count / self._survey.present) if self._survey.present else count
         seconds = f"{count / self._rate_hz:.2f} s"
         if announced - count > self._rate_hz // 100:
-            warn(f"The file is damaged or cut off: {seconds} of {announced / self._rate_hz:.2f} s could be read.")
+            findings.damaged(f"damaged or cut off: {seconds} of {announced / self._rate_hz:.2f} s could be read")
         elif self._survey.cut_off or count < announced:
-            warn(f"The file is cut off: its end is missing; {seconds} could be read.")
+            findings.damaged(f"cut off: the end is missing; {seconds} could be read")
         elif self._survey.damaged:
-            warn(f"The file is damaged; {seconds} could be read.")
+            findings.damaged(f"damaged; {seconds} could be read")
 
     @contextlib.contextmanager
     def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
         pieces = PieceFile(file, part)
         try:
-            with deferred_interrupts(), self._hush():
+            with deferred_interrupts():
                 sound = _Sound(pieces)
         except soundfile.LibsndfileError as error:
             if pieces.error is not None:
                 raise pieces.error from error
-            raise DecodeError(f"{self._path}: is not audio that Menura can read.") from error
+            raise DecodeError(self._path, "unsupported or damaged audio file") from error
         sound.pieces = pieces
         with sound:
             yield sound
-
-    def _read(self, sound: _Sound) -> tuple[FloatArray, str | None]:
-        with deferred_interrupts(), self._hush():
-            result = _read(sound)
-        if sound.pieces.error is not None:
-            raise sound.pieces.error
-        return result
 
 
 def _read(sound: _Sound) -> tuple[FloatArray, str | None]:
     """Read on; with an error come the samples that were decoded before it."""
     out = np.full((max(_READ_SAMPLES // sound.channels, 1), sound.channels), np.nan, dtype=np.float32)
+    result: tuple[FloatArray, str | None]
     try:
-        return sound.read(len(out), out=out), None
+        with deferred_interrupts():
+            result = sound.read(len(out), out=out), None
     except soundfile.LibsndfileError as error:
         # soundfile doesn't say how much it got; untouched places still hold NaN.
         untouched = np.isnan(out).all(axis=1)
         count = int(np.argmax(untouched)) if untouched.any() else len(out)
-        return out[:count], str(error.error_string)
+        result = out[:count], str(error.error_string)
+    if sound.pieces.error is not None:
+        raise sound.pieces.error
+    return result
 
 
-def _silence(samples: int, channels: int) -> Iterator[FloatArray]:
+def silence(samples: int, channels: int) -> Iterator[FloatArray]:
+    """(samples, channels) zeros in chunks."""
     step = max(_READ_SAMPLES // channels, 1)
     for start in range(0, samples, step):
         yield np.zeros((min(step, samples - start), channels), dtype=np.float32)
-
-
-_standard_error_lock = threading.Lock()
-_DECODER_NOISE = (b"[src/libmpg123", b"Note: ", b"Warning: Xing", b"Warning: Encountered", b"\n")
-
-
-@contextlib.contextmanager
-def _quiet_decoder() -> Iterator[None]:
-    """Keep libmpg123's remarks off the process's standard error; what others write meanwhile is passed on.
-
-    libsndfile has no switch for them, and a damaged MP3 causes one for every frame.
-    """
-    with _standard_error_lock, contextlib.ExitStack() as stack:
-        try:
-            caught = stack.enter_context(tempfile.TemporaryFile())
-            kept = os.dup(2)
-        except OSError:  # no standard error to keep quiet, or no place to keep it
-            yield
-            return
-        try:
-            os.dup2(caught.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            for line in caught:
-                if not line.startswith(_DECODER_NOISE):
-                    os.write(2, line)

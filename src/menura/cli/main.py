@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from menura import __version__
+from menura.cli.remarks import drop_decoder_remarks
 from menura.errors import MenuraError, details_of
 from menura.system.interrupts import TerminatedError, check_interrupts, hear_interrupts
 
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
     hear_interrupts()
+    drop_decoder_remarks()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 

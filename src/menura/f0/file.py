@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 64 * 2**20
 """About 40 hours at 10 ms."""
 MAX_HZ = 8000.0
-MAX_SECONDS = 7 * 24 * 3600.0
+MAX_SECONDS = 48 * 3600.0
+"""Bounds the contour of a file of few lines to 70 MB."""
+_FORM = "Give CSV lines 'seconds,hz'"
+_PART_FRAMES = 1 << 16
+_UNLIKE_S, _UNLIKE_SHARE = 0.5, 0.02
+_LIKELY_MILLISECONDS = 20.0
 
 
 def read_f0_file(path: Path) -> FloatArray:
@@ -36,43 +42,58 @@ def read_f0_file(path: Path) -> FloatArray:
         (frames,) up to the last line's frame.
 
     Raises:
-        OptionError: it can't be read, or a line is wrong; the message names the line.
+        OptionError: it can't be read, or a line is wrong; the problem names the line.
     """
-    points = _parse(path, _read_text(path))
-    if not points:
-        raise OptionError(f"f0_file: {path} holds no line 'seconds,hz'.")
-    times, values = np.array(points, dtype=np.float64).T
-    return _at_frames(times * FRAME_RATE_HZ, values).astype(np.float32)
-
-
-def _read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise _error(path, "is not a regular file")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise OptionError(f"f0_file: {path} is larger than {MAX_FILE_BYTES // 2**20} MB; give lines at 10 ms.")
-        return path.read_text(encoding="utf-8-sig")
+            raise _error(path, f"is larger than {MAX_FILE_BYTES // 2**20} MB", "Give a line every 10 ms")
+        times, values = _parse(path)
     except OSError as error:
-        raise OptionError(f"f0_file: {path} can't be read ({error.strerror}). Check the path.") from error
+        raise _error(path, f"can't be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise OptionError(f"f0_file: {path} is no UTF-8 text; give CSV lines 'seconds,hz'.") from None
+        raise _error(path, "is not UTF-8 text", _FORM) from None
+    if not len(times):
+        raise _error(path, "has no line 'seconds,hz'", _FORM)
+    return _at_frames(times * FRAME_RATE_HZ, values)
 
 
-def _parse(path: Path, text: str) -> list[tuple[float, float]]:
-    points: list[tuple[float, float]] = []
+def length_notes(f0_frames: int, audio_s: float) -> tuple[str, ...]:
+    """What to say of given F0 that is longer or shorter than its recording: at most one note."""
+    f0_s = f0_frames / FRAME_RATE_HZ
+    if abs(f0_s - audio_s) <= max(_UNLIKE_S, _UNLIKE_SHARE * audio_s):
+        return ()
+    lengths = f"The F0 file covers {f0_s:.2f} s, the recording has {audio_s:.2f} s"
+    if f0_s < audio_s:
+        return (f"{lengths}; the rest counts as unvoiced.",)
+    unit = " Its times must be in seconds, not milliseconds." if f0_s > _LIKELY_MILLISECONDS * audio_s else ""
+    return (f"{lengths}; the surplus was ignored.{unit}",)
+
+
+def _error(path: Path, problem: str, advice: str | None = None) -> OptionError:
+    return OptionError(path, problem, advice, option="f0_file")
+
+
+def _parse(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    times, values = array("d"), array("d")
     seen_content = False
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        fields = [field.strip() for field in stripped.replace(";", ",").split(",")]
-        is_header = not seen_content and not _is_number(fields[0])
-        seen_content = True
-        if is_header:
-            continue
-        problem = _problem(fields, points)
-        if problem:
-            raise OptionError(f"f0_file: {path}, line {number}: {problem} ('{stripped[:60]}').")
-        points.append((float(fields[0]), float(fields[1])))
-    return points
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            stripped = line.strip()
+            if not stripped or stripped.startswith("#"):
+                continue
+            fields = [field.strip() for field in stripped.replace(";", ",").split(",")]
+            is_header = not seen_content and not _is_number(fields[0])
+            seen_content = True
+            if is_header:
+                continue
+            problem = _problem(fields, times[-1] if times else -1.0)
+            if problem:
+                raise _error(path, f"line {number} ('{stripped[:60]}'): {problem}")
+            times.append(float(fields[0]))
+            values.append(float(fields[1]))
+    return np.array(times), np.array(values)
 
 
 def _is_number(text: str) -> bool:
@@ -83,27 +104,28 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _problem(fields: list[str], points: list[tuple[float, float]]) -> str | None:
+def _problem(fields: list[str], before_s: float) -> str | None:
     """What is wrong with a line, None if nothing is."""
     if len(fields) != 2 or not all(_is_number(field) for field in fields):
-        return "needs two numbers 'seconds,hz'"
+        return "two numbers 'seconds,hz' are needed"
     seconds, hz = float(fields[0]), float(fields[1])
     if not (math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
-        return f"the time must be 0 to {MAX_SECONDS:g} seconds"
+        return f"the time must be 0 to {MAX_SECONDS:g} seconds (not milliseconds)"
     if not (math.isfinite(hz) and 0 <= hz <= MAX_HZ):
         return f"F0 must be 0 (unvoiced) to {MAX_HZ:g} Hz"
-    if points and seconds <= points[-1][0]:
-        return "the time must be later than the line before"
-    return None
+    return "the time must be later than the line before" if seconds <= before_s else None
 
 
-def _at_frames(places: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _at_frames(places: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> FloatArray:
     """Values at whole frames, from values at `places` (in frames, increasing)."""
-    frames = np.arange(math.floor(places[-1] + 0.5) + 1, dtype=np.float64)
-    after = np.searchsorted(places, frames - 1e-6).clip(max=len(places) - 1)
-    before = np.maximum(after - 1, 0)
-    nearer = np.where(np.abs(frames - places[before]) < np.abs(places[after] - frames), before, after)
-    both_voiced = (values[before] > 0) & (values[after] > 0)
-    result = np.where(both_voiced, np.interp(frames, places, values), values[nearer])
-    result[frames < places[0] - 0.5] = 0.0
+    result = np.zeros(math.floor(places[-1] + 0.5) + 1, dtype=np.float32)
+    for start in range(0, len(result), _PART_FRAMES):
+        part = result[start : start + _PART_FRAMES]
+        frames = np.arange(start, start + len(part), dtype=np.float64)
+        after = np.searchsorted(places, frames - 1e-6).clip(max=len(places) - 1)
+        before = np.maximum(after - 1, 0)
+        nearer = np.where(np.abs(frames - places[before]) < np.abs(places[after] - frames), before, after)
+        both_voiced = (values[before] > 0) & (values[after] > 0)
+        part[:] = np.where(both_voiced, np.interp(frames, places, values), values[nearer])
+        part[frames < places[0] - 0.5] = 0.0
     return result

@@ -12,6 +12,7 @@ import numpy as np
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
 from menura.errors import ResourceError
+from menura.f0.file import length_notes
 from menura.pipeline.engine import Event, StreamEnd, run
 from menura.pipeline.first_pass import RecordingFacts, survey
 from menura.pipeline.output import OutputChain
@@ -86,11 +87,12 @@ def begin(
     """
     options, config = request.options, models.synthesizer.config
     extent_of = _extent_of(options, models.encoder.edge_frames)
-    content_survey = models.encoder.survey() if options.compat == "menura" else None
+    own = options.compat == "menura"
+    new_survey = models.encoder.survey if own else None
     with clock.measure("decode"):
-        facts = survey(recording, content_survey, extent_of, split_silence=options.split_silence)
+        facts = survey(recording, new_survey, extent_of, split_silence=options.split_silence, adjust_level=own)
     output_rate, notes = _output_rate(config.sample_rate, options, format)
-    length, length_notes = _output_length(facts, output_rate, format)
+    length, least_notes = _output_length(facts, output_rate, format)
     spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
     voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
     extent = extent_of(facts.analysis_samples)
@@ -118,8 +120,13 @@ def begin(
         output_rate=output_rate,
         widest_frames=decision.widest_frames,
         finds_pitch=request.transpose == "auto",
-        notes=notes + length_notes + (("The recording is silent.",) if facts.silent else ()),
+        notes=facts.notes + notes + least_notes + _input_notes(facts, request.f0_hz),
     )
+
+
+def _input_notes(facts: RecordingFacts, given_f0_hz: FloatArray | None) -> tuple[str, ...]:
+    notes = ("The recording is silent.",) if facts.silent else ()
+    return notes if given_f0_hz is None else notes + length_notes(len(given_f0_hz), facts.audio_s)
 
 
 def explain(recording: Recording, request: Request, machine: Machine) -> Explanation:

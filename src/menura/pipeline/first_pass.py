@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 PEAK_LIMIT_IN = 0.95
 """Louder input is scaled down to this, as RVC does."""
-
+QUIET_PEAK, MOST_GAIN = 10 ** (-30 / 20), 10 ** (40 / 20)
+"""Input whose peak is below -30 dBFS is analysed at that level: in much quieter speech F0 networks find no voice."""
 SILENT_PEAK = 10 ** (-80 / 20)
 
 
@@ -36,7 +38,9 @@ class RecordingFacts:
     analysis_samples: int
     """At 16 kHz."""
     gain: float
-    """1, or what brings the peak down to PEAK_LIMIT_IN."""
+    """1, or what brings the peak down to PEAK_LIMIT_IN or up to QUIET_PEAK; for the analysis."""
+    limit: float
+    """Samples are limited to this before the gain: finite where there are clicks."""
     silent: bool
     statistics: RecordingStatistics | None
     source_rms: FloatArray
@@ -44,6 +48,8 @@ class RecordingFacts:
     silences: Silences
     """What need not be computed; nothing unless it was asked for."""
     warning: str | None
+    """What of the recording could not be read."""
+    notes: tuple[str, ...]
 
     @property
     def audio_s(self) -> float:
@@ -53,51 +59,81 @@ class RecordingFacts:
 
 def survey(
     recording: Recording,
-    content_survey: Survey | None,
+    new_survey: Callable[[], Survey] | None,
     extent_of: Callable[[int], Extent],
     *,
     split_silence: bool = False,
+    adjust_level: bool = True,
 ) -> RecordingFacts:
-    """Read a recording once.
+    """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
 
     Args:
         recording: what to read.
-        content_survey: the encoder's collector, None where it takes each window's own statistics (compatible modes).
+        new_survey: makes the encoder's collector; None where it takes each window's own statistics (compatible modes).
         extent_of: the mode's timeline for a length.
         split_silence: look for silence.
+        adjust_level: limit clicks and raise quiet recordings, which RVC doesn't.
 
     Raises:
         DecodeError: it can't be read, or holds no samples.
     """
+    facts, limit = _survey(recording, new_survey, extent_of, split_silence, adjust_level, math.inf)
+    if not adjust_level or limit == math.inf:
+        return facts
+    facts, _ = _survey(recording, new_survey, extent_of, split_silence, adjust_level, limit)
+    return replace(facts, notes=(*facts.notes, "Clicks far above full scale were limited."))
+
+
+def _survey(
+    recording: Recording,
+    new_survey: Callable[[], Survey] | None,
+    extent_of: Callable[[int], Extent],
+    split_silence: bool,
+    adjust_level: bool,
+    limit: float,
+) -> tuple[RecordingFacts, float]:
+    """The facts with samples limited, and the limit that is needed."""
     meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
     finder = SilenceFinder() if split_silence else None
+    content_survey = None if new_survey is None else new_survey()
     with recording.open() as reader:
-        feed = AnalysisFeed(reader)
+        feed = AnalysisFeed(reader, limit=limit)
 
-        def listened() -> Iterator[FloatArray]:
+        def measured() -> Iterator[FloatArray]:
             for block in feed.blocks():
                 levels.append(meter.push(block))
                 if finder is not None:
                     finder.push(block)
                 yield block
 
-        extended = reflect_edges(listened(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples)
+        extended = reflect_edges(measured(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples)
         for block in extended:
             if content_survey is not None:
                 content_survey.push(block)
-        rate, warning = reader.info.sample_rate, reader.warning
+        rate, warning, notes = reader.info.sample_rate, reader.warning, reader.notes
     if not feed.length_samples:
-        raise DecodeError(f"{recording.name}: holds no samples. Check that the recording is not empty.")
+        raise DecodeError(recording.name, "holds no samples")
     levels.append(meter.flush())
-    gain = min(1.0, PEAK_LIMIT_IN / feed.peak) if feed.peak else 1.0
-    return RecordingFacts(
+    gain = _gain(feed.peak, adjust_level)
+    facts = RecordingFacts(
         length_samples=feed.length_samples,
         sample_rate=rate,
         analysis_samples=analysis_length(feed.length_samples, rate),
         gain=gain,
+        limit=limit,
         silent=feed.peak < SILENT_PEAK,
         statistics=None if content_survey is None else content_survey.finish().scaled(gain),
-        source_rms=np.asarray(np.concatenate(levels) * gain, dtype=np.float32),
+        source_rms=np.asarray(np.concatenate(levels) * min(gain, 1.0), dtype=np.float32),
         silences=Silences() if finder is None else finder.finish(gain),
         warning=warning,
+        notes=notes,
     )
+    return facts, feed.needed_limit
+
+
+def _gain(peak: float, adjust_level: bool) -> float:
+    if peak > PEAK_LIMIT_IN:
+        return PEAK_LIMIT_IN / peak
+    if adjust_level and SILENT_PEAK <= peak < QUIET_PEAK:
+        return min(QUIET_PEAK / peak, MOST_GAIN)
+    return 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 
 from menura.audio.decode import open_audio
 from menura.audio.filters import StreamHighPass
+from menura.audio.levels import PeakMeter
+from menura.audio.mixdown import CANCELLED, MixDown
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
 from menura.pipeline.background import StoppedError
@@ -37,6 +40,11 @@ class Reader(Protocol):
     @property
     def warning(self) -> str | None:
         """Set when reading met damage."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else there is to say of the recording, as far as it was read."""
         ...
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
@@ -89,6 +97,10 @@ class _Stoppable:
     def warning(self) -> str | None:
         return self._reader.warning
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._reader.notes
+
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
         for block in self._reader.blocks(block_samples):
             if self._stop.is_set():
@@ -103,11 +115,15 @@ class ArrayRecording:
 
     def __init__(self, samples: FloatArray, sample_rate: int) -> None:
         if samples.ndim not in (1, 2) or not len(samples):
-            raise DecodeError(f"{self.name}: needs an array of (samples,) or (samples, channels), not {samples.shape}.")
-        mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-        self._samples = np.ascontiguousarray(mono, dtype=np.float32)
+            raise DecodeError(self.name, f"needs shape (samples,) or (samples, channels), not {samples.shape}")
+        if not np.isfinite(samples).all():
+            raise DecodeError(self.name, "contains NaN or infinite samples", "Replace them, with numpy.nan_to_num say")
+        mixer = MixDown(sample_rate)
+        mixed = mixer.push(np.asarray(samples, dtype=np.float32))
+        self._samples = np.ascontiguousarray(np.concatenate([mixed, mixer.flush()]))
         self.info = AudioInfo(sample_rate=sample_rate, channels=1, length_samples=len(self._samples))
         self.warning: str | None = None
+        self.notes: tuple[str, ...] = (CANCELLED,) if mixer.cancelled else ()
 
     def open(self) -> AbstractContextManager[Reader]:
         """Begin reading."""
@@ -127,13 +143,19 @@ def analysis_length(length_samples: int, sample_rate: int) -> int:
 class AnalysisFeed:
     """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
 
-    def __init__(self, reader: Reader, gain: float = 1.0) -> None:
+    def __init__(self, reader: Reader, gain: float = 1.0, limit: float = math.inf) -> None:
         self._reader = reader
-        self._gain = gain
+        self._gain, self._limit = gain, limit
+        self._meter = PeakMeter()
         self.length_samples = 0
         """Samples read so far at the recording's own rate."""
         self.peak = 0.0
         """Largest |sample| so far at 16 kHz, before the high-pass and the gain."""
+
+    @property
+    def needed_limit(self) -> float:
+        """Where clicks are to be limited, by what was read so far; infinite without any."""
+        return self._meter.limit
 
     def blocks(self) -> Iterator[FloatArray]:
         """Contiguous blocks, `analysis_length` of the recording's length together."""
@@ -141,6 +163,8 @@ class AnalysisFeed:
         resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
         for block in self._reader.blocks(BLOCK_S * rate):
             self.length_samples += len(block)
+            self._meter.push(block)
+            block = block if self._limit == math.inf else np.clip(block, -self._limit, self._limit)
             yield high_pass.push(self._measured(resampler.push(block)))
         yield high_pass.push(self._measured(self._at_least_one(resampler.flush())))
         yield high_pass.flush()

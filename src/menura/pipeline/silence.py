@@ -32,11 +32,11 @@ Span = tuple[int, int]
 
 
 class SilenceFinder:
-    """Takes a recording's 16 kHz samples in any blocks; a byte a frame is kept."""
+    """Takes a recording's 16 kHz samples in any blocks; two bytes a frame are kept."""
 
     def __init__(self) -> None:
         self._pending: FloatArray = np.zeros(0, dtype=np.float32)
-        self._levels: list[npt.NDArray[np.uint8]] = []
+        self._levels: list[npt.NDArray[np.int16]] = []
 
     def push(self, samples: FloatArray) -> None:
         """Take the next samples."""
@@ -49,8 +49,7 @@ class SilenceFinder:
         """The silent spans of all that was pushed, as it is after a gain."""
         if len(self._pending):
             self._measure(self._pending[None, :])
-        below_db = np.concatenate([np.zeros(0, np.uint8), *self._levels]) / _STEPS_A_DB
-        levels = -below_db + 20 * np.log10(max(gain, 1e-6))
+        levels = np.concatenate([np.zeros(0, np.int16), *self._levels]) / _STEPS_A_DB + 20 * np.log10(gain)
         speech = levels[levels > CEILING_DB]
         loud_db = float(np.percentile(speech, _SPEECH_PERCENTILE)) if len(speech) else 0.0
         quiet = levels < min(loud_db - BELOW_SPEECH_DB, CEILING_DB)
@@ -63,8 +62,8 @@ class SilenceFinder:
 
     def _measure(self, frames: FloatArray) -> None:
         power = np.mean(np.square(frames, dtype=np.float64), axis=1)
-        below_db = -10 * np.log10(np.maximum(power, 1e-20))
-        self._levels.append(np.clip(np.rint(_STEPS_A_DB * below_db), 0, 255).astype(np.uint8))
+        levels_db = 10 * np.log10(np.maximum(power, 1e-20))  # float files reach far above 0 dB
+        self._levels.append(np.rint(_STEPS_A_DB * levels_db).astype(np.int16))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

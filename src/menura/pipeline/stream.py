@@ -114,7 +114,7 @@ class Stream:
         """Yield requests (send back their answers) and AudioBlocks at the voice's rate, `output_samples` together."""
         extent = self._plan.extent
         with self._recording.open() as reader:
-            feed = AnalysisFeed(reader, self._facts.gain).blocks()
+            feed = AnalysisFeed(reader, self._facts.gain, self._facts.limit).blocks()
             extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
             with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
                 self._blocks = self._clock.pulled("decode", blocks)

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 
 from menura.audio.decode import open_audio
+from menura.audio.levels import within_full_scale
 from menura.audio.resample import resample
 from menura.errors import AudioError, TrainingError
 from menura.train.denoise import denoised
@@ -158,7 +159,7 @@ def slice_recording(job: SliceJob) -> SlicedRecording:
                 return dataclasses.replace(known, source=job.recording.relative)
         with open_audio(path) as reader:
             rate = reader.info.sample_rate
-            samples = np.concatenate(list(reader.blocks(rate)))
+            samples = within_full_scale(np.concatenate(list(reader.blocks(rate))))
     except (AudioError, OSError) as error:
         return SlicedRecording(source=job.recording.relative, speaker=job.recording.speaker, fault=str(error))
     made = _cut(job, samples, rate, stem=f"{SLICES}/{job.recording.speaker}/{key}")

@@ -30,7 +30,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """What the headers of a data set's files say."""
+    """How much there is in a data set's files."""
 
     seconds: dict[str, float]
     """By speaker."""
@@ -111,7 +111,7 @@ def _is_made(path: Path, dataset: Path, experiments: Set[Path]) -> bool:
 
 
 def survey_dataset(recordings: Sequence[Recording], sample_rate: int) -> DatasetFacts:
-    """Read the headers of all recordings.
+    """Read the headers of all recordings, and those whole whose header gives no length.
 
     Args:
         recordings: of `find_recordings`.
@@ -124,12 +124,13 @@ def survey_dataset(recordings: Sequence[Recording], sample_rate: int) -> Dataset
     unreadable, low = [], []
     for recording in recordings:
         try:
-            info = open_audio(recording.path).info
+            reader = open_audio(recording.path)
+            length_samples = reader.length_samples()
         except AudioError as error:
             unreadable.append(str(error))
             continue
-        seconds[recording.speaker] += (info.length_samples or 0) / info.sample_rate
-        if info.sample_rate < sample_rate:
+        seconds[recording.speaker] += length_samples / reader.info.sample_rate
+        if reader.info.sample_rate < sample_rate:
             low.append(recording.relative)
     facts = DatasetFacts(seconds=seconds, unreadable=tuple(unreadable), low_rate=tuple(low))
     if len(unreadable) == len(recordings):
