@@ -26,7 +26,10 @@ DOCUMENTS = (
     "README.md",
     "README.zh-CN.md",
     "docs/usage.md",
+    "docs/usage.zh-CN.md",
     "docs/training.md",
+    "docs/training.zh-CN.md",
+    "docs/migration.md",
     "docs/architecture.md",
     "docs/performance.md",
     "docs/starter-voices.md",
@@ -109,6 +112,22 @@ def test_both_readmes_keep_step() -> None:
 
     assert shape(english) == shape(chinese)
     assert figures(english) == figures(chinese)
+
+
+@pytest.mark.parametrize("name", ["usage", "training"])
+def test_the_translated_pages_keep_step(name: str) -> None:
+    english, chinese = text(f"docs/{name}.md"), text(f"docs/{name}.zh-CN.md")
+    assert BLOCK.findall(english) == BLOCK.findall(chinese)
+    for document in (english, chinese):  # every option that the program has, and no other
+        assert set(re.findall(r"^\| `(?:-\w, )?(--[\w-]+)", document, re.MULTILINE)) == options_of_page(name)
+    assert len(re.findall("^## ", english, re.MULTILINE)) == len(re.findall("^## ", chinese, re.MULTILINE))
+
+
+def options_of_page(name: str) -> set[str]:
+    """The options between the marks that scripts/option_tables.py fills."""
+    english = text(f"docs/{name}.md")
+    tables = "".join(re.findall(r"<!-- options: .*?<!-- end of options -->", english, re.DOTALL))
+    return set(re.findall(r"^\| `(?:-\w, )?(--[\w-]+)", tables, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
