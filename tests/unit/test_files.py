@@ -15,7 +15,7 @@ import pytest
 
 from menura.audio.encode import AudioWriter
 from menura.checkpoints.pickles import save_tensors
-from menura.cli.report import write_json
+from menura.cli.terminal import write_json
 from menura.errors import EncodeError, MenuraError, ResourceError
 from menura.system.files import (
     NewFile,

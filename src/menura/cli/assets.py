@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from menura.cli.derive import home_option
-from menura.cli.report import echo_json
+from menura.cli.terminal import say_json
 from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, packing_folder
 
 
@@ -26,7 +26,7 @@ def list_(as_json: bool, home: Path | None) -> None:
     folder = home_folder(home)
     statuses = asset_status(folder)
     if as_json:
-        echo_json([asset_document(status, folder) for status in statuses])
+        say_json([asset_document(status, folder) for status in statuses])
         return
     for line in asset_lines(statuses, folder):
         click.echo(line)

@@ -10,7 +10,7 @@ import click
 from menura.bench.suites import SUITES, Plan, measure_suites
 from menura.cli.bench_tables import tables
 from menura.cli.derive import option_of, options_of, values_of
-from menura.cli.report import echo_json, write_json
+from menura.cli.terminal import say_json, write_json
 from menura.options import ConversionOptions, EngineOptions
 from menura.voices.assets import bench_folder, home_folder
 from menura.voices.library import find_voice
@@ -68,7 +68,7 @@ def bench(
     )
     document = measure_suites(plan, bench_folder(home), lambda text: click.echo(text, err=True))
     if json_to == _STANDARD_OUTPUT:
-        echo_json(document)
+        say_json(document)
         return
     for line in tables(document):
         click.echo(line)

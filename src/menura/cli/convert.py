@@ -16,16 +16,8 @@ import click
 from menura.audio.remote import place_of
 from menura.cli.derive import GroupedCommand, GroupedOption, options_of, values_of
 from menura.cli.explain import explain_inputs
-from menura.cli.report import (
-    ProgressLine,
-    document,
-    echo_json,
-    failed_report,
-    tell_problems,
-    tell_results,
-    tell_timings,
-    write_json,
-)
+from menura.cli.report import ProgressLine, document, failed_report, show_problems, show_results, show_timings
+from menura.cli.terminal import pass_on, say_json, write_json
 from menura.errors import MenuraError
 from menura.jobs.plan import STANDARD, Inputs, Job, find_inputs, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
@@ -98,19 +90,18 @@ def convert(
         try:
             report = run.carry_out(ProgressLine(quiet=quiet or as_json))
         except MenuraError as error:
-            _tell_document(failed_report([job.source for job in jobs], error.details), batch.report, as_json=as_json)
+            _show_document(failed_report([job.source for job in jobs], error.details), batch.report, as_json=as_json)
             raise
         if output == STANDARD:
             report = _passed_on(report)
     report = _with_missing(report, found)
-    _tell_document(report, batch.report, as_json=as_json)
+    _show_document(report, batch.report, as_json=as_json)
     if not as_json:
-        to = sys.stderr if output == STANDARD else sys.stdout
         if not quiet:
-            tell_results(report, to)
+            show_results(report, err=output == STANDARD)
         if timings:
-            tell_timings(report, to)
-    tell_problems(report)
+            show_timings(report, err=output == STANDARD)
+    show_problems(report)
     ctx.exit(report.exit_code)
 
 
@@ -123,9 +114,9 @@ def _check_standard_streams(found: Inputs, *, to_stdout: bool, as_json: bool) ->
         raise click.UsageError("standard input is a terminal; pipe a recording into it.")
 
 
-def _tell_document(report: RunReport, path: Path | None, *, as_json: bool) -> None:
+def _show_document(report: RunReport, path: Path | None, *, as_json: bool) -> None:
     if as_json:
-        echo_json(document(report))
+        say_json(document(report))
     if path is not None:
         write_json(document(report), path)
 
@@ -189,10 +180,7 @@ def _passed_on(report: RunReport) -> RunReport:
     (result,) = report.files
     if not isinstance(result.output, Path):
         return report
-    with result.output.open("rb") as file:
-        while block := file.read(1 << 20):
-            sys.stdout.buffer.write(block)
-    sys.stdout.buffer.flush()
+    pass_on(result.output)
     return dataclasses.replace(report, files=(dataclasses.replace(result, output=Path(STANDARD)),))
 
 

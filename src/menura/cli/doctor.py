@@ -16,9 +16,9 @@ import click
 
 from menura import __version__
 from menura.audio.suffixes import BASE_SUFFIXES, MEDIA_SUFFIXES
-from menura.cli.assets import asset_document, asset_lines
+from menura.cli.assets import asset_document
 from menura.cli.derive import home_option
-from menura.cli.report import echo_json
+from menura.cli.terminal import say_json, say_lines
 from menura.options import DEFAULT_VOICE, FORMATS
 from menura.system.device import peak_memory_mb, physical_cores, processor_name, resolve_device
 from menura.voices.assets import asset_status, home_folder
@@ -41,22 +41,21 @@ _PACKAGES = {
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @home_option
 def doctor(as_json: bool, home: Path | None) -> None:
-    """Say what this installation has and lacks: versions, device, threads, folders, weights, voices, formats."""
+    """Check this installation: problems first, then device, voices, weights, formats, folders and versions."""
     folder = home_folder(home)
     findings = _findings(folder)
     if as_json:
-        echo_json(findings)
+        say_json(findings)
         return
-    for title in ("menura", "packages", "device", "folders", "formats"):
-        _section(title, findings[title])
-    click.echo("\nassets")
-    for line in asset_lines(asset_status(folder), folder):
-        click.echo(f"  {line}")
+    say_lines(f"- {line}" for line in findings["advice"] or ["no problems found"])
+    _section("device", findings["device"])
     _section("voices", {voice["name"]: _voice_line(voice) for voice in findings["voices"]})
-    _section("advice", dict(enumerate(findings["advice"], start=1)) or {"-": "nothing is amiss"})
+    _section("weights", {asset["name"]: _asset_line(asset) for asset in findings["assets"]})
+    for title in ("formats", "folders", "menura", "packages"):
+        _section(title, findings[title])
 
 
 def _findings(home: Path) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _package(module: str, distribution: str) -> str | None:
 
 def _device() -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "processor": processor_name(),
+        "cpu": processor_name(),
         "logical_cores": os.cpu_count(),
         "threads": physical_cores(),
     }
@@ -140,36 +139,34 @@ def _endings(suffixes: frozenset[str]) -> str:
 
 
 def _advice(findings: dict[str, Any]) -> list[str]:
-    """What to do about what is amiss."""
+    """What to do about problems."""
     advice = []
     for module, version in findings["packages"].items():
         if version is None and module == "av":
             advice.append("m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'.")
         elif version is None or version.startswith("broken"):
-            advice.append(f"{_PACKAGES[module]} is {'missing' if version is None else version}: install Menura again.")
+            advice.append(f"{_PACKAGES[module]} is {'missing' if version is None else version}. Reinstall Menura.")
     for name, folder in findings["folders"].items():
         if not folder["writable"]:
-            advice.append(f"the {name} folder {folder['path']} can't be written; change its permissions or place.")
+            advice.append(f"The {name} folder {folder['path']} is not writable. Change its permissions or location.")
         elif folder["free_gb"] < 1:
-            advice.append(f"the {name} folder {folder['path']} has less than 1 GB free.")
+            advice.append(f"The {name} folder {folder['path']} has less than 1 GB free.")
     if not any(voice["name"] == DEFAULT_VOICE for voice in findings["voices"]):
-        advice.append(f"the starter voice '{DEFAULT_VOICE}' is missing: install Menura again.")
-    missing = [asset["name"] for asset in findings["assets"] if not asset["found"]]
-    if "contentvec" in missing:
-        advice.append("RVC voices need contentvec; the starter voices work without. See the assets above.")
+        advice.append(f"The starter voice '{DEFAULT_VOICE}' is missing. Reinstall Menura.")
+    if any(asset["name"] == "contentvec" and not asset["found"] for asset in findings["assets"]):
+        advice.append("RVC voices need contentvec (starter voices don't): 'menura assets list' shows where to get it.")
     return advice
 
 
-def _section(title: str, facts: dict[Any, Any]) -> None:
-    click.echo(f"\n{title}" if title != "menura" else title)
-    width = max((len(str(name)) for name in facts), default=0)
-    for name, value in facts.items():
-        click.echo(f"  {str(name).replace('_', ' '):<{width}}  {_shown(value)}")
+def _section(title: str, facts: dict[str, Any]) -> None:
+    say_lines(("", title))
+    width = max((len(name) for name in facts), default=0)
+    say_lines(f"  {name.replace('_', ' '):<{width}}  {_shown(value)}" for name, value in facts.items())
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):  # a folder
-        state = "" if value["exists"] else " (not made yet)"
+        state = "" if value["exists"] else " (not created yet)"
         writable = "" if value["writable"] else ", not writable"
         return f"{value['path']}{state}, {value['free_gb']} GB free{writable}"
     if isinstance(value, list):
@@ -180,3 +177,7 @@ def _shown(value: object) -> str:
 def _voice_line(voice: dict[str, Any]) -> str:
     kind = "built in" if voice["builtin"] else "installed"
     return f"{kind}, {voice['source']}" + (", with index" if voice["index"] else "")
+
+
+def _asset_line(asset: dict[str, Any]) -> str:
+    return f"installed, {asset['path']}" if asset["found"] else f"missing: {asset['purpose']}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from menura.cli.derive import home_option
-from menura.cli.report import echo_json
+from menura.cli.terminal import note, say, say_json
 
 if TYPE_CHECKING:
     from menura.evaluate.pair import Evaluation
@@ -20,11 +20,20 @@ _FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("source", type=_FILE)
 @click.argument("converted", type=_FILE)
-@click.option("--target", "targets", type=_FILE, multiple=True, help="A recording of the voice itself; several times.")
-@click.option("--text", help="What is said; by default what is heard in SOURCE.")
-@click.option("--seam", "seams_s", type=float, multiple=True, help="Place of a seam in seconds; several times.")
-@click.option("--plot", type=_FILE, help="Draw spectrograms and F0 of both to this PNG file (extra `plots`).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--target",
+    "targets",
+    type=_FILE,
+    multiple=True,
+    metavar="FILE",
+    help="A recording of the target voice; repeatable.",
+)
+@click.option("--text", help="The words that are spoken; by default recognized from SOURCE.")
+@click.option("--seam", "seams_s", type=float, multiple=True, metavar="SECONDS", help="Position of a seam; repeatable.")
+@click.option(
+    "--plot", type=_FILE, help="Draw spectrograms and F0 of both to a PNG file (extra 'plots')."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @home_option
 def evaluate(
     source: Path,
@@ -36,9 +45,10 @@ def evaluate(
     as_json: bool,
     home: Path | None,
 ) -> None:
-    """Judge a conversion: CONVERTED against its SOURCE and the target's own recordings.
+    """Measure the quality of a conversion: compare CONVERTED with its SOURCE and with recordings of the target.
 
-    Words, likeness and naturalness are judged by networks that are not shipped; what is missing is named.
+    Intelligibility, speaker similarity and naturalness need optional networks; measures whose network is missing are
+    listed.
     """
     from menura.evaluate.pair import Judge, Request, draw_pair
     from menura.train.spec import write_atomically
@@ -49,23 +59,23 @@ def evaluate(
         write_atomically(plot, draw_pair(request))
     made = Judge(home_folder(home)).evaluate(request)
     if as_json:
-        echo_json(dataclasses.asdict(made))
+        say_json(dataclasses.asdict(made))
         return
     rows = _rows(made)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
     for line in made.missing:
-        click.echo(f"menura: not measured: {line}", err=True)
+        note(f"not measured: {line}")
 
 
 def _rows(made: Evaluation) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = [
         ("character error rate", _percent(made.character_error_rate)),
-        ("  of the source itself", _percent(made.source_character_error_rate)),
+        ("  of the source", _percent(made.source_character_error_rate)),
     ]
     if made.speaker:
-        rows.append(("speaker moved (0 source, 1 target)", _number(made.speaker.moved)))
+        rows.append(("speaker shift (0: source, 1: target)", _number(made.speaker.moved)))
         rows.append(("  cosine to target", f"{made.speaker.to_target:.3f}, source {made.speaker.source_to_target:.3f}"))
     if made.pitch:
         rows.append(("F0 correlation", _number(made.pitch.correlation)))
@@ -75,9 +85,9 @@ def _rows(made: Evaluation) -> list[tuple[str, str]]:
     for name, value in (made.naturalness or {}).items():
         rows.append((f"DNSMOS {name}", f"{value:.2f}, source {(made.source_naturalness or {}).get(name, 0.0):.2f}"))
     if made.buzz_db is not None:
-        rows.append(("buzz at the frame rate (0 none)", f"{made.buzz_db:.1f} dB"))
+        rows.append(("buzz at the frame rate (0: none)", f"{made.buzz_db:.1f} dB"))
     if made.seams:
-        rows.append(("seams, chance to tell (0.5 none)", f"{made.seams.auc:.2f}, worst {made.seams.worst:.2f}"))
+        rows.append(("seam detectability, AUC (0.5: none)", f"{made.seams.auc:.2f}, worst {made.seams.worst:.2f}"))
     return rows
 
 

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from menura import __version__
 from menura.audio.remote import fetched
 from menura.cli.derive import flag_with
-from menura.cli.report import echo_json
+from menura.cli.terminal import say_json, say_lines
 from menura.errors import MenuraError
 from menura.jobs.plan import STANDARD, Inputs
 from menura.options import ConversionOptions, EngineOptions
@@ -37,10 +35,10 @@ def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOpti
     told += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
     if as_json:
         files = [dataclasses.asdict(explanation) for explanation in told]
-        echo_json({"version": __version__, "files": files})
+        say_json({"version": __version__, "files": files})
     else:
         for explanation in told:
-            click.echo("\n".join(_lines(explanation)))
+            say_lines(_lines(explanation))
     return 0 if all(explanation.refusal is None for explanation in told) else 1
 
 

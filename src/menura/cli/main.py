@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 from menura import __version__
+from menura.cli import terminal
+from menura.cli.commands import LazyGroup, advice_on_option
+from menura.cli.derive import flag_with
 from menura.cli.remarks import drop_decoder_remarks
-from menura.errors import MenuraError, details_of
+from menura.errors import details_of
 from menura.system.interrupts import TerminatedError, check_interrupts, hear_interrupts
 
 EXIT_FAILURE = 1
@@ -23,42 +25,18 @@ EXIT_INTERRUPTED = 128 + 2
 EXIT_BROKEN_PIPE = 128 + 13
 EXIT_TERMINATED = 128 + 15
 
-_COMMANDS: Mapping[str, tuple[str, str]] = {
-    "convert": ("menura.cli.convert:convert", "Convert recordings into a voice."),
+_COMMANDS = {
+    "convert": ("menura.cli.convert:convert", "Convert recordings to a voice."),
     "voices": ("menura.cli.voices:voices", "List, describe, import and remove voices."),
-    "assets": ("menura.cli.assets:assets", "List the networks' weights: found, missing, where from."),
+    "assets": ("menura.cli.assets:assets", "Show which model weights are installed and where to get others."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
-    "evaluate": ("menura.cli.evaluate:evaluate", "Judge a conversion by networks and measures."),
+    "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),
-    "doctor": ("menura.cli.doctor:doctor", "Say what this installation has and lacks."),
+    "doctor": ("menura.cli.doctor:doctor", "Check this installation."),
+    "completion": ("menura.cli.commands:completion", "Print a script for completion in bash, zsh or fish."),
+    "help": ("menura.cli.commands:help_", "Show the help of a command."),
 }
-"""Where each command lives, and its line in the help: modules are imported only when their command runs."""
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command's module when it is called."""
-
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._lazy = lazy
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the help."""
-        return list(self._lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
-        if cmd_name not in self._lazy:
-            return None
-        module, _, attribute = self._lazy[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_line) for name, (_, help_line) in self._lazy.items()])
+_STOPPED = "finished work is kept, and no partial files are left."
 
 
 @click.group(
@@ -66,13 +44,13 @@ class LazyGroup(click.Group):
     lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(__version__, message="menura %(version)s")
+@click.version_option(__version__, "-V", "--version", message="menura %(version)s")
 def cli() -> None:
-    """Voice conversion that takes any length.
+    """Voice conversion for recordings of any length.
 
     \b
-    menura convert talk.wav -o talk-wren.wav --transpose auto   one file, into the starter voice, at its pitch
-    menura convert talks/ -o out/ --voice mine.pth              a folder, into an RVC voice
+    menura convert talk.wav -o talk-wren.wav           one file, to the starter voice 'wren'
+    menura convert talks/ -o out/ --voice mine.pth     a folder, to an RVC voice
     """  # noqa: D301  (click's mark for "leave these lines as they are")
 
 
@@ -82,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: arguments without the program's name; by default the process's own.
     """
+    terminal.open_standard_streams()
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
     hear_interrupts()
@@ -92,89 +71,65 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(argv: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors are told in one line each on standard error."""
     try:
-        _invoke(argv)
-        sys.stdout.flush()
-    except click.exceptions.Exit as stop:
-        return _flushed(stop.exit_code)
+        code = _invoke(argv)
+        terminal.flush()
     except (KeyboardInterrupt, click.Abort):
-        return _told("interrupted; nothing half-written was left.", EXIT_INTERRUPTED)
+        return _failed(f"interrupted; {_STOPPED}", EXIT_INTERRUPTED)
     except TerminatedError:
-        return _told("terminated; nothing half-written was left.", EXIT_TERMINATED)
+        return _failed(f"terminated; {_STOPPED}", EXIT_TERMINATED)
     except BrokenPipeError:
         # Whoever read our output has gone. Nothing may be flushed into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        terminal.say_lines(error.format_message().splitlines(), err=True)
         return EXIT_USAGE
     except click.UsageError as error:
-        place = error.ctx.command_path if error.ctx else "menura"
-        return _told(f"{_one_line(error.format_message())} See '{place} --help'.", EXIT_USAGE)
+        return _failed(_usage(error), EXIT_USAGE)
     except Exception as error:  # noqa: BLE001  (the process edge: no traceback for users)
-        return _told(_message(error), getattr(error, "exit_code", EXIT_FAILURE))
-    return 0
+        return _failed(_message(error), getattr(error, "exit_code", EXIT_FAILURE))
+    return code
 
 
-def _invoke(argv: Sequence[str]) -> None:
+def _invoke(argv: Sequence[str]) -> int:
     # Not click's own main(): it would print tracebacks' worth of lines and swallow what is told here.
     try:
         with cli.make_context("menura", list(argv)) as context:
             cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     finally:
         check_interrupts()  # instead of a success, or of an error that may come of it
+    return 0
 
 
-def _flushed(code: int) -> int:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except OSError as error:
-        return _told(_message(error), EXIT_FAILURE)
-    return code
+def _usage(error: click.UsageError) -> str:
+    place = error.ctx.command_path if error.ctx else "menura"
+    if isinstance(error, click.NoSuchOption):
+        return f"no such option {error.option_name}.{advice_on_option(error)} See '{place} --help'."
+    message = " ".join(error.format_message().split())
+    return f"{message[:1].lower()}{message[1:]} See '{place} --help'."
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, (MenuraError, MemoryError)):
-        from menura.cli.derive import flag_with
-
-        return _one_line(details_of(error).text(flag_with))
-    if isinstance(error, OSError) and error.strerror:
-        return _of_system(error)
     if isinstance(error, click.ClickException):
-        return _one_line(error.format_message())
-    return f"unexpected {type(error).__name__}: {_one_line(str(error))} (MENURA_DEBUG=1 shows where; please report it)."
+        return error.format_message()
+    details = details_of(error)
+    if details.kind == "unexpected":
+        return f"{details.problem} (MENURA_DEBUG=1 shows where; please report it)."
+    if details.kind == "system" and details.subject is None and isinstance(error, OSError):
+        # A write's error doesn't name its file. Whoever writes one should; this is for what does not.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Free space on the disks that are written" if full else "Try again"
+        return f"{details.text()} {advice} (MENURA_DEBUG=1 shows where)."
+    return details.text(flag_with)
 
 
-def _of_system(error: OSError) -> str:
-    if error.filename:
-        return f"{error.filename}: {error.strerror}."
-    if _from_output(error):
-        return f"standard output: {error.strerror}."
-    # A write's error doesn't name its file. Whoever writes one should; this is for what does not.
-    advice = "free space on the disks that are written" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "try again"
-    return f"{error.strerror}: {advice} (MENURA_DEBUG=1 shows where)."
-
-
-def _from_output(error: OSError) -> bool:
-    """Whether printing failed: by click, or the commands' modules, which write no files themselves."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return module.startswith(("click.", "menura.cli."))
-
-
-def _told(message: str, code: int) -> int:
+def _failed(message: str, code: int) -> int:
     if os.environ.get("MENURA_DEBUG") == "1":
         traceback.print_exc()
-    click.echo(f"menura: {message}", err=True)
+    terminal.fail(message)
     return code
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

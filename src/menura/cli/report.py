@@ -1,24 +1,21 @@
-"""What a run tells: progress while it goes on, then lines, a table, or one JSON document."""
+"""What a run shows: progress while it goes on, then lines, a table, or one JSON document."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TextIO
-
-import click
 
 from menura import __version__
 from menura.cli.derive import flag_with
+from menura.cli.terminal import LiveLine, columns_of, cut_start, fail, say, warn
 from menura.errors import ErrorDetails
-from menura.system.files import write_whole
 from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
+_LABEL = 24
+_SHORTEST_NAME = 12
 
 
 def document(report: RunReport) -> dict[str, Any]:
@@ -44,7 +41,7 @@ def _file_document(result: FileResult) -> dict[str, Any]:
         "output_samples": result.output_samples,
         "output_rate": result.output_rate,
         "f0_method": result.f0_method,
-        "transpose": result.transpose,
+        "transpose": None if result.transpose is None else result.transpose + 0.0,  # not -0.0
         "wall_s": round(result.wall_s, 6),
         "real_time_factor": None if factor is None else round(factor, 6),
         "stages": {name.removesuffix("_s"): round(getattr(result.stages, name), 6) for name in STAGES},
@@ -53,137 +50,139 @@ def _file_document(result: FileResult) -> dict[str, Any]:
     }
 
 
-def echo_json(value: object) -> None:
-    """Print one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def write_json(value: object, path: Path) -> None:
-    """Write one JSON document to a file, which appears when it is complete.
-
-    Raises:
-        ResourceError: it can't be written.
-    """
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-
-
 def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:
     """A run that could not even begin."""
     files = tuple(FileResult(input=str(path), output=None, state=State.FAILED, error=error) for path in inputs)
     return RunReport(files=files, wall_s=0.0, peak_memory_mb=0.0, model_loads={})
 
 
-def tell_results(report: RunReport, to: TextIO) -> None:
-    """One line for every output, with its notes."""
+def show_results(report: RunReport, *, err: bool) -> None:
+    """One line for every output, with its notes; for several inputs a line that counts."""
     for result in report.files:
         if result.output is None or result.resumed:
             continue
-        click.echo(f"{result.output}  {result.audio_s:.2f} s at {result.output_rate} Hz, {_speed(result)}", file=to)
+        say(f"{result.output}  {result.audio_s:.2f} s at {result.output_rate} Hz, {_speed(result)}", err=err)
         for note in result.notes:
-            click.echo(f"  note: {note}", file=to)
-    resumed = sum(result.resumed for result in report.files)
-    if resumed:
-        click.echo(f"{resumed} of {len(report.files)} were finished before (--force converts them again)", file=to)
+            say(f"  note: {note}", err=err)
+    if len(report.files) > 1:
+        say(_count(report), err=err)
 
 
-def tell_problems(report: RunReport) -> None:
-    """One line on standard error for every input that was not converted wholly, then a summary of several."""
-    told = set()
+def _count(report: RunReport) -> str:
+    done = [result for result in report.files if result.output is not None]
+    fresh = [result for result in done if not result.resumed]
+    line = f"{len(done)} of {len(report.files)} converted"
+    if len(fresh) < len(done):
+        line += f" ({len(done) - len(fresh)} by an earlier run; --force converts them again)"
+    if fresh:
+        line += f", {clock(sum(result.audio_s for result in fresh))} of sound in {clock(report.wall_s)}"
+    return line
+
+
+def show_problems(report: RunReport) -> None:
+    """One line on standard error for every input that was not converted completely, then a summary of several."""
+    shown = set()
     for result in report.files:
-        if result.state is State.DONE or result.error in told:
+        if result.state is State.DONE or result.error in shown:
             continue
-        told.add(result.error)
-        kind = "warning: " if result.state is State.WARNING else ""
+        shown.add(result.error)
         error = result.error or ErrorDetails(kind="unexpected", problem="failed")
-        about = error.subject or (result.input if len(report.files) > 1 and not error.option else None)
-        said = dataclasses.replace(error, subject=about).text(flag_with)
-        click.echo(f"menura: {kind}{said}", err=True)
+        subject = error.subject or (result.input if len(report.files) > 1 and not error.option else None)
+        text = dataclasses.replace(error, subject=subject).text(flag_with)
+        warn(text) if result.state is State.WARNING else fail(text)
     if report.failed and len(report.files) > 1:
         names = ", ".join(result.input for result in report.failed)
-        click.echo(f"menura: {len(report.failed)} of {len(report.files)} failed: {names}", err=True)
+        fail(f"{len(report.failed)} of {len(report.files)} failed: {names}")
 
 
-def tell_timings(report: RunReport, to: TextIO) -> None:
+def show_timings(report: RunReport, *, err: bool) -> None:
     """A table of seconds by stage, for every output and in all."""
     done = [result for result in report.files if result.output is not None and not result.resumed]
-    header = f"{'seconds by stage':<16}" + "".join(f"{name.removesuffix('_s'):>11}" for name in STAGES)
-    click.echo(header + f"{'all':>11}{'RTF':>8}", file=to)
+    header = f"{'seconds by stage':<{_LABEL}}" + "".join(f"{name.removesuffix('_s'):>11}" for name in STAGES)
+    say(header + f"{'total':>11}{'RTF':>8}", err=err)
     for result in done:
-        click.echo(_timing_row(Path(result.input).name, result.stages, result.wall_s, result.audio_s), file=to)
+        say(_timing_row(result.input, result.stages, result.wall_s, result.audio_s), err=err)
     if len(done) != 1:
         sums = {name: sum(getattr(result.stages, name) for result in done) for name in STAGES}
         audio_s = sum(result.audio_s for result in done)
-        click.echo(_timing_row("together", StageTimes(**sums), report.wall_s, audio_s), file=to)
+        say(_timing_row("total", StageTimes(**sums), report.wall_s, audio_s), err=err)
     loads = ", ".join(f"{name} ×{count}" for name, count in report.model_loads.items())
-    click.echo(f"peak memory {report.peak_memory_mb:.0f} MiB; loaded: {loads or 'nothing'}", file=to)
+    say(f"peak memory {report.peak_memory_mb:.0f} MiB; loaded: {loads or 'nothing'}", err=err)
 
 
 def _timing_row(name: str, stages: StageTimes, wall_s: float, audio_s: float) -> str:
-    label = name if len(name) <= 15 else name[:14] + "…"
+    label = cut_start(name, _LABEL - 1)
     seconds = "".join(f"{getattr(stages, stage):>11.3f}" for stage in STAGES)
     factor = f"{wall_s / audio_s:>8.3f}" if audio_s else f"{'-':>8}"
-    return f"{label:<16}{seconds}{wall_s:>11.3f}{factor}"
+    return f"{label}{' ' * (_LABEL - columns_of(label))}{seconds}{wall_s:>11.3f}{factor}"
 
 
 def _speed(result: FileResult) -> str:
     factor = result.real_time_factor
-    return "no sound" if factor is None else f"{result.wall_s:.2f} s of work, real-time factor {factor:.3f}"
+    if not factor:
+        return "no sound"
+    comparison = f"{1 / factor:.1f} times faster" if factor < 1 else f"{factor:.1f} times slower"
+    return f"in {result.wall_s:.2f} s, {comparison} than real time"
 
 
 class ProgressLine:
-    """Progress on standard error: one line kept up to date on a terminal, else one for every file begun of several."""
-
-    _INTERVAL_S = 0.1
+    """Progress on standard error: one live line on a terminal, else a line for every file begun of several."""
 
     def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._quiet = quiet
-        self._live = not quiet and self._stream.isatty()
-        self._width = 0
-        self._next_s = 0.0
-        self._begun = 0
+        self._line = None if quiet else LiveLine(self._text, stream)
+        self._stream, self._begun = stream, 0
+        self._progress: Progress | None = None
+        self._begun_s = self._told_s = time.monotonic()
+        if self._line:
+            self._line.show()
 
     def __call__(self, progress: Progress) -> None:
         """Show how far the run has come."""
-        line = f"{progress.files_begun}/{progress.files} {Path(progress.file).name}"
-        if self._live and time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + self._INTERVAL_S
-            self._draw(f"{_bar(progress)} {line}, {_pace(progress)}")
-        elif not self._live and not self._quiet and progress.files > 1 and progress.files_begun > self._begun:
+        self._progress, self._told_s = progress, time.monotonic()
+        if self._line and self._line.live:
+            self._line.show()
+        elif self._line and progress.files > 1 and progress.files_begun > self._begun:
             self._begun = progress.files_begun
-            click.echo(line, file=self._stream)
+            say(f"{progress.files_begun}/{progress.files} {progress.file}", err=True)
 
     def close(self) -> None:
-        """Clear the line."""
-        if self._width:
-            self._draw("")
-            self._stream.write("\r")
-            self._stream.flush()
+        """Take the line away."""
+        if self._line:
+            self._line.close()
 
-    def _draw(self, text: str) -> None:
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
-        self._width = len(text)
+    def _text(self, columns: int) -> str:
+        progress, now_s = self._progress, time.monotonic()
+        if progress is None:
+            return f"loading ... {clock(now_s - self._begun_s)}"
+        since_s = now_s - self._told_s
+        bar, begin = _bar(progress), f"{progress.files_begun}/{progress.files} "
+        end = f"  {_pace(dataclasses.replace(progress, wall_s=progress.wall_s + since_s), since_s)}"
+        room = columns - columns_of(bar + begin + end)
+        if room < min(_SHORTEST_NAME, columns_of(progress.file)):  # a narrow terminal
+            bar, room = "", columns - columns_of(begin + end)
+        return f"{bar}{begin}{cut_start(progress.file, max(room, 1))}{end}"
 
 
-def _bar(progress: Progress, width: int = 20) -> str:
+def _bar(progress: Progress, width: int = 10) -> str:
     part = progress.audio_done_s / progress.audio_s if progress.audio_s else 0.0
     filled = min(width, round(width * part))
-    return "[" + "#" * filled + "-" * (width - filled) + "]"
+    return "[" + "#" * filled + "-" * (width - filled) + "] "
 
 
-def _pace(progress: Progress) -> str:
-    """Seconds of sound done, of how many, how fast, and how long it will take."""
-    of = "" if progress.audio_s is None else f" of {progress.audio_s:.0f}"
-    text = f"{progress.audio_done_s:.0f}{of} s of sound"
-    if progress.real_time_factor is not None:
-        text += f", real-time factor {progress.real_time_factor:.2f}"
+def _pace(progress: Progress, since_s: float) -> str:
+    """How much sound is done, of how much, how fast, and how long it will take."""
+    text = clock(progress.audio_done_s)
+    if progress.audio_s is not None:
+        text += f" of {clock(progress.audio_s)}"
+    if progress.real_time_factor:
+        text += f", {1 / progress.real_time_factor:.1f}x real time"
     if progress.left_s is not None:
-        text += f", {_clock_time(progress.left_s)} left"
+        text += f", {clock(max(0.0, progress.left_s - since_s))} left"
     return text
 
 
-def _clock_time(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """0:07, 1:46, 2:03:00."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -81,7 +81,6 @@ def say_json(value: object) -> None:
 
 def write_json(value: object, path: Path) -> None:
     """Write one JSON document to a file, which appears when it is complete. Raises ResourceError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, _json(value).encode())
 
 
@@ -123,31 +122,34 @@ class LiveLine:
         if self.live and time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + self._INTERVAL_S
             columns = shutil.get_terminal_size().columns - 1
-            self._draw(cut(printable(self._text(columns)), columns))
+            with self._lock:
+                self._draw(cut(printable(self._text(columns)), columns))
 
-    def clear(self) -> None:
-        """Take the line away, for others; the next `show` draws it again."""
-        if self._width:
+    def tell(self, text: str, *, err: bool = False) -> None:
+        """Print a line above it."""
+        with self._lock:
             self._draw("")
-            self._draw("")
+            say(text, err=err)
+            flush()
 
     def close(self) -> None:
         """Take the line away for good."""
         self._ended.set()
         if self.live:
             self._pulse.join()
-        self.clear()
+            self._draw("")
 
     def _beat(self) -> None:
         while not self._ended.wait(self._PULSE_S):
             self.show()
 
     def _draw(self, text: str) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            width = columns_of(text)
-            self._stream.write(f"\r{text}{' ' * (self._width - width)}")
-            self._stream.flush()
-            self._width = width
+        width = columns_of(text)
+        if width or self._width:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(f"\r{text}{' ' * (self._width - width)}" + ("" if text else "\r"))
+                self._stream.flush()
+        self._width = width
 
 
 def columns_of(text: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from menura.cli.derive import home_option
-from menura.cli.report import echo_json
+from menura.cli.terminal import say_json
 from menura.voices.library import VoiceEntry, find_voice, list_voices, read_card, remove_voice
 
 _PATH = click.Path(path_type=Path)
@@ -26,7 +26,7 @@ def list_(as_json: bool, home: Path | None) -> None:
     """List the voices that --voice knows by name."""
     entries = list_voices(_home(home))
     if as_json:
-        echo_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
+        say_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
         return
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
@@ -43,7 +43,7 @@ def info(voice: str, as_json: bool, home: Path | None) -> None:
     """Describe a VOICE: a name, or a .pth or .safetensors file."""
     facts = _facts(find_voice(voice, _home(home)))
     if as_json:
-        echo_json(facts)
+        say_json(facts)
         return
     facts |= facts.pop("card")
     width = max(map(len, facts))
