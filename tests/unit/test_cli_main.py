@@ -12,7 +12,7 @@ from collections.abc import Callable
 import click
 import pytest
 
-from menura.cli import main
+from menura.cli import commands, main
 from menura.errors import DecodeError, MenuraError, OptionError
 from menura.system.interrupts import TerminatedError
 
@@ -35,11 +35,11 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (DecodeError("a.wav: the file\nis empty."), 1, "menura: a.wav: the file is empty."),
+        (DecodeError("a.wav: the file\nis empty."), 1, r"menura: a.wav: the file\nis empty."),
         (OptionError("device: 'x' is not one of cpu."), 2, "menura: device: 'x' is not one of cpu."),
         (MenuraError("no."), 1, "menura: no."),
         (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
-        (OSError(28, "No space left on device"), 1, "menura: No space left on device: free space on "),
+        (OSError(28, "No space left on device"), 1, "menura: No space left on device. Free space on "),
         (MemoryError(), 1, "menura: not enough memory. Close other programs."),
         (KeyboardInterrupt(), 130, "menura: interrupted; finished work is kept, and no partial files are left."),
         (TerminatedError(), 143, "menura: terminated; finished work is kept, and no partial files are left."),
@@ -90,13 +90,79 @@ def test_debug_shows_the_traceback(
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["-h"], 0), (["--version"], 0), (["nothing"], 2), (["--nothing"], 2), ([], 2), (["voices"], 2)],
+    [
+        (["--help"], 0),
+        (["-h"], 0),
+        (["--version"], 0),
+        (["-V"], 0),
+        (["help"], 0),
+        (["help", "voices", "import"], 0),
+        (["nothing"], 2),
+        (["--nothing"], 2),
+        ([], 2),
+        (["voices"], 2),
+    ],
 )
 def test_usage(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(arguments) == code
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     assert (captured.out if code == 0 else captured.err).strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["covert", "a.wav"], "'convert'"),
+        (["help", "covert"], "'convert'"),
+        (["voices", "imprt"], "--help"),
+        (["convert", "--vioce", "x"], "--voice"),
+        (["convert", "--pitch", "4"], "--transpose"),
+        (["convert", "--f0_up_key", "4"], "--transpose"),
+        (["convert", "--f0-method", "x"], "--f0?"),
+        (["convert", "--search-feature-ratio", "1"], "--index-rate"),
+        (["convert", "--volume-envelope", "1"], "--rms-mix-rate"),
+        (["convert", "--index_rate", "1"], "--index-rate"),
+        (["convert", "--hop-length", "1"], "10 ms"),
+        (["convert", "-v", "x"], "--voice"),
+        (["train", "new", "--total-epoch", "1"], "--steps"),
+        (["train", "new", "--pitch-shift", "1"], "--help"),
+    ],
+)
+def test_near_misses_lead_on(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+def test_every_suggested_option_exists() -> None:
+    context = click.Context(main.cli)
+    wanted = [["convert"], ["train", "new"], ["train", "run"]]
+    known = set()
+    for words in wanted:
+        found: click.Command = main.cli
+        for word in words:
+            assert isinstance(found, click.Group)
+            found = found.get_command(context, word) or found
+        known |= {name for parameter in found.params for name in parameter.opts}
+    assert set(commands._OPTIONS.values()) <= known
+    assert known.isdisjoint({*commands._OPTIONS, *commands._SENTENCES})
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["completion", shell]) == 0
+    assert "_MENURA_COMPLETE" in capsys.readouterr().out
+
+
+def test_completion_completes() -> None:
+    told = {"_MENURA_COMPLETE": "bash_complete", "COMP_WORDS": "menura convert --str", "COMP_CWORD": "2"}
+    run = subprocess.run(
+        [sys.executable, "-m", "menura"], env={**os.environ, **told}, capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout == "plain,--strategy\n"
 
 
 def test_every_listed_command_can_be_loaded() -> None:

@@ -30,9 +30,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--text", help="The words that are spoken; by default recognized from SOURCE.")
 @click.option("--seam", "seams_s", type=float, multiple=True, metavar="SECONDS", help="Position of a seam; repeatable.")
-@click.option(
-    "--plot", type=_FILE, help="Draw spectrograms and F0 of both to a PNG file (extra 'plots')."
-)
+@click.option("--plot", type=_FILE, help="Draw spectrograms and F0 of both to a PNG file (extra 'plots').")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @home_option
 def evaluate(

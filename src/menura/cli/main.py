@@ -118,6 +118,8 @@ def _message(error: Exception) -> str:
     if details.kind == "unexpected":
         return f"{details.problem} (MENURA_DEBUG=1 shows where; please report it)."
     if details.kind == "system" and details.subject is None and isinstance(error, OSError):
+        if "click" in traceback.extract_tb(error.__traceback__)[-1].filename:  # which prints helps
+            return f"standard output: {details.text()}"
         # A write's error doesn't name its file. Whoever writes one should; this is for what does not.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "Free space on the disks that are written" if full else "Try again"
