@@ -8,6 +8,7 @@ import menura.voices.assets as module
 from menura.errors import AssetMissingError, OptionError
 from menura.f0.registry import available_methods, load_estimator, method_path, resolve_method
 from menura.voices.assets import ASSETS, asset_status, find_asset, home_folder
+from menura.voices.library import list_voices
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +36,30 @@ def test_home_is_the_given_one_then_the_variable_then_the_platforms(
     assert home_folder().name == "menura"
 
 
+@pytest.mark.parametrize("found", [RuntimeError("could not determine the home directory"), "~/.local/share/menura"])
+def test_a_user_without_a_home_has_the_built_in_voices(
+    found: RuntimeError | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def user_data_dir(*_: object, **__: object) -> str:
+        if isinstance(found, str):
+            return found
+        raise found
+
+    monkeypatch.delenv("MENURA_HOME", raising=False)
+    monkeypatch.setattr("platformdirs.user_data_dir", user_data_dir)
+    home = home_folder()
+    assert home.is_absolute()
+    assert [voice.name for voice in list_voices(home)] == ["heron", "wren"]
+    assert all(status.path is None for status in asset_status(home))
+
+
 def test_missing_asset_says_what_from_where_and_whereto(tmp_path: Path) -> None:
     with pytest.raises(AssetMissingError) as caught:
         find_asset("rmvpe", tmp_path)
     message = str(caught.value)
     assert "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main/rmvpe.pt (181 MB)" in message
     assert str(tmp_path / "assets" / "rmvpe.pt") in message
-    assert "--f0 swift" in message
+    assert "f0=swift" in message
 
 
 def test_every_known_asset_names_a_source(tmp_path: Path) -> None:
@@ -68,7 +86,7 @@ def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_an_unknown_encoder_is_found_where_the_user_puts_it(tmp_path: Path) -> None:
-    with pytest.raises(AssetMissingError, match=r"my-encoder .*pytorch_model\.bin"):
+    with pytest.raises(AssetMissingError, match=r"my-encoder: .*pytorch_model\.bin"):
         find_asset("my-encoder", tmp_path)
     put(tmp_path, "my-encoder/config.json", "my-encoder/model.safetensors")
     assert find_asset("my-encoder", tmp_path) == tmp_path / "assets" / "my-encoder"

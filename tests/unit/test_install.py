@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +17,9 @@ import torch
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
 from menura.voices import install
-from menura.voices.install import import_voice
-from menura.voices.library import list_voices, read_card
+from menura.voices.card import read_card
+from menura.voices.install import ImportRequest, import_voice, import_voices
+from menura.voices.library import VoiceEntry, list_voices
 from support.tiny import DIM
 from support.voicefiles import write_voice
 
@@ -58,7 +64,7 @@ def test_name_and_index_given(home: Path, voice: Path, tmp_path: Path) -> None:
     assert entry.name == "mine"
     assert entry.index_path == home / "voices" / "mine" / "mine.index"
     assert entry.index_path.read_bytes() == b"index"
-    assert read_card(entry.path.parent) == {"name": "mine", "source": "Öl 1.pth"}
+    assert read_card(entry.path.parent / "card.json").fields == {"name": "mine", "source": "Öl 1.pth"}
 
 
 def test_weights_finer_than_float16_stay_so(home: Path, tmp_path: Path, voice: Path) -> None:
@@ -109,7 +115,7 @@ def refused(home: Path, source: Path, kind: type[Exception], said: str, name: st
     "member", ["../escape.pth", "/abs.pth", "a/../../b.pth", "..\\escape.pth", "C:\\x.pth", "C:/x.pth"]
 )
 def test_archives_that_reach_out_are_refused(home: Path, voice: Path, tmp_path: Path, member: str) -> None:
-    refused(home, archive(tmp_path / "bad.zip", {"v.pth": voice, member: b"x"}), CheckpointError, "isn't safe")
+    refused(home, archive(tmp_path / "bad.zip", {"v.pth": voice, member: b"x"}), CheckpointError, "unsafe path")
     assert not list(tmp_path.rglob("escape*"))
 
 
@@ -171,13 +177,13 @@ def test_code_is_not_run(home: Path, tmp_path: Path) -> None:
 def test_wrong_requests(home: Path, voice: Path, tmp_path: Path) -> None:
     refused(home, tmp_path / "missing.pth", OptionError, "no such file")
     (tmp_path / "song.mp3").write_bytes(b"x")
-    refused(home, tmp_path / "song.mp3", CheckpointError, "is no voice")
+    refused(home, tmp_path / "song.mp3", CheckpointError, "not a voice")
     refused(home, voice, OptionError, "can't be a voice's name", name="../x")
     with pytest.raises(OptionError, match="no such index"):
         import_voice(voice, home, index=tmp_path / "missing.index")
     import_voice(voice, home, name="Taken")
     for name in ("Taken", "tAKEN"):
-        with pytest.raises(OptionError, match="is there already"):
+        with pytest.raises(OptionError, match="exists already"):
             import_voice(voice, home, name=name)
 
 
@@ -197,5 +203,85 @@ def test_an_index_that_can_t_serve_the_voice_stops_the_import(home: Path, voice:
 
 def test_a_folder_that_can_t_be_written(voice: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(ResourceError, match="can't be stored"):
+    with pytest.raises(ResourceError, match="can't be written"):
         import_voice(voice, tmp_path / "file")
+
+
+def test_a_voice_whose_name_begins_like_a_checkpoint_s(home: Path, voice: Path, tmp_path: Path) -> None:
+    members: dict[str, bytes | Path] = {"G_Dragon.pth": voice, "added_IVF9_Flat_nprobe_1_G_Dragon_v2.index": b"index"}
+    entry = import_voice(archive(tmp_path / "G_Dragon.zip", {**members, "G_200.pth": b"x", "f0D40k.pth": b"x"}), home)
+    assert entry.name == "G_Dragon"
+    assert entry.index_path is not None
+
+
+def imported(source: Path, home: Path, **fields: Any) -> list[str]:
+    results = list(import_voices(ImportRequest(source=source, home=home, **fields)))
+    return [r.name if isinstance(r, VoiceEntry) else f"{r.details.kind}: {r.subject}" for r in results]
+
+
+def several(folder: Path, voice: Path) -> Path:
+    """As a folder of models looks after some trainings."""
+    for name in (
+        "singer/singer_100e_2500s.pth",
+        "singer/singer_200e_5000s.pth",
+        "singer/singer_20e_500s_best_epoch.pth",
+        "singer/G_2333333.pth",
+        "weights/bird.pth",
+        "weights/bird_e50_s100.pth",
+        "weights/damaged.pth",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(voice, folder / name)
+    (folder / "weights" / "damaged.pth").write_bytes(b"x")
+    (folder / "singer" / "added_IVF9_Flat_nprobe_1_singer_v2.index").write_bytes(b"singer's")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "added_IVF9_Flat_nprobe_1_bird_v2.index").write_bytes(b"bird's")
+    (folder / "logs" / "pipe.pth").symlink_to("/dev/zero")
+    return folder
+
+
+def test_all_voices_of_a_folder_each_with_its_index(home: Path, voice: Path, tmp_path: Path) -> None:
+    folder = several(tmp_path / "models", voice)
+    failed = f"checkpoint: {folder / 'weights' / 'damaged.pth'}"
+    assert imported(folder, home) == ["singer_200e_5000s", "bird", failed]
+    indexes = {v.name: v.index_path.read_bytes() for v in list_voices(home) if v.index_path}
+    assert indexes == {"singer_200e_5000s": b"singer's", "bird": b"bird's"}
+    again = imported(folder, home, every_epoch=True)
+    assert again == [
+        "singer_100e_2500s", "option: None", "singer_20e_500s_best_epoch", "option: None", "bird_e50_s100", failed,
+    ]  # fmt: skip
+
+
+def test_a_name_is_for_one_voice(home: Path, voice: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="holds 3 voices"):
+        imported(several(tmp_path / "models", voice), home, name="mine")
+
+
+def test_a_card_in_an_archive_is_kept(home: Path, voice: Path, tmp_path: Path) -> None:
+    card = json.dumps({"name": "v", "f0_median_hz": 210.5, "licence": "CC0"}).encode()
+    entry = import_voice(archive(tmp_path / "v.zip", {"v.pth": voice, "card.json": card}), home)
+    assert entry.f0_median_hz == 210.5
+
+
+def test_what_killed_imports_left_is_removed(home: Path, voice: Path) -> None:
+    for name in (".import-0123456789abcdef.tmp", ".import-k3j_x"):
+        (home / "voices" / name / "voice").mkdir(parents=True)
+    import_voice(voice, home, name="v")
+    assert installed(home) == ["v", "v/card.json", "v/voice.safetensors"]
+
+
+def test_several_imports_of_one_name_at_once(home: Path, voice: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.index").write_bytes(b"x")
+    together = threading.Barrier(4)
+
+    def attempt(_: int) -> str:
+        try:
+            wait = lambda *_: together.wait(timeout=60)  # noqa: E731  (all have found the name free)
+            return import_voice(voice, home, name="v", index=tmp_path / "x.index", check_index=wait).name
+        except OptionError as error:
+            return error.problem
+
+    with ThreadPoolExecutor(4) as pool:
+        results = sorted(pool.map(attempt, range(4)))
+    assert results == ["a voice named 'v' exists already"] * 3 + ["v"]
+    assert installed(home) == ["v", "v/card.json", "v/v.index", "v/voice.safetensors"]

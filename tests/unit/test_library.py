@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from menura.errors import OptionError, VoiceNotFoundError
 from menura.voices import library
+from menura.voices.card import read_card
 from menura.voices.library import check_name, find_voice, list_voices, remove_voice
 
 
@@ -51,10 +53,104 @@ def test_index_beside_a_voice_is_its_own(home: Path) -> None:
     assert indexes == {"lark": None, "loose": "loose.index", "own": "own.index", "Öl (2)": "added_IVF9_Flat.index"}
 
 
-def test_a_path_is_a_voice_without_index(home: Path) -> None:
+def test_a_path_is_a_voice_with_the_index_beside_it(home: Path) -> None:
     path = home / "voices" / "loose.pth"
     entry = find_voice(str(path), home)
-    assert (entry.name, entry.path, entry.index_path, entry.builtin) == ("loose", path, None, False)
+    assert (entry.name, entry.path, entry.index_path, entry.builtin) == (
+        "loose",
+        path,
+        path.with_suffix(".index"),
+        False,
+    )
+    assert "loose.index" in entry.note
+
+
+ADDED = "added_IVF256_Flat_nprobe_1_singer_v2.index"
+
+
+@pytest.mark.parametrize(
+    ("weights", "others", "index"),
+    [
+        ("singer.pth", [ADDED], ADDED),
+        ("singer_100e_2500s.pth", [ADDED, "other.pth", "added_IVF9_Flat_nprobe_1_other_v2.index"], ADDED),
+        ("singer_e100_s2500.pth", ["singer.index", ADDED], "singer.index"),
+        ("Singer.pth", [ADDED], ADDED),
+        ("singer.pth", ["trained_IVF256_Flat_nprobe_1_singer_v2.index"], None),
+        ("singer.pth", ["whatever.index", "singer_20e_500s.pth", "G_2333.pth"], "whatever.index"),
+        ("singer.pth", ["whatever.index", "other.pth"], None),
+        ("singer.pth", ["one.index", "two.index"], None),
+        ("singer.pth", [], None),
+    ],
+)
+def test_which_index_beside_a_voice_is_its_own(
+    weights: str, others: list[str], index: str | None, tmp_path: Path, home: Path
+) -> None:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for name in (weights, *others):
+        (folder / name).write_bytes(b"x")
+    entry = find_voice(str(folder / weights), home)
+    assert (entry.index_path and entry.index_path.name) == index
+    assert (index or "isn't clear" if entry.note else "") in entry.note
+    assert bool(entry.note) == any(name.endswith(".index") and not name.startswith("trained") for name in others)
+
+
+def test_a_name_in_another_case(home: Path) -> None:
+    assert find_voice("Lark", home).name == "lark"
+    (home / "voices" / "LARK").mkdir()
+    (home / "voices" / "LARK" / "voice.pth").write_bytes(b"x")
+    assert find_voice("LARK", home).path.suffix == ".pth"
+    with pytest.raises(VoiceNotFoundError):
+        find_voice("Lark", home)
+
+
+def test_one_bad_voice_does_not_harm_the_others(home: Path) -> None:
+    voices = home / "voices"
+    (voices / "loop").symlink_to("loop")
+    (voices / "loop.pth").symlink_to("loop.pth")
+    os.mkfifo(voices / "pipe.pth")
+    bad = {
+        "deep": lambda card: card.write_text("[" * 300_000),
+        "pipe": os.mkfifo,
+        "endless": lambda card: card.symlink_to("/dev/zero"),
+        "around": lambda card: card.symlink_to(card.name),
+        "long": lambda card: card.write_text(json.dumps({"source": "x" * 10**6})),
+        "bytes": lambda card: card.write_bytes(b"\xff\xfe"),
+    }
+    for name, make in bad.items():
+        (voices / name).mkdir()
+        (voices / name / "voice.pth").write_bytes(b"x")
+        (voices / name / "broken.index").symlink_to("broken.index")
+        make(voices / name / "card.json")
+    names = {voice.name: voice.source for voice in list_voices(home)}
+    assert names == {"lark": "kokoro:af_x", "loose": "loose.pth", "own": "e_120.pth", "Öl (2)": "voice.safetensors"} | {
+        name: "voice.pth" for name in bad
+    }
+
+
+def test_cards_are_bounded_and_one_line(home: Path) -> None:
+    path = home / "voices" / "own" / "card.json"
+    deep: object = "end"
+    for _ in range(50):
+        deep = [deep]
+    card = {"source": "a\n\x1b]0;x\x07" + "b" * 5000, "deep": deep, "f0_median_hz": True}
+    card |= {f"key {i}\n": i for i in range(500)}
+    path.write_text(json.dumps(card))
+    read = read_card(path)
+    assert read.source.isprintable()
+    assert len(read.source) == 1000
+    assert read.f0_median_hz is None
+    assert len(read.fields) == 64
+    assert all(key.isprintable() for key in read.fields)
+    assert len(json.dumps(read.fields)) < 10_000
+    assert {voice.name: voice.source for voice in list_voices(home)}["own"] == read.source
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-that-name/x", "\ud800"])
+def test_names_that_no_file_can_have_are_not_known(name: str, home: Path) -> None:
+    with pytest.raises(VoiceNotFoundError) as caught:
+        find_voice(name, home)
+    assert caught.value.option == "voice"
 
 
 def test_a_name_goes_before_a_file_of_that_name(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +177,7 @@ def test_unknown(home: Path, name: str, said: str) -> None:
 
 
 def test_a_folder_is_no_voice(home: Path) -> None:
-    with pytest.raises(VoiceNotFoundError, match=r"is a folder; name the \.pth file"):
+    with pytest.raises(VoiceNotFoundError, match=r"is a folder. Name the \.pth file"):
         find_voice(str(home / "voices" / "own"), home)
 
 

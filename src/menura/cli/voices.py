@@ -7,9 +7,13 @@ from typing import Any
 
 import click
 
-from menura.cli.derive import home_option
+from menura.cli.derive import flag_with, home_option
 from menura.cli.terminal import say_json
-from menura.voices.library import VoiceEntry, find_voice, list_voices, read_card, remove_voice
+from menura.errors import MenuraError
+from menura.system.text import printable
+from menura.voices.assets import home_folder
+from menura.voices.card import CARD_NAME, read_card
+from menura.voices.library import VoiceEntry, find_voice, list_voices, remove_voice
 
 _PATH = click.Path(path_type=Path)
 
@@ -24,7 +28,7 @@ def voices() -> None:
 @home_option
 def list_(as_json: bool, home: Path | None) -> None:
     """List the voices that --voice knows by name."""
-    entries = list_voices(_home(home))
+    entries = list_voices(home_folder(home))
     if as_json:
         say_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
         return
@@ -32,7 +36,7 @@ def list_(as_json: bool, home: Path | None) -> None:
     for entry in entries:
         kind = "built in" if entry.builtin else "installed"
         index = ", with index" if entry.index_path else ""
-        click.echo(f"{entry.name:<{width}}  {kind:<9}  {entry.source}{index}")
+        click.echo(f"{printable(entry.name):<{width}}  {kind:<9}  {entry.source}{index}")
 
 
 @voices.command()
@@ -41,7 +45,7 @@ def list_(as_json: bool, home: Path | None) -> None:
 @home_option
 def info(voice: str, as_json: bool, home: Path | None) -> None:
     """Describe a VOICE: a name, or a .pth or .safetensors file."""
-    facts = _facts(find_voice(voice, _home(home)))
+    facts = _facts(find_voice(voice, home_folder(home)))
     if as_json:
         say_json(facts)
         return
@@ -54,19 +58,33 @@ def info(voice: str, as_json: bool, home: Path | None) -> None:
 
 @voices.command(name="import")
 @click.argument("path", type=_PATH)
-@click.option("--name", help="What to call the voice; by default as its file is called.")
-@click.option("--index", type=_PATH, help="Its retrieval index; by default the one in the folder or archive.")
+@click.option("--name", help="Name of the voice; by default its file's name.")
+@click.option("--index", type=_PATH, help="Its retrieval index; by default the one found beside it.")
+@click.option("--all", "every_epoch", is_flag=True, help="Import every epoch of a voice, not only the newest.")
 @home_option
-def import_(path: Path, name: str | None, index: Path | None, home: Path | None) -> None:
-    """Install a voice from PATH: a .pth or .safetensors file, a .zip, or a folder with one.
+def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool, home: Path | None) -> None:
+    """Install voices from PATH: a .pth or .safetensors file, or a folder or .zip with voices.
 
-    Its weights are read without running any code that the file may carry.
+    Weights are read without running any code that a file may carry.
     """
-    from menura.voices.install import import_voice
+    from menura.voices.install import ImportRequest, import_voices
 
-    entry = import_voice(path, _home(home), name=name, index=index, check_index=_check_index)
-    with_index = " with its index" if entry.index_path else ""
-    click.echo(f"installed '{entry.name}'{with_index} in {entry.path.parent}")
+    request = ImportRequest(
+        source=path, home=home_folder(home), name=name, index=index, every_epoch=every_epoch, check_index=_check_index
+    )
+    results = list(import_voices(request))
+    if len(results) == 1 and isinstance(results[0], MenuraError):
+        raise results[0]
+    for result in results:
+        if isinstance(result, MenuraError):
+            click.echo(f"menura: {result.details.text(flag_with)}", err=True)
+            continue
+        with_index = f" with its index ({result.index_path.name})" if result.index_path else ""
+        click.echo(f"installed '{result.name}'{with_index} in {result.path.parent}")
+        if result.note and not result.index_path:
+            click.echo(f"  {result.note}")
+    if any(isinstance(result, MenuraError) for result in results):
+        raise click.exceptions.Exit(1)
 
 
 @voices.command()
@@ -74,7 +92,7 @@ def import_(path: Path, name: str | None, index: Path | None, home: Path | None)
 @home_option
 def remove(name: str, home: Path | None) -> None:
     """Delete the installed voice NAME with its index."""
-    entry = remove_voice(name, _home(home))
+    entry = remove_voice(name, home_folder(home))
     click.echo(f"removed '{entry.name}'")
 
 
@@ -82,12 +100,6 @@ def _check_index(index: Path, content_dim: int) -> None:
     from menura.retrieval.faiss_index import FaissIndex
 
     FaissIndex.load(index).check_dim(content_dim)
-
-
-def _home(given: Path | None) -> Path:
-    from menura.voices.assets import home_folder
-
-    return home_folder(given)
 
 
 def _facts(entry: VoiceEntry) -> dict[str, Any]:
@@ -116,6 +128,7 @@ def _facts(entry: VoiceEntry) -> dict[str, Any]:
         "epoch": metadata.epoch,
         "licence": metadata.licence,
     }
-    card = read_card(entry.path.parent) if entry.builtin or entry.path.parent.name == entry.name else {}
+    own = entry.builtin or entry.path.parent.name == entry.name
+    card = read_card(entry.path.parent / CARD_NAME).fields if own else {}
     facts["card"] = {key: value for key, value in card.items() if key not in facts}
     return facts

@@ -23,7 +23,7 @@ from menura.train.checkpoint import BEST, CHECKPOINT, checkpoint_paths, read_sta
 from menura.train.folders import VOICE
 from menura.train.report import Preparation, load_preparation
 from menura.train.spec import Experiment, is_one_part, load_experiment, write_atomically
-from menura.voices.library import CARD_NAME
+from menura.voices.card import CARD_NAME
 
 _CPU = torch.device("cpu")
 

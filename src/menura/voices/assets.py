@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from menura.errors import AssetMissingError
+from menura.system.text import printable
 
 HOME_VARIABLE = "MENURA_HOME"
+_NO_HOME = Path("/nonexistent/set-MENURA_HOME")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
@@ -85,15 +87,15 @@ ASSETS: tuple[Asset, ...] = (
     _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/embedders/contentvec"),
     Asset(
         name="rmvpe",
-        purpose="F0 for --f0 rmvpe",
+        purpose="F0 by RMVPE",
         files=(
             AssetFile(path="rmvpe.pt", url=f"{_RVC}/rmvpe.pt", size_bytes=181_184_272, sha256_prefix="6d62215f4306"),
         ),
-        advice="Or use --f0 swift, which needs no download.",
+        advice="Or use {f0=swift}, which needs no download",
     ),
     Asset(
         name="fcpe",
-        purpose="F0 for --f0 fcpe",
+        purpose="F0 by FCPE",
         files=(
             AssetFile(
                 path="fcpe.pt",
@@ -103,9 +105,8 @@ ASSETS: tuple[Asset, ...] = (
         ),
         package="torchfcpe/assets/fcpe_c_v001.pt",
         advice=(
-            "It is in the package torchfcpe: `pip install --no-deps torchfcpe==0.0.4` is enough (Menura reads the file "
-            "in it); or unpack torchfcpe/assets/fcpe_c_v001.pt from its wheel to that place. "
-            "Or use --f0 swift, which needs no download."
+            "Or install the package that has it: pip install --no-deps torchfcpe==0.0.4. "
+            "Or use {f0=swift}, which needs no download"
         ),
     ),
     _applio_encoder("spin"),
@@ -115,41 +116,46 @@ ASSETS: tuple[Asset, ...] = (
     _applio_encoder("korean-hubert-base"),
     Asset(
         name="speaker-encoder",
-        purpose="likeness of speakers, for menura evaluate",
+        purpose="speaker similarity in menura evaluate",
         files=(AssetFile(path="speaker-encoder.pt", size_bytes=17_090_379),),
         package="resemblyzer/pretrained.pt",
-        advice="It is in the package resemblyzer: `pip install --no-deps resemblyzer` is enough.",
+        advice="Or install the package that has it: pip install --no-deps resemblyzer",
     ),
     Asset(
         name="dnsmos",
-        purpose="naturalness, for menura evaluate",
+        purpose="naturalness in menura evaluate",
         files=(AssetFile(path="dnsmos.onnx"),),
         package="speechmos/dnsmos_models/sig_bak_ovr.onnx",
-        advice="It is in the package speechmos: `pip install --no-deps speechmos` is enough.",
+        advice="Or install the package that has it: pip install --no-deps speechmos",
     ),
     Asset(
         name="whisper",
-        purpose="words, for menura evaluate",
+        purpose="words in menura evaluate",
         is_folder=True,
         files=tuple(
             AssetFile(path=f"whisper/{file}", url=f"{_WHISPER}/{file}")
             for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
         ),
-        advice="It is Whisper as faster-whisper reads it.",
+        advice="It is Whisper in the form that faster-whisper reads",
     ),
 )
 
 
 def home_folder(home: Path | None = None) -> Path:
-    """Menura's data folder: the given one, else $MENURA_HOME, else the platform's user data folder."""
-    if home is not None:
-        return home.expanduser()
-    named = os.environ.get(HOME_VARIABLE)
-    if named:
-        return Path(named).expanduser()
+    """Menura's data folder: the given one, else $MENURA_HOME, else the platform's user data folder.
+
+    Where a user has no home, it is a folder that isn't there: built-in voices work, writing says why it fails.
+    """
+    given = home or os.environ.get(HOME_VARIABLE)
+    if given:
+        return Path(os.path.expanduser(given))
     from platformdirs import user_data_dir
 
-    return Path(user_data_dir("menura", appauthor=False))
+    try:
+        folder = Path(user_data_dir("menura", appauthor=False))
+    except RuntimeError:
+        return _NO_HOME
+    return folder if folder.is_absolute() else _NO_HOME
 
 
 def packing_folder(home: Path) -> Path:
@@ -172,12 +178,10 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     Raises:
         AssetMissingError: it is not installed; the message says what to fetch, from where, and where to put it.
     """
-    asset = next((a for a in ASSETS if a.name == name), None)
-    if asset is None:
-        asset = _unknown_encoder(name)
+    asset = next((a for a in ASSETS if a.name == name), None) or _unknown_encoder(name)
     status = _status(asset, home_folder(home))
     if status.path is None:
-        raise AssetMissingError(_missing_message(asset, status.missing, home_folder(home) / "assets"))
+        raise _missing_error(asset, status.missing, home_folder(home) / "assets")
     return status.path
 
 
@@ -197,23 +201,23 @@ def encoder_files(folder: Path) -> tuple[Path, Path]:
     found = next((path for path in weights if path.is_file()), None)
     if not config.is_file() or found is None:
         lacking = config.name if found else " or ".join(path.name for path in weights)
-        raise AssetMissingError(f"{folder}: lacks {lacking}. Put it there; `menura doctor` says where it comes from.")
+        raise AssetMissingError(folder, f"lacks {lacking}", "'menura assets list --all' says where it comes from")
     return config, found
 
 
 def _unknown_encoder(name: str) -> Asset:
     """The encoder that a voice names and Menura doesn't know: the user may have its files."""
     if not _SAFE_NAME.fullmatch(name):
-        raise AssetMissingError(f"The voice names its content encoder {name!r}, which can't be a folder's name.")
+        raise AssetMissingError(None, f"the voice's content encoder, {printable(name, 80)!r}, can't be a folder's name")
     return Asset(
         name=name,
-        purpose="content encoder of this voice, of which Menura knows no source",
+        purpose="the content of this voice; Menura knows no source of it",
         is_folder=True,
         files=(
             AssetFile(path=f"{name}/config.json"),
             AssetFile(path=f"{name}/pytorch_model.bin", alternative=f"{name}/model.safetensors"),
         ),
-        advice="Ask the voice's author for these files (HuBERT base in transformers' layout).",
+        advice="Ask the voice's author for these files (HuBERT base in transformers' layout)",
     )
 
 
@@ -251,12 +255,15 @@ def _packaged(place: str) -> Path | None:
     return None
 
 
-def _missing_message(asset: Asset, missing: tuple[Path, ...], folder: Path) -> str:
+def _missing_error(asset: Asset, missing: tuple[Path, ...], folder: Path) -> AssetMissingError:
     by_path = {folder / file.path: file for file in asset.files}
     steps = []
     for path in missing:
         file = by_path[path]
         size = f" ({file.size_bytes / 1e6:.0f} MB)" if file.size_bytes else ""
         steps.append(f"fetch {file.url}{size} and put it at {path}" if file.url else f"put it{size} at {path}")
-    message = f"{asset.name} ({asset.purpose}) is not installed: {'; '.join(steps)}."
-    return f"{message} {asset.advice}".rstrip()
+    fetch = "; ".join(steps)
+    advice = f"{fetch[0].upper()}{fetch[1:]}. Or take it from Applio or RVC WebUI: menura assets import FOLDER"
+    return AssetMissingError(
+        asset.name, f"not installed; it is for {asset.purpose}", ". ".join(filter(None, (advice, asset.advice)))
+    )

@@ -1,32 +1,37 @@
-"""Installs a voice from a weights file, a folder or a zip archive, as community voices are passed on.
+"""Installs voices from a weights file, a folder or a zip archive, as community voices are passed on.
 
-Nothing of an archive is unpacked under a name of its own: the two members wanted are copied into new files, with their
+Nothing of an archive is unpacked under a name of its own: the members wanted are copied into new files, with their
 bytes counted. Weights are read without running code and stored as safetensors.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING
 
-from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError
+from menura.errors import CheckpointError, EncodeError, MenuraError, OptionError
+from menura.system.files import remove_abandoned, temporary_folder, writing
+from menura.system.text import printable
+from menura.voices.card import CARD_NAME, MAX_CARD_BYTES, VoiceCard, read_card
 from menura.voices.library import (
-    CARD_NAME,
     VOICE_SUFFIXES,
     WEIGHTS_NAME,
     VoiceEntry,
     check_name,
+    epoch_of,
     find_voice,
+    is_training_file,
     list_voices,
-    read_card,
+    match_index,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +40,28 @@ if TYPE_CHECKING:
 MAX_ARCHIVE_ENTRIES = 10_000
 MAX_MEMBER_BYTES = 4 * 2**30
 _COPY_BYTES = 1 << 20
+_TEMPORARY = ".import-"
+
+IndexCheck = Callable[[Path, int], None]
+"""Called with an index and the voice's content dimension; raises MenuraError for one that can't serve the voice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """What to install."""
+
+    source: Path
+    """A .pth or .safetensors file, or a folder or .zip with voices."""
+    home: Path
+    """Menura's data folder; voices go to `voices/<name>` in it."""
+    name: str | None = None
+    """What to call the one voice; by default as its file is called."""
+    index: Path | None = None
+    """The one voice's retrieval index; by default the one found beside it."""
+    every_epoch: bool = False
+    """Of several epochs of a voice take all, not only the newest."""
+    check_index: IndexCheck | None = None
+    """Called before anything is installed."""
 
 
 def import_voice(
@@ -43,168 +70,249 @@ def import_voice(
     *,
     name: str | None = None,
     index: Path | None = None,
-    check_index: Callable[[Path, int], None] | None = None,
+    check_index: IndexCheck | None = None,
 ) -> VoiceEntry:
-    """Install a voice, completely or not at all.
-
-    Args:
-        source: a .pth or .safetensors file, a folder with one, or a .zip with one.
-        home: Menura's data folder; the voice goes to its `voices/<name>`.
-        name: what to call it; by default as the file is called.
-        index: its retrieval index; by default the one found in the folder or archive.
-        check_index: called with the index and the voice's content dimension before anything is installed; raises
-            MenuraError for an index that can't serve the voice.
+    """Install the one voice of a source, completely or not at all: see ImportRequest.
 
     Raises:
-        OptionError: the name can't be used, is taken, or the source is missing or ambiguous.
-        CheckpointError: the file is no voice, carries code, or the archive isn't safe.
-        MenuraError: what check_index raised.
+        OptionError: the name can't be used, is taken, or the source is missing or has several voices.
+        CheckpointError: the file is no voice, holds more than weights, or the archive isn't safe.
         ResourceError: the data folder can't be written.
+        MenuraError: what check_index raised.
     """
-    from menura.checkpoints.rvc import load_voice
+    request = ImportRequest(source=source, home=home, name=name, index=index, check_index=check_index)
+    (result,) = import_voices(request, only_one=True)
+    if isinstance(result, MenuraError):
+        raise result
+    return result
 
-    if not source.exists():
-        raise OptionError(f"{source}: no such file; give a voice's .pth, .safetensors, .zip, or a folder with one.")
-    if source.is_file():
-        try:
-            source.open("rb").close()
-        except OSError as error:
-            raise CheckpointError(f"{source}: can't be read ({error.strerror}).") from error
+
+def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator[VoiceEntry | MenuraError]:
+    """Install all voices of a source, each completely or not at all.
+
+    Yields:
+        Each voice, or why it wasn't installed.
+
+    Raises:
+        OptionError, CheckpointError, ResourceError: the source or the data folder as a whole can't be used.
+    """
+    index, voices = request.index, request.home / "voices"
     if index is not None and not index.is_file():
-        raise OptionError(f"{index}: no such index; check the path.")
-    try:
-        (home / "voices").mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(prefix=".import-", dir=home / "voices") as temporary,
-            _gathered(source, Path(temporary)) as (weights, label, found_index),
-        ):
-            name = _free_name(name or label, home)
-            index = index or found_index
-            try:
-                voice = load_voice(weights)
-                if index is not None and check_index is not None:
-                    check_index(index, voice.config.content_dim)
-            except MenuraError as error:  # name what the user gave, not our copy of an archive's member
-                raise error.about({str(path): str(source) for path in (weights, found_index)}) from error
-            return _install(voice, index, home, name, source)
-    except OSError as error:
-        raise ResourceError(
-            f"{home / 'voices'}: the voice can't be stored ({error.strerror or error}); free space or set MENURA_HOME."
-        ) from error
+        raise OptionError(index, "no such index file", "Check the path", option="index")
+    with writing(voices):
+        voices.mkdir(parents=True, exist_ok=True)
+        remove_imports(request.home)
+        with contextlib.closing(_opened(request.source)) as bundle, temporary_folder(_TEMPORARY, voices) as temporary:
+            picks = _picks(bundle, every_epoch=request.every_epoch)
+            if len(picks) > 1 and (only_one or request.name is not None or index is not None):
+                listed = printable(", ".join(str(pick.weights) for pick in picks[:5]))
+                raise OptionError(request.source, f"holds {len(picks)} voices ({listed})", "Name one of its files")
+            for pick in picks:
+                yield _result(request, bundle, pick, temporary)
 
 
-def _free_name(name: str, home: Path) -> str:
-    taken = {voice.name.casefold() for voice in list_voices(home)}
-    if check_name(name).casefold() in taken or (home / "voices" / name).exists():
-        raise OptionError(f"name: a voice named '{name}' is there already; give another --name, or remove it first.")
-    return name
+def remove_imports(home: Path) -> None:
+    """Delete what killed imports left in the voices folder."""
+    remove_abandoned((home / "voices").glob(f"{_TEMPORARY}*"))
 
 
-def _install(voice: LoadedVoice, index: Path | None, home: Path, name: str, source: Path) -> VoiceEntry:
-    from menura.checkpoints.rvc import save_safetensors
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pick:
+    """The files of one voice, by their names in the source."""
 
-    folder = Path(tempfile.mkdtemp(prefix=".import-", dir=home / "voices"))
-    try:
-        save_safetensors(folder / WEIGHTS_NAME, voice, dtype=_lossless_dtype(voice))
-        if index is not None:
-            shutil.copyfile(index, folder / f"{name}.index")
-        known = read_card(source) if source.is_dir() else {}
-        card = {**known, "name": name, "source": known.get("source") or source.name}
-        (folder / CARD_NAME).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        folder.chmod(0o755)  # temporary folders are private
-        os.replace(folder, home / "voices" / name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return find_voice(name, home)
+    weights: PurePath
+    index: PurePath | None
+    card: PurePath | None
+    alone: bool
+    """Whether a card without its name is its own, too."""
+    note: str
 
 
-def _lossless_dtype(voice: LoadedVoice) -> str:
-    """RVC stores float16; files with finer weights keep them."""
-    halves = all(bool((tensor.half().float() == tensor).all()) for tensor in voice.state.values())
-    return "float16" if halves else "float32"
+class _Folder:
+    """Files below a folder; or one file, with what lies beside it."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.root = source if source.is_dir() else source.parent
+        folders = os.walk(source) if source.is_dir() else [(str(self.root), [], os.listdir(self.root))]
+        files = (Path(folder, name) for folder, _, names in folders for name in names)
+        self.names: list[PurePath] = [_relative(file, self.root) for file in files if os.path.isfile(file)]
+        self.weights = _voices_among(self.names) if source.is_dir() else [PurePath(source.name)]
+
+    def file(self, name: PurePath, _temporary: Path, _most_bytes: int) -> Path:
+        return self.root / name
+
+    def close(self) -> None:
+        pass
 
 
-@contextlib.contextmanager
-def _gathered(source: Path, temporary: Path) -> Iterator[tuple[Path, str, Path | None]]:
-    """The weights file, the voice's proposed name and its index, wherever they are taken from."""
-    if source.is_dir():
-        files = [path for path in sorted(source.rglob("*")) if path.is_file()]
-        names = [path.relative_to(source).as_posix() for path in files]
-        weights, index = _pick(names, source)
-        yield source / weights, PurePosixPath(weights).stem, source / index if index else None
-    elif source.suffix.lower() not in VOICE_SUFFIXES and zipfile.is_zipfile(source):
-        yield _extract(source, temporary)
-    elif source.suffix.lower() in VOICE_SUFFIXES:
-        yield source, source.stem, None
-    else:
-        raise CheckpointError(f"{source}: is no voice; give a .pth, .safetensors or .zip file, or a folder with one.")
+class _Archive:
+    """Files in a zip archive, copied out one by one.
 
+    Raises:
+        CheckpointError: it isn't safe, or damaged.
+    """
 
-def _extract(source: Path, temporary: Path) -> tuple[Path, str, Path | None]:
-    try:
-        with zipfile.ZipFile(source) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            if len(entries) > MAX_ARCHIVE_ENTRIES:
-                raise CheckpointError(f"{source}: {len(entries)} files are no voice; unpack it and give the .pth file.")
-            names = [entry.filename for entry in entries]
-            for name in names:
-                _check_member(name, source)
-            weights, index = _pick(names, source)
-            weights_path = temporary / f"voice{PurePosixPath(weights).suffix.lower()}"
-            _copy(archive, weights, weights_path, source)
-            index_path = None
-            if index is not None:
-                index_path = temporary / "voice.index"
-                _copy(archive, index, index_path, source)
-            return weights_path, PurePosixPath(weights).stem, index_path
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{source}: the archive is damaged or encrypted; unpack it and give the .pth file."
-        ) from error
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        with self._reading():
+            self._archive = zipfile.ZipFile(source)
+        names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
+        if len(names) > MAX_ARCHIVE_ENTRIES:
+            raise CheckpointError(source, f"{len(names)} files are no voice", "Unpack it and import its .pth file")
+        for name in names:
+            _check_member(name, source)
+        self.names: list[PurePath] = [PurePosixPath(name) for name in names]
+        self.weights = _voices_among(self.names)
+
+    def file(self, name: PurePath, temporary: Path, most_bytes: int) -> Path:
+        """A copy of a member; its bytes are counted, as what its header says of its size need not be true."""
+        target, copied = temporary / f"{os.urandom(8).hex()}{name.suffix.lower()}", 0
+        with self._reading(), self._archive.open(str(name)) as packed, target.open("wb") as unpacked:
+            while block := packed.read(_COPY_BYTES):
+                copied += len(block)
+                if copied > most_bytes:
+                    raise CheckpointError(self.source, f"'{printable(str(name))}' is larger than any voice")
+                unpacked.write(block)
+        return target
+
+    def close(self) -> None:
+        self._archive.close()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, LookupError, NotImplementedError, RuntimeError, EOFError) as error:
+            problem = "the archive is damaged or encrypted"
+            raise CheckpointError(self.source, problem, "Unpack it and import its .pth file") from error
 
 
 def _check_member(name: str, source: Path) -> None:
     """Refuse archives that try to write elsewhere; what makes them is not to be trusted with the rest either."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-        raise CheckpointError(f"{source}: names a file outside itself ('{name}'), which isn't safe; get it elsewhere.")
+        raise CheckpointError(source, f"unsafe path in archive: '{printable(name)}'", "Get the voice elsewhere")
 
 
-def _copy(archive: zipfile.ZipFile, member: str, target: Path, source: Path) -> None:
-    """Copy a member, counting its bytes: what its header says of its size need not be true."""
-    with archive.open(member) as packed, target.open("wb") as unpacked:
-        if not _copy_bounded(packed, unpacked, MAX_MEMBER_BYTES):
-            raise CheckpointError(f"{source}: '{member}' is larger than any voice; get it elsewhere.")
+def _opened(source: Path) -> _Folder | _Archive:
+    from menura.checkpoints.pickles import unreadable
+
+    if not source.exists():
+        raise OptionError(source, "no such file", "Give a voice's .pth, .safetensors, .zip, or a folder with voices")
+    try:
+        if source.is_dir() or source.suffix.lower() in VOICE_SUFFIXES:
+            return _Folder(source)
+        if zipfile.is_zipfile(source):
+            return _Archive(source)
+    except OSError as error:
+        raise CheckpointError(source, f"can't be read ({error.strerror})") from error
+    if source.suffix.lower() == ".zip":
+        raise unreadable(source, "zip")
+    raise CheckpointError(source, "not a voice", "Give a .pth, .safetensors or .zip file, or a folder with voices")
 
 
-def _copy_bounded(packed: IO[bytes], unpacked: IO[bytes], limit: int) -> bool:
-    copied = 0
-    while block := packed.read(_COPY_BYTES):
-        copied += len(block)
-        if copied > limit:
-            return False
-        unpacked.write(block)
-    return True
+def _relative(file: Path, root: Path) -> PurePath:
+    return PurePath(file.relative_to(root))
 
 
-def _pick(names: Sequence[str], source: Path) -> tuple[str, str | None]:
-    """The weights and the index among the files of a folder or archive."""
-    own = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)]
-    voices = [
-        name
-        for name in own
-        # G_*.pth and D_*.pth are training states, not voices.
-        if name.lower().endswith(VOICE_SUFFIXES) and not PurePosixPath(name).name.startswith(("G_", "D_"))
-    ]
-    if not voices:
-        raise CheckpointError(f"{source}: holds no voice (.pth or .safetensors).")
-    if len({PurePosixPath(name).with_suffix("") for name in voices}) == 1:  # one voice in both forms
-        voices.sort(key=lambda name: VOICE_SUFFIXES.index(PurePosixPath(name).suffix.lower()))
-    elif len(voices) > 1:
-        listed = ", ".join(sorted(voices)[:5])
-        raise OptionError(f"{source}: holds {len(voices)} voices ({listed}); unpack it and import one of them.")
-    indexes = [name for name in own if name.lower().endswith(".index")]
-    indexes = [name for name in indexes if not PurePosixPath(name).name.startswith("trained_")]
-    added = [name for name in indexes if PurePosixPath(name).name.startswith("added_")]
-    return voices[0], next(iter(sorted(added) or sorted(indexes)), None)
+def _voices_among(names: Iterable[PurePath]) -> list[PurePath]:
+    """Of a voice in both forms, the safetensors; nothing hidden, nothing of training."""
+    found: dict[PurePath, PurePath] = {}
+    for suffix in reversed(VOICE_SUFFIXES):
+        for name in names:
+            hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+            if name.suffix.lower() == suffix and not hidden and not is_training_file(name.name):
+                found[name.with_suffix("")] = name
+    return sorted(found.values())
+
+
+def _picks(bundle: _Folder | _Archive, *, every_epoch: bool) -> list[_Pick]:
+    if not bundle.weights:
+        raise CheckpointError(bundle.source, "holds no voice (.pth or .safetensors)")
+    voices: dict[tuple[PurePath, str], PurePath] = {}
+    for weights in sorted(bundle.weights, key=lambda name: epoch_of(name.stem)[1]):
+        voices[weights.parent, weights.stem if every_epoch else epoch_of(weights.stem)[0]] = weights
+    return [_pick(weights, bundle.names) for weights in sorted(voices.values())]
+
+
+def _pick(weights: PurePath, names: list[PurePath]) -> _Pick:
+    beside = [name for name in names if name.parent == weights.parent]
+    index, note = match_index(weights, beside)
+    if index is None:  # perhaps in another folder
+        index, note = match_index(weights, names)
+    card = weights.parent / CARD_NAME
+    return _Pick(
+        weights=weights,
+        index=index,
+        card=card if card in names else None,
+        alone=len(_voices_among(beside)) == 1,
+        note=note,
+    )
+
+
+def _result(
+    request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path
+) -> VoiceEntry | MenuraError:
+    try:
+        return _import(request, bundle, pick, temporary)
+    except MenuraError as error:  # names what the user gave, not our copies
+        copied = error.subject is not None and error.subject.startswith(str(temporary))
+        return error.about({str(error.subject): str(request.source)}) if copied else error
+
+
+def _import(request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path) -> VoiceEntry:
+    from menura.checkpoints.rvc import load_voice
+
+    name = _free_name(request.name or pick.weights.stem, request.home)
+    weights = bundle.file(pick.weights, temporary, MAX_MEMBER_BYTES)
+    index = request.index
+    if index is None and pick.index is not None:
+        index = bundle.file(pick.index, temporary, MAX_MEMBER_BYTES)
+    voice = load_voice(weights)
+    if index is not None and request.check_index is not None:
+        request.check_index(index, voice.config.content_dim)
+    card = read_card(bundle.file(pick.card, temporary, MAX_CARD_BYTES)) if pick.card else VoiceCard()
+    if not (pick.alone or card.name == pick.weights.stem):
+        card = VoiceCard()
+    fields = {**card.fields, "name": name, "source": card.source or request.source.name}
+    _install(voice, index, fields, temporary / name, request.home / "voices" / name)
+    return dataclasses.replace(find_voice(name, request.home), note=pick.note if request.index is None else "")
+
+
+def _free_name(name: str, home: Path) -> str:
+    taken = {voice.name.casefold() for voice in list_voices(home)}
+    if check_name(name).casefold() in taken or os.path.lexists(home / "voices" / name):
+        raise _taken(name)
+    return name
+
+
+def _taken(name: str) -> OptionError:
+    problem = f"a voice named '{name}' exists already"
+    return OptionError(None, problem, "Give another {name}, or remove it first", option="name")
+
+
+def _install(voice: LoadedVoice, index: Path | None, card: dict[str, object], made: Path, target: Path) -> None:
+    """Make the voice's folder, then give it its place."""
+    from menura.checkpoints.rvc import save_safetensors
+
+    made.mkdir()
+    try:
+        save_safetensors(made / WEIGHTS_NAME, voice, dtype=_lossless_dtype(voice))
+    except EncodeError as error:
+        raise error.about({str(made / WEIGHTS_NAME): str(target)}) from error
+    if index is not None:
+        shutil.copyfile(index, made / f"{target.name}.index")
+    (made / CARD_NAME).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        os.replace(made, target)
+    except OSError as error:
+        if target.exists():  # another import was quicker
+            raise _taken(target.name) from error
+        raise
+
+
+def _lossless_dtype(voice: LoadedVoice) -> str:
+    """RVC stores float16; files with finer weights keep them."""
+    halves = all(bool((tensor.half().float() == tensor).all()) for tensor in voice.state.values())
+    return "float16" if halves else "float32"

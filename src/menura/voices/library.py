@@ -1,4 +1,4 @@
-"""Voices by name: those that come with the package, and those installed under $MENURA_HOME/voices.
+"""Voices by name or path: the built-in ones and those in MENURA_HOME/voices.
 
 An installed voice is a folder of that name with the voice's weights, and optionally its index and a `card.json`; a
 weights file lying directly in the `voices` folder counts too. Loads no torch.
@@ -7,26 +7,34 @@ weights file lying directly in the `voices` folder counts too. Loads no torch.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from menura.errors import OptionError, ResourceError, VoiceNotFoundError
+from menura.system.text import printable
+from menura.voices.card import CARD_NAME, VoiceCard, read_card
 
 VOICE_SUFFIXES = (".safetensors", ".pth")
 """Of a voice's weights; the first is preferred where both are there."""
 
-CARD_NAME = "card.json"
 WEIGHTS_NAME = "voice.safetensors"
 MAX_NAME_CHARACTERS = 100
 
 _BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "starter" / "voices"
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
+_EPOCH = re.compile(r"(.+?)(?:_(\d+)e(?:_(\d+)s)?|_e(\d+)(?:_s(\d+))?)(?:_best_epoch)?")
+"""How Applio and RVC WebUI name a voice's epochs: singer_100e_2500s, singer_e100_s2500."""
+_TRAINING = re.compile(r"(?:[GD]_\d+|(?:f0)?[GD]\d\dk\w*)\.pth")
+"""Names of checkpoints of training and of what it begins with."""
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,8 @@ class VoiceEntry:
     """Where it comes from: 'kokoro:af_heart' for a starter voice, the imported file's name for others."""
     f0_median_hz: float | None = None
     """The voice's own pitch, where its card says it."""
+    note: str = ""
+    """Which index was found beside it, or why none is used."""
 
 
 def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
@@ -59,30 +69,31 @@ def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
 
 
 def find_voice(name_or_path: str, home: Path) -> VoiceEntry:
-    """The voice of that name, or the weights file at that path (with no index of its own).
+    """The voice of that name, or the weights file at that path with the index beside it.
 
     Args:
-        name_or_path: a known voice's name, or the path of a .pth or .safetensors file.
+        name_or_path: a known voice's name, in any case if that is unambiguous, or the path of a .pth or .safetensors
+            file.
         home: Menura's data folder.
 
     Raises:
-        VoiceNotFoundError: neither; the message names the known voices.
+        VoiceNotFoundError: neither; the error names the known voices.
     """
     voices = list_voices(home)
-    for voice in voices:
-        if voice.name == name_or_path:
-            return voice
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        card = read_card(path.parent)
-        median = _median_of(card) if card.get("name") == path.stem else None
-        return VoiceEntry(
-            name=path.stem, path=path, index_path=None, builtin=False, source=path.name, f0_median_hz=median
-        )
+    exact = next((voice for voice in voices if voice.name == name_or_path), None)
+    if exact is not None:
+        return exact
+    path = Path(os.path.expanduser(name_or_path))  # Path's own raises where there is no home
+    if os.path.isfile(path):  # unlike Path's it takes any name
+        return _voice_of_file(path)
+    alike = [voice for voice in voices if voice.name.casefold() == name_or_path.casefold()]
+    if len(alike) == 1:
+        return alike[0]
+    if name_or_path and os.path.isdir(path):
+        raise VoiceNotFoundError(name_or_path, "is a folder", "Name the .pth file in it", option="voice")
     if path.suffix.lower() in VOICE_SUFFIXES or len(path.parts) > 1:
-        what = "is a folder; name the .pth file in it" if path.is_dir() else "no such voice file; check the path"
-        raise VoiceNotFoundError(f"{name_or_path}: {what}.")
-    raise VoiceNotFoundError(_not_found(name_or_path, [voice.name for voice in voices]))
+        raise VoiceNotFoundError(name_or_path, "no such voice file", "Check the path", option="voice")
+    raise _not_found(name_or_path, [voice.name for voice in voices])
 
 
 def remove_voice(name: str, home: Path) -> VoiceEntry:
@@ -95,20 +106,20 @@ def remove_voice(name: str, home: Path) -> VoiceEntry:
     """
     voice = find_voice(name, home)
     if voice.builtin:
-        raise OptionError(f"voice: '{name}' is built in and can't be removed.")
+        raise OptionError(name, "is built in and can't be removed")
     folder = home / "voices"
     if folder not in voice.path.parents:
-        raise OptionError(f"voice: '{name}' is a file, not an installed voice; delete it yourself.")
+        raise OptionError(name, "is a file, not an installed voice", "Delete the file yourself")
     try:
         if voice.path.parent == folder:
-            for path in filter(None, (voice.path, voice.index_path)):
-                path.unlink()
+            voice.path.unlink()
+            voice.path.with_suffix(".index").unlink(missing_ok=True)
         elif voice.path.parent.is_symlink():
             voice.path.parent.unlink()
         else:
             shutil.rmtree(voice.path.parent)
     except OSError as error:
-        raise ResourceError(f"{voice.path}: can't be removed ({error.strerror}); check its permissions.") from error
+        raise ResourceError(voice.path, f"can't be removed ({error.strerror})", "Check its permissions") from error
     return voice
 
 
@@ -126,25 +137,52 @@ def check_name(name: str) -> str:
         or _WINDOWS_DEVICES.fullmatch(name)
     )
     if bad:
-        raise OptionError(f"name: '{name}' can't be a voice's name; use letters, digits, spaces, - and _.")
+        problem = f"'{printable(name)}' can't be a voice's name"
+        raise OptionError(None, problem, "Use letters, digits, spaces, - and _", option="name")
     return name
 
 
-def read_card(folder: Path) -> Mapping[str, object]:
-    """What a voice's `card.json` says; empty where there is none that can be read."""
-    try:
-        card = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return card if isinstance(card, dict) else {}
+def is_training_file(name: str) -> bool:
+    """Whether a file's name is that of a checkpoint of training, or of a pretrained network, not of a voice."""
+    return _TRAINING.fullmatch(name) is not None
 
 
-def find_index(folder: Path, name: str) -> Path | None:
-    """A voice folder's retrieval index: `<name>.index`, else RVC's `added_*.index`; never the empty `trained_*`."""
-    named = folder / f"{name}.index"
-    if named.is_file():
-        return named
-    return next(iter(sorted(folder.glob("added_*.index"))), None)
+def epoch_of(stem: str) -> tuple[str, tuple[float, float]]:
+    """A voice file's name without its epoch, and its epoch and step; a name without them is the final voice's."""
+    found = _EPOCH.fullmatch(stem)
+    if found is None:
+        return stem, (float("inf"), 0)
+    return found[1], (int(found[2] or found[4]), int(found[3] or found[5] or 0))
+
+
+def match_index(weights: AnyPath, files: Sequence[AnyPath]) -> tuple[AnyPath | None, str]:
+    """The index among the files of a voice's folder that is this voice's.
+
+    One of its own name goes before RVC's `added_*_<name>_v2.index`; one of another name is taken only where the folder
+    has no other index and no other voice. `trained_*.index` are empty.
+
+    Returns:
+        The index, and a note: which one it is, or why none of several is used.
+    """
+    indexes = [f for f in files if f.suffix.lower() == ".index" and not f.name.startswith("trained_")]
+    if not indexes:
+        return None, ""
+    names = {weights.stem.casefold(), epoch_of(weights.stem)[0].casefold(), weights.parent.name.casefold()} - {""}
+    voices = {epoch_of(f.stem)[0] for f in files if f.suffix.lower() in VOICE_SUFFIXES and not is_training_file(f.name)}
+    own = [f for f in indexes if f.stem == weights.stem]
+    alike = [f for f in indexes if f.stem.casefold() in names]
+    named = own or alike or [f for f in indexes if _is_added(f.stem, names)]
+    fitting = named or (indexes if len(voices) == 1 else [])
+    if len(fitting) == 1:
+        return fitting[0], f"The index beside the voice is used: {printable(fitting[0].name)}."
+    shown = ", ".join(printable(f.name) for f in indexes[:3])
+    return None, f"No index is used: it isn't clear which one beside the voice is its own ({shown})."
+
+
+def _is_added(stem: str, names: set[str]) -> bool:
+    """RVC: added_IVF256_Flat_nprobe_1_<name>_v2."""
+    kept = re.sub(r"_v[12]$", "", stem.casefold())
+    return kept.startswith("added_") and any(kept.endswith(f"_{name}") for name in names)
 
 
 def _voices_in(folder: Path, *, builtin: bool) -> Iterator[VoiceEntry]:
@@ -153,46 +191,52 @@ def _voices_in(folder: Path, *, builtin: bool) -> Iterator[VoiceEntry]:
     except OSError:
         return  # nothing installed yet
     for entry in entries:
-        if entry.is_dir():
-            voice = _voice_of_folder(entry, builtin=builtin)
-        elif entry.suffix.lower() in VOICE_SUFFIXES:
-            beside = entry.with_suffix(".index")
-            index = beside if beside.is_file() else None
-            voice = VoiceEntry(name=entry.stem, path=entry, index_path=index, builtin=builtin, source=entry.name)
-        else:
-            continue
-        if voice is not None:
-            yield voice
+        with suppress(OSError):  # one that can't be read doesn't hide the others
+            if entry.is_dir():
+                weights = sorted(f for f in _files(entry) if f.suffix.lower() in VOICE_SUFFIXES)
+                if weights:
+                    yield _installed(entry, weights, builtin=builtin)
+            elif entry.suffix.lower() in VOICE_SUFFIXES and entry.is_file():
+                index, _ = match_index(entry, [entry, entry.with_suffix(".index")])
+                yield _entry(entry, entry.stem, index if index and index.is_file() else None, VoiceCard())
 
 
-def _voice_of_folder(folder: Path, *, builtin: bool) -> VoiceEntry | None:
-    files = [path for suffix in VOICE_SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))]
-    if not files:
-        return None
-    preferred = folder / WEIGHTS_NAME
-    path = preferred if preferred in files else files[0]
-    card = read_card(folder)
-    source = card.get("source")
+def _installed(folder: Path, weights: Sequence[Path], *, builtin: bool) -> VoiceEntry:
+    ranked = sorted(weights, key=lambda f: (f.name != WEIGHTS_NAME, VOICE_SUFFIXES.index(f.suffix.lower()), f.name))
+    index, note = match_index(ranked[0], _files(folder))
+    return _entry(ranked[0], folder.name, index, read_card(folder / CARD_NAME), "" if index else note, builtin=builtin)
+
+
+def _voice_of_file(path: Path) -> VoiceEntry:
+    index, note = match_index(path, _files(path.parent))
+    card = read_card(path.parent / CARD_NAME)
+    return _entry(path, path.stem, index, card if card.name == path.stem else VoiceCard(), note)
+
+
+def _entry(
+    path: Path, name: str, index: Path | None, card: VoiceCard, note: str = "", *, builtin: bool = False
+) -> VoiceEntry:
     return VoiceEntry(
-        name=folder.name,
+        name=name,
         path=path,
-        index_path=find_index(folder, folder.name),
+        index_path=index,
         builtin=builtin,
-        source=source if isinstance(source, str) else path.name,
-        f0_median_hz=_median_of(card),
+        source=card.source or path.name,
+        f0_median_hz=card.f0_median_hz,
+        note=note,
     )
 
 
-def _median_of(card: Mapping[str, object]) -> float | None:
-    median = card.get("f0_median_hz")
-    return float(median) if isinstance(median, (int, float)) and 20 <= median <= 2000 else None
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if os.path.isfile(folder / name))
+    except OSError:
+        return []
 
 
-def _not_found(name: str, known: list[str]) -> str:
+def _not_found(name: str, known: list[str]) -> VoiceNotFoundError:
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    listed = ", ".join(known) if known else "none"
-    return (
-        f"voice '{name}' is not known.{hint} Known: {listed}. "
-        "Give one of them or a .pth file, or install one: menura voices import FILE."
-    )
+    hint = f"Did you mean '{printable(close[0])}'? " if close else ""
+    listed = printable(", ".join(known), 500) or "none"
+    advice = f"{hint}Known: {listed}. Give one of them or a .pth file, or install one: menura voices import FILE"
+    return VoiceNotFoundError(None, f"voice '{printable(name)}' is not known", advice, option="voice")
