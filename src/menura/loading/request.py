@@ -46,6 +46,12 @@ class Request:
         return self.voice.f0_median_hz if self.config.has_f0 else None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be known of how the options were resolved."""
+        beside = bool(self.voice.note) and self.options.index is None and self.options.index_rate > 0
+        return (self.voice.note,) if beside else ()
+
+    @property
     def transpose(self) -> float | Literal["auto"]:
         """What is asked for, or the default: given F0 is meant as it is, and RVC moves nothing by itself."""
         options = self.options
