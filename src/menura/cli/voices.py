@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from menura.cli.derive import flag_with, home_option
-from menura.cli.terminal import say_json
+from menura.cli.terminal import fail, say, say_json
 from menura.errors import MenuraError
-from menura.system.text import printable
 from menura.voices.assets import home_folder
 from menura.voices.card import CARD_NAME, read_card
 from menura.voices.library import VoiceEntry, find_voice, list_voices, remove_voice
@@ -36,7 +35,7 @@ def list_(as_json: bool, home: Path | None) -> None:
     for entry in entries:
         kind = "built in" if entry.builtin else "installed"
         index = ", with index" if entry.index_path else ""
-        click.echo(f"{printable(entry.name):<{width}}  {kind:<9}  {entry.source}{index}")
+        say(f"{entry.name:<{width}}  {kind:<9}  {entry.source}{index}")
 
 
 @voices.command()
@@ -53,7 +52,7 @@ def info(voice: str, as_json: bool, home: Path | None) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if value not in (None, "", []):
-            click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+            say(f"{name.replace('_', ' '):<{width}}  {value}")
 
 
 @voices.command(name="import")
@@ -77,12 +76,12 @@ def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool,
         raise results[0]
     for result in results:
         if isinstance(result, MenuraError):
-            click.echo(f"menura: {result.details.text(flag_with)}", err=True)
+            fail(f"menura: {result.details.text(flag_with)}")
             continue
         with_index = f" with its index ({result.index_path.name})" if result.index_path else ""
-        click.echo(f"installed '{result.name}'{with_index} in {result.path.parent}")
+        say(f"installed '{result.name}'{with_index} in {result.path.parent}")
         if result.note and not result.index_path:
-            click.echo(f"  {result.note}")
+            say(f"  {result.note}")
     if any(isinstance(result, MenuraError) for result in results):
         raise click.exceptions.Exit(1)
 
@@ -93,7 +92,7 @@ def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool,
 def remove(name: str, home: Path | None) -> None:
     """Delete the installed voice NAME with its index."""
     entry = remove_voice(name, home_folder(home))
-    click.echo(f"removed '{entry.name}'")
+    say(f"removed '{entry.name}'")
 
 
 def _check_index(index: Path, content_dim: int) -> None:
