@@ -16,6 +16,8 @@ from torch import Tensor
 from menura.checkpoints.weights import load_weights
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
+from menura.kernels.hubert import use_kernels
+from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
@@ -29,6 +31,7 @@ Projection = Literal["none", "last", "layer9"]
 """RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
 
 _LAYER_OF_RVC_V1 = 9
+_ADVICE = "Use ContentVec's files, or another HuBERT base in transformers' layout"
 _SURVEY_FRAMES = 1 << 15
 """Frames of the first layer that one float64 sum covers (10 s): fixed, so that the result is the same bit for bit."""
 
@@ -123,11 +126,10 @@ class ContentVec:
         if projection not in get_args(Projection):
             raise ValueError(f"projection: '{projection}' is not one of {', '.join(get_args(Projection))}")
         if projection != "none" and model.final_proj is None:
-            raise CheckpointError(
-                f"The weights of {name} have no final_proj, which v1 voices need. Use ContentVec's files."
-            )
+            raise CheckpointError(name, "has no final_proj, which v1 voices need", "Use ContentVec's files")
         if projection == "layer9" and model.config.num_hidden_layers < _LAYER_OF_RVC_V1:
-            raise CheckpointError(f"{name} has {model.config.num_hidden_layers} layers; v1 voices need 9 in this mode.")
+            problem = f"has {model.config.num_hidden_layers} layers; v1 voices need 9 in RVC's mode"
+            raise CheckpointError(name, problem, "Leave out {compat}")
         self.name = name
         self.projection = projection
         config = model.config
@@ -149,12 +151,22 @@ class ContentVec:
         try:
             fields = json.loads(config_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{config_path}: is no JSON that can be read. Fetch it again.") from error
+            raise CheckpointError(config_path, "can't be read as JSON", "Fetch it again") from error
         if not isinstance(fields, dict):
-            raise CheckpointError(f"{config_path}: is no model's configuration. Fetch it again.")
-        model = Hubert.from_tensors(load_weights(weights_path), HubertConfig.from_json(fields))
+            raise CheckpointError(config_path, "isn't a model's configuration", "Fetch it again")
+        try:
+            config = HubertConfig.from_json(fields)
+        except ValueError as error:
+            raise CheckpointError(config_path, str(error), _ADVICE) from error
+        try:
+            model = Hubert.from_tensors(load_weights(weights_path), config)
+        except ValueError as error:
+            raise CheckpointError(weights_path, str(error), _ADVICE) from error
         if device.type == "cpu":
-            model.use_kernels(trusted_kernels())
+            use_onednn(model)
+            library = trusted_kernels()
+            if library is not None:
+                use_kernels(model, library)
         return cls(model, device=device, projection=projection, name=folder.name)
 
     @property

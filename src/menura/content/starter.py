@@ -16,6 +16,7 @@ from torch import Tensor
 from menura.content.base import RecordingStatistics
 from menura.content.registry import STARTER, STARTER_WEIGHTS
 from menura.errors import AssetMissingError
+from menura.kernels.linear import use_onednn
 from menura.models.footprint import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
 
@@ -97,6 +98,8 @@ class StarterEncoder:
         tensors = {key: value.to(torch.float32) for key, value in load_file(str(weights)).items()}
         model = WhisperContentEncoder(WhisperConfig(), n_directions=tensors["speaker_directions"].shape[1])
         model.load_state_dict(tensors)
+        if device.type == "cpu":
+            use_onednn(model)
         return cls(model, device)
 
     @property

@@ -14,6 +14,7 @@ from menura.models.footprint import network_bytes
 
 THRESHOLD = 0.006
 """Frames of less salience are unvoiced (Applio's, and torchfcpe's own advice)."""
+_ADVICE = "Use fcpe_c_v001.pt of the package torchfcpe 0.0.4"
 
 
 class FcpeEstimator:
@@ -44,10 +45,12 @@ class FcpeEstimator:
         fields = loaded.get("config_dict") if isinstance(loaded, dict) else None
         tensors = loaded.get("model") if isinstance(loaded, dict) else None
         if not isinstance(fields, dict) or not isinstance(tensors, dict):
-            raise CheckpointError(
-                f"{path}: is no FCPE file of the kind Menura reads. Use fcpe_c_v001.pt of the package torchfcpe 0.0.4."
-            )
-        return cls(Fcpe.from_tensors(tensors, FcpeConfig.from_fields(fields)), device=device)
+            raise CheckpointError(path, "isn't an FCPE file", _ADVICE)
+        try:
+            model = Fcpe.from_tensors(tensors, FcpeConfig.from_fields(fields))
+        except ValueError as error:
+            raise CheckpointError(path, str(error), _ADVICE) from error
+        return cls(model, device=device)
 
     @property
     def resident_bytes(self) -> int:

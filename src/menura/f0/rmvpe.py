@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from menura.checkpoints.weights import load_weights
+from menura.errors import CheckpointError
+from menura.kernels.rmvpe import use_kernels
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.rmvpe import HOP_SAMPLES, Rmvpe, decode_salience, log_mel
@@ -38,10 +40,14 @@ class RmvpeEstimator:
             CheckpointError: damaged, or something else.
             UnsafeCheckpointError: it carries code.
         """
-        estimator = cls(Rmvpe.from_tensors(load_weights(path)), device=device)
-        if device.type == "cpu":
-            estimator._model.use_kernels(trusted_kernels())
-        return estimator
+        try:
+            model = Rmvpe.from_tensors(load_weights(path))
+        except ValueError as error:
+            raise CheckpointError(path, f"isn't rmvpe.pt: {error}", "Fetch it again") from error
+        library = trusted_kernels() if device.type == "cpu" else None
+        if library is not None:
+            use_kernels(model, library)
+        return cls(model, device=device)
 
     @property
     def resident_bytes(self) -> int:
@@ -59,13 +65,13 @@ class RmvpeEstimator:
 
 @contextmanager
 def threads_that_gain(model: Rmvpe) -> Iterator[None]:
-    """Let torch use one thread of the CPU for the network's recurrent layer, unless the kernels run it.
+    """Let torch use one thread of the CPU for its own recurrent layer; the kernels' gains by several.
 
     Torch's products are so small that threads gain nothing by sharing one, and wait for each other after
     each of thousands: on a busy machine six times as long.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(before if model.gains_by_threads else 1)
+    torch.set_num_threads(1 if isinstance(model.gru, torch.nn.GRU) else before)
     try:
         yield
     finally:

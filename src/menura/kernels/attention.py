@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from menura.kernels.cache import Packing
 from menura.kernels.library import Algorithm, AttentionArguments, GatingArguments, KernelLibrary, address
-from menura.kernels.packing import pack_convolution, padded_channels
+from menura.kernels.packing import convolution_size, pack_convolution, padded_channels
 
 _WORKSPACE_STEPS = 64
 """More than there are, which the workspace has room for: see `cpp/menura_kernels.h`."""
@@ -66,11 +66,18 @@ class Attention:
             packing: where packed vectors may come from.
         """
         rows, channels = near_keys.shape
-        source, panel = packing or Packing(), library.panel_channels
+        source = packing or Packing()
+
+        def packed(weight: Tensor) -> Tensor:
+            size = convolution_size(weight.shape[0], weight.shape[1], 1, Algorithm.DIRECT)
+            return source.take(
+                size, lambda: pack_convolution(weight[:, :, None], Algorithm.DIRECT, library.panel_channels)
+            )
+
         return cls(
             library=library,
-            near_keys=source.take(lambda: pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, panel)),
-            near_values=source.take(lambda: pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, panel)),
+            near_keys=packed(near_keys),
+            near_values=packed(near_values.T),
             heads=heads,
             head_channels=padded_channels(channels),
             window=rows // 2,

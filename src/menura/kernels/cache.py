@@ -1,17 +1,18 @@
 """Packed weights on disk, mapped into memory: the second start of a voice packs nothing, and processes share its pages.
 
-A file is in the safetensors format, so that anybody can look into it.
+A file is a header of fixed size and the weights one after the other, as float32. It is believed only if it is as long
+as its header says and has the header's checksum; a layer takes no more and no less than its own weights from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,134 +29,147 @@ SMALLEST_BYTES = 64 * 10**6
 """What is smaller is packed again faster than it is worth keeping."""
 
 _SUFFIX = ".packed"
-_HEADER_LENGTH_BYTES = 8
-_LONGEST_HEADER_BYTES = 10**6
-_ALIGNMENT_BYTES = 64
+_UNFINISHED = ("*.tmp", ".*.part")
+"""Files of writers, in the last version and in this one."""
+_HEADER_BYTES = 64
+_BLOCK_BYTES = 1 << 20
+
+
+class PackingError(ValueError):
+    """A file holds other weights than the layers that read it have."""
 
 
 class Packing:
     """Gives layers their packed weights, in the order in which they ask."""
 
-    def __init__(self) -> None:
-        self.made: list[Tensor] = []
+    def __init__(self, stored: Tensor | None = None) -> None:
+        """Take the weights from `stored`, flat float32; None packs them."""
+        self._stored = stored
+        self.tensors: list[Tensor] = []
+        """All weights that were given."""
 
-    def take(self, make: Callable[[], Tensor]) -> Tensor:
-        """The next layer's weights: those that `make` gives, or the same from a file."""
-        weights = make()
-        self.made.append(weights)
+    def take(self, size: int, pack: Callable[[], Tensor]) -> Tensor:
+        """The next layer's packed weights.
+
+        Args:
+            size: how many floats they are.
+            pack: makes them.
+
+        Raises:
+            PackingError: what is stored ends before.
+        """
+        if self._stored is None:
+            weights = pack()
+        else:
+            weights, self._stored = self._stored[:size], self._stored[size:]
+        if weights.numel() != size:
+            raise PackingError(f"{weights.numel()} packed weights for a layer of {size}")
+        self.tensors.append(weights)
         return weights
 
-
-class MappedPacking(Packing):
-    """Weights from a file of the cache."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._tensors = iter(tensors)
-
-    def take(self, make: Callable[[], Tensor]) -> Tensor:
-        """See Packing."""
-        return next(self._tensors)
+    def finish(self) -> None:
+        """Raise PackingError if more is stored than all layers took."""
+        if self._stored is not None and self._stored.numel():
+            raise PackingError("more packed weights than the layers have")
 
 
 class PackingCache:
-    """The files of one folder."""
+    """The files of one folder, which is made when it is needed."""
 
     def __init__(self, folder: Path, budget_bytes: int = BUDGET_BYTES) -> None:
-        """Nothing is written before `keep`.
-
-        Args:
-            folder: made when needed.
-            budget_bytes: what all files together may take.
-        """
         self._folder, self._budget_bytes = folder, budget_bytes
 
-    def open(self, library: KernelLibrary, layers: Iterable[tuple[Tensor, int]]) -> tuple[str, Packing]:
-        """A key for layers' weights as they come from a checkpoint, and their packing: from disk where it is kept.
-
-        Args:
-            library: that the weights are packed for.
-            layers: (weights, stride) of each, in the order in which they will ask for their packing.
-        """
-        key = packing_key(library, layers)
-        return key, self.mapped(key) or Packing()
-
-    def mapped(self, key: str) -> MappedPacking | None:
-        """What is kept under a key, mapped into memory; None if nothing whole is."""
+    def load(self, key: str) -> Packing | None:
+        """What is stored under a key, mapped into memory; None if nothing whole is."""
+        self._remove_abandoned()
+        file = self._folder / (key + _SUFFIX)
         try:
-            return MappedPacking(_mapped(self._folder / (key + _SUFFIX)))
-        except (OSError, ValueError, KeyError, TypeError):
+            return Packing(_mapped(file)) if file.is_file() else None
+        except (OSError, ValueError):
             return None
 
-    def keep(self, key: str, packing: Packing) -> None:
-        """Write what was packed, if it is worth it. A folder that can't be written is no error: it is packed anew."""
-        if sum(t.numel() * t.element_size() for t in packing.made) < SMALLEST_BYTES:
-            return
-        with contextlib.suppress(OSError, ResourceError):
-            with replacing(self._folder / (key + _SUFFIX)) as partial, partial.open("wb") as file:
-                file.write(_header(packing.made))
-                for tensor in packing.made:
-                    file.write(tensor.numpy().tobytes())
+    def store(self, key: str, tensors: Iterable[Tensor]) -> bool:
+        """Write packed weights if they are worth it; False if they weren't written, which is no error."""
+        flat = list(tensors)
+        if sum(tensor.numel() * tensor.element_size() for tensor in flat) < SMALLEST_BYTES:
+            return False
+        try:
+            with replacing(self._folder / (key + _SUFFIX)) as partial, partial.open("wb") as stream:
+                _write(stream, flat)
             self._make_room()
+        except (OSError, ResourceError):
+            return False
+        return True
 
     def clean(self) -> int:
         """Remove everything: bytes freed. Raises OSError."""
-        remove_abandoned(self._folder.glob(".*.part"))
+        self._remove_abandoned()
         return sum(_remove(file) for file in self._files())
 
     def _files(self) -> list[Path]:
         """The newest use first."""
-        files = self._folder.glob("*" + _SUFFIX) if self._folder.is_dir() else ()
-        return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+        return sorted(self._folder.glob("*" + _SUFFIX), key=lambda file: file.stat().st_mtime, reverse=True)
 
     def _make_room(self) -> None:
-        remove_abandoned(self._folder.glob(".*.part"))
         total = 0
         for number, file in enumerate(self._files()):
             total += file.stat().st_size
             if total > self._budget_bytes and number:
                 _remove(file)
 
+    def _remove_abandoned(self) -> None:
+        for pattern in _UNFINISHED:
+            remove_abandoned(self._folder.glob(pattern))
 
-def packing_key(library: KernelLibrary, layers: Iterable[tuple[Tensor, int]]) -> str:
-    """A hash of weights and strides, of the layout and of the path they are packed for."""
-    digest = hashlib.sha256(f"{VERSION} {library.path_name} {library.panel_channels}".encode())
-    for tensor, stride in layers:
-        digest.update(repr((tuple(tensor.shape), stride)).encode())
+
+def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, Tensor]) -> str:
+    """A hash of a network's architecture and weights, and of what they are packed for.
+
+    Args:
+        library: that will use them.
+        description: of what the weights don't show, such as strides.
+        weights: on the CPU, by name.
+    """
+    digest = hashlib.sha256(f"{VERSION} {library.path_name} {library.panel_channels} {description}".encode())
+    for name, tensor in weights.items():
+        digest.update(repr((name, tuple(tensor.shape))).encode())
         array: Any = tensor.detach().contiguous().numpy()
         digest.update(memoryview(array).cast("B"))
     return digest.hexdigest()[:32]
 
 
-def _mapped(file: Path) -> list[Tensor]:
-    """All tensors of a file. Raises OSError, ValueError or KeyError for one that isn't whole."""
+def _mapped(file: Path) -> Tensor:
+    """A file's weights. Raises OSError, ValueError if it isn't whole."""
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
-        if not 0 < length <= _LONGEST_HEADER_BYTES:
-            raise ValueError("no header")
-        header = json.loads(stream.read(length))
-        size = os.fstat(stream.fileno()).st_size
-    begin = _HEADER_LENGTH_BYTES + length
-    spans = [header[str(number)]["data_offsets"] for number in range(len(header))]
-    if begin + max(last for _, last in spans) != size:
-        raise ValueError("cut off")
-    # Copy on write: torch wants memory that could be written, and nothing writes it.
-    data = np.memmap(file, dtype=np.uint8, mode="c", offset=0)
+        header, checksum = stream.read(_HEADER_BYTES), 0
+        while block := stream.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+        size = stream.tell() - _HEADER_BYTES
+        if size <= 0 or header != _header(size, checksum):
+            raise ValueError("damaged")
+        # Copy on write: torch wants memory that could be written, and nothing writes it.
+        data = np.memmap(stream, dtype=np.float32, mode="c", offset=_HEADER_BYTES, shape=(size // 4,))
     with contextlib.suppress(OSError):  # somebody else's file, or one that can't be written, serves as well
         os.utime(file)
-    return [torch.from_numpy(data[begin + first : begin + last].view(np.float32)) for first, last in spans]
+    return torch.from_numpy(data)
 
 
-def _header(tensors: list[Tensor]) -> bytes:
-    """What safetensors puts before flat float32 tensors; data begin at a line of the processor's cache."""
-    entries, first = {}, 0
-    for number, tensor in enumerate(tensors):
-        last = first + tensor.numel() * tensor.element_size()
-        entries[str(number)] = {"dtype": "F32", "shape": [tensor.numel()], "data_offsets": [first, last]}
-        first = last
-    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
-    text += b" " * (-(len(text) + _HEADER_LENGTH_BYTES) % _ALIGNMENT_BYTES)
-    return len(text).to_bytes(_HEADER_LENGTH_BYTES, "little") + text
+def _write(stream: BinaryIO, tensors: list[Tensor]) -> None:
+    checksum = 0
+    stream.write(bytes(_HEADER_BYTES))
+    for tensor in tensors:
+        array: Any = tensor.numpy()
+        data = memoryview(array).cast("B")
+        checksum = zlib.crc32(data, checksum)
+        stream.write(data)
+    size = stream.tell() - _HEADER_BYTES
+    stream.seek(0)
+    stream.write(_header(size, checksum))
+
+
+def _header(size: int, checksum: int) -> bytes:
+    """Padded to a line of the processor's cache, where the weights begin."""
+    return f"menura packed weights, {size} bytes, crc32 {checksum:08x}\n".encode().ljust(_HEADER_BYTES)
 
 
 def _remove(file: Path) -> int:

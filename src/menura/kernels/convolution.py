@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from menura.kernels.cache import Packing
 from menura.kernels.library import Algorithm, CallArguments, KernelLibrary, LayerArguments, Mode, address
 from menura.kernels.packing import (
     best_algorithm,
+    convolution_size,
     pack_bias,
     pack_convolution,
     pack_taps,
@@ -59,6 +60,11 @@ class _Layer:
         return output
 
 
+def bias_of(conv: nn.Conv1d) -> Tensor:
+    """(channels_out,); zeros for a convolution without."""
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
 def _arguments(weights: Tensor, bias: Tensor, **numbers: int) -> LayerArguments:
     return LayerArguments(weights=weights.data_ptr(), bias=bias.data_ptr(), **numbers)
 
@@ -90,7 +96,8 @@ class Convolution(_Layer):
         """
         out, channels_in, taps = weight.shape
         chosen = best_algorithm(taps) if algorithm is None else algorithm
-        weights = (packing or Packing()).take(lambda: pack_convolution(weight, chosen, library.panel_channels))
+        size = convolution_size(out, channels_in, taps, chosen)
+        weights = (packing or Packing()).take(size, lambda: pack_convolution(weight, chosen, library.panel_channels))
         offsets = pack_bias(bias, out)
         arguments = _arguments(
             weights,
@@ -141,7 +148,8 @@ class Upsampling(_Layer):
             packing: where packed weights may come from.
         """
         channels_in, out, taps = weight.shape
-        weights = (packing or Packing()).take(lambda: pack_upsampling(weight, rate, library.panel_channels))
+        size = taps * padded_channels(channels_in) * padded_channels(out)
+        weights = (packing or Packing()).take(size, lambda: pack_upsampling(weight, rate, library.panel_channels))
         offsets = pack_bias(bias, out)
         arguments = _arguments(
             weights,

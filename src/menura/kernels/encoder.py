@@ -2,76 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, spread
 from menura.kernels.cache import Packing
-from menura.kernels.convolution import Convolution, Epilogue
-from menura.kernels.decoder import LayerWeights
+from menura.kernels.convolution import Convolution, Epilogue, bias_of
 from menura.kernels.library import KernelLibrary, Mode
 from menura.kernels.packing import padded_channels
+from menura.models.layers import ChannelNorm, ConvFeedForward, RelativeAttention, length_mask
+from menura.models.synthesizer import TextEncoder, embedded
+from menura.types import Prior
 
 BLOCK_FRAMES = 5000
 """Frames that the feed-forward layers, four times as wide as the signal, compute at once: 15 MB."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionWeights:
-    """Projections of one tap, and vectors (2 * window + 1, head channels) for near distances."""
-
-    query: LayerWeights
-    key: LayerWeights
-    value: LayerWeights
-    output: LayerWeights
-    near_keys: Tensor
-    near_values: Tensor
-    heads: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NormWeights:
-    """A layer norm over the channels."""
-
-    gamma: Tensor
-    beta: Tensor
-    eps: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderLayerWeights:
-    """Attention, and two convolutions with a ReLU between; a norm after each is added to what went in."""
-
-    attention: AttentionWeights
-    norm_1: NormWeights
-    first: LayerWeights
-    second: LayerWeights
-    norm_2: NormWeights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderWeights:
-    """All layers."""
-
-    layers: tuple[EncoderLayerWeights, ...]
-    projection: LayerWeights
-
-    def packed_layers(self) -> Iterator[LayerWeights]:
-        """Those whose weights are packed, in a fixed order."""
-        for layer in self.layers:
-            attention = layer.attention
-            yield from (LayerWeights(weight=near, bias=None) for near in (attention.near_keys, attention.near_values))
-            yield from (attention.query, attention.key, attention.value, attention.output, layer.first, layer.second)
-        yield self.projection
-
-
 class _Norm:
-    def __init__(self, weights: NormWeights) -> None:
-        self._gamma, self._beta, self._eps = weights.gamma.detach(), weights.beta.detach(), weights.eps
+    def __init__(self, norm: ChannelNorm) -> None:
+        self._gamma, self._beta, self._eps = norm.gamma.detach(), norm.beta.detach(), norm.eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """(frames, padded channels) to the same; what fills up stays zero."""
@@ -81,20 +33,29 @@ class _Norm:
 
 
 class _Layer:
-    def __init__(self, library: KernelLibrary, weights: EncoderLayerWeights, packing: Packing) -> None:
+    def __init__(
+        self,
+        library: KernelLibrary,
+        attention: RelativeAttention,
+        feed_forward: ConvFeedForward,
+        norms: tuple[ChannelNorm, ChannelNorm],
+        packing: Packing,
+    ) -> None:
         def packed(weight: Tensor, bias: Tensor | None) -> Convolution:
             return Convolution.of(library, weight, bias, packing=packing)
 
-        attention = weights.attention
-        heads, ways = attention.heads, (attention.query, attention.key, attention.value)
-        output, first, second = attention.output, weights.first, weights.second
-        self._attention = Attention.of(library, attention.near_keys, attention.near_values, heads, packing)
-        biases = [spread(way.bias_or_zeros, heads) for way in ways]
-        self._projections = packed(torch.cat([spread(way.weight, heads) for way in ways]), torch.cat(biases))
+        heads = attention.n_heads
+        ways = (attention.conv_q, attention.conv_k, attention.conv_v)
+        output, first, second = attention.conv_o, feed_forward.conv_1, feed_forward.conv_2
+        self._attention = Attention.of(library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads, packing)
+        self._projections = packed(
+            torch.cat([spread(way.weight, heads) for way in ways]),
+            torch.cat([spread(bias_of(way), heads) for way in ways]),
+        )
         self._output = packed(spread(output.weight.transpose(0, 1), heads).transpose(0, 1), output.bias)
         self._first = packed(_odd(first.weight), first.bias)
         self._second = packed(_odd(second.weight), second.bias)
-        self._norm_1, self._norm_2 = _Norm(weights.norm_1), _Norm(weights.norm_2)
+        self._norm_1, self._norm_2 = map(_Norm, norms)
         self._wide_channels = padded_channels(first.weight.shape[0])
         self._context_frames = first.weight.shape[2] // 2 + second.weight.shape[2] // 2
 
@@ -111,40 +72,61 @@ class _Layer:
         frames, context = x.shape[0], self._context_frames
         if frames <= BLOCK_FRAMES:
             return self._wide(x)
-        made = torch.empty_like(x)
+        output = torch.empty_like(x)
         for start in range(0, frames, BLOCK_FRAMES):
             stop = min(start + BLOCK_FRAMES, frames)
             low, high = max(0, start - context), min(frames, stop + context)
-            made[start:stop] = self._wide(x[low:high])[start - low : stop - low]
-        return made
+            output[start:stop] = self._wide(x[low:high])[start - low : stop - low]
+        return output
 
     def _wide(self, x: Tensor) -> Tensor:
         hidden = self._first(x, x.new_empty(x.shape[0], self._wide_channels))
         epilogue = Epilogue(mode=Mode.ADD_RESIDUAL, residual=x)
         return self._norm_2(self._second(hidden, torch.empty_like(x), slope=0.0, epilogue=epilogue))
 
-    def tensors(self) -> list[Tensor]:
-        """All packed weights."""
-        convolutions = (self._projections, self._output, self._first, self._second)
-        near = [self._attention.near_keys, self._attention.near_values]
-        return [*near, *(t for layer in convolutions for t in (layer.weights, layer.bias))]
-
 
 class Encoder:
-    """A transformer ready to run."""
+    """A text encoder ready to run."""
 
-    def __init__(self, library: KernelLibrary, weights: EncoderWeights, packing: Packing) -> None:
+    def __init__(self, library: KernelLibrary, network: TextEncoder, packing: Packing) -> None:
         """Pack all weights, or take them packed.
 
         Args:
             library: whose kernels will run.
-            weights: float32 tensors on the CPU; but for the norms' they are not kept.
+            network: float32 on the CPU; its embeddings and norms are kept, the rest isn't.
             packing: where packed weights may come from.
         """
-        self._layers = [_Layer(library, layer, packing) for layer in weights.layers]
-        projection = weights.projection
+        stack = network.encoder
+        layers = zip(stack.attn_layers, stack.ffn_layers, stack.norm_layers_1, stack.norm_layers_2, strict=True)
+        self._phone, self._pitch = network.emb_phone, network.emb_pitch
+        self._layers = [
+            _Layer(
+                library,
+                cast("RelativeAttention", attention),
+                cast("ConvFeedForward", feed_forward),
+                (cast("ChannelNorm", norm_1), cast("ChannelNorm", norm_2)),
+                packing,
+            )
+            for attention, feed_forward, norm_1, norm_2 in layers
+        ]
+        projection = network.proj
         self._projection = Convolution.of(library, projection.weight, projection.bias, packing=packing)
         self._channels_out = projection.weight.shape[0]
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What is kept of the network."""
+        return [self._phone] if self._pitch is None else [self._phone, self._pitch]
+
+    def prior(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach: int | None) -> Prior:
+        """See `Synthesizer.encode`."""
+        x = embedded(content, f0_coarse, self._phone, self._pitch)
+        parameters = x.new_zeros(*x.shape[:2], self._channels_out)
+        for row, target, length in zip(x, parameters, lengths.tolist(), strict=True):
+            if length:
+                target[:length] = self.encode(row[:length].float(), reach)
+        mean, log_scale = parameters.transpose(1, 2).chunk(2, dim=1)
+        return Prior(mean=mean, log_scale=log_scale, mask=length_mask(lengths, content.shape[1]).to(x.dtype))
 
     def encode(self, x: Tensor, reach: int | None) -> Tensor:
         """One row.
@@ -160,13 +142,8 @@ class Encoder:
         x = F.pad(x, (0, missing)) if missing else x.contiguous()
         for layer in self._layers:
             x = layer(x, reach)
-        made = self._projection(x, x.new_empty(x.shape[0], padded_channels(self._channels_out)))
-        return made[:, : self._channels_out]
-
-    def tensors(self) -> list[Tensor]:
-        """All packed weights."""
-        layers = [t for layer in self._layers for t in layer.tensors()]
-        return [*layers, self._projection.weights, self._projection.bias]
+        output = self._projection(x, x.new_empty(x.shape[0], padded_channels(self._channels_out)))
+        return output[:, : self._channels_out]
 
 
 def _odd(weight: Tensor) -> Tensor:

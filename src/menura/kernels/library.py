@@ -56,132 +56,83 @@ class LayerEnd(IntEnum):
     BLOCK = 2
 
 
-class LayerArguments(ctypes.Structure):
-    """`menura_layer` of the C interface."""
+_POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 
-    _fields_ = (
-        ("weights", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("algorithm", ctypes.c_int32),
-        ("channels_in", ctypes.c_int32),
-        ("channels_out", ctypes.c_int32),
-        ("taps", ctypes.c_int32),
-        ("dilation", ctypes.c_int32),
-        ("rate", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
+
+def _fields(*groups: tuple[type, str]) -> list[tuple[str, type]]:
+    """A structure's fields, from groups of names of one type."""
+    return [(name, kind) for kind, names in groups for name in names.split()]
+
+
+# The structures of cpp/menura_kernels.h; a test compares them.
+
+
+class LayerArguments(ctypes.Structure):
+    """`menura_layer`."""
+
+    _fields_ = _fields(
+        (_POINTER, "weights bias"), (_INT, "algorithm channels_in channels_out taps dilation rate padding")
     )
 
 
 class CallArguments(ctypes.Structure):
-    """`menura_call` of the C interface."""
+    """`menura_call`."""
 
-    _fields_ = (
-        ("input", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("steps_in", ctypes.c_int64),
-        ("steps_out", ctypes.c_int64),
-        ("slope", ctypes.c_float),
-        ("scale", ctypes.c_float),
-        ("mode", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("offset", ctypes.c_int64),
+    _fields_ = _fields(
+        (_POINTER, "input output residual"),
+        (_LONG, "steps_in steps_out"),
+        (_FLOAT, "slope scale"),
+        (_INT, "mode threads"),
+        (_LONG, "offset"),
     )
 
 
 class StageArguments(ctypes.Structure):
-    """`menura_stage` of the C interface."""
+    """`menura_stage`."""
 
-    _fields_ = (
-        ("layers", ctypes.c_void_p),
-        ("ends", ctypes.c_void_p),
-        ("count", ctypes.c_int32),
-    )
+    _fields_ = _fields((_POINTER, "layers ends"), (_INT, "count"))
 
 
 class ImageLayerArguments(ctypes.Structure):
-    """`menura_image_layer` of the C interface."""
+    """`menura_image_layer`."""
 
-    _fields_ = (
-        ("weights", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("channels_in", ctypes.c_int32),
-        ("channels_out", ctypes.c_int32),
-        ("half", ctypes.c_int32),
-    )
+    _fields_ = _fields((_POINTER, "weights scale bias"), (_INT, "channels_in channels_out half"))
 
 
 class ImageCallArguments(ctypes.Structure):
-    """`menura_image_call` of the C interface."""
+    """`menura_image_call`."""
 
-    _fields_ = (
-        ("input", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("images", ctypes.c_int64),
-        ("height", ctypes.c_int64),
-        ("width", ctypes.c_int64),
-        ("threads", ctypes.c_int32),
-    )
+    _fields_ = _fields((_POINTER, "input output residual"), (_LONG, "images height width"), (_INT, "threads"))
 
 
 class RecurrentLayerArguments(ctypes.Structure):
-    """`menura_recurrent_layer` of the C interface."""
+    """`menura_recurrent_layer`."""
 
-    _fields_ = (
-        ("weights", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("hidden", ctypes.c_int32),
-        ("directions", ctypes.c_int32),
-    )
+    _fields_ = _fields((_POINTER, "weights bias"), (_INT, "hidden directions"))
 
 
 class RecurrentCallArguments(ctypes.Structure):
-    """`menura_recurrent_call` of the C interface."""
+    """`menura_recurrent_call`."""
 
-    _fields_ = (
-        ("input", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("sequences", ctypes.c_int64),
-        ("steps", ctypes.c_int64),
-        ("threads", ctypes.c_int32),
-    )
+    _fields_ = _fields((_POINTER, "input output"), (_LONG, "sequences steps"), (_INT, "threads"))
 
 
 class AttentionArguments(ctypes.Structure):
-    """`menura_attention` of the C interface."""
+    """`menura_attention`."""
 
-    _fields_ = (
-        ("query", ctypes.c_void_p),
-        ("key", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("near_keys", ctypes.c_void_p),
-        ("near_values", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("steps", ctypes.c_int64),
-        ("pitch", ctypes.c_int64),
-        ("output_pitch", ctypes.c_int64),
-        ("reach", ctypes.c_int64),
-        ("heads", ctypes.c_int32),
-        ("head_channels", ctypes.c_int32),
-        ("window", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-        ("threads", ctypes.c_int32),
+    _fields_ = _fields(
+        (_POINTER, "query key value output near_keys near_values workspace"),
+        (_LONG, "steps pitch output_pitch reach"),
+        (_INT, "heads head_channels window"),
+        (_FLOAT, "scale"),
+        (_INT, "threads"),
     )
 
 
 class GatingArguments(ctypes.Structure):
-    """`menura_gating` of the C interface."""
+    """`menura_gating`."""
 
-    _fields_ = (
-        ("input", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("steps", ctypes.c_int64),
-        ("channels", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-    )
+    _fields_ = _fields((_POINTER, "input output"), (_LONG, "steps"), (_INT, "channels threads"))
 
 
 def address(tensor: Tensor, channels: int | None = None) -> int:

@@ -35,6 +35,12 @@ def _weight_transform(algorithm: Algorithm, taps: int) -> np.ndarray:
     return np.eye(taps)
 
 
+def convolution_size(channels_out: int, channels_in: int, taps: int, algorithm: Algorithm) -> int:
+    """Floats that `pack_convolution` gives."""
+    points = len(_weight_transform(algorithm, taps))
+    return points * padded_channels(channels_out) * padded_channels(channels_in)
+
+
 def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) -> Tensor:
     """A convolution's weights, transformed (in float64) and in panels.
 

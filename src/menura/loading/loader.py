@@ -11,9 +11,11 @@ from menura.checkpoints.voice import build_synthesizer
 from menura.content.registry import load_encoder
 from menura.f0.registry import load_estimator
 from menura.kernels.cache import PackingCache
+from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
+from menura.kernels.voice import NativeVoice
 from menura.loading.pool import ModelKey, ModelPool
-from menura.models.footprint import network_bytes
+from menura.models.voice import TorchVoice, Voice
 from menura.voices.assets import packing_folder
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from menura.content.contentvec import Projection
     from menura.f0.base import F0Estimator
     from menura.loading.request import Request
-    from menura.models.synthesizer import Synthesizer
     from menura.retrieval.base import FeatureIndex
 
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class VoiceModels:
     """The resident networks that one request uses."""
 
-    synthesizer: Synthesizer
+    synthesizer: Voice
     encoder: ContentEncoder
     f0: F0Estimator | None
     """None for a voice without F0, or where F0 is given."""
@@ -64,15 +65,18 @@ class Loader:
             index=self._index(request),
         )
 
-    def _synthesizer(self, path: Path) -> Synthesizer:
-        def load() -> Synthesizer:
-            synthesizer = build_synthesizer(load_voice(path)).to(self.device)
-            if self.device.type == "cpu":
-                synthesizer.use_kernels(trusted_kernels(), PackingCache(packing_folder(self._home)))
-                synthesizer.release_weights()
-            return synthesizer
+    def _synthesizer(self, path: Path) -> Voice:
+        return self.pool.get(ModelKey.of("voice", path), lambda: self._load_voice(path), size_of=_own_bytes)
 
-        return self.pool.get(ModelKey.of("voice", path), load, size_of=_voice_bytes)
+    def _load_voice(self, path: Path) -> Voice:
+        network = build_synthesizer(load_voice(path)).to(self.device)
+        if self.device.type != "cpu":
+            return TorchVoice(network)
+        use_onednn(network.dec)
+        library = trusted_kernels()
+        if library is None:
+            return TorchVoice(network)
+        return NativeVoice(network, library, PackingCache(packing_folder(self._home)))
 
     def _encoder(self, request: Request) -> ContentEncoder:
         name, path, config = request.config.content_encoder, request.content_path, request.config
@@ -101,9 +105,5 @@ class Loader:
         return index
 
 
-def _voice_bytes(network: Synthesizer) -> int:
-    return network_bytes(network) + network.kernel_bytes
-
-
-def _own_bytes(model: ContentEncoder | F0Estimator | FeatureIndex) -> int:
+def _own_bytes(model: Voice | ContentEncoder | F0Estimator | FeatureIndex) -> int:
     return model.resident_bytes

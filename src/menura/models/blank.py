@@ -1,8 +1,9 @@
-"""Networks built without weights, for checkpoints that bring their own."""
+"""Networks built without weights, for checkpoints that bring their own, and what can be wrong with those."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -44,3 +45,15 @@ def without_weights() -> Iterator[None]:
     """Modules built inside have shapes, but hold no memory; load their weights with `assign=True`."""
     with torch.device("meta"), _NoInitialisation():
         yield
+
+
+@contextlib.contextmanager
+def reading_weights() -> Iterator[None]:
+    """Raises ValueError with the reason where weights don't fit the network that the block loads them into."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"the weights lack {error}") from None
+    except RuntimeError as error:
+        detail = re.sub(r"\s+", " ", str(error))[:300]
+        raise ValueError(f"the weights have other shapes than the network ({detail})") from error

@@ -6,7 +6,6 @@ attention).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.errors import CheckpointError
-from menura.models.blank import without_weights
+from menura.models.blank import reading_weights, without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 
 SAMPLE_RATE_HZ = 16_000
@@ -41,11 +39,10 @@ class FcpeConfig:
         """Read a file's `config_dict`.
 
         Raises:
-            CheckpointError: it describes another network or another mel spectrogram.
+            ValueError: it describes another network or another mel spectrogram.
         """
-        model, mel = fields.get("model"), fields.get("mel")
-        if not isinstance(model, Mapping) or not isinstance(mel, Mapping):
-            raise CheckpointError(f"FCPE's file has no config of model and mel. {_ADVICE}")
+        parts = (fields.get("model"), fields.get("mel"))
+        model, mel = (part if isinstance(part, Mapping) else {} for part in parts)
         expected = {
             "sr": SAMPLE_RATE_HZ,
             "num_mels": N_MELS,
@@ -60,11 +57,8 @@ class FcpeConfig:
         sizes = {name: model.get(name) for name in cls.__slots__}
         wrong += [name for name, value in sizes.items() if not isinstance(value, int) or value < 1]
         if wrong:
-            raise CheckpointError(f"FCPE's file is of another kind than Menura runs ({', '.join(wrong)}). {_ADVICE}")
+            raise ValueError(f"describes another network than FCPE's ({', '.join(wrong)})")
         return cls(**sizes)  # type: ignore[arg-type]
-
-
-_ADVICE = "Use fcpe_c_v001.pt of the package torchfcpe 0.0.4."
 
 
 def log_mel(samples: Tensor) -> Tensor:
@@ -131,18 +125,13 @@ class Fcpe(nn.Module):
         """Build the network from the file's `model` tensors.
 
         Raises:
-            CheckpointError: a tensor is missing or of another shape.
+            ValueError: a tensor is missing or of another shape.
         """
         config = config or FcpeConfig()
         with without_weights():
             model = cls(config)
-        try:
+        with reading_weights():
             model.load_state_dict(_state(tensors, config), assign=True)
-        except KeyError as error:
-            raise CheckpointError(f"FCPE's weights lack {error}. {_ADVICE}") from None
-        except RuntimeError as error:
-            detail = re.sub(r"\s+", " ", str(error))[:300]
-            raise CheckpointError(f"FCPE's weights don't fit their config ({detail}). {_ADVICE}") from error
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:

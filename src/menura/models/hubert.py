@@ -7,28 +7,14 @@ convolutions over time are matrix products, run in tiles that stay in cache.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.errors import CheckpointError
-from menura.kernels.attention import Attention
-from menura.kernels.hubert_front import Front
-from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
-from menura.kernels.linear import Linear, linear_into
-from menura.kernels.packing import padded_channels
-from menura.models.blank import without_weights
-
-_TILE_FRAMES = 256
-"""Content frames a tile of the feature extractor gives: its widest layer is then 16 k x 512 floats."""
-
-_KERNEL_TILE_FRAMES = 128
-"""The same with the compiled kernels."""
+from menura.models.blank import reading_weights, without_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +39,7 @@ class HubertConfig:
         """Read a config.json's fields.
 
         Raises:
-            CheckpointError: the fields describe another architecture.
+            ValueError: the fields describe another architecture.
         """
         expected = {
             "feat_extract_norm": "group",
@@ -66,10 +52,7 @@ class HubertConfig:
         }
         for name, value in expected.items():
             if fields.get(name, value) != value:
-                raise CheckpointError(
-                    f"The content encoder's config.json has {name} = {fields[name]!r}; Menura runs HuBERT of the "
-                    f"base kind ({name} = {value!r}). Use ContentVec or another HuBERT base."
-                )
+                raise ValueError(f"has {name} = {fields[name]!r}, HuBERT base has {value!r}")
         known = {name: fields[name] for name in cls.__slots__ if name in fields}
         for name, value in known.items():
             if isinstance(value, list):
@@ -83,25 +66,26 @@ class HubertConfig:
             value = getattr(self, name)
             items = value if isinstance(value, tuple) else (value,)
             if not items or not all(isinstance(v, (int, float)) and v > 0 for v in items):
-                raise CheckpointError(f"The content encoder's config.json has {name} = {value!r}, which is no size.")
+                raise ValueError(f"has {name} = {value!r}, which isn't a size")
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
-            raise CheckpointError("The content encoder's config.json has convolution lists of unequal length.")
-        if any(not stride <= kernel <= 2 * stride for kernel, stride in self._convolutions[1:]):
-            raise CheckpointError("The content encoder's convolutions are of no HuBERT that Menura knows.")
+            raise ValueError("has convolution lists of unequal length")
+        if any(not stride <= kernel <= 2 * stride for kernel, stride in self.convolutions[1:]):
+            raise ValueError("has convolutions that HuBERT base doesn't have")
 
     @property
-    def _convolutions(self) -> list[tuple[int, int]]:
+    def convolutions(self) -> list[tuple[int, int]]:
+        """Kernel and stride of each."""
         return list(zip(self.conv_kernel, self.conv_stride, strict=True))
 
     def frame_count(self, length_samples: int) -> int:
         """Frames that a window of that many 16 kHz samples gives."""
-        for kernel, stride in self._convolutions:
+        for kernel, stride in self.convolutions:
             length_samples = max(0, (length_samples - kernel) // stride + 1)
         return length_samples
 
     def samples_for(self, frames: int) -> int:
         """Samples that `frames` (at least one) frames need."""
-        for kernel, stride in reversed(self._convolutions):
+        for kernel, stride in reversed(self.convolutions):
             frames = (frames - 1) * stride + kernel
         return frames
 
@@ -146,8 +130,11 @@ def in_double(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
-class _FeatureExtractor(nn.Module):
+class FeatureExtractor(nn.Module):
     """The strided convolutions from samples to (batch, frames, channels)."""
+
+    tile_frames = 256
+    """Content frames a tile gives on a CPU: its widest layer is then 16 k x 512 floats."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
@@ -160,26 +147,10 @@ class _FeatureExtractor(nn.Module):
         # input, and the k - s taps after them, which read the next group of s: two products, no copies.
         self.near = nn.ParameterList()
         self.far = nn.ParameterList()
-        layers = zip(channels[:-1], channels[1:], config._convolutions[1:], strict=True)
+        layers = zip(channels[:-1], channels[1:], config.convolutions[1:], strict=True)
         for inputs, outputs, (kernel, stride) in layers:
             self.near.append(torch.empty(outputs, stride * inputs))
             self.far.append(torch.empty(outputs, (kernel - stride) * inputs))
-        self._front: Front | None = None
-
-    def use_kernels(self, library: KernelLibrary) -> None:
-        """Put the convolutions on the kernels, if they take them; only they hold their weights then."""
-        if self._front is not None:
-            return
-        widths, strides = self.config.conv_dim, self.config.conv_stride
-        weights = [
-            torch.cat([near, far], dim=1).detach().reshape(len(near), -1, inputs).transpose(1, 2)
-            for near, far, inputs in zip(self.near, self.far, widths[:-1], strict=True)
-        ]
-        if weights and widths[0] % CHANNEL_MULTIPLE == 0 and Front.fits(weights, strides[1:]):
-            self._front = Front.of(library, strides[0], weights)
-            self.near, self.far = nn.ParameterList(), nn.ParameterList()
-            for number, packed in enumerate(self._front.weights):
-                self.register_buffer(f"packed_{number}", packed, persistent=False)
 
     def statistics(self, moments: LagMoments) -> ChannelStatistics:
         weight = in_double(self.first).to(moments.first.device)
@@ -197,21 +168,26 @@ class _FeatureExtractor(nn.Module):
         weight = (first * scale.unsqueeze(-1)).float().to(samples)
         frames = self.config.frame_count(samples.shape[-1])
         out = samples.new_empty(samples.shape[0], frames, self.config.conv_dim[-1])
-        step = frames if samples.device.type != "cpu" else _TILE_FRAMES if self._front is None else _KERNEL_TILE_FRAMES
+        step = self.tile_frames if samples.device.type == "cpu" else max(1, frames)
         for row in range(samples.shape[0]):
             for start in range(0, frames, step):
                 stop = min(start + step, frames)
                 offset = start * self.config.hop_samples
                 tile = samples[row, offset : offset + self.config.samples_for(stop - start)]
-                out[row, start:stop] = self._tile(tile, weight[row], bias[row])
+                out[row, start:stop] = self.tile(tile, weight[row], bias[row])
         return out
 
-    def _tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if self._front is not None:
-            return self._front(samples, weight, bias)
+    def tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Frames (frames, channels) of a stretch of samples.
+
+        Args:
+            samples: (samples,).
+            weight: (channels, taps) of the first convolution, its group norm folded in.
+            bias: (channels,) of the same.
+        """
         x = samples.unfold(0, self.config.conv_kernel[0], self.config.conv_stride[0])
         x = F.gelu(torch.addmm(bias, x, weight.T))
-        for near, far, (kernel, stride) in zip(self.near, self.far, self.config._convolutions[1:], strict=True):
+        for near, far, (kernel, stride) in zip(self.near, self.far, self.config.convolutions[1:], strict=True):
             frames = (x.shape[0] - kernel) // stride + 1
             y = x[: frames * stride].reshape(frames, -1) @ near.T
             for tap in range(kernel - stride):
@@ -260,53 +236,44 @@ class _PositionalConvolution(nn.Module):
         return F.gelu(y[:, :frames] + self.bias)
 
 
-class _Layer(nn.Module):
-    """A transformer layer with its norms after the residual sums."""
+class SelfAttention(nn.Module):
+    """Multi-head attention up to where the heads are joined."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.heads = config.num_attention_heads
+        self.head_width = width // self.heads
         # Not joined: joined ones would be a copy beside the file's, which are only mapped, and gain nothing.
-        self.q_proj, self.k_proj, self.v_proj = (Linear(width, width) for _ in range(3))
-        self.out_proj = Linear(width, width)
-        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.intermediate_dense = Linear(width, config.intermediate_size)
-        self.output_dense = Linear(config.intermediate_size, width)
-        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self._native: Attention | None = None
-
-    def use_kernels(self, library: KernelLibrary) -> None:
-        """Let attention without a mask use the compiled kernel, where heads are as wide as it asks."""
-        width = self.q_proj.in_features // self.heads
-        if padded_channels(width) == width:
-            nothing = torch.zeros(1, width)  # added to the key and the value of a step itself
-            self._native = Attention.of(library, nothing, nothing, self.heads)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        native = self._native if mask is None else None
-        attended = self._attended(x, mask) if native is None else self._attended_natively(x, native)
-        x = self.layer_norm(x + self.out_proj(attended))
-        widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
-        result: Tensor = self.final_layer_norm(x + widened)
-        return result
-
-    def _attended(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, frames, channels) to the same shape; mask is (batch, 1, 1, frames), true where a frame exists."""
         query, key, value = (
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
-    def _attended_natively(self, x: Tensor, native: Attention) -> Tensor:
-        attended, rows, width = torch.empty_like(x), x.flatten(0, 1), x.shape[2]
-        projected = x.new_empty(len(rows), 3 * width)
-        for number, projection in enumerate((self.q_proj, self.k_proj, self.v_proj)):
-            part = projected[:, number * width : (number + 1) * width]
-            linear_into(part, rows, projection.weight, projection.bias)
-        for row, place in zip(torch.split(projected, x.shape[1]), attended, strict=True):
-            native(row, place, None)
-        return attended
+
+class Layer(nn.Module):
+    """A transformer layer with its norms after the residual sums."""
+
+    def __init__(self, config: HubertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.attention: nn.Module = SelfAttention(config)
+        self.out_proj = nn.Linear(width, width)
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.intermediate_dense = nn.Linear(width, config.intermediate_size)
+        self.output_dense = nn.Linear(config.intermediate_size, width)
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.layer_norm(x + self.out_proj(self.attention(x, mask)))
+        widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
+        result: Tensor = self.final_layer_norm(x + widened)
+        return result
 
 
 class Hubert(nn.Module):
@@ -316,45 +283,33 @@ class Hubert(nn.Module):
         super().__init__()
         self.config = config
         channels, width = config.conv_dim[-1], config.hidden_size
-        self.feature_extractor = _FeatureExtractor(config)
+        self.feature_extractor = FeatureExtractor(config)
         self.projection_norm = nn.LayerNorm(channels, eps=config.layer_norm_eps)
-        self.projection = Linear(channels, width)
+        self.projection = nn.Linear(channels, width)
         self.pos_conv = _PositionalConvolution(
             width, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
         )
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
-        self.final_proj = Linear(width, config.classifier_proj_size) if with_projection else None
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.final_proj = nn.Linear(width, config.classifier_proj_size) if with_projection else None
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: HubertConfig) -> Hubert:
         """Build the network from a checkpoint's tensors (any float dtype; kept as float32).
 
         Raises:
-            CheckpointError: a tensor is missing or of another shape.
+            ValueError: a tensor is missing or of another shape.
         """
         with without_weights():
             model = cls(config, with_projection="final_proj.weight" in tensors)
         source = _Source(tensors)
-        state = source.extractor(config) | source.layers(config)
-        if model.final_proj is not None:
-            state |= {f"final_proj.{kind}": source(f"final_proj.{kind}") for kind in ("weight", "bias")}
-        try:
+        with reading_weights():
+            state = source.extractor(config) | source.layers(config)
+            if model.final_proj is not None:
+                state |= {f"final_proj.{kind}": source(f"final_proj.{kind}") for kind in ("weight", "bias")}
             model.load_state_dict(state, assign=True)
-        except RuntimeError as error:
-            detail = re.sub(r"\s+", " ", str(error))[:300]
-            raise CheckpointError(
-                f"The content encoder's weights and its config.json don't fit each other ({detail})."
-            ) from error
-        model.pos_conv.set_weight(source.positional_weight())
+            model.pos_conv.set_weight(source.positional_weight())
         return model.eval().requires_grad_(False)
-
-    def use_kernels(self, library: KernelLibrary | None) -> None:
-        """Run what they take on the compiled kernels from now on. For a network on the CPU that stays there."""
-        if library is not None:
-            self.feature_extractor.use_kernels(library)
-            for layer in self.layers:
-                cast("_Layer", layer).use_kernels(library)
 
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
         """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""
@@ -418,13 +373,7 @@ class _Source:
         self.tensors = tensors
 
     def __call__(self, name: str) -> Tensor:
-        try:
-            return self.tensors[name].to(torch.float32)
-        except KeyError:
-            raise CheckpointError(
-                f"The content encoder's weights lack '{name}': this is no HuBERT base in transformers' layout. "
-                "Use the ContentVec files that `menura doctor` names."
-            ) from None
+        return self.tensors[name].to(torch.float32)
 
     def extractor(self, config: HubertConfig) -> dict[str, Tensor]:
         base = "feature_extractor.conv_layers"
@@ -433,7 +382,7 @@ class _Source:
             "feature_extractor.norm_weight": self(f"{base}.0.layer_norm.weight"),
             "feature_extractor.norm_bias": self(f"{base}.0.layer_norm.bias"),
         }
-        for number, (_, stride) in enumerate(config._convolutions[1:]):
+        for number, (_, stride) in enumerate(config.convolutions[1:]):
             weight = self(f"{base}.{number + 1}.conv.weight").transpose(1, 2)  # (out, taps, in)
             state[f"feature_extractor.near.{number}"] = weight[:, :stride].flatten(1)
             state[f"feature_extractor.far.{number}"] = weight[:, stride:].flatten(1)
@@ -454,7 +403,7 @@ class _Source:
             names[f"layers.{n}.output_dense"] = f"{base}.feed_forward.output_dense"
             names[f"layers.{n}.final_layer_norm"] = f"{base}.final_layer_norm"
             for part in "qkv":
-                names[f"layers.{n}.{part}_proj"] = f"{base}.attention.{part}_proj"
+                names[f"layers.{n}.attention.{part}_proj"] = f"{base}.attention.{part}_proj"
         for ours, theirs in names.items():
             for kind in ("weight", "bias"):
                 state[f"{ours}.{kind}"] = self(f"{theirs}.{kind}")

@@ -6,16 +6,12 @@ Attribute names are RVC's checkpoint names. Layers come in two forms: for traini
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
-
-from menura.kernels.decoder import LayerWeights
-from menura.kernels.encoder import AttentionWeights, NormWeights
 
 LEAKY_SLOPE = 0.1
 """Slope of HiFi-GAN's leaky ReLU below zero (Kong et al., 2020)."""
@@ -28,25 +24,6 @@ _QUERY_BLOCK = 256
 def maybe_weight_norm(layer: nn.Module, *, training: bool) -> nn.Module:
     """The layer with weight norm over its first axis for training; as it is for inference."""
     return weight_norm(layer) if training else layer
-
-
-def layer_weights(module: nn.Module) -> LayerWeights:
-    """A convolution, its weight norm folded, as the kernels take it."""
-    conv = cast("nn.Conv1d | nn.ConvTranspose1d", module)
-    return LayerWeights(
-        weight=conv.weight,
-        bias=conv.bias,
-        dilation=conv.dilation[0],
-        stride=conv.stride[0],
-        padding=int(conv.padding[0]),
-    )
-
-
-def release_weights(*modules: nn.Module) -> None:
-    """Free layers' weights, which the kernels hold packed, but not their biases: from now on they only have a shape."""
-    for module in modules:
-        released = torch.empty_like(cast("nn.Conv1d", module).weight, device="meta")
-        module.weight = nn.Parameter(released, requires_grad=False)
 
 
 class TimeConv(nn.Conv1d):
@@ -119,10 +96,6 @@ class ChannelNorm(nn.Module):
         normed = F.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta, self.eps)
         return normed.transpose(1, 2)
 
-    def layer_weights(self) -> NormWeights:
-        """As the kernels take it."""
-        return NormWeights(gamma=self.gamma, beta=self.beta, eps=self.eps)
-
 
 class RelativeAttention(nn.Module):
     """Self-attention with learned embeddings of the distances up to a window (Shaw et al., 2018), as in VITS."""
@@ -184,18 +157,6 @@ class RelativeAttention(nn.Module):
         out = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
         merged: Tensor = self.conv_o(out.transpose(2, 3).reshape(x.shape))
         return merged
-
-    def layer_weights(self) -> AttentionWeights:
-        """As the kernels take it."""
-        return AttentionWeights(
-            query=layer_weights(self.conv_q),
-            key=layer_weights(self.conv_k),
-            value=layer_weights(self.conv_v),
-            output=layer_weights(self.conv_o),
-            near_keys=self.emb_rel_k[0],
-            near_values=self.emb_rel_v[0],
-            heads=self.n_heads,
-        )
 
     def _heads(self, x: Tensor) -> Tensor:
         batch, _, frames = x.shape
@@ -385,8 +346,3 @@ def _same_conv(channels: int, kernel_size: int, dilation: int, *, training: bool
     conv = TimeConv(channels, channels, kernel_size, dilation=dilation, padding=same_padding(kernel_size, dilation))
     nn.init.normal_(conv.weight, 0.0, 0.01)
     return maybe_weight_norm(conv, training=training)
-
-
-def scaled_embedding(x: Tensor, channels: int) -> Tensor:
-    """Embeddings times √channels, through a leaky ReLU."""
-    return F.leaky_relu(x * math.sqrt(channels), LEAKY_SLOPE)

@@ -5,7 +5,6 @@ Keys follow the published rmvpe.pt (`E2E(4, 1, (2, 2))`). Batch norms are folded
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.errors import CheckpointError
-from menura.kernels.conv2d import ImageConvolution
-from menura.kernels.library import KernelLibrary
-from menura.kernels.recurrent import Recurrent
-from menura.models.blank import without_weights
+from menura.models.blank import reading_weights, without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 
 SAMPLE_RATE_HZ = 16_000
@@ -98,7 +93,7 @@ _STRETCH_FRAMES = 1024
 """Frames of the U-Net's last level at once."""
 
 
-class _Conv(nn.Conv2d):
+class Conv(nn.Conv2d):
     """A 3 x 3 convolution with its batch norm folded in, and a ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -109,14 +104,8 @@ class _Conv(nn.Conv2d):
         y = super().forward(x).relu_()
         return y if residual is None else y.add_(residual)
 
-    def compiled(self, library: KernelLibrary) -> _KernelConv | None:
-        """The same on the kernels, if they take it."""
-        assert self.bias is not None
-        weight, bias = self.weight.detach(), self.bias.detach()
-        return _KernelConv(ImageConvolution.of(library, weight, None, bias)) if ImageConvolution.fits(weight) else None
 
-
-class _HalfConv(nn.Module):
+class HalfConv(nn.Module):
     """The same with the file's half-precision weights and the batch norm beside them: single precision when used.
 
     The widest layers have four fifths of the weights and see the fewest places, so that converting costs little.
@@ -137,68 +126,24 @@ class _HalfConv(nn.Module):
         y = F.conv2d(x, self.weight.to(x.dtype), padding=1).mul_(self.scale).add_(self.bias).relu_()
         return y if residual is None else y.add_(residual)
 
-    def compiled(self, library: KernelLibrary) -> _KernelConv | None:
-        """The same on the kernels, if they take it."""
-        if not ImageConvolution.fits(self.weight):
-            return None
-        return _KernelConv(ImageConvolution.of(library, self.weight, self.scale.flatten(), self.bias.flatten()))
 
-
-class _KernelConv(nn.Module):
-    """Either of them on the kernels; only they hold its weights."""
-
-    weight: Tensor
-
-    def __init__(self, convolution: ImageConvolution) -> None:
-        super().__init__()
-        self.register_buffer("weight", convolution.weights)
-        self._convolution = convolution
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """relu(convolution) + residual."""
-        return self._convolution(x.float(), None if residual is None else residual.float())
-
-
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, *, half: bool = False) -> None:
         super().__init__()
-        kind = _HalfConv if half else _Conv
-        self.first: _Conv | _HalfConv | _KernelConv = kind(inputs, outputs)
-        self.second: _Conv | _HalfConv | _KernelConv = kind(outputs, outputs)
+        kind = HalfConv if half else Conv
+        self.first: nn.Module = kind(inputs, outputs)
+        self.second: nn.Module = kind(outputs, outputs)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.second(self.first(x), x if self.shortcut is None else self.shortcut(x))
         return result
 
-    def use_kernels(self, library: KernelLibrary) -> None:
-        """Put what the kernels take on them."""
-        for name in ("first", "second"):
-            layer = getattr(self, name)
-            if not isinstance(layer, _KernelConv):
-                setattr(self, name, layer.compiled(library) or layer)
-
-
-class _KernelGru(nn.Module):
-    """The recurrent layer on the kernels; only they hold its weights."""
-
-    weight: Tensor
-    input_weight: Tensor
-
-    def __init__(self, layer: Recurrent) -> None:
-        super().__init__()
-        self.register_buffer("weight", layer.weights)
-        self.register_buffer("input_weight", layer.input_weights)
-        self._layer = layer
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self._layer(features.float().contiguous())
-
 
 def _blocks(inputs: int, outputs: int, count: int, *, half: bool = False) -> nn.Sequential:
-    return nn.Sequential(*(_Block(inputs if n == 0 else outputs, outputs, half=half) for n in range(count)))
+    return nn.Sequential(*(Block(inputs if n == 0 else outputs, outputs, half=half) for n in range(count)))
 
 
 class Rmvpe(nn.Module):
@@ -229,7 +174,7 @@ class Rmvpe(nn.Module):
         )
         self.merge = nn.ModuleList(_blocks(2 * width, width, config.blocks) for width in widths[::-1])
         self.planes = nn.Conv2d(config.channels, config.output_planes, 3, padding=1)
-        self.gru: nn.GRU | _KernelGru = nn.GRU(
+        self.gru: nn.Module = nn.GRU(
             config.output_planes * N_MELS, config.gru_size, batch_first=True, bidirectional=True
         )
         self.classes = nn.Linear(2 * config.gru_size, config.classes)
@@ -239,37 +184,15 @@ class Rmvpe(nn.Module):
         """Build the network from rmvpe.pt's tensors (any float dtype; computed with in float32).
 
         Raises:
-            CheckpointError: a tensor is missing or of another shape.
+            ValueError: a tensor is missing or of another shape.
         """
         config = config or RmvpeConfig()
         source = _Source(tensors)
         with without_weights():
             model = cls(config, half=source.is_half)
-        try:
+        with reading_weights():
             model.load_state_dict(source.state(config), assign=True)
-        except KeyError as error:
-            raise CheckpointError(f"RMVPE's weights lack {error}: this is not rmvpe.pt. Fetch it again.") from None
-        except RuntimeError as error:
-            detail = re.sub(r"\s+", " ", str(error))[:300]
-            raise CheckpointError(f"RMVPE's weights have other shapes than rmvpe.pt's ({detail}).") from error
-        assert isinstance(model.gru, nn.GRU)
-        model.gru.flatten_parameters()
         return model.eval().requires_grad_(False)
-
-    def use_kernels(self, library: KernelLibrary | None) -> None:
-        """Run what they take on the compiled kernels from now on. For a network on the CPU that stays there."""
-        if library is None:
-            return
-        for module in self.modules():
-            if isinstance(module, _Block):
-                module.use_kernels(library)
-        if isinstance(self.gru, nn.GRU) and Recurrent.fits(self.gru):
-            self.gru = _KernelGru(Recurrent.of(library, self.gru))
-
-    @property
-    def gains_by_threads(self) -> bool:
-        """Whether `salience` is any faster with several threads: torch's own recurrent layers aren't."""
-        return isinstance(self.gru, _KernelGru)
 
     def forward(self, mel: Tensor) -> Tensor:
         """Salience of log-mel frames.
@@ -309,7 +232,7 @@ class Rmvpe(nn.Module):
 
     def states(self, features: Tensor) -> Tensor:
         """The recurrent layer's states, (batch, frames, 2 * gru_size), from the U-Net's output."""
-        states: Tensor = self.gru(features)[0] if isinstance(self.gru, nn.GRU) else self.gru(features)
+        states: Tensor = self.gru(features)[0]
         return states
 
     def _unet(self, x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels.linear import Linear
 from menura.models.config import SynthesizerConfig
 from menura.models.source import sample_phases
 from menura.models.spans import Span, samples_of
@@ -101,8 +100,8 @@ class ConvNextBlock(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.pwconv1 = Linear(channels, WIDENING * channels)
-        self.pwconv2 = Linear(WIDENING * channels, channels)
+        self.pwconv1 = nn.Linear(channels, WIDENING * channels)
+        self.pwconv2 = nn.Linear(WIDENING * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels,), share))
         self.context_steps = kernel // 2
 
@@ -135,7 +134,7 @@ class SourceFilter(nn.Module):
         self.blocks = nn.ModuleList(ConvNextBlock(width, k, share) for k in config.resblock_kernel_sizes)
         self.fine_blocks = nn.ModuleList(ConvNextBlock(width, KERNEL, share) for _ in range(FINE_BLOCKS))
         self.norm_post = nn.LayerNorm(width, eps=1e-6)
-        self.conv_post = Linear(width, (EXCITATIONS + 1) * self.bins)
+        self.conv_post = nn.Linear(width, (EXCITATIONS + 1) * self.bins)
         with torch.no_grad():
             # Phases begin near zero; what the latent says of magnitudes has to be heard from the first step.
             self.conv_post.weight[EXCITATIONS * self.bins :].mul_(0.1)

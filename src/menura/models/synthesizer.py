@@ -6,35 +6,27 @@ Attribute names are those of the checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from menura.kernels.cache import Packing, PackingCache
-from menura.kernels.encoder import Encoder, EncoderLayerWeights, EncoderWeights
-from menura.kernels.flow import CouplingWeights, FlowWeights, InverseFlow
-from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
-from menura.models.footprint import tensor_bytes
 from menura.models.layers import (
+    LEAKY_SLOPE,
     ChannelNorm,
     ConvFeedForward,
     RelativeAttention,
     WaveNet,
-    layer_weights,
     length_mask,
-    release_weights,
-    scaled_embedding,
 )
 from menura.models.refinegan import RefineGan
 from menura.models.sizes import SOURCE_FILTER
 from menura.models.source_filter import SourceFilter
 from menura.models.spans import Span
-from menura.models.vocoders import HifiGan, HifiGanBase, MrfHifiGan
-from menura.system.pages import MappedPages
+from menura.models.vocoders import HifiGan, MrfHifiGan
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10
@@ -45,9 +37,6 @@ FLOW_COUPLINGS = 4
 POSTERIOR_LAYERS = 16
 TILE_FRAMES = 200
 """Two seconds. Longer tiles take more memory and no less time; shorter ones wait more often for all threads to meet."""
-
-_LONG_PASS_FRAMES = 300
-"""After so much the packed weights are left to the system's cache of files."""
 
 VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan | SourceFilter]] = {
     "HiFi-GAN": HifiGan,
@@ -86,68 +75,31 @@ class TransformerEncoder(nn.Module):
         return x * mask
 
 
+def embedded(content: Tensor, f0_coarse: Tensor | None, phone: nn.Linear, pitch: nn.Embedding | None) -> Tensor:
+    """Content (batch, frames, content_dim) and pitch (batch, frames) to the transformer's (batch, frames, hidden)."""
+    x: Tensor = phone(content)
+    if pitch is not None and f0_coarse is not None:
+        x = x + pitch(f0_coarse)
+    return nn.functional.leaky_relu(x * math.sqrt(x.shape[2]), LEAKY_SLOPE)
+
+
 class TextEncoder(nn.Module):
     """Content and pitch to the prior of the latent."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
-        self.channels = config.hidden_channels
         self.emb_phone = nn.Linear(config.content_dim, config.hidden_channels)
-        if config.has_f0:
-            self.emb_pitch = nn.Embedding(PITCH_BINS, config.hidden_channels)
+        self.emb_pitch = nn.Embedding(PITCH_BINS, config.hidden_channels) if config.has_f0 else None
         self.encoder = TransformerEncoder(config)
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
-        self._native: Encoder | None = None
 
     def forward(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach: int | None = None) -> Prior:
         """See `Synthesizer.encode`."""
-        x = self.emb_phone(content)
-        if f0_coarse is not None:
-            x = x + self.emb_pitch(f0_coarse)
-        x = scaled_embedding(x, self.channels)
+        x = embedded(content, f0_coarse, self.emb_phone, self.emb_pitch)
         mask = length_mask(lengths, content.shape[1]).to(x.dtype)
-        if self._native is not None:
-            made = x.new_zeros(*x.shape[:2], self.proj.out_channels)
-            for row, place, length in zip(x, made, lengths.tolist(), strict=True):
-                if length:
-                    place[:length] = self._native.encode(row[:length].float(), reach)
-            mean, log_scale = made.transpose(1, 2).chunk(2, dim=1)
-        else:
-            x = self.encoder(x.transpose(1, 2), mask, reach)
-            mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
+        x = self.encoder(x.transpose(1, 2), mask, reach)
+        mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
         return Prior(mean=mean, log_scale=log_scale, mask=mask)
-
-    def layer_weights(self) -> EncoderWeights:
-        """Everything after the embeddings as the kernels take it."""
-        encoder = self.encoder
-        layers = zip(encoder.attn_layers, encoder.norm_layers_1, encoder.ffn_layers, encoder.norm_layers_2, strict=True)
-        return EncoderWeights(
-            layers=tuple(
-                EncoderLayerWeights(
-                    attention=cast("RelativeAttention", attention).layer_weights(),
-                    norm_1=cast("ChannelNorm", norm_1).layer_weights(),
-                    first=layer_weights(cast("ConvFeedForward", ffn).conv_1),
-                    second=layer_weights(cast("ConvFeedForward", ffn).conv_2),
-                    norm_2=cast("ChannelNorm", norm_2).layer_weights(),
-                )
-                for attention, norm_1, ffn, norm_2 in layers
-            ),
-            projection=layer_weights(self.proj),
-        )
-
-    def use_kernels(self, library: KernelLibrary | None, packing: Packing) -> None:
-        """Use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
-        self._native = None if library is None else Encoder(library, self.layer_weights(), packing)
-
-    def release_weights(self) -> None:
-        """Free the weights that the kernels hold packed."""
-        if self._native is not None:
-            convolutions = (module for module in self.encoder.modules() if isinstance(module, nn.Conv1d))
-            release_weights(self.proj, *convolutions)
-
-    def kernel_tensors(self) -> list[Tensor]:
-        """The kernels' packed weights, beside the module's own."""
-        return [] if self._native is None else self._native.tensors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +186,6 @@ class Flow(nn.Module):
         for _ in range(FLOW_COUPLINGS):
             self.flows.append(Coupling(config, training=training))
             self.flows.append(Flip())
-        self._native: InverseFlow | None = None
 
     @property
     def context_frames(self) -> int:
@@ -248,23 +199,12 @@ class Flow(nn.Module):
         return z
 
     def inverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """z_p to z; with kernels a row's mask has to be ones, then zeros."""
-        if self._native is not None:
-            return self._inverse_natively(self._native, z_p, mask, g)
+        """z_p to z."""
         for flow in reversed(self.flows):
             z_p = flow.inverse(z_p, mask, g)  # type: ignore[operator]
         return z_p
 
-    def _inverse_natively(self, native: InverseFlow, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        mask, g = mask.expand(z_p.shape[0], -1, -1), g.expand(z_p.shape[0], -1, -1)
-        conditions = [coupling.enc.cond_layer(g)[:, :, 0] for coupling, _ in self._inverse_order()]
-        made = z_p.new_zeros(z_p.shape[0], z_p.shape[2], z_p.shape[1])
-        for row, length in enumerate(mask[:, 0].sum(dim=1).long().tolist()):
-            given = [condition[row] for condition in conditions]
-            made[row, :length] = native.apply(z_p[row, :, :length].T.float(), given)
-        return made.transpose(1, 2)
-
-    def _inverse_order(self) -> Iterator[tuple[Coupling, bool]]:
+    def inverse_order(self) -> Iterator[tuple[Coupling, bool]]:
         """The couplings as the inverse meets them, and whether the channels are reversed there."""
         flipped = False
         for flow in reversed(self.flows):
@@ -272,37 +212,6 @@ class Flow(nn.Module):
                 yield flow, flipped
             else:
                 flipped = not flipped
-
-    def layer_weights(self) -> FlowWeights:
-        """The inverse as the kernels take it."""
-        return FlowWeights(
-            couplings=tuple(
-                CouplingWeights(
-                    first=layer_weights(coupling.pre),
-                    gated=tuple(map(layer_weights, coupling.enc.in_layers)),
-                    mixing=tuple(map(layer_weights, coupling.enc.res_skip_layers)),
-                    last=layer_weights(coupling.post),
-                    flipped=flipped,
-                )
-                for coupling, flipped in self._inverse_order()
-            )
-        )
-
-    def use_kernels(self, library: KernelLibrary | None, packing: Packing) -> None:
-        """Let `inverse` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
-        self._native = None if library is None else InverseFlow(library, self.layer_weights(), packing)
-
-    def release_weights(self) -> None:
-        """Free the weights that the kernels hold packed. From now on only `inverse` works."""
-        if self._native is None:
-            return
-        for coupling, _ in self._inverse_order():
-            wavenet = coupling.enc
-            release_weights(coupling.pre, coupling.post, *wavenet.in_layers, *wavenet.res_skip_layers)
-
-    def kernel_tensors(self) -> list[Tensor]:
-        """The kernels' packed weights, beside the module's own."""
-        return [] if self._native is None else self._native.tensors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +247,7 @@ class TrainingOutput:
 
 
 class Synthesizer(nn.Module):
-    """A voice. Pure: tensors in, tensors out."""
+    """A voice's network."""
 
     def __init__(self, config: SynthesizerConfig, *, training: bool = False) -> None:
         """Make the network with random weights.
@@ -355,53 +264,7 @@ class Synthesizer(nn.Module):
             self.enc_q = PosteriorEncoder(config, training=training)
         self.flow = Flow(config, training=training)
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
-        self._pages = MappedPages([])
         self.train(training)
-
-    def use_kernels(self, library: KernelLibrary | None, cache: PackingCache | None = None) -> None:
-        """Let `encode`, `reverse_flow` and, where the vocoder has them, `decode_tiled` use the compiled kernels.
-
-        For an inference network on the CPU whose weights stay as they are.
-
-        Args:
-            library: None for torch alone.
-            cache: where packed weights are kept from start to start.
-        """
-        key, packing = "", Packing()
-        if library is not None and cache is not None:
-            layers = [layer for part in self._native_parts() for layer in part.layer_weights().packed_layers()]
-            key, packing = cache.open(library, [(layer.weight, layer.stride) for layer in layers])
-        for part in self._native_parts():
-            part.use_kernels(library, packing)
-        if library is not None and cache is not None and packing.made:
-            cache.keep(key, packing)
-            # From now on what was kept: other processes share it, and it needn't be in memory all the time.
-            packing = cache.mapped(key) or packing
-            if not packing.made:
-                for part in self._native_parts():
-                    part.use_kernels(library, packing)
-        self._pages = MappedPages(self._kernel_tensors())
-
-    def release_weights(self) -> None:
-        """Free what the kernels, where they are used, hold packed.
-
-        Then of all methods only `encode`, `reverse_flow` and `decode_tiled` work, not `decode` or the flow's forward.
-        """
-        for part in self._native_parts():
-            part.release_weights()
-
-    @property
-    def kernel_bytes(self) -> int:
-        """Memory of the kernels' packed weights, beside the module's own."""
-        return tensor_bytes(self._kernel_tensors())
-
-    def _kernel_tensors(self) -> list[Tensor]:
-        return [tensor for part in self._native_parts() for tensor in part.kernel_tensors()]
-
-    def _native_parts(self) -> list[HifiGanBase | TextEncoder | Flow]:
-        """What there are kernels for."""
-        vocoder = [self.dec] if isinstance(self.dec, HifiGanBase) else []
-        return [*vocoder, self.enc_p, self.flow]
 
     @property
     def flow_context_frames(self) -> int:
@@ -498,10 +361,7 @@ class Synthesizer(nn.Module):
         Returns:
             (batch, core frames * frame_samples).
         """
-        sound = self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
-        if len(z) * (core[1] - core[0]) >= _LONG_PASS_FRAMES:
-            self._pages.release()
-        return sound
+        return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
 
     def forward_train(self, batch: TrainingBatch) -> TrainingOutput:
         """One training pass: latents of the whole rows, sound of one random crop of each (torch's generator)."""

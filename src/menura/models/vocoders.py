@@ -14,9 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels.cache import Packing
-from menura.kernels.decoder import Decoder, DecoderWeights, StageWeights
-from menura.kernels.library import KernelLibrary
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import (
     LEAKY_SLOPE,
@@ -25,9 +22,7 @@ from menura.models.layers import (
     ResBlock2,
     TimeConv,
     TimeConvTranspose,
-    layer_weights,
     maybe_weight_norm,
-    release_weights,
     same_padding,
 )
 from menura.models.source import SineSource
@@ -68,7 +63,6 @@ class HifiGanBase(nn.Module, ABC):
         self.kernels = config.upsample_kernel_sizes
         self.frame_samples = config.frame_samples
         self.channels = tuple(config.upsample_initial_channel // 2**i for i in range(len(self.rates) + 1))
-        self._native: Decoder | None = None
 
     @abstractmethod
     def upsampler(self, stage: int) -> nn.Module:
@@ -94,9 +88,9 @@ class HifiGanBase(nn.Module, ABC):
     @property
     def context_frames(self) -> int:
         """Latent (and source) frames on each side that the samples of a frame depend on."""
-        return self._context_steps(0)
+        return self.context_steps(0)
 
-    def _context_steps(self, first_stage: int) -> int:
+    def context_steps(self, first_stage: int) -> int:
         """Steps of the signal that enters a stage, on each side, that the samples of one step depend on."""
         entry_step = self.samples_per_step(first_stage)
         margins = Margins(left=0, right=0).widened(same_padding(END_KERNEL))
@@ -118,43 +112,6 @@ class HifiGanBase(nn.Module, ABC):
         padding = ceil_div(kernel - rate, 2)
         return Margins(
             left=(margins.left + kernel - 1 - padding) // rate, right=(margins.right + padding - 1) // rate + 1
-        )
-
-    def use_kernels(self, library: KernelLibrary | None, packing: Packing) -> None:
-        """Let `tiled` use the compiled kernels, for weights that stay as they are on the CPU; None: torch alone."""
-        self._native = None if library is None else Decoder(library, self.layer_weights(), packing)
-
-    def release_weights(self) -> None:
-        """Free the weights that the kernels hold packed. From now on only `tiled` works."""
-        if self._native is None:
-            return
-        for i in range(len(self.rates)):
-            steps = (conv for block in self.blocks(i) for step in block.steps() for conv in step)
-            release_weights(self.upsampler(i), *steps)
-
-    def kernel_tensors(self) -> list[Tensor]:
-        """The kernels' packed weights, beside the module's own."""
-        return [] if self._native is None else self._native.tensors()
-
-    def layer_weights(self) -> DecoderWeights:
-        """All layers as the kernels take them."""
-        stages = tuple(
-            StageWeights(
-                upsampling=layer_weights(self.upsampler(i)),
-                source=layer_weights(self.noise_convs[i]) if hasattr(self, "noise_convs") else None,
-                blocks=tuple(
-                    tuple(tuple(map(layer_weights, step)) for step in block.steps()) for block in self.blocks(i)
-                ),
-                context_steps=self._context_steps(i),
-            )
-            for i in range(len(self.rates))
-        )
-        return DecoderWeights(
-            first=layer_weights(self.conv_pre),
-            stages=stages,
-            last=layer_weights(self.conv_post),
-            slope=LEAKY_SLOPE,
-            last_slope=LAST_SLOPE,
         )
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
@@ -186,12 +143,10 @@ class HifiGanBase(nn.Module, ABC):
         Returns:
             (batch, 1, core frames * frame_samples).
         """
-        if self._native is not None:
-            return self._decode_natively(self._native, z, g, source, core)
         window = core.widened(self.context_frames, z.shape[-1])
         source = samples_of(source, window, self.frame_samples)
         head = self._head(z[..., window.start : window.stop], g, source)
-        step_samples, context = self.samples_per_step(1), self._context_steps(1)
+        step_samples, context = self.samples_per_step(1), self.context_steps(1)
         sound = z.new_empty(z.shape[0], 1, len(core) * self.frame_samples)
         for start in range(core.start, core.stop, tile_frames):
             tile = Span(start, min(start + tile_frames, core.stop))
@@ -202,15 +157,6 @@ class HifiGanBase(nn.Module, ABC):
             place = tile.shifted(-core.start).scaled(self.frame_samples)
             sound[..., place.start : place.stop] = part[..., wanted.start : wanted.stop]
         return sound
-
-    def _decode_natively(self, native: Decoder, z: Tensor, g: Tensor, source: Tensor | None, core: Span) -> Tensor:
-        bias = cast("nn.Conv1d", self.conv_pre).bias
-        offsets = self.cond(g)[:, :, 0] if bias is None else self.cond(g)[:, :, 0] + bias
-        rows = [
-            native.decode(z[i], offsets[i], None if source is None else source[i, 0], (core.start, core.stop))
-            for i in range(z.shape[0])
-        ]
-        return torch.stack(rows)[:, None]
 
     def _head(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """The first stage: it has most of the context and little of the memory."""

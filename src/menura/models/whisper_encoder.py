@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels.linear import Linear
 from menura.models.mel import mel_filterbank
 
 SAMPLE_RATE_HZ = 16_000
@@ -75,11 +74,11 @@ class Block(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.attn_norm = nn.LayerNorm(config.dim)
-        self.qkv = Linear(config.dim, 3 * config.dim)
-        self.out = Linear(config.dim, config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
         self.mlp_norm = nn.LayerNorm(config.dim)
-        self.mlp_in = Linear(config.dim, 4 * config.dim)
-        self.mlp_out = Linear(4 * config.dim, config.dim)
+        self.mlp_in = nn.Linear(config.dim, 4 * config.dim)
+        self.mlp_out = nn.Linear(4 * config.dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, vectors, dim) to the same shape."""

@@ -10,7 +10,7 @@ from menura.units import FRAME_SAMPLES
 if TYPE_CHECKING:
     from menura.content.base import ContentEncoder, RecordingStatistics
     from menura.f0.base import F0Estimator
-    from menura.models.synthesizer import Synthesizer
+    from menura.models.voice import Voice
     from menura.pipeline.clock import StageClock
     from menura.types import Features, FloatArray
 
@@ -65,7 +65,7 @@ class SynthesisRequest:
     divisible: ClassVar[bool] = True
     """Whether a part of it can be computed at a time."""
 
-    synthesizer: Synthesizer
+    synthesizer: Voice
     features: Features
     core_start_frames: int
     core_end_frames: int

@@ -1,0 +1,54 @@
+"""RMVPE's convolutions and recurrent layer on the compiled kernels, in place of torch's."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from menura.kernels.conv2d import ImageConvolution
+from menura.kernels.library import KernelLibrary
+from menura.kernels.recurrent import Recurrent
+from menura.models.rmvpe import Block, Conv, HalfConv, Rmvpe
+
+
+def use_kernels(model: Rmvpe, library: KernelLibrary) -> None:
+    """Put on the kernels what they take. For a network on the CPU that stays there; doing it again changes nothing."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.first, block.second = _native(block.first, library), _native(block.second, library)
+    if isinstance(model.gru, nn.GRU) and Recurrent.fits(model.gru):
+        model.gru = NativeGru(Recurrent.of(library, model.gru))
+
+
+def _native(layer: nn.Module, library: KernelLibrary) -> nn.Module:
+    if not isinstance(layer, (Conv, HalfConv)) or not ImageConvolution.fits(layer.weight):
+        return layer
+    assert layer.bias is not None
+    scale = layer.scale.flatten() if isinstance(layer, HalfConv) else None
+    return NativeConv(ImageConvolution.of(library, layer.weight.detach(), scale, layer.bias.detach().flatten()))
+
+
+class NativeConv(nn.Module):
+    """A convolution, its batch norm and ReLU; the only one that holds its weights."""
+
+    def __init__(self, convolution: ImageConvolution) -> None:
+        super().__init__()
+        self.register_buffer("weight", convolution.weights)
+        self._convolution = convolution
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """relu(convolution) + residual."""
+        return self._convolution(x.float(), None if residual is None else residual.float())
+
+
+class NativeGru(nn.Module):
+    """The recurrent layer; the only one that holds its weights."""
+
+    def __init__(self, layer: Recurrent) -> None:
+        super().__init__()
+        self.register_buffer("weight", layer.weights)
+        self.register_buffer("input_weight", layer.input_weights)
+        self._layer = layer
+
+    def forward(self, features: Tensor) -> tuple[Tensor, None]:
+        """The states, and in place of torch's last one nothing."""
+        return self._layer(features.float().contiguous()), None

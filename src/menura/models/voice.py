@@ -1,0 +1,68 @@
+"""A loaded voice as the pipeline uses it, and the plain torch one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from menura.models.config import SynthesizerConfig
+from menura.models.footprint import network_bytes
+from menura.models.synthesizer import Synthesizer
+from menura.types import Prior
+
+
+class Voice(Protocol):
+    """Tensors in, tensors out, on the device that it was loaded for; shapes as `Synthesizer`'s methods have them."""
+
+    @property
+    def config(self) -> SynthesizerConfig: ...
+
+    @property
+    def needs_noise(self) -> bool:
+        """True where the excitation's noise is the sound of consonants, not a variation that may be left out."""
+
+    @property
+    def flow_context_frames(self) -> int:
+        """Frames on each side that a frame of `reverse_flow` depends on."""
+
+    @property
+    def decode_context_frames(self) -> int:
+        """Frames on each side that the samples of a frame of `decode_tiled` depend on."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of all weights."""
+
+    def condition(self, speaker_id: Tensor) -> Tensor: ...
+
+    def encode(
+        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
+    ) -> Prior: ...
+
+    def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor: ...
+
+    def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor: ...
+
+    def decode_tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor: ...
+
+
+class TorchVoice:
+    """A `Voice` on any device."""
+
+    def __init__(self, network: Synthesizer) -> None:
+        """Take an inference network, where it is."""
+        self.config = network.config
+        self.needs_noise = network.needs_noise
+        self.flow_context_frames = network.flow_context_frames
+        self.decode_context_frames = network.decode_context_frames
+        self.resident_bytes = network_bytes(network)
+        self.condition = network.condition
+        self.encode = network.encode
+        self.reverse_flow = network.reverse_flow
+        self.source = network.source
+        self._network = network
+
+    def decode_tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:
+        """See `Synthesizer.decode_tiled`."""
+        return self._network.decode_tiled(z, g, source, core)
