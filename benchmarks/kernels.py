@@ -27,11 +27,13 @@ from menura.bench.machine import Machine, this_machine
 from menura.checkpoints.rvc import LoadedVoice, load_voice
 from menura.checkpoints.voice import build_synthesizer
 from menura.cli.bench_tables import about_lines, aligned
-from menura.kernels import linear
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
+from menura.kernels.linear import onednn_works
 from menura.kernels.selftest import kernels_in_words, trusted_kernels
+from menura.kernels.voice import NativeVoice
 from menura.models.synthesizer import Synthesizer
 from menura.models.vocoders import HifiGanBase
+from menura.models.voice import TorchVoice
 from menura.system.device import physical_cores
 from menura.units import FRAME_RATE_HZ
 
@@ -124,10 +126,11 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
     wanted = _reference(voice, latent)
     libraries = _libraries()
     compiled = _compiled(voice, libraries)
-    variants = _torch_variants(network, latent) | _native_variants(compiled, latent)
+    variants = _torch_variants(network, latent)
+    if isinstance(network.dec, HifiGanBase):  # other vocoders have no kernels
+        variants |= {name: _tiled(native, latent) for name, native in compiled.items()}
     missing = [] if libraries else [f"kernels: {kernels_in_words()}"]
-    onednn = linear.linear_status(linear.ONEDNN)
-    missing += [] if onednn.product is not None else [f"{ONEDNN}: {onednn.reason}"]
+    missing += [] if onednn_works() else [f"{ONEDNN}: this torch doesn't have it"]
     rows: list[DecoderRow] = []
     layers: list[LayerRow] = []
     sgemm = {}
@@ -140,10 +143,9 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
             more = {} if exported is None else {ONNX: exported(threads)}
             rows += _decoder_rows(variants | more, wanted, threads, request)
             if isinstance(network.dec, HifiGanBase):
-                weights = network.dec.layer_weights()
-                layers += measure_layers(weights, libraries, threads, request.seconds, request.rounds)
+                layers += measure_layers(network.dec, libraries, threads, request.seconds, request.rounds)
     turns = Turns(threads=request.threads, seconds=request.seconds, rounds=request.rounds)
-    networks = measure_networks({TORCH: network} | compiled, request.sizes, libraries, turns)
+    networks = measure_networks({TORCH: TorchVoice(network), **compiled}, request.sizes, libraries, turns)
     return KernelAnswer(
         machine=this_machine(_CPU, max(request.threads)),
         decoder_of="full-size v2 40k, seeded weights" if request.voice is None else str(request.voice),
@@ -200,21 +202,13 @@ def _torch_variants(network: Synthesizer, latent: Latent) -> dict[str, Variant]:
     }
 
 
-def _compiled(voice: LoadedVoice, libraries: dict[str, KernelLibrary]) -> dict[str, Synthesizer]:
+def _compiled(voice: LoadedVoice, libraries: dict[str, KernelLibrary]) -> dict[str, NativeVoice]:
     """The voice using the kernels, by variant."""
-    networks = {name: build_synthesizer(voice) for name in libraries}
-    for name, library in libraries.items():
-        networks[name].use_kernels(library)
-    return networks
+    return {name: NativeVoice(build_synthesizer(voice), library) for name, library in libraries.items()}
 
 
-def _native_variants(compiled: dict[str, Synthesizer], latent: Latent) -> dict[str, Variant]:
-    # Other vocoders than those have no kernels.
-    return {name: _tiled(network, latent) for name, network in compiled.items() if isinstance(network.dec, HifiGanBase)}
-
-
-def _tiled(network: Synthesizer, latent: Latent) -> Variant:
-    return lambda: network.decode_tiled(latent.z, latent.g, latent.source, latent.core)
+def _tiled(voice: NativeVoice, latent: Latent) -> Variant:
+    return lambda: voice.decode_tiled(latent.z, latent.g, latent.source, latent.core)
 
 
 def _exported(network: Synthesizer, latent: Latent, folder: Path) -> tuple[Callable[[int], Variant] | None, str | None]:

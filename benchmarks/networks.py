@@ -19,12 +19,14 @@ from benchmarks.onnx import ONNX, layers_session
 from benchmarks.turns import take_turns
 from menura.content.contentvec import ContentVec
 from menura.f0.rmvpe import threads_that_gain
-from menura.kernels import linear
+from menura.kernels import hubert, rmvpe
 from menura.kernels.attention import Attention
 from menura.kernels.library import KernelLibrary
+from menura.kernels.linear import onednn_product, onednn_works
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig
-from menura.models.synthesizer import PITCH_BINS, Synthesizer
+from menura.models.synthesizer import PITCH_BINS
+from menura.models.voice import Voice
 from menura.pipeline.windows import ATTENTION_REACH_FRAMES
 from menura.units import FRAME_RATE_HZ
 
@@ -86,7 +88,7 @@ class Subject:
 
 
 def measure_networks(
-    voices: Mapping[str, Synthesizer], sizes: AnalysisSizes, libraries: Libraries, turns: Turns
+    voices: Mapping[str, Voice], sizes: AnalysisSizes, libraries: Libraries, turns: Turns
 ) -> list[NetworkRow]:
     """Time everything that there are kernels for beside the decoder.
 
@@ -105,7 +107,7 @@ def measure_networks(
 
 
 def _subjects(
-    voices: Mapping[str, Synthesizer], sizes: AnalysisSizes, libraries: Libraries, seconds: float
+    voices: Mapping[str, Voice], sizes: AnalysisSizes, libraries: Libraries, seconds: float
 ) -> Iterator[Subject]:
     """One network after the other, made when its turn comes: no more than one is in memory beside the voice."""
     yield from _rmvpe(sizes.rmvpe, libraries, seconds)
@@ -148,7 +150,7 @@ def _rmvpe(config: RmvpeConfig, libraries: Libraries, seconds: float) -> Iterato
     weights = rmvpe_weights(config)
     networks = {name: Rmvpe.from_tensors(weights, config) for name in (TORCH, *libraries)}
     for name, library in libraries.items():
-        networks[name].use_kernels(library)
+        rmvpe.use_kernels(networks[name], library)
     mel = torch.randn(1, N_MELS, round(FRAME_RATE_HZ * seconds), generator=_random()) * 3 - 5  # as sound's is
     with torch.inference_mode():
         features = networks[TORCH].features(mel)
@@ -171,7 +173,7 @@ def _hubert(config: HubertConfig, libraries: Libraries, seconds: float) -> Itera
     weights = contentvec_weights(config)
     networks = {name: Hubert.from_tensors(weights, config) for name in (TORCH, *libraries)}
     for name, library in libraries.items():
-        networks[name].use_kernels(library)
+        hubert.use_kernels(networks[name], library)
     samples = torch.randn(1, round(_ENCODER_RATE_HZ * seconds), generator=_random()) * _LOUDNESS
     statistics = networks[TORCH].window_statistics(samples)
     last = config.num_hidden_layers
@@ -214,10 +216,9 @@ def _linear(config: HubertConfig) -> Subject:
         parameter.copy_(torch.randn(parameter.shape, generator=random) * parameter.shape[-1] ** -0.5)
     x = torch.randn(frames, width, generator=random)
     variants: dict[str, Variant] = {TORCH: lambda: layers(x)}
-    product = linear.linear_status(linear.ONEDNN).product
-    if product is not None:
+    if onednn_works():
         weights = [(layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)]
-        variants[ONEDNN] = lambda: functools.reduce(lambda y, layer: product(y, *layer), weights, x)
+        variants[ONEDNN] = lambda: functools.reduce(lambda y, layer: onednn_product(y, *layer), weights, x)
     session = layers_session(layers, x)
     if session is not None:
         variants[ONNX] = session
@@ -230,18 +231,18 @@ def _long_window(config: HubertConfig) -> tuple[float, int]:
     return seconds, config.frame_count(round(_ENCODER_RATE_HZ * seconds))
 
 
-def _prior(voices: Mapping[str, Synthesizer], seconds: float) -> Iterator[Subject]:
+def _prior(voices: Mapping[str, Voice], seconds: float) -> Iterator[Subject]:
     config, random, frames = voices[TORCH].config, _random(), round(FRAME_RATE_HZ * seconds)
     content = torch.randn(1, frames, config.content_dim, generator=random)
     pitch = torch.randint(1, PITCH_BINS, (1, frames), generator=random) if config.has_f0 else None
     lengths, mask = torch.tensor([frames]), torch.ones(1, 1, frames)
     z_p = torch.randn(1, config.inter_channels, frames, generator=random)
 
-    def encode(voice: Synthesizer) -> Tensor:
+    def encode(voice: Voice) -> Tensor:
         prior = voice.encode(content, pitch, lengths, ATTENTION_REACH_FRAMES)
         return torch.cat((prior.mean, prior.log_scale))
 
-    def inverse(voice: Synthesizer) -> Tensor:
+    def inverse(voice: Voice) -> Tensor:
         return voice.reverse_flow(z_p, mask, voice.condition(torch.tensor([0])))
 
     yield _subject("text encoder", seconds, voices, encode)

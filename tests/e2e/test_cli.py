@@ -322,33 +322,9 @@ def test_doctor(menura: Run, place: Path, home: Path) -> None:
     findings = json.loads(out)
     assert code == 0
     assert findings["device"]["auto"] in ("cpu", "cuda", "mps")
-    assert findings["device"]["linear_layers"].startswith(("torch's: ", "oneDNN's: "))
     assert findings["folders"]["data"]["path"] == str(home)
     assert "m4a" in findings["formats"]["write"].split()
     assert {voice["name"] for voice in findings["voices"]} >= {"tiny"}
-
-
-def test_doctor_says_which_linear_layers_run(menura: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for wanted, told in (
-        ("torch", "torch's: MENURA_LINEAR=torch"),
-        ("onednn", "oneDNN's: MENURA_LINEAR=onednn"),
-        ("mkl", "MENURA_LINEAR: 'mkl' is not one of torch, onednn; unset it to leave Menura the choice."),
-    ):
-        monkeypatch.setenv("MENURA_LINEAR", wanted)
-        code, out, _ = menura("doctor")
-        assert code == 0
-        (line,) = [line for line in out.splitlines() if line.startswith("  linear layers")]
-        assert line.split(maxsplit=2)[2] == told
-
-
-def test_an_unknown_means_for_linear_layers_is_wrong_usage(
-    menura: Run, talk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MENURA_LINEAR", "mkl")
-    code, _, err = menura("convert", talk, "-o", "x.wav", "--voice", "tiny")
-    assert code == 2
-    assert err == "menura: MENURA_LINEAR: 'mkl' is not one of torch, onednn; unset it to leave Menura the choice.\n"
-    assert not Path("x.wav").exists()
 
 
 def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:

@@ -82,7 +82,7 @@ def convert(seconds: int) -> dict[str, float]:
     models = dataclasses.replace(tiny_models(), f0=FakeF0(threshold=0.03))
     net = models.synthesizer
     decode, hop = net.decode_tiled, net.config.frame_samples
-    silence = torch.tanh(net.dec.m_source.l_linear.bias).detach()
+    silence = net.source(torch.zeros(1, 1), torch.zeros(1, dtype=torch.float64), None, 0.0)[0, 0, 0].detach()
 
     def heard(z: Tensor, g: Tensor, source: Tensor, core: tuple[int, int]) -> Tensor:
         """A random voice's loudness follows nothing, so its source is heard instead: a sine where there is F0."""

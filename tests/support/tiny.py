@@ -15,6 +15,7 @@ from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
+from menura.models.voice import TorchVoice
 from menura.options import ConversionOptions
 from menura.voices.library import VoiceEntry
 
@@ -132,7 +133,7 @@ class FakeF0:
 def tiny_models(*, has_f0: bool = True) -> VoiceModels:
     """A voice with stand-in analysis networks."""
     return VoiceModels(
-        synthesizer=tiny_voice(tiny_config(has_f0=has_f0)),
+        synthesizer=TorchVoice(tiny_voice(tiny_config(has_f0=has_f0))),
         encoder=FakeEncoder(),
         f0=FakeF0() if has_f0 else None,
         index=None,

@@ -44,7 +44,6 @@ MACHINE = Machine(
     threads=2,
     vector_instructions="AVX2",
     kernels="avx2",
-    linear="torch's",
 )
 
 

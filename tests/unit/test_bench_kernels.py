@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import kernels, onnx
+from benchmarks import kernels, networks, onnx
 from benchmarks.kernels import KernelRequest, measure_kernels, tables
 from benchmarks.layers import Site, native_layer, sites, torch_layer
 from benchmarks.networks import AnalysisSizes
-from menura.kernels import linear
 from menura.kernels.library import SWITCH
 from menura.kernels.packing import padded_channels
 from menura.models.rmvpe import RmvpeConfig
@@ -47,7 +46,7 @@ def variants_of(network: str, libraries: Iterable[str], *, onnx_too: bool) -> li
     return ["torch", "oneDNN", *["ONNX Runtime"] * onnx_too] if network == LINEAR else ["torch", *libraries]
 
 
-SITES = list(sites(tiny_voice().dec.layer_weights()))
+SITES = list(sites(tiny_voice().dec))
 
 
 @pytest.fixture
@@ -126,18 +125,17 @@ def test_what_is_missing_is_named(tmp_path: Path, one_thread: None, monkeypatch:
     monkeypatch.setenv(SWITCH, "off")
     kernels.trusted_kernels.cache_clear()
     monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    linear._status.cache_clear()
+    monkeypatch.setattr(kernels, "onednn_works", lambda: False)
+    monkeypatch.setattr(networks, "onednn_works", lambda: False)
     voice = write_voice(tmp_path / "voice.pth")
     try:
         answer = measure_kernels(KernelRequest(threads=(1,), seconds=0.1, rounds=1, voice=voice, sizes=SIZES))
     finally:
         kernels.trusted_kernels.cache_clear()
-        linear._status.cache_clear()
     assert [row.variant for row in answer.decoder] == ["torch eager", "torch channels-last"]
     assert [(row.network, row.variant) for row in answer.networks] == [(network, "torch") for network in NETWORKS]
     assert answer.missing == (
         f"kernels: torch's: {SWITCH}=off",
-        "oneDNN: torch's: this torch has no oneDNN",
+        "oneDNN: this torch doesn't have it",
         "ONNX Runtime: onnxruntime and onnx not installed (pip install onnxruntime onnx)",
     )

@@ -154,8 +154,13 @@ def test_load_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(AssetMissingError, match=r"lacks config\.json"):
         ContentVec.load(tmp_path, CPU)
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"config\.json: is no JSON"):
+    with pytest.raises(CheckpointError) as caught:
         ContentVec.load(tmp_path, CPU)
+    assert caught.value.subject == str(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text('{"hidden_size": -1}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="hidden_size") as caught:
+        ContentVec.load(tmp_path, CPU)
+    assert caught.value.subject == str(tmp_path / "config.json")
     write_config(tmp_path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cut off"):
         ContentVec.load(tmp_path, CPU)

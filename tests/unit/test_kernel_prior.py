@@ -15,11 +15,13 @@ from torch import Tensor
 from menura.kernels import encoder, flow
 from menura.kernels.attention import Attention, gate, spread
 from menura.kernels.cache import Packing
+from menura.kernels.voice import NativeVoice
 from menura.models.config import SynthesizerConfig
-from menura.models.footprint import network_bytes, tensor_bytes
+from menura.models.footprint import network_bytes
 from menura.models.layers import RelativeAttention
 from menura.models.sizes import rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
+from menura.models.voice import Voice
 from menura.types import Prior
 from support.kernels import assert_close, built, normal, paths
 from support.tiny import tiny_config
@@ -120,18 +122,22 @@ def random_voice(config: SynthesizerConfig) -> Synthesizer:
     return net.eval()
 
 
-def encoded(net: Synthesizer, lengths: list[int], reach: int | None) -> Prior:
+def encoded(net: Voice | Synthesizer, lengths: list[int], reach: int | None) -> Prior:
     config, frames = net.config, max(lengths)
-    content = normal(1, len(lengths), frames, config.content_dim).to(net.emb_g.weight.dtype)
+    content = normal(1, len(lengths), frames, config.content_dim).to(dtype_of(net))
     coarse = (normal(2, len(lengths), frames).abs() * 60).long().clamp(max=255) if config.has_f0 else None
     return net.encode(content, coarse, torch.tensor(lengths), reach)
 
 
-def inverted(net: Synthesizer, lengths: list[int]) -> Tensor:
-    dtype, frames = net.emb_g.weight.dtype, max(lengths)
+def inverted(net: Voice | Synthesizer, lengths: list[int]) -> Tensor:
+    dtype, frames = dtype_of(net), max(lengths)
     mask = (torch.arange(frames) < torch.tensor(lengths)[:, None]).to(dtype)[:, None]
     z_p = normal(3, len(lengths), net.config.inter_channels, frames).to(dtype) * mask
     return net.reverse_flow(z_p, mask, net.condition(torch.arange(len(lengths)) % net.config.n_speakers))
+
+
+def dtype_of(net: Voice | Synthesizer) -> torch.dtype:
+    return net.condition(torch.tensor([0])).dtype
 
 
 def assert_near(made: Tensor, wanted: Tensor) -> None:
@@ -143,10 +149,9 @@ def assert_near(made: Tensor, wanted: Tensor) -> None:
 @pytest.mark.parametrize("path", paths())
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_equal_to_torch(path: str, config: SynthesizerConfig) -> None:
-    net = random_voice(config)
-    reference = copy.deepcopy(net).double()
-    net.use_kernels(built(path))
-    net.release_weights()
+    reference = random_voice(config)
+    net = NativeVoice(copy.deepcopy(reference), built(path))
+    reference.double()
     cases: list[tuple[list[int], int | None]] = [([97, 140, 1], 40), ([30], 40), ([60], None)]
     if config.hidden_channels < 100:
         cases += [([230], None), ([230], 40), ([97, 60], None), ([1], None)]
@@ -161,9 +166,9 @@ def test_equal_to_torch(path: str, config: SynthesizerConfig) -> None:
 
 @torch.inference_mode()
 def test_empty_rows_and_shared_masks() -> None:
-    net = random_voice(tiny_config())
-    reference = copy.deepcopy(net).double()
-    net.use_kernels(built(paths()[0]))
+    reference = random_voice(tiny_config())
+    net = NativeVoice(copy.deepcopy(reference), built(paths()[0]))
+    reference.double()
     assert_near(encoded(net, [5, 0], None).mean, encoded(reference, [5, 0], None).mean)
     z, mask = normal(1, 2, net.config.inter_channels, 30), torch.ones(1, 1, 30)
     g = net.condition(torch.tensor([0]))
@@ -171,23 +176,9 @@ def test_empty_rows_and_shared_masks() -> None:
 
 
 @torch.inference_mode()
-def test_kernels_can_be_taken_away_again() -> None:
-    net = random_voice(tiny_config())
-    before = encoded(net, [50], None).mean, inverted(net, [50])
-    net.use_kernels(built(paths()[0]))
-    assert net.kernel_bytes > tensor_bytes(net.dec.kernel_tensors()) > 0
-    assert not torch.equal(encoded(net, [50], None).mean, before[0])
-    net.use_kernels(None)
-    assert net.kernel_bytes == 0
-    assert torch.equal(encoded(net, [50], None).mean, before[0])
-    assert torch.equal(inverted(net, [50]), before[1])
-
-
-@torch.inference_mode()
 @pytest.mark.parametrize("block", [7, 64, 101])
 def test_blocks_meet(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = random_voice(dataclasses.replace(tiny_config(), kernel_size=5))
-    net.use_kernels(built(paths()[0]))
+    net = NativeVoice(random_voice(dataclasses.replace(tiny_config(), kernel_size=5)), built(paths()[0]))
     prior, z = encoded(net, [150, 80], 20), inverted(net, [150, 80])
     monkeypatch.setattr(encoder, "BLOCK_FRAMES", block)
     monkeypatch.setattr(flow, "BLOCK_FRAMES", block)
@@ -201,8 +192,8 @@ def test_threads_change_nothing(path: str) -> None:
     config = CONFIGS["starter"]
     net, chosen = random_voice(config), built(path)
     encoder_, flow_ = (
-        encoder.Encoder(chosen, net.enc_p.layer_weights(), Packing()),
-        flow.InverseFlow(chosen, net.flow.layer_weights(), Packing()),
+        encoder.Encoder(chosen, net.enc_p, Packing()),
+        flow.InverseFlow(chosen, net.flow, Packing()),
     )
     x, z_p = normal(0, 140, config.hidden_channels), normal(1, 140, config.inter_channels)
     conditions = [normal(number, 6 * config.hidden_channels) for number in range(4)]
@@ -214,25 +205,16 @@ def test_threads_change_nothing(path: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 
 
-def test_released_weights() -> None:
-    net = random_voice(CONFIGS["starter"])
-    net.use_kernels(built(paths()[0]))
-    before = network_bytes(net)
-    net.release_weights()
-    parts = [*net.enc_p.parameters(), *net.flow.parameters()]
-    released = sum(p.numel() * 4 for p in parts if p.is_meta)
-    assert released > 0.8 * sum(p.numel() * 4 for p in parts)
-    assert network_bytes(net) <= before - released
-    assert tensor_bytes(net.enc_p.kernel_tensors()) < 3 * released
-
-
+@torch.inference_mode()
 def test_a_vocoder_without_kernels_has_them_for_the_rest() -> None:
-    net = random_voice(dataclasses.replace(tiny_config(), vocoder="RefineGAN", upsample_initial_channel=32))
-    reference = copy.deepcopy(net).double()
-    net.use_kernels(built(paths()[0]))
-    net.release_weights()
-    assert net.kernel_bytes > 0
-    assert_near(encoded(net, [40], None).mean, encoded(reference, [40], None).mean)
+    reference = random_voice(dataclasses.replace(tiny_config(), vocoder="RefineGAN", upsample_initial_channel=32))
+    net = NativeVoice(copy.deepcopy(reference), built(paths()[0]))
+    assert net.resident_bytes > network_bytes(reference.dec)
     z, g = normal(3, 1, 4, 30), net.condition(torch.tensor([0]))
     source = normal(4, 1, 1, 30 * net.config.frame_samples) * 0.1
-    assert_near(net.decode(z, g, source), reference.decode(z.double(), g.double(), source.double()))
+    by_torch = reference.decode_tiled(z, g, source, (0, 30))
+    assert torch.equal(net.decode_tiled(z, g, source, (0, 30)), by_torch)
+    phase, f0_hz = torch.zeros(1, dtype=torch.float64), torch.full((1, 5), 110.0)
+    assert torch.equal(net.source(f0_hz, phase, None, 1.0), reference.source(f0_hz, phase, None, 1.0))
+    reference.double()
+    assert_near(encoded(net, [40], None).mean, encoded(reference, [40], None).mean)

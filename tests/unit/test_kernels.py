@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import dataclasses
+import gc
 import os
+import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +28,10 @@ from menura.kernels.hubert_front import Front
 from menura.kernels.library import Algorithm, Mode
 from menura.kernels.recurrent import Recurrent
 from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
+from menura.kernels.voice import NativeVoice
 from menura.models.config import SynthesizerConfig
-from menura.models.footprint import network_bytes
 from menura.models.synthesizer import Synthesizer
+from menura.models.voice import TorchVoice
 from support.kernels import LAYER_TOLERANCE, assert_close, built, largest_product, normal, paths
 from support.tiny import tiny_config
 
@@ -495,17 +501,19 @@ CONFIGS = {
 def test_whole_decoder(path: str, config: SynthesizerConfig) -> None:
     torch.manual_seed(3)
     net = Synthesizer(config).requires_grad_(False).eval()
+    native = NativeVoice(copy.deepcopy(net), built(path))
     frames, hop = 260, config.frame_samples
     z, g = normal(4, 2, config.inter_channels, frames), normal(5, 2, config.gin_channels, 1)
     source = normal(6, 2, 1, frames * hop) * 0.1 if config.has_f0 else None
     whole = net.double().decode(z.double(), g.double(), None if source is None else source.double())
-    net.float().use_kernels(built(path))
     for core in ((0, frames), (0, 3), (97, 213), (frames - 1, frames), (50, 250)):
-        made = net.decode_tiled(z, g, source, core)
+        made = native.decode_tiled(z, g, source, core)
         wanted = whole[:, core[0] * hop : core[1] * hop]
         assert torch.allclose(made.double(), wanted, rtol=0, atol=2e-6)
-    net.use_kernels(None)
-    assert torch.allclose(net.decode_tiled(z, g, source, (97, 213)).double(), whole[:, 97 * hop : 213 * hop], atol=2e-6)
+    by_torch = TorchVoice(net.float())
+    assert torch.allclose(
+        by_torch.decode_tiled(z, g, source, (97, 213)).double(), whole[:, 97 * hop : 213 * hop], atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -514,27 +522,44 @@ def test_parts_of_the_first_stage_meet(config: SynthesizerConfig, monkeypatch: p
     frames, hop = 260, config.frame_samples
     z, g = normal(4, 1, config.inter_channels, frames), normal(5, 1, config.gin_channels, 1)
     source = normal(6, 1, 1, frames * hop) * 0.1 if config.has_f0 else None
-    net.use_kernels(built(paths()[0]))
-    whole = net.decode_tiled(z, g, source, (2, 255))
+    native = NativeVoice(net, built(paths()[0]))
+    whole = native.decode_tiled(z, g, source, (2, 255))
     for part in (5, 64, 101):
         monkeypatch.setattr("menura.kernels.decoder.FIRST_STAGE_FRAMES", part)
-        assert torch.allclose(net.decode_tiled(z, g, source, (2, 255)), whole, rtol=0, atol=2e-6)
+        assert torch.allclose(native.decode_tiled(z, g, source, (2, 255)), whole, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_weights_that_are_packed_can_be_released(config: SynthesizerConfig) -> None:
+def test_the_network_is_not_kept(config: SynthesizerConfig) -> None:
     net = Synthesizer(config).requires_grad_(False).eval()
-    frames, hop = 40, config.frame_samples
-    z, g = normal(4, 1, config.inter_channels, frames), normal(5, 1, config.gin_channels, 1)
-    source = normal(6, 1, 1, frames * hop) * 0.1 if config.has_f0 else None
-    net.release_weights()  # without kernels: nothing happens
-    net.use_kernels(built(paths()[0]))
-    before, size = net.decode_tiled(z, g, source, (3, 30)), network_bytes(net)
-    net.release_weights()
-    assert torch.equal(net.decode_tiled(z, g, source, (3, 30)), before)
-    packed = sum(p.numel() * 4 for p in net.dec.parameters() if p.is_meta)
-    assert network_bytes(net) == size - sum(p.numel() * 4 for p in net.parameters() if p.is_meta)
-    assert packed > 0.5 * sum(p.numel() * 4 for p in net.dec.parameters())
+    native = NativeVoice(net, built(paths()[0]))
+    gone = [weakref.ref(part) for part in (net, net.enc_p, net.flow, net.dec, net.dec.conv_pre)]
+    kept = weakref.ref(net.emb_g)
+    packed = native.resident_bytes
+    del net
+    gc.collect()
+    assert not any(part() for part in gone)
+    assert kept() is not None
+    assert 0 < native.resident_bytes == packed
+    z, g = normal(4, 1, config.inter_channels, 40), normal(5, 1, config.gin_channels, 1)
+    source = normal(6, 1, 1, 40 * config.frame_samples) * 0.1 if config.has_f0 else None
+    assert native.decode_tiled(z, g, source, (3, 30)).isfinite().all()
+
+
+def test_structures_are_those_of_the_header() -> None:
+    header = (Path(library.__file__).parent / "cpp" / "menura_kernels.h").read_text(encoding="utf-8")
+    header = re.sub(r"//.*", "", header)
+    sizes = {"int32_t": 4, "int64_t": 8, "float": 4}
+    found = re.findall(r"typedef struct \{([^}]*)\} (\w+);", header)
+    structures = {kind.__doc__.strip("`."): kind for kind in ctypes.Structure.__subclasses__()}
+    assert len(found) == 9
+    for body, name in found:
+        fields = []
+        for line in filter(str.strip, body.split(";")):
+            kind, names = re.fullmatch(r"\s*(?:const )?(\w+)([\s\S]*)", line).groups()
+            fields += [(part.strip(" *\n"), 8 if "*" in names else sizes[kind]) for part in names.split(",")]
+        ours = [(field, ctypes.sizeof(kind)) for field, kind in structures[name]._fields_]
+        assert ours == fields, name
 
 
 def test_a_library_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from menura import __version__
-from menura.kernels.linear import linear_in_words
 from menura.kernels.selftest import kernels_in_words
 from menura.system.device import physical_cores, processor_name
 
@@ -43,8 +42,6 @@ class Machine:
     """That torch uses."""
     kernels: str
     """Which compiled convolutions run, and why."""
-    linear: str
-    """Which library computes linear layers, and why."""
 
 
 def this_machine(device: torch.device, threads: int) -> Machine:
@@ -63,7 +60,6 @@ def this_machine(device: torch.device, threads: int) -> Machine:
         threads=threads,
         vector_instructions=torch.backends.cpu.get_cpu_capability(),
         kernels=kernels_in_words() if device.type == "cpu" else _NOT_THERE,
-        linear=linear_in_words() if device.type == "cpu" else _NOT_THERE,
     )
 
 

@@ -28,7 +28,6 @@ def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
     memory = f", {about['memory_gb']:g} GB" if about["memory_gb"] else ""
     yield f"{about['processor']}, {about['physical_cores']} cores{memory}; {about['system']}"
     yield f"device {about['device']}, {_threads(about['threads'])}; convolution kernels: {about['kernels']}"
-    yield f"linear layers: {about['linear']}"
 
 
 def _runs(name: str, figures: Mapping[str, Any]) -> Iterator[Sequence[str]]:

@@ -113,14 +113,12 @@ def _device() -> dict[str, Any]:
         import torch
     except Exception:  # noqa: BLE001  (told under packages)
         return facts
-    from menura.kernels.linear import linear_in_words
     from menura.kernels.selftest import kernels_in_words
 
     facts["auto"] = str(resolve_device("auto"))
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts["vector_instructions"] = torch.backends.cpu.get_cpu_capability()
     facts["convolution_kernels"] = kernels_in_words()
-    facts["linear_layers"] = linear_in_words()
     return facts
 
 

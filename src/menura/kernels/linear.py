@@ -39,11 +39,14 @@ class OneDnnLinear(nn.Linear):
         rows = x.reshape(-1, x.shape[-1])
         if len(rows) < _FEWEST_ROWS or torch.is_grad_enabled() or x.dtype != torch.float32:
             return super().forward(x)
-        return _product(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
+        return onednn_product(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """OneDNN prepares code for each number of rows, and keeps half a megabyte with it: so they are padded to a few."""
+def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(rows, in), (out, in) and (out,) to (rows, out).
+
+    OneDNN prepares code for each number of rows, and keeps half a megabyte with it: so they are padded to a few.
+    """
     step = max(_FEWEST_ROWS, 1 << max(0, len(rows).bit_length() - 4))
     missing = -len(rows) % step
     padded = F.pad(rows, (0, 0, 0, missing)) if missing else rows
@@ -52,16 +55,19 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return output[: len(rows)]
 
 
-@cache
 def onednn_gains() -> bool:
-    """Whether this machine is of that kind, and this torch has the product; tried once."""
-    if processor_maker() != "AMD" or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
+    """Whether this machine is of that kind, and this torch has the product."""
+    return processor_maker() == "AMD" and torch.backends.cpu.get_cpu_capability() == "AVX512" and onednn_works()
+
+
+@cache
+def onednn_works() -> bool:
+    """Whether this torch has oneDNN's product, and it is right; tried once."""
     random = torch.Generator().manual_seed(21)
     x, weight, bias = (torch.randn(*shape, generator=random) for shape in ((70, 48), (40, 48), (40,)))
     expected = F.linear(x, weight, bias)
     try:
-        error = (_product(x, weight, bias) - expected).abs().max() / expected.abs().max()
+        error = (onednn_product(x, weight, bias) - expected).abs().max() / expected.abs().max()
     except (AttributeError, RuntimeError, TypeError):
         return False
     return bool(error < _LARGEST_ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import cache
 
@@ -84,7 +85,7 @@ def largest_error(library: KernelLibrary) -> float:
     """Difference from torch in float64 over a small voice's parts, relative to each one's largest output."""
     random = torch.Generator().manual_seed(20)
     network = _random_voice(random)
-    native, reference = NativeVoice(network, library), network.double()
+    native, reference = NativeVoice(network, library), copy.deepcopy(network).double()
     content, z, g = (torch.randn(1, *shape, generator=random) for shape in ((_FRAMES, 16), (32, _FRAMES), (16, 1)))
     coarse, mask = torch.randint(256, (1, _FRAMES), generator=random), torch.ones(1, 1, _FRAMES)
     source = torch.randn(1, 1, _FRAMES * _CONFIG.frame_samples, generator=random)

@@ -46,7 +46,7 @@ class NativeVoice:
             library: whose kernels will run.
             cache: where packed weights are kept from start to start; None packs them anew.
         """
-        self.config = network.config
+        self.config, self.device = network.config, torch.device("cpu")
         self.needs_noise = network.needs_noise
         self.flow_context_frames = network.flow_context_frames
         self.decode_context_frames = network.decode_context_frames

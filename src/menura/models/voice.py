@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from menura.models.config import SynthesizerConfig
@@ -17,6 +18,9 @@ class Voice(Protocol):
 
     @property
     def config(self) -> SynthesizerConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def needs_noise(self) -> bool:
@@ -52,7 +56,7 @@ class TorchVoice:
 
     def __init__(self, network: Synthesizer) -> None:
         """Take an inference network, where it is."""
-        self.config = network.config
+        self.config, self.device = network.config, network.emb_g.weight.device
         self.needs_noise = network.needs_noise
         self.flow_context_frames = network.flow_context_frames
         self.decode_context_frames = network.decode_context_frames

@@ -203,8 +203,8 @@ def _extent_of(options: ConversionOptions, edge_frames: int) -> Callable[[int], 
 
 
 def _decision(options: ConversionOptions, extent: Extent, models: VoiceModels) -> Decision:
-    device = next(models.synthesizer.parameters()).device
-    decision = decide(options, extent.frames, models.synthesizer.config, machine_of(device))
+    voice = models.synthesizer
+    decision = decide(options, extent.frames, voice.config, machine_of(voice.device))
     if decision.refusal is not None:
         raise ResourceError(None, decision.refusal.problem, decision.refusal.advice)
     return decision
