@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import numpy as np
 
 from menura.audio.containers import survey
-from menura.audio.media import MediaSource, media_missing
+from menura.audio.media import MEDIA_ADVICE, MediaSource
 from menura.audio.mixdown import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
 from menura.audio.suffixes import MEDIA_SUFFIXES
@@ -208,7 +208,7 @@ def _open_source(path: Path) -> Source:
     with path.open("rb") as file:
         found = survey(file)
     if not found.parts:
-        raise DecodeError(path, "unsupported or damaged audio file")
+        raise DecodeError(path, found.problem or "unsupported or damaged audio file")
     try:
         return SndfileSource(path, found)
     except DecodeError as error:
@@ -219,9 +219,10 @@ def _open_source(path: Path) -> Source:
         except DecodeError as error:
             # A header without samples is libsndfile's to name; of other files PyAV knows more.
             raise (sndfile_error if sndfile_error.problem == NO_SAMPLES else error) from None
-    if path.suffix.lower() in MEDIA_SUFFIXES or MediaSource.recognises(path):
-        raise media_missing(path)
-    raise sndfile_error
+    if sndfile_error.problem == NO_SAMPLES:
+        raise sndfile_error
+    needs_media = found.media or path.suffix.lower() in MEDIA_SUFFIXES
+    raise DecodeError(path, "this format needs PyAV" if needs_media else sndfile_error.problem, MEDIA_ADVICE)
 
 
 @contextmanager

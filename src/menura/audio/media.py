@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from menura.audio.decode import Findings
     from menura.types import FloatArray
 
-_MAGIC = (
-    *((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),  # MP4, Matroska, ASF
-    *((0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"\x0b\x77"), (0, b"\x00\x00\x01\xba")),  # ADTS AAC, AC-3, MPEG-PS
-    *((0, b"#!AMR"), (0, b"FLV"), (0, b"wvpk"), (0, b"MAC "), (8, b"AVI "), (0, b"TTA1"), (0, b"MPCK"), (0, b".RMF")),
-    # libsndfile reads these containers, but not every codec in them.
-    *((8, b"WAVE"), (0, b"riff"), (8, b"AIFC"), (0, b"OggS"), (0, b"caff"), (0, b".snd")),
-)
 _MOST_DAMAGES = 1000
 """Damaged packets after which the rest is given up."""
 _SLACK_S = 0.25
@@ -39,11 +32,7 @@ _HOLE_S, _BACK_S, _MOST_SILENCE_S = 0.05, 1.0, 6 * 3600.0
 _DAMAGED = "damaged; what could be decoded was used"
 
 
-def media_missing(path: Path) -> DecodeError:
-    """What to do about a file that needs PyAV where it isn't installed."""
-    return DecodeError(
-        path, "this format needs PyAV", "Install it: pip install 'menura[media]' (its wheels bundle GPL codecs)"
-    )
+MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
 
 
 class MediaSource:
@@ -78,14 +67,6 @@ class MediaSource:
         """Whether PyAV is installed."""
         return importlib.util.find_spec("av") is not None
 
-    @staticmethod
-    def recognises(path: Path) -> bool:
-        """Whether the first bytes are those of a container that PyAV would be needed for."""
-        with path.open("rb") as file:
-            head = file.read(189)
-        stream = head[:1] == head[188:] == b"G"  # MPEG-TS
-        return stream or any(head[at : at + len(magic)] == magic for at, magic in _MAGIC)
-
     def chunks(self, findings: Findings) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32 from the start, silence where the timestamps leave a hole.
 
@@ -102,6 +83,8 @@ class MediaSource:
             findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
         elif self._survey.cut_off:
             findings.damaged(f"cut off: the end is missing; {seconds} could be read")
+        if self._survey.problem is not None:
+            findings.damaged(self._survey.problem)
 
     def _timed(self, container: Any, findings: Findings) -> Iterator[FloatArray]:
         tracks = len(container.streams.audio)

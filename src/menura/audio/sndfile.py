@@ -66,10 +66,11 @@ class SndfileSource:
         if silent and len(lengths) == 1:
             raise DecodeError(path, "holds no samples")
         known = [length for length in lengths if length is not None]
+        length = sum(known) if len(known) == len(lengths) else None
         self.info = AudioInfo(
             sample_rate=self._rate_hz,
             channels=self._channels,
-            length_samples=sum(known) if len(known) == len(lengths) else None,
+            length_samples=length if survey.length_samples is None else survey.length_samples,
         )
 
     def chunks(self, findings: Findings) -> Iterator[FloatArray]:
@@ -83,7 +84,7 @@ class SndfileSource:
         self._judge(count, findings)
 
     def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], findings: Findings) -> Iterator[FloatArray]:
-        count, position = 0, 0
+        count, position, stream = 0, 0, part[0]
         for _ in range(_MOST_DAMAGES):
             error = None
             with self._opened(file, part) as sound:
@@ -98,7 +99,7 @@ class SndfileSource:
                     yield chunk
             if error is None:
                 return
-            rest = rest_of_flac(file, count, position)
+            rest = rest_of_flac(file, stream, count, position) if isinstance(stream, range) else None
             if rest is None:
                 if self.info.length_samples is None:  # else the total tells
                     findings.damaged(f"damaged or cut off at {count / self._rate_hz:.2f} s")

@@ -1,11 +1,10 @@
-"""MP4 and QuickTime boxes (ISO 14496-12): whether the last one is all there."""
+"""MP4 and QuickTime boxes (ISO 14496-12): whether the last one is all there, and whether another file follows."""
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey
+from menura.audio.containers.survey import Survey, bytes_at
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -14,22 +13,20 @@ _OUTERMOST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
 def survey_mp4(file: BinaryIO) -> Survey | None:
-    """See whether the outermost boxes reach beyond the end; None for other containers."""
+    """Walk over the outermost boxes; None for other containers."""
     size = file.seek(0, 2)
     whole = ((range(size),),)
-    file.seek(4)
-    if file.read(4) not in _OUTERMOST:
+    if bytes_at(file, 4, 4) not in _OUTERMOST:
         return None
-    position = 0
+    position, indexes = 0, 0
     while position < size:
-        file.seek(position)
-        header = file.read(16)
-        if len(header) < 8:
-            return Survey(parts=whole, cut_off=True)
-        length = struct.unpack(">I", header[:4])[0]
+        header = bytes_at(file, position, 16)
+        length = int.from_bytes(header[:4], "big")
         if length == 1 and len(header) == 16:
-            length = struct.unpack(">Q", header[8:])[0]
-        if length < 8:  # 0: to the end of the file; less is no box
-            return Survey(parts=whole)
+            length = int.from_bytes(header[8:], "big")
+        if len(header) < 8 or length < 8:  # 0: to the end of the file; less is no box
+            return Survey(parts=whole, media=True, cut_off=len(header) < 8)
+        indexes += header[4:8] == b"moov"
         position += length
-    return Survey(parts=whole, cut_off=position > size)
+    problem = "another recording follows the first and was left out" if indexes > 1 else None
+    return Survey(parts=whole, media=True, cut_off=position > size, problem=problem)

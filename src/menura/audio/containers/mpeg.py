@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey
+from menura.audio.containers.survey import Survey, after_id3, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -31,11 +31,14 @@ _V2_KBPS = (
 _RATES_HZ = (44_100, 48_000, 32_000)
 _SAME_STREAM = 0xFFFE0C00
 """Header bits that all frames of a stream share: sync, version, layer, rate."""
-_SEARCH_BYTES = 1 << 16
+_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+_START_BYTES = 1 << 16
+"""A stream that was joined on its way begins within these; so long may zeros pad a tag."""
+_SURE_FRAMES = 4
 _TRAILERS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Run:
     """Frames that belong together: a stream with its Xing header, if it has one."""
 
@@ -47,14 +50,11 @@ class _Run:
     pieces: list[range] = field(default_factory=list)
 
     def add(self, position: int, length: int) -> None:
-        if self.pieces and self.pieces[-1].stop == position:
-            self.pieces[-1] = range(self.pieces[-1].start, position + length)
-        else:
-            self.pieces.append(range(position, position + length))
+        start = self.pieces.pop().start if self.pieces and self.pieces[-1].stop == position else position
+        self.pieces.append(range(start, position + length))
 
     def part(self) -> tuple[Piece, ...]:
-        layer_3 = self.header >> 17 & 3 == 1
-        if not layer_3 or (self.announced_frames is not None and self.announced_frames >= self.frames):
+        if _layer(self.header) < 3 or (self.announced_frames is not None and self.announced_frames >= self.frames):
             return tuple(self.pieces)
         return (_xing_frame(self.header, self.frames), *self.pieces)
 
@@ -62,75 +62,83 @@ class _Run:
 def survey_mpeg(file: BinaryIO) -> Survey | None:
     """Find the frames of an MPEG audio file; None for other containers and for free-format streams."""
     size = file.seek(0, 2)
-    position = _after_tags(file, 0)
+    position = after_id3(file, 0)
+    padded = bytes_at(file, position, _START_BYTES)
+    position += len(padded) - len(padded.lstrip(b"\0"))
+    if not _are_frames(file, position, 2):
+        sure = (at for at in positions_of(file, _SYNC, position, min(position + _START_BYTES, size))
+                if _are_frames(file, at, _SURE_FRAMES))  # fmt: skip
+        position = next(sure, size)
     first = _header(file, position)
-    length = frame_bytes(first)
-    if not length:
+    if not frame_bytes(first):
         return None
-    following = _header(file, position + length)
-    if position + length + 4 <= size and not (frame_bytes(following) and _same_stream(first, following)):
-        return None
-    if position + length > size:
-        return Survey(parts=((range(size),),), cut_off=True, noisy=True)
-    return _Scan(file, size, first).survey(position)
+    if position + frame_bytes(first) > size:
+        return Survey(parts=((range(size),),), cut_off=True)
+    return _survey_frames(file, position, size)
 
 
-class _Scan:
-    def __init__(self, file: BinaryIO, size: int, first: int) -> None:
-        self._file = file
-        self._size = size
-        self._first = first
-        self._runs: list[_Run] = []
-        self._damaged = False
-        self._cut_off = False
+def _survey_frames(file: BinaryIO, position: int, size: int) -> Survey:
+    first, runs = _header(file, position), list[_Run]()
+    damaged = cut_off = False
+    while position < size and not cut_off:
+        header = _header(file, position)
+        length = frame_bytes(header) if _same_stream(header, first) else 0
+        cut_off = bool(length) and position + length > size
+        if not length:
+            position, lost = _next_frame(file, position, size, first)
+            damaged |= lost
+        elif not cut_off:
+            announced = _xing_frames(file, position, length)
+            if announced is not None or not runs:
+                runs.append(_Run(header, announced))
+            runs[-1].add(position, length)
+            runs[-1].frames += announced is None
+            position += length
+    announced_frames = sum(run.announced_frames or run.frames for run in runs)
+    frames = sum(run.frames for run in runs)
+    layer = _layer(first)
+    return Survey(
+        parts=tuple(run.part() for run in runs),
+        present=min(frames / announced_frames, 1.0) if announced_frames else 0.0,
+        damaged=damaged,
+        cut_off=cut_off or (frames < announced_frames and not damaged),
+        length_samples=frames * (384 if layer == 1 else 1152) if layer < 3 else None,
+    )
 
-    def survey(self, position: int) -> Survey:
-        while position < self._size:
-            header = _header(self._file, position)
-            length = frame_bytes(header) if _same_stream(header, self._first) else 0
-            if length and position + length > self._size:
-                self._cut_off = True
-                break
-            if length:
-                self._add(position, header, length)
-                position += length
-            else:
-                position = self._next(position)
-        announced = sum(run.announced_frames or run.frames for run in self._runs)
-        found = sum(run.frames for run in self._runs)
-        return Survey(
-            parts=tuple(run.part() for run in self._runs),
-            present=min(found / announced, 1.0) if announced else 0.0,
-            damaged=self._damaged,
-            cut_off=self._cut_off or (found < announced and not self._damaged),
-            noisy=True,
-        )
 
-    def _add(self, position: int, header: int, length: int) -> None:
-        announced = _xing_frames(self._file, position, length)
-        if announced is not None or not self._runs:
-            self._runs.append(_Run(header, announced))
-        self._runs[-1].add(position, length)
-        if announced is None:
-            self._runs[-1].frames += 1
+def _next_frame(file: BinaryIO, position: int, size: int, first: int) -> tuple[int, bool]:
+    """Where to go on from something that is no frame, and whether that is damage: not before tags or at the end."""
+    data = bytes_at(file, position, 16)
+    if data.startswith(b"ID3"):
+        return max(after_id3(file, position), position + 1), False
+    if data.startswith(_TRAILERS):
+        return size, False
+    for place in positions_of(file, _SYNC, position + 1, size):
+        header = _header(file, place)
+        length = frame_bytes(header) if _same_stream(header, first) else 0
+        if length and (place + length == size or _same_stream(_header(file, place + length), first)):
+            return place, True
+    return size, False
 
-    def _next(self, position: int) -> int:
-        """Where to go on from something that is no frame: behind a tag, at the next frame, or at the end."""
-        self._file.seek(position)
-        data = self._file.read(16)
-        if data.startswith(b"ID3"):
-            return _after_tags(self._file, position)
-        if data.startswith(_TRAILERS):
-            return self._size
-        found = _search(self._file, position + 1, self._size, self._first)
-        # Padding and tags unknown to us may follow the last frame; only between frames are they damage.
-        self._damaged |= found < self._size
-        return found
+
+def _are_frames(file: BinaryIO, position: int, count: int) -> bool:
+    """Whether so many frames of one stream follow each other, or fewer up to the end of the file."""
+    first = header = _header(file, position)
+    for _ in range(count):
+        length = frame_bytes(header)
+        if not length or not _same_stream(header, first):
+            return False
+        position += length
+        following = bytes_at(file, position, 4)
+        if len(following) < 4:
+            return count == 2 or not following
+        header = int.from_bytes(following, "big")
+    return True
 
 
 def frame_bytes(header: int) -> int:
     """Length of the frame that a 32-bit header begins, 0 if it is none (or of free format)."""
-    version, layer = header >> 19 & 3, 4 - (header >> 17 & 3)
+    version, layer = header >> 19 & 3, _layer(header)
     rate, bits = header >> 10 & 3, header >> 12 & 15
     if header >> 21 != 0x7FF or version == 1 or layer == 4 or rate == 3 or bits in (0, 15):
         return 0
@@ -142,28 +150,17 @@ def frame_bytes(header: int) -> int:
     return (72_000 if layer == 3 and version != 3 else 144_000) * kbps // rate_hz + padding
 
 
+def _layer(header: int) -> int:
+    return 4 - (header >> 17 & 3)
+
+
 def _same_stream(one: int, other: int) -> bool:
     return (one ^ other) & _SAME_STREAM == 0
 
 
 def _header(file: BinaryIO, position: int) -> int:
-    file.seek(position)
-    data = file.read(4)
+    data = bytes_at(file, position, 4)
     return int.from_bytes(data, "big") if len(data) == 4 else 0
-
-
-def _after_tags(file: BinaryIO, position: int) -> int:
-    """Place behind ID3v2 tags and the zeros that may pad them."""
-    while True:
-        file.seek(position)
-        head = file.read(10)
-        if len(head) < 10 or not head.startswith(b"ID3"):
-            break
-        a, b, c, d = head[6:10]
-        position += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 0x10 else 0)
-    file.seek(position)
-    data = file.read(_SEARCH_BYTES)
-    return position + len(data) - len(data.lstrip(b"\0"))
 
 
 def _side_bytes(header: int) -> int:
@@ -176,12 +173,10 @@ def _side_bytes(header: int) -> int:
 
 def _xing_frames(file: BinaryIO, position: int, length: int) -> int | None:
     """Frame count of the Xing, Info or VBRI header in the frame at `position`; 0 if it gives none, None without one."""
-    file.seek(position)
-    data = file.read(min(length, 64))
+    data = bytes_at(file, position, min(length, 64))
     if data[36:40] == b"VBRI":
         return int.from_bytes(data[50:54], "big")
-    header = int.from_bytes(data[:4], "big")
-    at = 4 + _side_bytes(header)
+    at = 4 + _side_bytes(int.from_bytes(data[:4], "big"))
     if data[at : at + 4] not in (b"Xing", b"Info"):
         return None
     flags, frames = struct.unpack(">II", data[at + 4 : at + 12].ljust(8, b"\0"))
@@ -191,31 +186,8 @@ def _xing_frames(file: BinaryIO, position: int, length: int) -> int | None:
 def _xing_frame(header: int, frames: int) -> bytes:
     """A silent layer III frame with a Xing header: the frame count, and no gapless trimming."""
     header |= 0x10000  # no checksum
-    wanted = 4 + _side_bytes(header) + 12
-    for bits in range(1, 15):
-        header = header & ~0xF200 | bits << 12
-        length = frame_bytes(header)
-        if length >= wanted:
-            break
+    needed = 4 + _side_bytes(header) + 12
+    headers = (header & ~0xF200 | bits << 12 for bits in range(1, 15))
+    header = next(header for header in headers if frame_bytes(header) >= needed)
     tag = b"Xing" + struct.pack(">II", 1, frames)
-    return (header.to_bytes(4, "big") + bytes(_side_bytes(header)) + tag).ljust(length, b"\0")
-
-
-def _search(file: BinaryIO, position: int, size: int, first: int) -> int:
-    """Place of the next two frames in a row (or a last one that ends the file), or the end of the file."""
-    version_and_layer = first >> 16 & 0xFE
-    sync = re.compile(
-        b"\xff[" + re.escape(bytes([version_and_layer])) + re.escape(bytes([version_and_layer | 1])) + b"]"
-    )
-    while position < size:
-        file.seek(position)
-        data = file.read(_SEARCH_BYTES)
-        for match in sync.finditer(data):
-            place = position + match.start()
-            header = _header(file, place)
-            length = frame_bytes(header) if _same_stream(header, first) else 0
-            if length and (place + length == size or _same_stream(_header(file, place + length), first)):
-                return place
-        # One byte again: a header may lie across the border.
-        position += max(len(data) - 1, 1)
-    return size
+    return (header.to_bytes(4, "big") + bytes(_side_bytes(header)) + tag).ljust(frame_bytes(header), b"\0")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey
+from menura.audio.containers.survey import Survey, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
 _CAPTURE = b"OggS"
+_PAGE = re.compile(_CAPTURE)
 _HEADER_BYTES = 27
 _FIRST_PAGE, _LAST_PAGE = 2, 4
-_SEARCH_BYTES = 1 << 16
 
 
 def survey_ogg(file: BinaryIO) -> Survey | None:
@@ -20,18 +21,17 @@ def survey_ogg(file: BinaryIO) -> Survey | None:
 
     A stream ends with a page flagged as its last, which a file that is cut off lacks.
     """
-    if file.read(4) != _CAPTURE:
+    if bytes_at(file, 0, 4) != _CAPTURE:
         return None
     size = file.seek(0, 2)
-    starts: list[int] = []
-    ends: list[int] = []
+    parts: list[range] = []
     open_streams: set[bytes] = set()
     position, opening, damaged, cut_off = 0, False, False, False
     while position < size:
         page = _page(file, position)
         if page is None:
             damaged = True
-            position = _search(file, position + 1, size)
+            position = next(positions_of(file, _PAGE, position + 1, size), size)
             continue
         flags, serial, length = page
         if position + length > size:
@@ -40,42 +40,26 @@ def survey_ogg(file: BinaryIO) -> Survey | None:
         if flags & _FIRST_PAGE and not opening:
             cut_off |= bool(open_streams)
             open_streams.clear()
-            starts.append(position)
-            ends.append(position)
+            parts.append(range(position, position))
         opening = bool(flags & _FIRST_PAGE)
         if opening:
             open_streams.add(serial)
         if flags & _LAST_PAGE:
             open_streams.discard(serial)
         position += length
-        if ends:
-            ends[-1] = position
-    cut_off |= bool(open_streams)
-    parts = tuple((range(start, end),) for start, end in zip(starts, ends, strict=True))
-    return Survey(parts=parts or ((range(size),),), damaged=damaged, cut_off=cut_off)
+        if parts:
+            parts[-1] = range(parts[-1].start, position)
+    pieces = tuple((part,) for part in parts) or ((range(size),),)
+    return Survey(parts=pieces, damaged=damaged, cut_off=cut_off or bool(open_streams))
 
 
 def _page(file: BinaryIO, position: int) -> tuple[int, bytes, int] | None:
     """Flags, serial number and length of the page at `position`, or None if there is none."""
-    file.seek(position)
-    header = file.read(_HEADER_BYTES)
+    header = bytes_at(file, position, _HEADER_BYTES)
     if len(header) < _HEADER_BYTES:
         # A page cut within its header reaches beyond the end too.
         return (0, b"", _HEADER_BYTES) if _CAPTURE.startswith(header[:4]) else None
     if not header.startswith(_CAPTURE):
         return None
-    table = file.read(header[26])
-    missing = header[26] - len(table)
-    return header[5], header[14:18], _HEADER_BYTES + len(table) + sum(table) + missing
-
-
-def _search(file: BinaryIO, position: int, size: int) -> int:
-    """Place of the next page, or the end of the file."""
-    while position < size:
-        file.seek(position)
-        data = file.read(_SEARCH_BYTES)
-        found = data.find(_CAPTURE)
-        if found >= 0:
-            return position + found
-        position += max(len(data) - 3, 1)
-    return size
+    table = bytes_at(file, position + _HEADER_BYTES, header[26])
+    return header[5], header[14:18], _HEADER_BYTES + header[26] + sum(table)

@@ -1,133 +1,187 @@
-"""Containers of plain samples: RIFF/RF64 wave, Wave64, AIFF, AU, CAF.
+"""Containers of plain samples: RIFF/RF64 wave, Wave64, AIFF, AU, CAF; also several one behind the other.
 
-Each announces how many bytes of samples it holds; a file that holds fewer was cut off. Programs that write to a pipe
-can't know the number: they leave 0 or a huge one, which means "to the end of the file".
+Each announces how many bytes of samples it holds; a file that holds fewer was cut off. A program that writes to a pipe,
+or dies, leaves 0, -1 or a huge number, which means "to the end of the file". libsndfile gets the true number.
 """
 
 from __future__ import annotations
 
+import re
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey
+from menura.audio.containers.survey import MOST_PARTS, Survey, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from menura.audio.containers.survey import Piece
 
 _ENDLESS_BYTES = 0x7F000000
 """Announced sizes from here on, in a file that is smaller, are a piped program's stand-in (sox, arecord, ffmpeg)."""
 _MOST_CHUNKS = 10_000
 """Chunks before the samples after which a file is given up: zeros look like any number of empty ones."""
-_GIVEN_UP = Survey(parts=())
+_WAVE_START = re.compile(rb"(?:RIFF|RF64)....WAVEfmt ", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """One container: how it starts, bytes before its first chunk, a chunk's header (name, size), the samples' name."""
+
+    start: bytes
+    first: int
+    header: str
+    samples: bytes
+    lead: int = 0
+    """Bytes in that chunk before the samples."""
+    counted: int = 0
+    """Bytes of its header that a chunk's size includes."""
+    unit: int = 2
+    """Chunks are padded to multiples of it."""
+
+    @property
+    def header_bytes(self) -> int:
+        return struct.calcsize(self.header)
+
+
+_WAVE = _Layout(rb"(?:RIFF|RF64|BW64)....WAVE", 12, "<4sI", b"data")
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_LAYOUTS = (
+    _WAVE,
+    _Layout(rb"RIFX....WAVE", 12, ">4sI", b"data"),
+    _Layout(rb"FORM....AIF[FC]", 12, ">4sI", b"SSND", lead=8),
+    _Layout(rb"riff\x2e\x91\xcf\x11", 40, "<16sQ", _W64_DATA, counted=24, unit=8),
+    _Layout(rb"caff", 8, ">4sq", b"data", lead=4, unit=1),
+    _Layout(rb"\.snd", 0, ">4s4xI", b"", unit=1),  # AU has no chunks
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Where a container has its samples, and how many bytes of them it announces."""
+
+    start: int
+    announced: int
+    size_at: int
+    size_form: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One container of the file."""
+
+    pieces: tuple[Piece, ...]
+    end: int
+    announced: int
+    present: int
 
 
 def survey_pcm(file: BinaryIO) -> Survey | None:
     """Compare announced with present bytes; None for other containers."""
     size = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(12)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
-        return _wave(file, size, ">" if head[:4] == b"RIFX" else "<")
-    if head[:4] == b"riff":
-        return _wave64(file, size)
-    if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        return _chunks(file, size, 12, ">4sI", b"SSND")
-    if head[:4] == b".snd" and len(head) == 12:
-        start, announced = struct.unpack(">II", head[4:])
-        return _compared(size, start, announced)
-    if head[:4] == b"caff":
-        return _caf(file, size)
-    return None
+    parts: list[_Part] = []
+    position = 0
+    while position < size and len(parts) < MOST_PARTS and (layout := _layout_at(file, position)):
+        part = _part(file, layout, position, size)
+        if part is None:
+            return Survey(parts=())
+        parts.append(part)
+        position = part.end
+    if not parts:
+        return None
+    announced, present = sum(part.announced for part in parts), sum(part.present for part in parts)
+    pieces = tuple(part.pieces for part in parts if part.pieces)
+    return Survey(
+        parts=pieces,
+        problem=None if pieces else "holds no samples",
+        present=present / announced if announced else 1.0,
+        cut_off=present < announced,
+        damaged=len(parts) == MOST_PARTS,
+    )
 
 
-def _compared(size: int, start: int, announced: int) -> Survey:
-    present = max(size - start, 0)
-    whole = ((range(size),),)
-    if announced <= present or announced >= _ENDLESS_BYTES:
-        return Survey(parts=whole)
-    return Survey(parts=whole, present=present / announced, cut_off=True)
+def _layout_at(file: BinaryIO, position: int) -> _Layout | None:
+    head = bytes_at(file, position, 12)
+    return next((layout for layout in _LAYOUTS if re.match(layout.start, head, re.DOTALL)), None)
 
 
-def _patched(size: int, at: int, value: bytes) -> Survey:
-    """The file with other bytes at one place."""
-    return Survey(parts=((range(at), value, range(at + len(value), size)),))
+def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> _Part | None:
+    """The container at `base`; None where it has too many chunks to be true."""
+    try:
+        found = _find_samples(file, layout, base)
+    except ValueError:
+        return None
+    if found is None:
+        return _Part((range(base, size),), size, 0, 0)
+    there, announced = max(size - found.start, 0), max(found.announced, 0)
+    end, never_written = size, _is_open(file, layout, found, there)
+    if never_written:
+        if layout is _WAVE:
+            end = next(positions_of(file, _WAVE_START, found.start, size), size)
+        announced = there = max(end - found.start, 0)
+    else:
+        there = min(announced, there)
+        ends = (_behind(layout, found.start, there + layout.counted), _container_end(file, layout, base))
+        end = next((at for at in ends if base < at < size and _layout_at(file, at) is layout), size)
+    if there == found.announced:
+        return _Part((range(base, end),), end, announced, there) if there > layout.lead else _Part((), end, 0, 0)
+    width = struct.calcsize(found.size_form)
+    number = struct.pack(found.size_form, min(there + layout.counted, (1 << 8 * width) - 1))
+    pieces = (range(base, found.size_at), number, range(found.size_at + width, end))
+    return _Part(pieces, end, announced, there)
 
 
-def _wave(file: BinaryIO, size: int, order: str) -> Survey:
-    (riff_bytes,) = struct.unpack(order + "I", _at(file, 4, 4))
-    position, long_bytes = 12, None
+def _find_samples(file: BinaryIO, layout: _Layout, base: int) -> _Samples | None:
+    """None where the file ends before them; ValueError where there are too many chunks to be true."""
+    if not layout.samples:
+        offset, announced = struct.unpack(">4xII", bytes_at(file, base, 12).ljust(12, b"\0"))
+        return _Samples(base + offset, announced, base + 8, ">I")
+    position, size_form = base + layout.first, layout.header[0] + layout.header[-1]
+    long_size = None
     for _ in range(_MOST_CHUNKS):
-        header = _at(file, position, 8)
-        if len(header) < 8:
-            break
-        name, length = struct.unpack(order + "4sI", header)
+        header = bytes_at(file, position, layout.header_bytes)
+        if len(header) < layout.header_bytes:
+            return None
+        name, length = struct.unpack(layout.header, header)
+        start = position + len(header)
         if name == b"ds64":
-            long_bytes = int.from_bytes(_at(file, position + 16, 8), "little")
-        if name == b"data":
-            if length == 0 and riff_bytes in (0, 0xFFFFFFFF) and size > position + 8:
-                return _patched(size, position + 4, struct.pack(order + "I", min(size - position - 8, 0xFFFFFFFF)))
-            announced = long_bytes if length == 0xFFFFFFFF and long_bytes else length
-            return _compared(size, position + 8, announced)
-        position += 8 + length + length % 2
-    else:
-        return _GIVEN_UP
-    return Survey(parts=((range(size),),))
+            long_size = (int.from_bytes(bytes_at(file, start + 8, 8), "little"), start + 8, "<q")
+        if name == layout.samples and long_size is not None and length == 0xFFFFFFFF:
+            return _Samples(start, *long_size)
+        if name == layout.samples:
+            return _Samples(start, length - layout.counted, start - struct.calcsize(size_form), size_form)
+        position = _behind(layout, start, length)
+    raise ValueError
 
 
-def _wave64(file: BinaryIO, size: int) -> Survey:
-    position = 40
-    for _ in range(_MOST_CHUNKS):
-        header = _at(file, position, 24)
-        if len(header) < 24:
-            break
-        length = int.from_bytes(header[16:], "little")
-        if header[:16] == _W64_DATA:
-            return _compared(size, position + 24, length - 24)
-        position += max(length + -length % 8, 24)
-    else:
-        return _GIVEN_UP
-    return Survey(parts=((range(size),),))
+def _behind(layout: _Layout, start: int, length: int) -> int:
+    length = max(length - layout.counted, 0)
+    return start + length + -length % layout.unit
 
 
-def _caf(file: BinaryIO, size: int) -> Survey:
-    position = 8
-    for _ in range(_MOST_CHUNKS):
-        header = _at(file, position, 12)
-        if len(header) < 12:
-            break
-        name, length = struct.unpack(">4sq", header)
-        if name == b"data":
-            present = size - position - 12
-            if 0 <= length <= present or present < 0:
-                break
-            # libsndfile refuses a file that is cut off, unless the number is right.
-            mended = _patched(size, position + 4, struct.pack(">q", present))
-            if length < 0:
-                return mended
-            return Survey(parts=mended.parts, present=present / length, cut_off=True)
-        position += 12 + max(length, 0)
-    else:
-        return _GIVEN_UP
-    return Survey(parts=((range(size),),))
+def _is_open(file: BinaryIO, layout: _Layout, found: _Samples, present: int) -> bool:
+    """Whether the number of samples was never written."""
+    if found.announced > layout.lead:
+        return found.announced >= _ENDLESS_BYTES and found.announced > present
+    return present > layout.lead and not _are_chunks(file, layout, found.start + max(found.announced, 0))
 
 
-def _chunks(file: BinaryIO, size: int, position: int, layout: str, wanted: bytes) -> Survey:
-    for _ in range(_MOST_CHUNKS):
-        header = _at(file, position, 8)
-        if len(header) < 8:
-            break
-        name, length = struct.unpack(layout, header)
-        if name == wanted:
-            return _compared(size, position + 8, length)
-        position += 8 + length + length % 2
-    else:
-        return _GIVEN_UP
-    return Survey(parts=((range(size),),))
+def _are_chunks(file: BinaryIO, layout: _Layout, position: int) -> bool:
+    """Whether whole chunks follow up to the end, so that an empty one before them is meant to be empty."""
+    size = file.seek(0, 2)
+    for _ in range(_MOST_CHUNKS if layout.samples else 0):
+        if position >= size:
+            return position - size <= 1
+        header = bytes_at(file, position, layout.header_bytes)
+        if len(header) < layout.header_bytes or not re.match(rb"[ -~]{4}", header):
+            return False
+        position = _behind(layout, position + len(header), struct.unpack(layout.header, header)[1])
+    return False
 
 
-def _at(file: BinaryIO, position: int, count: int) -> bytes:
-    if position >= file.seek(0, 2):  # damaged headers point where no file can have bytes
-        return b""
-    file.seek(position)
-    return file.read(count)
+def _container_end(file: BinaryIO, layout: _Layout, base: int) -> int:
+    if layout.counted:
+        return base + int.from_bytes(bytes_at(file, base + 16, 8), "little")
+    length = int.from_bytes(bytes_at(file, base + 4, 4), "little" if layout is _WAVE else "big")
+    return base + 8 + length + length % 2

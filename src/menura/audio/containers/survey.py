@@ -1,15 +1,16 @@
-"""The result of looking at a file's structure, and a file made of pieces of another."""
+"""The result of looking at a file's structure, a file made of pieces of another, and finding bytes in one."""
 
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import BinaryIO
 
     Piece = bytes | range
@@ -28,8 +29,48 @@ class Survey:
     """Whether something other than sound lies between the sound."""
     cut_off: bool = False
     """Whether the end is missing."""
-    noisy: bool = False
-    """Whether libsndfile's decoder for it writes to the process's standard error."""
+    length_samples: int | None = None
+    """Exact, where the structure tells more than libsndfile."""
+    media: bool = False
+    """Whether the container is one that PyAV is for."""
+    problem: str | None = None
+    """What else keeps some of the sound, or all of it, from being read."""
+
+
+MOST_PARTS = 1000
+"""Recordings one behind the other in a file; the rest is left out."""
+_SEARCH_BYTES = 1 << 16
+_LONGEST_PATTERN = 16
+
+
+def bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
+    """Up to `count` bytes from a position on; none where damaged headers point beyond what a file can have."""
+    if not 0 <= position < 1 << 62:
+        return b""
+    file.seek(position)
+    return file.read(count)
+
+
+def positions_of(file: BinaryIO, pattern: re.Pattern[bytes], start: int, stop: int) -> Iterator[int]:
+    """Places of a pattern of at most 16 bytes, in order; the file may be used otherwise meanwhile."""
+    least = start
+    while start < stop:
+        data = bytes_at(file, start, min(_SEARCH_BYTES, stop - start))
+        for match in pattern.finditer(data):
+            if start + match.start() >= least:
+                least = start + match.start() + 1
+                yield least - 1
+        if start + len(data) >= stop or len(data) < _LONGEST_PATTERN:
+            return
+        start += len(data) - _LONGEST_PATTERN + 1  # a pattern may lie across the border
+
+
+def after_id3(file: BinaryIO, position: int) -> int:
+    """Place behind any ID3v2 tags."""
+    while (head := bytes_at(file, position, 10)).startswith(b"ID3") and len(head) == 10:
+        a, b, c, d = head[6:]
+        position += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 0x10 else 0)
+    return position
 
 
 class PieceFile:
