@@ -35,3 +35,14 @@ def test_ctrl_c_ends_workers_at_once_and_quietly(delay_s: float) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=40)
     assert (process.returncode, told) == (130, b"")
+
+
+@pytest.mark.parametrize("delay_s", [0.6, 6.0])
+def test_workers_end_with_a_killed_parent(delay_s: float) -> None:
+    """Also while they start."""
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    time.sleep(delay_s)
+    process.kill()
+    process.communicate(timeout=40)  # until nobody holds the pipes

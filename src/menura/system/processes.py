@@ -65,12 +65,17 @@ def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnP
 def _spawned(work: Callable[..., None], pipe: Connection, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
-    threading.Thread(target=_end_with_parent, name="menura-parent", daemon=True).start()
+    end_with_parent()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         work(pipe, *arguments)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have this process terminated when the one that started it ends, however that ends."""
+    threading.Thread(target=_wait_for_end, name="menura-parent", daemon=True).start()
+
+
+def _wait_for_end() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

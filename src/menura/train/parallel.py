@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from menura.errors import ResourceError
-from menura.system.processes import Interruptible, deaf_to_interrupts
+from menura.system.processes import Interruptible, deaf_to_interrupts, end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -70,6 +70,7 @@ def _call(task: Callable[[Job], Result], job: Job) -> Result:
 def _begin(prepare: Callable[[Any], None] | None, using: object) -> None:
     global _interruptible  # one for the process, as signals are
     _interruptible = Interruptible()
+    end_with_parent()
     import torch
 
     torch.set_num_threads(1)
