@@ -10,7 +10,6 @@ Importing this package loads no torch; the names below are fetched when they are
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from menura.types import AudioBlock, FileResult, RunReport, StageTimes, State
 
 __version__ = "0.1.0"
-
-# Menura tells nobody anything. ONNX Runtime's wheels would: they number the computer and report to their maker.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "AssetMissingError",

@@ -23,7 +23,7 @@ from menura.pipeline.conversion import Conversion, begin, collect, convert_all, 
 from menura.pipeline.output import output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
-from menura.system.device import configure_threads, peak_memory_mb, resolve_device
+from menura.system.device import configure_torch, peak_memory_mb, resolve_device
 from menura.types import AudioBlock, Explanation, FileResult, Progress, RunReport, State
 from menura.voices.assets import home_folder
 
@@ -50,7 +50,7 @@ class Converter:
         """
         engine = engine or EngineOptions()
         self.device = resolve_device(engine.device)
-        configure_threads(engine.threads, cudnn=engine.cudnn)
+        configure_torch(engine.threads, cudnn=engine.cudnn)
         self._home = home_folder(engine.home)
         self._loader = Loader(home=self._home, device=self.device)
 

@@ -143,3 +143,17 @@ def test_a_full_disk(talk: Path) -> None:
     assert run.stderr.startswith(b"menura: ")
     assert run.stderr.count(b"\n") == 1
     assert list(Path("out").iterdir()) == []
+
+
+def test_too_little_address_space_is_told_before_anything_is_loaded(talk: Path) -> None:
+    def limited() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (512 * 2**20, 512 * 2**20))
+
+    run = subprocess.run(
+        [*CONVERT, talk, "-o", "x.wav"], capture_output=True, text=True, timeout=60, preexec_fn=limited
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("menura: the address space is limited to 537 MB.")
+    assert len(run.stderr.splitlines()) == 1

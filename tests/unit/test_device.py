@@ -97,16 +97,67 @@ def test_peak_memory_is_this_process_own() -> None:
     assert device.peak_memory_mb() > len(held) / 2**20
 
 
+def in_a_fresh_process(code: str, **environment: str) -> list[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_", "ORT_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True
+    )
+    return run.stdout.split()
+
+
 def test_threads_and_denormals_in_a_fresh_process() -> None:
     code = (
-        "from menura.system.device import configure_threads\n"
-        "count = configure_threads(2)\n"
+        "from menura.system.device import configure_torch\n"
+        "configure_torch(2)\n"
         "import torch\n"
         "denormal = torch.full((1 << 20,), 1e-39)\n"
-        "print(count, torch.get_num_threads(), int((denormal * 1.0).count_nonzero()))\n"
+        "print(torch.get_num_threads(), int((denormal * 1.0).count_nonzero()))\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["2", "2", "0"]
+    assert in_a_fresh_process(code) == ["2", "0"]
+
+
+def test_a_converter_leaves_threads_and_environment_alone_unless_asked() -> None:
+    code = (
+        "import os; before = dict(os.environ)\n"
+        "import torch, menura\n"
+        "torch.set_num_threads(3); torch.backends.cudnn.enabled = False\n"
+        "menura.Converter()\n"
+        "print(torch.get_num_threads(), torch.backends.cudnn.enabled)\n"
+        "menura.Converter(menura.EngineOptions(threads=2))\n"
+        "print(torch.get_num_threads(), os.environ == before)\n"
+    )
+    assert in_a_fresh_process(code) == ["3", "False", "2", "True"]
+
+
+COMMAND = """
+import os
+from menura.cli import main
+main.run = lambda argv: 0
+try:
+    main.main([])
+except SystemExit:
+    import torch
+    print(torch.get_num_threads(), *(os.environ.get(name) for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")))
+"""
+
+
+def test_the_command_sets_threads_and_short_waits_before_torch_is_loaded() -> None:
+    assert in_a_fresh_process(COMMAND) == [str(device.physical_cores()), "1000", "1"]
+
+
+def test_what_the_user_set_stays() -> None:
+    assert in_a_fresh_process(COMMAND, OMP_NUM_THREADS="1") == ["1", "1000", "1"]
+    assert in_a_fresh_process(COMMAND, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="active") == ["1", "None", "None"]
+    assert in_a_fresh_process(COMMAND, OMP_NUM_THREADS="1", KMP_BLOCKTIME="9") == ["1", "None", "9"]
+
+
+@pytest.mark.parametrize(("said", "expected"), [("3", 3), ("2,1", 2), ("", 5), ("0", 5), ("many", 5), (None, 5)])
+def test_default_threads(monkeypatch: pytest.MonkeyPatch, said: str | None, expected: int) -> None:
+    monkeypatch.setattr(device, "physical_cores", lambda: 5)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert device.default_threads() == expected
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ FAILURES = [
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("not enough memory: you tried to allocate 4096 bytes."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 
@@ -119,7 +120,26 @@ def test_what_does_not_fit_alone_fails_alone(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(found[k], expected[k], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "miopenStatusAllocFailed",
+        "unable to mmap 21089400 bytes from file <voice.safetensors>: Cannot allocate memory (12)",
+        "could not create a primitive",
+        "std::bad_alloc",
+        "MPS backend out of memory (MPS allocated: 1 MB)",
+    ],
+)
+def test_what_libraries_say_when_memory_runs_out(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+
+
 def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert not is_out_of_memory(RuntimeError("shapes can't be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))
     models = tiny_models()

@@ -24,7 +24,7 @@ def talks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def machine(patch: pytest.MonkeyPatch, *, cores: int = 16, gpus: int = 0, free_gb: float = 16) -> None:
-    patch.setattr(processes, "physical_cores", lambda: cores)
+    patch.setattr(processes, "default_threads", lambda: cores)
     patch.setattr(processes, "cuda_devices", lambda: gpus)
     patch.setattr(processes, "available_memory_bytes", lambda: int(free_gb * 1e9))
     patch.setattr(processes.platform, "machine", lambda: "x86_64")

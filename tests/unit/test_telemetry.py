@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CODE = "import menura, onnxruntime; from swift_f0 import SwiftF0; SwiftF0(threads=1)"
+CODE = "from menura.f0.swift import SwiftEstimator; SwiftEstimator(threads=1)"
 
 
 def test_the_computer_is_not_numbered(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from menura.cli.assets import asset_document
 from menura.cli.derive import home_option
 from menura.cli.terminal import say_json, say_lines
 from menura.options import DEFAULT_VOICE, FORMATS
-from menura.system.device import peak_memory_mb, physical_cores, processor_name, resolve_device
+from menura.system.device import default_threads, peak_memory_mb, processor_name, resolve_device
 from menura.voices.assets import asset_status, home_folder
 from menura.voices.library import list_voices
 
@@ -107,7 +107,7 @@ def _device() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "cpu": processor_name(),
         "logical_cores": os.cpu_count(),
-        "threads": physical_cores(),
+        "threads": default_threads(),
     }
     try:
         import torch

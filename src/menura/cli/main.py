@@ -17,6 +17,7 @@ from menura.cli.commands import LazyGroup, advice_on_option
 from menura.cli.derive import flag_with
 from menura.cli.remarks import drop_decoder_remarks
 from menura.errors import details_of
+from menura.system.environment import prepare_own_process
 from menura.system.interrupts import TerminatedError, check_interrupts, hear_interrupts
 
 EXIT_FAILURE = 1
@@ -36,6 +37,8 @@ _COMMANDS = {
     "completion": ("menura.cli.commands:completion", "Print a script for completion in bash, zsh or fish."),
     "help": ("menura.cli.commands:help_", "Show the help of a command."),
 }
+_COMPUTING = ("convert", "train", "evaluate", "bench")
+"""Commands that load torch."""
 _STOPPED = "finished work is kept, and no partial files are left."
 
 
@@ -52,6 +55,10 @@ def cli() -> None:
     menura convert talk.wav -o talk-wren.wav           one file, to the starter voice 'wren'
     menura convert talks/ -o out/ --voice mine.pth     a folder, to an RVC voice
     """  # noqa: D301  (click's mark for "leave these lines as they are")
+    if click.get_current_context().invoked_subcommand in _COMPUTING:
+        from menura.system.memory import check_address_space
+
+        check_address_space()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -63,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     terminal.open_standard_streams()
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
+    prepare_own_process()
     hear_interrupts()
     drop_decoder_remarks()
     sys.exit(run(sys.argv[1:] if argv is None else argv))

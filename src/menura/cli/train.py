@@ -96,7 +96,7 @@ def _prepare(name: Path, workers: int | None, engine: EngineOptions) -> None:
     from menura.train.spec import load_experiment
     from menura.voices.assets import home_folder
 
-    with enough_memory("take --device cpu"):
+    with enough_memory("Use {device=cpu}"):
         run_prepare(
             name,
             load_experiment(name),
@@ -207,16 +207,14 @@ class _Task:
 
 
 def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
-    import torch
 
-    from menura.system.device import configure_threads
+    from menura.system.device import configure_torch
     from menura.system.memory import enough_memory
     from menura.train.loop import open_trainer
     from menura.train.room import check_room
 
     name, until, engine = task.name, task.until, task.engine
-    configure_threads(engine.threads)
-    torch.backends.cudnn.enabled = engine.cudnn
+    configure_torch(engine.threads, cudnn=engine.cudnn)
     trainer = open_trainer(name, device, peers)
     last = until or trainer.experiment.schedule.steps
     say = click.echo if peers.leads else _silent
@@ -231,7 +229,7 @@ def _train_here(peers: Peers, device: torch.device, task: _Task) -> None:
         f"{trainer.dataset.seconds / 60:.1f} minutes of recordings; at step {trainer.step} of {last}. "
         f"Curves: tensorboard --logdir {shlex.quote(str(name / 'logs'))}"
     )
-    with enough_memory("take a smaller --batch-size, or make the experiment with --gradient-checkpointing"):
+    with enough_memory("Use a smaller {batch_size}, or make the experiment with {gradient_checkpointing}"):
         trainer.run(name, until_step=last, report=_StepLine(last))
     if trainer.is_over:
         say(

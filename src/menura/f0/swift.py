@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menura.system.environment import silence_onnxruntime
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class SwiftEstimator:
             low_hz: lowest F0 to look for.
             high_hz: highest F0 to look for.
         """
+        silence_onnxruntime()
         from swift_f0 import SwiftF0
 
         # Spinning pools would take the cores from torch between two calls.

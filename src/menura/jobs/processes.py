@@ -14,7 +14,7 @@ from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
 from menura.jobs.worker import Message, Task, serve
 from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
-from menura.system.device import cuda_devices, physical_cores
+from menura.system.device import cuda_devices, default_threads
 from menura.system.memory import available_memory_bytes
 from menura.system.processes import spawn
 from menura.types import FileResult, Place, Progress, RunReport
@@ -57,7 +57,7 @@ def process_count(sources: Sequence[Place], engine: EngineOptions, batch: BatchO
     if gpus or engine.device not in ("auto", "cpu") or (sys.platform, platform.machine()) == ("darwin", "arm64"):
         return 1
     held = int(_SHARE_OF_FREE_MEMORY * available_memory_bytes()) // (_STARTER_BYTES if builtin else _FULL_SIZE_BYTES)
-    return max(1, min(most, physical_cores() // _CORES_A_PROCESS, held))
+    return max(1, min(most, default_threads() // _CORES_A_PROCESS, held))
 
 
 def convert_with_workers(
@@ -86,7 +86,7 @@ def convert_with_workers(
     Raises:
         MenuraError: the request as a whole can't be carried out.
     """
-    threads = engine.threads or max(1, physical_cores() // workers)
+    threads = engine.threads or max(1, default_threads() // workers)
     backend = Processes(request, dataclasses.replace(engine, threads=threads))
     return convert_shared(pairs, backend, workers=workers, on_progress=on_progress, on_result=on_result)
 

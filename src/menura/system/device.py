@@ -117,24 +117,27 @@ def _read_quota(quota_file: Path, period_file: Path | None = None) -> float:
     return quota / period if quota > 0 and period > 0 else math.inf
 
 
-def configure_threads(threads: int | None = None, *, cudnn: bool = True) -> int:
-    """Set torch's compute threads and cuDNN, and flush denormals; call before the first computation.
+def default_threads() -> int:
+    """Threads of a process of Menura's own: OMP_NUM_THREADS where it is set, else the physical cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else physical_cores()
+
+
+def configure_torch(threads: int | None = None, *, cudnn: bool = True) -> None:
+    """Flush denormals, and set for the whole process what is asked for; call before the first computation.
 
     Args:
-        threads: how many; None takes the physical cores.
-        cudnn: whether NVIDIA devices may use cuDNN.
-
-    Returns:
-        The number set.
+        threads: torch's compute threads; None leaves them.
+        cudnn: False turns cuDNN off.
     """
     import torch
 
     # Denormals first: torch's worker threads inherit the mode of the thread that starts them.
     torch.set_flush_denormal(True)
-    count = threads or physical_cores()
-    torch.set_num_threads(count)
-    torch.backends.cudnn.enabled = cudnn
-    return count
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not cudnn:
+        torch.backends.cudnn.enabled = False
 
 
 def processor_name() -> str:

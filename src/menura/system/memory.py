@@ -6,6 +6,7 @@ import ctypes
 import functools
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,33 @@ from menura.errors import ResourceError
 if TYPE_CHECKING:
     import torch
 
-_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "DefaultCPUAllocator", "bad_alloc")
-"""What torch, its allocators and its convolution libraries say, in RuntimeErrors of no type of their own."""
+_SIGNS = re.compile(
+    r"out of memory|not enough memory|can(?:'t|not) allocate memory|DefaultCPUAllocator|bad_alloc"
+    r"|\w_ALLOC(?:ATION)?_FAILED|StatusAllocFailed"  # cuBLAS, cuDNN, cuFFT, their kin of ROCm
+    r"|could not (?:create|execute) a primitive(?! descriptor)",
+    re.IGNORECASE,
+)
+"""What torch, its allocators and its libraries say in RuntimeErrors of no type of their own; the last is oneDNN's."""
+
+_LEAST_ADDRESSES_BYTES = 1_500_000_000
+"""Address space that a conversion with a starter voice takes; with less, libraries abort the process or fail oddly."""
+
+
+def check_address_space() -> None:
+    """Refuse what computes where the process's address space is limited too narrowly (`ulimit -v`).
+
+    Raises:
+        ResourceError: it is.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESSES_BYTES:
+        raise ResourceError(
+            None, f"the address space is limited to {limit / 1e6:.0f} MB", "Allow at least 1500 MB (ulimit -v)"
+        )
 
 
 def available_memory_bytes() -> int:
@@ -40,7 +66,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
 
 
 def trim_heap() -> None:
@@ -75,17 +101,10 @@ def free_memory(device: torch.device) -> None:
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Say what to do where the block runs out of memory.
-
-    Args:
-        advice: what would take less.
-
-    Raises:
-        ResourceError: it did.
-    """
+    """Raise ResourceError with this advice where the block runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ResourceError(f"memory ran out: {advice}, and repeat the command: what is complete is kept.") from error
+        raise ResourceError(None, "not enough memory", advice) from error

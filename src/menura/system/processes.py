@@ -1,4 +1,4 @@
-"""Starting processes that leave Ctrl-C to their parent."""
+"""Starting processes that end with their parent and leave Ctrl-C to it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
+
+from menura.system.environment import prepare_own_process
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -66,6 +68,7 @@ def _spawned(work: Callable[..., None], pipe: Connection, arguments: tuple[Any, 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     end_with_parent()
+    prepare_own_process()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         work(pipe, *arguments)
 
