@@ -1,7 +1,8 @@
 """Reads torch files without running anything in them; writes them, and says why where it can't.
 
 A .pth file is a pickle, and a pickle can call any function. Before torch sees the file, every function it names is
-compared with the few that tensors and plain values need; then torch reads it in its weights-only mode.
+compared with the few that tensors and plain values need; then torch reads it in its weights-only mode. Of files that
+hold objects beside their weights, `load_as_data` reads the weights.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from types import SimpleNamespace
+from typing import IO, Any, ClassVar, Literal, cast
 
 import torch
 
@@ -37,16 +40,15 @@ _ZIP_NAME_LENGTH_AT = 26
 _ALIGNMENT_BYTES = 64
 """Of the tensors in torch's files."""
 
-_HARMLESS = re.compile(
-    r"collections (OrderedDict|Counter)"
+_OF_TENSORS = re.compile(
+    r"collections OrderedDict"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
     r"|torch (Size|device|\w*Storage|u?int\d+|float\d+|float8_\w+|bfloat16|complex\d+|bool)"
     r"|torch\.storage (Untyped|Typed)Storage"
     r"|torch\.nn\.parameter Parameter"
     r"|torch\.serialization _get_layout"
-    r"|(__builtin__|builtins) (set|bytearray|complex)"
-    r"|_codecs encode"
 )
+_OF_VALUES = re.compile(r"collections Counter|(__builtin__|builtins) (set|bytearray|complex)|_codecs encode")
 READ_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
     OverflowError, RecursionError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -76,6 +78,68 @@ def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "me
         f"holds more than weights: {printable(', '.join(foreign[:3]))}",
         "Nothing in it was run. Ask its author for a file with weights only",
     )
+
+
+def load_as_data(path: Path) -> object:
+    """Read a torch file that holds objects beside its weights; in place of each stands a `Something` that does nothing.
+
+    Raises:
+        CheckpointError: missing, empty, too large, cut off, or not a torch file.
+    """
+    with reading(path):
+        _foreign_names(path)  # for its bounds
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_DATA)
+
+
+class Something:
+    """Stands for an object of a class that isn't loaded. Takes what a pickle gives it, and keeps its attributes."""
+
+    fields: object = None
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setitem__(self, _key: object, _value: object) -> None:
+        pass
+
+    def append(self, _item: object) -> None:
+        pass
+
+    def extend(self, _items: object) -> None:
+        pass
+
+
+class _DataUnpickler(pickle._Unpickler):
+    """Python's own unpickler, of whose functions and classes only those of tensors are real.
+
+    The one in Python, not in C, since a state may only be given to `Something`: given to a function or a class that
+    other code uses it would change these.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[object]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if _OF_TENSORS.fullmatch(f"{module} {name}"):
+            return super().find_class(module, name)
+        return type(name, (Something,), {})
+
+    def load_build(self) -> None:
+        fields, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Something):
+            target.fields = fields
+        elif type(target) is not OrderedDict:  # whose attributes, versions of modules, say nothing
+            raise pickle.UnpicklingError("attributes for what has none")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def _load_data(file: IO[bytes], **options: Any) -> object:
+    return _DataUnpickler(file, **options).load()
+
+
+_DATA = SimpleNamespace(__name__="data", Unpickler=_DataUnpickler, load=_load_data)
+"""In place of the module `pickle`, as torch.load takes it."""
 
 
 @contextmanager
@@ -184,7 +248,7 @@ def _foreign_names(path: Path) -> set[str]:
                 names.update(_names_in_pickle(content))
                 if content.tell() == len(content):
                     break
-    return {name.replace(" ", ".") for name in names if not _HARMLESS.fullmatch(name)}
+    return {name.replace(" ", ".") for name in names if not (_OF_TENSORS.fullmatch(name) or _OF_VALUES.fullmatch(name))}
 
 
 def _names_in_zip(path: Path) -> set[str]:
