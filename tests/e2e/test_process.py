@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,16 @@ def test_standard_input_and_output(talk: Path) -> None:
     again = subprocess.run([*CONVERT, talk, "-o", "file.wav", "-q"], capture_output=True, timeout=120)
     assert (again.returncode, again.stdout, again.stderr) == (0, b"", b"")
     assert run.stdout == Path("file.wav").read_bytes()
+
+
+def test_without_standard_output_and_with_names_that_are_not_unicode(talk: Path) -> None:
+    name = os.fsencode("録音\n") + b"\xff.wav"
+    os.rename(talk, name)
+    script = 'exec "$@" -o out.wav --report report.json >&-'
+    run = subprocess.run(["sh", "-c", script, "sh", *CONVERT, name], capture_output=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert Path("out.wav").stat().st_size > 1000
+    assert json.loads(Path("report.json").read_text())["files"][0]["input"] == os.fsdecode(name)
 
 
 def test_empty_standard_input(place: Path) -> None:

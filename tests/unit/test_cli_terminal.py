@@ -22,10 +22,11 @@ TEXTS = st.text(st.characters(codec=None, categories=None), max_size=60)
 def test_what_is_printed_is_one_line_without_control_characters(text: str) -> None:
     assert not any(character < " " or "\x7f" <= character < "\xa0" for character in printable(text))
     assert len(printable(text).splitlines()) <= 1
+    printable(text).encode("utf-8")
 
 
 def test_escapes_show_what_was_there() -> None:
-    assert printable("a\n\x1b[31mred\u202e") == r"a\n\x1b[31mred\u202e"
+    assert printable("a\n\x1b[31mred\u202e\udcff") == r"a\n\x1b[31mred\u202e\udcff"
     assert printable("Ærø 録音.wav") == "Ærø 録音.wav"
 
 

@@ -19,7 +19,7 @@ from menura.system.files import write_whole
 
 _LONGEST_LINE = 2000
 _LINE_EDGE = 900
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _RED, _YELLOW, _FAINT = "31", "33", "2"
 
 
