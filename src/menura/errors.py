@@ -12,6 +12,7 @@ MenuraError
 ├── AssetMissingError        a network's weights are not installed
 ├── VoiceNotFoundError       no voice of that name
 ├── ResourceError            not enough memory or disk for what was asked
+├── CancelledError           the caller cancelled it
 └── TrainingError            a data set or an experiment can't be trained
 """
 
@@ -170,6 +171,10 @@ class VoiceNotFoundError(MenuraError):
 
 class ResourceError(MenuraError):
     """Not enough memory or disk for what was asked."""
+
+
+class CancelledError(MenuraError):
+    """The caller cancelled it."""
 
 
 class TrainingError(MenuraError):

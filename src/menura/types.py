@@ -41,6 +41,14 @@ Place: TypeAlias = "Path | Url"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One recording of a batch, from the plan to its result."""
+
+    source: Place
+    output: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AudioInfo:
     """What is known of a recording before or after reading it."""
 

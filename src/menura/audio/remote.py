@@ -11,7 +11,6 @@ import fnmatch
 import hashlib
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from menura.audio.listing import InputFile, wanted
 from menura.audio.suffixes import AUDIO_SUFFIXES
 from menura.errors import DecodeError, EncodeError, ErrorDetails, OptionError
+from menura.system.files import remove_unfinished, temporary_folder
 from menura.types import Url
 
 if TYPE_CHECKING:
@@ -85,13 +85,19 @@ def remote_files(text: str, selection: Selection) -> list[InputFile]:
     return entries or [nothing]
 
 
-def facts_of(url: Url, *, fresh: bool = False) -> tuple[int, int] | None:
-    """A remote file's size in bytes, and the time of its last change in ns; None if there is none.
+def file_facts(place: Place, *, fresh: bool = False) -> tuple[int, int] | None:
+    """A file's size in bytes, and the time of its last change in ns; None if there is none.
 
-    Where the file system tells no times, the second is a number that changes with what it does tell. Listings may be
+    Where a remote file system has no times, the second is a number that changes with what it has. Listings may be
     remembered within a process, unless the answer is to be `fresh`.
     """
-    system, path = _reach(url)
+    if isinstance(place, Path):
+        try:
+            facts = place.stat()
+        except OSError:
+            return None
+        return facts.st_size, facts.st_mtime_ns
+    system, path = _reach(place)
     try:
         if fresh:
             system.invalidate_cache(path.rpartition("/")[0])
@@ -105,48 +111,71 @@ def facts_of(url: Url, *, fresh: bool = False) -> tuple[int, int] | None:
     return size, changed
 
 
+def size_bytes(place: Place) -> int:
+    """Of a recording here or at a URL; 0 where it isn't known."""
+    return (file_facts(place) or (0, 0))[0]
+
+
 @contextlib.contextmanager
-def fetched(url: Url) -> Iterator[Path]:
-    """A copy of a remote recording, gone when the block ends.
+def local_input(place: Place) -> Iterator[Path]:
+    """A recording as a local file: itself, or a copy of a remote one, gone when the block ends.
 
     Raises:
         DecodeError: it can't be fetched.
     """
-    with tempfile.TemporaryDirectory(prefix="menura-") as folder:
-        local = Path(folder) / f"recording{PurePosixPath(url.name).suffix}"
-        system, path = _reach(url)
+    if isinstance(place, Path):
+        yield place
+        return
+    with temporary_folder() as folder:
+        local = folder / f"recording{PurePosixPath(place.name).suffix}"
+        system, path = _reach(place)
         try:
             system.get_file(path, str(local))
         except FileNotFoundError as error:
-            raise DecodeError(f"{url}: no such file.") from error
+            raise DecodeError(place.text, "no such file") from error
         except Exception as error:
-            raise DecodeError(f"{url}: can't be fetched: {_why(error)}.") from error
+            raise DecodeError(place.text, f"can't be fetched: {_why(error)}") from error
         yield local
 
 
-def publish(local: Path, url: Url) -> None:
-    """Put a complete file under its name.
+@contextlib.contextmanager
+def local_output(place: Place) -> Iterator[Path]:
+    """A local name to write to: itself, or one whose file, if there is one, is put at the URL when the block ends.
 
     Raises:
-        EncodeError: it can't be written.
+        EncodeError: it can't be put there.
     """
+    if isinstance(place, Path):
+        yield place
+        return
+    with temporary_folder() as folder:
+        local = folder / place.name
+        yield local
+        if local.is_file():
+            _publish(local, place)
+
+
+def _publish(local: Path, url: Url) -> None:
     system, path = _reach(url)
     folder, _, name = path.rpartition("/")
-    unfinished = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
+    partial = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
     try:
         system.makedirs(folder, exist_ok=True)
-        system.put_file(str(local), unfinished)
-        system.mv(unfinished, path)
+        system.put_file(str(local), partial)
+        system.mv(partial, path)
         system.invalidate_cache(folder)
     except Exception as error:
         with contextlib.suppress(Exception):
-            system.rm_file(unfinished)
-        raise EncodeError(f"{url}: can't be written: {_why(error)}; choose a place that can be written.") from error
+            system.rm_file(partial)
+        raise EncodeError(url.text, f"can't be written: {_why(error)}", "Choose a writable folder") from error
 
 
-def remove_unfinished_at(url: Url) -> None:
-    """Delete what killed processes left of this output."""
-    system, path = _reach(url)
+def remove_partial(place: Place) -> None:
+    """Delete what a killed process left of this output."""
+    if isinstance(place, Path):
+        remove_unfinished([place])
+        return
+    system, path = _reach(place)
     folder, _, name = path.rpartition("/")
     with contextlib.suppress(Exception):  # a stray hidden file harms nobody
         system.invalidate_cache(folder)
@@ -182,9 +211,8 @@ class RemoteNotes:
             self._system.makedirs(self._path, exist_ok=True)
             self._system.pipe_file(f"{self._path}/{name}.json", text)
         except Exception as error:
-            raise EncodeError(
-                f"{self._folder}: can't be written: {_why(error)}. Choose an output folder that can be written."
-            ) from error
+            problem = f"can't be written: {_why(error)}"
+            raise EncodeError(self._folder.text, problem, "Choose a writable folder") from error
 
 
 def _reach(url: Url) -> tuple[Any, str]:
@@ -192,23 +220,13 @@ def _reach(url: Url) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise OptionError(f"{url}: URLs need fsspec: pip install 'menura[remote]'.") from error
+        raise OptionError(url.text, "URLs need fsspec", "Run pip install 'menura[remote]'") from error
     try:
         system, path = fsspec.core.url_to_fs(str(url))
     except (ImportError, ValueError) as error:  # fsspec names the package that is missing
-        raise OptionError(f"{url}: {_why(error)}.") from error
+        raise OptionError(url.text, _why(error)) from error
     return system, str(path)
 
 
 def _why(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
-
-
-def size_bytes(place: Place) -> int:
-    """Of a recording here or at a URL; 0 where it can't be told."""
-    if isinstance(place, Url):
-        return (facts_of(place) or (0, 0))[0]
-    try:
-        return place.stat().st_size
-    except OSError:
-        return 0

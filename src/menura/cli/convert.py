@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from menura.audio.remote import place_of
 from menura.cli.derive import GroupedCommand, GroupedOption, options_of, values_of
 from menura.cli.explain import explain_inputs
-from menura.cli.report import ProgressLine, document, failed_report, show_problems, show_results, show_timings
+from menura.cli.report import ProgressLine, failed_report, show_problems, show_results, show_timings
 from menura.cli.terminal import pass_on, say_json, write_json
 from menura.errors import MenuraError
-from menura.jobs.plan import STANDARD, Inputs, Job, find_inputs, plan_outputs
+from menura.jobs.document import report_document
+from menura.jobs.plan import STANDARD, Inputs, find_inputs, missing_results, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
-from menura.types import FileResult, Place, RunReport, State
+from menura.system.files import temporary_folder
+from menura.types import FileResult, Item, Place, RunReport
 from menura.voices.assets import home_folder
-
-if TYPE_CHECKING:
-    from menura.loading import Request
 
 _STDIN_LABEL = "standard input"
 
@@ -75,26 +72,21 @@ def convert(
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
     if explain:
         ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
-    with tempfile.TemporaryDirectory(prefix="menura-") as temporary:
-        jobs = plan_outputs(found, output, options)
+    with temporary_folder() as temporary:
+        items = plan_outputs(found, output, options)
         if output == STANDARD:
-            spooled = Path(temporary) / f"stdout.{options.format or 'wav'}"
-            jobs = [dataclasses.replace(job, output=spooled) for job in jobs]
-        run = Run(
-            jobs=jobs,
-            options=options,
-            engine=engine,
-            batch=batch,
-            folder=place_of(output) if found.many and output is not None else None,
-        )
+            spooled = temporary / f"stdout.{options.format or 'wav'}"
+            items = [replace(item, output=spooled) for item in items]
+        folder = place_of(output) if found.many and output is not None else None
+        progress = ProgressLine(quiet=quiet or as_json)
         try:
-            report = run.carry_out(ProgressLine(quiet=quiet or as_json))
+            report = _converted(items, folder, options, engine, batch, progress)
         except MenuraError as error:
-            _show_document(failed_report([job.source for job in jobs], error.details), batch.report, as_json=as_json)
+            _show_document(failed_report([item.source for item in items], error.details), batch.report, as_json=as_json)
             raise
         if output == STANDARD:
             report = _passed_on(report)
-    report = _with_missing(report, found)
+    report = replace(report, files=(*report.files, *missing_results(found)))
     _show_document(report, batch.report, as_json=as_json)
     if not as_json:
         if not quiet:
@@ -116,50 +108,37 @@ def _check_standard_streams(found: Inputs, *, to_stdout: bool, as_json: bool) ->
 
 def _show_document(report: RunReport, path: Path | None, *, as_json: bool) -> None:
     if as_json:
-        say_json(document(report))
+        say_json(report_document(report))
     if path is not None:
-        write_json(document(report), path)
+        write_json(report_document(report), path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One call of the command, worked out."""
+def _converted(
+    items: Sequence[Item],
+    folder: Place | None,
+    options: ConversionOptions,
+    engine: EngineOptions,
+    batch: BatchOptions,
+    progress: ProgressLine,
+) -> RunReport:
+    """Convert; an error of the request as a whole is raised, one of a recording reported."""
+    from menura.jobs.batch import convert_items
+    from menura.jobs.scheduler import Hooks
+    from menura.loading import resolve
 
-    jobs: Sequence[Job]
-    options: ConversionOptions
-    engine: EngineOptions
-    batch: BatchOptions
-    folder: Place | None
-    """Of all outputs, where they are several: what is finished there isn't done again."""
-
-    def carry_out(self, progress: ProgressLine) -> RunReport:
-        """Convert; what is wrong with the request as a whole is raised, what is wrong with a recording reported."""
-        if not self.jobs:
-            return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
-        from menura.loading import resolve
-
-        request = resolve(self.options, home_folder(self.engine.home))
-        with contextlib.ExitStack() as stack, contextlib.closing(progress):
-            pairs: list[tuple[Place, Place]] = []
-            stdin_path = None
-            for job in self.jobs:
-                source = job.source
-                if str(source) == STANDARD:
-                    source = stdin_path = stack.enter_context(_spooled_stdin())
-                pairs.append((source, job.output))
-            report = self._converted(pairs, request, progress)
-        if stdin_path is None:
-            return report
-        return dataclasses.replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
-
-    def _converted(self, pairs: Sequence[tuple[Place, Place]], request: Request, progress: ProgressLine) -> RunReport:
-        from menura.jobs.batch import convert_pairs, convert_resumably
-
-        if self.folder is None:
-            return convert_pairs(pairs, request, self.engine, self.batch, on_progress=progress)
-        return convert_resumably(
-            pairs, request, self.engine, folder=self.folder, batch=self.batch, on_progress=progress
-        )
+    if not items:
+        return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+    request = resolve(options, home_folder(engine.home))
+    with contextlib.ExitStack() as stack, contextlib.closing(progress):
+        stdin_path: Path | None = None
+        if any(str(item.source) == STANDARD for item in items):
+            stdin_path = stack.enter_context(_spooled_stdin())
+            items = [replace(i, source=stdin_path) if str(i.source) == STANDARD else i for i in items]
+        hooks = Hooks(on_progress=progress)
+        report = convert_items(items, request, folder=folder, batch=batch, engine=engine, hooks=hooks)
+    if stdin_path is None:
+        return report
+    return replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
 
 
 def _spooled_stdin() -> contextlib.AbstractContextManager[Path]:
@@ -172,7 +151,7 @@ def _as_stdin(result: FileResult, path: str) -> FileResult:
     if result.input != path:
         return result
     error = result.error and result.error.about({path: _STDIN_LABEL})
-    return dataclasses.replace(result, input=STANDARD, error=error)
+    return replace(result, input=STANDARD, error=error)
 
 
 def _passed_on(report: RunReport) -> RunReport:

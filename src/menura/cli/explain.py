@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura import __version__
-from menura.audio.remote import fetched
+from menura.audio.remote import local_input
 from menura.cli.derive import flag_with
 from menura.cli.terminal import say_json, say_lines
 from menura.errors import MenuraError
 from menura.jobs.plan import STANDARD, Inputs
 from menura.options import ConversionOptions, EngineOptions
-from menura.types import Explanation, Place, Url
+from menura.types import Explanation, Place
 from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
@@ -52,12 +52,9 @@ def _explanation(converter: Converter, path: Place, request: Request) -> Explana
 
 @contextlib.contextmanager
 def _readable(path: Place) -> Iterator[Path]:
-    if isinstance(path, Url):
-        with fetched(path) as copy:
-            yield copy
-        return
     if str(path) != STANDARD:
-        yield path
+        with local_input(path) as local:
+            yield local
         return
     from menura.audio.decode import spooled_input
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
-from menura import __version__
 from menura.cli.derive import flag_with
 from menura.cli.terminal import LiveLine, columns_of, cut_start, fail, say, warn
 from menura.errors import ErrorDetails
@@ -16,38 +15,6 @@ from menura.types import FileResult, Place, Progress, RunReport, StageTimes, Sta
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
 _LABEL = 24
 _SHORTEST_NAME = 12
-
-
-def document(report: RunReport) -> dict[str, Any]:
-    """The run as plain values, for JSON."""
-    return {
-        "version": __version__,
-        "files": [_file_document(result) for result in report.files],
-        "wall_s": round(report.wall_s, 6),
-        "peak_memory_mb": round(report.peak_memory_mb, 1),
-        "model_loads": dict(report.model_loads),
-    }
-
-
-def _file_document(result: FileResult) -> dict[str, Any]:
-    factor = result.real_time_factor
-    return {
-        "input": result.input,
-        "output": None if result.output is None else str(result.output),
-        "state": result.state.value,
-        "error": None if result.error is None else dataclasses.asdict(result.error),
-        "notes": list(result.notes),
-        "audio_s": result.audio_s,
-        "output_samples": result.output_samples,
-        "output_rate": result.output_rate,
-        "f0_method": result.f0_method,
-        "transpose": None if result.transpose is None else result.transpose + 0.0,  # not -0.0
-        "wall_s": round(result.wall_s, 6),
-        "real_time_factor": None if factor is None else round(factor, 6),
-        "stages": {name.removesuffix("_s"): round(getattr(result.stages, name), 6) for name in STAGES},
-        "seams_s": list(result.seams_s),
-        "resumed": result.resumed,
-    }
 
 
 def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:

@@ -1,107 +1,149 @@
-"""A batch into one folder that goes on where an earlier run of it stopped."""
+"""Batches: many recordings, into a folder that goes on where an earlier run stopped. Loads no torch by itself."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 
+from menura.audio.remote import place_of
 from menura.jobs.journal import FileStamp, Journal
-from menura.jobs.processes import process_count
-from menura.loading.request import Request
-from menura.options import BatchOptions, EngineOptions
-from menura.types import FileResult, Place, Progress, RunReport
+from menura.jobs.plan import find_inputs, missing_results, plan_outputs
+from menura.jobs.processes import Processes, process_count
+from menura.jobs.scheduler import Hooks, share
+from menura.loading import Request, resolve
+from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.system.files import remove_unfinished
+from menura.types import FileResult, Item, Place, Progress, RunReport
+from menura.voices.assets import home_folder
 
 
-def convert_resumably(
-    pairs: Sequence[tuple[Place, Place]],
-    request: Request,
-    engine: EngineOptions,
+def convert_folder(
+    source: Path | str | Sequence[Path | str],
+    output: Path | str,
+    options: ConversionOptions | None = None,
     *,
-    folder: Place,
-    batch: BatchOptions,
+    batch: BatchOptions | None = None,
+    engine: EngineOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_result: Callable[[FileResult], None] | None = None,
+    cancel: Event | None = None,
 ) -> RunReport:
-    """Convert many files into a folder, those that an earlier run finished excepted.
+    """Convert a folder of recordings into another folder, with its tree and names.
+
+    Files that an earlier call with the same options finished, and that haven't changed, aren't converted again: a run
+    that was stopped in any way resumes. A file that fails stops no other.
 
     Args:
-        pairs: (input, output), all outputs below the folder.
-        request: what is asked for, the same for all.
-        engine: what the process runs with. It is started only if something is missing.
-        folder: the output folder; its journal is kept there.
-        batch: `force` converts all, finished or not; who shares the missing ones.
-        on_progress: called after every block with what is done of the missing ones.
+        source: a folder, a file, a pattern such as `talks/*.mp3`, a URL of these, or several of them.
+        output: the folder; made if it isn't there.
+        options: voice and sound, the same for all.
+        batch: which files are taken, and how many processes share them.
+        engine: device, threads and data folder of each process.
+        on_progress: called in this thread when a file is begun and after every block.
+        on_result: called with each result as soon as its file is complete; not for those of earlier runs.
+        cancel: when it is set, the run stops and CancelledError is raised; what is finished stays.
+
+    Returns:
+        One result for each recording, those of earlier runs (`resumed`) among them.
+
+    Raises:
+        MenuraError: nothing can be converted: no such voice, no recordings, a folder that can't be written.
+        CancelledError: the run was cancelled.
+    """
+    options, batch, engine = options or ConversionOptions(), batch or BatchOptions(), engine or EngineOptions()
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    folder = f"{os.fspath(output).rstrip('/')}/"
+    inputs = find_inputs([os.fspath(each) for each in sources], folder, batch)
+    items = plan_outputs(inputs, folder, options)
+    report = convert_items(
+        items,
+        resolve(options, home_folder(engine.home)),
+        folder=place_of(folder),
+        batch=batch,
+        engine=engine,
+        hooks=Hooks(
+            on_progress=on_progress or (lambda _: None),
+            on_result=(lambda _, result: on_result(result)) if on_result else (lambda *_: None),
+            cancel=cancel,
+        ),
+    )
+    return dataclasses.replace(report, files=(*report.files, *missing_results(inputs)))
+
+
+def convert_items(
+    items: Sequence[Item],
+    request: Request,
+    *,
+    folder: Place | None = None,
+    batch: BatchOptions | None = None,
+    engine: EngineOptions | None = None,
+    hooks: Hooks | None = None,
+) -> RunReport:
+    """Convert many recordings: in this process, in several, or on a cluster.
+
+    Args:
+        items: recordings and their outputs.
+        request: the same for all.
+        folder: of all outputs: its journal is kept there, and what it has as finished isn't converted again.
+        batch: `force` converts all, finished or not; `workers` and `ray` say where.
+        engine: what each process runs with. It is started only if something is to be converted.
+        hooks: who is told, and who may stop it. Results of earlier runs are not told.
 
     Raises:
         MenuraError: the request as a whole can't be carried out, or the folder can't be written.
+        CancelledError: the run was cancelled.
     """
-    identity = request.identity
-    stamps = [FileStamp.of(source) for source, _ in pairs]
-    with Journal(folder, [output for _, output in pairs]) as journal:
-        results: dict[int, FileResult] = {}
-        for number, (source, output) in enumerate(pairs):
-            done = None if batch.force else journal.finished(stamps[number], output, identity)
-            if done is not None:
-                results[number] = dataclasses.replace(done, input=str(source))
-        missing = [number for number in range(len(pairs)) if number not in results]
-        if not missing:
-            return RunReport(files=tuple(results.values()), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
-        report = convert_pairs(
-            [pairs[number] for number in missing],
-            request,
-            engine,
-            batch,
-            on_progress=on_progress,
-            on_result=lambda place, result: journal.record(stamps[missing[place]], result, identity),
-        )
+    batch, engine, hooks = batch or BatchOptions(), engine or EngineOptions(), hooks or Hooks()
+    remove_unfinished(item.output for item in items if isinstance(item.output, Path))
+    if folder is None:
+        return _convert(items, request, batch, engine, hooks)
+    identity, journal = request.identity, Journal(folder)
+    stamps = [FileStamp.of(item.source) for item in items]
+    results: dict[int, FileResult] = {}
+    for position, item in enumerate(items):
+        result = None if batch.force else journal.finished(stamps[position], item.output, identity)
+        if result is not None:
+            results[position] = dataclasses.replace(result, input=str(item.source))
+    missing = [position for position in range(len(items)) if position not in results]
+
+    def on_result(position: int, result: FileResult) -> None:
+        journal.record(stamps[missing[position]], result, identity)
+        hooks.on_result(missing[position], result)
+
+    report = _convert(
+        [items[position] for position in missing],
+        request,
+        batch,
+        engine,
+        dataclasses.replace(hooks, on_result=on_result),
+    )
     results |= dict(zip(missing, report.files, strict=True))
-    return dataclasses.replace(report, files=tuple(results[number] for number in range(len(pairs))))
+    return dataclasses.replace(report, files=tuple(results[position] for position in range(len(items))))
 
 
-def convert_pairs(
-    pairs: Sequence[tuple[Place, Place]],
-    request: Request,
-    engine: EngineOptions,
-    batch: BatchOptions,
-    *,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_result: Callable[[int, FileResult], None] | None = None,
+def _convert(
+    items: Sequence[Item], request: Request, batch: BatchOptions, engine: EngineOptions, hooks: Hooks
 ) -> RunReport:
-    """Convert many files where the batch's options say: in this process, in several, or on a cluster.
-
-    Args:
-        pairs: (input, output).
-        request: what is asked for, the same for all.
-        engine: what each process runs with.
-        batch: `workers` and `ray` decide; without them `process_count` does.
-        on_progress: called after every block.
-        on_result: called with an item's place and result when its file is complete.
-
-    Raises:
-        MenuraError: the request as a whole can't be carried out.
-    """
+    if not items:
+        return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
     if batch.ray is not None:
         from menura.jobs.ray import convert_on_cluster
 
-        return convert_on_cluster(
-            pairs,
-            request,
-            engine,
-            address=batch.ray,
-            workers=batch.workers,
-            on_progress=on_progress,
-            on_result=on_result,
-        )
-    workers = process_count([source for source, _ in pairs], engine, batch, builtin=request.voice.builtin)
-    local = [(source, output) for source, output in pairs if isinstance(source, Path) and isinstance(output, Path)]
-    if workers > 1 or len(local) < len(pairs):  # what is remote is fetched by workers
-        from menura.jobs.processes import convert_with_workers
-
-        return convert_with_workers(
-            pairs, request, engine, workers=workers, on_progress=on_progress, on_result=on_result
-        )
+        return convert_on_cluster(items, request, engine, address=batch.ray, workers=batch.workers, hooks=hooks)
+    workers = process_count(items, engine, batch, builtin=request.voice.builtin)
+    pairs = [(i.source, i.output) for i in items if isinstance(i.source, Path) and isinstance(i.output, Path)]
+    if workers > 1 or len(pairs) < len(items):  # what is remote is fetched by workers
+        return share(items, Processes(request, engine, workers), workers=workers, hooks=hooks)
     from menura.converter import Converter
 
     converter = Converter(engine)
     converter.preload(request)
-    return converter.convert_files(local, request, on_progress=on_progress, on_result=on_result)
+
+    def on_progress(progress: Progress) -> None:
+        hooks.check()
+        hooks.on_progress(progress)
+
+    return converter.convert_files(pairs, request, on_progress=on_progress, on_result=hooks.on_result)

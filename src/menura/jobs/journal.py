@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
-from menura.audio.remote import RemoteNotes, facts_of
-from menura.errors import EncodeError, ErrorDetails
-from menura.types import FileResult, StageTimes, State, Url
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from menura.types import Place
+from menura.audio.remote import RemoteNotes, file_facts
+from menura.errors import EncodeError
+from menura.jobs.document import from_document, to_document
+from menura.system.files import append_whole, writing
+from menura.types import FileResult, Place, Url
 
 JOURNAL_NAME = ".menura-journal.jsonl"
 REMOTE_JOURNAL_NAME = ".menura-journal"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,67 +40,45 @@ class FileStamp:
     @classmethod
     def of(cls, place: Place, *, fresh: bool = False) -> FileStamp | None:
         """The stamp of a file, None if there is none; `fresh` asks a remote store anew."""
-        if isinstance(place, Url):
-            found = facts_of(place, fresh=fresh)
-            return found and cls(path=str(place), size_bytes=found[0], modified_ns=found[1])
-        try:
-            facts = place.stat()
-            return cls(path=_key(place), size_bytes=facts.st_size, modified_ns=facts.st_mtime_ns)
-        except OSError:
-            return None
+        facts = file_facts(place, fresh=fresh)
+        return facts and cls(path=_key(place), size_bytes=facts[0], modified_ns=facts[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     source: FileStamp
-    made: FileStamp
+    output: FileStamp
     request: str
     result: FileResult
 
 
 class Journal:
-    """An output folder's journal, held open during a run; use it as a context manager.
+    """An output folder's journal. Several runs may share a folder, and threads a journal.
 
-    Several runs may share a folder. The first one there removes what killed runs left half-written. In a folder that is
-    a URL each line is a file of its own, because most such stores can't append; there what is half-written stays.
+    In a folder that is a URL each line is a file of its own, because most such stores can't append.
 
     Args:
         folder: the output folder; made if it isn't there.
-        outputs: what this run will write.
 
     Raises:
-        EncodeError: on entering, where the folder can't be written.
+        EncodeError: the folder can't be written.
     """
 
-    def __init__(self, folder: Place, outputs: Iterable[Place]) -> None:
-        self._lines: _LineFile | _LineNotes
-        if isinstance(folder, Url):
-            self._lines = _LineNotes(folder / REMOTE_JOURNAL_NAME)
-        else:
-            self._lines = _LineFile(folder / JOURNAL_NAME, [path for path in outputs if isinstance(path, Path)])
+    def __init__(self, folder: Place) -> None:
+        self._lines = _RemoteLines(folder) if isinstance(folder, Url) else _Lines(folder / JOURNAL_NAME)
         self._entries: dict[str, _Entry] = {}
         self._writing = threading.Lock()
-
-    def __enter__(self) -> Journal:
-        """Read what is there."""
-        for line in self._lines.open():
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        for line in self._lines.read():
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 entry = _entry(json.loads(line))
-                self._entries[entry.made.path] = entry
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of the folder."""
-        self._lines.close()
+                self._entries[entry.output.path] = entry
 
     def finished(self, source: FileStamp | None, output: Place, request: str) -> FileResult | None:
         """The result of an earlier run, if its output still stands for this input and request."""
         entry = self._entries.get(_key(output))
         if source is None or entry is None or (entry.source, entry.request) != (source, request):
             return None
-        if entry.made != FileStamp.of(output):
+        if entry.output != FileStamp.of(output):
             return None
         return dataclasses.replace(entry.result, output=output, resumed=True)
 
@@ -118,72 +93,47 @@ class Journal:
         Raises:
             EncodeError: the journal can't be written.
         """
-        made = None if result.output is None else FileStamp.of(result.output, fresh=True)
-        if source is None or made is None:
+        output = None if result.output is None else FileStamp.of(result.output, fresh=True)
+        if source is None or output is None:
             return
-        line = _line(_Entry(source=source, made=made, request=request, result=result))
+        entry = _Entry(source=source, output=output, request=request, result=result)
         with self._writing:
-            self._lines.append(made.path, line)
+            self._lines.append(output.path, _line(entry))
 
 
-class _LineFile:
+class _Lines:
     """Lines of one local file."""
 
-    def __init__(self, path: Path, outputs: list[Path]) -> None:
-        self._path, self._outputs = path, outputs
-        self._file: IO[bytes] | None = None
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    def open(self) -> list[bytes]:
-        """The lines that are there."""
-        try:
+    def read(self) -> Iterable[bytes]:
+        with writing(self._path, EncodeError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+b")
-            _lock(self._file, self._sweep)
-            self._file.seek(0)
-            lines = self._file.read().splitlines(keepends=True)
+            self._path.touch()
+            if not self._path.is_file():
+                raise OSError(errno.EINVAL, "not a regular file")
+            lines = self._path.read_bytes().splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
-                self._file.write(b"\n")
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
+                append_whole(self._path, b"\n")
         return lines
 
     def append(self, _path: str, line: bytes) -> None:
-        """Add a line."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(line)
-            self._file.flush()
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _sweep(self) -> None:
-        from menura.system.files import remove_unfinished
-
-        remove_unfinished(self._outputs)
+        append_whole(self._path, line, EncodeError)
 
 
-class _LineNotes:
-    """Lines in files of a remote folder, named after what was made."""
+class _RemoteLines:
+    """Lines in files of a remote folder, named after the output."""
 
     def __init__(self, folder: Url) -> None:
-        self._notes = RemoteNotes(folder)
+        self._notes = RemoteNotes(folder / REMOTE_JOURNAL_NAME)
 
-    def open(self) -> list[bytes]:
-        """The lines that are there."""
+    def read(self) -> Iterable[bytes]:
         return self._notes.read()
 
     def append(self, path: str, line: bytes) -> None:
         """Write the line about an output in place of an earlier one."""
-        self._notes.write(hashlib.sha256(path.encode()).hexdigest()[:32], line)
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        self._notes.write(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32], line)
 
 
 def _key(place: Place) -> str:
@@ -192,14 +142,12 @@ def _key(place: Place) -> str:
 
 
 def _line(entry: _Entry) -> bytes:
-    result = dataclasses.asdict(entry.result)
-    del result["output"], result["resumed"]
     fields = {
         "menura_journal": _FORMAT,
         "source": dataclasses.asdict(entry.source),
-        "made": dataclasses.asdict(entry.made),
+        "output": dataclasses.asdict(entry.output),
         "request": entry.request,
-        "result": {**result, "state": entry.result.state.value},
+        "result": to_document(entry.result),
     }
     return json.dumps(fields).encode() + b"\n"
 
@@ -207,37 +155,9 @@ def _line(entry: _Entry) -> bytes:
 def _entry(fields: dict[str, Any]) -> _Entry:
     if fields["menura_journal"] != _FORMAT:
         raise ValueError("another format")
-    given: dict[str, Any] = dict(fields["result"])
-    given |= {name: tuple(given[name]) for name in ("notes", "seams_s")}
-    given |= {"state": State(given["state"]), "stages": StageTimes(**given["stages"])}
-    given |= {"error": given["error"] and ErrorDetails(**given["error"])}
     return _Entry(
         source=FileStamp(**fields["source"]),
-        made=FileStamp(**fields["made"]),
+        output=FileStamp(**fields["output"]),
         request=fields["request"],
-        result=FileResult(**given, output=None),
+        result=from_document(fields["result"]),
     )
-
-
-def _lock(file: IO[bytes], sweep: Any) -> None:
-    """Share the folder with other runs; `sweep` first if there are none."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: files that are open can't be deleted there anyway
-        sweep()
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass
-    except OSError:
-        return  # a file system without locks: better to leave a stray file than to delete another run's
-    else:
-        sweep()
-    with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_SH)
-
-
-def _unwritable(path: Path, error: OSError) -> EncodeError:
-    reason = error.strerror or os.strerror(error.errno or 0)
-    return EncodeError(path, f"can't be written: {reason}", "Choose a writable output folder")

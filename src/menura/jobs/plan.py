@@ -14,20 +14,11 @@ from menura.audio.remote import is_url, place_of, remote_files
 from menura.errors import ErrorDetails, OptionError
 from menura.options import FORMATS, BatchOptions, ConversionOptions
 from menura.system.files import check_writable
-from menura.types import Place, Url
+from menura.types import FileResult, Item, Place, State, Url
 from menura.voices.library import VOICE_SUFFIXES
 
 STANDARD = "-"
-"""Standard input or output."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One recording and where its conversion goes."""
-
-    source: Place
-    """`-` for standard input."""
-    output: Place
+"""Standard input or output, as a source or output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +66,7 @@ def find_inputs(arguments: Sequence[str], output: str | None, batch: BatchOption
     )
 
 
-def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions) -> list[Job]:
+def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions) -> list[Item]:
     """Where the conversions go.
 
     Args:
@@ -91,11 +82,11 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
     if output == STANDARD:
         if inputs.many:
             raise OptionError(None, "standard output takes one recording", "Add {output=FOLDER}", option="output")
-        return [Job(source=item.path, output=Path(STANDARD)) for item in inputs.items]
+        return [Item(source=item.path, output=Path(STANDARD)) for item in inputs.items]
     if inputs.many:
         jobs = folder_outputs(inputs.items, _folder(inputs, output), ending)
     else:
-        jobs = [Job(source=i.path, output=single_output(i, output, options.voice, ending)) for i in inputs.items]
+        jobs = [Item(source=i.path, output=single_output(i, output, options.voice, ending)) for i in inputs.items]
         for job in jobs:
             _check_name(job.output, options.format)
     check_outputs(jobs)
@@ -103,6 +94,14 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
         if isinstance(job.output, Path):
             check_writable(job.output, OptionError)
     return jobs
+
+
+def missing_results(inputs: Inputs) -> list[FileResult]:
+    """The results of arguments that stand for no recordings."""
+    return [
+        FileResult(input=str(entry.path), output=None, state=State.FAILED, error=entry.error)
+        for entry in inputs.missing
+    ]
 
 
 def single_output(item: InputFile, output: str | None, voice: str, ending: str) -> Path:
@@ -115,7 +114,7 @@ def single_output(item: InputFile, output: str | None, voice: str, ending: str) 
     return Path(output)
 
 
-def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> list[Job]:
+def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> list[Item]:
     """Where many recordings' conversions go: the same tree below a folder, no two under one name.
 
     Of recordings that would share a name, the one that has the output's ending keeps it (else the first). The others
@@ -136,11 +135,11 @@ def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> li
             winner = claims[_key(relative)].relative
             relative = next(name for name in _other_names(item.relative, winner, ending) if _key(name) not in taken)
             taken.add(_key(relative))
-        jobs.append(Job(source=item.path, output=folder / relative))
+        jobs.append(Item(source=item.path, output=folder / relative))
     return jobs
 
 
-def check_outputs(jobs: Sequence[Job]) -> None:
+def check_outputs(jobs: Sequence[Item]) -> None:
     """Raise OptionError where an output is an input."""
     sources = {_resolved(job.source) for job in jobs if str(job.source) != STANDARD}
     for job in jobs:

@@ -1,23 +1,23 @@
-"""A batch shared by processes of this machine. Loads no torch by itself."""
+"""Workers that are processes of this machine, and how many. Loads no torch by itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from menura.audio.remote import size_bytes
-from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
-from menura.jobs.worker import Message, Task, serve
+from menura.jobs.scheduler import Link, WorkerLostError
+from menura.jobs.worker import Message, serve
 from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
 from menura.system.device import cuda_devices, default_threads
 from menura.system.memory import available_memory_bytes
 from menura.system.processes import spawn
-from menura.types import FileResult, Place, Progress, RunReport
+from menura.types import Item
 
 _END_S = 20.0
 
@@ -33,7 +33,7 @@ _INPUT_BYTES_A_PROCESS = 2 * 2**20
 """A process takes seconds to start: 20 s of 16-bit sound at 48 kHz, or two minutes of MP3, for each at least."""
 
 
-def process_count(sources: Sequence[Place], engine: EngineOptions, batch: BatchOptions, *, builtin: bool) -> int:
+def process_count(items: Sequence[Item], engine: EngineOptions, batch: BatchOptions, *, builtin: bool) -> int:
     """How many processes share a batch on this machine.
 
     `workers` where it is given. Else one, with these exceptions: one for each of several CUDA devices, and on a CPU of
@@ -41,16 +41,17 @@ def process_count(sources: Sequence[Place], engine: EngineOptions, batch: BatchO
     have a few seconds of sound, and with `threads` the caller has divided the cores already.
 
     Args:
-        sources: the recordings.
+        items: the recordings.
         engine: what each process runs with.
         batch: `workers`.
         builtin: whether the voice is a starter voice, which is small.
     """
     if batch.workers is not None:
-        return min(batch.workers, max(1, len(sources)))
-    if len(sources) < 2 or engine.threads is not None:
+        return min(batch.workers, max(1, len(items)))
+    if len(items) < 2 or engine.threads is not None:
         return 1
-    most = min(len(sources), max(1, sum(map(size_bytes, sources)) // _INPUT_BYTES_A_PROCESS))
+    input_bytes = sum(size_bytes(item.source) for item in items)
+    most = min(len(items), max(1, input_bytes // _INPUT_BYTES_A_PROCESS))
     gpus = cuda_devices() if engine.device in ("auto", "cuda") else 0
     if gpus > 1:
         return min(gpus, most)
@@ -60,52 +61,19 @@ def process_count(sources: Sequence[Place], engine: EngineOptions, batch: BatchO
     return max(1, min(most, default_threads() // _CORES_A_PROCESS, held))
 
 
-def convert_with_workers(
-    pairs: Sequence[tuple[Place, Place]],
-    request: Asked,
-    engine: EngineOptions,
-    *,
-    workers: int,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_result: Callable[[int, FileResult], None] | None = None,
-) -> RunReport:
-    """Convert many files by several processes; one that fails stops nothing, nor does a process that is killed.
-
-    Args:
-        pairs: (input, output).
-        request: what is asked for, the same for all.
-        engine: what each process runs with; without a number of threads the cores are divided among them. Several CUDA
-            devices are taken in turn.
-        workers: how many processes.
-        on_progress: called when a file is begun and after every block.
-        on_result: called with an item's place and result when its file is complete.
-
-    Returns:
-        The report; loads and peak memory are the sums over the processes.
-
-    Raises:
-        MenuraError: the request as a whole can't be carried out.
-    """
-    threads = engine.threads or max(1, default_threads() // workers)
-    backend = Processes(request, dataclasses.replace(engine, threads=threads))
-    return convert_shared(pairs, backend, workers=workers, on_progress=on_progress, on_result=on_result)
-
-
-class _ProcessLink:
-    """A process, and the pipe to it."""
+class _Process:
+    """A worker process, and the pipe to it."""
 
     def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
         self.process, self.pipe = process, pipe
 
-    def send(self, task: Task | None) -> None:
-        """See Link."""
+    def send(self, item: Item | None) -> None:
         try:
-            self.pipe.send(task)
+            self.pipe.send(item)
         except OSError as error:
             raise WorkerLostError(str(error)) from error
 
     def receive(self) -> Message:
-        """See Link."""
         try:
             message: Message = self.pipe.recv()
         except (EOFError, OSError) as error:
@@ -116,54 +84,50 @@ class _ProcessLink:
 
 
 class Processes:
-    """Spawned processes; each ends with its parent.
+    """The scheduler's backend of processes that end with this one.
 
     Args:
-        request: what is asked for.
-        engine: what each process runs with.
+        asked: the request.
+        engine: what each process runs with; without `threads` the cores are divided among them, and several CUDA
+            devices are taken in turn.
+        workers: how many there will be.
     """
 
-    stays_for_loading = True
-
-    def __init__(self, request: Asked, engine: EngineOptions) -> None:
-        self._request, self._engine = request, engine
+    def __init__(self, asked: Asked, engine: EngineOptions, workers: int) -> None:
+        threads = engine.threads or max(1, default_threads() // workers)
+        self._asked, self._engine = asked, dataclasses.replace(engine, threads=threads)
 
     def start(self, number: int) -> Link:
-        process, pipe = spawn(_work, self._request, self._engine, number, name=f"menura-worker-{number}")
-        return _ProcessLink(process, pipe)
+        return _Process(*spawn(_work, self._asked, self._engine, number, name=f"menura-worker-{number}"))
 
-    def heard(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
-        """See Backend."""
+    def wait(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
         ready = wait([link.pipe for link in _own(links)], timeout_s)
         return [link for link in _own(links) if link.pipe in ready]
 
-    def forget(self, link: Link) -> None:
-        """See Backend."""
+    def discard(self, link: Link) -> None:
         for lost in _own([link]):
             lost.process.kill()
             lost.process.join()
             lost.pipe.close()
 
     def close(self, links: Sequence[Link], *, gently: bool) -> None:
-        """See Backend; those that are at work remove what is half-written."""
+        """End all; those that are converting remove their partial outputs."""
         for link in _own(links):
             if gently:
                 link.process.join(_END_S)
             link.process.terminate()
         for link in _own(links):
             link.process.join(_END_S)
-            link.process.kill()
-            link.process.join()
-            link.pipe.close()
+            self.discard(link)
             link.process.close()
 
 
-def _own(links: Sequence[Link]) -> list[_ProcessLink]:
-    return [link for link in links if isinstance(link, _ProcessLink)]
+def _own(links: Sequence[Link]) -> list[_Process]:
+    return [link for link in links if isinstance(link, _Process)]
 
 
-def _work(pipe: Connection, request: Asked, engine: EngineOptions, number: int) -> None:
-    serve(pipe, request, dataclasses.replace(engine, device=_device(engine.device, number)))
+def _work(pipe: Connection, asked: Asked, engine: EngineOptions, number: int) -> None:
+    serve(pipe, asked, dataclasses.replace(engine, device=_device(engine.device, number)))
 
 
 def _device(name: str, number: int) -> str:

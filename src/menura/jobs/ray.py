@@ -1,33 +1,36 @@
 """A batch shared by actors of a Ray cluster, each with networks that stay loaded. Ray is the extra `ray`.
 
 The scheduler stays in this process and is the only one that writes the journal. Actors need Menura, the recordings, the
-output folder and the voice's files at the same paths.
+output folder and the voice's files at the same paths. Ray's own retries and its ActorPool aren't used: a pool doesn't
+say which file its actor died of, and the scheduler's rules hold for processes of one machine anyway.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
+import math
 import os
+import platform
 import queue
 import signal
 import socket
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from menura.errors import OptionError, ResourceError
-from menura.jobs.scheduler import Link, WorkerLostError, convert_shared
-from menura.jobs.worker import Farewell, Finished, Message, Ready, Refused, Task, serve
-from menura.loading.request import Asked, Request
+from menura import __version__
+from menura.errors import MenuraError, OptionError, ResourceError
+from menura.jobs.scheduler import Hooks, Link, WorkerLostError, share
+from menura.jobs.worker import Advanced, Finished, Message, Ready, Refused, Worker, advanced, with_names
+from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.device import physical_cores
-from menura.types import FileResult, Place, Progress, RunReport
+from menura.types import Item, RunReport
 from menura.voices.assets import HOME_VARIABLE
 from menura.voices.library import VOICE_SUFFIXES
 
@@ -44,32 +47,28 @@ _SLICE_S = 0.5
 
 
 def convert_on_cluster(
-    pairs: Sequence[tuple[Place, Place]],
-    asked: Asked,
+    items: Sequence[Item],
+    request: Request,
     engine: EngineOptions,
     *,
     address: str,
     workers: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_result: Callable[[int, FileResult], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> RunReport:
     """Convert many files by actors of a Ray cluster; one that fails stops nothing, nor does an actor that dies.
 
     Args:
-        pairs: (input, output), reachable from all machines.
-        asked: what is asked for, the same for all; each machine resolves the options in its own data folder.
+        items: reachable from all machines.
+        request: the same for all; each machine resolves its options in its own data folder.
         engine: what each actor runs with.
         address: HOST:PORT, `local` (a cluster of its own on this machine), or `auto` ($RAY_ADDRESS, else `local`).
         workers: how many actors; by default as many as the cluster has room for.
-        on_progress: called when a file is begun and after every block.
-        on_result: called with an item's place and result when its file is complete.
-
-    Returns:
-        The report; loads and peak memory are the sums over the actors.
+        hooks: of the run.
 
     Raises:
         OptionError: Ray isn't installed, no cluster answers there, or it can't hold such a worker.
         MenuraError: the request as a whole can't be carried out.
+        CancelledError: the run was cancelled.
     """
     with connected(address) as cluster:
         nodes = [
@@ -77,11 +76,10 @@ def convert_on_cluster(
             for node in cluster.ray.nodes()
             if node["Alive"]
         ]
-        share = share_cluster(nodes, engine, workers)
-        engine = dataclasses.replace(engine, device=share.device, threads=share.threads, home=_home(engine))
-        options = _absolute(asked.options if isinstance(asked, Request) else asked)
-        backend = Actors(cluster, options, engine, gpus=share.gpus)
-        return convert_shared(pairs, backend, workers=share.workers, on_progress=on_progress, on_result=on_result)
+        division = divide_cluster(nodes, engine, workers)
+        engine = dataclasses.replace(engine, device=division.device, threads=division.threads, home=_home(engine))
+        backend = Actors(cluster, _absolute(request.options), engine, gpus=division.gpus)
+        return share(items, backend, workers=division.workers, hooks=hooks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +91,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Division:
     """How a cluster is divided among workers."""
 
     workers: int
@@ -104,13 +102,13 @@ class Share:
     device: str
 
 
-def share_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | None) -> Share:
+def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | None) -> Division:
     """Divide a cluster: a worker for each GPU, or for every few CPUs.
 
     Args:
         nodes: the machines.
-        engine: asked for; `threads` are each worker's.
-        workers: asked for, None for as many as there is room for.
+        engine: `threads` are each worker's.
+        workers: how many; None for as many as there is room for.
 
     Raises:
         OptionError: no machine can hold such a worker.
@@ -118,233 +116,212 @@ def share_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | N
     kind = engine.device.partition(":")[0]
     with_gpu = [node for node in nodes if node.gpus]
     if kind == "cuda" and not with_gpu:
-        raise OptionError(f"device: '{engine.device}' is asked for, and no machine of the cluster offers Ray a GPU.")
+        raise OptionError(None, "no machine of the cluster offers Ray a GPU", "Use {device=cpu}", option="device")
     if with_gpu and kind in ("auto", "cuda"):
         fair = min(node.cpus // node.gpus for node in with_gpu)
         threads = engine.threads or max(1, min(_MOST_THREADS, fair))
         room = sum(min(node.gpus, node.cpus // threads) for node in with_gpu)
-        share = Share(workers=workers or room, threads=threads, gpus=1, device="cuda")
+        division = Division(workers=workers or room, threads=threads, gpus=1, device="cuda")
     else:
         widest, total = max((node.cpus for node in nodes), default=0), sum(node.cpus for node in nodes)
         fair = min(widest, total // workers) if workers else min(widest, _MOST_THREADS)
         threads = engine.threads or max(1, fair)
         room = sum(node.cpus // threads for node in nodes)
         device = "cpu" if kind == "auto" else engine.device
-        share = Share(workers=workers or room, threads=threads, gpus=0, device=device)
+        division = Division(workers=workers or room, threads=threads, gpus=0, device=device)
     if not room:
+        needed = f"{division.threads} CPUs{' and a GPU' if division.gpus else ''}"
         raise OptionError(
-            f"threads: no machine of the cluster has {share.threads} CPUs{' and a GPU' if share.gpus else ''} for one "
-            f"worker; give fewer --threads."
+            None, f"no machine of the cluster has {needed} for a worker", "Use fewer {threads}", option="threads"
         )
-    return share
+    return division
 
 
-class _Inbox:
-    """The actor's channel: what comes in and goes out between its threads."""
-
-    def __init__(self) -> None:
-        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-
-    def send(self, message: Message, /) -> None:
-        """See Channel."""
-        self.messages.put(message)
-
-    def recv(self) -> Task | None:
-        """See Channel."""
-        return self.tasks.get()
-
-
-class MenuraWorker:
-    """What runs in an actor: a thread converts, so that the actor can listen and tell meanwhile.
+class ClusterWorker:
+    """What runs in an actor; its methods are Ray's streaming generators of messages.
 
     Args:
-        options: what is asked for.
+        options: the request's, resolved there.
         engine: what the process runs with.
     """
 
     def __init__(self, options: ConversionOptions, engine: EngineOptions) -> None:
-        self._inbox = _Inbox()
-        threading.Thread(target=self._work, args=(options, engine), name="menura-convert", daemon=True).start()
+        self._options, self._engine = options, engine
+        self._worker: Worker | None = None
 
-    def give(self, task: Task | None) -> None:
-        """A file to convert; None for no more."""
-        self._inbox.tasks.put(task)
-
-    def listen(self) -> list[Message]:
-        """What there is to tell; waits until there is something."""
-        messages = [self._inbox.messages.get()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                messages.append(self._inbox.messages.get_nowait())
-        return messages
-
-    def _work(self, options: ConversionOptions, engine: EngineOptions) -> None:
+    def load(self) -> Iterator[Message]:
         try:
-            serve(self._inbox, options, engine)
-        except BaseException:  # noqa: BLE001  (the process edge: the actor must not live on without its worker)
-            traceback.print_exc()
-            os._exit(1)
+            self._worker = Worker(self._options, self._engine)
+        except MenuraError as error:
+            yield Refused(error=error)
+        else:
+            yield Ready(version=__version__, host=platform.node(), process=os.getpid())
+
+    def convert(self, item: Item) -> Iterator[Message]:
+        """A thread converts, as progress comes by callback."""
+        assert self._worker is not None
+        worker, messages = self._worker, queue.SimpleQueue[Message]()
+        with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
+            done = pool.submit(worker.convert, item, lambda progress: messages.put(advanced(progress)))
+            done.add_done_callback(lambda _: messages.put(Ready()))
+            while not isinstance(message := messages.get(), Ready):
+                yield message
+            yield Finished(result=done.result())
+
+    def usage(self) -> Iterator[Message]:
+        assert self._worker is not None
+        yield self._worker.usage()
 
 
-class _ActorLink:
-    """An actor, and what is expected of it."""
+class _Actor:
+    """An actor, and what it was asked last."""
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor = ray, actor
-        self._told: collections.deque[Message] = collections.deque()
-        self._where = "before it was ready"
-        self.task: Task | None = None
-        """What it was given last."""
+        self._where: str | None = None
         self.process: int | None = None
-        self.listening: Any = actor.listen.remote()
-        """Ray's reference to what will be heard next."""
+        self.item: Item | None = None
+        self.answer: Any = self._ask("load")
+        """Ray's generator of messages; None while it is idle."""
 
-    @property
-    def has_news(self) -> bool:
-        """Whether something was heard that wasn't received yet."""
-        return bool(self._told)
-
-    def send(self, task: Task | None) -> None:
-        """See Link."""
-        self.task = task
-        local = task and dataclasses.replace(task, source=_anywhere(task.source), output=_anywhere(task.output))
-        self._actor.give.remote(local)
+    def send(self, item: Item | None) -> None:
+        if self._where is None:  # waiting for room in the cluster, for all that is known
+            raise WorkerLostError("not loaded")
+        self.item = item
+        self.answer = self._ask("usage") if item is None else self._ask("convert", _anywhere(item))
 
     def receive(self) -> Message:
-        """See Link."""
-        if not self._told:
-            try:
-                self._told += self._ray.get(self.listening)
-            except self._ray.exceptions.RayError as error:
-                raise WorkerLostError(self._how(error)) from error
-            if not isinstance(self._told[-1], (Farewell, Refused)):
-                self.listening = self._actor.listen.remote()
-        message = self._told.popleft()
+        try:
+            message: Message = self._ray.get(next(self.answer))
+        except self._ray.exceptions.RayError as error:
+            raise WorkerLostError(self._how(error)) from error
         if isinstance(message, Ready):
-            self.process, self._where = message.process, f"process {message.process} on {message.host}"
-        if isinstance(message, Finished) and self.task is not None:
-            return Finished(result=_as_given(message.result, self.task))
+            _check_version(message)
+            self._where, self.process = f"process {message.process} on {message.host}", message.process
+        if not isinstance(message, Advanced):
+            self.answer = None
+        if isinstance(message, Finished) and self.item is not None:
+            return Finished(result=with_names(message.result, self.item, _anywhere(self.item)))
         return message
 
     def kill(self) -> None:
-        """End the actor's process at once."""
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(self._actor, no_restart=True)
+        self._ray.kill(self._actor)
 
     def await_end(self, deadline_s: float) -> None:
         """Wait until a killed actor answers no more."""
         with contextlib.suppress(self._ray.exceptions.RayError):
-            while (left_s := deadline_s - time.monotonic()) > 0:
-                self._ray.get(self._actor.give.remote(None), timeout=left_s)
+            self._ray.get(next(self._ask("usage")), timeout=max(0.0, deadline_s - time.monotonic()))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._actor, method).options(num_returns="streaming").remote(*arguments)
 
     def _how(self, error: Exception) -> str:
         lines = str(error).strip().splitlines()
-        if "creation task" in str(error):  # Menura can't be imported there, for one
-            return f"Ray: {lines[-1].strip()}"
+        if self._where is None or "creation task" in str(error):  # Menura can't be imported there, for one
+            return f"Ray: {lines[-1].strip() if lines else type(error).__name__}"
         return f"Ray's actor, {self._where}"
 
 
 class Actors:
-    """Actors of a connected cluster.
+    """The scheduler's backend of actors.
 
     Args:
         cluster: where they run.
-        options: what is asked for, with paths that hold anywhere.
+        options: the request's, with paths that hold anywhere.
         engine: what each actor runs with; its threads are the CPUs that it claims.
         gpus: that each claims.
     """
 
-    stays_for_loading = False  # it may be waiting for room in the cluster
-
     def __init__(self, cluster: Cluster, options: ConversionOptions, engine: EngineOptions, *, gpus: int = 0) -> None:
-        self._ray, self._termination = cluster.ray, cluster.termination
-        self._options, self._engine = options, engine
+        self._cluster, self._ray = cluster, cluster.ray
+        self._arguments = options, engine
         # Ray restarts nothing: the scheduler starts another worker, and gives it the file.
-        self._actor = self._ray.remote(MenuraWorker).options(
-            num_cpus=engine.threads or 1, num_gpus=gpus, max_concurrency=2, max_restarts=0, max_task_retries=0
+        self._worker = self._ray.remote(ClusterWorker).options(
+            num_cpus=engine.threads or 1, num_gpus=gpus, max_restarts=0
         )
 
     def start(self, number: int) -> Link:
-        """See Backend."""
-        return _ActorLink(self._ray, self._actor.remote(self._options, self._engine))
+        return _Actor(self._ray, self._worker.remote(*self._arguments))
 
-    def heard(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
-        """See Backend."""
-        news: list[Link] = [link for link in _own(links) if link.has_news]
-        if news:
-            return news
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    def wait(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
+        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        asked = [link for link in _own(links) if link.answer is not None]
         while True:
-            left_s = _SLICE_S if deadline_s is None else min(_SLICE_S, max(0.0, deadline_s - time.monotonic()))
-            ready, _ = self._ray.wait([link.listening for link in _own(links)], num_returns=1, timeout=left_s)
-            self._termination.check()
-            if ready or (deadline_s is not None and time.monotonic() >= deadline_s):
-                return [link for link in _own(links) if link.listening in ready]
+            left_s = min(_SLICE_S, max(0.0, deadline_s - time.monotonic()))
+            answered, _ = self._ray.wait([link.answer for link in asked], num_returns=1, timeout=left_s)
+            self._cluster.check()
+            if answered or time.monotonic() >= deadline_s:
+                return [link for link in asked if link.answer in answered]
 
-    def forget(self, link: Link) -> None:
-        """See Backend."""
-        for lost in _own([link]):
-            lost.kill()
-            lost.await_end(time.monotonic() + _END_S)
+    def discard(self, link: Link) -> None:
+        self.close([link], gently=False)
 
     def close(self, links: Sequence[Link], *, gently: bool) -> None:
-        """See Backend. Actors hold nothing that is worth a gentle end; the scheduler removes what is half-written."""
+        """End all at once: they hold nothing, and the scheduler removes partial outputs."""
         for link in _own(links):
             link.kill()
-        deadline = time.monotonic() + _END_S
+        deadline_s = time.monotonic() + _END_S
         for link in _own(links):
-            link.await_end(deadline)
+            link.await_end(deadline_s)
 
 
-def _own(links: Sequence[Link]) -> list[_ActorLink]:
-    return [link for link in links if isinstance(link, _ActorLink)]
+def _own(links: Sequence[Link]) -> list[_Actor]:
+    return [link for link in links if isinstance(link, _Actor)]
 
 
-class Termination:
-    """SIGTERM during a run: Ray's waiting calls make a mess of exceptions that its handler raises, so it waits too."""
+class Cluster:
+    """A connected cluster.
 
-    def __init__(self) -> None:
-        self._previous: Any = None
-        self._number: int | None = None
+    Args:
+        ray: the module.
+        on_sigterm: the process's own handler. Ray's waiting calls swallow what a handler raises, so that it is called
+            between them.
+    """
 
-    def defer(self, previous: Any) -> None:
-        """Take SIGTERM over from a handler; the system's own stays."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._previous = previous
-        signal.signal(signal.SIGTERM, self._note if callable(previous) else previous)
+    def __init__(self, ray: Any, on_sigterm: Any = None) -> None:
+        self.ray = ray
+        self._on_sigterm, self._signals = on_sigterm, list[int]()
+
+    def defer_sigterm(self) -> None:
+        """Take SIGTERM over from the handler."""
+        signal.signal(signal.SIGTERM, lambda number, _frame: self._signals.append(number))
 
     def check(self) -> None:
         """Call the handler now, if the signal came."""
-        number, self._number = self._number, None
-        if number is not None:
-            self._previous(number, None)
-
-    def give_back(self) -> None:
-        """Put the handler back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self._number = number
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """A connected cluster."""
-
-    ray: Any
-    """The module."""
-    termination: Termination
+        if self._signals:
+            self._on_sigterm(self._signals.pop(), None)
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Cluster]:
-    """Ray, connected; a connection that is there already is used and left."""
+    """Ray, connected; a connection that is there already is used and left.
+
+    Raises:
+        OptionError: Ray isn't installed, or no cluster answers.
+        ResourceError: Ray can't start on this machine.
+    """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "local")
     _check_answers(address)
+    ray = _imported(address)
+    if ray.is_initialized():
+        yield Cluster(ray)
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    cluster = Cluster(ray, handler)
+    own_handler = threading.current_thread() is threading.main_thread()
+    try:
+        _initialise(ray, address)
+        if own_handler and callable(handler):
+            cluster.defer_sigterm()  # Ray has taken it for itself
+        yield cluster
+    finally:
+        ray.shutdown()
+        if own_handler and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _imported(address: str) -> Any:
     # Read by Ray when it is imported. It reports to its makers unless told not to, listens on all of the machine's
     # addresses, and tells on standard output, which is a document's with --json, when a worker dies.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -354,19 +331,9 @@ def connected(address: str) -> Iterator[Cluster]:
     try:
         import ray
     except ImportError as error:
-        raise OptionError("ray: needs Ray: pip install 'menura[ray]', or share the files with --workers.") from error
-    termination = Termination()
-    if ray.is_initialized():
-        yield Cluster(ray=ray, termination=termination)
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        _initialise(ray, address)
-        termination.defer(handler)  # Ray has taken it for itself
-        yield Cluster(ray=ray, termination=termination)
-    finally:
-        ray.shutdown()
-        termination.give_back()
+        advice = "Run pip install 'menura[ray]', or share the files with {workers}"
+        raise OptionError(None, "Ray is not installed", advice, option="ray") from error
+    return ray
 
 
 def _initialise(ray: Any, address: str) -> None:
@@ -375,9 +342,8 @@ def _initialise(ray: Any, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         if address == "local":
-            why = " ".join(str(error).split()) or type(error).__name__
-            raise ResourceError(f"Ray can't start on this machine: {why}. Use --workers instead.") from error
-        raise _silent(address, error) from error
+            raise ResourceError(None, f"Ray can't start on this machine: {_why(error)}", "Use {workers}") from error
+        raise _no_answer(address, error) from error
 
 
 def _check_answers(address: str) -> None:
@@ -388,14 +354,16 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
-        raise _silent(address, error) from error
+        raise _no_answer(address, error) from error
 
 
-def _silent(address: str, error: Exception) -> OptionError:
-    why = " ".join(str(error).split()) or type(error).__name__
-    return OptionError(
-        f"ray: no cluster answers at {address}: {why}. Start one with 'ray start --head', or give another address."
-    )
+def _no_answer(address: str, error: Exception) -> OptionError:
+    problem = f"no cluster answers at {address}: {_why(error)}"
+    return OptionError(None, problem, "Start one with 'ray start --head', or give another address", option="ray")
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _home(engine: EngineOptions) -> Path | None:
@@ -405,7 +373,7 @@ def _home(engine: EngineOptions) -> Path | None:
 
 
 def _absolute(options: ConversionOptions) -> ConversionOptions:
-    """The request with paths that don't depend on the working folder."""
+    """The options with paths that don't depend on the working folder."""
     voice = Path(options.voice).expanduser()
     return dataclasses.replace(
         options,
@@ -415,13 +383,14 @@ def _absolute(options: ConversionOptions) -> ConversionOptions:
     )
 
 
-def _anywhere(place: Place) -> Place:
-    return place.absolute() if isinstance(place, Path) else place
+def _anywhere(item: Item) -> Item:
+    """The same with paths that don't depend on the working folder."""
+    source, output = (p.absolute() if isinstance(p, Path) else p for p in (item.source, item.output))
+    return Item(source=source, output=output)
 
 
-def _as_given(result: FileResult, task: Task) -> FileResult:
-    """A result in the paths that the user gave."""
-    given = {str(_anywhere(place)): str(place) for place in (task.source, task.output)}
-    error = result.error and result.error.about(given)
-    output = None if result.output is None else task.output
-    return dataclasses.replace(result, input=str(task.source), output=output, error=error)
+def _check_version(ready: Ready) -> None:
+    """Raise ResourceError where an actor has another Menura."""
+    if ready.version != __version__:
+        problem = f"has Menura {ready.version}, this is {__version__}"
+        raise ResourceError(ready.host, problem, "Install the same version on all machines")

@@ -1,49 +1,30 @@
-"""One worker of a shared batch: converts file after file with networks that stay loaded, and tells how far it is.
-
-It runs in a process of this machine or in an actor of a cluster; only what its messages travel through differs.
-Loads no torch by itself.
-"""
+"""One worker of a shared batch: converts file after file with networks that stay loaded. Loads no torch by itself."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
-from menura.audio.remote import fetched, publish
+from menura.audio.remote import local_input, local_output
 from menura.errors import MenuraError, details_of
 from menura.loading.request import Asked, Request
 from menura.options import EngineOptions
-from menura.types import FileResult, Place, Progress, State, Url
+from menura.types import FileResult, Item, Progress, State
 
 if TYPE_CHECKING:
     from menura.converter import Converter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A file to convert."""
-
-    number: int
-    """Its place in the batch."""
-    source: Place
-    output: Place
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """The worker's networks are loaded."""
 
-    version: str
-    host: str
-    process: int
+    version: str = __version__
+    host: str = ""
+    process: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,77 +44,90 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What became of the file; the worker has nothing to do."""
+    """The file's result; the worker is idle."""
 
     result: FileResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Farewell:
-    """A worker's last words."""
+class Usage:
+    """What a worker has used, told when it ends."""
 
     model_loads: Mapping[str, int]
     peak_memory_mb: float
 
 
-Message = Ready | Refused | Advanced | Finished | Farewell
+Message = Ready | Refused | Advanced | Finished | Usage
 
 
 class Channel(Protocol):
-    """The worker's end of what joins it to the scheduler."""
+    """The worker's end of its connection to the scheduler."""
 
-    def send(self, message: Message, /) -> None:
-        """Tell the scheduler."""
-        ...
+    def send(self, message: Message, /) -> None: ...
 
-    def recv(self) -> Task | None:
+    def recv(self) -> Item | None:
         """The next file; None when there is nothing more."""
         ...
 
 
-def serve(channel: Channel, asked: Asked, engine: EngineOptions) -> None:
-    """Convert what comes until there is nothing more.
+class Worker:
+    """A converter of single files.
 
     Args:
-        channel: to the scheduler.
-        asked: what is asked for, the same for all files; options are resolved on this machine.
+        asked: the request, the same for all files; options are resolved on this machine.
         engine: what the process runs with.
+
+    Raises:
+        MenuraError: the request can't be carried out.
     """
-    try:
+
+    def __init__(self, asked: Asked, engine: EngineOptions) -> None:
         from menura.converter import Converter
 
-        converter = Converter(engine)
-        request = converter.resolve(asked)
-        converter.preload(request)
+        self._converter: Converter = Converter(engine)
+        self._request: Request = self._converter.resolve(asked)
+        self._converter.preload(self._request)
+
+    def convert(self, item: Item, on_progress: Callable[[Progress], None] | None = None) -> FileResult:
+        """Convert a file; what is remote is fetched before, and put there afterwards."""
+        try:
+            with local_input(item.source) as source, local_output(item.output) as output:
+                report = self._converter.convert_files([(source, output)], self._request, on_progress=on_progress)
+                result = with_names(report.files[0], item, Item(source=source, output=output))
+        except (MenuraError, OSError) as error:  # of a remote file system
+            return FileResult(input=str(item.source), output=None, state=State.FAILED, error=details_of(error))
+        return result
+
+    def usage(self) -> Usage:
+        report = self._converter.convert_files([], self._request)
+        return Usage(model_loads=report.model_loads, peak_memory_mb=report.peak_memory_mb)
+
+
+def with_names(result: FileResult, item: Item, local: Item) -> FileResult:
+    """The result of an item's local copies, with the item's own names."""
+    names = {str(local.source): str(item.source), str(local.output): str(item.output)}
+    return dataclasses.replace(
+        result,
+        input=str(item.source),
+        output=None if result.output is None else item.output,
+        error=result.error and result.error.about(names),
+    )
+
+
+def serve(channel: Channel, asked: Asked, engine: EngineOptions) -> None:
+    """Convert what comes until there is nothing more."""
+    try:
+        worker = Worker(asked, engine)
     except MenuraError as error:
         channel.send(Refused(error=error))
         return
-    channel.send(Ready(version=__version__, host=platform.node(), process=os.getpid()))
-    while (task := channel.recv()) is not None:
-        result = _convert(converter, task, request, lambda progress: channel.send(_advanced(progress)))
+    channel.send(Ready())
+    while (item := channel.recv()) is not None:
+        result = worker.convert(item, lambda progress: channel.send(advanced(progress)))
         channel.send(Finished(result=result))
-    last = converter.convert_files([], request)
-    channel.send(Farewell(model_loads=last.model_loads, peak_memory_mb=last.peak_memory_mb))
+    channel.send(worker.usage())
 
 
-def _convert(converter: Converter, task: Task, request: Request, on_progress: Callable[[Progress], None]) -> FileResult:
-    """Convert a file; what is remote is fetched before and put there afterwards."""
-    with contextlib.ExitStack() as stack:
-        source, output = task.source, task.output
-        try:
-            local = stack.enter_context(fetched(source)) if isinstance(source, Url) else source
-            if isinstance(output, Url):
-                made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-"))) / output.name
-            else:
-                made = output
-            (result,) = converter.convert_files([(local, made)], request, on_progress=on_progress).files
-            if isinstance(output, Url) and result.output is not None:
-                publish(made, output)
-        except (MenuraError, OSError) as error:
-            return FileResult(input=str(source), output=None, state=State.FAILED, error=details_of(error))
-    told = result.error and result.error.about({str(local): str(source), str(made): str(output)})
-    return dataclasses.replace(result, input=str(source), output=None if result.output is None else output, error=told)
-
-
-def _advanced(progress: Progress) -> Advanced:
+def advanced(progress: Progress) -> Advanced:
+    """The message about one file's progress."""
     return Advanced(audio_done_s=progress.audio_done_s, audio_s=progress.audio_s or 0.0)

@@ -91,14 +91,14 @@ def write_whole(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def append_whole(path: Path, data: bytes) -> None:
+def append_whole(path: Path, data: bytes, kind: type[MenuraError] = ResourceError) -> None:
     """Add to a file's end, all or nothing.
 
     Raises:
-        ResourceError: it can't be written.
+        MenuraError: of that kind, where it can't be written.
     """
     # Unbuffered: a buffer would be written at last when the file is closed, after what is half there was taken back.
-    with writing(path), path.open("ab", buffering=0) as file:
+    with writing(path, kind), path.open("ab", buffering=0) as file:
         before, rest = file.tell(), memoryview(data)
         try:
             while rest:

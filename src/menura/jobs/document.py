@@ -1,0 +1,93 @@
+"""Results as plain values, for JSON documents, journals and services, and back. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from menura import __version__
+from menura.audio.remote import place_of
+from menura.errors import ErrorDetails
+from menura.types import FileResult, RunReport, StageTimes, State
+
+T = TypeVar("T")
+
+
+def report_document(report: RunReport) -> dict[str, Any]:
+    """A run as plain values."""
+    return {
+        "version": __version__,
+        "files": [to_document(result) for result in report.files],
+        "wall_s": round(report.wall_s, 6),
+        "peak_memory_mb": round(report.peak_memory_mb, 1),
+        "model_loads": dict(report.model_loads),
+    }
+
+
+def to_document(result: FileResult) -> dict[str, Any]:
+    """A file's result as plain values; `error` has kind, subject, problem, advice and option."""
+    factor = result.real_time_factor
+    stages = dataclasses.asdict(result.stages)
+    return {
+        "input": result.input,
+        "output": None if result.output is None else str(result.output),
+        "state": result.state.value,
+        "error": None if result.error is None else dataclasses.asdict(result.error),
+        "notes": list(result.notes),
+        "audio_s": result.audio_s,
+        "output_samples": result.output_samples,
+        "output_rate": result.output_rate,
+        "f0_method": result.f0_method,
+        "transpose": None if result.transpose is None else result.transpose + 0.0,  # not -0.0
+        "wall_s": round(result.wall_s, 6),
+        "real_time_factor": None if factor is None else round(factor, 6),
+        "stages": {name.removesuffix("_s"): round(seconds, 6) for name, seconds in stages.items()},
+        "seams_s": list(result.seams_s),
+        "resumed": result.resumed,
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> FileResult:
+    """The result that `to_document` made this of.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    output, error = document["output"], document["error"]
+    stages: dict[str, Any] = document["stages"]
+    return FileResult(
+        input=_checked(str, document["input"]),
+        output=None if output is None else place_of(_checked(str, output)),
+        state=State(document["state"]),
+        error=None if error is None else _error(error),
+        notes=tuple(_checked(str, note) for note in document["notes"]),
+        audio_s=_number(document["audio_s"]),
+        output_samples=_checked(int, document["output_samples"]),
+        output_rate=_checked(int, document["output_rate"]),
+        f0_method=_text(document["f0_method"]),
+        transpose=None if document["transpose"] is None else _number(document["transpose"]),
+        wall_s=_number(document["wall_s"]),
+        stages=StageTimes(**{f"{name}_s": _number(seconds) for name, seconds in stages.items()}),
+        seams_s=tuple(map(_number, document["seams_s"])),
+        resumed=_checked(bool, document["resumed"]),
+    )
+
+
+def _error(fields: Mapping[str, Any]) -> ErrorDetails:
+    optional = {name: _text(fields[name]) for name in ("subject", "advice", "option")}
+    return ErrorDetails(kind=_checked(str, fields["kind"]), problem=_checked(str, fields["problem"]), **optional)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int) else _checked(float, value)
+
+
+def _checked(kind: type[T], value: Any) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else _checked(str, value)
