@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from menura.errors import (
         AssetMissingError,
         AudioError,
+        CancelledError,
         CheckpointError,
         DecodeError,
         EncodeError,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
         UnsafeCheckpointError,
         VoiceNotFoundError,
     )
-    from menura.options import ConversionOptions, EngineOptions
+    from menura.jobs.batch import convert_folder
+    from menura.options import BatchOptions, ConversionOptions, EngineOptions
     from menura.types import AudioBlock, FileResult, RunReport, StageTimes, State
 
 __version__ = "0.1.0"
@@ -38,6 +40,8 @@ __all__ = [
     "AssetMissingError",
     "AudioBlock",
     "AudioError",
+    "BatchOptions",
+    "CancelledError",
     "CheckpointError",
     "ConversionOptions",
     "Converter",
@@ -57,11 +61,13 @@ __all__ = [
     "UnsafeCheckpointError",
     "VoiceNotFoundError",
     "__version__",
+    "convert_folder",
 ]
 
 _HOMES = {
     "menura.converter": ("Converter",),
-    "menura.options": ("ConversionOptions", "EngineOptions"),
+    "menura.jobs.batch": ("convert_folder",),
+    "menura.options": ("BatchOptions", "ConversionOptions", "EngineOptions"),
     "menura.types": ("AudioBlock", "FileResult", "RunReport", "StageTimes", "State"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

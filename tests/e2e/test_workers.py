@@ -17,30 +17,33 @@ import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundError
 from menura.jobs.journal import JOURNAL_NAME
-from menura.jobs.processes import Processes, convert_with_workers
+from menura.jobs.processes import Processes
+from menura.jobs.scheduler import Hooks, share
 from menura.jobs.worker import Ready
-from menura.types import FileResult, Progress, State
+from menura.types import FileResult, Item, Progress, RunReport, State
 
 ONE_THREAD = EngineOptions(threads=1)
 TINY = ConversionOptions(voice="tiny")
 
 
+def share_out(items: list[Item], workers: int, hooks: Hooks) -> RunReport:
+    return share(items, Processes(TINY, ONE_THREAD, workers), workers=workers, hooks=hooks)
+
+
 @pytest.fixture
-def pairs(talk: Path) -> list[tuple[Path, Path]]:
+def items(talk: Path) -> list[Item]:
     for number in range(4):
         shutil.copy(talk, f"{number}.wav")
     Path("1.wav").write_text("no recording " * 50)
-    return [(Path(f"{number}.wav"), Path("out") / f"{number}.wav") for number in range(4)]
+    return [Item(source=Path(f"{number}.wav"), output=Path("out") / f"{number}.wav") for number in range(4)]
 
 
-def test_workers_do_what_one_process_does(pairs: list[tuple[Path, Path]]) -> None:
+def test_workers_do_what_one_process_does(items: list[Item]) -> None:
     told: dict[int, FileResult] = {}
     seen: list[Progress] = []
-    report = convert_with_workers(
-        pairs, TINY, ONE_THREAD, workers=2, on_progress=seen.append, on_result=told.__setitem__
-    )
+    report = share_out(items, 2, Hooks(on_progress=seen.append, on_result=told.__setitem__))
     assert [result.state.value for result in report.files] == ["done", "failed", "done", "done"]
-    assert [result.input for result in report.files] == [str(source) for source, _ in pairs]
+    assert [result.input for result in report.files] == [str(item.source) for item in items]
     assert [told[number] for number in range(4)] == list(report.files)
     assert sorted(report.model_loads.values()) == [2, 2, 2]
     assert seen[-1].files == 4
@@ -58,8 +61,8 @@ def minute(talk: Path) -> Path:
     return Path("minute.wav")
 
 
-def test_a_killed_worker_s_file_is_done_by_another(pairs: list[tuple[Path, Path]], minute: Path) -> None:
-    pairs[1] = (minute, Path("out/minute.wav"))
+def test_a_killed_worker_s_file_is_done_by_another(items: list[Item], minute: Path) -> None:
+    items[1] = Item(source=minute, output=Path("out/minute.wav"))
     killed: list[int] = []
 
     def kill(progress: Progress) -> None:
@@ -68,7 +71,7 @@ def test_a_killed_worker_s_file_is_done_by_another(pairs: list[tuple[Path, Path]
             killed.append(victim.pid or 0)
             os.kill(killed[0], signal.SIGKILL)
 
-    report = convert_with_workers(pairs, TINY, ONE_THREAD, workers=1, on_progress=kill)
+    report = share_out(items, 1, Hooks(on_progress=kill))
     assert len(killed) == 1
     assert [result.state.value for result in report.files] == ["done"] * 4
     assert sorted(path.name for path in Path("out").iterdir()) == ["0.wav", "2.wav", "3.wav", "minute.wav"]
@@ -79,10 +82,12 @@ def test_a_file_that_ends_every_process_is_given_up(minute: Path) -> None:
         for process in multiprocessing.active_children():
             os.kill(process.pid or 0, signal.SIGKILL)
 
-    pairs = [(minute, Path("out/minute.wav"))]
-    report = convert_with_workers(pairs, TINY, ONE_THREAD, workers=1, on_progress=kill)
+    items = [Item(source=minute, output=Path("out/minute.wav"))]
+    report = share_out(items, 1, Hooks(on_progress=kill))
     assert report.files[0].state is State.FAILED
-    assert "signal 9" in report.files[0].error.problem
+    error = report.files[0].error
+    assert error is not None
+    assert "signal 9" in error.problem
     assert list(Path("out").iterdir()) == []
 
 
@@ -110,8 +115,8 @@ def test_workers_end_with_their_parent(minute: Path, number: signal.Signals, cod
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.1, 0.3])
-def test_a_worker_does_not_hear_ctrl_c_even_while_it_starts(pairs: list[tuple[Path, Path]], delay_s: float) -> None:
-    backend = Processes(TINY, ONE_THREAD)
+def test_a_worker_does_not_hear_ctrl_c_even_while_it_starts(items: list[Item], delay_s: float) -> None:
+    backend = Processes(TINY, ONE_THREAD, 1)
     link = backend.start(0)
     try:
         (worker,) = multiprocessing.active_children()
@@ -123,7 +128,8 @@ def test_a_worker_does_not_hear_ctrl_c_even_while_it_starts(pairs: list[tuple[Pa
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())  # and the parent hears it again
 
 
-def test_what_is_wrong_with_the_request_is_raised(pairs: list[tuple[Path, Path]]) -> None:
-    with pytest.raises(VoiceNotFoundError, match="not known"):
-        convert_with_workers(pairs, ConversionOptions(voice="nobody"), ONE_THREAD, workers=2)
+def test_what_is_wrong_with_the_request_is_raised(items: list[Item]) -> None:
+    with pytest.raises(VoiceNotFoundError) as caught:
+        share(items, Processes(ConversionOptions(voice="nobody"), ONE_THREAD, 2), workers=2)
+    assert "nobody" in str(caught.value)
     assert not multiprocessing.active_children()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from menura.errors import OptionError
-from menura.jobs.ray import Node, Termination, connected, share_cluster
+from menura.jobs.ray import Cluster, Node, connected, divide_cluster
 from menura.options import BatchOptions, EngineOptions
 
 CPU, GPU = Node(cpus=8, gpus=0), Node(cpus=16, gpus=4)
@@ -31,15 +31,15 @@ CPU, GPU = Node(cpus=8, gpus=0), Node(cpus=16, gpus=4)
     ],
 )
 def test_shares(nodes: list[Node], engine: EngineOptions, workers: int | None, expected: tuple[object, ...]) -> None:
-    share = share_cluster(nodes, engine, workers)
+    share = divide_cluster(nodes, engine, workers)
     assert (share.workers, share.threads, share.gpus, share.device) == expected
 
 
 def test_no_room() -> None:
-    with pytest.raises(OptionError, match="fewer --threads"):
-        share_cluster([CPU], EngineOptions(threads=9), 1)
+    with pytest.raises(OptionError, match="no machine of the cluster has 9 CPUs"):
+        divide_cluster([CPU], EngineOptions(threads=9), 1)
     with pytest.raises(OptionError, match="GPU"):
-        share_cluster([CPU], EngineOptions(device="cuda"), None)
+        divide_cluster([CPU], EngineOptions(device="cuda"), None)
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,18 +52,15 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sigterm_is_handled_between_ray_s_calls() -> None:
     told: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        handler = signal.getsignal(signal.SIGTERM)
-        termination = Termination()
-        termination.defer(handler)
+        cluster = Cluster(None, lambda number, _frame: told.append(number))
+        cluster.defer_sigterm()
         signal.raise_signal(signal.SIGTERM)
         assert told == []
-        termination.check()
-        termination.check()
+        cluster.check()
+        cluster.check()
         assert told == [signal.SIGTERM]
-        termination.give_back()
-        assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -81,5 +78,5 @@ def test_addresses() -> None:
     for good in ("auto", "local", "10.0.0.1:6379", "head:6379"):
         assert BatchOptions(ray=good).ray == good
     for bad in ("talks", "talks/day", "ray://localhost:1", ""):
-        with pytest.raises(OptionError, match="is no address"):
+        with pytest.raises(OptionError, match="is not"):
             BatchOptions(ray=bad)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from menura.audio.listing import InputFile
 from menura.errors import OptionError
 from menura.jobs.plan import (
-    Job,
     check_outputs,
     find_inputs,
     folder_outputs,
@@ -20,6 +19,7 @@ from menura.jobs.plan import (
     voice_label,
 )
 from menura.options import ConversionOptions
+from menura.types import Item
 
 
 def item(name: str, folder: str = "in") -> InputFile:
@@ -96,9 +96,9 @@ def test_one_or_many(folder: Path) -> None:
 
 def test_inputs_are_not_written_over(folder: Path) -> None:
     with pytest.raises(OptionError) as caught:
-        check_outputs([Job(source=folder / "a.wav", output=folder / "sub" / ".." / "a.wav")])
+        check_outputs([Item(source=folder / "a.wav", output=folder / "sub" / ".." / "a.wav")])
     assert caught.value.option == "output"
-    check_outputs([Job(source=Path("-"), output=folder / "x.wav")])
+    check_outputs([Item(source=Path("-"), output=folder / "x.wav")])
 
 
 def test_what_is_not_there_or_empty_is_told_without_reading(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from menura.jobs import processes
 from menura.jobs.processes import process_count
 from menura.options import BatchOptions, EngineOptions
+from menura.types import Item
 
 
 @pytest.fixture
@@ -30,8 +31,11 @@ def machine(patch: pytest.MonkeyPatch, *, cores: int = 16, gpus: int = 0, free_g
     patch.setattr(processes.platform, "machine", lambda: "x86_64")
 
 
-def count(paths: list[Path], engine: EngineOptions | None = None, *, workers: int | None = None) -> int:
-    return process_count(paths, engine or EngineOptions(), BatchOptions(workers=workers), builtin=False)
+def count(
+    paths: list[Path], engine: EngineOptions | None = None, *, workers: int | None = None, builtin: bool = False
+) -> int:
+    items = [Item(source=path, output=path.with_suffix(".out")) for path in paths]
+    return process_count(items, engine or EngineOptions(), BatchOptions(workers=workers), builtin=builtin)
 
 
 def test_what_is_asked_for_is_done(talks: list[Path]) -> None:
@@ -55,7 +59,7 @@ def test_one_for_every_four_cores_as_memory_permits(
 def test_a_starter_voice_takes_less_memory(talks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cores=128, free_gb=6)
     assert count(talks) == 1
-    assert process_count(talks, EngineOptions(), BatchOptions(), builtin=True) == 5
+    assert count(talks, builtin=True) == 5
 
 
 def test_one_for_each_gpu(talks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ import pytest
 from menura.audio.listing import Selection
 from menura.audio.remote import (
     RemoteNotes,
-    facts_of,
-    fetched,
+    file_facts,
     is_url,
+    local_input,
+    local_output,
     place_of,
-    publish,
     remote_files,
-    remove_unfinished_at,
+    remove_partial,
 )
 from menura.errors import DecodeError, EncodeError, OptionError
 from menura.jobs.journal import FileStamp, Journal
@@ -90,28 +90,35 @@ def test_plan() -> None:
 
 
 def test_there_and_back(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    with fetched(TALKS / "a.wav") as copy:
+    with local_input(TALKS / "a.wav") as copy:
         assert copy.read_bytes() == b"a.wav"
     assert not copy.exists()
-    with pytest.raises(DecodeError, match=r"memory://bucket/talks/x\.wav: no such file"), fetched(TALKS / "x.wav"):
+    with pytest.raises(DecodeError) as caught, local_input(TALKS / "x.wav"):
         pass
-    made = tmp_path / "made.wav"
-    made.write_bytes(b"sound")
-    publish(made, OUT / "day" / "b.wav")
+    assert (caught.value.subject, caught.value.problem) == ("memory://bucket/talks/x.wav", "no such file")
+    with local_output(OUT / "day" / "b.wav") as copy:
+        copy.write_bytes(b"sound")
+    assert not copy.exists()
     assert memory.cat("/bucket/talks/out/day/b.wav") == b"sound"
     assert memory.ls("/bucket/talks/out/day", detail=False) == ["/bucket/talks/out/day/b.wav"]
+    with local_output(OUT / "never.wav"):
+        pass
+    assert not memory.exists("/bucket/talks/out/never.wav")
+    here = tmp_path / "here.wav"
+    with local_input(here) as source, local_output(here) as output:
+        assert source == output == here
 
 
-def test_half_written(memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "made.wav").write_bytes(b"sound")
+def test_half_written(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "mv", lambda *_: (_ for _ in ()).throw(RuntimeError("gone")))
-        with pytest.raises(EncodeError, match="gone; choose a place"):
-            publish(tmp_path / "made.wav", OUT / "b.wav")
+        with pytest.raises(EncodeError) as caught, local_output(OUT / "b.wav") as copy:
+            copy.write_bytes(b"sound")
+    assert (caught.value.subject, caught.value.problem) == (str(OUT / "b.wav"), "can't be written: gone")
     assert memory.ls("/bucket/talks/out", detail=False) == ["/bucket/talks/out/a.wav"]
     for name in (".a.wav.0123abcd.part", ".b.wav.0123abcd.part"):
         memory.pipe(f"/bucket/talks/out/{name}", b"half")
-    remove_unfinished_at(OUT / "a.wav")
+    remove_partial(OUT / "a.wav")
     assert sorted(memory.ls("/bucket/talks/out", detail=False)) == [
         "/bucket/talks/out/.b.wav.0123abcd.part",
         "/bucket/talks/out/a.wav",
@@ -122,29 +129,31 @@ def test_journal(memory: fsspec.AbstractFileSystem) -> None:
     source, output = TALKS / "a.wav", OUT / "a.wav"
     result = FileResult(input=str(source), output=output, state=State.DONE, audio_s=2.0)
     stamp = FileStamp.of(source)
-    with Journal(OUT, [output]) as journal:
-        assert journal.finished(stamp, output, "request") is None
-        journal.record(stamp, result, "request")
-        journal.record(stamp, dataclasses.replace(result, output=OUT / "never-made.wav"), "request")
-    with Journal(OUT, [output]) as journal:
-        assert journal.finished(stamp, output, "request") == dataclasses.replace(result, resumed=True)
-        assert journal.finished(stamp, output, "another") is None
-        memory.pipe("/bucket/talks/a.wav", b"changed")
-        assert journal.finished(FileStamp.of(source), output, "request") is None
-        memory.pipe("/bucket/talks/out/a.wav", b"changed")
-        assert journal.finished(stamp, output, "request") is None
+    journal = Journal(OUT)
+    assert journal.finished(stamp, output, "request") is None
+    journal.record(stamp, result, "request")
+    journal.record(stamp, dataclasses.replace(result, output=OUT / "never-made.wav"), "request")
+    journal = Journal(OUT)
+    assert journal.finished(stamp, output, "request") == dataclasses.replace(result, resumed=True)
+    assert journal.finished(stamp, output, "another") is None
+    memory.pipe("/bucket/talks/a.wav", b"changed")
+    assert journal.finished(FileStamp.of(source), output, "request") is None
+    memory.pipe("/bucket/talks/out/a.wav", b"changed")
+    assert journal.finished(stamp, output, "request") is None
     assert len(RemoteNotes(OUT / ".menura-journal").read()) == 1
     memory.pipe("/bucket/talks/out/.menura-journal/damaged.json", b"{")
-    with Journal(OUT, [output]):
-        pass
+    Journal(OUT)
 
 
 @pytest.mark.usefixtures("memory")
-def test_facts() -> None:
-    assert facts_of(TALKS / "x.wav") is None
-    facts = facts_of(TALKS / "a.wav")
+def test_facts(tmp_path: Path) -> None:
+    assert file_facts(TALKS / "x.wav") is None
+    facts = file_facts(TALKS / "a.wav")
     assert facts is not None
     assert facts[0] == 5
+    assert file_facts(tmp_path / "x.wav") is None
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    assert file_facts(tmp_path / "a.wav") == (5, (tmp_path / "a.wav").stat().st_mtime_ns)
 
 
 def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

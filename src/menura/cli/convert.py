@@ -160,12 +160,4 @@ def _passed_on(report: RunReport) -> RunReport:
     if not isinstance(result.output, Path):
         return report
     pass_on(result.output)
-    return dataclasses.replace(report, files=(dataclasses.replace(result, output=Path(STANDARD)),))
-
-
-def _with_missing(report: RunReport, found: Inputs) -> RunReport:
-    """The report with the arguments that stand for nothing."""
-    missing = (
-        FileResult(input=str(entry.path), output=None, state=State.FAILED, error=entry.error) for entry in found.missing
-    )
-    return dataclasses.replace(report, files=(*report.files, *missing))
+    return replace(report, files=(replace(result, output=Path(STANDARD)),))
