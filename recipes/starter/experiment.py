@@ -14,16 +14,16 @@ import torch
 from cast import NAMES, PAIRS
 
 from menura.checkpoints.rvc import load_voice
-from menura.train.checkpoint import write_state
-from menura.train.spec import (
+from menura.models.sizes import small_config
+from menura.train.experiment.settings import (
     FILTER_WEIGHTS,
     ContentMix,
     Experiment,
     Schedule,
     WarmStart,
     save_experiment,
-    starter_config,
 )
+from menura.train.learning.checkpoint import write_state
 
 
 def join(voices: list[Path], target: Path) -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         join(options.begin, base)
     experiment = Experiment(
-        synthesizer=starter_config(len(speakers)),
+        synthesizer=small_config(24_000, len(speakers)),
         speakers=speakers,
         mix=ContentMix(own=0.2, aligned=0.4, perturbed=0.4),
         weights=FILTER_WEIGHTS,

@@ -24,7 +24,7 @@ from cast import NAMES, PAIRS
 from menura import ConversionOptions, Converter
 from menura.evaluate.measures import characters
 from menura.evaluate.pair import Evaluation, Judge, Request
-from menura.train.spec import write_atomically
+from menura.train.experiment.settings import write_atomically
 
 DEMO = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
 SUFFIXES = (".flac", ".wav")

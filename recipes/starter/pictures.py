@@ -1,4 +1,4 @@
-"""Draws what the starter voices make of the demonstration: the recording above, the voice below, low notes below.
+"""Draws what the starter voices make of the demonstration: the recording above, the voice below.
 
     python pictures.py --out docs/pictures
 
@@ -14,8 +14,8 @@ import soundfile as sf
 
 from menura import ConversionOptions, Converter
 from menura.audio.resample import resample
-from menura.train.pictures import mel_picture, png
-from menura.train.spec import write_atomically
+from menura.plots import Sound, draw_sounds
+from menura.train.experiment.settings import write_atomically
 
 VOICES = ("wren", "heron")
 SECONDS = 6
@@ -32,8 +32,11 @@ def main() -> None:
     converter = Converter()
     for name in VOICES:
         made, made_rate = converter.array(recording, rate, ConversionOptions(voice=name))
-        sounds = [resample(sound, at, RATE)[: SECONDS * RATE] for sound, at in ((recording, rate), (made, made_rate))]
-        write_atomically(options.out / f"{name}.png", png(mel_picture(sounds, RATE)))
+        sounds = [
+            Sound(title=title, samples=resample(sound, at, RATE)[: SECONDS * RATE], rate=RATE)
+            for title, sound, at in (("the recording", recording, rate), (name, made, made_rate))
+        ]
+        write_atomically(options.out / f"{name}.png", draw_sounds(sounds))
         print(options.out / f"{name}.png")
 
 

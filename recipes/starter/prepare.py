@@ -15,7 +15,7 @@ from cast import NAMES, PAIRS
 
 from menura.content.starter import StarterEncoder
 from menura.f0.swift import SwiftEstimator
-from menura.train.features import SUFFIX, ClipSource, Extractor, save_features
+from menura.train.data.features import SUFFIX, ClipSource, Extractor, save_features
 
 
 def main() -> None:

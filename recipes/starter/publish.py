@@ -16,8 +16,8 @@ import torch
 from cast import NAMES, PAIRS
 
 from menura.checkpoints.rvc import VoiceMetadata, load_voice
-from menura.train.export import export_voice
-from menura.train.features import SUFFIX, ClipFeatures, load_features
+from menura.train.data.features import SUFFIX, ClipFeatures, load_features
+from menura.train.voice.export import export_voice
 
 NATURAL_SEMITONES = 0.7
 COMMANDS = (

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from menura.content.base import RecordingStatistics
-from menura.train.features import ClipFeatures, save_features
-from menura.train.loop import Trainer, open_trainer
-from menura.train.spec import Experiment, Schedule, starter_config
+from menura.models.sizes import rvc_config, small_config
+from menura.train.data.features import ClipFeatures, save_features
+from menura.train.events import Stepped, ignore
+from menura.train.experiment.settings import FILTER_WEIGHTS, RVC_WEIGHTS, Experiment, Schedule
+from menura.train.run.trainer import Trainer, open_trainer
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -22,16 +24,28 @@ DIM = 12
 CPU = torch.device("cpu")
 
 
+SCHEDULE = Schedule(steps=20, batch_size=2, row_frames=40, warmup_steps=2, log_every_steps=1, save_every_steps=2)
+
+
 def tiny_experiment(**changes: Any) -> Experiment:
+    """Menura's small network, a few thousand weights of it."""
     config = dataclasses.replace(
-        starter_config(2, vocoder="HiFi-GAN"),
-        spec_channels=257,
-        segment_size_frames=12,
-        **tiny_network(),
-        content_dim=DIM,
+        small_config(24_000, 2), spec_channels=257, segment_size_frames=12, **tiny_filters(), content_dim=DIM
     )
-    schedule = Schedule(steps=20, batch_size=2, row_frames=40, warmup_steps=2, log_every_steps=1, save_every_steps=2)
-    values = {"synthesizer": config, "speakers": ("anna", "bert"), "schedule": schedule, "seed": 3, "precision": "fp32"}
+    values = {"synthesizer": config, "objective": "direct", "weights": FILTER_WEIGHTS}
+    return _experiment(values | changes)
+
+
+def tiny_rvc(**changes: Any) -> Experiment:
+    """RVC's network and objective; its discriminators are as wide as they are."""
+    config = rvc_config("v2", 24_000, 2, content="menura-starter", has_f0=True, vocoder="HiFi-GAN")
+    config = dataclasses.replace(config, spec_channels=257, segment_size_frames=12, **tiny_network(), content_dim=DIM)
+    values = {"synthesizer": config, "objective": "vits", "weights": RVC_WEIGHTS}
+    return _experiment(values | changes)
+
+
+def _experiment(changes: dict[str, Any]) -> Experiment:
+    values = {"speakers": ("anna", "bert"), "schedule": SCHEDULE, "seed": 3, "precision": "fp32"}
     return Experiment(**(values | changes))
 
 
@@ -53,12 +67,28 @@ def write_features(folder: Path) -> None:
 
 def run(folder: Path, until: int) -> Trainer:
     trainer = open_trainer(folder, CPU)
-    trainer.run(folder, until_step=until, report=lambda _: None)
+    trainer.run(folder, until_step=until, on_event=ignore)
     return trainer
 
 
+class Heard(list[Any]):
+    """Keeps events of one kind."""
+
+    def __init__(self, kind: type = Stepped) -> None:
+        self.kind = kind
+
+    def __call__(self, event: object) -> None:
+        if isinstance(event, self.kind):
+            self.append(event)
+
+
+def tiny_filters() -> dict[str, Any]:
+    """What makes the small network tiny, whatever its rates."""
+    return tiny_network() | {"resblock_kernel_sizes": (7, 5), "resblock_dilation_sizes": ((1,), (1,))}
+
+
 def tiny_network() -> dict[str, Any]:
-    """What makes a synthesizer's config tiny, whatever its rates."""
+    """What makes RVC's networks tiny, whatever their rates."""
     return {
         "inter_channels": 8,
         "hidden_channels": 8,

@@ -23,10 +23,11 @@ from menura.models.source_filter import EXCITATIONS, PulseSource, SourceFilter, 
 from menura.models.synthesizer import Synthesizer
 from menura.options import TrainingOptions
 from menura.train import create
-from menura.train.loop import Trainer
-from menura.train.networks import make_generator, warm_generator
-from menura.train.spec import FILTER_WEIGHTS, Experiment, Schedule, save_experiment
-from support.training import open_trainer, run, tiny_experiment, write_features
+from menura.train.experiment.defaults import network
+from menura.train.experiment.settings import FILTER_WEIGHTS, Experiment, Schedule, save_experiment
+from menura.train.learning.networks import make_generator, warm_generator
+from menura.train.run.trainer import Trainer
+from support.training import Heard, open_trainer, run, tiny_experiment, write_features
 
 HOP, RATE = 240, 24_000
 
@@ -244,32 +245,23 @@ def test_content_is_heard_from_the_first_step() -> None:
 def test_it_learns(tmp_path: Path) -> None:
     write_features(tmp_path)
     save_experiment(tmp_path, filter_experiment())
-    losses: list[float] = []
+    steps = Heard()
     trainer = open_trainer(tmp_path, torch.device("cpu"))
     with torch.no_grad():
         trainer.generator.dec.conv_post.bias.sub_(2.0)  # too soft by 17 dB
-    trainer.run(tmp_path, until_step=60, report=lambda done: losses.append(done.losses["mel"]))
-    assert losses[-1] < 0.7 * losses[0]
+    trainer.run(tmp_path, until_step=60, on_event=steps)
+    assert steps[-1].losses["mel"] < 0.7 * steps[0].losses["mel"]
     before = {name: value.clone() for name, value in trainer.generator.state_dict().items()}
     resumed: Trainer = run(tmp_path, 60)
     assert all(torch.equal(value, before[name]) for name, value in resumed.generator.state_dict().items())
 
 
-def test_discriminators_join_in(tmp_path: Path) -> None:
-    made = filter_experiment()
-    schedule = dataclasses.replace(made.schedule, gan_from_step=1, discriminators_alone_steps=1, discriminator_every=1)
-    write_features(tmp_path)
-    save_experiment(tmp_path, dataclasses.replace(made, schedule=schedule))
-    trainer = run(tmp_path, 4)
-    assert trainer.discriminators is not None
-
-
 def test_small_voices_begin_with_a_starter_voice(tmp_path: Path) -> None:
     options = TrainingOptions(content="menura-starter", sample_rate="24k")
-    config = create._network(options, 1)
-    warm, _ = create._warm_start(options, config, tmp_path)
+    config = network(options, 1)
+    warm, _ = create.warm_start(options, config, tmp_path)
     made = Experiment(synthesizer=config, speakers=("me",), schedule=Schedule())
-    filled = warm_generator(make_generator(made), Path(warm.generator))
-    assert filled.filled == filled.total
-    other = dataclasses.replace(options, vocoder="HiFi-GAN")
-    assert not create._warm_start(other, create._network(other, 1), tmp_path)[0].generator
+    network_of = make_generator(made)
+    warm_generator(network_of, Path(warm.generator))
+    expected = load_voice(Path(warm.generator)).state["enc_p.emb_phone.weight"]
+    assert torch.equal(network_of.state_dict()["enc_p.emb_phone.weight"], expected)

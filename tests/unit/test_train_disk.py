@@ -15,12 +15,12 @@ from menura.cli import main
 from menura.errors import ResourceError
 from menura.system.files import append_whole, replacing
 from menura.system.memory import enough_memory
-from menura.train.checkpoint import write_state
-from menura.train.folders import remove_unfinished
-from menura.train.held_out import HeldOut
-from menura.train.loop import CHECKPOINT, LOG, open_trainer
-from menura.train.spec import EXPERIMENT_FILE, save_experiment, write_atomically
-from menura.train.tensorboard import EventWriter
+from menura.train.experiment.folder import CHECKPOINT, LOG, remove_unfinished
+from menura.train.experiment.settings import EXPERIMENT_FILE, save_experiment, write_atomically
+from menura.train.learning.checkpoint import write_state
+from menura.train.run.curves import Curves
+from menura.train.run.trainer import open_trainer
+from menura.train.run.validation import ValidationSet
 from support.disk import no_file_longer_than
 from support.training import CPU, run, tiny_experiment, write_features
 
@@ -84,7 +84,7 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_an_event_file_is_cut_between_events(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path)
+    writer = Curves(tmp_path)
     (path,) = tmp_path.iterdir()
     before = path.read_bytes()
     with no_file_longer_than(len(before) + 20), pytest.raises(ResourceError, match="tfevents"):
@@ -96,7 +96,8 @@ def test_an_event_file_is_cut_between_events(tmp_path: Path) -> None:
 def test_training_goes_on_where_a_full_disk_stopped_it(
     folder: Path, broken: str, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HeldOut, "previews", lambda *_: ())  # sounds would be the largest file
+    monkeypatch.setattr(ValidationSet, "previews", lambda *_: ())
+    monkeypatch.setattr("menura.train.run.log.open_curves", lambda *_, **__: None)  # they would be the largest file
     run(folder, 6)
     straight = losses(folder)
     for path in (*folder.glob("*.pt"), folder / LOG):
@@ -138,7 +139,7 @@ def test_what_killed_runs_left_half_written_goes(folder: Path, capsys: pytest.Ca
     assert main.run(["train", "run", str(folder), "--until", "1", "--threads", "1"]) == 0
     assert not any(path.exists() for path in half)
     assert being_exported.exists()
-    assert "--patience has nothing to go by" in capsys.readouterr().out
+    assert "--patience is ignored" in capsys.readouterr().err
 
 
 def test_devices_are_checked_before_anything_is_prepared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

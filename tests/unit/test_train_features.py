@@ -11,7 +11,7 @@ import torch
 
 from menura.content.starter import StarterEncoder
 from menura.f0.swift import SwiftEstimator
-from menura.train.features import ClipSource, Extractor
+from menura.train.data.features import ClipSource, Extractor
 from support.training import CPU, FakeEncoder
 
 DEMO = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"

@@ -1,4 +1,4 @@
-"""What training reads and writes of others: RVC's training states and voices, indexes, TensorBoard's files, PNG."""
+"""What training reads and writes of others: RVC's training states and voices, indexes, TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import dataclasses
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,20 @@ from menura.models.sizes import rvc_config
 from menura.retrieval import build
 from menura.retrieval.build import build_index, cell_count, cluster_centres, index_name
 from menura.retrieval.faiss_index import FaissIndex
-from menura.train.checkpoint import checkpoint_paths, write_state
-from menura.train.dataset import Dataset
-from menura.train.export import export_training_states, voice_of
-from menura.train.features import load_features, save_features
-from menura.train.held_out import Course, HeldOut, HeldOutResult
-from menura.train.loop import BEST, CHECKPOINT, LOG, StepReport, Trainer, open_trainer
-from menura.train.losses import RvcMelLoss
-from menura.train.networks import make_generator, warm_discriminators, warm_generator
-from menura.train.pictures import mel_picture, png
-from menura.train.room import check_room
-from menura.train.spec import LossWeights, WarmStart, load_experiment, save_experiment
-from menura.train.tensorboard import EventWriter, crc32c
+from menura.train.data.features import load_features, save_features
+from menura.train.events import Stepped, Validated, ignore
+from menura.train.experiment.folder import BEST, CHECKPOINT, LOG, checkpoint_paths
+from menura.train.experiment.settings import WarmStart, load_experiment, save_experiment
+from menura.train.learning.batches import Dataset
+from menura.train.learning.checkpoint import check_disk_space, write_state
+from menura.train.learning.losses import RvcMelLoss
+from menura.train.learning.networks import make_generator, warm_discriminators, warm_generator
+from menura.train.run.curves import Curves
+from menura.train.run.trainer import Trainer, open_trainer
+from menura.train.run.validation import ValidationResult, Validations, ValidationSet
+from menura.train.voice.export import export_checkpoints, voice_of
 from support.recipe import load_manifest
-from support.training import CPU, clip, run, tiny_experiment, write_features
-
-RVC = {"objective": "vits", "discriminators": "rvc", "weights": LossWeights(log_spectrum=0, convergence=0, mel=45)}
+from support.training import CPU, Heard, clip, run, tiny_experiment, tiny_rvc, write_features
 
 
 @pytest.fixture
@@ -56,7 +53,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """RVC's discriminators, an eighth as wide."""
-    monkeypatch.setattr("menura.train.networks.RvcDiscriminators", lambda version: RvcDiscriminators(version, width=4))
+    narrow = partial(RvcDiscriminators, width=4)
+    monkeypatch.setattr("menura.train.learning.networks.RvcDiscriminators", narrow)
 
 
 # -- RVC's training states
@@ -88,7 +86,7 @@ def test_discriminators_compare_every_layer(narrow) -> None:
 
 @pytest.mark.parametrize("vocoder", ["HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"])
 def test_rvcs_own_training_learns(folder: Path, narrow, vocoder: str) -> None:
-    experiment = tiny_experiment(**RVC)
+    experiment = tiny_rvc()
     config = dataclasses.replace(experiment.synthesizer, vocoder=vocoder, upsample_initial_channel=32)
     schedule = dataclasses.replace(
         experiment.schedule, gan_from_step=0, learning_rate=2e-3, steps=30, max_gradient=1000.0
@@ -104,18 +102,17 @@ def test_rvcs_own_training_learns(folder: Path, narrow, vocoder: str) -> None:
 
 
 def test_training_states_go_out_and_come_back(folder: Path, narrow) -> None:
-    experiment = tiny_experiment(**RVC)
+    experiment = tiny_rvc()
     schedule = dataclasses.replace(experiment.schedule, gan_from_step=0)
     save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
     trained = run(folder, 2)
-    g_path, d_path = export_training_states(folder)
+    g_path, d_path = export_checkpoints(folder)
     assert (g_path.name, d_path.name) == ("G_2.pth", "D_2.pth")
     content = torch.load(g_path, weights_only=True)
     assert set(content) == {"model", "optimizer", "learning_rate", "iteration"}
     assert "enc_q.enc.in_layers.0.weight_g" in content["model"]
     fresh = make_generator(experiment)
-    filled = warm_generator(fresh, g_path)
-    assert filled.filled == filled.total
+    warm_generator(fresh, g_path)
     assert all(torch.equal(value, trained.generator.state_dict()[name]) for name, value in fresh.state_dict().items())
     judges = RvcDiscriminators("v2", width=4)
     warm_discriminators(judges, d_path)
@@ -124,15 +121,16 @@ def test_training_states_go_out_and_come_back(folder: Path, narrow) -> None:
 
 
 def test_warm_start_takes_rvcs_109_speakers_and_its_halves(folder: Path, tmp_path: Path) -> None:
-    source = tiny_experiment(**RVC)
+    source = tiny_rvc()
     wide = dataclasses.replace(source.synthesizer, n_speakers=109)
     names = tuple(f"s{i}" for i in range(109))
     state = classic(make_generator(dataclasses.replace(source, synthesizer=wide, speakers=names)).state_dict())
     path = tmp_path / "f0G24k.pth"
     torch.save({"model": {name: value.half() for name, value in state.items()}, "iteration": 1}, path)
     network = make_generator(source)
-    filled = warm_generator(network, path)
-    assert filled.filled == filled.total
+    warm_generator(network, path)
+    made = classic(network.state_dict())
+    assert all(torch.allclose(made[name], state[name].half().float()) for name in made if name.startswith("enc_"))
     assert torch.equal(network.emb_g.weight, state["emb_g.weight"].half().float()[:2])
 
 
@@ -153,10 +151,10 @@ def test_warm_start_from_a_voice_and_the_running_average(folder: Path, tmp_path:
 def test_other_files_are_refused_as_warm_starts(tmp_path: Path) -> None:
     network = make_generator(tiny_experiment())
     torch.save({"weights": 1}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="no training state"):
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
         warm_generator(network, tmp_path / "a.pth")
     torch.save({"model": {"dec.conv_pre.weight": torch.zeros(1)}}, tmp_path / "b.pth")
-    with pytest.raises(TrainingError, match="same version, sample rate and vocoder"):
+    with pytest.raises(TrainingError, match="weights fit"):
         warm_generator(network, tmp_path / "b.pth")
     torch.save({"model": {"x": torch.zeros(1)}, "optimizer": os.system}, tmp_path / "c.pth")
     with pytest.raises(UnsafeCheckpointError):
@@ -196,7 +194,7 @@ def test_a_full_size_voice_is_written_as_rvc_writes_it(tmp_path: Path) -> None:
     from menura.checkpoints.rvc import save_rvc
 
     config = rvc_config("v2", 40_000, 1, content="contentvec", has_f0=True, vocoder="HiFi-GAN")
-    experiment = tiny_experiment(synthesizer=config, speakers=("me",), **RVC)
+    experiment = tiny_rvc(synthesizer=config, speakers=("me",))
     voice = voice_of(experiment, make_generator(experiment).state_dict(), step=5)
     save_rvc(tmp_path / "me.pth", voice)
     content = torch.load(tmp_path / "me.pth", weights_only=True)
@@ -224,9 +222,9 @@ def test_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) 
     code = (
         # Sums in another order, as other threads make them, would be another curve.
         f"import sys, pathlib, torch; torch.set_num_threads({torch.get_num_threads()});"
-        "from menura.train.loop import open_trainer;"
+        "from menura.train.run.trainer import open_trainer;"
         "trainer = open_trainer(pathlib.Path(sys.argv[1]), torch.device('cpu'));"
-        "trainer.run(pathlib.Path(sys.argv[1]), until_step=1000, report=lambda r: print(r.step, flush=True))"
+        "trainer.run(pathlib.Path(sys.argv[1]), until_step=1000, on_event=lambda e: print(e.step, flush=True))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(other)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -255,7 +253,7 @@ def test_what_training_began_with_is_not_needed_later(folder: Path) -> None:
     run(folder, 2)
     warm = WarmStart(generator="/gone/voice.safetensors")
     save_experiment(folder, dataclasses.replace(load_experiment(folder), warm_start=warm))
-    check_room(folder, load_experiment(folder), seconds=1.0)
+    check_disk_space(folder, load_experiment(folder), seconds=1.0)
     assert run(folder, 4).step == 4
 
 
@@ -276,8 +274,8 @@ def test_previews_are_of_the_experiments_own_speakers(folder: Path) -> None:
     for number in range(3):
         save_features(folder / "features" / f"..{number}.safetensors", clip("somebody else", number))
     trainer = run(folder, 2)
-    assert trainer.held_out is not None
-    assert {shown.speaker for shown in trainer.held_out.previews(trainer._averaged())} <= {"anna", "bert"}
+    assert trainer.validation is not None
+    assert {shown.speaker for shown in trainer.validation.previews(trainer._averaged())} <= {"anna", "bert"}
     assert (folder / "logs" / "previews" / "00000002.0.png").is_file()
 
 
@@ -315,8 +313,10 @@ def test_no_number_stops_with_advice(folder: Path, monkeypatch: pytest.MonkeyPat
     trainer = open_trainer(folder, CPU)
     with torch.no_grad():
         trainer.generator.enc_p.proj.weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"step 2: .*total.* lower --learning-rate"):
-        trainer.run(folder, until_step=4, report=lambda _: None)
+    with pytest.raises(TrainingError) as caught:
+        trainer.run(folder, until_step=4, on_event=ignore)
+    assert caught.value.subject == "step 2"
+    assert "{learning_rate}" in str(caught.value.details.advice)
     assert open_trainer(folder, CPU).step == 2
 
 
@@ -327,20 +327,21 @@ def test_held_out_slices_are_measured_without_a_trace(folder: Path) -> None:
     experiment = load_experiment(folder)
     clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
     dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
-    held = HeldOut(clips[:1], speakers=experiment.speakers, device=CPU)
+    held = ValidationSet(clips[:1], speakers=experiment.speakers, device=CPU)
     schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=2)
     measured = dataclasses.replace(experiment, schedule=schedule)
-    told = []
-    Trainer(measured, dataset, CPU, held).run(folder, until_step=4, report=told.append)
+    events: list[Any] = []
+    Trainer(measured, dataset, CPU, held).run(folder, until_step=4, on_event=events.append)
     plain = [result.losses for result in Trainer(experiment, dataset, CPU).steps(4)]
-    assert [result.losses for result in told] == plain
-    assert [result.held_out is not None for result in told] == [False, True, False, True]
+    assert [event.losses for event in events if isinstance(event, Stepped)] == plain
+    validated = [event for event in events if isinstance(event, Validated)]
+    assert [event.step for event in validated] == [2, 4]
     best = torch.load(folder / BEST, weights_only=True)
-    assert best["held_out"] == min(result.held_out for result in told if result.held_out is not None)
+    assert best["held_out"] == min(event.mel for event in validated)
     assert (folder / "logs" / "previews" / "00000004.0.png").read_bytes().startswith(b"\x89PNG")
     resumed = Trainer(measured, dataset, CPU, held)
     resumed.restore(folder / CHECKPOINT)
-    assert resumed.course.steps == (2, 4)
+    assert resumed.validations.steps == (2, 4)
 
 
 def test_training_stops_when_held_out_slices_get_worse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,14 +353,14 @@ def test_training_stops_when_held_out_slices_get_worse(folder: Path, monkeypatch
         dataclasses.replace(experiment, schedule=schedule),
         dataset,
         CPU,
-        HeldOut(clips[:1], speakers=experiment.speakers, device=CPU),
+        ValidationSet(clips[:1], speakers=experiment.speakers, device=CPU),
     )
     real, distances = trainer.measure, iter([3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5])
     monkeypatch.setattr(trainer, "measure", lambda: dataclasses.replace(real(), mel=next(distances)))
-    told = []
-    trainer.run(folder, until_step=20, report=told.append)
+    validated = Heard(Validated)
+    trainer.run(folder, until_step=20, on_event=validated)
     assert trainer.step == 6
-    assert [result.overtraining for result in told] == [False] * 4 + [True] * 2
+    assert [event.overtraining for event in validated] == [False] * 4 + [True] * 2
     assert torch.load(folder / BEST, weights_only=True)["step"] == 2
     assert open_trainer(folder, CPU).step == 6
 
@@ -370,25 +371,25 @@ def test_stops_by_until_leave_no_trace(folder: Path, monkeypatch: pytest.MonkeyP
     experiment = load_experiment(folder)
     clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
     dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
-    held = HeldOut(clips[:1], speakers=experiment.speakers, device=CPU)
+    held = ValidationSet(clips[:1], speakers=experiment.speakers, device=CPU)
     schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=2, patience=patience, steps=12)
     experiment = dataclasses.replace(experiment, schedule=schedule)
     worse = {2: 3.0, 4: 2.0, 6: 2.1, 8: 2.2, 10: 2.3, 12: 2.4}
     courses = []
     for name, stops in (("straight", [12]), ("stopped", [1, 2, 3, 4, 7, 8, 11, 12])):
         (place := folder / name).mkdir()
-        told: list[StepReport] = []
+        told = Heard()
         for stop in stops:
             trainer = Trainer(experiment, dataset, CPU, held)
             if checkpoint_paths(place):
                 trainer.restore(place / CHECKPOINT)
             if not trainer.is_over:
                 monkeypatch.setattr(trainer, "measure", fixed_distances(trainer, worse))
-                trainer.run(place, until_step=stop, report=told.append)
+                trainer.run(place, until_step=stop, on_event=told)
         logged = [json.loads(line) | {"seconds": 0} for line in (place / LOG).read_text().splitlines()]
-        courses.append((logged, [dataclasses.asdict(result) | {"seconds": 0} for result in told]))
+        courses.append((logged, [dataclasses.asdict(event) | {"seconds": 0} for event in told]))
         assert trainer.step == (8 if patience else 12)
-        assert trainer.course.best_step == 4
+        assert trainer.validations.best_step == 4
         shown = {int(path.name.split(".")[0]) for path in (place / "logs" / "previews").glob("*.0.png")}
         assert shown == {step for step in (*stops, 2, 4, 6, 8, 10, 12) if step <= trainer.step}
     assert courses[0] == courses[1]
@@ -397,7 +398,7 @@ def test_stops_by_until_leave_no_trace(folder: Path, monkeypatch: pytest.MonkeyP
         assert same(straight, stopped)
 
 
-def fixed_distances(trainer: Trainer, distances: dict[int, float]) -> Callable[[], HeldOutResult]:
+def fixed_distances(trainer: Trainer, distances: dict[int, float]) -> Callable[[], ValidationResult]:
     """Measure, but let the distance at a step be this one."""
     real = trainer.measure
     return lambda: dataclasses.replace(real(), mel=distances[trainer.step])
@@ -415,7 +416,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_course() -> None:
-    course = Course()
+    course = Validations()
     assert (course.best_step, course.since_best, course.overtraining) == (None, 0, False)
     for step, distance in enumerate([3.0, 2.0, 2.5, 2.4, 2.6]):
         course = course.after(step, distance)
@@ -466,49 +467,25 @@ def test_cluster_centres_lie_in_the_clusters() -> None:
     assert np.allclose(centres[np.lexsort(centres.round().T)], middles[np.lexsort(middles.T)], atol=0.1)
 
 
-# -- TensorBoard's files and PNG
+# -- TensorBoard's files
 
 
-def records(path: Path) -> list[bytes]:
-    data, found = path.read_bytes(), []
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        for part, checksum in ((data[:8], data[8:12]), (data[12 : 12 + length], data[12 + length : 16 + length])):
-            value = crc32c(part)
-            assert struct.unpack("<I", checksum)[0] == (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-        found.append(data[12 : 12 + length])
-        data = data[16 + length :]
-    return found
-
-
-def test_event_files_have_tensorflows_form(tmp_path: Path) -> None:
-    assert crc32c(b"123456789") == 0xE3069283  # the published check value
-    writer = EventWriter(tmp_path, begin_step=300)
-    writer.scalars({"loss/mel": 0.5}, 301)
-    writer.sound("made/me", np.zeros(100, dtype=np.float32), 24_000, 301)
-    writer.picture("mel/me", np.zeros((2, 3, 3), dtype=np.uint8), 301)
+def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    curves = Curves(tmp_path, begin_step=300)
+    curves.scalars({"loss/mel": 0.5}, 301)
+    curves.sound("made/me", np.zeros(100, dtype=np.float32), 24_000, 301)
     (path,) = tmp_path.iterdir()
-    version, session, scalar, sound, picture = (record[9:] for record in records(path))
-    assert version == b"\x1a\x0dbrain.Event:2"
-    assert session == b"\x10\xad\x02\x3a\x02\x08\x01"  # step 301: what is known of 300 stands
-    assert scalar == b"\x10\xad\x02\x2a\x11\x0a\x0f\x0a\x08loss/mel\x15" + struct.pack("<f", 0.5)
-    assert b"RIFF" in sound
-    assert b"\x89PNG" in picture
+    version, session, scalar, sound = loader.LegacyEventFileLoader(str(path)).Load()
+    assert version.file_version == "brain.Event:2"
+    assert (session.step, session.session_log.status) == (301, 1)  # what is known of 300 stands
+    assert (scalar.step, scalar.summary.value[0].tag, scalar.summary.value[0].simple_value) == (301, "loss/mel", 0.5)
+    assert sound.summary.value[0].audio.sample_rate == 24_000
 
 
-def test_png_holds_its_pixels() -> None:
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    data = png(pixels)
-    start = data.index(b"IDAT")
-    (length,) = struct.unpack(">I", data[start - 4 : start])
-    lines = zlib.decompress(data[start + 4 : start + 4 + length])
-    assert lines == b"\0" + pixels[0].tobytes() + b"\0" + pixels[1].tobytes()
-    assert struct.unpack(">II", data[16:24]) == (3, 2)
-
-
-def test_a_note_is_a_line_in_its_mel_picture() -> None:
-    seconds = np.arange(24_000) / 24_000
-    pixels = mel_picture([np.sin(2 * np.pi * 440 * seconds).astype(np.float32)], 24_000)
-    assert pixels.shape == (100, 101, 3)
-    brightness = pixels.sum(axis=2).mean(axis=1)
-    assert 75 < int(np.argmax(brightness)) < 95  # low notes lie below
+def test_without_tensorboard_training_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    assert run(folder, 2).step == 2
+    assert not list((folder / "logs").glob("*tfevents*"))

@@ -11,9 +11,9 @@ import pytest
 
 from menura.cli.main import run
 from menura.errors import TrainingError
-from menura.train import lock
-from menura.train.lock import LOCK, alone_in
-from menura.train.spec import save_experiment
+from menura.train.experiment import folder as experiment_folder
+from menura.train.experiment.folder import LOCK, alone_in
+from menura.train.experiment.settings import save_experiment
 from support.training import tiny_experiment
 
 
@@ -30,7 +30,7 @@ def test_a_second_run_is_refused(command: str, tmp_path: Path, capsys: pytest.Ca
 
 def test_a_killed_run_locks_nobody_out(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom menura.train.lock import alone_in\n"
+        "import sys, time\nfrom pathlib import Path\nfrom menura.train.experiment.folder import alone_in\n"
         "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
@@ -44,13 +44,14 @@ def test_a_killed_run_locks_nobody_out(tmp_path: Path) -> None:
 
 
 def test_without_locks_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(_: object) -> None:
+    def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks here")
 
-    monkeypatch.setattr(lock, "_take", none)
+    monkeypatch.setattr(experiment_folder.FileLock, "acquire", none)
     with alone_in(tmp_path):
         pass
-    (tmp_path / LOCK).unlink()
+    monkeypatch.undo()
+    (tmp_path / LOCK).unlink(missing_ok=True)
     (tmp_path / LOCK).mkdir()  # can't be opened
     with alone_in(tmp_path):
         pass

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from menura.errors import TrainingError
-from menura.train.dataset import Dataset, Example
-from menura.train.features import SUFFIX, StoredClip, save_features
-from menura.train.loop import Trainer
-from menura.train.spec import ContentMix, Experiment
-from support.training import CPU, clip, tiny_experiment, write_features
+from menura.train.data.features import SUFFIX, StoredClip, save_features
+from menura.train.experiment.settings import ContentMix, Experiment
+from menura.train.learning.batches import Dataset, Example
+from menura.train.run.trainer import Trainer
+from support.training import CPU, clip, tiny_experiment, tiny_rvc, write_features
 
 
 def dataset_of(folder: Path, experiment: Experiment, *, memory_bytes: int = 2**30) -> Dataset:
@@ -78,7 +78,7 @@ def test_short_clips_come_together_without_padding(tmp_path: Path) -> None:
 )
 def test_recomputing_keeps_less_and_changes_nothing(tmp_path: Path, vocoder: str, precision: str) -> None:
     write_features(tmp_path)
-    plain = tiny_experiment(objective="vits", precision=precision)
+    plain = tiny_rvc(precision=precision)
     config = dataclasses.replace(plain.synthesizer, vocoder=vocoder, upsample_initial_channel=32)
     plain = dataclasses.replace(plain, synthesizer=config)
     kept, losses = [], []

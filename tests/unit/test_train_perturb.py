@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from menura.f0.swift import SwiftEstimator
-from menura.train.features import contours_of, perturbed_contents
-from menura.train.perturb import another_throat, with_formants
+from menura.train.data.features import contours_of, perturbed_contents
+from menura.train.data.perturb import another_throat, with_formants
 from support.training import FakeEncoder
 
 RATE = 16_000

@@ -10,6 +10,7 @@ import pytest
 from menura.errors import MenuraError, OptionError
 from menura.options import TrainingOptions
 from menura.train import create
+from menura.train.experiment.defaults import network
 from support.training import RVC_CONFIG
 
 
@@ -46,9 +47,9 @@ def test_sizes_that_make_no_network_are_refused(tmp_path: Path, content: str, me
     path = tmp_path / "sizes.json"
     path.write_text(content)
     with pytest.raises(MenuraError, match=message):
-        create._network(TrainingOptions(config=path), 1)
+        create.checked_network(TrainingOptions(config=path), 1)
     with pytest.raises(OptionError, match=r"missing\.json can't be taken"):
-        create._network(TrainingOptions(config=tmp_path / "missing.json"), 1)
+        create.checked_network(TrainingOptions(config=tmp_path / "missing.json"), 1)
 
 
 def test_rvcs_own_sizes_still_begin_with_its_pretrained_files(tmp_path: Path) -> None:
@@ -59,9 +60,9 @@ def test_rvcs_own_sizes_still_begin_with_its_pretrained_files(tmp_path: Path) ->
     for name in ("f0G40k.pth", "f0D40k.pth"):
         (weights / name).write_bytes(b"")
     options = TrainingOptions(config=tmp_path / "40k.json")
-    warm, _ = create._warm_start(options, create._network(options, 1), tmp_path)
+    warm, _ = create.warm_start(options, network(options, 1), tmp_path)
     assert warm.generator == str(weights / "f0G40k.pth")
     (tmp_path / "40k.json").write_text(json.dumps({"model": {"n_layers": 4}}))
-    warm, notes = create._warm_start(options, create._network(options, 1), tmp_path)
+    warm, notes = create.warm_start(options, network(options, 1), tmp_path)
     assert not warm.generator
-    assert "random weights" in notes[0]
+    assert "random weights" in notes[0].problem

@@ -49,12 +49,12 @@ def evaluate(
     listed.
     """
     from menura.evaluate.pair import Judge, Request, draw_pair
-    from menura.train.spec import write_atomically
+    from menura.system.files import write_whole
     from menura.voices.assets import home_folder
 
     request = Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:
-        write_atomically(plot, draw_pair(request))
+        write_whole(plot, draw_pair(request))
     made = Judge(home_folder(home)).evaluate(request)
     if as_json:
         say_json(dataclasses.asdict(made))

@@ -21,7 +21,6 @@ _UPSAMPLING: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
     ("v2", 48_000): ((12, 10, 2, 2), (24, 20, 4, 4)),
 }
 """Rates and kernels of RVC's decoders; 24 kHz is Applio's."""
-_SMALL_UPSAMPLING = {24_000: (10, 6, 2, 2), 32_000: (10, 8, 2, 2), 40_000: (10, 10, 2, 2), 48_000: (12, 10, 2, 2)}
 SOURCE_FILTER = "Source-filter"
 """Menura's own vocoder, by the name that its files give."""
 MEL_BANDS = {24_000: 80, 32_000: 80, 40_000: 125, 48_000: 128}
@@ -76,46 +75,36 @@ def rvc_config(
     )
 
 
-def small_config(sample_rate: int, n_speakers: int, *, vocoder: str = SOURCE_FILTER) -> SynthesizerConfig:
+def small_config(sample_rate: int, n_speakers: int) -> SynthesizerConfig:
     """The starter pack's architecture, an eighth of RVC's work, on the starter encoder's 384 wide content.
 
     Args:
         sample_rate: Hz.
         n_speakers: at least 1.
-        vocoder: "Source-filter" or "HiFi-GAN".
-
-    Raises:
-        OptionError: no such rate or vocoder.
     """
-    if sample_rate not in _SMALL_UPSAMPLING:
-        raise OptionError(f"sample_rate: {sample_rate} Hz is not one of 24k, 32k, 40k, 48k.")
-    if vocoder not in (SOURCE_FILTER, "HiFi-GAN"):
-        raise OptionError(f"vocoder: small voices have Source-filter or HiFi-GAN, not {vocoder}; for others take v2.")
-    filters = vocoder == SOURCE_FILTER
-    rates = (2, sample_rate // 200) if filters else _SMALL_UPSAMPLING[sample_rate]
     return SynthesizerConfig(
         spec_channels=513,
-        segment_size_frames=100 if filters else 36,
+        segment_size_frames=100,
         inter_channels=192,
         hidden_channels=128,
         filter_channels=512,
         n_heads=2,
-        n_layers=5 if filters else 4,
+        n_layers=5,
         kernel_size=3,
         p_dropout=0.0,
         resblock="1",
-        resblock_kernel_sizes=(7,) * 6 if filters else (3, 7),
-        resblock_dilation_sizes=((1,),) * 6 if filters else ((1, 3, 5), (1, 3, 5)),
-        upsample_rates=rates,
-        upsample_initial_channel=256 if filters else 192,
-        upsample_kernel_sizes=(4, 4 * rates[1]) if filters else tuple(2 * rate for rate in rates),
+        resblock_kernel_sizes=(7,) * 6,
+        resblock_dilation_sizes=((1,),) * 6,
+        upsample_rates=(2, sample_rate // 200),
+        upsample_initial_channel=256,
+        upsample_kernel_sizes=(4, sample_rate // 50),
         n_speakers=n_speakers,
         gin_channels=256,
         sample_rate=sample_rate,
         content_dim=384,
         version="v2",
         has_f0=True,
-        vocoder=vocoder,
+        vocoder=SOURCE_FILTER,
         content_encoder="menura-starter",
     )
 

@@ -1,0 +1,193 @@
+"""What a worker process does to a slice: the same networks as in conversion, loaded once in each process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import torch
+
+from menura.errors import TrainingError
+from menura.f0.registry import load_estimator, method_path
+from menura.train.data.features import SUFFIX, ClipFeatures, ClipSource, Extractor, load_features, save_features
+from menura.train.data.slicing import loudness_db
+from menura.train.experiment.defaults import STARTER
+from menura.train.experiment.folder import FEATURES
+from menura.train.experiment.settings import Experiment
+from menura.voices.assets import find_asset
+
+if TYPE_CHECKING:
+    from menura.content.base import ContentEncoder
+
+_VERSION = 2
+"""Of the features themselves: a change of their computation makes old ones worthless."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkNames:
+    """Which networks, and where their weights are."""
+
+    content: str
+    version: str
+    content_path: str
+    """Empty for the starter encoder, whose weights are inside the package."""
+    f0: str
+    f0_path: str
+    sample_rate: int
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, experiment: Experiment, home: Path | None, device: str = "cpu") -> NetworkNames:
+        """An experiment's networks, to be run on a device.
+
+        Raises:
+            AssetMissingError: weights are not installed.
+        """
+        config = experiment.synthesizer
+        encoder = "" if config.content_encoder == STARTER else str(find_asset(config.content_encoder, home))
+        return cls(
+            content=config.content_encoder,
+            version=config.version,
+            content_path=encoder,
+            f0=experiment.data.f0,
+            f0_path=str(method_path(experiment.data.f0, home)),
+            sample_rate=config.sample_rate,
+            device=device,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureJob:
+    """A slice whose features are wanted."""
+
+    folder: str
+    """The experiment's."""
+    slice_file: str
+    """Below it."""
+    speaker: str
+    perturbed: int
+    networks: NetworkNames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureResult:
+    """What a slice's features say of it."""
+
+    features: str
+    """File below the experiment's folder."""
+    seconds: float
+    loudness_db: float
+    f0_hz: tuple[float, float, float]
+    """5th, 50th and 95th percentile where voiced; zeros where nothing is."""
+    voiced: float
+    """Share of frames."""
+
+
+_loaded: dict[NetworkNames, Extractor] = {}
+
+
+def load_networks(names: NetworkNames) -> None:
+    """Load them for this process."""
+    if names not in _loaded:
+        _loaded.clear()
+        device = torch.device(names.device)
+        _loaded[names] = Extractor(
+            encoder=_encoder(names, device),
+            estimator=load_estimator(names.f0, Path(names.f0_path), device, threads=torch.get_num_threads()),
+            sample_rate=names.sample_rate,
+            device=device,
+        )
+
+
+def unload_networks() -> None:
+    """Free this process's networks: training needs the memory."""
+    _loaded.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _encoder(names: NetworkNames, device: torch.device) -> ContentEncoder:
+    if names.content == STARTER:
+        from menura.content.starter import StarterEncoder
+
+        return StarterEncoder.load(device)
+    from menura.content.contentvec import ContentVec
+
+    return ContentVec.load(Path(names.content_path), device, "last" if names.version == "v1" else "none")
+
+
+def _content_key(job: FeatureJob, data: bytes) -> str:
+    names = job.networks
+    facts = (_VERSION, names.content, names.version, names.f0, names.sample_rate, job.perturbed)
+    return hashlib.sha256(repr(facts).encode() + data).hexdigest()[:16]
+
+
+def _cached(target: Path) -> ClipFeatures | None:
+    if not target.is_file():
+        return None
+    try:
+        return load_features(target)
+    except TrainingError:
+        return None  # damaged: computed again
+
+
+def extract_features(jobs: Sequence[FeatureJob]) -> list[FeatureResult | None]:
+    """Compute features of slices for the same networks together, or take those that are cached; None: too short."""
+    data = [(Path(job.folder) / job.slice_file).read_bytes() for job in jobs]
+    keys = [_content_key(job, content) for job, content in zip(jobs, data, strict=True)]
+    names = [f"{FEATURES}/{job.speaker}.{key}{SUFFIX}" for job, key in zip(jobs, keys, strict=True)]
+    found = [_cached(Path(job.folder) / name) for job, name in zip(jobs, names, strict=True)]
+    missing = [number for number, features in enumerate(found) if features is None]
+    if missing:
+        made = _extracted([jobs[number] for number in missing], [int(keys[number][:8], 16) for number in missing])
+        for number, features in zip(missing, made, strict=True):
+            found[number] = features
+            if features is not None:
+                save_features(Path(jobs[number].folder) / names[number], features)
+    rows = zip(jobs, names, found, strict=True)
+    return [None if features is None else _result(job, name, features) for job, name, features in rows]
+
+
+@contextmanager
+def whole_slice(job: FeatureJob) -> Iterator[None]:
+    """Say what to do where the job's slice can't be read in this block.
+
+    Raises:
+        TrainingError: it can't.
+    """
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError) as error:
+        path = Path(job.folder) / job.slice_file
+        raise TrainingError(path, "damaged slice", "Delete the file and prepare again") from error
+
+
+def _extracted(jobs: Sequence[FeatureJob], seeds: Sequence[int]) -> list[ClipFeatures | None]:
+    first = jobs[0]
+    load_networks(first.networks)
+    clips = []
+    for job, seed in zip(jobs, seeds, strict=True):
+        with whole_slice(job):
+            samples, rate = soundfile.read(Path(job.folder) / job.slice_file, dtype="float32")
+        clips.append(ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=seed))
+    return _loaded[first.networks].extract_all(clips, perturbed=first.perturbed)
+
+
+def _result(job: FeatureJob, name: str, features: ClipFeatures) -> FeatureResult:
+    audio = features.audio.numpy().astype(np.float32) / np.float32(32767)
+    f0 = features.f0_hz.numpy()
+    voiced = f0[f0 > 0]
+    low, middle, high = np.percentile(voiced, [5, 50, 95]).tolist() if voiced.size else (0.0, 0.0, 0.0)
+    return FeatureResult(
+        features=name,
+        seconds=features.frames / 100,
+        loudness_db=round(loudness_db(audio, job.networks.sample_rate), 1),
+        f0_hz=(round(low, 1), round(middle, 1), round(high, 1)),
+        voiced=round(float((f0 > 0).mean()), 3),
+    )

@@ -1,0 +1,164 @@
+"""Cutting recordings into slices, and judging them. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from menura.types import FloatArray
+
+SHORTEST_S = 0.6
+"""Shorter slices are left out: a training crop needs a third of a second, and its context."""
+TARGET_DB = -23.0
+"""Loudness that slices or recordings are brought to."""
+_PEAK = 0.97
+_SEARCH_SHARE = 0.4
+"""A slice that must end somewhere ends at the quietest place of its last 40 %."""
+_WINDOW_S = 0.05
+_FRAME_S = 0.02
+_PAUSE_S = 0.5
+_KEPT_PAUSE_S = 0.25
+_BLOCK_S = 0.4
+_SILENT_DB = -50.0
+_FULL_SCALE = 0.999
+_CLIPPED_RUN = 3
+_CLIPPED_SHARE = 5e-4
+_CUTOFF_HZ, _ORDER = 48.0, 5
+_FILTER_CHUNK_S, _FILTER_CONTEXT_S = 30.0, 0.5
+_TINY = 1e-12
+NEAR_SILENT = "near silent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A stretch of a recording, in samples."""
+
+    start: int
+    end: int
+
+
+def high_passed(samples: FloatArray, rate: int) -> FloatArray:
+    """Without what is below 48 Hz (RVC's order 5 Butterworth, run both ways: no phase is moved).
+
+    In chunks with half a second of context, which is dozens of times the filter's memory.
+
+    Args:
+        samples: (samples,).
+        rate: Hz.
+    """
+    chunk, context = int(_FILTER_CHUNK_S * rate), int(_FILTER_CONTEXT_S * rate)
+    out = np.empty_like(samples)
+    padded = np.pad(samples, context, mode="reflect" if len(samples) > context else "constant")
+    for start in range(0, len(samples), chunk):
+        piece = padded[start : start + chunk + 2 * context]
+        hz = np.fft.rfftfreq(len(piece), 1 / rate)
+        response = np.zeros_like(hz)
+        response[1:] = 1 / (1 + (_CUTOFF_HZ / hz[1:]) ** (2 * _ORDER))
+        filtered = np.fft.irfft(np.fft.rfft(piece.astype(np.float64)) * response, len(piece))
+        end = min(start + chunk, len(samples))
+        out[start:end] = filtered[context : context + end - start]
+    return out
+
+
+def loudness_db(samples: FloatArray, rate: int) -> float:
+    """Mean power of the blocks that aren't pauses, in dB of full scale (gated as in ITU-R BS.1770, unweighted)."""
+    size = max(1, min(len(samples), int(_BLOCK_S * rate)))
+    blocks = samples[: len(samples) // size * size].reshape(-1, size)
+    powers = np.mean(np.square(blocks, dtype=np.float64), axis=1)
+    loud = powers[powers > 1e-6]
+    if not loud.size:
+        return float(10 * np.log10(powers.mean() + _TINY)) if powers.size else -120.0
+    return float(10 * np.log10(loud[loud > loud.mean() / 10].mean()))
+
+
+def normalised(samples: FloatArray, rate: int) -> FloatArray:
+    """At TARGET_DB, or as near as its peak allows."""
+    gain = 10 ** ((TARGET_DB - loudness_db(samples, rate)) / 20)
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > 0:
+        gain = min(gain, _PEAK / peak)
+    return (samples * gain).astype(np.float32)
+
+
+def spans_by_silence(samples: FloatArray, rate: int, longest_s: float) -> list[Span]:
+    """Stretches between pauses; long ones are cut at their quietest places. Long pauses are left out.
+
+    Args:
+        samples: (samples,).
+        rate: Hz.
+        longest_s: no slice is longer.
+    """
+    spans: list[Span] = []
+    for stretch in _without_pauses(samples, rate):
+        points = cut_points(samples[stretch.start : stretch.end], rate, longest_s)
+        spans.extend(Span(start=stretch.start + a, end=stretch.start + b) for a, b in itertools.pairwise(points))
+    return spans
+
+
+def _without_pauses(samples: FloatArray, rate: int) -> Iterator[Span]:
+    size = max(1, int(_FRAME_S * rate))
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    levels = 10 * np.log10(np.mean(np.square(frames, dtype=np.float64), axis=1) + _TINY)
+    quiet = levels < np.clip(loudness_db(samples, rate) - 30, -60, -38)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]])))
+    kept, start = int(_KEPT_PAUSE_S / _FRAME_S), 0
+    for begin, end in edges.reshape(-1, 2).tolist():
+        if end - begin < _PAUSE_S / _FRAME_S:
+            continue
+        if begin + kept > start and begin > 0:
+            yield Span(start=start * size, end=(begin + kept) * size)
+        start = end - kept
+    if start * size < len(samples) and not (len(quiet) and quiet[start:].all()):
+        yield Span(start=start * size, end=len(samples))
+
+
+def cut_points(samples: FloatArray, rate: int, longest_s: float) -> list[int]:
+    """Borders of slices of at most `longest_s`, each at the quietest place of the last part allowed.
+
+    Args:
+        samples: (samples,).
+        rate: Hz.
+        longest_s: seconds.
+
+    Returns:
+        Samples, from 0 to the recording's end.
+    """
+    longest, window = int(longest_s * rate), max(1, int(_WINDOW_S * rate))
+    search = max(window, int(longest * _SEARCH_SHARE))
+    points = [0]
+    while len(samples) - points[-1] > longest:
+        low = points[-1] + longest - search
+        energy = np.convolve(samples[low : points[-1] + longest] ** 2, np.ones(window), mode="valid")
+        points.append(low + int(np.argmin(energy)) + window // 2)
+    return [*points, len(samples)]
+
+
+def spans_of_chunks(length: int, rate: int, chunk_s: float, overlap_s: float) -> list[Span]:
+    """Stretches of equal length that overlap; the last one is what is left."""
+    size, step = int(chunk_s * rate), int((chunk_s - overlap_s) * rate)
+    starts = range(0, max(1, length - int(overlap_s * rate)), step)
+    return [Span(start=start, end=min(start + size, length)) for start in starts]
+
+
+def fault_of(samples: FloatArray, rate: int) -> str | None:
+    """Why a slice is not to be learnt from: "too short", "near silent", "clipped"; None if it is."""
+    if len(samples) < SHORTEST_S * rate:
+        return "too short"
+    tenth = max(1, rate // 10)
+    blocks = samples[: len(samples) // tenth * tenth].reshape(-1, tenth)
+    if 10 * np.log10(np.mean(np.square(blocks), axis=1).max() + _TINY) < _SILENT_DB:
+        return NEAR_SILENT
+    return "clipped" if clipped_share(samples) > _CLIPPED_SHARE else None
+
+
+def clipped_share(samples: FloatArray) -> float:
+    """Share of samples in runs at full scale: single peaks there are no clipping."""
+    full = np.abs(samples) >= _FULL_SCALE
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], full.astype(np.int8), [0]]))).reshape(-1, 2)
+    runs = edges[:, 1] - edges[:, 0]
+    return float(runs[runs >= _CLIPPED_RUN].sum()) / max(1, len(samples))

@@ -1,0 +1,136 @@
+"""What a training session tells: each event once, as it happens. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from menura.errors import ErrorDetails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparing:
+    """Preparation has come this far."""
+
+    stage: str
+    """"slices" or "features"."""
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The recordings are cut, and their features computed."""
+
+    report: Path
+    """report.txt, for people."""
+    seconds: Mapping[str, float]
+    """Sound in slices, by speaker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Training begins, or goes on."""
+
+    step: int
+    """Steps that are done."""
+    last_step: int
+    log_every_steps: int
+    seconds: float
+    """Sound that is learnt from."""
+    logs: Path
+    """Folder of TensorBoard's curves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """A step was made."""
+
+    step: int
+    """Steps that are done, with this one."""
+    losses: Mapping[str, float]
+    learning_rate: float
+    seconds: float
+    """That it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """The voice was measured on slices that it doesn't learn from."""
+
+    step: int
+    mel: float
+    """Mean distance of log mel spectra."""
+    best_step: int
+    """Where that was least so far."""
+    overtraining: bool
+    """True where it has been rising for some time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A checkpoint was written."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The last step of this session is made; what follows is the index and the voice."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """The retrieval index was made."""
+
+    path: Path
+    vectors: int
+    cells: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """The voice was written."""
+
+    paths: tuple[Path, ...]
+    """The voice first, its card last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """Something worth knowing that stops nothing."""
+
+    note: ErrorDetails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The session has ended."""
+
+    step: int
+    last_step: int
+    """As planned by the experiment."""
+    reason: str
+    """"steps": all that were planned; "patience": no improvement; "until": as far as asked; "cancelled"."""
+    best_step: int | None
+    """Whose weights were exported, where validation chose; None for the newest."""
+    voice: Path | None
+    """The exported voice; None where training isn't complete."""
+    index: Path | None
+    checkpoint_bytes: int
+    """On disk, needed for further training only."""
+
+
+TrainingEvent: TypeAlias = (
+    Preparing | Prepared | Started | Stepped | Validated | Saved | Trained | Indexed | Exported | Noted | Finished
+)
+OnEvent: TypeAlias = Callable[[TrainingEvent], None]
+
+
+def ignore(event: TrainingEvent) -> None:
+    """Nobody listens."""

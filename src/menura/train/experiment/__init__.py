@@ -1,0 +1,1 @@
+"""An experiment: its folder and its settings. Loads no torch."""

@@ -1,0 +1,1 @@
+"""Networks, losses, batches and steps."""

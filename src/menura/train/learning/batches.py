@@ -1,0 +1,186 @@
+"""Prepared clips, in memory where they fit, and batches that are a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from menura.errors import TrainingError
+from menura.f0.contour import coarse_bins
+from menura.models.config import SynthesizerConfig
+from menura.models.synthesizer import TrainingBatch
+from menura.train.data.features import KINDS, ClipFeatures, StoredClip, load_features
+from menura.train.experiment.settings import ContentMix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_KEPT_CLIPS = 64
+"""Clips of a data set larger than memory that stay there."""
+_BUCKET_FRAMES = 50
+"""Rows of a batch differ by less than this in length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A batch and the sound that belongs to it."""
+
+    batch: TrainingBatch
+    audio: Tensor
+    """(batch, frames * frame_samples) float32."""
+
+
+class Dataset:
+    """All clips of an experiment."""
+
+    def __init__(
+        self,
+        clips: Sequence[ClipFeatures | StoredClip],
+        *,
+        speakers: tuple[str, ...],
+        config: SynthesizerConfig,
+        mix: ContentMix,
+    ) -> None:
+        """Keep the clips that are long enough for a crop.
+
+        Raises:
+            TrainingError: a speaker has none.
+        """
+        self._clips = [clip for clip in clips if clip.frames > config.segment_size_frames + 2]
+        self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
+        self._speaker_ids = {name: number for number, name in enumerate(speakers)}
+        missing = set(speakers) - {clip.speaker for clip in self._clips}
+        if missing:
+            raise TrainingError(
+                ", ".join(sorted(missing)), "no slice is long enough to train on", "Run 'menura train prepare'"
+            )
+        self._config = config
+        self._mix = np.array([getattr(mix, kind) for kind in KINDS])
+        lengths = np.array([clip.frames for clip in self._clips], dtype=np.float64)
+        totals = {name: sum(c.frames for c in self._clips if c.speaker == name) for name in speakers}
+        weights = lengths / np.array([totals[clip.speaker] for clip in self._clips])
+        self._chances = weights / weights.sum()
+
+    @classmethod
+    def load(
+        cls,
+        paths: Sequence[Path],
+        *,
+        speakers: tuple[str, ...],
+        config: SynthesizerConfig,
+        mix: ContentMix,
+        memory_bytes: int,
+    ) -> Dataset:
+        """Take the prepared clips of these files that are of the speakers.
+
+        Args:
+            paths: files, whose order decides what is drawn.
+            speakers: of the experiment.
+            config: the network's.
+            mix: kinds of content.
+            memory_bytes: what the clips may take; where they don't fit, they are read from disk again and again.
+
+        Raises:
+            TrainingError: a file is damaged, or a speaker has none.
+        """
+        stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in speakers]
+        fits = sum(clip.path.stat().st_size for clip in stored) <= memory_bytes
+        clips = [load_features(clip.path) if fits else clip for clip in stored]
+        return cls(clips, speakers=speakers, config=config, mix=mix)
+
+    @property
+    def seconds(self) -> float:
+        """Sound in total."""
+        return sum(clip.frames for clip in self._clips) / 100
+
+    def draw(self, *, seed: int, step: int, batch_size: int, row_frames: int) -> Example:
+        """The batch of a step: speakers evenly, clips by length, stretches and kinds of content at random."""
+        rng = np.random.default_rng((seed, step))
+        numbers, frames = self._bucket(rng, row_frames)
+        chances = self._chances[numbers] / self._chances[numbers].sum()
+        rows = [
+            self._row(rng, self._clip(int(numbers[rng.choice(len(numbers), p=chances)])), frames)
+            for _ in range(batch_size)
+        ]
+        content, f0, audio, lengths, speakers = (list(column) for column in zip(*rows, strict=True))
+        f0_hz = torch.stack(f0)
+        coarse = torch.from_numpy(coarse_bins(f0_hz.numpy()))
+        batch = TrainingBatch(
+            content=torch.stack(content),
+            f0_coarse=coarse if self._config.has_f0 else None,
+            f0_hz=f0_hz if self._config.has_f0 else None,
+            spectrogram=_spectrogram(torch.stack(audio), self._config),
+            lengths=torch.tensor(lengths),
+            speaker_id=torch.tensor(speakers),
+        )
+        return Example(batch=batch, audio=torch.stack(audio))
+
+    @property
+    def clips(self) -> int:
+        """How many clips are drawn from."""
+        return len(self._clips)
+
+    def _bucket(self, rng: np.random.Generator, row_frames: int) -> tuple[NDArray[np.int64], int]:
+        """The clips of a batch and its length: those of about the same length come together, so little is padding."""
+        lengths = np.minimum([clip.frames for clip in self._clips], row_frames)
+        ends = np.minimum(row_frames, -(-lengths // _BUCKET_FRAMES) * _BUCKET_FRAMES)
+        choices = np.unique(ends)
+        if len(choices) == 1:
+            return np.arange(len(ends)), int(choices[0])
+        weights = np.array([self._chances[ends == end].sum() for end in choices])
+        end = choices[rng.choice(len(choices), p=weights / weights.sum())]
+        return np.flatnonzero(ends == end), int(end)
+
+    def _clip(self, number: int) -> ClipFeatures:
+        clip = self._clips[number]
+        return self._stored(clip.path) if isinstance(clip, StoredClip) else clip
+
+    def _row(
+        self, rng: np.random.Generator, clip: ClipFeatures, frames: int
+    ) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        start = 2 * int(rng.integers(0, max(0, clip.frames - frames) // 2 + 1))
+        length = min(frames, clip.frames - start)
+        vectors = self._content(clip, rng)[start // 2 : (start + length + 1) // 2].to(torch.float32)
+        content = vectors.repeat_interleave(2, dim=0)[:length]
+        size = self._config.frame_samples
+        audio = clip.audio[start * size : (start + length) * size].to(torch.float32) / 32767
+        rest = frames - length
+        return (
+            F.pad(content, (0, 0, 0, rest)),
+            F.pad(clip.f0_hz[start : start + length], (0, rest)),
+            F.pad(audio, (0, rest * size)),
+            length,
+            self._speaker_ids[clip.speaker],
+        )
+
+    def _content(self, clip: ClipFeatures, rng: np.random.Generator) -> Tensor:
+        chances = np.where([kind in clip.content for kind in KINDS], self._mix, 0)
+        kind = KINDS[rng.choice(len(KINDS), p=chances / chances.sum())]
+        variants = clip.content[kind]
+        return variants[int(rng.integers(len(variants)))]
+
+
+def _spectrogram(audio: Tensor, config: SynthesizerConfig) -> Tensor:
+    """Linear magnitudes, one column a frame, as RVC's posterior encoder reads them.
+
+    Args:
+        audio: (batch, frames * frame_samples).
+        config: gives the FFT's size and the hop.
+
+    Returns:
+        (batch, spec_channels, frames).
+    """
+    size, hop = 2 * (config.spec_channels - 1), config.frame_samples
+    missing = size - hop
+    padded = F.pad(audio, (missing // 2, missing - missing // 2), mode="reflect")
+    window = torch.hann_window(size)
+    spectrum = torch.stft(padded, size, hop, window=window, center=False, return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()

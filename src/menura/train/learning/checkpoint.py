@@ -1,0 +1,113 @@
+"""Checkpoints on disk: written whole or not at all, the last few kept; and whether the disk has room for them."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from menura.checkpoints.pickles import save_tensors
+from menura.errors import ResourceError, TrainingError
+from menura.models.blank import without_weights
+from menura.system.files import replacing
+from menura.train.experiment.folder import BEST, FEATURES, SLICES, checkpoint_paths, size_of
+from menura.train.experiment.settings import Experiment
+from menura.train.learning.networks import make_discriminators, make_generator
+
+_BYTES_GENERATOR, _BYTES_DISCRIMINATOR = 16, 12
+"""A weight in a checkpoint: itself, its average, two moments; discriminators have no average."""
+
+
+def write_state(path: Path, state: Mapping[str, Any], *, keep: int = 1) -> None:
+    """Write a checkpoint; the one that was there becomes `.1`, that one `.2`, up to `keep` in all.
+
+    Raises:
+        ResourceError: there is no room, or no right to write.
+    """
+    with replacing(path) as partial:
+        save_tensors(dict(state), partial)
+        for number in range(keep - 1, 0, -1):
+            before = path if number == 1 else _numbered(path, number - 1)
+            if before.is_file():
+                before.replace(_numbered(path, number))
+        remove_older(path, keep=keep)
+
+
+def remove_older(path: Path, *, keep: int = 1) -> None:
+    """Delete the checkpoints before this one, but for `keep` - 1 of them."""
+    for old in path.parent.glob(f"{path.stem}.*{path.suffix}"):
+        place = old.suffixes[0][1:]
+        if place.isdecimal() and int(place) >= keep:
+            old.unlink()
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        raise TrainingError(path, f"damaged checkpoint ({error})", "Delete it") from error
+    if not isinstance(state, dict) or "step" not in state or "average" not in state:
+        raise TrainingError(path, "not a checkpoint of Menura", "Delete it")
+    return state
+
+
+def check_disk_space(folder: Path, experiment: Experiment, *, seconds: float = 0.0, copied_bytes: int = 0) -> None:
+    """Raise at once what training would raise after hours: slices, features and checkpoints won't fit.
+
+    Args:
+        folder: the experiment's, which need not exist yet.
+        experiment: of that folder.
+        seconds: of the recordings, where they are still to be prepared; else 0.
+        copied_bytes: files that are yet to be copied into it.
+
+    Raises:
+        ResourceError: the disk is too small.
+    """
+    needed = copied_bytes + _checkpoint_bytes(folder, experiment) + _prepared_bytes(folder, experiment, seconds)
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ResourceError(
+            existing,
+            f"training needs about {size_text(needed)} of disk space, {size_text(free)} are free",
+            "Free space, or move the experiment to another disk",
+        )
+
+
+def size_text(size_bytes: float) -> str:
+    """As in "212 MB"."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+def _checkpoint_bytes(folder: Path, experiment: Experiment) -> int:
+    """Those that are kept, the best, and one that is being written; less those that are there."""
+    with without_weights():
+        each = _BYTES_GENERATOR * sum(p.numel() for p in make_generator(experiment).parameters())
+        if experiment.objective == "vits":
+            each += _BYTES_DISCRIMINATOR * sum(p.numel() for p in make_discriminators(experiment).parameters())
+    schedule = experiment.schedule
+    kept = min(schedule.keep_last, schedule.steps // max(1, schedule.save_every_steps) + 1)
+    there = len(checkpoint_paths(folder)) + (folder / BEST).is_file()
+    return each * max(1, kept + 2 - there)
+
+
+def _prepared_bytes(folder: Path, experiment: Experiment, seconds: float) -> float:
+    if not seconds:
+        return 0.0
+    config = experiment.synthesizer
+    features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
+    there = sum(size_of(folder / part) for part in (SLICES, FEATURES) if (folder / part).is_dir())
+    return max(0.0, seconds * (features + 2 * config.sample_rate) - there)

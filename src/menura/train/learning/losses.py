@@ -1,0 +1,127 @@
+"""What training minimises. All take audio as (batch, samples) float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from menura.models.config import SynthesizerConfig
+from menura.models.discriminators import Judgement
+from menura.models.mel import mel_filterbank
+from menura.models.sizes import MEL_BANDS
+from menura.models.synthesizer import TrainingOutput
+
+FFT_SIZES = (256, 512, 1024, 2048)
+_MELS = (40, 64, 80, 120)
+_FLOOR = 1e-3
+"""Added before the logarithm: what lies some 56 dB below full scale hardly counts."""
+_RVC_FLOOR = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpectralDistance:
+    """Distances of two sounds, means over resolutions."""
+
+    log_spectrum: Tensor
+    mel: Tensor
+    convergence: Tensor
+
+
+class SpectralLoss(nn.Module):
+    """Short-time spectra at several resolutions (Yamamoto et al., 2020), linear and mel."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        for size, n_mels in zip(FFT_SIZES, _MELS, strict=True):
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+            bank = mel_filterbank(
+                sample_rate=sample_rate, n_fft=size, n_mels=n_mels, low_hz=0.0, high_hz=sample_rate / 2
+            )
+            self.register_buffer(f"bank_{size}", bank / bank.sum(dim=1, keepdim=True).clamp(min=1e-6), persistent=False)
+
+    def forward(self, made: Tensor, real: Tensor) -> SpectralDistance:
+        """Distances of `made` to `real`."""
+        logs, mels, convergences = [], [], []
+        for size in FFT_SIZES:
+            a, b = self._magnitudes(made, size), self._magnitudes(real, size)
+            logs.append((torch.log(a + _FLOOR) - torch.log(b + _FLOOR)).abs().mean())
+            # Over the whole batch: a silent crop alone would divide by next to nothing.
+            convergences.append(((a - b).square().sum() / (b.square().sum() + 1e-3)).sqrt())
+            bank = getattr(self, f"bank_{size}")
+            mels.append((torch.log(bank @ a + _FLOOR) - torch.log(bank @ b + _FLOOR)).abs().mean())
+        return SpectralDistance(
+            log_spectrum=torch.stack(logs).mean(),
+            mel=torch.stack(mels).mean(),
+            convergence=torch.stack(convergences).mean(),
+        )
+
+    def _magnitudes(self, audio: Tensor, size: int) -> Tensor:
+        window = getattr(self, f"window_{size}")
+        spectrum = torch.stft(audio, size, size // 4, window=window, normalized=True, return_complex=True)
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+
+
+def kl_loss(output: TrainingOutput) -> Tensor:
+    """Kullback-Leibler distance of the posterior, through the flow, to the prior; per frame (VITS)."""
+    prior, posterior = output.prior, output.posterior
+    log_scale = prior.log_scale.float()  # sums of thousands of terms need more than bfloat16
+    each = log_scale - posterior.log_scale.float() - 0.5
+    each = each + 0.5 * (output.z_p.float() - prior.mean.float()).square() * torch.exp(-2 * log_scale)
+    return (each * prior.mask).sum() / prior.mask.sum()
+
+
+class RvcMelLoss(nn.Module):
+    """RVC's: L1 of log mel at one resolution, that of the posterior encoder's spectrogram."""
+
+    window: Tensor
+    bank: Tensor
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        self.size, self.hop = 2 * (config.spec_channels - 1), config.frame_samples
+        bank = mel_filterbank(
+            sample_rate=config.sample_rate,
+            n_fft=self.size,
+            n_mels=MEL_BANDS.get(config.sample_rate, 80),
+            low_hz=0.0,
+            high_hz=config.sample_rate / 2,
+        )
+        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
+
+    def forward(self, made: Tensor, real: Tensor) -> Tensor:
+        """Distance of two sounds (batch, samples)."""
+        return (self._log_mel(made) - self._log_mel(real)).abs().mean()
+
+    def _log_mel(self, audio: Tensor) -> Tensor:
+        missing = self.size - self.hop
+        padded = nn.functional.pad(audio, (missing // 2, missing - missing // 2), mode="reflect")
+        spectrum = torch.stft(padded, self.size, self.hop, window=self.window, center=False, return_complex=True)
+        magnitudes = (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()
+        return torch.log((self.bank @ magnitudes).clamp(min=_RVC_FLOOR))
+
+
+def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
+    """Least squares: real is 1, made is 0; the sum over discriminators, as in RVC."""
+    each = [
+        (1 - r.scores.float()).square().mean() + m.scores.float().square().mean()
+        for r, m in zip(real, made, strict=True)
+    ]
+    return torch.stack(each).sum()
+
+
+def adversarial_loss(made: list[Judgement]) -> Tensor:
+    """Least squares: made should look like 1."""
+    return torch.stack([(1 - m.scores.float()).square().mean() for m in made]).sum()
+
+
+def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
+    """L1 of the discriminators' layers, summed over layers and discriminators, as in RVC."""
+    each = [
+        (a.float().detach() - b.float()).abs().mean()
+        for r, m in zip(real, made, strict=True)
+        for a, b in zip(r.features, m.features, strict=True)
+    ]
+    return torch.stack(each).sum()

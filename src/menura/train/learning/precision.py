@@ -1,0 +1,162 @@
+"""Faster training: networks in 16 bits, and on CPUs convolutions in the memory layout that kernels want."""
+
+from __future__ import annotations
+
+import types
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from menura.system.device import has_bfloat16
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which networks are run."""
+    dtype = _DTYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def fastest_precision(device: torch.device) -> str:
+    """The precision "bf16" or "fp16" where the device is fast in it, else "fp32"."""
+    if device.type == "cuda":
+        # Before Ampere (8) GPUs have no bfloat16, which torch emulates; before Volta (7) they are slow in float16 too.
+        major = torch.cuda.get_device_capability(device)[0]
+        return "bf16" if major >= 8 or torch.version.hip else "fp16" if major >= 7 else "fp32"
+    return "bf16" if device.type == "cpu" and has_bfloat16() else "fp32"
+
+
+def prefer_channels_last(model: nn.Module) -> None:
+    """Let the model's one-dimensional convolutions run as two-dimensional ones with channels last.
+
+    Same results and weights; on an AMX CPU in bfloat16 about twice as fast, since no layer reorders its input.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d):
+            module.forward = types.MethodType(_conv, module)  # type: ignore[method-assign]
+        elif isinstance(module, nn.ConvTranspose1d):
+            module.forward = types.MethodType(_transposed, module)  # type: ignore[method-assign]
+
+
+def keep_float32(module: nn.Module) -> None:
+    """Let a module compute in float32 within autocast: what makes or ends as samples needs more than 8 bits."""
+    inner = module.forward
+
+    def forward(*arguments: Tensor | float | None) -> Tensor:
+        wide = [x.float() if isinstance(x, Tensor) and x.dtype in _DTYPES.values() else x for x in arguments]
+        device = next(x.device.type for x in wide if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            out: Tensor = inner(*wide)
+        return out
+
+    module.forward = forward
+
+
+def recompute_in_backward(module: nn.Module) -> None:
+    """Keep only a module's input for the backward pass, and compute what is between again (gradient checkpointing)."""
+    inner = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            out: Tensor = inner(x)
+        else:
+            out = checkpoint(inner, x, use_reentrant=False)
+        return out
+
+    module.forward = forward
+
+
+def _as_image(x: Tensor) -> Tensor:
+    return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """A convolution's arguments in two dimensions, the first of size 1."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    transposed: bool
+    output_padding: tuple[int, int]
+    groups: int
+
+
+class _ChannelsLastConv(torch.autograd.Function):
+    """A function of its own because its result must be no view: adding to a view in place is slow in autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: _Shape) -> Tensor:
+        image, kernel = _as_image(x), _as_image(weight)
+        ctx.save_for_backward(image, kernel)
+        ctx.shape, ctx.has_bias = shape, bias is not None
+        with torch.no_grad():
+            out = torch.convolution(
+                image,
+                kernel,
+                bias,
+                shape.stride,
+                shape.padding,
+                shape.dilation,
+                shape.transposed,
+                shape.output_padding,
+                shape.groups,
+            )
+        return out.squeeze(2).data  # no view, as autograd sees it
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        image, kernel = ctx.saved_tensors
+        shape: _Shape = ctx.shape
+        gx, gw, gb = torch.ops.aten.convolution_backward(
+            _as_image(gradient),
+            image,
+            kernel,
+            [kernel.shape[1] * shape.groups if shape.transposed else kernel.shape[0]] if ctx.has_bias else None,
+            shape.stride,
+            shape.padding,
+            shape.dilation,
+            shape.transposed,
+            shape.output_padding,
+            shape.groups,
+            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias],
+        )
+        return (None if gx is None else gx.squeeze(2)), gw.squeeze(2), gb, None
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: _Shape) -> Tensor:
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    out: Tensor = _ChannelsLastConv.apply(x, weight, bias, shape)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _conv(self: nn.Conv1d, x: Tensor) -> Tensor:
+    shape = _Shape(
+        stride=(1, self.stride[0]),
+        padding=(0, int(self.padding[0])),
+        dilation=(1, self.dilation[0]),
+        transposed=False,
+        output_padding=(0, 0),
+        groups=self.groups,
+    )
+    return _apply(x, self.weight, self.bias, shape)
+
+
+def _transposed(self: nn.ConvTranspose1d, x: Tensor) -> Tensor:
+    shape = _Shape(
+        stride=(1, self.stride[0]),
+        padding=(0, int(self.padding[0])),
+        dilation=(1, self.dilation[0]),
+        transposed=True,
+        output_padding=(0, self.output_padding[0]),
+        groups=self.groups,
+    )
+    return _apply(x, self.weight, self.bias, shape)

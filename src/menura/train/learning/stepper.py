@@ -1,0 +1,80 @@
+"""A network's optimizer and its step: gradients scaled, shared, clipped, applied."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from menura.train.learning.networks import make_optimizer
+from menura.train.learning.peers import Peers
+
+_FIRST_SCALE = 2.0**16
+_LEAST_SCALE = 1.0
+"""Gradients that overflow float16 even so are none."""
+
+
+class Stepper:
+    """Steps one network.
+
+    With "fp16" losses are multiplied so that small gradients don't vanish in float16 (Micikevicius et al., Mixed
+    Precision Training, 2018). Where large ones overflow, the step is left out and the factor halved.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, *, device: torch.device, precision: str) -> None:
+        """Make an optimizer.
+
+        Args:
+            model: to be stepped.
+            rate: learning rate to begin with.
+            device: the model's.
+            precision: the experiment's.
+        """
+        self._model = model
+        self._optimizer = make_optimizer(model, rate)
+        self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
+
+    def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> float | None:
+        """Minimise a loss by one step.
+
+        Args:
+            loss: scalar.
+            peers: who else computes gradients of the same weights.
+            max_gradient: norm that the gradient is scaled down to.
+
+        Returns:
+            The gradient's norm; None where the step was left out as it overflowed.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        peers.average_gradients(self._model)
+        self._scaler.unscale_(self._optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self._model.parameters(), max_gradient))
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        overflowed = self._scaler.is_enabled() and not math.isfinite(norm)
+        return None if overflowed and self._scaler.get_scale() >= _LEAST_SCALE else norm
+
+    def set_rate(self, rate: float) -> None:
+        """Use another learning rate."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs; the optimizer's own layout where nothing is scaled."""
+        scaler = self._scaler.state_dict()
+        return self._optimizer.state_dict() | ({"scaler": scaler} if scaler else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError, KeyError: it is of another network.
+        """
+        for group in state["param_groups"]:
+            group["fused"] = True
+        self._optimizer.load_state_dict({name: state[name] for name in ("state", "param_groups")})
+        if self._scaler.is_enabled() and "scaler" in state:
+            self._scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,1 @@
+"""A training run: steps, validation, logs, several devices."""

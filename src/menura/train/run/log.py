@@ -1,0 +1,89 @@
+"""What a run leaves to be looked at: losses as lines of JSON, TensorBoard's curves, previews."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from menura.errors import AssetMissingError
+from menura.plots import Sound, draw_sounds
+from menura.system.files import append_whole
+from menura.train.events import Stepped, Validated
+from menura.train.experiment.folder import LOG, LOGS
+from menura.train.experiment.settings import write_atomically
+from menura.train.run.curves import Curves, open_curves
+from menura.train.run.validation import Preview
+
+PREVIEWS = "previews"
+
+
+class TrainingLog:
+    """Of one run; it goes on where an earlier one was stopped.
+
+    Raises:
+        ResourceError: from every function, where the disk is full or can't be written.
+    """
+
+    def __init__(self, folder: Path, *, begin_step: int) -> None:
+        """Open the logs of an experiment, and forget what an earlier run logged after its last checkpoint.
+
+        Args:
+            folder: the experiment's.
+            begin_step: steps that are done.
+        """
+        self._folder = folder
+        _truncate(folder / LOG, begin_step)
+        self.curves: Curves | None = open_curves(folder / LOGS, begin_step=begin_step)
+
+    def log(self, stepped: Stepped, validated: Validated | None) -> None:
+        """A step, and the validation after it if there was one."""
+        row = dataclasses.asdict(stepped)
+        if validated is not None:
+            row |= {"validation_mel": validated.mel, "best_step": validated.best_step}
+        append_whole(self._folder / LOG, (json.dumps(row) + "\n").encode())
+        if self.curves is not None:
+            values = {
+                f"{'gradient_norm' if 'gradient' in name else 'loss'}/{name}": value
+                for name, value in stepped.losses.items()
+            }
+            values |= {"learning_rate": stepped.learning_rate, "seconds_per_step": stepped.seconds}
+            if validated is not None:
+                values["validation/mel"] = validated.mel
+            self.curves.scalars(values, stepped.step)
+
+    def previews(self, shown: Sequence[Preview], step: int, rate: int) -> None:
+        """The recording above, the voice below: a picture where matplotlib is installed, and sounds with the curves."""
+        for number, item in enumerate(shown):
+            name = f"{number}_{item.speaker}{'_learnt' if item.learnt else ''}"
+            with contextlib.suppress(AssetMissingError):
+                picture = draw_sounds(
+                    [
+                        Sound(title=f"{item.speaker}: the recording", samples=item.real, rate=rate),
+                        Sound(title=f"the voice at step {step}", samples=item.made, rate=rate),
+                    ]
+                )
+                write_atomically(self._folder / LOGS / PREVIEWS / f"{step:08d}.{number}.png", picture)
+            if self.curves is not None:
+                self.curves.sound(f"made/{name}", item.made, rate, step)
+                self.curves.sound(f"real/{name}", item.real, rate, step)
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keep the lines up to a step: a run that was killed logged more than it saved, perhaps half a line."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= step)
+    write_atomically(path, kept.encode())
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; infinite where it isn't one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

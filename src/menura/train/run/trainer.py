@@ -1,0 +1,411 @@
+"""The training loop. Every step is a function of the state before it and of (seed, step): resuming changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from menura.checkpoints.voice import build_synthesizer, check_config
+from menura.errors import TrainingError
+from menura.models.discriminators import RvcDiscriminators
+from menura.models.synthesizer import Synthesizer
+from menura.system.interrupts import deferred_interrupts
+from menura.system.memory import available_memory_bytes
+from menura.train.data.features import SUFFIX, StoredClip, load_features
+from menura.train.data.report import load_preparation
+from menura.train.events import OnEvent, Saved, Stepped, Validated
+from menura.train.experiment.folder import BEST, CHECKPOINT, FEATURES, checkpoint_paths
+from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, Schedule, load_experiment
+from menura.train.learning.batches import Dataset, Example
+from menura.train.learning.checkpoint import read_state, write_state
+from menura.train.learning.losses import (
+    RvcMelLoss,
+    SpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+)
+from menura.train.learning.networks import (
+    initial_weights,
+    make_discriminators,
+    make_generator,
+    warm_discriminators,
+    warm_generator,
+)
+from menura.train.learning.objective import Pass, direct_pass, vits_pass
+from menura.train.learning.peers import Peers
+from menura.train.learning.precision import autocast
+from menura.train.learning.stepper import Stepper
+from menura.train.run.log import TrainingLog
+from menura.train.run.validation import PREVIEWS, ValidationResult, Validations, ValidationSet
+from menura.train.voice.export import voice_of
+
+_ALONE = Peers()
+_SAVE_EVERY_S = 600.0
+"""At most so much is lost to a kill where steps are slow."""
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Linear warm-up, then half a cosine down to the final rate."""
+    if step < schedule.warmup_steps:
+        return schedule.learning_rate * (step + 1) / schedule.warmup_steps
+    part = min(1.0, (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps))
+    cosine = (1 + math.cos(math.pi * part)) / 2
+    return schedule.final_learning_rate + (schedule.learning_rate - schedule.final_learning_rate) * cosine
+
+
+class Trainer:
+    """Networks, optimizers and data of an experiment."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        device: torch.device,
+        validation: ValidationSet | None = None,
+        peers: Peers = _ALONE,
+    ) -> None:
+        """Make fresh networks.
+
+        Args:
+            experiment: what to compute.
+            dataset: what to learn from.
+            device: where.
+            validation: what to measure by.
+            peers: the processes that train together; all have the same networks, the first writes.
+        """
+        self.peers = peers
+        self.experiment, self.dataset, self.device, self.validation = experiment, dataset, device, validation
+        self.step = 0
+        self.validations = Validations()
+        torch.manual_seed(experiment.seed)
+        self.generator: Synthesizer = make_generator(experiment).to(device)
+        self.discriminators: RvcDiscriminators | None = None
+        self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
+        self._spectral = SpectralLoss(experiment.synthesizer.sample_rate).to(device)
+        self._rvc_mel = RvcMelLoss(experiment.synthesizer).to(device) if experiment.objective == "vits" else None
+        self._stepper = self._stepper_of(self.generator, experiment.schedule.learning_rate)
+        self._discriminator_stepper: Stepper | None = None
+        self._saved_step, self._saved_s = 0, 0.0
+
+    def run(self, folder: Path, *, until_step: int, on_event: OnEvent, cancel: threading.Event | None = None) -> None:
+        """Train and keep checkpoints and the log of losses in `folder`.
+
+        Args:
+            folder: the experiment's.
+            until_step: stop after this many steps in all.
+            on_event: gets what happened after each step.
+            cancel: stops after the current step, which is kept. Where it is given, Ctrl-C is its owner's business.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C without `cancel`; the step it came in is finished and kept.
+        """
+        log = TrainingLog(folder, begin_step=self.step) if self.peers.leads else None
+        # Several processes are stopped amid a step, as each would else wait for the others for ever.
+        deferring = self.peers.world == 1 and cancel is None
+        steps, going = self.steps(until_step), True
+        self._saved_step, self._saved_s = self.step, time.monotonic()
+        try:
+            while going and self.step < until_step and not (cancel and cancel.is_set()):
+                with deferred_interrupts() if deferring else nullcontext():
+                    going = self._after_step(next(steps), folder, log, on_event, until_step)
+        except KeyboardInterrupt:
+            if deferring and self.step > self._saved_step:
+                self._keep(folder, log, on_event)
+            raise
+        if cancel and cancel.is_set() and self.step > self._saved_step:
+            self._keep(folder, log, on_event)
+
+    def _after_step(
+        self, stepped: Stepped, folder: Path, log: TrainingLog | None, on_event: OnEvent, until_step: int
+    ) -> bool:
+        """Validate, log and save what is due after a step; whether to go on."""
+        schedule = self.experiment.schedule
+        every = schedule.evaluate_every_steps
+        validated = self._validate(folder, log) if every and self.step % every == 0 else None
+        if log:
+            if self.step % schedule.log_every_steps == 0 or validated is not None:
+                log.log(stepped, validated)
+            on_event(stepped)
+            if validated is not None:
+                on_event(validated)
+        stop = self.is_over or self.step == until_step
+        late = time.monotonic() - self._saved_s >= _SAVE_EVERY_S
+        if log and (self.step % schedule.save_every_steps == 0 or stop or late):
+            self._keep(folder, None if validated is not None else log, on_event)
+        return not stop
+
+    def _keep(self, folder: Path, log: TrainingLog | None, on_event: OnEvent) -> None:
+        """Save, and let the log show what the voice makes of some slices.
+
+        Unlike validations, previews leave no trace in the state: when a run is stopped decides nothing.
+        """
+        self.save(folder / CHECKPOINT)
+        self._saved_step, self._saved_s = self.step, time.monotonic()
+        on_event(Saved(step=self.step, path=folder / CHECKPOINT))
+        if log and self.validation is not None:
+            made = self.validation.previews(self._averaged())
+            log.previews(made, self.step, self.experiment.synthesizer.sample_rate)
+
+    @property
+    def is_over(self) -> bool:
+        """True where validation says that it doesn't get better any more."""
+        patience = self.experiment.schedule.patience
+        return bool(patience) and self.validations.since_best >= (patience or 0)
+
+    def begin_warm(self, folder: Path) -> None:
+        """Take over the weights that the experiment begins with.
+
+        Args:
+            folder: the experiment's.
+
+        Raises:
+            CheckpointError, TrainingError: they can't be used.
+        """
+        warm = self.experiment.warm_start
+        if warm.generator:
+            warm_generator(self.generator, initial_weights(folder, warm.generator))
+            self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
+        if warm.discriminator:
+            self._add_discriminators()
+            assert self.discriminators is not None
+            warm_discriminators(self.discriminators, initial_weights(folder, warm.discriminator))
+
+    def measure(self) -> ValidationResult:
+        """How far the averaged weights, as the network that converts, are from the validation slices."""
+        assert self.validation is not None
+        return self.validation.measure(self._averaged(), self._spectral)
+
+    def _averaged(self) -> Synthesizer:
+        """The network that converts, with the averaged weights."""
+        voice = voice_of(self.experiment, {name: value.cpu() for name, value in self.average.items()}, step=self.step)
+        return build_synthesizer(voice).to(self.device)
+
+    def _validate(self, folder: Path, log: TrainingLog | None) -> Validated | None:
+        """Every process measures the same, so that all know when to stop."""
+        if not self.validation:
+            return None
+        measured = self.measure()
+        self.validations = self.validations.after(self.step, measured.mel)
+        best_step = self.validations.best_step
+        assert best_step is not None
+        if log:
+            log.previews(measured.previews, self.step, self.experiment.synthesizer.sample_rate)
+        if log and best_step == self.step:
+            write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": measured.mel})
+        return Validated(
+            step=self.step, mel=measured.mel, best_step=best_step, overtraining=self.validations.overtraining
+        )
+
+    def steps(self, until_step: int) -> Iterator[Stepped]:
+        """Train step by step."""
+        schedule = self.experiment.schedule
+        while self.step < until_step:
+            started = time.monotonic()
+            seed = self.experiment.seed * 1_000_003 + self.step
+            torch.manual_seed(seed)  # all processes make the same discriminators
+            if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
+                self._add_discriminators()
+            if self.peers.rank:
+                torch.manual_seed(seed + 7_919_777 * self.peers.rank)
+            drawn = self.dataset.draw(
+                seed=self.experiment.seed,
+                step=self.step,
+                batch_size=schedule.batch_size,
+                row_frames=schedule.row_frames,
+            )
+            example = self._to_device(self.peers.share(drawn))
+            losses = self._train_step(example)
+            _check_finite(losses, self.step)
+            self.step += 1
+            rate = learning_rate(schedule, self.step - 1)
+            yield Stepped(step=self.step, losses=losses, learning_rate=rate, seconds=time.monotonic() - started)
+
+    def _train_step(self, example: Example) -> dict[str, float]:
+        made = self._generate(example)
+        real = self._real_crops(example, made)
+        judged = {} if self.discriminators is None else self._train_discriminators(made.audio.detach(), real)
+        losses = self._generator_losses(made, real)
+        self._stepper.set_rate(learning_rate(self.experiment.schedule, self.step))
+        norm = self._stepper.step(losses["total"], self.peers, self.experiment.schedule.max_gradient)
+        self._update_average()
+        return judged | _numbers(losses, "gradient", norm)
+
+    def _generate(self, example: Example) -> Pass:
+        forward = direct_pass if self.experiment.objective == "direct" else vits_pass
+        with autocast(self.device, self.experiment.precision):
+            return forward(self.generator, example.batch, example.audio)
+
+    def _real_crops(self, example: Example, made: Pass) -> Tensor:
+        size = self.experiment.synthesizer.frame_samples
+        length = made.audio.shape[1]
+        starts = (made.starts_frames * size).tolist()
+        return torch.stack([row[s : s + length] for row, s in zip(example.audio, starts, strict=True)])
+
+    def _generator_losses(self, made: Pass, real: Tensor) -> dict[str, Tensor]:
+        weights = self.experiment.weights
+        losses, total = self._reconstruction_losses(made.audio, real)
+        if self.experiment.objective == "vits":
+            losses["kl"] = made.kl
+            total = total + weights.kl * made.kl
+        if self.discriminators is not None:
+            self.discriminators.requires_grad_(False)
+            with autocast(self.device, self.experiment.precision):
+                judged_real, judged_made = self.discriminators(real), self.discriminators(made.audio)
+            self.discriminators.requires_grad_(True)
+            losses["adversarial"] = adversarial_loss(judged_made)
+            losses["features"] = feature_matching_loss(judged_real, judged_made)
+            total = total + weights.adversarial * losses["adversarial"]
+            total = total + weights.feature_matching * losses["features"]
+        return losses | {"total": total}
+
+    def _reconstruction_losses(self, made: Tensor, real: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """By name, and their weighted sum."""
+        weights = self.experiment.weights
+        if self._rvc_mel is not None:
+            mel = self._rvc_mel(made, real)
+            return {"mel": mel}, weights.mel * mel
+        distance = self._spectral(made, real)
+        losses = {"log_spectrum": distance.log_spectrum, "mel": distance.mel, "convergence": distance.convergence}
+        total = weights.log_spectrum * distance.log_spectrum + weights.mel * distance.mel
+        return losses, total + weights.convergence * distance.convergence
+
+    def _train_discriminators(self, made: Tensor, real: Tensor) -> dict[str, float]:
+        assert self.discriminators is not None
+        assert self._discriminator_stepper is not None
+        with autocast(self.device, self.experiment.precision):
+            loss = discriminator_loss(self.discriminators(real), self.discriminators(made))
+        norm = self._discriminator_stepper.step(loss, self.peers, self.experiment.schedule.max_gradient)
+        return _numbers({"discriminator": loss}, "discriminator_gradient", norm)
+
+    def _add_discriminators(self) -> None:
+        if self.discriminators is None:
+            self.discriminators = make_discriminators(self.experiment).to(self.device)
+            rate = self.experiment.schedule.discriminator_learning_rate
+            self._discriminator_stepper = self._stepper_of(self.discriminators, rate)
+
+    def _stepper_of(self, model: nn.Module, rate: float) -> Stepper:
+        return Stepper(model, rate, device=self.device, precision=self.experiment.precision)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The average follows faster at first, when little of it is worth keeping.
+        decay = min(self.experiment.schedule.keep_average, (1 + self.step) / (10 + self.step))
+        now = self.generator.state_dict()
+        names = [name for name, value in now.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in names], [now[n] for n in names], 1 - decay)
+
+    def _to_device(self, example: Example) -> Example:
+        fields = {f.name: getattr(example.batch, f.name) for f in dataclasses.fields(example.batch)}
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(self.device) for name, value in fields.items()
+        }
+        batch = dataclasses.replace(example.batch, **moved)
+        return Example(batch=batch, audio=example.audio.to(self.device))
+
+    def save(self, path: Path) -> None:
+        """Write everything a resumed run needs, atomically."""
+        state: dict[str, Any] = {
+            "step": self.step,
+            "generator": self.generator.state_dict(),
+            "average": self.average,
+            "optimizer": self._stepper.state_dict(),
+            "course": dataclasses.asdict(self.validations),
+        }
+        if self.discriminators is not None and self._discriminator_stepper is not None:
+            state["discriminators"] = self.discriminators.state_dict()
+            state["discriminator_optimizer"] = self._discriminator_stepper.state_dict()
+        write_state(path, state, keep=self.experiment.schedule.keep_last)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            TrainingError: it can't be read or belongs to other networks.
+        """
+        state = read_state(path, self.device)
+        try:
+            self.generator.load_state_dict(state["generator"])
+            self.average = state["average"]
+            self._stepper.load_state_dict(state["optimizer"])
+            if "discriminators" in state:
+                self._add_discriminators()
+                assert self.discriminators is not None
+                assert self._discriminator_stepper is not None
+                self.discriminators.load_state_dict(state["discriminators"])
+                self._discriminator_stepper.load_state_dict(state["discriminator_optimizer"])
+            course = state.get("course", {"steps": (), "distances": ()})
+            self.validations = Validations(steps=tuple(course["steps"]), distances=tuple(course["distances"]))
+            self.step = int(state["step"])
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise TrainingError(path, f"this checkpoint doesn't fit the experiment ({error})") from error
+
+
+def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> Trainer:
+    """The experiment of a folder, continued from its newest readable checkpoint where it has one.
+
+    Raises:
+        TrainingError: the experiment, its features or all of its checkpoints can't be used.
+        CheckpointError: no such network can be built.
+    """
+    experiment = load_experiment(folder)
+    check_config(folder / EXPERIMENT_FILE, experiment.synthesizer)
+    speakers = experiment.speakers
+    learnt, kept = _feature_files(folder)
+    own = (path for path in learnt if StoredClip.of(path).speaker in speakers)
+    shown = [] if kept else [load_features(path) for path in itertools.islice(own, PREVIEWS)]
+    validation = ValidationSet([load_features(path) for path in kept], speakers=speakers, device=device, learnt=shown)
+    dataset = Dataset.load(
+        learnt,
+        speakers=speakers,
+        config=experiment.synthesizer,
+        mix=experiment.mix,
+        memory_bytes=available_memory_bytes() // 2,
+    )
+    trainer = Trainer(experiment, dataset, device, validation, peers)
+    paths = checkpoint_paths(folder)
+    for number, path in enumerate(paths, start=1):
+        try:
+            trainer.restore(path)
+        except TrainingError:
+            if number == len(paths):
+                raise
+            continue
+        return trainer
+    trainer.begin_warm(folder)
+    return trainer
+
+
+def _feature_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Those to learn from and those for validation; all there are where nothing says which (recipes)."""
+    prepared = load_preparation(folder)
+    if prepared is None:
+        return sorted((folder / FEATURES).glob(f"*{SUFFIX}")), []
+    learnt = [folder / item.features for item in prepared.slices if not item.held_out]
+    return learnt, [folder / item.features for item in prepared.slices if item.held_out]
+
+
+def _numbers(losses: dict[str, Tensor], name: str, norm: float | None) -> dict[str, float]:
+    """Losses as numbers, and the gradient's norm where a step was made."""
+    numbers = {key: float(value.detach()) for key, value in losses.items()}
+    return numbers if norm is None else numbers | {name: norm}
+
+
+def _check_finite(losses: dict[str, float], step: int) -> None:
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"step {step}",
+            f"{', '.join(broken)} became NaN or infinite",
+            "Go on from the last checkpoint with half the {learning_rate}, or with {precision=fp32}",
+        )

@@ -1,0 +1,1 @@
+"""What a trained experiment becomes: a voice, its card, its index."""
