@@ -17,7 +17,7 @@ from av.stream import Disposition
 from menura.audio.decode import open_audio
 from menura.audio.media import MediaSource
 from menura.errors import DecodeError
-from menura.train.recordings import Recording, survey_dataset
+from menura.train.data.recordings import Recording, survey_dataset
 from support.media import encode_media
 
 FloatArray = npt.NDArray[np.float32]
