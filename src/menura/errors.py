@@ -2,6 +2,7 @@
 
 MenuraError
 ├── OptionError              a value out of range or an unknown name (exit code 2)
+│   └── VoiceExistsError     an installed voice has the name already
 ├── AudioError
 │   ├── DecodeError          the input can't be read as audio
 │   └── EncodeError          the output can't be written
@@ -131,6 +132,10 @@ class OptionError(MenuraError):
     """A value out of its range, or a name that doesn't exist."""
 
     exit_code = 2
+
+
+class VoiceExistsError(OptionError):
+    """An installed voice has the name already."""
 
 
 class AudioError(MenuraError):

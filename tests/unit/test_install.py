@@ -19,7 +19,7 @@ from menura.errors import CheckpointError, IndexFileError, OptionError, Resource
 from menura.voices import install
 from menura.voices.card import read_card
 from menura.voices.install import ImportRequest, import_voice, import_voices
-from menura.voices.library import VoiceEntry, list_voices
+from menura.voices.library import list_voices
 from support.tiny import DIM
 from support.voicefiles import write_voice
 
@@ -216,7 +216,7 @@ def test_a_voice_whose_name_begins_like_a_checkpoint_s(home: Path, voice: Path, 
 
 def imported(source: Path, home: Path, **fields: Any) -> list[str]:
     results = list(import_voices(ImportRequest(source=source, home=home, **fields)))
-    return [r.name if isinstance(r, VoiceEntry) else f"{r.details.kind}: {r.subject}" for r in results]
+    return [f"{r.error.details.kind}: {r.file}" if r.error else r.name for r in results]
 
 
 def several(folder: Path, voice: Path) -> Path:
@@ -242,13 +242,14 @@ def several(folder: Path, voice: Path) -> Path:
 
 def test_all_voices_of_a_folder_each_with_its_index(home: Path, voice: Path, tmp_path: Path) -> None:
     folder = several(tmp_path / "models", voice)
-    failed = f"checkpoint: {folder / 'weights' / 'damaged.pth'}"
+    failed = "checkpoint: weights/damaged.pth"
     assert imported(folder, home) == ["singer_200e_5000s", "bird", failed]
     indexes = {v.name: v.index_path.read_bytes() for v in list_voices(home) if v.index_path}
     assert indexes == {"singer_200e_5000s": b"singer's", "bird": b"bird's"}
     again = imported(folder, home, every_epoch=True)
     assert again == [
-        "singer_100e_2500s", "option: None", "singer_20e_500s_best_epoch", "option: None", "bird_e50_s100", failed,
+        "singer_100e_2500s", "voice_exists: singer/singer_200e_5000s.pth", "singer_20e_500s_best_epoch",
+        "voice_exists: weights/bird.pth", "bird_e50_s100", failed,
     ]  # fmt: skip
 
 

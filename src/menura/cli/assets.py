@@ -3,48 +3,77 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-from menura.cli.derive import home_option
-from menura.cli.terminal import say_json
-from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, packing_folder
+from menura.cli.derive import flag_with, home_option
+from menura.cli.terminal import fail, say, say_json, say_lines
+from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, needed_by, packing_folder
 
 
 @click.group()
 def assets() -> None:
-    """List the networks' weights: found, missing, where from. Remove what can be made again."""
+    """Networks' weights: list them, take them from other programs, clean up."""
 
 
 @assets.command(name="list")
+@click.option("--all", "everything", is_flag=True, help="Say of each missing file where to fetch it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @home_option
-def list_(as_json: bool, home: Path | None) -> None:
-    """List the weights that RVC voices may need, and where to get those that are missing."""
+def list_(everything: bool, as_json: bool, home: Path | None) -> None:
+    """List networks' weights: first what installed voices lack, then what is there, then what else there is."""
     folder = home_folder(home)
-    statuses = asset_status(folder)
+    statuses, needed = asset_status(folder), needed_by(folder)
     if as_json:
         say_json([asset_document(status, folder) for status in statuses])
         return
-    for line in asset_lines(statuses, folder):
-        click.echo(line)
+    say_lines(asset_lines(statuses, folder, needed, everything=everything))
+    if not everything and any(status.path is None for status in statuses):
+        say("From Applio or RVC WebUI: menura assets import FOLDER. Addresses: menura assets list --all")
+
+
+@assets.command(name="import")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@home_option
+def import_(folder: Path, home: Path | None) -> None:
+    """Take networks, pretrained files and voices over from FOLDER, where Applio or RVC WebUI is installed.
+
+    What is there already stays as it is. Nothing in FOLDER is changed or run.
+    """
+    from menura.cli.voices import check_index
+    from menura.voices.migration import take_over
+
+    labels = {"imported": "imported", "present": "already there", "failed": "failed", "unknown": "not recognized"}
+    outcomes: Counter[str] = Counter()
+    for item in take_over(folder, home_folder(home), check_index=check_index):
+        outcomes[item.outcome] += 1
+        if item.outcome == "failed" and item.error is not None:
+            fail(f"{labels[item.outcome]:<14}  {item.name}: {item.error.details.text(flag_with)}")
+        else:
+            say(f"{labels[item.outcome]:<14}  {item.name}")
+    say(", ".join(f"{outcomes[key]} {label}" for key, label in labels.items() if outcomes[key]))
+    if outcomes["failed"]:
+        raise click.exceptions.Exit(1)
 
 
 @assets.command()
 @home_option
 def clean(home: Path | None) -> None:
-    """Remove what Menura makes again when it needs it: packed weights and what `menura bench` made."""
+    """Remove what Menura makes again when it needs it, and what killed imports left."""
     from menura.kernels.cache import PackingCache
+    from menura.voices.install import remove_imports
 
+    remove_imports(home_folder(home))
     folder = packing_folder(home_folder(home))
-    click.echo(f"{PackingCache(folder).clean() / 1e6:.0f} MB removed from {folder}")
+    say(f"{PackingCache(folder).clean() / 1e6:.0f} MB removed from {folder}")
     folder = bench_folder(home_folder(home))
     if folder.is_dir():
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder)
-        click.echo(f"{size / 1e6:.0f} MB removed from {folder}")
+        say(f"{size / 1e6:.0f} MB removed from {folder}")
 
 
 def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
@@ -65,20 +94,28 @@ def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
     }
 
 
-def asset_lines(statuses: tuple[AssetStatus, ...], home: Path) -> list[str]:
-    """One line for every asset, and under those that are missing what to do."""
+def asset_lines(
+    statuses: tuple[AssetStatus, ...], home: Path, needed: dict[str, list[str]], *, everything: bool
+) -> list[str]:
+    """One line for every asset, and what to do for those that voices lack, or for all that are missing."""
     lines = []
     width = max(len(status.asset.name) for status in statuses)
-    for status in statuses:
-        name = f"{status.asset.name:<{width}}"
+    for status in sorted(statuses, key=lambda s: (s.path is not None or s.asset.name not in needed, s.path is None)):
+        name, voices = f"{status.asset.name:<{width}}", needed.get(status.asset.name, [])
         if status.path is not None:
             note = f" ({status.note})" if status.note else ""
             lines.append(f"{name}  found    {status.path}{note}")
             continue
-        lines.append(f"{name}  missing  {status.asset.purpose}")
-        for missing in asset_document(status, home)["missing"]:
-            fetch = f"fetch {missing['fetch']}, " if missing["fetch"] else ""
-            lines.append(f"{'':<{width}}           {fetch}put it at {missing['put_at']}")
-        if status.asset.advice:
-            lines.append(f"{'':<{width}}           {status.asset.advice}")
+        who = f"; needed by {', '.join(voices)}" if voices else ""
+        lines.append(f"{name}  missing  {status.asset.purpose}{who}")
+        if voices or everything:
+            lines += [f"{'':<{width}}           {step}" for step in _steps(status, home)]
     return lines
+
+
+def _steps(status: AssetStatus, home: Path) -> list[str]:
+    steps = []
+    for missing in asset_document(status, home)["missing"]:
+        fetch = f"fetch {missing['fetch']}, " if missing["fetch"] else ""
+        steps.append(f"{fetch}put it at {missing['put_at']}")
+    return [*steps, status.asset.advice] if status.asset.advice else steps

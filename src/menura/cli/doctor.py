@@ -152,7 +152,10 @@ def _advice(findings: dict[str, Any]) -> list[str]:
     if not any(voice["name"] == DEFAULT_VOICE for voice in findings["voices"]):
         advice.append(f"The starter voice '{DEFAULT_VOICE}' is missing. Reinstall Menura.")
     if any(asset["name"] == "contentvec" and not asset["found"] for asset in findings["assets"]):
-        advice.append("RVC voices need contentvec (starter voices don't): 'menura assets list' shows where to get it.")
+        advice.append(
+            "RVC voices need contentvec (starter voices don't): 'menura assets import FOLDER' takes it from Applio or "
+            "RVC WebUI, 'menura assets list --all' says where to fetch it."
+        )
     return advice
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from menura.cli.derive import flag_with, home_option
 from menura.cli.terminal import fail, say, say_json
-from menura.errors import MenuraError
+from menura.errors import VoiceExistsError
 from menura.voices.assets import home_folder
 from menura.voices.card import CARD_NAME, read_card
 from menura.voices.library import VoiceEntry, find_voice, list_voices, remove_voice
+
+if TYPE_CHECKING:
+    from menura.voices.install import ImportResult
 
 _PATH = click.Path(path_type=Path)
 
@@ -69,21 +72,29 @@ def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool,
     from menura.voices.install import ImportRequest, import_voices
 
     request = ImportRequest(
-        source=path, home=home_folder(home), name=name, index=index, every_epoch=every_epoch, check_index=_check_index
+        source=path, home=home_folder(home), name=name, index=index, every_epoch=every_epoch, check_index=check_index
     )
     results = list(import_voices(request))
-    if len(results) == 1 and isinstance(results[0], MenuraError):
-        raise results[0]
+    if len(results) == 1 and results[0].error is not None:
+        raise results[0].error
     for result in results:
-        if isinstance(result, MenuraError):
-            fail(f"menura: {result.details.text(flag_with)}")
+        if result.voice is None:
+            _say_why_not(result)
             continue
-        with_index = f" with its index ({result.index_path.name})" if result.index_path else ""
-        say(f"installed '{result.name}'{with_index} in {result.path.parent}")
-        if result.note and not result.index_path:
-            say(f"  {result.note}")
-    if any(isinstance(result, MenuraError) for result in results):
+        index = result.voice.index_path
+        with_index = f" with its index ({index.name})" if index else ""
+        say(f"installed '{result.name}'{with_index} in {result.voice.path.parent}")
+        if result.voice.note and not index:
+            say(f"  {result.voice.note}")
+    if any(result.error and not isinstance(result.error, VoiceExistsError) for result in results):
         raise click.exceptions.Exit(1)
+
+
+def _say_why_not(result: ImportResult) -> None:
+    if isinstance(result.error, VoiceExistsError):
+        say(f"'{result.name}' exists already")
+    elif result.error is not None:
+        fail(f"menura: {result.error.details.text(flag_with)}")
 
 
 @voices.command()
@@ -95,7 +106,8 @@ def remove(name: str, home: Path | None) -> None:
     say(f"removed '{entry.name}'")
 
 
-def _check_index(index: Path, content_dim: int) -> None:
+def check_index(index: Path, content_dim: int) -> None:
+    """Refuse an index that can't serve a voice of that content dimension."""
     from menura.retrieval.faiss_index import FaissIndex
 
     FaissIndex.load(index).check_dim(content_dim)

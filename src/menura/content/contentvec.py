@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from menura.checkpoints.weights import load_weights
+from menura.checkpoints.hubert import load_hubert
 from menura.content.base import RecordingStatistics
 from menura.errors import CheckpointError
 from menura.kernels.hubert import use_kernels
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
-from menura.models.hubert import ChannelStatistics, Hubert, HubertConfig, LagMoments
+from menura.models.hubert import ChannelStatistics, Hubert, LagMoments
 from menura.system.pages import MappedPages
-from menura.voices.assets import encoder_files
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -31,7 +29,6 @@ Projection = Literal["none", "last", "layer9"]
 """RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
 
 _LAYER_OF_RVC_V1 = 9
-_ADVICE = "Use ContentVec's files, or another HuBERT base in transformers' layout"
 _SURVEY_FRAMES = 1 << 15
 """Frames of the first layer that one float64 sum covers (10 s): fixed, so that the result is the same bit for bit."""
 
@@ -147,21 +144,7 @@ class ContentVec:
             CheckpointError: a file is damaged, or is of another architecture.
             UnsafeCheckpointError: the weights carry code.
         """
-        config_path, weights_path = encoder_files(folder)
-        try:
-            fields = json.loads(config_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(config_path, "can't be read as JSON", "Fetch it again") from error
-        if not isinstance(fields, dict):
-            raise CheckpointError(config_path, "isn't a model's configuration", "Fetch it again")
-        try:
-            config = HubertConfig.from_json(fields)
-        except ValueError as error:
-            raise CheckpointError(config_path, str(error), _ADVICE) from error
-        try:
-            model = Hubert.from_tensors(load_weights(weights_path), config)
-        except ValueError as error:
-            raise CheckpointError(weights_path, str(error), _ADVICE) from error
+        model = load_hubert(folder)
         if device.type == "cpu":
             use_onednn(model)
             library = trusted_kernels()

@@ -8,15 +8,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from menura.errors import AssetMissingError
+from menura.errors import AssetMissingError, MenuraError
 from menura.system.text import printable
+from menura.voices.library import list_voices
 
 HOME_VARIABLE = "MENURA_HOME"
 _NO_HOME = Path("/nonexistent/set-MENURA_HOME")
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
 _WHISPER = "https://huggingface.co/Systran/faster-whisper-base.en/resolve/main"
@@ -46,7 +48,9 @@ class Asset:
     files: tuple[AssetFile, ...]
     is_folder: bool = False
     advice: str = ""
-    """How else to get it, or to do without."""
+    """How else to get it."""
+    substitute: str = ""
+    """How to do without it, as an error's advice."""
     package: str | None = None
     """A Python package that carries the file, and where in it: 'package/inner/path'."""
 
@@ -91,7 +95,7 @@ ASSETS: tuple[Asset, ...] = (
         files=(
             AssetFile(path="rmvpe.pt", url=f"{_RVC}/rmvpe.pt", size_bytes=181_184_272, sha256_prefix="6d62215f4306"),
         ),
-        advice="Or use {f0=swift}, which needs no download",
+        substitute="Or use {f0=swift}, which needs no download",
     ),
     Asset(
         name="fcpe",
@@ -104,10 +108,8 @@ ASSETS: tuple[Asset, ...] = (
             ),
         ),
         package="torchfcpe/assets/fcpe_c_v001.pt",
-        advice=(
-            "Or install the package that has it: pip install --no-deps torchfcpe==0.0.4. "
-            "Or use {f0=swift}, which needs no download"
-        ),
+        advice="Or install the package that has it: pip install --no-deps torchfcpe==0.0.4",
+        substitute="Or use {f0=swift}, which needs no download",
     ),
     _applio_encoder("spin"),
     _applio_encoder("spin-v2"),
@@ -185,29 +187,35 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     return status.path
 
 
+def is_installed(name: str, home: Path) -> bool:
+    """Whether `find_asset` would find it."""
+    with suppress(AssetMissingError):
+        return find_asset(name, home) is not None
+    return False
+
+
+def needed_by(home: Path) -> dict[str, list[str]]:
+    """The content encoders of installed voices, and these voices' names."""
+    voices = [voice for voice in list_voices(home) if not voice.builtin]
+    if not voices:
+        return {}
+    from menura.checkpoints.rvc import read_config
+
+    needed: dict[str, list[str]] = {}
+    for voice in voices:
+        with suppress(MenuraError):  # a damaged voice needs nothing
+            needed.setdefault(read_config(voice.path).content_encoder, []).append(voice.name)
+    return needed
+
+
 def asset_status(home: Path | None = None) -> tuple[AssetStatus, ...]:
     """Every known asset and whether it is there, in the order of ASSETS."""
     return tuple(_status(asset, home_folder(home)) for asset in ASSETS)
 
 
-def encoder_files(folder: Path) -> tuple[Path, Path]:
-    """The config and the weights of a content encoder's folder (safetensors before pickles).
-
-    Raises:
-        AssetMissingError: one of them is not there.
-    """
-    config = folder / "config.json"
-    weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
-    found = next((path for path in weights if path.is_file()), None)
-    if not config.is_file() or found is None:
-        lacking = config.name if found else " or ".join(path.name for path in weights)
-        raise AssetMissingError(folder, f"lacks {lacking}", "'menura assets list --all' says where it comes from")
-    return config, found
-
-
 def _unknown_encoder(name: str) -> Asset:
     """The encoder that a voice names and Menura doesn't know: the user may have its files."""
-    if not _SAFE_NAME.fullmatch(name):
+    if not SAFE_NAME.fullmatch(name):
         raise AssetMissingError(None, f"the voice's content encoder, {printable(name, 80)!r}, can't be a folder's name")
     return Asset(
         name=name,
@@ -263,7 +271,10 @@ def _missing_error(asset: Asset, missing: tuple[Path, ...], folder: Path) -> Ass
         size = f" ({file.size_bytes / 1e6:.0f} MB)" if file.size_bytes else ""
         steps.append(f"fetch {file.url}{size} and put it at {path}" if file.url else f"put it{size} at {path}")
     fetch = "; ".join(steps)
-    advice = f"{fetch[0].upper()}{fetch[1:]}. Or take it from Applio or RVC WebUI: menura assets import FOLDER"
-    return AssetMissingError(
-        asset.name, f"not installed; it is for {asset.purpose}", ". ".join(filter(None, (advice, asset.advice)))
-    )
+    advice = [
+        f"{fetch[0].upper()}{fetch[1:]}",
+        "Or take it from Applio or RVC WebUI: menura assets import FOLDER",
+        asset.advice,
+        asset.substitute,
+    ]
+    return AssetMissingError(asset.name, f"not installed; it is for {asset.purpose}", ". ".join(filter(None, advice)))

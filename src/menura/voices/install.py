@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
-from menura.errors import CheckpointError, EncodeError, MenuraError, OptionError
+from menura.errors import CheckpointError, EncodeError, MenuraError, OptionError, VoiceExistsError
 from menura.system.files import remove_abandoned, temporary_folder, writing
 from menura.system.text import printable
 from menura.voices.card import CARD_NAME, MAX_CARD_BYTES, VoiceCard, read_card
@@ -52,6 +52,8 @@ class ImportRequest:
 
     source: Path
     """A .pth or .safetensors file, or a folder or .zip with voices."""
+    below: tuple[str, ...] = (".",)
+    """Where in a folder to look."""
     home: Path
     """Menura's data folder; voices go to `voices/<name>` in it."""
     name: str | None = None
@@ -62,6 +64,17 @@ class ImportRequest:
     """Of several epochs of a voice take all, not only the newest."""
     check_index: IndexCheck | None = None
     """Called before anything is installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """What became of one voice of a source: it is installed, or there is an error."""
+
+    file: str
+    """Its weights' name in the source."""
+    name: str
+    voice: VoiceEntry | None = None
+    error: MenuraError | None = None
 
 
 def import_voice(
@@ -82,16 +95,14 @@ def import_voice(
     """
     request = ImportRequest(source=source, home=home, name=name, index=index, check_index=check_index)
     (result,) = import_voices(request, only_one=True)
-    if isinstance(result, MenuraError):
-        raise result
-    return result
+    if result.voice is None:
+        assert result.error is not None
+        raise result.error
+    return result.voice
 
 
-def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator[VoiceEntry | MenuraError]:
+def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator[ImportResult]:
     """Install all voices of a source, each completely or not at all.
-
-    Yields:
-        Each voice, or why it wasn't installed.
 
     Raises:
         OptionError, CheckpointError, ResourceError: the source or the data folder as a whole can't be used.
@@ -102,8 +113,10 @@ def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator
     with writing(voices):
         voices.mkdir(parents=True, exist_ok=True)
         remove_imports(request.home)
-        with contextlib.closing(_opened(request.source)) as bundle, temporary_folder(_TEMPORARY, voices) as temporary:
+        with contextlib.closing(_opened(request)) as bundle, temporary_folder(_TEMPORARY, voices) as temporary:
             picks = _picks(bundle, every_epoch=request.every_epoch)
+            if not picks:
+                raise CheckpointError(request.source, "holds no voice (.pth or .safetensors)")
             if len(picks) > 1 and (only_one or request.name is not None or index is not None):
                 listed = printable(", ".join(str(pick.weights) for pick in picks[:5]))
                 raise OptionError(request.source, f"holds {len(picks)} voices ({listed})", "Name one of its files")
@@ -131,12 +144,15 @@ class _Pick:
 class _Folder:
     """Files below a folder; or one file, with what lies beside it."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, below: Iterable[str]) -> None:
         self.source = source
         self.root = source if source.is_dir() else source.parent
-        folders = os.walk(source) if source.is_dir() else [(str(self.root), [], os.listdir(self.root))]
-        files = (Path(folder, name) for folder, _, names in folders for name in names)
-        self.names: list[PurePath] = [_relative(file, self.root) for file in files if os.path.isfile(file)]
+        if source.is_dir():
+            walked = (found for part in below for found in os.walk(source / part))
+            files = [Path(folder, name) for folder, _, names in walked for name in names]
+        else:
+            files = [self.root / name for name in os.listdir(self.root)]
+        self.names: list[PurePath] = [PurePath(file.relative_to(self.root)) for file in files if os.path.isfile(file)]
         self.weights = _voices_among(self.names) if source.is_dir() else [PurePath(source.name)]
 
     def file(self, name: PurePath, _temporary: Path, _most_bytes: int) -> Path:
@@ -195,14 +211,15 @@ def _check_member(name: str, source: Path) -> None:
         raise CheckpointError(source, f"unsafe path in archive: '{printable(name)}'", "Get the voice elsewhere")
 
 
-def _opened(source: Path) -> _Folder | _Archive:
+def _opened(request: ImportRequest) -> _Folder | _Archive:
     from menura.checkpoints.pickles import unreadable
 
+    source = request.source
     if not source.exists():
         raise OptionError(source, "no such file", "Give a voice's .pth, .safetensors, .zip, or a folder with voices")
     try:
         if source.is_dir() or source.suffix.lower() in VOICE_SUFFIXES:
-            return _Folder(source)
+            return _Folder(source, request.below)
         if zipfile.is_zipfile(source):
             return _Archive(source)
     except OSError as error:
@@ -210,10 +227,6 @@ def _opened(source: Path) -> _Folder | _Archive:
     if source.suffix.lower() == ".zip":
         raise unreadable(source, "zip")
     raise CheckpointError(source, "not a voice", "Give a .pth, .safetensors or .zip file, or a folder with voices")
-
-
-def _relative(file: Path, root: Path) -> PurePath:
-    return PurePath(file.relative_to(root))
 
 
 def _voices_among(names: Iterable[PurePath]) -> list[PurePath]:
@@ -228,8 +241,6 @@ def _voices_among(names: Iterable[PurePath]) -> list[PurePath]:
 
 
 def _picks(bundle: _Folder | _Archive, *, every_epoch: bool) -> list[_Pick]:
-    if not bundle.weights:
-        raise CheckpointError(bundle.source, "holds no voice (.pth or .safetensors)")
     voices: dict[tuple[PurePath, str], PurePath] = {}
     for weights in sorted(bundle.weights, key=lambda name: epoch_of(name.stem)[1]):
         voices[weights.parent, weights.stem if every_epoch else epoch_of(weights.stem)[0]] = weights
@@ -251,14 +262,14 @@ def _pick(weights: PurePath, names: list[PurePath]) -> _Pick:
     )
 
 
-def _result(
-    request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path
-) -> VoiceEntry | MenuraError:
+def _result(request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path) -> ImportResult:
+    file, name = str(pick.weights), request.name or pick.weights.stem
     try:
-        return _import(request, bundle, pick, temporary)
+        return ImportResult(file=file, name=name, voice=_import(request, bundle, pick, temporary))
     except MenuraError as error:  # names what the user gave, not our copies
         copied = error.subject is not None and error.subject.startswith(str(temporary))
-        return error.about({str(error.subject): str(request.source)}) if copied else error
+        about = error.about({str(error.subject): str(request.source)}) if copied else error
+        return ImportResult(file=file, name=name, error=about)
 
 
 def _import(request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path) -> VoiceEntry:
@@ -287,9 +298,9 @@ def _free_name(name: str, home: Path) -> str:
     return name
 
 
-def _taken(name: str) -> OptionError:
+def _taken(name: str) -> VoiceExistsError:
     problem = f"a voice named '{name}' exists already"
-    return OptionError(None, problem, "Give another {name}, or remove it first", option="name")
+    return VoiceExistsError(None, problem, "Give another {name}, or remove it first", option="name")
 
 
 def _install(voice: LoadedVoice, index: Path | None, card: dict[str, object], made: Path, target: Path) -> None:

@@ -1,0 +1,203 @@
+"""Takes networks and voices over from a folder of Applio or RVC WebUI, found by its layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError, VoiceExistsError
+from menura.system.files import replacing, write_whole
+from menura.voices.assets import SAFE_NAME, is_installed
+from menura.voices.install import ImportRequest, IndexCheck, import_voices
+
+_FAIRSEQ = (
+    "assets/hubert/hubert_base.pt", "hubert_base.pt", "rvc/models/embedders/contentvec_base.pt",
+    "rvc/models/embedders/hubert_base.pt",
+)  # fmt: skip
+_EMBEDDERS = ("rvc/models/embedders", "rvc/models/embedders/embedders_custom")
+_RMVPE = ("rvc/models/predictors/rmvpe.pt", "assets/rmvpe/rmvpe.pt", "rmvpe.pt")
+_FCPE = ("rvc/models/predictors/fcpe.pt",)
+_PRETRAINED = {
+    "assets/pretrained": "pretrained",
+    "assets/pretrained_v2": "pretrained_v2",
+    "pretrained": "pretrained",
+    "pretrained_v2": "pretrained_v2",
+    "rvc/models/pretraineds/pretrained_v1": "pretrained",
+    "rvc/models/pretraineds/pretrained_v2": "pretrained_v2",
+    "rvc/models/pretraineds/hifi-gan": "pretrained_v2",
+}
+_PRETRAINED_NAME = re.compile(r"(?:f0)?[GD](?:32|40|48)k\.pth")
+_VOICES = ("logs", "assets/weights", "weights")
+_OTHERS = ("rvc/models", "assets/hubert", "assets/rmvpe", *_PRETRAINED)
+"""Where weights lie that may be unknown."""
+_WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".onnx")
+
+
+Outcome = Literal["imported", "present", "failed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver:
+    """What became of a network, a pretrained file or a voice."""
+
+    name: str
+    source: Path
+    outcome: Outcome
+    error: MenuraError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    name: str
+    source: Path
+    present: bool
+    install: Callable[[], None]
+
+
+def take_over(folder: Path, home: Path, *, check_index: IndexCheck | None = None) -> Iterator[TakenOver]:
+    """Copy the networks and install the voices of another program's folder; what is there already stays as it is.
+
+    Args:
+        folder: Applio's or RVC WebUI's own, the one with `rvc` or `assets` in it.
+        home: Menura's data folder.
+        check_index: as for importing voices.
+
+    Raises:
+        OptionError: nothing in the folder is known.
+        ResourceError: the data folder can't be written.
+    """
+    known: set[Path] = set()
+    for result in _known(folder, home, check_index):
+        known.add(result.source)
+        yield result
+    if not known:
+        problem = "holds nothing that Applio or RVC WebUI keeps"
+        raise OptionError(folder, problem, "Give their own folder, the one with 'rvc' or 'assets' in it")
+    for path in sorted(_weights_below(folder) - known):
+        yield TakenOver(name=str(path.relative_to(folder)), source=path, outcome="unknown")
+
+
+def _known(folder: Path, home: Path, check_index: IndexCheck | None) -> Iterator[TakenOver]:
+    for items in (_encoders(folder, home), _fairseq(folder, home), _networks(folder, home), _pretrained(folder, home)):
+        yield from map(_taken_over, items)
+    request = ImportRequest(source=folder, below=_VOICES, home=home, check_index=check_index)
+    with suppress(CheckpointError):  # there are no voices
+        for voice in import_voices(request):
+            present = isinstance(voice.error, VoiceExistsError)
+            outcome: Outcome = "present" if present else "failed" if voice.error else "imported"
+            yield TakenOver(name=voice.name, source=folder / voice.file, outcome=outcome, error=voice.error)
+
+
+def _taken_over(item: _Item) -> TakenOver:
+    if item.present:
+        return TakenOver(name=item.name, source=item.source, outcome="present")
+    try:
+        item.install()
+    except ResourceError:
+        raise
+    except MenuraError as error:
+        return TakenOver(name=item.name, source=item.source, outcome="failed", error=error)
+    return TakenOver(name=item.name, source=item.source, outcome="imported")
+
+
+def _encoders(folder: Path, home: Path) -> Iterator[_Item]:
+    for place in _EMBEDDERS:
+        for config in sorted((folder / place).glob("*/config.json")):
+            name = config.parent.name.replace("hubert_base", "hubert-base").replace("_hubert", "-hubert")
+            weights = _first(config.parent, ("model.safetensors", "pytorch_model.bin"))
+            if weights is not None and SAFE_NAME.fullmatch(name):
+                install = partial(_copy_encoder, config.parent, home / "assets" / name)
+                yield _Item(name=name, source=weights, present=is_installed(name, home), install=install)
+
+
+def _fairseq(folder: Path, home: Path) -> Iterator[_Item]:
+    source = _first(folder, _FAIRSEQ)
+    if source is not None:
+        install = partial(_convert_encoder, source, home / "assets" / "contentvec")
+        yield _Item(name="contentvec", source=source, present=is_installed("contentvec", home), install=install)
+
+
+def _networks(folder: Path, home: Path) -> Iterator[_Item]:
+    for name, places, check in (("rmvpe", _RMVPE, _check_rmvpe), ("fcpe", _FCPE, _check_fcpe)):
+        source = _first(folder, places)
+        if source is not None:
+            install = partial(_copy, source, home / "assets" / f"{name}.pt", check)
+            yield _Item(name=name, source=source, present=is_installed(name, home), install=install)
+
+
+def _pretrained(folder: Path, home: Path) -> Iterator[_Item]:
+    for place, part in _PRETRAINED.items():
+        for source in sorted((folder / place).glob("*.pth")):
+            target = home / "assets" / part / source.name
+            if _PRETRAINED_NAME.fullmatch(source.name):
+                install = partial(_copy, source, target, _check_pretrained)
+                yield _Item(name=f"{part}/{source.name}", source=source, present=target.exists(), install=install)
+
+
+def _copy(source: Path, target: Path, check: Callable[[Path], object]) -> None:
+    check(source)
+    with replacing(target) as unfinished:
+        shutil.copyfile(source, unfinished)
+
+
+def _copy_encoder(source: Path, target: Path) -> None:
+    from menura.checkpoints.hubert import CONFIG_NAME, WEIGHTS_NAMES, load_hubert
+
+    load_hubert(source)
+    for name in (*WEIGHTS_NAMES, CONFIG_NAME):  # the config last: without it the encoder isn't there
+        if (source / name).is_file():
+            _copy(source / name, target / name, Path.stat)
+
+
+def _convert_encoder(source: Path, target: Path) -> None:
+    from safetensors.torch import save
+
+    from menura.checkpoints.fairseq import read_fairseq_hubert
+    from menura.models.hubert import Hubert, HubertConfig
+
+    state, config = read_fairseq_hubert(source)
+    try:
+        Hubert.from_tensors(state, HubertConfig.from_json(config))
+    except ValueError as error:
+        raise CheckpointError(source, "not HuBERT base as fairseq saves it") from error
+    write_whole(target / "model.safetensors", save(state))
+    write_whole(target / "config.json", json.dumps(config, indent=2).encode())
+
+
+def _check_rmvpe(path: Path) -> None:
+    from menura.checkpoints.weights import load_weights
+
+    load_weights(path)
+
+
+def _check_fcpe(path: Path) -> None:
+    _check_parts(path, ("config_dict", "model"), "an FCPE file of another kind than torchfcpe's")
+
+
+def _check_pretrained(path: Path) -> None:
+    _check_parts(path, ("model",), "not a pretrained network of RVC")
+
+
+def _check_parts(path: Path, parts: tuple[str, ...], problem: str) -> None:
+    from menura.checkpoints.pickles import load_tensors
+
+    content = load_tensors(path, device="meta")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+        raise CheckpointError(path, problem)
+
+
+def _first(folder: Path, places: tuple[str, ...]) -> Path | None:
+    return next((folder / place for place in places if (folder / place).is_file()), None)
+
+
+def _weights_below(folder: Path) -> set[Path]:
+    walked = (Path(place, name) for part in _OTHERS for place, _, names in os.walk(folder / part) for name in names)
+    return {path for path in walked if path.suffix in _WEIGHTS}
