@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import mmap
-import pickle
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from menura.checkpoints.weights import load_weights
-from menura.system import pages
 from menura.system.pages import MappedPages
 from support.pages import mapped_bytes
 
@@ -75,8 +71,6 @@ def test_the_pages_stay_the_weights_own(tmp_path: Path) -> None:
     others = [torch.ones(700_000) for _ in range(4)]
     found.release()
     assert all(bool((other == 1).all()) for other in others)
-    assert copy.deepcopy(found).size_bytes == 0
-    assert pickle.loads(pickle.dumps(found)).size_bytes == 0
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
@@ -90,13 +84,14 @@ def test_a_file_that_was_zipped_again_is_read_all_the_same(tmp_path: Path, kind:
     assert all(torch.equal(loaded[key], tensor) for key, tensor in wanted.items())
 
 
+def no_such_file(*_: object, **__: object) -> str:
+    raise FileNotFoundError
+
+
 def test_elsewhere_nothing_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(weights(), tmp_path / "w.safetensors")
     mapped = load_file(tmp_path / "w.safetensors")
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert MappedPages(mapped.values()).size_bytes == 0
-    pages._madvise.cache_clear()
-    try:
-        MappedPages(mapped.values()).release()
-    finally:
-        pages._madvise.cache_clear()
+    monkeypatch.setattr(Path, "read_text", no_such_file)
+    found = MappedPages(mapped.values())
+    assert found.size_bytes == 0
+    found.release()

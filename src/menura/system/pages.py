@@ -3,46 +3,37 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import mmap
 import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 _PAGE_BYTES = mmap.PAGESIZE
-
 _DONT_NEED = 4
-"""MADV_DONTNEED of Linux."""
+"""MADV_DONTNEED of Linux, the only system on which any pages are found."""
 
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+p \S+ \S+ [1-9][0-9]* ", re.MULTILINE)
 """Of /proc/self/maps: a range of the process's own whose inode isn't 0, so that a file is behind it."""
 
 
 class MappedPages:
-    """The pages that weights mapped from files lie on.
+    """The pages that weights mapped from files lie on; tensors elsewhere have none.
 
     For weights that nothing ever changes: what was written to such a page would be lost. They stay alive with this
-    object, so that the pages can't become somebody else's; a copy of it knows of none. Pages that were given back
-    stay in the system's cache of files, as long as nothing else needs the memory, and come back when they are touched:
-    the weights of one network needn't count while another one works.
+    object, so that the pages can't become somebody else's. Pages that were given back stay in the system's cache of
+    files, as long as nothing else needs the memory, and come back when they are touched: the weights of one network
+    needn't count while another one works.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        """Find them; tensors on other devices or in memory of their own have none."""
         weights = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.numel()]
         self._kept = [tensor.untyped_storage() for tensor in weights]
         spans = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in weights]
         self._spans = _whole_pages(spans, _file_mappings()) if spans else []
-
-    def __reduce__(self) -> tuple[type[MappedPages], tuple[tuple[()]]]:
-        """Copies of weights have memory of their own."""
-        return MappedPages, ((),)
 
     @property
     def size_bytes(self) -> int:
@@ -51,16 +42,12 @@ class MappedPages:
 
     def release(self) -> None:
         """Give them back. Takes milliseconds, and reading them again tens of them for hundreds of megabytes."""
-        advise = _madvise()
-        if advise is not None:
-            for first, last in self._spans:
-                advise(first, last - first, _DONT_NEED)
+        for first, last in self._spans:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)
 
 
 def _file_mappings() -> list[tuple[int, int]]:
     """Ranges of addresses that files are mapped to; none where the system doesn't say."""
-    if sys.platform != "linux":
-        return []
     try:
         text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -73,15 +60,3 @@ def _whole_pages(spans: list[tuple[int, int]], mappings: list[tuple[int, int]]) 
     mapped = [(a, b) for a, b in spans if any(low <= a and b <= high for low, high in mappings)]
     pages = [(-(-a // _PAGE_BYTES) * _PAGE_BYTES, b // _PAGE_BYTES * _PAGE_BYTES) for a, b in mapped]
     return [(first, last) for first, last in pages if first < last]
-
-
-@functools.cache
-def _madvise() -> Callable[[int, int, int], int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        function = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return lambda address, size, advice: int(function(address, size, advice))
