@@ -8,24 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from menura.kernels.cache import Packing
 from menura.kernels.library import Algorithm, AttentionArguments, GatingArguments, KernelLibrary, address
-from menura.kernels.packing import convolution_size, pack_convolution, padded_channels
+from menura.kernels.packing import pack_convolution, padded_channels
 
 _WORKSPACE_STEPS = 64
-"""More than there are, which the workspace has room for: see `cpp/menura_kernels.h`."""
+"""Beyond the signal's, that the workspace has room for: see `cpp/menura_kernels.h`."""
 
 
 def spread(weight: Tensor, groups: int) -> Tensor:
-    """Channels of the first axis with zeros after each of so many equal groups, so that each is as wide as kernels ask.
-
-    Args:
-        weight: (groups * channels, ...).
-        groups: heads, or halves.
-
-    Returns:
-        (groups * padded channels, ...).
-    """
+    """(groups * channels, ...) to (groups * padded channels, ...): zeros after the channels of every head, or half."""
     channels = weight.shape[0] // groups
     missing = padded_channels(channels) - channels
     if not missing:
@@ -48,14 +39,7 @@ class Attention:
     scale: float
 
     @classmethod
-    def of(
-        cls,
-        library: KernelLibrary,
-        near_keys: Tensor,
-        near_values: Tensor,
-        heads: int,
-        packing: Packing | None = None,
-    ) -> Attention:
+    def of(cls, library: KernelLibrary, near_keys: Tensor, near_values: Tensor, heads: int) -> Attention:
         """Pack the vectors.
 
         Args:
@@ -63,21 +47,12 @@ class Attention:
             near_keys: (2 * window + 1, head channels) by distance from -window, added to keys.
             near_values: of the same shape, added to values.
             heads: that share them.
-            packing: where packed vectors may come from.
         """
         rows, channels = near_keys.shape
-        source = packing or Packing()
-
-        def packed(weight: Tensor) -> Tensor:
-            size = convolution_size(weight.shape[0], weight.shape[1], 1, Algorithm.DIRECT)
-            return source.take(
-                size, lambda: pack_convolution(weight[:, :, None], Algorithm.DIRECT, library.panel_channels)
-            )
-
         return cls(
             library=library,
-            near_keys=packed(near_keys),
-            near_values=packed(near_values.T),
+            near_keys=pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, library.panel_channels),
+            near_values=pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, library.panel_channels),
             heads=heads,
             head_channels=padded_channels(channels),
             window=rows // 2,
@@ -94,11 +69,8 @@ class Attention:
 
         Args:
             projected: (steps, 3 * channels), queries, keys and values, each with its heads one after the other.
-            output: (steps, channels), written.
+            output: (steps, channels), written and returned.
             reach: steps on each side that a step attends to, at least the window; None for all.
-
-        Returns:
-            `output`.
         """
         steps, pitch = projected.shape
         workspace = projected.new_empty(2 * self.channels * (steps + _WORKSPACE_STEPS))
@@ -126,16 +98,7 @@ class Attention:
 
 
 def gate(library: KernelLibrary, x: Tensor, output: Tensor) -> Tensor:
-    """The tanh of the first half of the channels times the sigmoid of the second.
-
-    Args:
-        library: whose kernel will run it.
-        x: (steps, 2 * channels).
-        output: (steps, channels), written.
-
-    Returns:
-        `output`.
-    """
+    """The tanh of the first half of x (steps, 2 * channels) times the sigmoid of the second, into (steps, channels)."""
     arguments = GatingArguments(
         input=address(x, 2 * output.shape[1]),
         output=address(output),

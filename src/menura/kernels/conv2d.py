@@ -56,7 +56,7 @@ class ImageConvolution:
         return cls(library=library, weights=weights, scale=factors, bias=offsets, arguments=arguments)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Convolve a batch of images, all of them at once.
+        """Convolve a batch of images.
 
         Args:
             x: (images, channels_in, height, width) float32.
@@ -64,10 +64,6 @@ class ImageConvolution:
 
         Returns:
             (images, channels_out, height, width), channels innermost in memory.
-
-        Raises:
-            MemoryError: no working memory.
-            ValueError: other tensors than these.
         """
         x = x.contiguous(memory_format=torch.channels_last)
         images, _, height, width = x.shape

@@ -84,16 +84,7 @@ class Convolution(_Layer):
         algorithm: Algorithm | None = None,
         packing: Packing | None = None,
     ) -> Convolution:
-        """Pack a layer.
-
-        Args:
-            library: whose kernels will run it.
-            weight: (channels_out, channels_in, taps).
-            bias: (channels_out,), None for none.
-            dilation: steps between taps.
-            algorithm: how to compute it; None for the best.
-            packing: where packed weights may come from.
-        """
+        """Pack weights (channels_out, channels_in, taps), or take them packed; bias is (channels_out,) or None."""
         out, channels_in, taps = weight.shape
         chosen = best_algorithm(taps) if algorithm is None else algorithm
         size = convolution_size(out, channels_in, taps, chosen)
@@ -137,16 +128,7 @@ class Upsampling(_Layer):
         padding: int,
         packing: Packing | None = None,
     ) -> Upsampling:
-        """Pack a layer.
-
-        Args:
-            library: whose kernels will run it.
-            weight: (channels_in, channels_out, taps).
-            bias: (channels_out,), None for none.
-            rate: its stride.
-            padding: outputs cut off at the start.
-            packing: where packed weights may come from.
-        """
+        """Pack weights (channels_in, channels_out, taps), or take them packed; padding is cut off at the start."""
         channels_in, out, taps = weight.shape
         size = taps * padded_channels(channels_in) * padded_channels(out)
         weights = (packing or Packing()).take(size, lambda: pack_upsampling(weight, rate, library.panel_channels))

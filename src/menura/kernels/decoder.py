@@ -64,13 +64,7 @@ class Decoder:
     """A decoder ready to run. Rows of a batch are decoded one after the other: each keeps all threads busy."""
 
     def __init__(self, library: KernelLibrary, vocoder: HifiGanBase, packing: Packing) -> None:
-        """Pack all weights, or take them packed.
-
-        Args:
-            library: whose kernels will run.
-            vocoder: float32 on the CPU; what the speaker's embedding goes through is kept, the rest isn't.
-            packing: where packed weights may come from.
-        """
+        """Pack the weights; of the vocoder only what the speaker's embedding goes through is kept."""
         first, last = cast("nn.Conv1d", vocoder.conv_pre), cast("nn.Conv1d", vocoder.conv_post)
         self.condition = vocoder.cond
         """The part of the network that is kept."""

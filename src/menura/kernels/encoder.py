@@ -47,7 +47,7 @@ class _Layer:
         heads = attention.n_heads
         ways = (attention.conv_q, attention.conv_k, attention.conv_v)
         output, first, second = attention.conv_o, feed_forward.conv_1, feed_forward.conv_2
-        self._attention = Attention.of(library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads, packing)
+        self._attention = Attention.of(library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads)
         self._projections = packed(
             torch.cat([spread(way.weight, heads) for way in ways]),
             torch.cat([spread(bias_of(way), heads) for way in ways]),
@@ -89,13 +89,7 @@ class Encoder:
     """A text encoder ready to run."""
 
     def __init__(self, library: KernelLibrary, network: TextEncoder, packing: Packing) -> None:
-        """Pack all weights, or take them packed.
-
-        Args:
-            library: whose kernels will run.
-            network: float32 on the CPU; its embeddings and norms are kept, the rest isn't.
-            packing: where packed weights may come from.
-        """
+        """Pack the weights; of the network embeddings and norms are kept."""
         stack = network.encoder
         layers = zip(stack.attn_layers, stack.ffn_layers, stack.norm_layers_1, stack.norm_layers_2, strict=True)
         self._phone, self._pitch = network.emb_phone, network.emb_pitch
@@ -129,15 +123,7 @@ class Encoder:
         return Prior(mean=mean, log_scale=log_scale, mask=length_mask(lengths, content.shape[1]).to(x.dtype))
 
     def encode(self, x: Tensor, reach: int | None) -> Tensor:
-        """One row.
-
-        Args:
-            x: (frames, channels) embeddings.
-            reach: frames on each side that a frame attends to; None for all.
-
-        Returns:
-            (frames, projected channels).
-        """
+        """One row's embeddings (frames, channels) to the prior's parameters (frames, 2 * inter_channels)."""
         missing = padded_channels(x.shape[1]) - x.shape[1]
         x = F.pad(x, (0, missing)) if missing else x.contiguous()
         for layer in self._layers:

@@ -62,13 +62,7 @@ class InverseFlow:
     """A flow's inverse ready to run."""
 
     def __init__(self, library: KernelLibrary, flow: Flow, packing: Packing) -> None:
-        """Pack all weights, or take them packed.
-
-        Args:
-            library: whose kernels will run.
-            flow: float32 on the CPU; what the speaker's embedding goes through is kept, the rest isn't.
-            packing: where packed weights may come from.
-        """
+        """Pack the weights; of the flow only what the speaker's embedding goes through is kept."""
         self._couplings = [
             _Coupling(library, coupling, flipped=flipped, packing=packing) for coupling, flipped in flow.inverse_order()
         ]

@@ -69,9 +69,6 @@ class Front:
 
         Returns:
             (frames, channels), as many as there are whole windows.
-
-        Raises:
-            MemoryError: no working memory.
         """
         samples, taps, bias = samples.contiguous(), weight.T.contiguous(), bias.contiguous()
         first = LayerArguments(
@@ -95,12 +92,10 @@ class Front:
         call = CallArguments(
             input=address(x, layer.channels_in),
             output=address(output),
-            residual=None,
             steps_in=x.shape[0],
             steps_out=steps,
             slope=1.0,
             scale=1.0,
-            mode=0,
             threads=torch.get_num_threads(),
         )
         self.library.call(function, layer, call)

@@ -42,12 +42,7 @@ def convolution_size(channels_out: int, channels_in: int, taps: int, algorithm: 
 
 
 def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) -> Tensor:
-    """A convolution's weights, transformed (in float64) and in panels.
-
-    Args:
-        weight: (channels_out, channels_in, taps).
-        algorithm: how it will be computed.
-        panel_channels: output channels that lie together.
+    """Weights (channels_out, channels_in, taps), transformed (in float64) and in panels.
 
     Returns:
         Flat float32: for every point, panels of (channels_in, at most panel_channels).
@@ -60,13 +55,7 @@ def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) 
 
 
 def pack_upsampling(weight: Tensor, rate: int, panel_channels: int) -> Tensor:
-    """A transposed convolution's weights: tap by tap of every remainder by the rate, in panels.
-
-    Args:
-        weight: (channels_in, channels_out, taps), torch's order for transposed convolutions.
-        rate: its stride.
-        panel_channels: output channels that lie together.
-    """
+    """Weights (channels_in, channels_out, taps) of a transposed convolution in panels, by tap modulo rate."""
     channels_in, out, taps = weight.shape
     order = [tap for remainder in range(rate) for tap in range(remainder, taps, rate)]
     rows = _with_zeros(weight.float(), padded_channels(channels_in), padded_channels(out))

@@ -61,11 +61,7 @@ class Recurrent:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(sequences, steps, inputs) to the states (sequences, steps, directions * hidden), from zero.
-
-        Raises:
-            MemoryError: no working memory.
-        """
+        """(sequences, steps, inputs) to the states (sequences, steps, directions * hidden), from zero."""
         sequences, steps, _ = x.shape
         gates = F.linear(x, self.input_weights, self.input_bias)
         states = x.new_empty(sequences, steps, self.arguments.directions * self.arguments.hidden)

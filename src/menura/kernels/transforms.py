@@ -39,12 +39,7 @@ def toom_cook(outputs: int, taps: int, points: tuple[Fraction, ...]) -> FilterMa
     """Exact matrices of F(outputs, taps), scaled by powers of two so that B and A are about 1.
 
     A filter is the transpose of a product of polynomials, so B is the transpose of what brings the product's values
-    back to its coefficients.
-
-    Args:
-        outputs: outputs of a tile.
-        taps: of the filter.
-        points: `outputs + taps - 2` different numbers; infinity is added.
+    back to its coefficients. There are `outputs + taps - 2` points; infinity is added.
     """
     inputs = outputs + taps - 1
     if len(set(points)) != inputs - 1:
@@ -98,40 +93,3 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
 
 def _power_of_two(values: np.ndarray) -> float:
     return float(2.0 ** np.round(np.log2(np.abs(values).max())))
-
-
-def toom_cook_header() -> str:
-    """The C++ header with the matrices; `python -m menura.kernels.transforms` prints it."""
-    lines = {size: toom_cook(*size, TOOM_COOK_POINTS) for size in TOOM_COOK_SIZES}
-    square, pair = toom_cook(4, 3, IMAGE_POINTS), toom_cook(5, 2, IMAGE_POINTS)
-    return (
-        "// Made by `python -m menura.kernels.transforms`; a test compares them.\n"
-        "#pragma once\n\nnamespace menura {\n\n"
-        + "".join(
-            _struct(f"ToomCook_{outputs}_{taps}", line, kInput=line.inputs, kOutput=line.outputs)
-            for (outputs, taps), line in lines.items()
-        )
-        + _struct("ToomCook_4_3", square, kInput=square.inputs, kWeight=square.weights, kOutput=square.outputs)
-        + _struct("ToomCook_5_2", pair, kInput=pair.inputs, kOutput=pair.outputs)
-        + "}  // namespace menura\n"
-    )
-
-
-def _struct(name: str, made: FilterMatrices, **tables: np.ndarray) -> str:
-    outputs, inputs = made.outputs.shape
-    body = "".join(_table(table, matrix) for table, matrix in tables.items())
-    return f"struct {name} {{\n  static constexpr int kInputs = {inputs}, kOutputs = {outputs};\n{body}}};\n\n"
-
-
-def _table(name: str, matrix: np.ndarray) -> str:
-    rows = ",\n".join("      {" + ", ".join(map(_number, row)) + "}" for row in matrix + 0.0)
-    return f"  static constexpr float {name}[{matrix.shape[0]}][{matrix.shape[1]}] = {{\n{rows}}};\n"
-
-
-def _number(value: float) -> str:
-    digits = f"{value:.9g}"
-    return f"{digits}f" if "." in digits else f"{digits}.0f"
-
-
-if __name__ == "__main__":
-    print(toom_cook_header(), end="")  # noqa: T201

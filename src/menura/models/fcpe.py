@@ -135,14 +135,7 @@ class Fcpe(nn.Module):
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Salience of log-mel frames.
-
-        Args:
-            mel: (batch, frames, 128) from `log_mel`.
-
-        Returns:
-            (batch, frames, out_dims) in 0..1.
-        """
+        """(batch, frames, 128) of `log_mel` to salience (batch, frames, out_dims) in 0..1."""
         x = self.second(F.leaky_relu(self.first_norm(self.first(mel.transpose(1, 2)))))
         x = x.transpose(1, 2).contiguous()
         for layer in self.layers:
@@ -151,14 +144,9 @@ class Fcpe(nn.Module):
         return salience
 
     def decode(self, salience: Tensor, threshold: float) -> Tensor:
-        """F0 from salience: the mean of the bins around the strongest, weighted by their salience.
+        """Salience to F0, (batch, frames) in Hz: the mean of the bins around the strongest, weighted by their salience.
 
-        Args:
-            salience: (batch, frames, out_dims).
-            threshold: frames whose largest salience isn't above this are unvoiced.
-
-        Returns:
-            (batch, frames) float32 in Hz, 0 where unvoiced.
+        0 (unvoiced) where no salience is above the threshold.
         """
         peak, centre = salience.max(dim=-1, keepdim=True)
         offsets = torch.arange(-NEIGHBOUR_BINS, NEIGHBOUR_BINS + 1, device=salience.device)

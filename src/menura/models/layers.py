@@ -69,15 +69,7 @@ def same_padding(kernel_size: int, dilation: int = 1) -> int:
 
 
 def length_mask(lengths: Tensor, frames: int) -> Tensor:
-    """Mask of the frames that exist.
-
-    Args:
-        lengths: (batch,) frames of each row.
-        frames: frames of the longest row.
-
-    Returns:
-        (batch, 1, frames) float32, 1 inside and 0 beyond the length.
-    """
+    """Lengths (batch,) to a mask (batch, 1, frames) float32 of the frames that exist."""
     positions = torch.arange(frames, device=lengths.device)
     return (positions < lengths[:, None]).to(torch.float32)[:, None, :]
 
@@ -163,11 +155,9 @@ class RelativeAttention(nn.Module):
         return x.view(batch, self.n_heads, self.head_dim, frames).transpose(2, 3)
 
     def _band(self, scores: Tensor, nearest: int) -> Tensor:
-        """View of (batch, heads, rows, keys) as (batch, heads, rows, 2 w + 1) by distance.
+        """View of contiguous (batch, heads, rows, keys) as (batch, heads, rows, 2 w + 1) by distance.
 
-        Args:
-            scores: contiguous.
-            nearest: the key at distance -w of the first row.
+        `nearest` is the key at distance -w of the first row.
         """
         batch, heads, rows, keys = scores.shape
         strides = (heads * rows * keys, rows * keys, keys + 1, 1)
@@ -232,16 +222,7 @@ class WaveNet(nn.Module):
         return self.n_layers * same_padding(self.kernel_size)
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """Sum of the layers' skip outputs.
-
-        Args:
-            x: (batch, channels, frames).
-            mask: (batch, 1, frames).
-            g: (batch, gin_channels, 1).
-
-        Returns:
-            (batch, channels, frames).
-        """
+        """Sum of the layers' skip outputs (batch, channels, frames); x has that shape, g is (batch, gin_channels, 1)."""
         conditions = self.cond_layer(g).chunk(self.n_layers, dim=1)
         skip_sum: Tensor | None = None
         for i, condition in enumerate(conditions):

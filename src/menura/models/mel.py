@@ -62,8 +62,8 @@ def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
     """
     length = x.shape[-1]
     period = max(2 * (length - 1), 1)
-    place = torch.arange(-left, length + right, device=x.device).remainder(period)
-    return x[..., torch.minimum(place, period - place) if length > 1 else torch.zeros_like(place)]
+    position = torch.arange(-left, length + right, device=x.device).remainder(period)
+    return x[..., torch.minimum(position, period - position) if length > 1 else torch.zeros_like(position)]
 
 
 def magnitude_spectrogram(samples: Tensor, *, n_fft: int, hop_length: int, power_floor: float = 0.0) -> Tensor:

@@ -162,18 +162,16 @@ class RefineGan(nn.Module):
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
         """Sound of a stretch of a latent, equal to that part of `forward`; as HifiGan's."""
         window = core.widened(self.context_frames, z.shape[-1])
-        z = z[..., window.start : window.stop]
+        z = z[..., window.slice]
         levels = self._descend(samples_of(source, window, self.frame_samples))
         context, _ = self._latent_context()
         sound = z.new_empty(z.shape[0], 1, len(core) * self.frame_samples)
-        for start in range(core.start, core.stop, TILES_JOINED * tile_frames):
-            tile = Span(start, min(start + TILES_JOINED * tile_frames, core.stop))
+        for tile in core.tiles(TILES_JOINED * tile_frames):
             inside = tile.shifted(-window.start)
             wide = inside.widened(context, z.shape[-1])
-            part = self._refine(z[..., wide.start : wide.stop], g, self._cut(levels, wide))
-            wanted = inside.shifted(-wide.start).scaled(self.frame_samples)
-            place = tile.shifted(-core.start).scaled(self.frame_samples)
-            sound[..., place.start : place.stop] = part[..., wanted.start : wanted.stop]
+            part = self._refine(z[..., wide.slice], g, self._cut(levels, wide))
+            target = tile.shifted(-core.start).scaled(self.frame_samples)
+            sound[..., target.slice] = part[..., inside.shifted(-wide.start).scaled(self.frame_samples).slice]
         return sound
 
     def _descend(self, source: Tensor | None) -> list[Tensor]:
@@ -190,8 +188,7 @@ class RefineGan(nn.Module):
     def _cut(self, levels: Sequence[Tensor], frames: Span) -> list[Tensor]:
         cut, per_frame = [], 1
         for level, rate in zip(levels, (*self.rates, 1), strict=True):
-            span = frames.scaled(per_frame)
-            cut.append(level[..., span.start : span.stop])
+            cut.append(level[..., frames.scaled(per_frame).slice])
             per_frame *= rate
         return cut
 
@@ -216,15 +213,7 @@ def lowpass_width(rate: int) -> int:
 
 
 def lowpass_decimate(x: Tensor, rate: int) -> Tensor:
-    """Every rate-th sample of a low-passed signal (torchaudio's Kaiser-windowed sinc, which Applio uses).
-
-    Args:
-        x: (batch, channels, samples), a multiple of rate.
-        rate: how many times fewer samples come out.
-
-    Returns:
-        (batch, channels, samples / rate).
-    """
+    """(batch, channels, samples) to samples / rate, low-passed by torchaudio's Kaiser-windowed sinc, as in Applio."""
     width = lowpass_width(rate)
     kernel = _lowpass_kernel(rate, width).to(device=x.device, dtype=x.dtype)
     flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (width, width))

@@ -69,15 +69,7 @@ def log_mel(samples: Tensor) -> Tensor:
 
 
 def decode_salience(salience: Tensor, threshold: float) -> Tensor:
-    """F0 from salience.
-
-    Args:
-        salience: (..., classes) in 0..1.
-        threshold: frames whose largest salience isn't above this are unvoiced.
-
-    Returns:
-        (...,) float32 in Hz, 0 where unvoiced.
-    """
+    """(..., classes) of salience to F0, (...,) float32 in Hz: 0 (unvoiced) where none is above the threshold."""
     if salience.device.type == "mps":  # which has no double precision
         return decode_salience(salience.cpu(), threshold).to(salience.device)
     peak, centre = salience.max(dim=-1, keepdim=True)
@@ -195,38 +187,17 @@ class Rmvpe(nn.Module):
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Salience of log-mel frames.
-
-        Args:
-            mel: (batch, 128, frames) from `log_mel`.
-
-        Returns:
-            (batch, frames, classes) in 0..1.
-        """
+        """(batch, 128, frames) of `log_mel` to salience (batch, frames, classes) in 0..1."""
         return self.salience(self.features(mel))[:, : mel.shape[-1]]
 
     def features(self, mel: Tensor) -> Tensor:
-        """The U-Net's output for `salience`.
-
-        Args:
-            mel: (batch, 128, frames) from `log_mel`.
-
-        Returns:
-            (batch, frames, features), frames rounded up to the U-Net's multiple by reflection.
-        """
+        """The U-Net's output (batch, frames, features); frames are rounded up to its multiple by reflection."""
         x = reflect_pad(mel, 0, -mel.shape[-1] % self.config.frame_multiple)
         x = x.transpose(1, 2).unsqueeze(1) * self.input_scale + self.input_shift
         return self._unet(x.contiguous(memory_format=torch.channels_last)).transpose(1, 2).flatten(2)
 
     def salience(self, features: Tensor) -> Tensor:
-        """Salience from the U-Net's output: one small matrix product after the other, frame by frame, both ways.
-
-        Args:
-            features: (batch, frames, features).
-
-        Returns:
-            (batch, frames, classes) in 0..1.
-        """
+        """(batch, frames, features) to (batch, frames, classes): many small products, frame by frame, both ways."""
         salience: Tensor = self.classes(self.states(features)).sigmoid()
         return salience
 

@@ -22,15 +22,12 @@ def wide(x: Tensor) -> Tensor:
 
 
 def advance_phase(phase_cycles: Tensor, f0_hz: Tensor, frame_s: float) -> Tensor:
-    """Phase after some frames.
+    """Phase after some frames, (batch,) float64 in [0, 1).
 
     Args:
         phase_cycles: (batch,) float64, phase before the first frame.
-        f0_hz: (batch, frames), constant within a frame; 0 (unvoiced) lets the phase stand.
+        f0_hz: (batch, frames), constant within a frame; 0 (unvoiced) keeps the phase.
         frame_s: seconds in a frame.
-
-    Returns:
-        (batch,) float64 in [0, 1).
     """
     return torch.remainder(phase_cycles + wide(f0_hz).sum(dim=1) * frame_s, 1.0)
 
@@ -42,7 +39,7 @@ def sample_phases(phase_cycles: Tensor, f0_hz: Tensor, frame_samples: int, sampl
         phase_cycles: (batch,) float64, phase before the first sample.
         f0_hz: (batch, frames).
         frame_samples: samples in a frame.
-        sample_rate: samples a second.
+        sample_rate: Hz.
 
     Returns:
         (batch, frames * frame_samples) float64 in [0, 1), on the device of `f0_hz` where that has float64.
@@ -85,29 +82,14 @@ class SineSource(nn.Module):
 
 
 def sine_wave(phases: Tensor, voiced: Tensor) -> Tensor:
-    """RVC's sine.
-
-    Args:
-        phases: (batch, samples) float64 in cycles.
-        voiced: (batch, samples) bool, whose device the result is on.
-
-    Returns:
-        (batch, samples) float32, 0 where unvoiced.
-    """
+    """RVC's sine, 0 where unvoiced: (batch, samples) float32 from phases in cycles, on the device of `voiced`."""
     # Reduced to one turn before it is narrowed: float32 then costs 4e-7 radians at most.
     turn = torch.remainder(phases, 1.0).to(device=voiced.device, dtype=torch.float32)
     return turn.mul_(2 * math.pi).sin_().mul_(SINE_AMPLITUDE).mul_(voiced)
 
 
 def with_noise(wave: Tensor, voiced: Tensor, noise: Tensor | None, gain: Tensor | float) -> Tensor:
-    """The wave plus RVC's noise, which is stronger where there is no voice.
-
-    Args:
-        wave: (batch, samples).
-        voiced: (batch, samples) bool.
-        noise: (batch, samples) standard normal, or None.
-        gain: 1 is RVC's level.
-    """
+    """The wave plus RVC's noise, which is stronger where there is no voice; all (batch, samples), gain 1 is RVC's."""
     if noise is None:
         return wave
     return wave + torch.where(voiced, VOICED_NOISE_STD, UNVOICED_NOISE_STD) * noise * gain

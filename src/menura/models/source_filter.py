@@ -60,13 +60,7 @@ class PulseSource(nn.Module):
         return self.excitations(phases.to(device=f0_hz.device, dtype=torch.float32), f0_hz, noise)
 
     def excitations(self, cycles: Tensor, f0_hz: Tensor, noise: Tensor | None) -> Tensor:
-        """As `forward`, from the phase at every sample.
-
-        Args:
-            cycles: (batch, samples), of the fundamental as a sine.
-            f0_hz: (batch, frames).
-            noise: (batch, samples) or None.
-        """
+        """As `forward`, from the phase (batch, samples), in cycles of a sine, at every sample."""
         held = f0_hz.repeat_interleave(self.frame_samples, dim=1)
         voiced = (held > 0).to(cycles.dtype)
         harmonics = torch.floor(0.5 * self.sample_rate / held.clamp(min=1.0))
@@ -81,12 +75,7 @@ class PulseSource(nn.Module):
 
 
 def cosine_sum(turn: Tensor, harmonics: Tensor) -> Tensor:
-    """The sum of cos(2 pi k turn) for k from 1 to `harmonics` (Dirichlet's kernel).
-
-    Args:
-        turn: in (-1/2, 1/2].
-        harmonics: whole numbers of the same shape.
-    """
+    """The sum of cos(2 pi k turn) for k from 1 to `harmonics`, turn in (-1/2, 1/2] (Dirichlet's kernel)."""
     below = torch.sin(math.pi * turn)
     near = below.abs() < 1e-5
     ratio = torch.sin((2 * harmonics + 1) * math.pi * turn) / torch.where(near, torch.ones_like(below), below)
@@ -193,10 +182,8 @@ class SourceFilter(nn.Module):
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
         """Sound of a stretch of a latent, equal to that part of `forward`; as HifiGan's."""
         window = core.widened(self.context_frames, z.shape[-1])
-        part = self(z[..., window.start : window.stop], g, samples_of(source, window, self.frame_samples))
-        wanted = core.shifted(-window.start).scaled(self.frame_samples)
-        sound: Tensor = part[..., wanted.start : wanted.stop]
-        return sound
+        part: Tensor = self(z[..., window.slice], g, samples_of(source, window, self.frame_samples))
+        return part[..., core.shifted(-window.start).scaled(self.frame_samples).slice]
 
 
 def _steps(block: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,8 +23,17 @@ class Span:
         return Span(max(0, self.start - steps), min(length, self.stop + steps))
 
     def shifted(self, steps: int) -> Span:
-        """Moved by that many steps."""
         return Span(self.start + steps, self.stop + steps)
+
+    @property
+    def slice(self) -> slice:
+        """To index with."""
+        return slice(self.start, self.stop)
+
+    def tiles(self, steps: int) -> Iterator[Span]:
+        """Its parts, of at most so many steps each."""
+        for start in range(self.start, self.stop, steps):
+            yield Span(start, min(start + steps, self.stop))
 
     def scaled(self, factor: int) -> Span:
         """The same time at a rate that is higher by a factor."""
@@ -38,11 +48,9 @@ class Margins:
     right: int
 
     def widened(self, samples: int) -> Margins:
-        """The margins with that many more on both sides."""
         return Margins(left=self.left + samples, right=self.right + samples)
 
 
 def samples_of(source: Tensor | None, steps: Span, step_samples: int) -> Tensor | None:
     """The part of a (..., samples) signal that belongs to some steps; None stays None."""
-    span = steps.scaled(step_samples)
-    return None if source is None else source[..., span.start : span.stop]
+    return None if source is None else source[..., steps.scaled(step_samples).slice]

@@ -123,13 +123,7 @@ class PosteriorEncoder(nn.Module):
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
     def forward(self, spectrogram: Tensor, mask: Tensor, g: Tensor) -> Posterior:
-        """Draw a latent (with torch's global generator).
-
-        Args:
-            spectrogram: (batch, spec_channels, frames), linear magnitudes.
-            mask: (batch, 1, frames).
-            g: (batch, gin_channels, 1).
-        """
+        """Draw a latent (with torch's global generator) from linear magnitudes (batch, spec_channels, frames)."""
         x = self.enc(self.pre(spectrogram) * mask, mask, g)
         mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
         z = (mean + torch.randn_like(mean) * torch.exp(log_scale)) * mask
@@ -391,28 +385,11 @@ class Synthesizer(nn.Module):
 
 
 def random_crop_starts(lengths: Tensor, crop_frames: int) -> Tensor:
-    """Where to crop rows at random, within their lengths (rows shorter than a crop: from their start).
-
-    Args:
-        lengths: (batch,) frames.
-        crop_frames: frames of a crop.
-
-    Returns:
-        (batch,) int64 on the same device.
-    """
+    """Where to crop rows of these lengths (batch,) at random; rows shorter than a crop from their start."""
     choices = (lengths - crop_frames + 1).clamp(min=1)
     return (torch.rand(lengths.shape[0], device=lengths.device) * choices).long()
 
 
 def crop(x: Tensor, starts: Tensor, size: int) -> Tensor:
-    """Stretches of equal size.
-
-    Args:
-        x: (batch, channels, steps).
-        starts: (batch,) first step of each row.
-        size: steps.
-
-    Returns:
-        (batch, channels, size).
-    """
+    """(batch, channels, steps) to (batch, channels, size), each row from its own start."""
     return torch.stack([row[:, start : start + size] for row, start in zip(x, starts.tolist(), strict=True)])

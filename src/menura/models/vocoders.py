@@ -42,11 +42,9 @@ class ResidualBlock(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
-        ...
 
     def steps(self) -> list[list[nn.Module]]:
         """The convolutions between one addition and the next, with a leaky ReLU before each."""
-        ...
 
 
 class HifiGanBase(nn.Module, ABC):
@@ -134,10 +132,10 @@ class HifiGanBase(nn.Module, ABC):
         where the memory would be, go from tile to tile.
 
         Args:
-            z: as for `forward`.
-            g: as for `forward`.
-            source: as for `forward`.
-            core: the latent frames whose sound is wanted.
+            z: as for `forward`, as are g and source.
+            g: the same.
+            source: the same.
+            core: the latent frames to decode.
             tile_frames: frames decoded at once.
 
         Returns:
@@ -145,17 +143,15 @@ class HifiGanBase(nn.Module, ABC):
         """
         window = core.widened(self.context_frames, z.shape[-1])
         source = samples_of(source, window, self.frame_samples)
-        head = self._head(z[..., window.start : window.stop], g, source)
+        head = self._head(z[..., window.slice], g, source)
         step_samples, context = self.samples_per_step(1), self.context_steps(1)
         sound = z.new_empty(z.shape[0], 1, len(core) * self.frame_samples)
-        for start in range(core.start, core.stop, tile_frames):
-            tile = Span(start, min(start + tile_frames, core.stop))
+        for tile in core.tiles(tile_frames):
             steps = tile.shifted(-window.start).scaled(self.rates[0])
             wide = steps.widened(context, head.shape[-1])
-            part = self._tail(head[..., wide.start : wide.stop], samples_of(source, wide, step_samples))
-            wanted = steps.shifted(-wide.start).scaled(step_samples)
-            place = tile.shifted(-core.start).scaled(self.frame_samples)
-            sound[..., place.start : place.stop] = part[..., wanted.start : wanted.stop]
+            part = self._tail(head[..., wide.slice], samples_of(source, wide, step_samples))
+            target = tile.shifted(-core.start).scaled(self.frame_samples)
+            sound[..., target.slice] = part[..., steps.shifted(-wide.start).scaled(step_samples).slice]
         return sound
 
     def _head(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
@@ -205,13 +201,11 @@ class HifiGan(HifiGanBase):
         self.cond = nn.Conv1d(config.gin_channels, self.channels[0], 1)
 
     def upsampler(self, stage: int) -> nn.Module:
-        """See HifiGanBase."""
         return self.ups[stage]
 
     def blocks(self, stage: int) -> Sequence[ResidualBlock]:
-        """See HifiGanBase."""
-        found = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
-        return [cast("ResidualBlock", block) for block in found]
+        blocks = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
+        return [cast("ResidualBlock", block) for block in blocks]
 
 
 class MrfHifiGan(HifiGanBase):
@@ -234,11 +228,9 @@ class MrfHifiGan(HifiGanBase):
         self.cond = nn.Conv1d(config.gin_channels, self.channels[0], 1)
 
     def upsampler(self, stage: int) -> nn.Module:
-        """See HifiGanBase."""
         return self.upsamples[stage]
 
     def blocks(self, stage: int) -> Sequence[ResidualBlock]:
-        """See HifiGanBase."""
         return [cast("ResidualBlock", block) for block in cast("nn.ModuleList", self.mrfs[stage])]
 
 

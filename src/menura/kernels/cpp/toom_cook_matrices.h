@@ -1,4 +1,4 @@
-// Made by `python -m menura.kernels.transforms`; a test compares them.
+// Printed by scripts/toom_cook_header.py; a test compares them.
 #pragma once
 
 namespace menura {
