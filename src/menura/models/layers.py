@@ -222,7 +222,7 @@ class WaveNet(nn.Module):
         return self.n_layers * same_padding(self.kernel_size)
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """Sum of the layers' skip outputs (batch, channels, frames); x has that shape, g is (batch, gin_channels, 1)."""
+        """Sum of the layers' skip outputs (batch, channels, frames); x as well, g is (batch, gin_channels, 1)."""
         conditions = self.cond_layer(g).chunk(self.n_layers, dim=1)
         skip_sum: Tensor | None = None
         for i, condition in enumerate(conditions):
