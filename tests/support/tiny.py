@@ -102,12 +102,9 @@ class FakeEncoder:
     def survey(self) -> FakeSurvey:
         return FakeSurvey()
 
-    def frame_count(self, length_samples: int) -> int:
-        return max(0, (length_samples - 80) // 320)
-
     def encode(self, samples: Tensor, statistics: Sequence[FakeStatistics] | None) -> Tensor:
         self.windows.append(samples.shape[1])
-        frames = self.frame_count(samples.shape[1])
+        frames = max(0, (samples.shape[1] - 80) // 320)
         powers = [s.power for s in statistics] if statistics else samples.pow(2).mean(dim=1).tolist()
         scale = torch.tensor([1 / np.sqrt(p + 1e-8) for p in powers], dtype=torch.float32)[:, None, None]
         return samples[:, : frames * 320].reshape(len(samples), frames, 320) @ self._projection * scale

@@ -125,9 +125,6 @@ class FakeEncoder:
     def scaled(self, gain: float) -> FakeEncoder:
         return self
 
-    def frame_count(self, length_samples: int) -> int:
-        return length_samples // 320
-
     def encode(self, samples: torch.Tensor, statistics: Sequence[RecordingStatistics] | None) -> torch.Tensor:
         vectors = samples[:, : samples.shape[1] // 320 * 320].unflatten(1, (-1, 320)).mean(dim=2)
         return vectors[:, :, None].repeat(1, 1, self.dim)

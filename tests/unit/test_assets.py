@@ -6,7 +6,7 @@ import pytest
 
 import menura.voices.assets as module
 from menura.errors import AssetMissingError, OptionError
-from menura.f0.registry import available_methods, load_estimator, method_path, resolve_method
+from menura.f0.registry import load_estimator, method_path, resolve_method
 from menura.voices.assets import ASSETS, asset_status, find_asset, home_folder
 from menura.voices.library import list_voices
 
@@ -125,10 +125,8 @@ def test_weights_in_an_installed_package_are_found(tmp_path: Path, monkeypatch: 
 
 def test_auto_is_rmvpe_where_it_is_installed(tmp_path: Path) -> None:
     assert resolve_method("auto", tmp_path) == "swift"
-    assert available_methods(tmp_path) == ("swift",)
     put(tmp_path, "rmvpe.pt", "fcpe.pt")
     assert resolve_method("auto", tmp_path) == "rmvpe"
-    assert available_methods(tmp_path) == ("rmvpe", "fcpe", "swift")
 
 
 def test_a_method_without_weights_is_refused(tmp_path: Path) -> None:

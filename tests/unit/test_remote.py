@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import http.server
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,7 +98,7 @@ def test_there_and_back(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> No
     assert not copy.exists()
     with pytest.raises(DecodeError) as caught, local_input(TALKS / "x.wav"):
         pass
-    assert (caught.value.subject, caught.value.problem) == ("memory://bucket/talks/x.wav", "no such file")
+    assert (caught.value.subject, caught.value.problem) == ("memory://bucket/talks/x.wav", "no such file or folder")
     with local_output(OUT / "day" / "b.wav") as copy:
         copy.write_bytes(b"sound")
     assert not copy.exists()
@@ -143,6 +146,28 @@ def test_journal(memory: fsspec.AbstractFileSystem) -> None:
     assert len(RemoteNotes(OUT / ".menura-journal").read()) == 1
     memory.pipe("/bucket/talks/out/.menura-journal/damaged.json", b"{")
     Journal(OUT)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_urls_of_nothing_say_why(tmp_path: Path, recursive: bool) -> None:
+    pytest.importorskip("aiohttp")
+    served = functools.partial(_Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        (absent,) = remote_files(f"{here}/talk.flac", Selection(recursive=recursive))
+        with pytest.raises(DecodeError) as caught, local_input(Url(f"{here}/talk.flac")):
+            pass
+        server.shutdown()
+    assert absent.error is not None
+    assert absent.error.problem == caught.value.problem == "no such file or folder"
+    (unreachable,) = remote_files(f"{here}/talk.flac", Selection(recursive=recursive))
+    assert unreachable.error is not None
+    assert "can't be reached" in unreachable.error.problem
 
 
 @pytest.mark.usefixtures("memory")

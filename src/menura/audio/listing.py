@@ -45,7 +45,9 @@ class Selection:
     """None may match."""
 
     def takes(self, relative: Path) -> bool:
-        """Whether a file at that path below its folder is taken."""
+        """Whether a file at that path below its folder is taken; hidden ones and other endings never are."""
+        if relative.suffix.lower() not in AUDIO_SUFFIXES or any(part.startswith(".") for part in relative.parts):
+            return False
         if self.include and not any(_matches(relative, pattern) for pattern in self.include):
             return False
         return not any(_matches(relative, pattern) for pattern in self.exclude)
@@ -71,12 +73,12 @@ def audio_files(paths: Sequence[Path | str], selection: Selection | None = None)
 def _expand(path: Path, selection: Selection) -> list[InputFile]:
     if os.path.isdir(path):  # unlike Path.is_dir it takes any name
         names = path.rglob("*") if selection.recursive else path.glob("*")
-        return _chosen(names, path, selection) or [_nothing(path, f"the folder holds no recordings{wanted(selection)}")]
+        return _chosen(names, path, selection) or [nothing_in(path, "folder", selection)]
     # A file whose name has brackets is a file first.
     if not os.path.exists(path) and _GLOB_CHARACTERS & set(str(path)):
         matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
         chosen = _chosen(matches, _fixed_part(path), selection)
-        return chosen or [_nothing(path, f"the pattern matches no recordings{wanted(selection)}")]
+        return chosen or [nothing_in(path, "pattern", selection)]
     return [InputFile(path=path, relative=Path(path.name))]
 
 
@@ -84,10 +86,7 @@ def _chosen(names: Iterable[Path], folder: Path, selection: Selection) -> list[I
     return [
         InputFile(path=name, relative=name.relative_to(folder))
         for name in sorted(names)
-        if name.suffix.lower() in AUDIO_SUFFIXES
-        and not any(part.startswith(".") for part in name.relative_to(folder).parts)
-        and selection.takes(name.relative_to(folder))
-        and name.is_file()
+        if selection.takes(name.relative_to(folder)) and name.is_file()
     ]
 
 
@@ -98,15 +97,17 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts[:wild])
 
 
-def _nothing(path: Path, reason: str) -> InputFile:
-    return InputFile(
-        path=path, relative=Path(path.name), error=ErrorDetails(kind="decode", subject=str(path), problem=reason)
-    )
+def nothing_in(place: Place, kind: str, selection: Selection) -> InputFile:
+    """What a folder or pattern comes to that stands for no recording."""
+    problem = "the pattern matches no recordings" if kind == "pattern" else "the folder holds no recordings"
+    advice = "Check {include} and {exclude}" if selection.include or selection.exclude else None
+    return failed_input(place, problem, advice)
 
 
-def wanted(selection: Selection) -> str:
-    """The end of a message about a folder in which nothing was found."""
-    return " that --include and --exclude leave" if selection.include or selection.exclude else ""
+def failed_input(place: Place, problem: str, advice: str | None = None) -> InputFile:
+    """An argument that stands for no recording, and why."""
+    error = ErrorDetails(kind="decode", subject=str(place), problem=problem, advice=advice)
+    return InputFile(path=place, relative=Path(place.name), error=error)
 
 
 def _matches(relative: Path, pattern: str) -> bool:

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from menura.audio.listing import InputFile, wanted
-from menura.audio.suffixes import AUDIO_SUFFIXES
-from menura.errors import DecodeError, EncodeError, ErrorDetails, OptionError
+from menura.audio.listing import InputFile, failed_input, nothing_in
+from menura.errors import DecodeError, EncodeError, OptionError
 from menura.system.files import remove_unfinished, temporary_folder
 from menura.types import Url
 
@@ -42,47 +41,34 @@ def is_url(text: str) -> bool:
 def remote_files(text: str, selection: Selection) -> list[InputFile]:
     """Expand a URL of a file, folder or pattern into recordings, by the rules of `listing.audio_files`.
 
-    Args:
-        text: as given.
-        selection: which of the files in folders and patterns are taken.
-
     Raises:
         OptionError: there is no file system for such a URL here.
     """
     url = Url(text.rstrip("/"))
     system, path = _reach(url)
-    base = Url(_WILD.split(url.text)[0].rpartition("/")[0]) if _WILD.search(path) else url
+    is_pattern = _WILD.search(path) is not None
+    base = Url(_WILD.split(url.text)[0].rpartition("/")[0]) if is_pattern else url
     try:
-        if _WILD.search(path):
+        if is_pattern:
             found, folder = system.glob(path), _WILD.split(path)[0].rpartition("/")[0]
         elif system.isfile(path):
             return [InputFile(path=url, relative=Path(url.name))]
-        elif not selection.recursive:
-            found, folder = system.ls(path, detail=False), path
         else:
-            found, folder = system.find(path), path
-        inside = [PurePosixPath(name[len(folder) :].strip("/")) for name in sorted(found)]
-        entries = [
-            InputFile(path=base / relative, relative=Path(relative))
-            for relative in inside
-            if relative.suffix.lower() in AUDIO_SUFFIXES
-            and not any(part.startswith(".") for part in relative.parts)
-            and selection.takes(Path(relative))
-        ]
+            found, folder = system.find(path) if selection.recursive else system.ls(path, detail=False), path
+        relatives = [Path(name[len(folder) :].strip("/")) for name in sorted(found)]
+        entries = [InputFile(path=base / name, relative=name) for name in relatives if selection.takes(name)]
+        if not found:
+            system.info(folder)  # listings leave errors out
     except Exception as error:  # noqa: BLE001  (see the module)
-        return [
-            InputFile(
-                path=url,
-                relative=Path(url.name),
-                error=ErrorDetails(kind="decode", subject=str(url), problem=f"can't be listed: {_why(error)}"),
-            )
-        ]
-    nothing = InputFile(
-        path=url,
-        relative=Path(url.name),
-        error=ErrorDetails(kind="decode", subject=str(url), problem=f"holds no recordings{wanted(selection)}"),
-    )
-    return entries or [nothing]
+        return [failed_input(url, _unreachable(error))]
+    return entries or [nothing_in(url, "pattern" if is_pattern else "folder", selection)]
+
+
+def _unreachable(error: Exception) -> str:
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and (cause is None or getattr(cause, "status", None) in (404, 410)):
+        return "no such file or folder"
+    return f"can't be reached: {_why(cause or error)}"
 
 
 def file_facts(place: Place, *, fresh: bool = False) -> tuple[int, int] | None:
@@ -121,7 +107,7 @@ def local_input(place: Place) -> Iterator[Path]:
     """A recording as a local file: itself, or a copy of a remote one, gone when the block ends.
 
     Raises:
-        DecodeError: it can't be fetched.
+        DecodeError: it can't be downloaded.
     """
     if isinstance(place, Path):
         yield place
@@ -131,10 +117,8 @@ def local_input(place: Place) -> Iterator[Path]:
         system, path = _reach(place)
         try:
             system.get_file(path, str(local))
-        except FileNotFoundError as error:
-            raise DecodeError(place.text, "no such file") from error
         except Exception as error:
-            raise DecodeError(place.text, f"can't be fetched: {_why(error)}") from error
+            raise DecodeError(place.text, _unreachable(error)) from error
         yield local
 
 
@@ -228,5 +212,5 @@ def _reach(url: Url) -> tuple[Any, str]:
     return system, str(path)
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")

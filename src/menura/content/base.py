@@ -59,10 +59,6 @@ class ContentEncoder(Protocol):
         """A fresh first-pass collector."""
         ...
 
-    def frame_count(self, length_samples: int) -> int:
-        """Content vectors that `encode` gives for a window of that many samples."""
-        ...
-
     def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
         """Content of a batch of equally long windows.
 
@@ -71,6 +67,6 @@ class ContentEncoder(Protocol):
             statistics: one a row, of the recording it was cut from; None takes the window's own (as RVC does).
 
         Returns:
-            (batch, frame_count(samples), dim) float32; vector i describes samples [320 i, 320 i + 320).
+            (batch, vectors, dim) float32; vector i describes samples [320 i, 320 i + 320).
         """
         ...

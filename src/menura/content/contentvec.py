@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from menura.checkpoints.hubert import load_hubert
 from menura.content.base import RecordingStatistics
+from menura.content.registry import Projection
 from menura.errors import CheckpointError
 from menura.kernels.hubert import use_kernels
 from menura.kernels.linear import use_onednn
@@ -24,9 +25,6 @@ from menura.system.pages import MappedPages
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
-
-Projection = Literal["none", "last", "layer9"]
-"""RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
 
 _LAYER_OF_RVC_V1 = 9
 _SURVEY_FRAMES = 1 << 15
@@ -63,7 +61,6 @@ class MomentSurvey:
         self._products = np.zeros((kernel, kernel), dtype=np.float64)
 
     def push(self, samples: FloatArray) -> None:
-        """Take the next 16 kHz samples."""
         self._pending.append(np.array(samples, dtype=np.float32))
         self._pending_samples += len(samples)
         step = _SURVEY_FRAMES * self._stride
@@ -109,19 +106,11 @@ class ContentVec:
     def __init__(
         self, model: Hubert, *, device: torch.device, projection: Projection = "none", name: str = "contentvec"
     ) -> None:
-        """Put a network on a device.
-
-        Args:
-            model: the network.
-            device: where to run it.
-            projection: what to give of it.
-            name: as checkpoints name the encoder.
+        """Put a network on a device; checkpoints call the encoder by `name`.
 
         Raises:
             CheckpointError: a projection is asked for that the weights don't have.
         """
-        if projection not in get_args(Projection):
-            raise ValueError(f"projection: '{projection}' is not one of {', '.join(get_args(Projection))}")
         if projection != "none" and model.final_proj is None:
             raise CheckpointError(name, "has no final_proj, which v1 voices need", "Use ContentVec's files")
         if projection == "layer9" and model.config.num_hidden_layers < _LAYER_OF_RVC_V1:
@@ -154,21 +143,14 @@ class ContentVec:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that its weights hold."""
         return network_bytes(self._model)
 
     def survey(self) -> MomentSurvey:
-        """A fresh first-pass collector."""
         config = self._model.config
         return MomentSurvey(config.conv_kernel[0], config.conv_stride[0])
 
-    def frame_count(self, length_samples: int) -> int:
-        """Content vectors that `encode` gives for a window of that many samples."""
-        return self._model.config.frame_count(length_samples)
-
     def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
-        """Content of a batch of equally long windows: see ContentEncoder."""
-        if not self.frame_count(samples.shape[-1]):
+        if not self._model.config.frame_count(samples.shape[-1]):
             return samples.new_zeros(len(samples), 0, self.dim)
         with torch.inference_mode():
             known = self._channel_statistics(statistics) if statistics else None

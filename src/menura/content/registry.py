@@ -1,9 +1,9 @@
-"""Which content encoders there are, and how each is loaded. Loads no torch until one is."""
+"""Which content encoders there are, what of them a voice takes, and how each is loaded. Loads no torch until one is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from menura.voices.assets import find_asset
 
@@ -11,10 +11,25 @@ if TYPE_CHECKING:
     import torch
 
     from menura.content.base import ContentEncoder
-    from menura.content.contentvec import Projection
 
 STARTER = "menura-starter"
 STARTER_WEIGHTS = Path(__file__).parents[1] / "assets" / "starter" / "content.safetensors"
+_STARTER_DIM = 384
+
+Projection = Literal["none", "last", "layer9"]
+"""RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
+
+
+def content_dim(name: str, version: str) -> int:
+    """Width of the content that voices of an RVC version take from an encoder."""
+    return _STARTER_DIM if name == STARTER else 256 if version == "v1" else 768
+
+
+def projection_of(version: str, compat: str = "menura") -> Projection:
+    """What voices of an RVC version take of an encoder of HuBERT's layout."""
+    if version != "v1":
+        return "none"
+    return "layer9" if compat == "rvc" else "last"
 
 
 def encoder_path(name: str, home: Path | None = None) -> Path:
@@ -34,7 +49,7 @@ def load_encoder(name: str, path: Path, device: torch.device, projection: Projec
         name: as voices carry it.
         path: its weights, from `encoder_path`.
         device: where to run it.
-        projection: of encoders of HuBERT's layout.
+        projection: of encoders of HuBERT's layout, from `projection_of`.
 
     Raises:
         AssetMissingError, CheckpointError: the weights can't be used.

@@ -23,10 +23,6 @@ from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig,
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
-NAME = STARTER
-CORE_FRAMES = 800
-CONTEXT_FRAMES = 100
-WEIGHTS = STARTER_WEIGHTS
 _SILENT_LOG_MEL = -10.0
 
 
@@ -37,7 +33,6 @@ class LevelStatistics:
     log_mel_max: float
 
     def scaled(self, gain: float) -> LevelStatistics:
-        """The statistics of the same recording times `gain`."""
         if gain <= 0:
             return LevelStatistics(log_mel_max=_SILENT_LOG_MEL)
         return LevelStatistics(log_mel_max=max(_SILENT_LOG_MEL, self.log_mel_max + 2 * math.log10(gain)))
@@ -52,7 +47,6 @@ class LevelSurvey:
         self._largest = _SILENT_LOG_MEL
 
     def push(self, samples: FloatArray) -> None:
-        """Take the next 16 kHz samples."""
         self._pending = np.concatenate([self._pending, samples])
         frames = (len(self._pending) - N_FFT) // MEL_HOP + 1
         if frames > 0:
@@ -60,7 +54,6 @@ class LevelSurvey:
             self._pending = self._pending[frames * MEL_HOP :]
 
     def finish(self) -> LevelStatistics:
-        """The statistics of all that was pushed."""
         if len(self._pending) > 0:
             self._measure(np.pad(self._pending, (0, max(0, N_FFT - len(self._pending)))))
         self._pending = self._pending[:0]
@@ -74,9 +67,9 @@ class LevelSurvey:
 class StarterEncoder:
     """Three blocks of Whisper tiny.en less its speaker directions; a `ContentEncoder`."""
 
-    name = NAME
-    core_frames = CORE_FRAMES
-    context_frames = CONTEXT_FRAMES
+    name = STARTER
+    core_frames = 800
+    context_frames = 100
     edge_frames = 100
     """Whisper says more of a sound the more it hears around it, and costs little."""
     global_windows = True
@@ -87,14 +80,14 @@ class StarterEncoder:
         self._survey_mel = LogMel()
 
     @classmethod
-    def load(cls, device: torch.device, weights: Path = WEIGHTS) -> StarterEncoder:
+    def load(cls, device: torch.device, weights: Path = STARTER_WEIGHTS) -> StarterEncoder:
         """Read the weights.
 
         Raises:
             AssetMissingError: they are not there.
         """
         if not weights.is_file():
-            raise AssetMissingError(f"The starter encoder's weights are not at {weights}: reinstall Menura.")
+            raise AssetMissingError(weights, "the starter encoder's weights are missing", "Reinstall Menura")
         tensors = {key: value.to(torch.float32) for key, value in load_file(str(weights)).items()}
         model = WhisperContentEncoder(WhisperConfig(), n_directions=tensors["speaker_directions"].shape[1])
         model.load_state_dict(tensors)
@@ -104,20 +97,13 @@ class StarterEncoder:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that its weights hold."""
         return network_bytes(self.model)
 
     def survey(self) -> LevelSurvey:
-        """A fresh first-pass collector."""
         return LevelSurvey(self._survey_mel)
-
-    def frame_count(self, length_samples: int) -> int:
-        """Content vectors for a window of that many samples."""
-        return self.model.frame_count(length_samples)
 
     @torch.inference_mode()
     def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
-        """See `ContentEncoder.encode`."""
         largest = None
         if statistics is not None:
             levels = [item.log_mel_max for item in statistics if isinstance(item, LevelStatistics)]

@@ -61,7 +61,7 @@ class SpeakerEncoder(nn.Module):
             wanted = {name: (state or {})[name] for name in encoder.state_dict()}
             encoder.load_state_dict(wanted)
         except (KeyError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{path}: is no speaker encoder of Resemblyzer's; fetch it again.") from error
+            raise CheckpointError(path, "isn't Resemblyzer's speaker encoder", "Fetch it again") from error
         return encoder.eval()
 
     @torch.no_grad()
@@ -134,7 +134,7 @@ class Recogniser:
             AssetMissingError: faster-whisper or its weights are not installed.
         """
         if importlib.util.find_spec("faster_whisper") is None:
-            raise AssetMissingError("faster-whisper is not installed: pip install 'menura[evaluate]'.")
+            raise AssetMissingError(None, "faster-whisper is not installed", "pip install 'menura[evaluate]'")
         from faster_whisper import WhisperModel
 
         path = find_asset("whisper", home)

@@ -54,10 +54,8 @@ class FcpeEstimator:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that its weights hold."""
         return network_bytes(self._model)
 
     def estimate(self, samples: Tensor) -> Tensor:
-        """F0 of a batch of windows: see F0Estimator."""
         with torch.inference_mode():
             return self._model.decode(self._model(log_mel(samples)), self._threshold)

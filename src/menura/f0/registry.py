@@ -18,16 +18,11 @@ METHODS = ("rmvpe", "fcpe", "swift")
 _AUTO_ORDER = ("rmvpe", "swift")
 
 
-def available_methods(home: Path | None = None) -> tuple[str, ...]:
-    """The methods whose weights are installed, in the order of METHODS."""
-    return tuple(method for method in METHODS if _is_available(method, home))
-
-
 def resolve_method(method: str, home: Path | None = None) -> str:
     """The method itself; for 'auto' the best whose weights are there.
 
     Args:
-        method: as in `--f0`.
+        method: one of METHODS, or 'auto'.
         home: Menura's data folder.
 
     Raises:
@@ -48,14 +43,14 @@ def method_path(method: str, home: Path | None = None) -> Path:
         AssetMissingError: its weights are not installed.
     """
     if method not in METHODS:
-        raise OptionError(f"f0: '{method}' is not one of auto, {', '.join(METHODS)}.")
+        raise OptionError(None, f"'{method}' is not one of auto, {', '.join(METHODS)}", option="f0")
     if method != "swift":
         return find_asset(method, home)
     spec = importlib.util.find_spec("swift_f0")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / "model.onnx").is_file():
             return Path(folder) / "model.onnx"
-    raise AssetMissingError("SwiftF0 is not installed: pip install swift-f0.")
+    raise AssetMissingError(None, "SwiftF0 is not installed", "pip install swift-f0")
 
 
 def load_estimator(method: str, path: Path, device: torch.device, threads: int | None = None) -> F0Estimator:

@@ -51,11 +51,9 @@ class RmvpeEstimator:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that its weights hold."""
         return network_bytes(self._model)
 
     def estimate(self, samples: Tensor) -> Tensor:
-        """F0 of a batch of windows: see F0Estimator."""
         with torch.inference_mode():
             features = self._model.features(log_mel(samples))
             with threads_that_gain(self._model):

@@ -57,11 +57,9 @@ class SwiftEstimator:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that its weights hold, about: little beside ONNX Runtime's own."""
-        return _SESSION_BYTES
+        return _SESSION_BYTES  # little beside ONNX Runtime's own
 
     def estimate(self, samples: Tensor) -> Tensor:
-        """F0 of a batch of windows: see F0Estimator."""
         rows = [torch.from_numpy(self._row(row)) for row in samples.float().cpu().numpy()]
         return torch.stack(rows).to(samples.device)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer
-from menura.content.registry import load_encoder
+from menura.content.registry import load_encoder, projection_of
 from menura.f0.registry import load_estimator
 from menura.kernels.cache import PackingCache
 from menura.kernels.linear import use_onednn
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from menura.content.base import ContentEncoder
-    from menura.content.contentvec import Projection
     from menura.f0.base import F0Estimator
     from menura.loading.request import Request
     from menura.retrieval.base import FeatureIndex
@@ -79,10 +78,8 @@ class Loader:
         return NativeVoice(network, library, PackingCache(packing_folder(self._home)))
 
     def _encoder(self, request: Request) -> ContentEncoder:
-        name, path, config = request.config.content_encoder, request.content_path, request.config
-        projection: Projection = (
-            "none" if config.version != "v1" else "layer9" if request.options.compat == "rvc" else "last"
-        )
+        name, path = request.config.content_encoder, request.content_path
+        projection = projection_of(request.config.version, request.options.compat)
         key = ModelKey.of("content", path, projection)
         return self.pool.get(key, lambda: load_encoder(name, path, self.device, projection), size_of=_own_bytes)
 

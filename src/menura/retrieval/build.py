@@ -47,9 +47,9 @@ def build_index(vectors: FloatArray, *, method: str = "auto", seed: int = 0) -> 
         OptionError: no such method, or no vectors.
     """
     if method not in METHODS:
-        raise OptionError(f"index_method: '{method}' is not one of {', '.join(METHODS)}.")
+        raise OptionError(None, f"'{method}' is not one of {', '.join(METHODS)}", option="index_method")
     if not len(vectors):
-        raise OptionError("there are no content vectors to make an index of; prepare recordings first.")
+        raise OptionError(None, "there are no content vectors to build an index from", "Prepare recordings first")
     order = np.random.default_rng(seed).permutation(len(vectors))
     shuffled = np.ascontiguousarray(vectors[order], dtype=np.float32)
     if len(shuffled) > {"auto": REDUCE_ABOVE, "kmeans": CENTRES}.get(method, len(shuffled)):

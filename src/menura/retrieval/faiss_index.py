@@ -25,6 +25,9 @@ MAX_FILE_BYTES = 4 * 2**30
 MAX_DIM = 4096
 _KINDS = {b"IwFl": "IVF,Flat", b"IxF2": "Flat"}
 """faiss's marks of the kinds that RVC and its relatives write, both by squared distance."""
+_VERSIONS = {256: " (RVC v1)", 768: " (RVC v2)"}
+_AGAIN = "Download or build the index again"
+_OWN = "Use the index that was made with this voice"
 _HEADER_BYTES = 16
 _READ_BYTES = 1 << 20
 _QUERY_ROWS = 1024
@@ -35,31 +38,25 @@ class FaissIndex:
     """A FeatureIndex over an RVC .index file."""
 
     def __init__(self, index: Any, *, path: Path) -> None:
-        """Wrap an index of faiss.
-
-        Args:
-            index: IndexIVFFlat or IndexFlatL2.
-            path: its file, for messages.
+        """Wrap an IndexIVFFlat or IndexFlatL2; the path is for messages.
 
         Raises:
-            IndexFileError: it holds no vectors, or no numbers.
+            IndexFileError: it holds no vectors, isn't trained, or holds NaN.
         """
         self.dim = int(index.d)
         self.size = int(index.ntotal)
         self._index, self._path = index, path
         if not self.size:
-            raise IndexFileError(
-                f"{path}: holds no vectors. RVC writes an empty 'trained_...' file beside the one to use: "
-                "give the 'added_....index' file."
-            )
+            advice = "RVC writes an empty 'trained_*.index' beside the one to use: give the 'added_*.index' file"
+            raise IndexFileError(path, "holds no vectors", advice)
+        _check_searchable(index, path)
         starts = range(0, self.size, _QUERY_ROWS)
         if not all(np.isfinite(index.reconstruct_n(at, min(_QUERY_ROWS, self.size - at))).all() for at in starts):
-            raise IndexFileError(f"{path}: holds values that are no numbers. Make the index again.")
+            raise IndexFileError(path, "contains NaN or infinite values", "Build the index again")
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that the vectors hold, with their 64-bit numbers."""
-        return self.size * (4 * self.dim + 8)
+        return self.size * (4 * self.dim + 8)  # with their 64-bit numbers
 
     @classmethod
     def load(cls, path: Path, threads: int = 1) -> FaissIndex:
@@ -75,25 +72,27 @@ class FaissIndex:
         """
         _limit_threads(threads)
         try:
+            if path.exists() and not path.is_file():
+                raise IndexFileError(path, "is not a regular file", _OWN)
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise IndexFileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GB. Make a smaller index.")
+                raise IndexFileError(path, f"is larger than {MAX_FILE_BYTES >> 30} GB", "Build a smaller index")
             # faiss opens by C strings, which fail on Windows for other alphabets: Python reads instead.
             with path.open("rb") as file:
                 _check_header(file.read(_HEADER_BYTES), path)
                 file.seek(0)
                 index = _deserialized(file, path)
         except OSError as error:
-            raise IndexFileError(f"{path}: can't be read ({error.strerror}). Check the path.") from error
+            raise IndexFileError(path, f"can't be read: {error.strerror}", "Check the path") from error
         return cls(index, path=path)
 
     def check_dim(self, content_dim: int) -> None:
         """Raise IndexFileError where the index was made for content of another width."""
         if self.dim != content_dim:
-            versions = {256: " (RVC v1)", 768: " (RVC v2)"}
             raise IndexFileError(
-                f"{self._path}: was made for content of {self.dim} dimensions{versions.get(self.dim, '')}, but the "
-                f"voice takes {content_dim}{versions.get(content_dim, '')}. Use the index made with this voice, or "
-                "--index-rate 0."
+                self._path,
+                f"was made for content of {self.dim} dimensions{_VERSIONS.get(self.dim, '')}, but the voice takes "
+                f"{content_dim}{_VERSIONS.get(content_dim, '')}",
+                f"{_OWN}, or {{index_rate=0}}",
             )
 
     def retrieve(self, content: FloatArray) -> FloatArray:
@@ -142,14 +141,23 @@ def neighbour_weights(distances: FloatArray, places: npt.NDArray[np.int64]) -> F
 def _check_header(header: bytes, path: Path) -> None:
     """Refuse what is no index of a known kind, before faiss allocates what its header asks for."""
     if len(header) < _HEADER_BYTES:
-        raise IndexFileError(f"{path}: is empty or cut off. Fetch or make the index again.")
+        raise IndexFileError(path, "is empty or cut off", _AGAIN)
     mark, dim, size = struct.unpack("<4siq", header)
     if mark not in _KINDS:
-        raise IndexFileError(
-            f"{path}: is no index that RVC writes ({' or '.join(_KINDS.values())}). Use the voice's .index file."
-        )
+        raise IndexFileError(path, f"isn't an index that RVC writes ({' or '.join(_KINDS.values())})", _OWN)
     if not 0 < dim <= MAX_DIM or not 0 <= size <= path.stat().st_size // (4 * dim):
-        raise IndexFileError(f"{path}: is cut off or damaged. Fetch or make the index again.")
+        raise IndexFileError(path, "is cut off or damaged", _AGAIN)
+
+
+def _check_searchable(index: Any, path: Path) -> None:
+    """Refuse what faiss reads, and then fails to search or finds nothing in."""
+    if not index.is_trained:
+        raise IndexFileError(path, "isn't trained, so nothing can be found in it", _AGAIN)
+    if not isinstance(index, faiss.IndexIVF):
+        return
+    cells = index.quantizer
+    if not index.nprobe or cells is None or (cells.d, cells.ntotal) != (index.d, index.nlist) or not cells.is_trained:
+        raise IndexFileError(path, "is damaged: a search in it looks at no cell", _AGAIN)
 
 
 @contextmanager
@@ -172,9 +180,9 @@ def _deserialized(file: BinaryIO, path: Path) -> Any:
         with _allocations_limited(path.stat().st_size):
             index = faiss.read_index(reader)
     except (RuntimeError, MemoryError, ValueError) as error:
-        raise IndexFileError(f"{path}: is cut off or damaged. Fetch or make the index again.") from error
+        raise IndexFileError(path, "is cut off or damaged", _AGAIN) from error
     if index.metric_type != faiss.METRIC_L2:
-        raise IndexFileError(f"{path}: compares by another measure than squared distance. Use the voice's .index file.")
+        raise IndexFileError(path, "compares by another measure than squared distance", _OWN)
     return index
 
 
