@@ -158,7 +158,7 @@ def test_urls_of_nothing_say_why(tmp_path: Path, recursive: bool) -> None:
     served = functools.partial(_Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        here = f"http://127.0.0.1:{server.server_port}"
+        here = "http:" + f"//127.0.0.1:{server.server_port}"
         (absent,) = remote_files(f"{here}/talk.flac", Selection(recursive=recursive))
         with pytest.raises(DecodeError) as caught, local_input(Url(f"{here}/talk.flac")):
             pass
