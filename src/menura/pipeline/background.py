@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
+import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
+from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -17,7 +20,7 @@ _END = object()
 
 
 class StoppedError(Exception):
-    """A background thread was told to leave off."""
+    """Raised in a background thread, or by what it runs, to end it early."""
 
 
 class _Channel:
@@ -102,42 +105,40 @@ class _Failure:
         self.error = error
 
 
-class Lookahead(Generic[Item, Made]):
-    """Makes something of each item in background threads, in order, at most `depth` ahead; use as a context manager.
+class Preparer(Generic[Item, Made]):
+    """Makes something of each item in a background thread, ahead of its use but not far.
 
     Args:
-        items: taken one by one.
-        make: called in a background thread; what it raises is raised by `take`.
-        depth: how many may be under way or waiting to be taken.
-        threads: how many are made at once.
+        make: called in the thread; what it raises is raised by `take`.
+        depth: how many may be ready and not taken.
     """
 
-    def __init__(self, items: Iterable[Item], make: Callable[[Item], Made], *, depth: int, threads: int = 1) -> None:
-        self._items, self._make, self._depth = iter(items), make, depth
-        self._places: deque[_Place[Item, Made]] = deque()
+    def __init__(self, make: Callable[[Item], Made], *, depth: int) -> None:
+        self._make, self._depth = make, depth
+        self._todo: list[tuple[int, int, Item]] = []
+        self._ready: list[tuple[int, int, _Prepared[Made]]] = []
+        self._count = itertools.count()
         self._changed = threading.Condition()
-        self._stopped = False
-        self._workers = [
-            threading.Thread(target=self._work, name=f"menura-prepare-{n}", daemon=True) for n in range(threads)
-        ]
+        self._busy = self._closed = False
+        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Lookahead[Item, Made]:
-        """Begin."""
-        self._refill()
-        for worker in self._workers:
-            worker.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let the threads end with what they are at."""
+    def add(self, item: Item, priority: int = 0) -> None:
+        """Queue an item; those of higher priority come first, equal ones in order."""
         with self._changed:
-            self._stopped = True
+            heapq.heappush(self._todo, (-priority, next(self._count), item))
             self._changed.notify_all()
-        for worker in self._workers:
-            worker.join()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="menura-prepare", daemon=True)
+                self._thread.start()
+
+    @property
+    def waiting(self) -> bool:
+        """True while there is something to take, now or later."""
+        with self._changed:
+            return bool(self._todo or self._ready or self._busy)
 
     def take(self, choose: Callable[[Sequence[Made]], int | None], *, wait: bool) -> Made | None:
-        """The one that `choose` picks of those that are ready, in order; None if it picks none or all were taken.
+        """The one that `choose` picks of those that are ready, in order; None if it picks none.
 
         Args:
             choose: given what is ready, the position of the one to take or None.
@@ -145,59 +146,53 @@ class Lookahead(Generic[Item, Made]):
         """
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: not self._places or any(p.ready for p in self._places))
-            ready = [place for place in self._places if place.ready]
-            for place in ready:
-                if place.error is not None:
-                    self._remove(place)
-                    raise place.error
-            position = choose([place.made for place in ready]) if ready else None
+                self._changed.wait_for(lambda: self._ready or not (self._todo or self._busy))
+            for entry in self._ready:
+                if entry[2].error is not None:
+                    self._remove(entry)
+                    raise entry[2].error
+            position = choose([cast("Made", prepared.made) for *_, prepared in self._ready]) if self._ready else None
             if position is None:
                 return None
-            self._remove(ready[position])
-            return ready[position].made
+            entry = self._ready[position]
+            self._remove(entry)
+            return cast("Made", entry[2].made)
 
-    @property
-    def exhausted(self) -> bool:
-        """True once everything was taken."""
+    def close(self) -> None:
+        """Let the thread end with what it is at."""
         with self._changed:
-            return not self._places
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
 
-    def _remove(self, place: _Place[Item, Made]) -> None:
-        self._places.remove(place)
-        self._refill()
+    def _remove(self, entry: tuple[int, int, _Prepared[Made]]) -> None:
+        self._ready.remove(entry)
         self._changed.notify_all()
-
-    def _refill(self) -> None:
-        room = self._depth - len(self._places)
-        self._places.extend(_Place(item) for item in islice(self._items, room))
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped or any(not p.begun for p in self._places) or self._over())
-                place = next((p for p in self._places if not p.begun), None)
-                if self._stopped or place is None:
+                self._changed.wait_for(lambda: self._closed or self._may_begin())
+                if self._closed:
                     return
-                place.begun = True
+                priority, number, item = heapq.heappop(self._todo)
+                self._busy = True
             try:
-                place.made = self._make(place.item)
+                prepared = _Prepared(made=self._make(item))
             except BaseException as error:  # noqa: BLE001  (raised again by take)
-                place.error = error
+                prepared = _Prepared(error=error)
             with self._changed:
-                place.ready = True
+                self._busy = False
+                bisect.insort(self._ready, (priority, number, prepared), key=lambda entry: entry[:2])
                 self._changed.notify_all()
 
-    def _over(self) -> bool:
-        return not self._places
+    def _may_begin(self) -> bool:
+        """There is room, or the next is more urgent than anything that is ready."""
+        return bool(self._todo) and (len(self._ready) < self._depth or self._todo[0][0] < self._ready[0][0])
 
 
-class _Place(Generic[Item, Made]):
-    """One item on its way."""
-
-    made: Made
-
-    def __init__(self, item: Item) -> None:
-        self.item = item
-        self.begun = self.ready = False
-        self.error: BaseException | None = None
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prepared(Generic[Made]):
+    made: Made | None = None
+    error: BaseException | None = None

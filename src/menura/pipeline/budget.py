@@ -23,13 +23,14 @@ _DEVICE_BYTES_A_FRAME = 500_000
 class FrameBudget:
     """Frames that a pass may have: no limit until memory ran out, then half of what was tried, for good."""
 
-    def __init__(self, least_frames: int) -> None:
-        """Begin without a limit.
+    def __init__(self, least_frames: int, frames: int | None = None) -> None:
+        """Begin with a limit, or without.
 
         Args:
             least_frames: smaller passes are not worth trying.
+            frames: the limit.
         """
-        self.frames: int | None = None
+        self.frames = frames
         self._least_frames = least_frames
 
     def rows(self, count: int, row_frames: int) -> int:

@@ -1,136 +1,179 @@
-"""One request on one recording: surveyed, planned, and carried through the engine to its final blocks."""
+"""One recording's way through the engine: read once, planned, then carried to its final samples step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
+from menura.audio.processor import Chain, ExactLength, Processor
+from menura.audio.resample import StreamResampler
 from menura.errors import ResourceError
 from menura.f0.file import length_notes
-from menura.pipeline.engine import Event, StreamEnd, run
-from menura.pipeline.first_pass import RecordingFacts, survey
-from menura.pipeline.output import OutputChain
-from menura.pipeline.pitch import F0Policy, given_f0
-from menura.pipeline.recording import BLOCK_S, analysis_length
-from menura.pipeline.strategy import Decision, Machine, decide, machine_of
-from menura.pipeline.stream import Stream, StreamPlan
-from menura.pipeline.windows import EDGE_FRAMES, Extent, compat_extent, seconds, segment_borders, streaming_extent
+from menura.pipeline.analysis import Analysis, AnalysisNetworks
+from menura.pipeline.background import read_ahead
+from menura.pipeline.clock import StageClock
+from menura.pipeline.first_pass import RecordingFacts, first_pass
+from menura.pipeline.pitch import PitchShift, given_f0
+from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, analysis_length, reflect_edges
+from menura.pipeline.requests import NetworkRequest
+from menura.pipeline.strategy import Machine, decide, machine_of
+from menura.pipeline.synthesis import Synthesis
+from menura.pipeline.timeline import FeatureTimeline
+from menura.pipeline.windows import EDGE_FRAMES, Extent, Windowing, compat_extent, streaming_extent
 from menura.types import Explanation
-from menura.units import FRAME_SAMPLES, ceil_div, rescaled_length
+from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
 
 if TYPE_CHECKING:
-    import torch
-
     from menura.loading.loader import VoiceModels
     from menura.loading.request import Request
-    from menura.options import ConversionOptions
-    from menura.pipeline.clock import StageClock
-    from menura.pipeline.recording import Recording
     from menura.types import FloatArray
 
 _SPARE_SAMPLES = 64
 """Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""
 
+_BLOCKS_AHEAD = 8
+"""Blocks of 2 s that are read while the networks compute."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Step: TypeAlias = Union[NetworkRequest, "FloatArray"]
+"""What a conversion needs of the networks, or samples that are final."""
+
+
 class Conversion:
-    """A request ready to run."""
-
-    stream: Stream
-    chain: OutputChain
-    facts: RecordingFacts
-    clock: StageClock
-    output_rate: int
-    notes: tuple[str, ...]
-    widest_frames: int
-    """Frames of the widest window that a network sees."""
-    finds_pitch: bool
-    """True if the pitch shift is found from the recording."""
-
-    def final_notes(self) -> tuple[str, ...]:
-        """The notes, with what is known only when the conversion is over."""
-        notes, semitones, skipped = self.notes, self.stream.semitones, self.facts.silences.skipped_frames
-        if skipped:
-            notes += (f"{seconds(skipped):.1f} s of silence were left out of the work.",)
-        if self.finds_pitch and semitones:
-            notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
-        return notes
-
-
-def begin(
-    recording: Recording,
-    request: Request,
-    models: VoiceModels,
-    *,
-    clock: StageClock,
-    stream_id: int = 0,
-    format: str | None = None,
-) -> Conversion:
-    """Survey a recording and plan its conversion.
+    """A recording being converted; the constructor reads it once and plans the rest.
 
     Args:
         recording: what to convert.
         request: what is asked for.
         models: its networks, resident.
-        clock: counts the time.
-        stream_id: names it among others.
         format: the output's, whose codec may not have every rate; None for samples in memory.
+        stopped: asked from time to time; ends reading with StoppedError.
+        windowing: how it is cut into segments.
 
     Raises:
         DecodeError, ResourceError: with what to do.
+        StoppedError: `stopped` said so.
     """
-    options, config = request.options, models.synthesizer.config
-    extent_of = _extent_of(options, models.encoder.edge_frames)
-    own = options.compat == "menura"
-    new_survey = models.encoder.survey if own else None
-    with clock.measure("decode"):
-        facts = survey(recording, new_survey, extent_of, split_silence=options.split_silence, adjust_level=own)
-    output_rate, notes = _output_rate(config.sample_rate, options, format)
-    length, least_notes = _output_length(facts, output_rate, format)
-    spare = 0 if output_rate == config.sample_rate else _SPARE_SAMPLES
-    voice_length = ceil_div(length * config.sample_rate, output_rate) + spare
-    extent = extent_of(facts.analysis_samples)
-    decision = _decision(options, extent, models)
-    plan = _plan(options, decision, extent, voice_length, global_windows=models.encoder.global_windows)
-    return Conversion(
-        stream=Stream(
-            stream_id=stream_id,
-            recording=recording,
-            facts=facts,
-            models=models,
-            plan=plan,
-            f0_policy=_f0_policy(request, plan.extent),
-            clock=clock,
-        ),
-        chain=OutputChain(
-            stream_id=stream_id,
-            voice_rate=config.sample_rate,
-            output_rate=output_rate,
-            length=length,
-            envelope=_envelope(facts, voice_length, config.sample_rate, options.rms_mix_rate),
-        ),
-        facts=facts,
-        clock=clock,
-        output_rate=output_rate,
-        widest_frames=decision.widest_frames,
-        finds_pitch=request.transpose == "auto",
-        notes=facts.notes + notes + least_notes + _input_notes(facts, request.f0_hz),
-    )
 
+    def __init__(
+        self,
+        recording: Recording,
+        request: Request,
+        models: VoiceModels,
+        *,
+        format: str | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+        windowing: Windowing | None = None,
+    ) -> None:
+        self.recording, self.request, self.clock = recording, request, StageClock()
+        self._stopped = stopped
+        options, config = request.options, models.synthesizer.config
+        extent_of = _extent_of(request, models.encoder.edge_frames)
+        own = options.compat == "menura"
+        with self.clock.measure("decode"):
+            self.facts = facts = first_pass(
+                recording,
+                models.encoder.survey if own else None,
+                extent_of,
+                split_silence=options.split_silence,
+                adjust_level=own,
+                stopped=stopped,
+            )
+        self._extent = extent = extent_of(facts.analysis_samples)
+        decision = decide(options, extent.frames, config, _machine(models), windowing)
+        if decision.refusal is not None:
+            raise ResourceError(recording.name, decision.refusal.problem, decision.refusal.advice)
+        self.widest_frames = decision.windowing.widest_frames(extent.frames)
+        """Frames of the widest window that a network sees."""
+        self.output_rate, rate_notes = _output_rate(config.sample_rate, request, format)
+        length, least_notes = _output_length(facts, self.output_rate, format)
+        self._notes = facts.notes + rate_notes + least_notes + _input_notes(facts, request)
+        spare = 0 if self.output_rate == config.sample_rate else _SPARE_SAMPLES
+        voice_length = ceil_div(length * config.sample_rate, self.output_rate) + spare
+        self._output_frames = ceil_div(voice_length, config.frame_samples)
+        self._blocks = self._opened_blocks()
+        self._analysis = self._planned_analysis(models, decision.windowing)
+        self._synthesis = Synthesis(
+            models.synthesizer,
+            self._analysis,
+            options,
+            windowing=decision.windowing,
+            silences=facts.silences,
+            clock=self.clock,
+        )
+        self._chain = _chain(request, facts, voice_length, (config.sample_rate, self.output_rate), length)
 
-def _input_notes(facts: RecordingFacts, given_f0_hz: FloatArray | None) -> tuple[str, ...]:
-    notes = ("The recording is silent.",) if facts.silent else ()
-    return notes if given_f0_hz is None else notes + length_notes(len(given_f0_hz), facts.audio_s)
+    @property
+    def semitones(self) -> float | None:
+        """By how much pitch is moved, once it is known; None for a voice without F0."""
+        return self._analysis.pitch.semitones if self.request.config.has_f0 else None
+
+    @property
+    def seams_s(self) -> tuple[float, ...]:
+        """Where segments were joined so far."""
+        return tuple(self._synthesis.seams_s)
+
+    def steps(self) -> Generator[Step, FloatArray | None, None]:
+        """Yields requests (send back their answers), and samples at the output's rate, exactly as many as there are."""
+        with closing(self._blocks):
+            yield from self._analysis.find_pitch()
+            for segment in self._synthesis.segments(self._output_frames):
+                sound = yield from segment
+                with self.clock.measure("assemble"):
+                    samples = self._chain.push(sound)
+                if len(samples):
+                    yield samples
+            with self.clock.measure("assemble"):
+                samples = self._chain.flush()
+            if len(samples):
+                yield samples
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know; complete when the conversion is over."""
+        notes, semitones, skipped = self._notes, self.semitones, self.facts.silences.skipped_frames
+        if skipped:
+            notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were left out of the work.",)
+        if self.request.transpose == "auto" and semitones:
+            notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
+        return notes
+
+    def _opened_blocks(self) -> Generator[FloatArray, None, None]:
+        """16 kHz samples of the whole extent, read ahead in a thread; opened at the first, closed with the generator."""
+        extent = self._extent
+        with self.recording.open() as reader:
+            feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._stopped).blocks()
+            extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
+            with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
+                yield from self.clock.pulled("decode", blocks)
+
+    def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
+        options = self.request.options
+        networks = AnalysisNetworks(encoder=models.encoder, statistics=self.facts.statistics, f0=models.f0)
+        timeline = FeatureTimeline(
+            start_frames=-self._extent.left_frames,
+            has_f0=models.synthesizer.config.has_f0,
+            index=models.index,
+            index_rate=options.index_rate,
+            protect=options.protect,
+        )
+        return Analysis(
+            self._blocks,
+            self._extent,
+            networks,
+            timeline,
+            pitch=_pitch(self.request, self._extent),
+            windowing=windowing,
+            silences=self.facts.silences,
+            clock=self.clock,
+            name=self.recording.name,
+        )
 
 
 def explain(recording: Recording, request: Request, machine: Machine) -> Explanation:
-    """Say what `begin` would decide, from the recording's length alone.
+    """Say how a recording would be cut, from its length alone.
 
     Raises:
         DecodeError: it can't be read.
@@ -140,112 +183,56 @@ def explain(recording: Recording, request: Request, machine: Machine) -> Explana
         if length is None:
             length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
     samples = analysis_length(length, rate)
-    extent = _extent_of(request.options, EDGE_FRAMES)(samples)
+    extent = _extent_of(request, EDGE_FRAMES)(samples)
     decision = decide(request.options, extent.frames, request.config, machine)
-    borders = segment_borders(ceil_div(samples, FRAME_SAMPLES), whole=decision.strategy == "whole")
     return Explanation(
         input=recording.name,
         audio_s=length / rate,
-        strategy=decision.strategy,
+        strategy="whole" if decision.windowing.whole else "stream",
         reasons=decision.reasons,
-        segments=sum(1 for _ in borders),
-        widest_frames=decision.widest_frames,
+        segments=sum(1 for _ in decision.windowing.segments(ceil_div(samples, FRAME_SAMPLES))),
+        widest_frames=decision.windowing.widest_frames(extent.frames),
         refusal=decision.refusal,
     )
 
 
-def convert_all(
-    conversions: Iterable[Conversion | None], device: torch.device, width: int = 1
-) -> Generator[Event, None, None]:
-    """Run conversions, at most `width` together; see `engine.run`.
-
-    Yields:
-        Final blocks at each one's output rate, in order for each stream, then its StreamEnd.
-    """
-    under_way: dict[int, Conversion] = {}
-
-    def streams() -> Iterator[Stream | None]:
-        for conversion in conversions:
-            if conversion is not None:
-                under_way[conversion.stream.stream_id] = conversion
-            yield None if conversion is None else conversion.stream
-
-    for event in run(streams(), device, width):
-        conversion = under_way[event.stream_id]
-        if isinstance(event, StreamEnd):
-            if event.error is None:
-                with conversion.clock.measure("assemble"):
-                    rest = conversion.chain.flush()
-                if len(rest.samples):
-                    yield rest
-            del under_way[event.stream_id]
-            yield event
-        else:
-            with conversion.clock.measure("assemble"):
-                block = conversion.chain.push(event.samples)
-            if len(block.samples):
-                yield block
+def _extent_of(request: Request, edge_frames: int) -> Callable[[int], Extent]:
+    if request.options.compat != "menura":
+        return compat_extent
+    return partial(streaming_extent, edge_frames=edge_frames)
 
 
-def collect(conversion: Conversion, device: torch.device) -> FloatArray:
-    """All samples of one conversion, (samples,). Raises what ended it early."""
-    parts = [np.zeros(0, dtype=np.float32)]
-    for event in convert_all([conversion], device):
-        if not isinstance(event, StreamEnd):
-            parts.append(event.samples)
-        elif event.error is not None:
-            raise event.error
-    return np.concatenate(parts)
+def _machine(models: VoiceModels) -> Machine:
+    return machine_of(models.synthesizer.device)
 
 
-def _extent_of(options: ConversionOptions, edge_frames: int) -> Callable[[int], Extent]:
-    return partial(streaming_extent, edge_frames=edge_frames) if options.compat == "menura" else compat_extent
-
-
-def _decision(options: ConversionOptions, extent: Extent, models: VoiceModels) -> Decision:
-    voice = models.synthesizer
-    decision = decide(options, extent.frames, voice.config, machine_of(voice.device))
-    if decision.refusal is not None:
-        raise ResourceError(None, decision.refusal.problem, decision.refusal.advice)
-    return decision
-
-
-def _plan(
-    options: ConversionOptions, decision: Decision, extent: Extent, output_samples: int, *, global_windows: bool
-) -> StreamPlan:
-    whole = decision.strategy == "whole"
-    return StreamPlan(
-        extent=extent,
-        output_samples=output_samples,
-        whole_synthesis=whole,
-        whole_content=whole and not global_windows,
-        whole_f0=options.compat != "menura",
-        reach_frames=decision.reach_frames,
-        index_rate=options.index_rate,
-        protect=options.protect,
-        speaker_id=options.speaker_id,
-        seed=options.seed,
-        noise_scale=options.noise_scale,
-    )
-
-
-def _f0_policy(request: Request, extent: Extent) -> F0Policy:
+def _pitch(request: Request, extent: Extent) -> PitchShift:
     fill = request.options.compat == "rvc"
     if request.transpose == "auto":
-        policy = F0Policy(fill=fill, target_hz=request.target_hz)
+        shift = PitchShift(fill=fill, target_hz=request.target_hz)
     else:
-        policy = F0Policy(fill=fill, semitones=request.transpose)
-    return policy if request.f0_hz is None else given_f0(request.f0_hz, extent, policy)
+        shift = PitchShift(fill=fill, semitones=request.transpose)
+    return shift if request.f0_hz is None else given_f0(request.f0_hz, extent, shift)
 
 
-def _envelope(facts: RecordingFacts, length: int, rate: int, mix_rate: float) -> EnvelopeMatcher | None:
-    if mix_rate == 1.0:
-        return None
-    return EnvelopeMatcher(facts.source_rms, length, rate, mix_rate)
+def _chain(
+    request: Request, facts: RecordingFacts, voice_length: int, rates_hz: tuple[int, int], output_length: int
+) -> Chain:
+    """From what the synthesis gives at the voice's rate to exactly the output's samples."""
+    processors: list[Processor] = [ExactLength(voice_length)]
+    if request.options.rms_mix_rate != 1.0:
+        mix_rate = request.options.rms_mix_rate
+        processors.append(EnvelopeMatcher(facts.source_rms, voice_length, rates_hz[0], mix_rate))
+    return Chain(*processors, StreamResampler(*rates_hz), ExactLength(output_length))
 
 
-def _output_rate(voice_rate: int, options: ConversionOptions, format: str | None) -> tuple[int, tuple[str, ...]]:
-    wanted = options.sample_rate or voice_rate
+def _input_notes(facts: RecordingFacts, request: Request) -> tuple[str, ...]:
+    notes = ("The recording is silent.",) if facts.silent else ()
+    return notes if request.f0_hz is None else notes + length_notes(len(request.f0_hz), facts.audio_s)
+
+
+def _output_rate(voice_rate: int, request: Request, format: str | None) -> tuple[int, tuple[str, ...]]:
+    wanted = request.options.sample_rate or voice_rate
     rate = wanted if format is None else codec_rate(format, wanted)
     notes = () if rate == wanted else (f"{format} has no {wanted} Hz; written at {rate} Hz.",)
     return rate, notes

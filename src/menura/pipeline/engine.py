@@ -1,110 +1,402 @@
-"""Runs streams: collects what they ask of the networks, answers it in batches, passes their sound on."""
+"""The engine: takes recordings, converts those that suit each other together, says what became of each.
+
+Three kinds of threads: one reads recordings for the first time and plans them, one computes (the caller of `step`), one
+encodes and writes. A recording's second pass is read ahead by a thread of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from menura.errors import MenuraError, ResourceError
+import numpy as np
+
+from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.pipeline.background import Preparer, StoppedError
+from menura.pipeline.budget import frame_budget
+from menura.pipeline.conversion import Conversion, Step
 from menura.pipeline.execute import Answer, Executor
-from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
+from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest, SynthesisRequest
 from menura.system.interrupts import check_interrupts
-from menura.types import AudioBlock
+from menura.types import FileResult, State
 
 if TYPE_CHECKING:
     import torch
 
-    from menura.pipeline.stream import Stream, StreamSteps
+    from menura.loading.loader import VoiceModels
+    from menura.loading.request import Request
+    from menura.pipeline.output import Sink
+    from menura.pipeline.recording import Recording
+    from menura.pipeline.windows import Windowing
+    from menura.types import FloatArray
+
+_PREPARED_AHEAD = 16
+_MOST_TOGETHER = 64
+_WAITING_TO_BE_WRITTEN = 4
+_STAGES = (ContentRequest, F0Request, SynthesisRequest)
+_FAILURES = (MenuraError, OSError, MemoryError)
+
+
+class Networks(Protocol):
+    """Where the engine gets resident networks from: a Loader."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def load(self, request: Request) -> VoiceModels: ...
+
+
+class Ticket:
+    """A recording that was submitted."""
+
+    def __init__(
+        self, number: int, recording: Recording, request: Request, sink: Sink, priority: int, cancel: threading.Event | None
+    ) -> None:
+        self.number, self.recording, self.request, self.sink, self.priority = number, recording, request, sink, priority
+        self._cancel = (threading.Event(), cancel)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody wants the result any more."""
+        return any(event is not None and event.is_set() for event in self._cancel)
+
+    def cancel(self) -> None:
+        """Say that nobody wants it; may be called from any thread."""
+        self._cancel[0].set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamEnd:
-    """A stream is over; `error` says why when not all of it came."""
+class Begun:
+    """A recording was read once, and its conversion begins."""
 
-    stream_id: int
+    ticket: Ticket
+    audio_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advanced:
+    """So much of a recording's sound is final."""
+
+    ticket: Ticket
+    audio_done_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """An output is complete."""
+
+    ticket: Ticket
+    result: FileResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A recording gives no output; the error is a CancelledError if that was asked for."""
+
+    ticket: Ticket
+    result: FileResult
+    error: Exception
+
+
+Event: TypeAlias = Begun | Advanced | Done | Failed
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Live:
+    """A recording that is being converted."""
+
+    ticket: Ticket
+    conversion: Conversion
+    begun_s: float
+    steps: Generator[Step, FloatArray | None, None]
+    pending: NetworkRequest | None = None
+    done_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    ticket: Ticket
+    begun_s: float
+    conversion: Conversion | None = None
     error: Exception | None = None
 
 
-Event = AudioBlock | StreamEnd
+@dataclass(slots=True)
+class _Writing:
+    """Outputs that are being completed."""
 
-_STAGES = (ContentRequest, F0Request, SynthesisRequest)
-
-
-class _Active:
-    """A stream under way and what it waits for."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream_id = stream.stream_id
-        self.pending: Request | None = None
-        self._stream = stream
-        self._steps: StreamSteps = stream.steps()
-
-    def advance(self, answer: Answer | None) -> Iterator[Event]:
-        """Run until the next request (then `pending` is set) or the end; an answer that is an error is raised there."""
-        self.pending = None
-        if self._stream.abandoned:
-            self.close()
-            yield StreamEnd(stream_id=self.stream_id)
-            return
-        try:
-            while True:
-                step = self._steps.throw(answer) if isinstance(answer, ResourceError) else self._steps.send(answer)
-                if not isinstance(step, AudioBlock):
-                    self.pending = step
-                    return
-                answer = None
-                yield step
-        except StopIteration:
-            yield StreamEnd(stream_id=self.stream_id)
-        except (MenuraError, OSError, MemoryError) as error:
-            yield StreamEnd(stream_id=self.stream_id, error=error)
-
-    def close(self) -> None:
-        """Free what the stream holds open."""
-        self._steps.close()
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="menura-write"))
+    futures: list[Future[Done | Failed]] = field(default_factory=list)
 
 
-def run(streams: Iterable[Stream | None], device: torch.device, width: int = 1) -> Iterator[Event]:
-    """Convert streams, at most `width` at a time; their requests of equal shape share forward passes.
+class Engine:
+    """Converts what is submitted; use it as a context manager, and call `step` until it is idle.
 
-    Streams that ask for an earlier stage's network go first: the others wait for them, so that recordings begun at
-    different times come to ask for the same thing.
+    `submit` and `cancel` may be called from any thread, `step` and `close` from one. What becomes of a recording
+    doesn't depend on its company.
 
     Args:
-        streams: taken one by one as places become free, so they may be prepared lazily. While others are under way it
-            may give None: nothing to add now, ask again later.
-        device: where the networks are.
-        width: how many streams are under way together.
-
-    Yields:
-        Blocks of all streams, each stream's in order, and one StreamEnd for each.
+        networks: loads what requests need.
+        frame_budget: recordings of equal shape are converted together while their windows have at most so many frames;
+            by default what pays on the device.
+        windowing: how recordings are cut into segments.
+        on_end: called with a ticket and its result as soon as its output is complete, or it failed: from any thread,
+            but not twice at once. What it raises is raised by `step`.
     """
-    waiting = iter(streams)
-    active: list[_Active] = []
-    executor = Executor(device)
-    try:
-        while True:
-            check_interrupts()
-            active = [a for a in active if a.pending is not None]
-            while len(active) < width and (stream := next(waiting, None)) is not None:
-                begun = _Active(stream)
-                active.append(begun)
-                yield from begun.advance(None)
-            pending = [a for a in active if a.pending is not None]
-            if not pending:
-                if not active:
+
+    def __init__(
+        self,
+        networks: Networks,
+        *,
+        frame_budget: int | None = None,
+        windowing: Windowing | None = None,
+        on_end: Callable[[Ticket, FileResult], None] = lambda _ticket, _result: None,
+    ) -> None:
+        self._networks, self._windowing, self._on_end = networks, windowing, on_end
+        self._frame_budget = frame_budget
+        self._executor = Executor(networks.device)
+        self._preparer: Preparer[Ticket, _Prepared] = Preparer(self._prepare, depth=_PREPARED_AHEAD)
+        self._live: list[_Live] = []
+        self._writing = _Writing()
+        self._events: list[Event] = []
+        self._submitted = 0
+        self._closing = False
+        self._lock, self._ending = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(
+        self,
+        recording: Recording,
+        request: Request,
+        sink: Sink,
+        *,
+        priority: int = 0,
+        cancel: threading.Event | None = None,
+    ) -> Ticket:
+        """Queue a recording.
+
+        Args:
+            recording: what to convert.
+            request: what is asked for.
+            sink: where the sound goes.
+            priority: higher ones go first; those under way with a lower one wait.
+            cancel: ends the conversion once it is set.
+        """
+        with self._lock:
+            ticket = Ticket(self._submitted, recording, request, sink, priority, cancel)
+            self._submitted += 1
+        self._preparer.add(ticket, priority)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a conversion at its next step; it fails with a CancelledError. Nothing happens if it is over."""
+        ticket.cancel()
+
+    @property
+    def idle(self) -> bool:
+        """True while there is nothing to do."""
+        return not (self._live or self._writing.futures or self._preparer.waiting)
+
+    def step(self) -> list[Event]:
+        """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; then `close`.
+        """
+        check_interrupts()
+        self._events, events = [], self._events
+        self._events = events = []
+        while len(self._live) < _MOST_TOGETHER:
+            prepared = self._preparer.take(self._choose, wait=not (self._live or self._events or self._writing.futures))
+            if prepared is None:
+                break
+            self._begin(prepared)
+        if self._live:
+            self._compute()
+            self._collect(len(self._writing.futures))
+        elif not self._events:
+            self._collect(len(self._writing.futures) - 1)
+        return events
+
+    def close(self) -> None:
+        """End everything, finished or not: complete outputs stay, nothing half-written does."""
+        self._closing = True
+        self._preparer.close()
+        self._writing.threads.shutdown(cancel_futures=True)
+        for live in self._live:
+            live.steps.close()
+            live.ticket.sink.discard()
+        self._live.clear()
+
+    def _prepare(self, ticket: Ticket) -> _Prepared:
+        """Load networks, read a recording once and plan its conversion, in a background thread."""
+        begun_s = time.perf_counter()
+        try:
+            models = self._networks.load(ticket.request)
+            conversion = Conversion(
+                ticket.recording,
+                ticket.request,
+                models,
+                format=ticket.sink.format,
+                stopped=lambda: self._closing or ticket.cancelled,
+                windowing=self._windowing,
+            )
+        except StoppedError:
+            return _Prepared(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
+        except _FAILURES as error:
+            return _Prepared(ticket=ticket, begun_s=begun_s, error=error)
+        return _Prepared(ticket=ticket, begun_s=begun_s, conversion=conversion)
+
+    def _choose(self, ready: Sequence[_Prepared]) -> int | None:
+        """One that failed, else the first that may begin beside what is under way."""
+        failed = next((n for n, prepared in enumerate(ready) if prepared.conversion is None), None)
+        return failed if failed is not None else next((n for n, p in enumerate(ready) if self._fits(p)), None)
+
+    def _fits(self, prepared: _Prepared) -> bool:
+        """True if it is the most urgent, or can share the passes of what is as urgent."""
+        assert prepared.conversion is not None
+        if self._frame_budget is None:  # with the networks loaded
+            self._frame_budget = frame_budget(self._networks.device)
+        frames = prepared.conversion.widest_frames
+        shapes = [
+            live.conversion.widest_frames for live in self._live if live.ticket.priority >= prepared.ticket.priority
+        ]
+        return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
+
+    def _begin(self, prepared: _Prepared) -> None:
+        ticket, conversion = prepared.ticket, prepared.conversion
+        if conversion is None:
+            assert prepared.error is not None
+            self._events.append(self._failed(ticket, prepared.error, prepared.begun_s))
+            return
+        live = _Live(ticket=ticket, conversion=conversion, begun_s=prepared.begun_s, steps=conversion.steps())
+        self._events.append(Begun(ticket=ticket, audio_s=conversion.facts.audio_s))
+        self._live.append(live)
+        try:
+            ticket.sink.open(conversion.output_rate)
+        except _FAILURES as error:
+            self._drop(live, error)
+            return
+        self._advance(live, None)
+
+    def _compute(self) -> None:
+        """One pass of one network for the most urgent; those that need an earlier stage go first: the others wait, so
+        that recordings begun at different times come to ask for the same thing."""
+        urgent = max(live.ticket.priority for live in self._live)
+        asking = [(live, live.pending) for live in self._live if live.ticket.priority == urgent and live.pending]
+        stage = min(_stage(request) for _, request in asking)
+        group = [(live, request) for live, request in asking if _stage(request) == stage]
+        answers = self._executor.execute([request for _, request in group])
+        for (live, _), answer in zip(group, answers, strict=True):
+            self._advance(live, answer)
+
+    def _advance(self, live: _Live, answer: Answer | None) -> None:
+        """Run until the next request (then `pending` is set) or the end; an answer that is an error is raised there."""
+        live.pending = None
+        try:
+            if live.ticket.cancelled:
+                raise _cancelled(live.ticket)
+            while True:
+                step = live.steps.throw(answer) if isinstance(answer, ResourceError) else live.steps.send(answer)
+                if not isinstance(step, np.ndarray):
+                    live.pending = step
                     return
-                continue
-            turn = min(_stage(a.pending) for a in pending)
-            pending = [a for a in pending if _stage(a.pending) == turn]
-            answers = executor.execute([a.pending for a in pending if a.pending is not None])
-            for member, answer in zip(pending, answers, strict=True):
-                yield from member.advance(answer)
-    finally:
-        for member in active:
-            member.close()
+                answer = None
+                self._write(live, step)
+        except StopIteration:
+            self._live.remove(live)
+            self._collect(_WAITING_TO_BE_WRITTEN - 1)
+            self._writing.futures.append(self._writing.threads.submit(self._finish, live))
+        except StoppedError:
+            self._drop(live, _cancelled(live.ticket))
+        except _FAILURES as error:
+            self._drop(live, error)
+
+    def _write(self, live: _Live, samples: FloatArray) -> None:
+        with live.conversion.clock.measure("encode"):
+            live.ticket.sink.write(samples)
+        live.done_samples += len(samples)
+        done_s = live.done_samples / live.conversion.output_rate
+        self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
+
+    def _drop(self, live: _Live, error: Exception) -> None:
+        self._live.remove(live)
+        live.steps.close()
+        live.ticket.sink.discard()
+        self._events.append(self._failed(live.ticket, error, live.begun_s))
+
+    def _finish(self, live: _Live) -> Done | Failed:
+        """Complete an output, in a background thread."""
+        ticket = live.ticket
+        try:
+            with live.conversion.clock.measure("encode"):
+                ticket.sink.finish(lambda: self._closing or ticket.cancelled)
+        except StoppedError:
+            if self._closing:
+                raise
+            return self._failed(ticket, _cancelled(ticket), live.begun_s)
+        except _FAILURES as error:
+            return self._failed(ticket, error, live.begun_s)
+        result = _result(live)
+        self._end(ticket, result)
+        return Done(ticket=ticket, result=result)
+
+    def _failed(self, ticket: Ticket, error: Exception, begun_s: float) -> Failed:
+        result = FileResult(
+            input=ticket.recording.name,
+            output=None,
+            state=State.FAILED,
+            error=details_of(error),
+            wall_s=time.perf_counter() - begun_s,
+        )
+        self._end(ticket, result)
+        return Failed(ticket=ticket, result=result, error=error)
+
+    def _end(self, ticket: Ticket, result: FileResult) -> None:
+        with self._ending:
+            self._on_end(ticket, result)
+
+    def _collect(self, most: int) -> None:
+        """Take in what was written; wait until at most `most` are waiting."""
+        futures = self._writing.futures
+        while futures and (len(futures) > most or futures[0].done()):
+            self._events.append(futures.pop(0).result())
 
 
-def _stage(request: Request | None) -> int:
+def _stage(request: NetworkRequest) -> int:
     return next(n for n, kind in enumerate(_STAGES) if isinstance(request, kind))
+
+
+def _cancelled(ticket: Ticket) -> CancelledError:
+    return CancelledError(ticket.recording.name, "the conversion was cancelled")
+
+
+def _result(live: _Live) -> FileResult:
+    conversion, facts = live.conversion, live.conversion.facts
+    damage = None
+    if facts.warning is not None:
+        damage = ErrorDetails(kind="damaged", subject=conversion.recording.name, problem=facts.warning)
+    return FileResult(
+        input=conversion.recording.name,
+        output=live.ticket.sink.path,
+        state=State.WARNING if damage else State.DONE,
+        error=damage,
+        notes=conversion.notes(),
+        audio_s=facts.audio_s,
+        output_samples=live.done_samples,
+        output_rate=conversion.output_rate,
+        f0_method=conversion.request.f0_method,
+        transpose=conversion.semitones,
+        wall_s=time.perf_counter() - live.begun_s,
+        stages=conversion.clock.times(),
+        seams_s=conversion.seams_s,
+    )

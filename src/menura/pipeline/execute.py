@@ -13,8 +13,8 @@ from menura.errors import ResourceError
 from menura.models.source import advance_phase
 from menura.pipeline.budget import FrameBudget
 from menura.pipeline.noise import latent_noise, source_noise
-from menura.pipeline.requests import ContentRequest, F0Request, Request, SynthesisRequest
-from menura.pipeline.windows import seconds
+from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest, SynthesisRequest
+from menura.pipeline.windows import Windowing
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Prior
 from menura.units import FRAME_RATE_HZ, ceil_div
@@ -37,18 +37,25 @@ _LONG_PASS_S = 0.5
 """After such a pass freed memory is worth giving back."""
 
 
+_WIDEST_FRAMES = Windowing().widest_frames(1 << 40)
+
 Answer: TypeAlias = Union["FloatArray", ResourceError]
 """What was asked for, or why it could not be had."""
 
 
 class Executor:
-    """Answers requests on a device, in passes that fit into its memory."""
+    """Answers requests on a device, in passes that fit into its memory.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where the networks are.
+        most_frames: of all rows of a pass together; one row is always tried.
+    """
+
+    def __init__(self, device: torch.device, most_frames: int | None = None) -> None:
         self._device = device
-        self._budgets = {kind: FrameBudget(_CORE_STEP_FRAMES) for kind in get_args(Request)}
+        self._budgets = {kind: FrameBudget(_CORE_STEP_FRAMES, most_frames) for kind in get_args(NetworkRequest)}
 
-    def execute(self, requests: Sequence[Request]) -> list[Answer]:
+    def execute(self, requests: Sequence[NetworkRequest]) -> list[Answer]:
         """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
 
         A row's answer doesn't depend on its companions beyond the rounding of the device's kernels, nor on how much
@@ -64,7 +71,7 @@ class Executor:
                 answers[position] = answer
         return cast("list[Answer]", answers)
 
-    def _group(self, members: list[Request]) -> list[Answer]:
+    def _group(self, members: list[NetworkRequest]) -> list[Answer]:
         budget, frames = self._budgets[type(members[0])], members[0].frames
         answers: list[Answer] = []
         while len(answers) < len(members):
@@ -78,7 +85,7 @@ class Executor:
             answers.extend(found or [_too_large(part[0], self._device)])
         return answers
 
-    def _pass(self, members: list[Request], budget: FrameBudget) -> list[FloatArray] | None:
+    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> list[FloatArray] | None:
         """One forward pass; None if it doesn't fit into memory."""
         start = time.perf_counter()
         try:
@@ -99,14 +106,18 @@ class Executor:
         return None
 
 
-def _too_large(request: Request, device: torch.device) -> ResourceError:
+def _too_large(request: NetworkRequest, device: torch.device) -> ResourceError:
+    in_one_pass = request.frames > _WIDEST_FRAMES
     return ResourceError(
-        f"Not enough memory on {device.type} for a pass of {seconds(request.frames):.1f} s. "
-        "Close other programs, use fewer --threads or another --device, or leave out --strategy whole."
+        None,
+        f"not enough memory on {device.type} to process {request.frames / FRAME_RATE_HZ:.1f} s at once",
+        "Convert in segments: leave out {compat} and {strategy=whole}"
+        if in_one_pass
+        else "Close other programs, or use fewer {threads} or another {device}",
     )
 
 
-def _dispatch(members: list[Request], device: torch.device, budget: FrameBudget) -> tuple[Stage, list[FloatArray]]:
+def _dispatch(members: list[NetworkRequest], device: torch.device, budget: FrameBudget) -> tuple[Stage, list[FloatArray]]:
     first = members[0]
     if isinstance(first, ContentRequest):
         return "content", _content(cast("list[ContentRequest]", members), device)

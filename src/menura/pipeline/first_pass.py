@@ -11,8 +11,7 @@ import numpy as np
 
 from menura.audio.envelope import RmsMeter
 from menura.errors import DecodeError
-from menura.pipeline.edges import reflect_edges
-from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length
+from menura.pipeline.recording import AnalysisFeed, Reader, Recording, analysis_length, reflect_edges
 from menura.pipeline.silence import SilenceFinder, Silences
 from menura.pipeline.windows import Extent
 from menura.units import ANALYSIS_RATE_HZ
@@ -57,78 +56,82 @@ class RecordingFacts:
         return self.length_samples / self.sample_rate
 
 
-def survey(
+def first_pass(
     recording: Recording,
-    new_survey: Callable[[], Survey] | None,
+    new_collector: Callable[[], Survey] | None,
     extent_of: Callable[[int], Extent],
     *,
     split_silence: bool = False,
     adjust_level: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> RecordingFacts:
     """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
 
     Args:
         recording: what to read.
-        new_survey: makes the encoder's collector; None where it takes each window's own statistics (compatible modes).
+        new_collector: makes the encoder's collector; None where it takes each window's own statistics (compatible modes).
         extent_of: the mode's timeline for a length.
         split_silence: look for silence.
         adjust_level: limit clicks and raise quiet recordings, which RVC doesn't.
+        stopped: asked from time to time.
 
     Raises:
-        DecodeError: it can't be read, or holds no samples.
+        DecodeError: it can't be read, or contains no samples.
+        StoppedError: `stopped` said so.
     """
-    facts, limit = _survey(recording, new_survey, extent_of, split_silence, adjust_level, math.inf)
+    def read(limit: float) -> tuple[RecordingFacts, float]:
+        collector = None if new_collector is None else new_collector()
+        with recording.open() as reader:
+            feed = AnalysisFeed(reader, limit=limit, stopped=stopped)
+            facts = _facts(recording.name, reader, feed, collector, extent_of, split_silence, adjust_level)
+        return replace(facts, limit=limit), feed.needed_limit
+
+    facts, limit = read(math.inf)
     if not adjust_level or limit == math.inf:
         return facts
-    facts, _ = _survey(recording, new_survey, extent_of, split_silence, adjust_level, limit)
+    facts, _ = read(limit)
     return replace(facts, notes=(*facts.notes, "Clicks far above full scale were limited."))
 
 
-def _survey(
-    recording: Recording,
-    new_survey: Callable[[], Survey] | None,
+def _facts(
+    name: str,
+    reader: Reader,
+    feed: AnalysisFeed,
+    collector: Survey | None,
     extent_of: Callable[[int], Extent],
     split_silence: bool,
     adjust_level: bool,
-    limit: float,
-) -> tuple[RecordingFacts, float]:
-    """The facts with samples limited, and the limit that is needed."""
+) -> RecordingFacts:
     meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
     finder = SilenceFinder() if split_silence else None
-    content_survey = None if new_survey is None else new_survey()
-    with recording.open() as reader:
-        feed = AnalysisFeed(reader, limit=limit)
 
-        def measured() -> Iterator[FloatArray]:
-            for block in feed.blocks():
-                levels.append(meter.push(block))
-                if finder is not None:
-                    finder.push(block)
-                yield block
+    def measured() -> Iterator[FloatArray]:
+        for block in feed.blocks():
+            levels.append(meter.push(block))
+            if finder is not None:
+                finder.push(block)
+            yield block
 
-        extended = reflect_edges(measured(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples)
-        for block in extended:
-            if content_survey is not None:
-                content_survey.push(block)
-        rate, warning, notes = reader.info.sample_rate, reader.warning, reader.notes
+    for block in reflect_edges(measured(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples):
+        if collector is not None:
+            collector.push(block)
     if not feed.length_samples:
-        raise DecodeError(recording.name, "holds no samples")
+        raise DecodeError(name, "contains no audio")
     levels.append(meter.flush())
     gain = _gain(feed.peak, adjust_level)
-    facts = RecordingFacts(
+    return RecordingFacts(
         length_samples=feed.length_samples,
-        sample_rate=rate,
-        analysis_samples=analysis_length(feed.length_samples, rate),
+        sample_rate=reader.info.sample_rate,
+        analysis_samples=analysis_length(feed.length_samples, reader.info.sample_rate),
         gain=gain,
-        limit=limit,
+        limit=math.inf,
         silent=feed.peak < SILENT_PEAK,
-        statistics=None if content_survey is None else content_survey.finish().scaled(gain),
+        statistics=None if collector is None else collector.finish().scaled(gain),
         source_rms=np.asarray(np.concatenate(levels) * min(gain, 1.0), dtype=np.float32),
         silences=Silences() if finder is None else finder.finish(gain),
-        warning=warning,
-        notes=notes,
+        warning=reader.warning,
+        notes=reader.notes,
     )
-    return facts, feed.needed_limit
 
 
 def _gain(peak: float, adjust_level: bool) -> float:

@@ -1,106 +1,133 @@
-"""Converted sound on its way out: envelope, rate and exact length; then kept until its peak is known, and written."""
+"""Where converted sound goes: into a file, once its peak is known, or into memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from menura.audio.encode import AudioWriter
-from menura.audio.processor import Chain, ExactLength
-from menura.audio.resample import StreamResampler
-from menura.audio.spool import DEFAULT_MEMORY_BYTES, SampleSpool
+import numpy as np
+
+from menura.audio.encode import AudioWriter, format_of
+from menura.audio.spool import SampleSpool
 from menura.errors import EncodeError
 from menura.pipeline.background import StoppedError
 from menura.system.files import check_writable, writing
 from menura.types import AudioBlock
 
 if TYPE_CHECKING:
-    from menura.audio.envelope import EnvelopeMatcher
-    from menura.pipeline.clock import StageClock
     from menura.types import FloatArray
 
 PEAK_LIMIT_OUT = 0.99
 """Louder output is scaled down to this, as RVC does."""
 
-
-class OutputChain:
-    """Push/flush: blocks at the voice's rate in, blocks at the output's rate out."""
-
-    def __init__(
-        self, *, stream_id: int, voice_rate: int, output_rate: int, length: int, envelope: EnvelopeMatcher | None
-    ) -> None:
-        self._stream_id, self._rate, self._done = stream_id, output_rate, 0
-        before = () if envelope is None else (envelope,)
-        self._chain = Chain(*before, StreamResampler(voice_rate, output_rate), ExactLength(length))
-
-    def push(self, samples: FloatArray) -> AudioBlock:
-        """What is ready after the next samples (possibly nothing)."""
-        return self._block(self._chain.push(samples))
-
-    def flush(self) -> AudioBlock:
-        """The rest, so that all blocks together hold exactly `length` samples."""
-        return self._block(self._chain.flush())
-
-    def _block(self, samples: FloatArray) -> AudioBlock:
-        block = AudioBlock(stream_id=self._stream_id, start_samples=self._done, samples=samples, sample_rate=self._rate)
-        self._done += len(samples)
-        return block
+_SPOOL_BYTES = 8 * 2**20
 
 
-class SpooledOutput:
-    """One output file. `append` what is final, then `publish` once, or `discard`.
+class Sink(Protocol):
+    """Takes one conversion's sound: `open`, `write` ..., `finish`; or `discard` at any time."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if it is one."""
+        ...
+
+    @property
+    def format(self) -> str | None:
+        """One of FORMATS, which may not have every rate and length; None for samples in memory."""
+        ...
+
+    def open(self, sample_rate: int) -> None:
+        """Begin. May raise MenuraError or OSError, as the others."""
+        ...
+
+    def write(self, samples: FloatArray) -> None:
+        """Take (samples,) that are final."""
+        ...
+
+    def finish(self, stopped: Callable[[], bool]) -> None:
+        """Complete, in a background thread; raises StoppedError, leaving nothing, once `stopped`."""
+        ...
+
+    def discard(self) -> None:
+        """Forget everything."""
+        ...
+
+
+class FileSink:
+    """An audio file, with its peak limited; it appears when it is complete.
 
     Args:
         path: the file; folders above it are made.
-        rate: of its samples, in Hz.
-        format: one of FORMATS.
-        clock: counts the time.
+        format: one of FORMATS; by default what the name's ending says, else wav.
         memory_bytes: kept in memory before the disk is used.
-
-    Raises:
-        EncodeError: no file of that name can be written.
     """
 
-    def __init__(
-        self, path: Path, *, rate: int, format: str, clock: StageClock, memory_bytes: int = DEFAULT_MEMORY_BYTES
-    ) -> None:
-        check_writable(path, EncodeError)
-        with writing(path, EncodeError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._rate, self._format, self._clock = rate, format, clock
-        self._spool = SampleSpool(path.parent, memory_bytes)
+    def __init__(self, path: Path, format: str | None = None, *, memory_bytes: int = _SPOOL_BYTES) -> None:
+        self.path, self.format = path, format or format_of(path) or "wav"
+        self._memory_bytes = memory_bytes
+        self._spool: SampleSpool | None = None
+        self._rate = 0
 
-    @property
-    def length_samples(self) -> int:
-        """Samples so far."""
-        return self._spool.length_samples
+    def open(self, sample_rate: int) -> None:
+        folder = self.path.parent
+        check_writable(self.path, EncodeError)
+        with writing(self.path, EncodeError):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._rate, self._spool = sample_rate, SampleSpool(folder, self._memory_bytes)
 
-    def append(self, samples: FloatArray) -> None:
-        """Add (samples,). Raises ResourceError when the disk is full."""
-        with self._clock.measure("encode"):
-            self._spool.append(samples)
+    def write(self, samples: FloatArray) -> None:
+        assert self._spool is not None
+        self._spool.append(samples)
 
-    def publish(self, stop: Event) -> int:
-        """Write the file, its peak limited, and forget the samples: how many were written.
-
-        Raises:
-            EncodeError: it can't be written.
-            StoppedError: `stop` was set; nothing is left.
-        """
-        count, gain = self.length_samples, output_gain(self._spool.peak)
-        with self._clock.measure("encode"), self._spool:
-            _check(stop)
-            with AudioWriter(self.path, self._rate, self._format, expected_samples=count) as writer:
-                for samples in self._spool.blocks(self._rate, gain):
-                    _check(stop)
+    def finish(self, stopped: Callable[[], bool]) -> None:
+        assert self._spool is not None
+        count, gain = self._spool.length_samples, output_gain(self._spool.peak)
+        with self._spool as spool:
+            _check(stopped)
+            with AudioWriter(self.path, self._rate, self.format, expected_samples=count) as writer:
+                for samples in spool.blocks(self._rate, gain):
+                    _check(stopped)
                     writer.write(samples)
-        return count
 
     def discard(self) -> None:
-        """Forget the samples."""
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()
+
+
+class MemorySink:
+    """Keeps blocks until they are taken; their peak isn't limited, as it is known only at the end."""
+
+    path = None
+    format = None
+
+    def __init__(self) -> None:
+        self.sample_rate = 0
+        self._blocks: list[AudioBlock] = []
+        self._length_samples = 0
+
+    def open(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+
+    def write(self, samples: FloatArray) -> None:
+        start = self._length_samples
+        self._blocks.append(AudioBlock(start_samples=start, samples=samples, sample_rate=self.sample_rate))
+        self._length_samples += len(samples)
+
+    def finish(self, stopped: Callable[[], bool]) -> None:
+        pass
+
+    def discard(self) -> None:
+        self._blocks.clear()
+
+    def take(self) -> list[AudioBlock]:
+        """The blocks since the last call."""
+        blocks, self._blocks = self._blocks, []
+        return blocks
+
+    def joined(self) -> FloatArray:
+        """All samples that weren't taken yet, (samples,)."""
+        return np.concatenate([np.zeros(0, dtype=np.float32), *(block.samples for block in self.take())])
 
 
 def output_gain(peak: float) -> float:
@@ -108,6 +135,6 @@ def output_gain(peak: float) -> float:
     return PEAK_LIMIT_OUT / peak if peak > PEAK_LIMIT_OUT else 1.0
 
 
-def _check(stop: Event) -> None:
-    if stop.is_set():
+def _check(stopped: Callable[[], bool]) -> None:
+    if stopped():
         raise StoppedError

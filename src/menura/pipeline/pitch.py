@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.f0.contour import fill_unvoiced, median_voiced_hz, semitones_between, transpose
-from menura.pipeline.edges import reflect
+from menura.pipeline.recording import reflect
 from menura.units import FRAME_SAMPLES, ceil_div
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ FARTHEST_FRAMES = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class F0Policy:
+class PitchShift:
     """Transposition, and RVC WebUI's interpolation through unvoiced frames."""
 
     semitones: float = 0.0
@@ -34,8 +34,8 @@ class F0Policy:
     given: FloatArray | None = None
     """(frames,) final F0 of the whole timeline where the user gave it, else None."""
 
-    def settled(self, f0_hz: FloatArray) -> F0Policy:
-        """The policy with its shift found from F0 of the recording; none if there is no voice in it."""
+    def settled(self, f0_hz: FloatArray) -> PitchShift:
+        """The shift settled from F0 of the recording; none if there is no voice in it."""
         median = median_voiced_hz(f0_hz)
         if self.target_hz is None or median is None:
             return replace(self, target_hz=None)
@@ -47,13 +47,13 @@ class F0Policy:
         return fill_unvoiced(shifted) if self.fill else shifted
 
 
-def given_f0(recording_f0_hz: FloatArray, extent: Extent, policy: F0Policy) -> F0Policy:
-    """The policy with F0 given for the recording's own frames, reflected at both ends like its samples.
+def given_f0(recording_f0_hz: FloatArray, extent: Extent, shift: PitchShift) -> PitchShift:
+    """The shift with F0 given for the recording's own frames, reflected at both ends like its samples.
 
     Args:
         recording_f0_hz: (frames,) from the recording's start; padded with unvoiced frames or cut to its length.
         extent: the recording's timeline.
-        policy: how to finish it.
+        shift: how to finish it.
     """
     frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
     own = np.zeros(frames, dtype=np.float32)
@@ -61,5 +61,5 @@ def given_f0(recording_f0_hz: FloatArray, extent: Extent, policy: F0Policy) -> F
     own[:count] = recording_f0_hz[:count]
     right = extent.end_frames - frames
     padded = reflect(own, extent.left_frames, max(0, right))[: extent.left_frames + extent.end_frames]
-    policy = policy.settled(own)
-    return replace(policy, given=policy.finish(padded))
+    shift = shift.settled(own)
+    return replace(shift, given=shift.finish(padded))

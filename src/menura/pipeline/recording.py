@@ -1,16 +1,16 @@
-"""A recording that can be read twice, as 16 kHz blocks."""
+"""A recording that can be read twice, as 16 kHz blocks with reflected ends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from menura.audio.decode import open_audio
 from menura.audio.filters import StreamHighPass
@@ -19,6 +19,7 @@ from menura.audio.mixdown import CANCELLED, MixDown
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
 from menura.pipeline.background import StoppedError
+from menura.pipeline.windows import LONGEST_EDGE_SAMPLES
 from menura.types import AudioInfo
 from menura.units import ANALYSIS_RATE_HZ, rescaled_length
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 BLOCK_S = 2
 """Seconds of a block when reading."""
+
+_MOST_CHANNELS = 64
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1000, 768_000
 
 
 class Reader(Protocol):
@@ -57,82 +61,79 @@ class Recording(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """For messages and results."""
         ...
 
     def open(self) -> AbstractContextManager[Reader]:
-        """Begin reading."""
+        """Begin reading. Raises DecodeError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecording:
-    """An audio file; reading it ends with StoppedError once `stop` is set."""
+    """An audio file."""
 
     path: Path
-    stop: Event | None = None
 
     @property
     def name(self) -> str:
-        """The path, for messages."""
         return str(self.path)
 
     def open(self) -> AbstractContextManager[Reader]:
-        """Begin reading. Raises DecodeError."""
-        reader = open_audio(self.path)
-        return reader if self.stop is None else nullcontext(_Stoppable(reader, self.stop))
-
-
-class _Stoppable:
-    """A reader that another thread can stop."""
-
-    def __init__(self, reader: Reader, stop: Event) -> None:
-        self._reader, self._stop = reader, stop
-
-    @property
-    def info(self) -> AudioInfo:
-        return self._reader.info
-
-    @property
-    def warning(self) -> str | None:
-        return self._reader.warning
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._reader.notes
-
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        for block in self._reader.blocks(block_samples):
-            if self._stop.is_set():
-                raise StoppedError
-            yield block
+        return open_audio(self.path)
 
 
 class ArrayRecording:
-    """Samples in memory, mono or (samples, channels)."""
+    """Samples in memory.
+
+    Args:
+        samples: (samples,) or (samples, channels), floats of full scale 1 or integers of their type's full scale.
+        sample_rate: in Hz.
+
+    Raises:
+        DecodeError: another shape or type, no samples, NaN or infinite ones, or an impossible rate.
+    """
 
     name = "<array>"
 
-    def __init__(self, samples: FloatArray, sample_rate: int) -> None:
-        if samples.ndim not in (1, 2) or not len(samples):
-            raise DecodeError(self.name, f"needs shape (samples,) or (samples, channels), not {samples.shape}")
-        if not np.isfinite(samples).all():
-            raise DecodeError(self.name, "contains NaN or infinite samples", "Replace them, with numpy.nan_to_num say")
-        mixer = MixDown(sample_rate)
-        mixed = mixer.push(np.asarray(samples, dtype=np.float32))
-        self._samples = np.ascontiguousarray(np.concatenate([mixed, mixer.flush()]))
-        self.info = AudioInfo(sample_rate=sample_rate, channels=1, length_samples=len(self._samples))
+    def __init__(self, samples: npt.ArrayLike, sample_rate: int) -> None:
+        checked = _checked(np.asarray(samples))
+        if not _LOWEST_RATE_HZ <= sample_rate <= _HIGHEST_RATE_HZ or sample_rate != int(sample_rate):
+            bounds = f"{_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} Hz"
+            raise DecodeError(self.name, f"a sample rate of {sample_rate} is not a whole number from {bounds}")
+        mixer = MixDown(int(sample_rate))
+        self._samples = np.ascontiguousarray(np.concatenate([mixer.push(checked), mixer.flush()]))
+        self.info = AudioInfo(sample_rate=int(sample_rate), channels=1, length_samples=len(self._samples))
         self.warning: str | None = None
         self.notes: tuple[str, ...] = (CANCELLED,) if mixer.cancelled else ()
 
     def open(self) -> AbstractContextManager[Reader]:
-        """Begin reading."""
         return nullcontext(self)
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        """Mono blocks in order."""
         for start in range(0, len(self._samples), block_samples):
             yield self._samples[start : start + block_samples]
+
+
+def _checked(samples: npt.NDArray[Any]) -> FloatArray:
+    name = ArrayRecording.name
+    if samples.dtype.kind not in "fiu":
+        raise DecodeError(name, f"samples of type {samples.dtype} are not supported", "Use float32")
+    if samples.ndim not in (1, 2):
+        raise DecodeError(name, f"expected an array of (samples,) or (samples, channels), not {samples.shape}")
+    if not samples.size:
+        raise DecodeError(name, "contains no samples")
+    if samples.ndim == 2 and samples.shape[1] > min(_MOST_CHANNELS, max(8, samples.shape[0])):
+        advice = "Transpose an array of (channels, samples): samples.T"
+        raise DecodeError(name, f"{samples.shape[1]} channels in an array of (samples, channels)", advice)
+    if samples.dtype.kind != "f":
+        full = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = (samples.astype(np.float64) - (full if samples.dtype.kind == "u" else 0.0)) / full
+    with np.errstate(over="ignore"):
+        floats = samples.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise DecodeError(name, "contains NaN or infinite samples", "Replace them, with numpy.nan_to_num say")
+    return floats
 
 
 def analysis_length(length_samples: int, sample_rate: int) -> int:
@@ -143,9 +144,10 @@ def analysis_length(length_samples: int, sample_rate: int) -> int:
 class AnalysisFeed:
     """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
 
-    def __init__(self, reader: Reader, gain: float = 1.0, limit: float = math.inf) -> None:
-        self._reader = reader
-        self._gain, self._limit = gain, limit
+    def __init__(
+        self, reader: Reader, gain: float = 1.0, limit: float = math.inf, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._reader, self._gain, self._limit, self._stopped = reader, gain, limit, stopped
         self._meter = PeakMeter()
         self.length_samples = 0
         """Samples read so far at the recording's own rate."""
@@ -158,10 +160,12 @@ class AnalysisFeed:
         return self._meter.limit
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Contiguous blocks, `analysis_length` of the recording's length together."""
+        """Contiguous blocks, `analysis_length` of the recording's length together. Raises StoppedError when stopped."""
         rate = self._reader.info.sample_rate
         resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
         for block in self._reader.blocks(BLOCK_S * rate):
+            if self._stopped():
+                raise StoppedError
             self.length_samples += len(block)
             self._meter.push(block)
             block = block if self._limit == math.inf else np.clip(block, -self._limit, self._limit)
@@ -178,3 +182,38 @@ class AnalysisFeed:
         if len(samples):
             self.peak = max(self.peak, float(np.max(np.abs(samples))))
         return samples if self._gain == 1.0 else samples * np.float32(self._gain)
+
+
+def reflect(samples: FloatArray, left: int, right: int) -> FloatArray:
+    """`numpy.pad(mode="reflect")` for any length from one sample."""
+    return np.pad(samples, (left, right), mode="reflect" if len(samples) > 1 else "edge")
+
+
+def reflect_edges(blocks: Iterable[FloatArray], left: int, right: Callable[[int], int]) -> Iterator[FloatArray]:
+    """The blocks of a recording with reflected samples before and after them.
+
+    Args:
+        blocks: contiguous blocks, at least one sample together.
+        left: reflected samples before the first one, at most LONGEST_EDGE_SAMPLES.
+        right: from the recording's length, the reflected samples after its last one, with the same limit.
+
+    Yields:
+        Blocks of the extended signal, equal to `reflect` of the whole.
+    """
+    held: FloatArray = np.zeros(0, dtype=np.float32)
+    length, begun = 0, False
+    for block in blocks:
+        length += len(block)
+        held = np.concatenate([held, block])
+        if len(held) <= LONGEST_EDGE_SAMPLES:
+            continue
+        if not begun:
+            begun = True
+            yield held[1 : left + 1][::-1].copy()
+        keep = len(held) - LONGEST_EDGE_SAMPLES - 1  # what a reflection at the end may still need stays here
+        yield held[:keep].copy()
+        held = held[keep:]
+    if length and begun:
+        yield np.pad(held, (0, right(length)), mode="reflect")
+    elif length:
+        yield reflect(held, left, right(length))

@@ -99,4 +99,4 @@ class SynthesisRequest:
         )
 
 
-Request = ContentRequest | F0Request | SynthesisRequest
+NetworkRequest = ContentRequest | F0Request | SynthesisRequest

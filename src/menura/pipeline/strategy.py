@@ -1,22 +1,15 @@
-"""How a recording of some length is taken on some machine, and why: one function that every path asks."""
+"""How a recording of some length is cut on some machine, and why: one function that every path asks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from menura.errors import ErrorDetails
 from menura.pipeline.budget import whole_bytes
-from menura.pipeline.windows import (
-    ATTENTION_REACH_FRAMES,
-    CROSSFADE_FRAMES,
-    SEAM_SEARCH_FRAMES,
-    SEGMENT_CONTEXT_FRAMES,
-    SEGMENT_FRAMES,
-    WIDEST_WINDOW_FRAMES,
-    seconds,
-)
+from menura.pipeline.windows import Windowing
 from menura.system.memory import available_memory_bytes
+from menura.units import FRAME_RATE_HZ
 
 if TYPE_CHECKING:
     import torch
@@ -46,11 +39,7 @@ class Machine:
 class Decision:
     """What will be done with a recording."""
 
-    strategy: Literal["stream", "whole"]
-    reach_frames: int | None
-    """How far the text encoder's attention reaches; None for the whole window."""
-    widest_frames: int
-    """Frames of the widest window that a network sees."""
+    windowing: Windowing
     reasons: tuple[str, ...]
     refusal: ErrorDetails | None = None
     """Why it can't be done, and what can; None if it can."""
@@ -67,73 +56,70 @@ def machine_of(device: torch.device) -> Machine:
     )
 
 
-def decide(options: ConversionOptions, frames: int, config: SynthesizerConfig, machine: Machine) -> Decision:
-    """Choose how to take a recording.
+def decide(
+    options: ConversionOptions,
+    frames: int,
+    config: SynthesizerConfig,
+    machine: Machine,
+    windowing: Windowing | None = None,
+) -> Decision:
+    """Choose how to cut a recording: into segments, unless one pass over all of it is asked for.
 
     Args:
         options: what is asked for.
         frames: of the recording's timeline, its reflected ends included.
         config: the voice's.
         machine: where it will run.
+        windowing: for segments.
     """
+    windowing = windowing or Windowing()
     compat = options.compat != "menura"
     if not compat and options.strategy != "whole":
-        return _streamed(frames, asked=options.strategy == "stream")
-    why = (
-        f"compat={options.compat} converts each recording in one pass, as that program does" if compat else "asked for"
+        return Decision(windowing=windowing, reasons=_segment_reasons(frames, windowing))
+    whole = replace(
+        windowing,
+        whole=True,
+        whole_content=True,
+        whole_f0=compat,
+        attention_frames=None if compat else windowing.attention_frames,
     )
-    reach = None if compat else ATTENTION_REACH_FRAMES
-    needed, free = whole_bytes(frames, config, reach), machine.free_bytes
-    reasons = (
-        f"{why}: one pass of {seconds(frames):.1f} s ({frames} steps)",
-        f"about {_gb(needed)} of {_gb(free)} free memory needed on {machine.device}",
-        _steps_reason(machine),
-    )
+    needed, free = whole_bytes(frames, config, whole.attention_frames), machine.free_bytes
+    why = f"compat={options.compat} converts each recording in one pass" if compat else "asked for"
     return Decision(
-        strategy="whole",
-        reach_frames=reach,
-        widest_frames=frames,
-        reasons=reasons,
-        refusal=_refusal(frames, needed, machine, instead="Leave out {compat}" if compat else "Use {strategy=stream}"),
+        windowing=whole,
+        reasons=(
+            f"{why}: one pass of {frames / FRAME_RATE_HZ:.1f} s ({frames} steps)",
+            f"needs about {_gb(needed)} of the {_gb(free)} of memory that are free on {machine.device}",
+        ),
+        refusal=_refusal(frames, needed, machine, "leave out {compat}" if compat else "use {strategy=auto}"),
     )
 
 
-def _streamed(frames: int, *, asked: bool) -> Decision:
-    widest = min(frames, WIDEST_WINDOW_FRAMES)
-    reasons = [
-        "asked for: memory is bounded whatever the length" if asked else "memory is bounded whatever the length",
-        f"no network sees more than {widest} steps, so that cuDNN's limit of {CUDNN_STEPS} is out of reach",
-    ]
-    if frames > SEGMENT_FRAMES:
-        context = seconds(SEAM_SEARCH_FRAMES + SEGMENT_CONTEXT_FRAMES)
-        reasons.append(
-            f"segments of {seconds(SEGMENT_FRAMES):.0f} s with {context:.1f} s of real context a side are cut where it "
-            f"is quiet and joined over {10 * CROSSFADE_FRAMES} ms"
-        )
-    return Decision(
-        strategy="stream", reach_frames=ATTENTION_REACH_FRAMES, widest_frames=widest, reasons=tuple(reasons)
+def _segment_reasons(frames: int, windowing: Windowing) -> tuple[str, ...]:
+    if frames <= windowing.segment_frames:
+        return ("short enough for one segment",)
+    length_s, context_s = windowing.segment_frames / FRAME_RATE_HZ, windowing.margin_frames / FRAME_RATE_HZ
+    return (
+        "bounded memory at any length",
+        f"segments of {length_s:.0f} s, each with {context_s:.1f} s of context on both sides, cut at quiet places and "
+        f"joined by crossfades of {10 * windowing.crossfade_frames} ms",
     )
 
 
-def _steps_reason(machine: Machine) -> str:
-    if machine.device == "cuda" and machine.cudnn:
-        return f"cuDNN is on: at most {CUDNN_STEPS} steps"
-    return f"no limit of steps: {'cuDNN is off' if machine.device == 'cuda' else 'no cuDNN on ' + machine.device}"
-
-
-def _refusal(frames: int, needed: int, machine: Machine, *, instead: str) -> ErrorDetails | None:
+def _refusal(frames: int, needed: int, machine: Machine, instead: str) -> ErrorDetails | None:
     if machine.device == "cuda" and machine.cudnn and frames > CUDNN_STEPS:
         return ErrorDetails(
             kind="resource",
-            problem=f"{seconds(frames) / 60:.1f} minutes in one pass are {frames} steps, and cuDNN takes {CUDNN_STEPS}",
-            advice=f"{instead} (any length), or turn cuDNN off with {{cudnn=false}}",
+            problem=f"{frames / FRAME_RATE_HZ / 60:.1f} minutes in one pass are {frames} steps, and cuDNN takes at "
+            f"most {CUDNN_STEPS}",
+            advice=f"To convert any length, {instead}; or turn cuDNN off with {{cudnn=false}}",
         )
     if needed > _SHARE_OF_MEMORY * machine.free_bytes:
-        free = _gb(machine.free_bytes)
         return ErrorDetails(
             kind="resource",
-            problem=f"{seconds(frames):.0f} s in one pass need about {_gb(needed)} of memory, and {free} are free",
-            advice=f"{instead} (any length), or split the recording",
+            problem=f"{frames / FRAME_RATE_HZ:.0f} s in one pass need about {_gb(needed)} of memory, and only "
+            f"{_gb(machine.free_bytes)} are free",
+            advice=f"To convert any length, {instead}",
         )
     return None
 

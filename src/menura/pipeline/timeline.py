@@ -55,14 +55,12 @@ class FeatureTimeline:
     def __init__(
         self,
         *,
-        stream_id: int,
         start_frames: int,
         has_f0: bool,
-        index: FeatureIndex | None,
-        index_rate: float,
-        protect: float,
+        index: FeatureIndex | None = None,
+        index_rate: float = 0.0,
+        protect: float = 0.5,
     ) -> None:
-        self._stream_id = stream_id
         self._index = index if index_rate > 0 else None
         self._index_rate = index_rate
         self._protect = protect
@@ -108,13 +106,20 @@ class FeatureTimeline:
         if self._keep_plain and f0 is not None:
             content = self._protected(content, self._at_frames(self._plain, start, end), f0)
         return Features(
-            stream_id=self._stream_id,
             start_frames=start,
             content=content,
             f0_hz=f0,
             f0_coarse=None if f0 is None else coarse_bins(f0),
             phase_cycles=float(self._phase.read(start, start + 1)[0]) if f0 is not None else 0.0,
         )
+
+    def content(self, start: int, end: int) -> FloatArray:
+        """(vectors, dim) content of frames [start, end), both even."""
+        return self._content.read(start // 2, end // 2)
+
+    def f0_hz(self, start: int, end: int) -> FloatArray:
+        """(frames,) F0 of frames [start, end)."""
+        return self._f0.read(start, end)
 
     def forget(self, before: int) -> None:
         """Drop what lies before a frame."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
+
+Span: TypeAlias = tuple[int, int]
+"""Frames [start, end)."""
 
 EDGE_FRAMES = 100
 """Most reflected context at a recording's two ends: 1 s, as RVC pads. Encoders may ask for less."""
@@ -17,30 +21,7 @@ share passes, and a batch of any lengths meets few shapes (for each, libraries k
 LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + _LENGTH_STEP_FRAMES + 4) * FRAME_SAMPLES
 """No reflection is longer, rounding up to the step or to whole content vectors included."""
 
-SEGMENT_FRAMES = 2000
-"""Grid of the synthesis segments: 20 s."""
-
-ATTENTION_REACH_FRAMES = 500
-"""Frames on each side that a frame of the text encoder attends to: 5 s. RVC attends to the whole window, but trains on
-cuts of three to four seconds; with a reach, no window's length changes what a frame becomes."""
-
-SEGMENT_CONTEXT_FRAMES = 1000
-"""Real context a segment's text encoder sees on each side: all that its first two layers reach, and nearly all of the
-rest. With 6 s a voice trained against discriminators differed from `whole` by -48 dB near a seam, with 10 s by -88."""
-
-SEAM_SEARCH_FRAMES = 50
-"""A seam is cut at a quiet, steady place at most this far from its grid border."""
-
-CROSSFADE_FRAMES = 4
-"""Length of the linear crossfade at a seam: 40 ms."""
-
-SEAM_SHIFT_FRAMES = 1
-"""A crossfade may go this far from the seam's place, to where the decoded sound is calmest."""
-
 _SHORTEST_LAST_FRAMES = 400
-
-WIDEST_WINDOW_FRAMES = SEGMENT_FRAMES + _SHORTEST_LAST_FRAMES + 2 * (SEAM_SEARCH_FRAMES + SEGMENT_CONTEXT_FRAMES)
-"""No window of a stream is wider; those of the analysis networks are about as wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +91,82 @@ def compat_extent(length_samples: int) -> Extent:
     )
 
 
-def _borders(start: int, end: int, grid: int) -> Iterator[tuple[int, int]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windowing:
+    """How a recording is cut, in frames of 10 ms: into windows for analysis, into segments for synthesis."""
+
+    segment_frames: int = 2000
+    """Grid of the segments: 20 s."""
+    context_frames: int = 1000
+    """Real context that a segment's text encoder sees on each side: all that its first two layers reach, and nearly all
+    of the rest. With 6 s a voice trained against discriminators differed from one pass by -48 dB near a seam, with 10 s
+    by -88."""
+    attention_frames: int | None = 500
+    """How far the text encoder's attention reaches to each side; None for the whole window, as in RVC, which trains on
+    cuts of three to four seconds. With a limit, no window's length changes what a frame becomes."""
+    seam_search_frames: int = 50
+    """A seam is cut at a quiet, steady place at most this far from its grid border."""
+    crossfade_frames: int = 4
+    """Length of the linear crossfade at a seam: 40 ms."""
+    seam_shift_frames: int = 1
+    """A crossfade may go this far from the seam's place, to where the decoded sound is calmest."""
+    analysis_frames: int | None = None
+    """Grid of the analysis windows; None for what each network prefers."""
+    whole: bool = False
+    """One segment for all."""
+    whole_content: bool = False
+    """One window for the content encoder."""
+    whole_f0: bool = False
+    """One window for F0."""
+
+    @property
+    def margin_frames(self) -> int:
+        """What a segment's window has on each side of its cell."""
+        return self.seam_search_frames + self.context_frames
+
+    @property
+    def overlap_frames(self) -> int:
+        """Half of what neighbouring segments share."""
+        return self.crossfade_frames // 2 + self.seam_shift_frames
+
+    def widest_frames(self, frames: int) -> int:
+        """Of a timeline of so many frames, the widest window; the analysis networks' are about as wide."""
+        return frames if self.whole else min(frames, self.segment_frames + _SHORTEST_LAST_FRAMES + 2 * self.margin_frames)
+
+    def segments(self, output_frames: int) -> Iterator[Span]:
+        """Cells of the synthesis over frames [0, output_frames); seams move near their ends."""
+        if self.whole:
+            return iter([(0, output_frames)])
+        return _cells(0, output_frames, self.segment_frames)
+
+    def context(self, cell: Span, extent: Extent) -> Span:
+        """Frames that a cell's text encoder sees: on the grid, so that segments are equally long."""
+        first, end = -extent.left_frames, extent.end_frames
+        if self.whole:
+            return first, end
+        return max(first, cell[0] - self.margin_frames), min(end, cell[1] + self.margin_frames)
+
+    def windows(self, extent: Extent, core_frames: int, context_frames: int, *, whole: bool = False) -> Iterator[Window]:
+        """Windows of an analysis network: fixed and absolute, over the whole timeline, reflected ends included.
+
+        Args:
+            extent: the timeline.
+            core_frames: the network's own grid.
+            context_frames: real context on each side.
+            whole: one window for all.
+        """
+        first, end = -extent.left_frames, extent.end_frames
+        cells = [(first, end)] if whole else _cells(first, end, self.analysis_frames or core_frames)
+        for start, stop in cells:
+            yield Window(
+                start_frames=start,
+                end_frames=stop,
+                from_frames=max(first, start - context_frames),
+                to_frames=min(end, stop + context_frames),
+            )
+
+
+def _cells(start: int, end: int, grid: int) -> Iterator[Span]:
     """Cells of an absolute grid over [start, end); a short last cell joins the one before it."""
     at = start
     while at < end:
@@ -118,32 +174,6 @@ def _borders(start: int, end: int, grid: int) -> Iterator[tuple[int, int]]:
         stop = end if end - border < min(_SHORTEST_LAST_FRAMES, grid) else border
         yield at, stop
         at = stop
-
-
-def analysis_windows(extent: Extent, core_frames: int, context_frames: int) -> Iterator[Window]:
-    """Fixed absolute windows over the whole timeline, reflected ends included."""
-    first = -extent.left_frames
-    for start, stop in _borders(first, extent.end_frames, core_frames):
-        yield Window(
-            start_frames=start,
-            end_frames=stop,
-            from_frames=max(first, start - context_frames),
-            to_frames=min(extent.end_frames, stop + context_frames),
-        )
-
-
-def whole_window(extent: Extent) -> Iterator[Window]:
-    """One window over all of the timeline."""
-    first, end = -extent.left_frames, extent.end_frames
-    yield Window(start_frames=first, end_frames=end, from_frames=first, to_frames=end)
-
-
-def segment_borders(output_frames: int, *, whole: bool) -> Iterator[tuple[int, int]]:
-    """Grid cells of the synthesis over frames [0, output_frames); seams move near their ends."""
-    if whole:
-        yield 0, output_frames
-    else:
-        yield from _borders(0, output_frames, SEGMENT_FRAMES)
 
 
 def seconds(frames: int) -> float:

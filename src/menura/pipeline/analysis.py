@@ -1,0 +1,253 @@
+"""From a recording's 16 kHz samples to content and F0 on a timeline, window by window.
+
+Windows are fixed and absolute, so each frame is analysed once and comes out the same wherever segments are cut. What
+networks are to compute is yielded as requests, so that several recordings can share passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from menura.errors import DecodeError, ResourceError
+from menura.pipeline.clock import StageClock
+from menura.pipeline.execute import Executor
+from menura.pipeline.pitch import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES, PitchShift
+from menura.pipeline.recording import reflect
+from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest
+from menura.pipeline.silence import Silences
+from menura.pipeline.timeline import FeatureTimeline, Track
+from menura.pipeline.windows import Extent, Window, Windowing, streaming_extent
+from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES
+
+if TYPE_CHECKING:
+    import torch
+
+    from menura.content.base import ContentEncoder, RecordingStatistics
+    from menura.f0.base import F0Estimator
+    from menura.types import FloatArray
+
+T = TypeVar("T")
+Steps = Generator[NetworkRequest, "FloatArray | None", T]
+"""Yields requests, is sent their answers, returns T."""
+
+_CLIPS_PASS_FRAMES = 6000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisNetworks:
+    """What a recording is analysed with."""
+
+    encoder: ContentEncoder
+    statistics: RecordingStatistics | None
+    """Of the recording, for the encoder; None takes each window's own."""
+    f0: F0Estimator | None
+    """None where F0 isn't wanted, or given."""
+
+
+class Analysis:
+    """Content and F0 of one recording, committed to its timeline as far as they are asked for.
+
+    Args:
+        blocks: 16 kHz samples of the whole extent, read as far as needed.
+        extent: the recording's timeline.
+        networks: what to analyse with.
+        timeline: takes the features.
+        pitch: what becomes of F0.
+        windowing: where windows lie.
+        silences: windows without effect on any sound are skipped.
+        clock: counts the time.
+        name: the recording's, for messages.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterator[FloatArray],
+        extent: Extent,
+        networks: AnalysisNetworks,
+        timeline: FeatureTimeline,
+        *,
+        pitch: PitchShift | None = None,
+        windowing: Windowing | None = None,
+        silences: Silences | None = None,
+        clock: StageClock | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.timeline, self.extent, self.pitch = timeline, extent, pitch or PitchShift()
+        self._networks, self._blocks, self._name = networks, blocks, name
+        self._silences, self._clock = silences or Silences(), clock or StageClock()
+        self._windowing = windowing = windowing or Windowing()
+        self._samples = Track(-extent.left_samples)
+        whole_content = windowing.whole_content and not networks.encoder.global_windows
+        self._content_windows = self._windows(networks.encoder, whole=whole_content)
+        self._f0_windows = self._windows(networks.f0, whole=windowing.whole_f0) if networks.f0 else iter(())
+        if self.pitch.given is not None:
+            timeline.commit_f0(self.pitch.given)
+
+    def until(self, end_frames: int) -> Steps[None]:
+        """Commit features at least up to a frame."""
+        while self.timeline.content_end_frames < end_frames:
+            yield from self._content_window(next(self._content_windows))
+        while self.timeline.f0_end_frames < end_frames:
+            yield from self._f0_window(next(self._f0_windows))
+
+    def find_pitch(self) -> Steps[None]:
+        """Settle an automatic shift: F0 ahead of all else until there is enough voice. Nothing is done twice."""
+        if self.pitch.target_hz is None:
+            return
+        estimated: list[tuple[Window, FloatArray]] = []
+        voiced = 0
+        for window in self._f0_windows:
+            f0_hz = yield from self._estimated_f0(window)
+            estimated.append((window, f0_hz))
+            voiced += int(np.count_nonzero(_core(window, f0_hz)))
+            if voiced >= ENOUGH_VOICED_FRAMES or window.end_frames >= FARTHEST_FRAMES:
+                break
+        self.pitch = self.pitch.settled(np.concatenate([_core(*pair) for pair in estimated]))
+        for window, f0_hz in estimated:
+            self._commit_f0(window, f0_hz)
+
+    def samples(self, start_frames: int, end_frames: int) -> FloatArray:
+        """The 16 kHz samples of frames that were analysed and not forgotten."""
+        return self._samples.read(start_frames * FRAME_SAMPLES, end_frames * FRAME_SAMPLES)
+
+    def forget(self, before_frames: int) -> None:
+        """Drop features and samples before a frame; windows to come keep what they need."""
+        self.timeline.forget(before_frames)
+        encoder, f0 = self._networks.encoder, self._networks.f0
+        needed = self.timeline.content_end_frames - encoder.context_frames
+        if f0 is not None:
+            needed = min(needed, self.timeline.f0_end_frames - f0.context_frames)
+        self._samples.forget(min(before_frames, needed) * FRAME_SAMPLES)
+
+    def _windows(self, network: ContentEncoder | F0Estimator, *, whole: bool) -> Iterator[Window]:
+        return self._windowing.windows(self.extent, network.core_frames, network.context_frames, whole=whole)
+
+    def _content_window(self, window: Window) -> Steps[None]:
+        if self._without_effect(window):
+            content = np.zeros((_vectors(window), self._networks.encoder.dim), dtype=np.float32)
+        else:
+            answer = yield ContentRequest(
+                encoder=self._networks.encoder,
+                samples=self._window_samples(window),
+                statistics=self._networks.statistics,
+                clock=self._clock,
+            )
+            assert answer is not None
+            first = (window.start_frames - window.from_frames) // 2
+            content = answer[first : first + _vectors(window)]
+        with self._clock.measure("retrieval"):
+            self.timeline.commit_content(content)
+
+    def _f0_window(self, window: Window) -> Steps[None]:
+        if self._without_effect(window):
+            self.timeline.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
+        else:
+            self._commit_f0(window, (yield from self._estimated_f0(window)))
+
+    def _estimated_f0(self, window: Window) -> Steps[FloatArray]:
+        assert self._networks.f0 is not None
+        f0_hz = yield F0Request(estimator=self._networks.f0, samples=self._window_samples(window), clock=self._clock)
+        assert f0_hz is not None
+        return f0_hz
+
+    def _commit_f0(self, window: Window, f0_hz: FloatArray) -> None:
+        with self._clock.measure("f0"):
+            self.timeline.commit_f0(_core(window, self.pitch.finish(f0_hz)))
+
+    def _without_effect(self, window: Window) -> bool:
+        """True if no frame that sounds attends to the window. Its samples are read all the same, to be forgotten."""
+        reach = self._windowing.margin_frames
+        if not self._silences.hides(window.start_frames - reach, window.end_frames + reach):
+            return False
+        self._read_until(self._end_samples(window))
+        return True
+
+    def _window_samples(self, window: Window) -> FloatArray:
+        end = self._end_samples(window)
+        self._read_until(end)
+        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
+
+    def _end_samples(self, window: Window) -> int:
+        tail = self.extent.tail_samples if window.to_frames == self.extent.end_frames else CONTENT_TAIL_SAMPLES
+        return window.to_frames * FRAME_SAMPLES + tail
+
+    def _read_until(self, end: int) -> None:
+        while self._samples.end < end:
+            block = next(self._blocks, None)
+            if block is None:
+                raise DecodeError(self._name, "the file changed while it was being read", "Convert it again")
+            self._samples.append(block)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipAnalysis:
+    """Content and F0 of a short recording, from its start to a little past its end."""
+
+    content: FloatArray
+    """(vectors, dim) at 50 a second."""
+    f0_hz: FloatArray | None
+    """(frames,) at 100 a second, 0 where unvoiced; None where it wasn't asked for."""
+
+
+def analyse_clips(
+    clips: Sequence[FloatArray], encoder: ContentEncoder, estimator: F0Estimator | None, device: torch.device
+) -> list[ClipAnalysis]:
+    """Analyse recordings in memory as conversion would; windows of equal length share passes.
+
+    Args:
+        clips: each (samples,) at 16 kHz.
+        encoder: the content encoder.
+        estimator: for F0, None where it isn't wanted.
+        device: the networks'.
+
+    Raises:
+        ResourceError: not enough memory for one window.
+    """
+    analyses = [_clip_analysis(clip, encoder, estimator) for clip in clips]
+    executor = Executor(device, most_frames=_CLIPS_PASS_FRAMES)
+    running = [(analysis, analysis.until(analysis.extent.end_frames)) for analysis in analyses]
+    answers: list[FloatArray | None] = [None] * len(running)
+    while running:
+        requests, waiting = [], []
+        for (analysis, steps), answer in zip(running, answers, strict=True):
+            with suppress(StopIteration):
+                requests.append(steps.send(answer))
+                waiting.append((analysis, steps))
+        running, answers = waiting, []
+        for answered in executor.execute(requests):
+            if isinstance(answered, ResourceError):
+                raise answered
+            answers.append(answered)
+    return [_clip_features(analysis, has_f0=estimator is not None) for analysis in analyses]
+
+
+def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estimator | None) -> Analysis:
+    extent = streaming_extent(len(clip), encoder.edge_frames)
+    samples = reflect(clip, extent.left_samples, extent.right_samples)
+    collector = encoder.survey()
+    collector.push(samples)
+    networks = AnalysisNetworks(encoder=encoder, statistics=collector.finish(), f0=estimator)
+    timeline = FeatureTimeline(start_frames=-extent.left_frames, has_f0=estimator is not None)
+    return Analysis(iter([samples]), extent, networks, timeline)
+
+
+def _clip_features(analysis: Analysis, *, has_f0: bool) -> ClipAnalysis:
+    end = analysis.extent.end_frames
+    f0_hz = analysis.timeline.f0_hz(0, end) if has_f0 else None
+    return ClipAnalysis(content=analysis.timeline.content(0, end), f0_hz=f0_hz)
+
+
+def _vectors(window: Window) -> int:
+    """Content vectors that a window is wanted for."""
+    return (window.end_frames - window.start_frames) // 2
+
+
+def _core(window: Window, f0_hz: FloatArray) -> FloatArray:
+    """The frames that a window is wanted for."""
+    first = window.start_frames - window.from_frames
+    return f0_hz[first : first + window.end_frames - window.start_frames]
