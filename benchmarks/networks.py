@@ -27,7 +27,7 @@ from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig
 from menura.models.synthesizer import PITCH_BINS
 from menura.models.voice import Voice
-from menura.pipeline.windows import ATTENTION_REACH_FRAMES
+from menura.pipeline.windows import Windowing
 from menura.units import FRAME_RATE_HZ
 
 TORCH = "torch"
@@ -239,7 +239,7 @@ def _prior(voices: Mapping[str, Voice], seconds: float) -> Iterator[Subject]:
     z_p = torch.randn(1, config.inter_channels, frames, generator=random)
 
     def encode(voice: Voice) -> Tensor:
-        prior = voice.encode(content, pitch, lengths, ATTENTION_REACH_FRAMES)
+        prior = voice.encode(content, pitch, lengths, Windowing().attention_frames)
         return torch.cat((prior.mean, prior.log_scale))
 
     def inverse(voice: Voice) -> Tensor:

@@ -1,10 +1,12 @@
-"""Menura: voice conversion that takes any length.
+"""Menura: voice conversion for recordings of any length.
 
     from menura import ConversionOptions, Converter
 
-    result = Converter().convert("speech.wav", "converted.wav", ConversionOptions(transpose=4))
+    with Converter() as converter:
+        converter.convert("speech.wav", "converted.wav", ConversionOptions(transpose=4))
 
-Importing this package loads no torch; the names below are fetched when they are first used.
+Importing this package loads no torch; the names below are fetched when they are first used. What is loaded and
+converted is logged under the name `menura`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         DecodeError,
         EncodeError,
         EncoderMismatchError,
+        ErrorDetails,
         IndexFileError,
         MenuraError,
         OptionError,
@@ -31,8 +34,18 @@ if TYPE_CHECKING:
         VoiceNotFoundError,
     )
     from menura.jobs.batch import convert_folder
-    from menura.options import BatchOptions, ConversionOptions, EngineOptions
-    from menura.types import AudioBlock, FileResult, RunReport, StageTimes, State
+    from menura.loading.request import Request
+    from menura.options import BatchOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
+    from menura.types import (
+        AudioBlock,
+        ConverterStats,
+        Explanation,
+        FileResult,
+        Progress,
+        RunReport,
+        StageTimes,
+        State,
+    )
 
 __version__ = "0.1.0"
 
@@ -45,19 +58,26 @@ __all__ = [
     "CheckpointError",
     "ConversionOptions",
     "Converter",
+    "ConverterStats",
     "DecodeError",
     "EncodeError",
     "EncoderMismatchError",
     "EngineOptions",
+    "ErrorDetails",
+    "Explanation",
     "FileResult",
     "IndexFileError",
     "MenuraError",
     "OptionError",
+    "Progress",
+    "Request",
     "ResourceError",
+    "RunOptions",
     "RunReport",
     "StageTimes",
     "State",
     "TrainingError",
+    "TrainingOptions",
     "UnsafeCheckpointError",
     "VoiceNotFoundError",
     "__version__",
@@ -67,8 +87,18 @@ __all__ = [
 _HOMES = {
     "menura.converter": ("Converter",),
     "menura.jobs.batch": ("convert_folder",),
-    "menura.options": ("BatchOptions", "ConversionOptions", "EngineOptions"),
-    "menura.types": ("AudioBlock", "FileResult", "RunReport", "StageTimes", "State"),
+    "menura.loading.request": ("Request",),
+    "menura.options": ("BatchOptions", "ConversionOptions", "EngineOptions", "RunOptions", "TrainingOptions"),
+    "menura.types": (
+        "AudioBlock",
+        "ConverterStats",
+        "Explanation",
+        "FileResult",
+        "Progress",
+        "RunReport",
+        "StageTimes",
+        "State",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast, overload
 
 import numpy as np
 
-from menura.audio.encode import format_of
+from menura.audio.decode import spooled_input
 from menura.errors import MenuraError, details_of
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
 from menura.loading.request import Asked
 from menura.options import ConversionOptions, EngineOptions
-from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
-from menura.pipeline.budget import frame_budget
-from menura.pipeline.clock import StageClock
-from menura.pipeline.conversion import Conversion, begin, collect, convert_all, explain
-from menura.pipeline.output import output_gain
+from menura.pipeline.batch import Item, run_batch
+from menura.pipeline.conversion import explain
+from menura.pipeline.engine import Done, Engine, Failed
+from menura.pipeline.output import FileSink, MemorySink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
 from menura.system.device import configure_torch, peak_memory_mb, resolve_device
-from menura.types import AudioBlock, Explanation, FileResult, Progress, RunReport, State
+from menura.types import AudioBlock, ConverterStats, Explanation, FileResult, Progress, RunReport, State
 from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
+    import threading
+
+    import numpy.typing as npt
+
+    from menura.pipeline.output import Sink
     from menura.types import FloatArray
+
+FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
+Source: TypeAlias = Union[FilePath, BinaryIO, "tuple[npt.ArrayLike, int]", Recording]
+"""A file, an open binary file, (samples, sample rate), or anything that can be read twice."""
+
+_log = logging.getLogger("menura")
+_STREAM = "<stream>"
 
 
 class Converter:
     """Converts recordings; networks stay loaded between calls.
 
+    Calls from several threads are safe, and share the loaded networks.
+
     Example:
-        >>> converter = Converter()                                      # doctest: +SKIP
-        >>> converter.convert("talk.wav", "talk-wren.wav")               # doctest: +SKIP
+        >>> with Converter() as converter:                                         # doctest: +SKIP
+        ...     converter.convert("talk.wav", "talk-wren.wav")                     # doctest: +SKIP
     """
 
     def __init__(self, engine: EngineOptions | None = None) -> None:
@@ -53,6 +71,24 @@ class Converter:
         configure_torch(engine.threads, cudnn=engine.cudnn)
         self._home = home_folder(engine.home)
         self._loader = Loader(home=self._home, device=self.device)
+        _log.debug("device %s, data folder %s", self.device, self._home)
+
+    def __enter__(self) -> Converter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the memory of all networks; a later call loads them again."""
+        self._loader.pool.clear()
+
+    def stats(self) -> ConverterStats:
+        """What was loaded so far, and the memory that it takes."""
+        pool = self._loader.pool
+        return ConverterStats(
+            model_loads=pool.loads(), resident_bytes=pool.resident_bytes, peak_memory_mb=peak_memory_mb()
+        )
 
     def resolve(self, options: Asked | None = None) -> Request:
         """Look up all that options name; every method takes the result in their place. Raises MenuraError."""
@@ -62,29 +98,82 @@ class Converter:
         """Load what a request needs ahead of it. Raises MenuraError."""
         self._loader.load(self.resolve(options))
 
-    def convert(self, source: Path | str, output: Path | str, options: Asked | None = None) -> FileResult:
-        """Convert one file.
+    @overload
+    def convert(
+        self,
+        source: Source,
+        output: None = None,
+        options: Asked | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> tuple[FloatArray, int]: ...
+
+    @overload
+    def convert(
+        self,
+        source: Source,
+        output: FilePath | BinaryIO,
+        options: Asked | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> FileResult: ...
+
+    def convert(
+        self,
+        source: Source,
+        output: FilePath | BinaryIO | None = None,
+        options: Asked | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> FileResult | tuple[FloatArray, int]:
+        """Convert one recording.
 
         Args:
-            source: an audio file.
-            output: where to write; its ending gives the format unless `options.format` does.
+            source: a file's path, an open binary file, (samples, sample rate) with samples (samples,) or
+                (samples, channels), or an object with `name` and `open` as in `menura.pipeline.recording.Recording`.
+            output: a file's path, whose ending gives the format unless `options.format` does; an open binary file,
+                wav unless `options.format` says otherwise; or None for samples.
             options: what is asked for.
+            on_progress: called after every block.
+            cancel: ends the conversion once it is set.
+
+        Returns:
+            What was written, or (samples,) float32 and their rate in Hz.
 
         Raises:
+            CancelledError: `cancel` was set.
             MenuraError: nothing was written; the message says what to do.
         """
-        (outcome,) = self._run([(Path(source), Path(output))], self.resolve(options), None, None)
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.result
+        request = self.resolve(options)
+        with contextlib.ExitStack() as stack:
+            recording = stack.enter_context(_opened(source))
+            if output is None:
+                memory = MemorySink()
+                self._convert_one(recording, memory, request, on_progress, cancel)
+                return _limited(memory.joined()), memory.sample_rate
+            if isinstance(output, (str, os.PathLike)):
+                path = Path(output)
+                sink = FileSink(path, request.options.format, keep=_inputs(recording))
+                return self._convert_one(recording, sink, request, on_progress, cancel)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-")))
+            format = request.options.format or "wav"
+            copy = folder / f"output.{format}"
+            result = self._convert_one(recording, FileSink(copy, format), request, on_progress, cancel)
+            with copy.open("rb") as file:
+                shutil.copyfileobj(file, output, 1 << 20)
+            return _without_output(result)
 
     def convert_files(
         self,
-        items: Sequence[tuple[Path, Path]],
+        items: Sequence[tuple[FilePath, FilePath]],
         options: Asked | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
         on_result: Callable[[int, FileResult], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> RunReport:
         """Convert many files; one that fails stops nothing.
 
@@ -97,23 +186,54 @@ class Converter:
             on_progress: called after every block with what is done.
             on_result: called with an item's place and result as soon as its file is complete, from any thread but not
                 twice at once. What it raises is raised.
+            cancel: ends the conversions once it is set: those that aren't complete fail.
         """
+        pairs = [(Path(source), Path(output)) for source, output in items]
         start = time.perf_counter()
         try:
             request = self.resolve(options)
             self.preload(request)
         except (MenuraError, OSError) as error:  # of the request, so of every recording
-            files = [_failed(source, error) for source, _ in items]
+            files = [_failed(source, error) for source, _ in pairs]
         else:
-            files = [outcome.result for outcome in self._run(items, request, on_progress, on_result)]
+            keep = frozenset(identity for source, _ in pairs if (identity := _identity(source)) is not None)
+            batch = [
+                Item(recording=FileRecording(source), sink=FileSink(output, request.options.format, keep=keep))
+                for source, output in pairs
+            ]
+            ends = self._run(batch, request, on_progress, on_result, cancel)
+            files = [end.result for end in ends]
+        stats = self.stats()
         return RunReport(
             files=tuple(files),
             wall_s=time.perf_counter() - start,
-            peak_memory_mb=peak_memory_mb(),
-            model_loads=self._loader.pool.loads(),
+            peak_memory_mb=stats.peak_memory_mb,
+            model_loads=stats.model_loads,
         )
 
-    def explain(self, source: Path | str, options: Asked | None = None) -> Explanation:
+    def stream(
+        self, source: Source, options: Asked | None = None, *, cancel: threading.Event | None = None
+    ) -> Iterator[AudioBlock]:
+        """Convert block by block, as the sound becomes final.
+
+        The output's peak is known only at the end, so blocks are not scaled down to 0.99 as `convert` does.
+
+        Args:
+            source: as for `convert`.
+            options: what is asked for.
+            cancel: ends the conversion once it is set.
+
+        Yields:
+            Contiguous blocks of exactly the recording's duration.
+
+        Raises:
+            MenuraError: at once where the request can't be carried out, else while iterating.
+        """
+        request = self.resolve(options)
+        self._loader.load(request)
+        return self._blocks(source, request, cancel)
+
+    def explain(self, source: FilePath, options: Asked | None = None) -> Explanation:
         """Say what would be done with a recording on this device, and why, without converting it.
 
         Raises:
@@ -121,79 +241,95 @@ class Converter:
         """
         return explain(FileRecording(Path(source)), self.resolve(options), machine_of(self.device))
 
-    def stream(self, source: Path | str, options: Asked | None = None) -> Iterator[AudioBlock]:
-        """Convert block by block, as the sound becomes final.
+    def _blocks(self, source: Source, request: Request, cancel: threading.Event | None) -> Iterator[AudioBlock]:
+        sink = MemorySink()
+        with _opened(source) as recording, Engine(self._loader) as engine:
+            engine.submit(recording, request, sink, cancel=cancel)
+            while not engine.idle:
+                for event in engine.step():
+                    if isinstance(event, Failed):
+                        raise event.error
+                yield from sink.take()
 
-        The output's peak is known only at the end, so blocks are not scaled down to 0.99 as `convert` does.
-
-        Yields:
-            Contiguous blocks of exactly the recording's duration.
-
-        Raises:
-            MenuraError: while iterating.
-        """
-        conversion = self._begin(FileRecording(Path(source)), self.resolve(options))
-        yield from self._blocks(conversion)
-
-    def array(self, samples: FloatArray, sample_rate: int, options: Asked | None = None) -> tuple[FloatArray, int]:
-        """Convert samples in memory.
-
-        Args:
-            samples: (samples,) or (samples, channels) float32.
-            sample_rate: in Hz.
-            options: what is asked for.
-
-        Returns:
-            (samples,) float32 and its rate in Hz.
-
-        Raises:
-            MenuraError: with what to do.
-        """
-        conversion = self._begin(ArrayRecording(samples, sample_rate), self.resolve(options))
-        sound = collect(conversion, self.device)
-        return sound * np.float32(output_gain(float(np.max(np.abs(sound), initial=0.0)))), conversion.output_rate
+    def _convert_one(
+        self,
+        recording: Recording,
+        sink: Sink,
+        request: Request,
+        on_progress: Callable[[Progress], None] | None,
+        cancel: threading.Event | None,
+    ) -> FileResult:
+        sink.check()
+        self._loader.load(request)
+        (end,) = self._run([Item(recording=recording, sink=sink)], request, on_progress, None, cancel)
+        if isinstance(end, Failed):
+            raise end.error
+        return end.result
 
     def _run(
         self,
-        pairs: Sequence[tuple[Path, Path]],
+        items: Sequence[Item],
         request: Request,
         on_progress: Callable[[Progress], None] | None,
         on_result: Callable[[int, FileResult], None] | None,
-    ) -> list[Outcome]:
-        models, options = self._loader.load(request), request.options
+        cancel: threading.Event | None,
+    ) -> list[Done | Failed]:
+        def on_end(number: int, result: FileResult) -> None:
+            _log_result(result)
+            if on_result is not None:
+                on_result(number, result)
 
-        def prepare(item: BatchItem, stop: Event) -> Conversion:
-            return begin(
-                FileRecording(item.source, stop),
-                request,
-                models,
-                clock=StageClock(),
-                stream_id=item.number,
-                format=item.format,
-            )
+        with Engine(self._loader, on_end=lambda ticket, result: on_end(ticket.number, result)) as engine:
+            return run_batch(engine, items, request, on_progress=on_progress, cancel=cancel)
 
-        items = [
-            BatchItem(number=number, source=source, output=output, format=options.format or format_of(output) or "wav")
-            for number, (source, output) in enumerate(pairs)
-        ]
-        batch = BatchRequest(
-            prepare=prepare,
-            f0_method=request.f0_method,
-            on_progress=on_progress or (lambda _: None),
-            on_result=on_result or (lambda _number, _result: None),
-        )
-        return run_batch(items, batch, device=self.device, frame_budget=frame_budget(self.device))
 
-    def _begin(self, recording: Recording, request: Request) -> Conversion:
-        return begin(recording, request, self._loader.load(request), clock=StageClock())
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[Recording]:
+    """A source as a Recording."""
+    if isinstance(source, (str, os.PathLike)):
+        yield FileRecording(Path(source))
+    elif isinstance(source, tuple):
+        yield ArrayRecording(*source)
+    elif hasattr(source, "read"):
+        with spooled_input(cast("BinaryIO", source)) as path:
+            try:
+                yield FileRecording(path, label=_STREAM)
+            except MenuraError as error:
+                raise error.about({str(path): _STREAM}) from None
+    else:
+        yield source
 
-    def _blocks(self, conversion: Conversion) -> Iterator[AudioBlock]:
-        for event in convert_all([conversion], self.device):
-            if isinstance(event, AudioBlock):
-                yield event
-            elif event.error is not None:
-                raise event.error
+
+def _inputs(recording: Recording) -> frozenset[tuple[int, int]]:
+    identity = _identity(recording.path) if isinstance(recording, FileRecording) else None
+    return frozenset() if identity is None else frozenset([identity])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of a file on disk, links followed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _limited(samples: FloatArray) -> FloatArray:
+    limited: FloatArray = samples * np.float32(output_gain(float(np.max(np.abs(samples), initial=0.0))))
+    return limited
+
+
+def _without_output(result: FileResult) -> FileResult:
+    return dataclasses.replace(result, output=None)
 
 
 def _failed(source: Path, error: Exception) -> FileResult:
     return FileResult(input=str(source), output=None, state=State.FAILED, error=details_of(error))
+
+
+def _log_result(result: FileResult) -> None:
+    if result.error is not None:
+        _log.info("%s: %s", result.state.value, result.error)
+    if result.output_rate:
+        _log.info("%s: %.2f s converted in %.2f s", result.input, result.audio_s, result.wall_s)
+        _log.debug("%s: %s", result.input, result.stages)

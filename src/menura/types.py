@@ -60,9 +60,8 @@ class AudioInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioBlock:
-    """A run of mono samples at an absolute place of a stream."""
+    """A run of mono samples at an absolute place of an output."""
 
-    stream_id: int
     start_samples: int
     samples: FloatArray
     """(samples,) float32, full scale 1."""
@@ -71,9 +70,8 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Content and F0 of consecutive frames of one stream, at 100 frames a second."""
+    """Content and F0 of consecutive frames of a recording, at 100 frames a second."""
 
-    stream_id: int
     start_frames: int
     content: FloatArray
     """(frames, dim)"""
@@ -199,6 +197,18 @@ class Progress:
         if self.real_time_factor is None or self.audio_s is None:
             return None
         return max(0.0, self.audio_s - self.audio_done_s) * self.real_time_factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConverterStats:
+    """What a Converter has loaded."""
+
+    model_loads: dict[str, int]
+    """How often each network, voice and index was read from disk."""
+    resident_bytes: int
+    """That networks, voices and indexes hold now."""
+    peak_memory_mb: float
+    """Of the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

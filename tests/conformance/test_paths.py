@@ -101,7 +101,7 @@ def test_path(
     case: Case, converter: Converter, home: Path, golden: dict[str, FloatArray], clip: FloatArray, tmp_path: Path
 ) -> None:
     f0_file = write_f0(tmp_path / "f0.csv", golden["f0_hz"])
-    sound, rate = converter.array(clip, 16_000, options_of(case, home, f0_file))
+    sound, rate = converter.convert((clip, 16_000), None, options_of(case, home, f0_file))
     assert len(sound) == rate * 24 // 10
     assert_equal(sound, rate, golden[f"output_{case.number}"], whole=case.number == "01")
 
@@ -126,5 +126,5 @@ def test_recorded_noise(
     )
     f0_file = write_f0(tmp_path / "f0.csv", golden["f0_hz"])
     options = options_of(Case(number="12"), home, f0_file, noise_scale=1.0)
-    sound, rate = converter.array(clip, 16_000, options)
+    sound, rate = converter.convert((clip, 16_000), None, options)
     assert_equal(sound, rate, golden["output_12"], whole=False)

@@ -32,11 +32,11 @@ def relative_db(a: FloatArray, b: FloatArray) -> float:
 def test_stream_is_whole(converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
     """On real speech, whatever the segments' length; docs/architecture.md has the figures of two minutes."""
     samples = speech(32)
-    whole, rate = converter.array(samples, RATE, ConversionOptions(strategy="whole"))
+    whole, rate = converter.convert((samples, RATE), None, ConversionOptions(strategy="whole"))
     assert len(whole) == 32 * rate
     for segment_frames, bound_db in ((1000, -40), (2000, -50)):
         monkeypatch.setattr(plan, "SEGMENT_FRAMES", segment_frames)
-        stream, _ = converter.array(samples, RATE, ConversionOptions(strategy="stream"))
+        stream, _ = converter.convert((samples, RATE), None, ConversionOptions(strategy="stream"))
         assert len(whole) == len(stream)
         assert relative_db(stream, whole) < bound_db
 
@@ -44,7 +44,7 @@ def test_stream_is_whole(converter: Converter, monkeypatch: pytest.MonkeyPatch) 
 def test_pitch_follows_the_source(converter: Converter) -> None:
     samples = speech(7)
     for semitones in (0.0, 5.0):
-        sound, rate = converter.array(samples, RATE, ConversionOptions(transpose=semitones, sample_rate=RATE))
+        sound, rate = converter.convert((samples, RATE), None, ConversionOptions(transpose=semitones, sample_rate=RATE))
         assert rate == RATE
         source, converted = f0_of(samples), f0_of(sound)
         both = (source > 0) & (converted > 0)
@@ -72,7 +72,7 @@ def test_glides_over_two_octaves_stay_in_tune(
     contour = tmp_path / "glide.csv"
     contour.write_text("".join(f"{at:.2f},{hz:.3f}\n" for at, hz in zip(seconds, wanted, strict=True)))
     options = ConversionOptions(voice=voice, f0_file=contour, sample_rate=RATE)
-    sung = f0_of(converter.array(samples, RATE, options)[0])
+    sung = f0_of(converter.convert((samples, RATE), None, options)[0])
     voiced = sung > 0
     cents = 1200 * np.log2(sung[voiced] / wanted[: len(sung)][voiced])
     assert voiced.mean() > 0.5
@@ -82,7 +82,7 @@ def test_glides_over_two_octaves_stay_in_tune(
 
 def test_it_is_not_the_source_and_not_silence(converter: Converter) -> None:
     samples = speech(7)
-    sound, _ = converter.array(samples, RATE, ConversionOptions(sample_rate=RATE))
+    sound, _ = converter.convert((samples, RATE), None, ConversionOptions(sample_rate=RATE))
     assert 0.25 < np.sqrt(np.mean(sound**2)) / np.sqrt(np.mean(samples**2)) < 4
     assert np.abs(np.corrcoef(sound, samples)[0, 1]) < 0.9
 
@@ -91,7 +91,7 @@ def test_consonants_stay_without_variation(converter: Converter) -> None:
     """The noise of the starter voices' excitation is sound, not variation: `noise_scale` 0 must not silence it."""
     samples = speech(5)
     varied, still = (
-        converter.array(samples, RATE, ConversionOptions(sample_rate=RATE, noise_scale=scale))[0]
+        converter.convert((samples, RATE), None, ConversionOptions(sample_rate=RATE, noise_scale=scale))[0]
         for scale in (1.0, 0.0)
     )
     high = [np.abs(np.fft.rfft(sound))[int(5000 * len(sound) / RATE) :] for sound in (varied, still)]

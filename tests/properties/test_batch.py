@@ -11,22 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from menura.audio.encode import AudioWriter
 from menura.audio.spool import SampleSpool
-from menura.errors import ResourceError
+from menura.errors import EncodeError, ResourceError
 from menura.loading.loader import VoiceModels
-from menura.pipeline.batch import BatchItem, BatchRequest, Outcome, run_batch
-from menura.pipeline.clock import StageClock
-from menura.pipeline.conversion import Conversion, begin
+from menura.pipeline.batch import Item, run_batch
+from menura.pipeline.engine import Done, Engine, Failed
+from menura.pipeline.output import FileSink
 from menura.pipeline.recording import FileRecording
 from menura.types import FileResult, Progress, State
-from support.tiny import FakeEncoder, FakeF0, tiny_models, tiny_request
+from support.tiny import FakeEncoder, FakeF0, TinyNetworks, tiny_models, tiny_request
 
-CPU = torch.device("cpu")
 MODELS = tiny_models()
 LENGTHS = (1, 9_000, 16_000, 16_000 + 31, 30_000, 24 * 16_000)
 """Samples at 16 kHz; the last one takes two segments."""
@@ -60,17 +58,17 @@ def convert(
     models: VoiceModels = MODELS,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_result: Callable[[int, FileResult], None] = lambda _number, _result: None,
-) -> list[Outcome]:
-    def prepare(item: BatchItem, stop: threading.Event) -> Conversion:
-        recording = FileRecording(item.source, stop)
-        return begin(recording, tiny_request(), models, clock=StageClock(), stream_id=item.number, format="wav")
-
+) -> list[Done | Failed]:
     items = [
-        BatchItem(number=number, source=source, output=folder / f"{number}.wav", format="wav")
+        Item(recording=FileRecording(source), sink=FileSink(folder / f"{number}.wav"))
         for number, source in enumerate(sources)
     ]
-    request = BatchRequest(prepare=prepare, f0_method="fake", on_progress=on_progress, on_result=on_result)
-    return run_batch(items, request, device=CPU, frame_budget=frame_budget)
+    with Engine(
+        TinyNetworks(models),
+        frame_budget=frame_budget,
+        on_end=lambda ticket, result: on_result(ticket.number, result),
+    ) as engine:
+        return run_batch(engine, items, tiny_request(), on_progress=on_progress)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +130,9 @@ def test_a_bad_file_stops_nothing(recordings: list[Path], tmp_path: Path) -> Non
     seen: list[Progress] = []
     outcomes = convert(sources, tmp_path / "out", on_progress=seen.append)
     assert [outcome.result.state.value for outcome in outcomes] == ["done", "failed", "failed", "done"]
-    assert "missing.wav" in str(outcomes[2].result.error)
-    assert outcomes[1].error is not None
+    assert isinstance(outcomes[1], Failed)
+    assert outcomes[2].result.error is not None
+    assert outcomes[2].result.error.subject == str(tmp_path / "missing.wav")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.wav", "3.wav"]
     assert seen[0].files == 4
     assert seen[-1].audio_done_s == pytest.approx((9_000 + 16_000) / 16_000)
@@ -169,7 +168,7 @@ def test_an_output_that_cannot_be_kept_stops_nothing(
     outcomes = convert([recordings[5], recordings[2], recordings[11]], tmp_path, frame_budget=0)
     states = [outcome.result.state.value for outcome in outcomes]
     assert sorted(states) == ["done", "done", "failed"]
-    (error,) = [outcome.result.error for outcome in outcomes if outcome.error]
+    (error,) = [outcome.result.error for outcome in outcomes if isinstance(outcome, Failed)]
     assert error is not None
     assert (error.kind, error.problem) == ("resource", "the disk is full")
     assert len(list(tmp_path.iterdir())) == 2
@@ -197,3 +196,43 @@ def test_what_a_hook_raises_is_raised(recordings: list[Path], tmp_path: Path) ->
 
     with pytest.raises(ResourceError, match="no journal"):
         convert([recordings[2]] * 3, tmp_path, on_result=fail)
+
+
+def test_the_engine_is_not_stopped_by_what_interrupts_it(recordings: list[Path], tmp_path: Path) -> None:
+    """Closing an engine at any step ends its threads and leaves whole files only."""
+    for steps in range(6):
+        folder = tmp_path / str(steps)
+        done: list[int] = []
+        with Engine(TinyNetworks(MODELS), on_end=lambda ticket, _, done=done: done.append(ticket.number)) as engine:
+            for number, source in enumerate([recordings[2], recordings[5], recordings[1]]):
+                engine.submit(FileRecording(source), tiny_request(), FileSink(folder / f"{number}.wav"))
+            for _ in range(steps):
+                engine.step()
+        left = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        assert left == [f"{number}.wav" for number in sorted(done)]
+
+
+def test_an_output_that_would_replace_an_input_is_refused(recordings: list[Path], tmp_path: Path) -> None:
+    source = tmp_path / "talk.wav"
+    shutil.copy(recordings[2], source)
+    (tmp_path / "link.wav").symlink_to(source)
+    status = source.stat()
+    for output in (source, tmp_path / "link.wav", tmp_path / "." / "talk.wav"):
+        with pytest.raises(EncodeError) as caught:
+            FileSink(output, keep=frozenset([(status.st_dev, status.st_ino)])).check()
+        assert caught.value.subject == str(output)
+
+
+@pytest.mark.parametrize("name", ["folder", "noending", "talk.xyz"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    recordings: list[Path], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    encoder = FakeEncoder()
+    models = VoiceModels(synthesizer=MODELS.synthesizer, encoder=encoder, f0=FakeF0(), index=None)
+    item = Item(recording=FileRecording(recordings[2]), sink=FileSink(tmp_path / name))
+    with Engine(TinyNetworks(models)) as engine:
+        (end,) = run_batch(engine, [item], tiny_request())
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, EncodeError)
+    assert not encoder.windows

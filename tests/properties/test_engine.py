@@ -5,27 +5,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.errors import OptionError
-from menura.pipeline.clock import StageClock
-from menura.pipeline.conversion import Conversion, begin, collect, convert_all
+from menura.errors import CancelledError, OptionError
+from menura.pipeline.conversion import Conversion
+from menura.pipeline.engine import Advanced, Begun, Done, Engine, Event, Failed
+from menura.pipeline.output import MemorySink
 from menura.pipeline.recording import ArrayRecording, Reader
-from menura.types import AudioBlock, AudioInfo
-from support.tiny import FakeEncoder, FakeF0, tiny_models, tiny_request
+from menura.pipeline.windows import Windowing
+from menura.types import AudioInfo, State
+from support.tiny import (
+    FakeEncoder,
+    FakeF0,
+    TinyNetworks,
+    converted_alone,
+    converted_together,
+    tiny_models,
+    tiny_request,
+)
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
-CPU = torch.device("cpu")
 MODELS = tiny_models()
 
 
@@ -34,6 +43,7 @@ class SplitRecording:
 
     name = "<split>"
     warning = None
+    notes = ()
     notes = ()
 
     def __init__(self, samples: FloatArray, rate: int, cuts: list[int]) -> None:
@@ -57,18 +67,12 @@ def voice_like(length: int, rate: int = 16_000, seed: int = 0) -> FloatArray:
     return np.asarray(loud * (0.7 * tone + 0.3 * rng.standard_normal(length)), dtype=np.float32)
 
 
-def conversion(samples: FloatArray, rate: int = 16_000, stream_id: int = 0, **options: object) -> Conversion:
-    return begin(
-        ArrayRecording(samples, rate),
-        tiny_request(**options),
-        MODELS,
-        clock=StageClock(),
-        stream_id=stream_id,
-    )
+def conversion(samples: FloatArray, rate: int = 16_000, **options: object) -> Conversion:
+    return Conversion(ArrayRecording(samples, rate), tiny_request(**options), MODELS)
 
 
 def converted(samples: FloatArray, rate: int = 16_000, **options: object) -> FloatArray:
-    return collect(conversion(samples, rate, **options), CPU)
+    return converted_alone(conversion(samples, rate, **options))
 
 
 def relative_db(a: FloatArray, b: FloatArray) -> float:
@@ -98,32 +102,108 @@ def test_duration_is_exact_around_segment_borders(seconds: float) -> None:
 @given(cuts=st.lists(st.integers(0, 10**7), max_size=12))
 def test_it_does_not_matter_how_blocks_arrive(cuts: list[int]) -> None:
     samples = voice_like(45 * 22_050, 22_050)
-    one = begin(SplitRecording(samples, 22_050, []), tiny_request(), MODELS, clock=StageClock())
-    many = begin(SplitRecording(samples, 22_050, cuts), tiny_request(), MODELS, clock=StageClock())
-    np.testing.assert_allclose(collect(many, CPU), collect(one, CPU), atol=1e-5)
+    one = Conversion(SplitRecording(samples, 22_050, []), tiny_request(), MODELS)
+    many = Conversion(SplitRecording(samples, 22_050, cuts), tiny_request(), MODELS)
+    np.testing.assert_allclose(converted_alone(many), converted_alone(one), atol=1e-5)
 
 
 def test_blocks_are_contiguous_and_seams_are_reported() -> None:
-    job = conversion(voice_like(70 * 16_000))
-    at = 0
-    for event in convert_all([job], CPU):
-        if isinstance(event, AudioBlock):
-            assert event.start_samples == at
-            at += len(event.samples)
+    sink, at = MemorySink(), 0
+    with Engine(TinyNetworks(MODELS)) as engine:
+        engine.submit(ArrayRecording(voice_like(70 * 16_000), 16_000), tiny_request(), sink)
+        events = list(run(engine))
+    for block in sink.take():
+        assert block.start_samples == at
+        at += len(block.samples)
     assert at == 70 * 4000
-    seams = job.stream.seams_s
+    assert isinstance(events[0], Begun)
+    advances = [event.audio_done_s for event in events if isinstance(event, Advanced)]
+    assert advances == sorted(advances)
+    assert advances[-1] == 70
+    assert isinstance(events[-1], Done)
+    seams = events[-1].result.seams_s
     assert len(seams) == 3
     assert all(abs(seam - 20 * (k + 1)) <= 0.5 for k, seam in enumerate(seams))
 
 
+def run(engine: Engine) -> Iterator[Event]:
+    while not engine.idle:
+        yield from engine.step()
+
+
+def submitted(engine: Engine, seconds: float, **how: object) -> tuple[object, MemorySink]:
+    sink = MemorySink()
+    recording = ArrayRecording(voice_like(round(seconds * 16_000)), 16_000)
+    return engine.submit(recording, tiny_request(), sink, **how), sink  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("hearing")
 def test_a_swallowed_ctrl_c_ends_the_conversion_at_its_next_step() -> None:
-    events = convert_all([conversion(voice_like(70 * 16_000))], CPU)
-    next(events)
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        next(events)
+    with Engine(TinyNetworks(MODELS)) as engine:
+        submitted(engine, 70)
+        engine.step()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+
+
+def test_the_urgent_overtake_what_is_under_way() -> None:
+    with Engine(TinyNetworks(MODELS), frame_budget=0) as engine:
+        long, _ = submitted(engine, 100)
+        engine.step()
+        urgent, sink = submitted(engine, 3, priority=1)
+        last, _ = submitted(engine, 3)
+        ends = [event for event in run(engine) if isinstance(event, (Done, Failed))]
+    assert [end.ticket for end in ends] == [urgent, long, last]
+    np.testing.assert_array_equal(sink.joined(), converted(voice_like(3 * 16_000)))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("way", ["engine", "event"])
+def test_what_is_cancelled_fails_and_stops_nothing(steps: int, way: str) -> None:
+    cancel = threading.Event()
+    with Engine(TinyNetworks(MODELS), frame_budget=0) as engine:
+        ticket, _ = submitted(engine, 100, cancel=cancel)
+        other, sink = submitted(engine, 3)
+        for _ in range(steps):
+            engine.step()
+        if way == "engine":
+            engine.cancel(ticket)  # type: ignore[arg-type]
+        else:
+            cancel.set()
+        ends = {event.ticket: event for event in run(engine) if isinstance(event, (Done, Failed))}
+    failed = ends[ticket]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, CancelledError)
+    assert failed.result.error is not None
+    assert (failed.result.state, failed.result.error.kind) == (State.FAILED, "cancelled")
+    assert isinstance(ends[other], Done)
+    assert len(sink.joined()) == 3 * 4000
+
+
+def test_recordings_can_be_added_at_any_time() -> None:
+    with Engine(TinyNetworks(MODELS)) as engine:
+        assert engine.idle
+        assert engine.step() == []
+        sinks = []
+        for seconds in (2, 5, 2):
+            sinks.append(submitted(engine, seconds)[1])
+            engine.step()
+        list(run(engine))
+    for sink, seconds in zip(sinks, (2, 5, 2), strict=True):
+        np.testing.assert_allclose(sink.joined(), converted(voice_like(seconds * 16_000)), atol=1e-4)
+
+
+def test_smaller_segments_give_nearly_the_same() -> None:
+    """Windowing is a value: live conversion takes other sizes, without another engine."""
+    samples = voice_like(30 * 16_000)
+    small = Windowing(segment_frames=100, context_frames=400, seam_search_frames=10, analysis_frames=100)
+    job = Conversion(ArrayRecording(samples, 16_000), tiny_request(), MODELS, windowing=small)
+    sound = converted_alone(job)
+    assert len(job.seams_s) > 20
+    assert job.widest_frames <= 100 + 100 + 2 * 410
+    assert relative_db(sound, converted(samples)) < -30
 
 
 def test_stream_is_near_whole() -> None:
@@ -138,14 +218,11 @@ def test_companions_do_not_matter() -> None:
     inputs = [voice_like(n, seed=k) for k, n in enumerate([5 * 16_000, 33_333, 5 * 16_000, 64_000, 45 * 16_000])]
     alone = [converted(x) for x in inputs]
     for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-        for width in (2, 5):
-            parts: dict[int, list[FloatArray]] = {k: [] for k in order}
-            jobs = (conversion(inputs[k], stream_id=k) for k in order)
-            for event in convert_all(jobs, CPU, width):
-                if isinstance(event, AudioBlock):
-                    parts[event.stream_id].append(event.samples)
-            for k in order:
-                np.testing.assert_allclose(np.concatenate(parts[k]), alone[k], atol=1e-4)
+        for frame_budget in (0, 2000, 100_000):
+            recordings = [ArrayRecording(inputs[k], 16_000) for k in order]
+            together = converted_together(recordings, tiny_request(), MODELS, frame_budget)
+            for k, sound in zip(order, together, strict=True):
+                np.testing.assert_allclose(sound, alone[k], atol=1e-4)
 
 
 def test_the_seed_decides_the_noise() -> None:
@@ -160,8 +237,8 @@ def test_the_seed_decides_the_noise() -> None:
 def test_memory_stays_bounded_windows_do_not_grow() -> None:
     encoder, f0 = FakeEncoder(), FakeF0()
     models = type(MODELS)(synthesizer=MODELS.synthesizer, encoder=encoder, f0=f0, index=None)
-    job = begin(ArrayRecording(voice_like(150 * 16_000), 16_000), tiny_request(), models, clock=StageClock())
-    assert len(collect(job, CPU)) == 150 * 4000
+    job = Conversion(ArrayRecording(voice_like(150 * 16_000), 16_000), tiny_request(), models)
+    assert len(converted_alone(job)) == 150 * 4000
     assert max(encoder.windows) <= (800 + 400 + 100 + 200) * 160 + 80
     assert max(f0.windows) <= (1600 + 400 + 100 + 160) * 160 + 80
 
@@ -169,7 +246,7 @@ def test_memory_stays_bounded_windows_do_not_grow() -> None:
 def test_silence_and_a_single_sample() -> None:
     for samples in (np.zeros(40_000, dtype=np.float32), np.ones(1, dtype=np.float32) * 0.1):
         assert np.isfinite(converted(samples)).all()
-    assert "silent" in conversion(np.zeros(40_000, dtype=np.float32)).notes[0]
+    assert "silent" in conversion(np.zeros(40_000, dtype=np.float32)).notes()[0]
 
 
 def test_loud_input_is_scaled_as_a_whole() -> None:
@@ -182,13 +259,13 @@ def test_loud_input_is_scaled_as_a_whole() -> None:
 def test_compatible_modes_are_whole() -> None:
     samples = voice_like(3 * 16_000)
     assert len(converted(samples, compat="applio")) == 3 * 4000
-    with pytest.raises(OptionError, match="strategy"):
+    with pytest.raises(OptionError):
         conversion(samples, compat="applio", strategy="stream")
 
 
 def automatic(samples: FloatArray, median_hz: float | None, rate: int = 16_000, **options: object) -> Conversion:
     request = tiny_request(median_hz=median_hz, transpose="auto", **options)
-    return begin(ArrayRecording(samples, rate), request, MODELS, clock=StageClock())
+    return Conversion(ArrayRecording(samples, rate), request, MODELS)
 
 
 @pytest.mark.parametrize("strategy", ["stream", "whole"])
@@ -196,8 +273,8 @@ def test_automatic_pitch_is_that_shift_given(strategy: str) -> None:
     """FakeF0 hears 100 to 300 Hz; the median it hears of this recording is found by moving to it."""
     samples = voice_like(70 * 16_000)
     job = automatic(samples, 440.0, strategy=strategy)
-    sound = collect(job, CPU)
-    semitones = job.stream.semitones
+    sound = converted_alone(job)
+    semitones = job.semitones
     assert semitones is not None
     assert semitones == round(semitones)
     assert 5 <= semitones <= 24
@@ -209,24 +286,24 @@ def test_automatic_pitch_hears_no_more_than_it_needs_and_nothing_twice() -> None
     models = dataclasses.replace(MODELS, f0=f0)
     samples = np.concatenate([np.zeros(40 * 16_000, dtype=np.float32), voice_like(100 * 16_000)])
     request = tiny_request(median_hz=220.0, transpose="auto")
-    job = begin(ArrayRecording(samples, 16_000), request, models, clock=StageClock())
-    assert len(collect(job, CPU)) == 140 * 4000
+    job = Conversion(ArrayRecording(samples, 16_000), request, models)
+    assert len(converted_alone(job)) == 140 * 4000
     asked = len(f0.windows)
     f0.windows.clear()
-    plain = begin(ArrayRecording(samples, 16_000), tiny_request(), models, clock=StageClock())
-    collect(plain, CPU)
+    plain = Conversion(ArrayRecording(samples, 16_000), tiny_request(), models)
+    converted_alone(plain)
     assert asked == len(f0.windows)
-    assert job.stream.semitones not in (None, 0.0)
+    assert job.semitones not in (None, 0.0)
 
 
 def test_automatic_pitch_of_silence_and_of_given_f0() -> None:
     silent = automatic(np.zeros(30_000, dtype=np.float32), 220.0)
-    collect(silent, CPU)
-    assert silent.stream.semitones == 0
+    converted_alone(silent)
+    assert silent.semitones == 0
     given_f0_hz = np.full(300, 110.0, dtype=np.float32)
     request = tiny_request(median_hz=220.0, f0_hz=given_f0_hz, transpose="auto")
-    job = begin(ArrayRecording(voice_like(48_000), 16_000), request, MODELS, clock=StageClock())
-    assert job.stream.semitones == 12
+    job = Conversion(ArrayRecording(voice_like(48_000), 16_000), request, MODELS)
+    assert job.semitones == 12
 
 
 @pytest.mark.parametrize("strategy", ["stream", "whole"])
@@ -239,8 +316,8 @@ def test_silence_is_left_out_and_nothing_else(strategy: str) -> None:
 
     def run(*, split_silence: bool) -> tuple[FloatArray, Conversion, tuple[int, int]]:
         request = tiny_request(strategy=strategy, split_silence=split_silence)
-        job = begin(ArrayRecording(samples, 16_000), request, models, clock=StageClock())
-        made = collect(job, CPU)
+        job = Conversion(ArrayRecording(samples, 16_000), request, models)
+        made = converted_alone(job)
         asked = len(encoder.windows), len(f0.windows)
         encoder.windows.clear()
         f0.windows.clear()
@@ -263,15 +340,15 @@ def test_silence_is_left_out_and_nothing_else(strategy: str) -> None:
     assert split_asked[1] < plain_asked[1]
     if strategy == "stream":
         assert split_asked[0] < plain_asked[0]
-    assert any("of silence were left out" in note for note in job.final_notes())
+    assert any("of silence were left out" in note for note in job.notes())
 
 
 def test_a_silent_recording_asks_nothing_of_the_networks() -> None:
     encoder = FakeEncoder()
     models = dataclasses.replace(MODELS, encoder=encoder)
     request = tiny_request(split_silence=True)
-    job = begin(ArrayRecording(np.zeros(90 * 16_000, np.float32), 16_000), request, models, clock=StageClock())
-    sound = collect(job, CPU)
+    job = Conversion(ArrayRecording(np.zeros(90 * 16_000, np.float32), 16_000), request, models)
+    sound = converted_alone(job)
     assert len(sound) == 90 * 4000
     assert not sound.any()
     assert not encoder.windows

@@ -29,6 +29,7 @@ class Bursts:
 
     name = "<bursts>"
     warning = None
+    notes = ()
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
@@ -72,11 +73,10 @@ def convert(seconds: int) -> dict[str, float]:
     """Length, and lags at the start and the end of a conversion that is thrown away as it comes."""
     import torch
 
-    from menura.pipeline.clock import StageClock
-    from menura.pipeline.conversion import begin, convert_all
+    from menura.pipeline.engine import Engine
+    from menura.pipeline.output import MemorySink
     from menura.system.device import peak_memory_mb
-    from menura.types import AudioBlock
-    from support.tiny import FakeF0, tiny_models, tiny_request
+    from support.tiny import FakeF0, TinyNetworks, tiny_models, tiny_request
 
     recording = Bursts(seconds)
     models = dataclasses.replace(tiny_models(), f0=FakeF0(threshold=0.03))
@@ -90,15 +90,18 @@ def convert(seconds: int) -> dict[str, float]:
         return (source[:, 0, core[0] * hop : core[1] * hop] - silence).clamp(-level, level)
 
     net.decode_tiled = heard  # type: ignore[assignment, method-assign]
-    job = begin(recording, tiny_request(rms_mix_rate=0.9, noise_scale=0.0), models, clock=StageClock())
+    request, sink = tiny_request(rms_mix_rate=0.9, noise_scale=0.0), MemorySink()
     kept = COMPARED_S * VOICE_RATE
     start = end = np.zeros(0, dtype=np.float32)
     length = 0
-    for event in convert_all([job], torch.device("cpu")):
-        if isinstance(event, AudioBlock):
-            start = np.concatenate([start, event.samples])[:kept]
-            end = np.concatenate([end, event.samples])[-kept:]
-            length += len(event.samples)
+    with Engine(TinyNetworks(models)) as engine:
+        engine.submit(recording, request, sink)
+        while not engine.idle:
+            engine.step()
+            for block in sink.take():
+                start = np.concatenate([start, block.samples])[:kept]
+                end = np.concatenate([end, block.samples])[-kept:]
+                length += len(block.samples)
     first = np.concatenate([recording.second(k) for k in range(COMPARED_S)])
     last = np.concatenate([recording.second(k) for k in range(seconds - COMPARED_S, seconds)])
     return {

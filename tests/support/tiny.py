@@ -17,6 +17,12 @@ from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
 from menura.models.voice import TorchVoice
 from menura.options import ConversionOptions
+from menura.pipeline.batch import Item, run_batch
+from menura.pipeline.conversion import Conversion
+from menura.pipeline.engine import Engine, Failed
+from menura.pipeline.execute import Executor
+from menura.pipeline.output import MemorySink
+from menura.pipeline.recording import Recording
 from menura.voices.library import VoiceEntry
 
 if TYPE_CHECKING:
@@ -152,3 +158,46 @@ def tiny_request(
         f0_method="fake" if f0_hz is None else "file",
         f0_hz=f0_hz,
     )
+
+
+class TinyNetworks:
+    """In a Loader's place: one set of networks, whatever is asked for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, models: VoiceModels | None = None) -> None:
+        self.models = models or tiny_models()
+
+    def load(self, _request: Request) -> VoiceModels:
+        return self.models
+
+
+def converted_alone(job: Conversion) -> FloatArray:
+    """All samples of one conversion, without an engine."""
+    executor, steps = Executor(TinyNetworks.device), job.steps()
+    parts: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
+    answer: FloatArray | None = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration:
+            return np.concatenate(parts)
+        answer = None
+        if isinstance(step, np.ndarray):
+            parts.append(step)
+            continue
+        (answered,) = executor.execute([step])
+        if isinstance(answered, Exception):
+            raise answered
+        answer = answered
+
+
+def converted_together(
+    recordings: Sequence[Recording], request: Request, models: VoiceModels, frame_budget: int = 100_000
+) -> list[FloatArray | Exception]:
+    """What becomes of recordings that an engine converts together: for each its sound, or what ended it."""
+    sinks = [MemorySink() for _ in recordings]
+    items = [Item(recording=recording, sink=sink) for recording, sink in zip(recordings, sinks, strict=True)]
+    with Engine(TinyNetworks(models), frame_budget=frame_budget) as engine:
+        ends = run_batch(engine, items, request)
+    return [end.error if isinstance(end, Failed) else sink.joined() for end, sink in zip(ends, sinks, strict=True)]

@@ -14,12 +14,9 @@ import torch
 
 from menura.errors import ResourceError
 from menura.pipeline.budget import FrameBudget
-from menura.pipeline.clock import StageClock
-from menura.pipeline.conversion import Conversion, begin, convert_all
-from menura.pipeline.engine import StreamEnd
 from menura.pipeline.recording import ArrayRecording
 from menura.system.memory import is_out_of_memory, trim_heap
-from support.tiny import FakeEncoder, FakeF0, tiny_models, tiny_request
+from support.tiny import FakeEncoder, FakeF0, converted_together, tiny_models, tiny_request
 
 if TYPE_CHECKING:
     from menura.loading.loader import VoiceModels
@@ -40,18 +37,8 @@ def noise(seconds: float, seed: int) -> FloatArray:
 
 def results(models: VoiceModels, lengths_s: list[float]) -> list[FloatArray | Exception]:
     """Convert recordings together; for each its sound, or what ended it."""
-    jobs: list[Conversion] = [
-        begin(ArrayRecording(noise(s, k), 16_000), tiny_request(), models, clock=StageClock(), stream_id=k)
-        for k, s in enumerate(lengths_s)
-    ]
-    parts: dict[int, list[FloatArray]] = {k: [np.zeros(0, np.float32)] for k in range(len(jobs))}
-    errors: dict[int, Exception] = {}
-    for event in convert_all(jobs, torch.device("cpu"), len(jobs)):
-        if not isinstance(event, StreamEnd):
-            parts[event.stream_id].append(event.samples)
-        elif event.error is not None:
-            errors[event.stream_id] = event.error
-    return [errors.get(k, np.concatenate(parts[k])) for k in range(len(jobs))]
+    recordings = [ArrayRecording(noise(s, k), 16_000) for k, s in enumerate(lengths_s)]
+    return converted_together(recordings, tiny_request(), models)
 
 
 class Limited:
@@ -115,7 +102,8 @@ def test_what_does_not_fit_alone_fails_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(encoder, "encode", limited)
     found = results(models, [3.0, 5.0, 3.0])
     assert isinstance(found[1], ResourceError)
-    assert "Close other programs" in str(found[1])
+    assert "5.0 s" not in found[1].problem
+    assert "strategy" not in str(found[1].advice)  # it was converted in segments already
     for k in (0, 2):
         np.testing.assert_allclose(found[k], expected[k], atol=1e-5)
 

@@ -25,7 +25,7 @@ from menura.evaluate.measures import (
 )
 from menura.evaluate.networks import Naturalness, Recogniser, SpeakerEncoder, without_silence
 from menura.f0.swift import SwiftEstimator
-from menura.pipeline.edges import reflect
+from menura.pipeline.recording import reflect
 from menura.plots import Sound, draw_sounds
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 

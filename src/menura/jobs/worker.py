@@ -99,8 +99,8 @@ class Worker:
         return result
 
     def usage(self) -> Usage:
-        report = self._converter.convert_files([], self._request)
-        return Usage(model_loads=report.model_loads, peak_memory_mb=report.peak_memory_mb)
+        stats = self._converter.stats()
+        return Usage(model_loads=stats.model_loads, peak_memory_mb=stats.peak_memory_mb)
 
 
 def with_names(result: FileResult, item: Item, local: Item) -> FileResult:

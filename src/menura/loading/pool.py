@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from typing import Any, TypeVar, cast
 from menura.system.memory import available_memory_bytes
 
 T = TypeVar("T")
+
+_log = logging.getLogger("menura")
 
 _SHARE_OF_FREE_MEMORY = 0.5
 
@@ -73,7 +77,9 @@ class ModelPool:
             with self._lock:
                 if key in self._models:
                     return cast("T", self._used(key))
+            start = time.perf_counter()
             model = load()
+            _log.info("loaded %s in %.2f s", _name(key.kind, key.path), time.perf_counter() - start)
             with self._lock:
                 file = (key.kind, key.path)
                 self._loads[file] = self._loads.get(file, 0) + 1
@@ -91,6 +97,11 @@ class ModelPool:
         return {
             f"{file[0]}:{file[1]}" if names[file] in several else names[file]: count for file, count in counts.items()
         }
+
+    def clear(self) -> None:
+        """Forget all models; those in use are freed when their requests end."""
+        with self._lock:
+            self._models.clear()
 
     @property
     def resident_bytes(self) -> int:

@@ -52,9 +52,9 @@ def _index(path: Path | None) -> Path | None:
 
 
 def _config_of(voice: VoiceEntry) -> SynthesizerConfig:
-    from menura.checkpoints.rvc import load_voice
+    from menura.checkpoints.rvc import read_config
 
-    return load_voice(voice.path).config
+    return read_config(voice.path)
 
 
 def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerConfig) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from menura.errors import DecodeError, ResourceError
+from menura.errors import ResourceError
 from menura.pipeline.clock import StageClock
 from menura.pipeline.execute import Executor
 from menura.pipeline.pitch import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES, PitchShift
@@ -53,7 +53,7 @@ class Analysis:
     """Content and F0 of one recording, committed to its timeline as far as they are asked for.
 
     Args:
-        blocks: 16 kHz samples of the whole extent, read as far as needed.
+        blocks: 16 kHz samples of the whole extent at least, read as far as needed.
         extent: the recording's timeline.
         networks: what to analyse with.
         timeline: takes the features.
@@ -61,7 +61,6 @@ class Analysis:
         windowing: where windows lie.
         silences: windows without effect on any sound are skipped.
         clock: counts the time.
-        name: the recording's, for messages.
     """
 
     def __init__(
@@ -75,10 +74,9 @@ class Analysis:
         windowing: Windowing | None = None,
         silences: Silences | None = None,
         clock: StageClock | None = None,
-        name: str | None = None,
     ) -> None:
         self.timeline, self.extent, self.pitch = timeline, extent, pitch or PitchShift()
-        self._networks, self._blocks, self._name = networks, blocks, name
+        self._networks, self._blocks = networks, blocks
         self._silences, self._clock = silences or Silences(), clock or StageClock()
         self._windowing = windowing = windowing or Windowing()
         self._samples = Track(-extent.left_samples)
@@ -178,10 +176,7 @@ class Analysis:
 
     def _read_until(self, end: int) -> None:
         while self._samples.end < end:
-            block = next(self._blocks, None)
-            if block is None:
-                raise DecodeError(self._name, "the file changed while it was being read", "Convert it again")
-            self._samples.append(block)
+            self._samples.append(next(self._blocks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

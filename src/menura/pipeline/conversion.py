@@ -11,7 +11,7 @@ from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.processor import Chain, ExactLength, Processor
 from menura.audio.resample import StreamResampler
-from menura.errors import ResourceError
+from menura.errors import DecodeError, ResourceError
 from menura.f0.file import length_notes
 from menura.pipeline.analysis import Analysis, AnalysisNetworks
 from menura.pipeline.background import read_ahead
@@ -141,13 +141,14 @@ class Conversion:
         return notes
 
     def _opened_blocks(self) -> Generator[FloatArray, None, None]:
-        """16 kHz samples of the whole extent, read ahead in a thread; opened at the first, closed with the generator."""
+        """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
         extent = self._extent
         with self.recording.open() as reader:
             feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._stopped).blocks()
             extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
             with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
                 yield from self.clock.pulled("decode", blocks)
+        raise DecodeError(self.recording.name, "the file changed while it was being read", "Convert it again")
 
     def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
         options = self.request.options
@@ -168,7 +169,6 @@ class Conversion:
             windowing=windowing,
             silences=self.facts.silences,
             clock=self.clock,
-            name=self.recording.name,
         )
 
 

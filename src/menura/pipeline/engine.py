@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -54,7 +54,13 @@ class Ticket:
     """A recording that was submitted."""
 
     def __init__(
-        self, number: int, recording: Recording, request: Request, sink: Sink, priority: int, cancel: threading.Event | None
+        self,
+        number: int,
+        recording: Recording,
+        request: Request,
+        sink: Sink,
+        priority: int,
+        cancel: threading.Event | None,
     ) -> None:
         self.number, self.recording, self.request, self.sink, self.priority = number, recording, request, sink, priority
         self._cancel = (threading.Event(), cancel)
@@ -125,14 +131,6 @@ class _Prepared:
     error: Exception | None = None
 
 
-@dataclass(slots=True)
-class _Writing:
-    """Outputs that are being completed."""
-
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="menura-write"))
-    futures: list[Future[Done | Failed]] = field(default_factory=list)
-
-
 class Engine:
     """Converts what is submitted; use it as a context manager, and call `step` until it is idle.
 
@@ -161,7 +159,8 @@ class Engine:
         self._executor = Executor(networks.device)
         self._preparer: Preparer[Ticket, _Prepared] = Preparer(self._prepare, depth=_PREPARED_AHEAD)
         self._live: list[_Live] = []
-        self._writing = _Writing()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
+        self._writing: list[Future[Done | Failed]] = []
         self._events: list[Event] = []
         self._submitted = 0
         self._closing = False
@@ -204,7 +203,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """True while there is nothing to do."""
-        return not (self._live or self._writing.futures or self._preparer.waiting)
+        return not (self._live or self._writing or self._preparer.waiting)
 
     def step(self) -> list[Event]:
         """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
@@ -213,25 +212,25 @@ class Engine:
             KeyboardInterrupt: Ctrl-C; then `close`.
         """
         check_interrupts()
-        self._events, events = [], self._events
-        self._events = events = []
+        events: list[Event] = []
+        self._events = events
         while len(self._live) < _MOST_TOGETHER:
-            prepared = self._preparer.take(self._choose, wait=not (self._live or self._events or self._writing.futures))
+            prepared = self._preparer.take(self._choose, wait=not (self._live or self._events or self._writing))
             if prepared is None:
                 break
             self._begin(prepared)
         if self._live:
             self._compute()
-            self._collect(len(self._writing.futures))
+            self._collect(len(self._writing))
         elif not self._events:
-            self._collect(len(self._writing.futures) - 1)
+            self._collect(len(self._writing) - 1)
         return events
 
     def close(self) -> None:
         """End everything, finished or not: complete outputs stay, nothing half-written does."""
         self._closing = True
         self._preparer.close()
-        self._writing.threads.shutdown(cancel_futures=True)
+        self._writer.shutdown()
         for live in self._live:
             live.steps.close()
             live.ticket.sink.discard()
@@ -241,6 +240,7 @@ class Engine:
         """Load networks, read a recording once and plan its conversion, in a background thread."""
         begun_s = time.perf_counter()
         try:
+            ticket.sink.check()
             models = self._networks.load(ticket.request)
             conversion = Conversion(
                 ticket.recording,
@@ -289,8 +289,11 @@ class Engine:
         self._advance(live, None)
 
     def _compute(self) -> None:
-        """One pass of one network for the most urgent; those that need an earlier stage go first: the others wait, so
-        that recordings begun at different times come to ask for the same thing."""
+        """One pass of one network for the most urgent.
+
+        Those that need an earlier stage go first and the others wait, so that recordings begun at different times come
+        to ask for the same thing.
+        """
         urgent = max(live.ticket.priority for live in self._live)
         asking = [(live, live.pending) for live in self._live if live.ticket.priority == urgent and live.pending]
         stage = min(_stage(request) for _, request in asking)
@@ -315,7 +318,7 @@ class Engine:
         except StopIteration:
             self._live.remove(live)
             self._collect(_WAITING_TO_BE_WRITTEN - 1)
-            self._writing.futures.append(self._writing.threads.submit(self._finish, live))
+            self._writing.append(self._writer.submit(self._finish, live))
         except StoppedError:
             self._drop(live, _cancelled(live.ticket))
         except _FAILURES as error:
@@ -367,7 +370,7 @@ class Engine:
 
     def _collect(self, most: int) -> None:
         """Take in what was written; wait until at most `most` are waiting."""
-        futures = self._writing.futures
+        futures = self._writing
         while futures and (len(futures) > most or futures[0].done()):
             self._events.append(futures.pop(0).result())
 

@@ -117,7 +117,9 @@ def _too_large(request: NetworkRequest, device: torch.device) -> ResourceError:
     )
 
 
-def _dispatch(members: list[NetworkRequest], device: torch.device, budget: FrameBudget) -> tuple[Stage, list[FloatArray]]:
+def _dispatch(
+    members: list[NetworkRequest], device: torch.device, budget: FrameBudget
+) -> tuple[Stage, list[FloatArray]]:
     first = members[0]
     if isinstance(first, ContentRequest):
         return "content", _content(cast("list[ContentRequest]", members), device)

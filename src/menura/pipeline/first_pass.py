@@ -69,7 +69,7 @@ def first_pass(
 
     Args:
         recording: what to read.
-        new_collector: makes the encoder's collector; None where it takes each window's own statistics (compatible modes).
+        new_collector: makes the encoder's; None where it takes each window's own statistics (compatible modes).
         extent_of: the mode's timeline for a length.
         split_silence: look for silence.
         adjust_level: limit clicks and raise quiet recordings, which RVC doesn't.
@@ -79,6 +79,7 @@ def first_pass(
         DecodeError: it can't be read, or contains no samples.
         StoppedError: `stopped` said so.
     """
+
     def read(limit: float) -> tuple[RecordingFacts, float]:
         collector = None if new_collector is None else new_collector()
         with recording.open() as reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from menura.audio.encode import AudioWriter, format_of
 from menura.audio.spool import SampleSpool
 from menura.errors import EncodeError
+from menura.options import FORMATS
 from menura.pipeline.background import StoppedError
 from menura.system.files import check_writable, writing
 from menura.types import AudioBlock
@@ -25,7 +27,7 @@ _SPOOL_BYTES = 8 * 2**20
 
 
 class Sink(Protocol):
-    """Takes one conversion's sound: `open`, `write` ..., `finish`; or `discard` at any time."""
+    """Takes one conversion's sound: `check`, `open`, `write` ..., `finish`; or `discard` at any time."""
 
     @property
     def path(self) -> Path | None:
@@ -35,6 +37,10 @@ class Sink(Protocol):
     @property
     def format(self) -> str | None:
         """One of FORMATS, which may not have every rate and length; None for samples in memory."""
+        ...
+
+    def check(self) -> None:
+        """Raise MenuraError if nothing can be written there: before any work."""
         ...
 
     def open(self, sample_rate: int) -> None:
@@ -59,19 +65,38 @@ class FileSink:
 
     Args:
         path: the file; folders above it are made.
-        format: one of FORMATS; by default what the name's ending says, else wav.
+        format: one of FORMATS; by default what the name's ending says.
+        keep: files (device, inode) that must not be replaced.
         memory_bytes: kept in memory before the disk is used.
     """
 
-    def __init__(self, path: Path, format: str | None = None, *, memory_bytes: int = _SPOOL_BYTES) -> None:
-        self.path, self.format = path, format or format_of(path) or "wav"
-        self._memory_bytes = memory_bytes
+    def __init__(
+        self,
+        path: Path,
+        format: str | None = None,
+        *,
+        keep: frozenset[tuple[int, int]] = frozenset(),
+        memory_bytes: int = _SPOOL_BYTES,
+    ) -> None:
+        self.path, self.format = path, format or format_of(path)
+        self._keep, self._memory_bytes = keep, memory_bytes
         self._spool: SampleSpool | None = None
         self._rate = 0
 
+    def check(self) -> None:
+        check_writable(self.path, EncodeError)
+        if self.format is None:
+            problem = f"unknown format '{self.path.suffix}'" if self.path.suffix else "the name has no ending"
+            raise EncodeError(self.path, problem, f"End it in .{', .'.join(FORMATS)}, or give {{format}}")
+        with suppress(OSError):
+            status = self.path.stat()
+            if (status.st_dev, status.st_ino) in self._keep:
+                raise EncodeError(
+                    self.path, "would overwrite a recording that is to be converted", "Choose another output"
+                )
+
     def open(self, sample_rate: int) -> None:
         folder = self.path.parent
-        check_writable(self.path, EncodeError)
         with writing(self.path, EncodeError):
             folder.mkdir(parents=True, exist_ok=True)
         self._rate, self._spool = sample_rate, SampleSpool(folder, self._memory_bytes)
@@ -105,6 +130,9 @@ class MemorySink:
         self.sample_rate = 0
         self._blocks: list[AudioBlock] = []
         self._length_samples = 0
+
+    def check(self) -> None:
+        pass
 
     def open(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate

@@ -74,10 +74,12 @@ class FileRecording:
     """An audio file."""
 
     path: Path
+    label: str | None = None
+    """Its name in results; by default the path."""
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return self.label or str(self.path)
 
     def open(self) -> AbstractContextManager[Reader]:
         return open_audio(self.path)

@@ -131,7 +131,9 @@ class Windowing:
 
     def widest_frames(self, frames: int) -> int:
         """Of a timeline of so many frames, the widest window; the analysis networks' are about as wide."""
-        return frames if self.whole else min(frames, self.segment_frames + _SHORTEST_LAST_FRAMES + 2 * self.margin_frames)
+        last = min(_SHORTEST_LAST_FRAMES, self.segment_frames)  # joins the one before it
+        widest = self.segment_frames + last + 2 * self.margin_frames
+        return frames if self.whole else min(frames, widest)
 
     def segments(self, output_frames: int) -> Iterator[Span]:
         """Cells of the synthesis over frames [0, output_frames); seams move near their ends."""
@@ -146,7 +148,9 @@ class Windowing:
             return first, end
         return max(first, cell[0] - self.margin_frames), min(end, cell[1] + self.margin_frames)
 
-    def windows(self, extent: Extent, core_frames: int, context_frames: int, *, whole: bool = False) -> Iterator[Window]:
+    def windows(
+        self, extent: Extent, core_frames: int, context_frames: int, *, whole: bool = False
+    ) -> Iterator[Window]:
         """Windows of an analysis network: fixed and absolute, over the whole timeline, reflected ends included.
 
         Args:

@@ -16,8 +16,8 @@ from menura.audio.resample import resample
 from menura.content.base import ContentEncoder, RecordingStatistics
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
-from menura.pipeline.edges import reflect
-from menura.pipeline.windows import analysis_windows, streaming_extent
+from menura.pipeline.recording import reflect
+from menura.pipeline.windows import Windowing, streaming_extent
 from menura.train.data.perturb import Perturbed, another_throat
 from menura.train.experiment.settings import write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
@@ -124,7 +124,7 @@ def _content_windows(encoder: ContentEncoder, samples: FloatArray) -> list[_Cont
     collector.push(extended)
     statistics = collector.finish()
     made = []
-    for window in analysis_windows(extent, encoder.core_frames, encoder.context_frames):
+    for window in Windowing().windows(extent, encoder.core_frames, encoder.context_frames):
         start = (window.from_frames + extent.left_frames) * FRAME_SAMPLES
         end = (window.to_frames + extent.left_frames) * FRAME_SAMPLES + extent.tail_samples
         skip = (window.start_frames - window.from_frames) // 2

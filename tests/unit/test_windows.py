@@ -9,12 +9,9 @@ from hypothesis import strategies as st
 from menura.pipeline.windows import (
     EDGE_FRAMES,
     LONGEST_EDGE_SAMPLES,
-    SEGMENT_FRAMES,
-    analysis_windows,
+    Windowing,
     compat_extent,
-    segment_borders,
     streaming_extent,
-    whole_window,
 )
 
 LENGTHS = st.integers(1, 16_000 * 4000)
@@ -38,7 +35,7 @@ def test_recordings_of_about_equal_length_have_timelines_of_equal_length() -> No
 @given(LENGTHS, st.sampled_from([800, 2000, 3200]), st.sampled_from([96, 104, 150, 200]), st.sampled_from([32, 100]))
 def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int, edge_frames: int) -> None:
     extent = streaming_extent(length, edge_frames)
-    windows = list(analysis_windows(extent, core, context))
+    windows = list(Windowing().windows(extent, core, context))
     assert windows[0].start_frames == -extent.left_frames
     assert windows[-1].end_frames == extent.end_frames
     for before, after in itertools.pairwise(windows):
@@ -51,22 +48,38 @@ def test_windows_tile_and_lie_on_the_grid(length: int, core: int, context: int, 
         assert window.start_frames % 2 == window.from_frames % 2 == window.end_frames % 2 == 0
 
 
-@given(st.integers(1, 400_000))
-def test_segments_tile_the_output(frames: int) -> None:
-    cells = list(segment_borders(frames, whole=False))
+@given(st.integers(1, 400_000), st.sampled_from([25, 500, 2000]))
+def test_segments_tile_the_output(frames: int, grid: int) -> None:
+    cells = list(Windowing(segment_frames=grid).segments(frames))
     assert cells[0][0] == 0
     assert cells[-1][1] == frames
     for (_, end), (start, _) in itertools.pairwise(cells):
         assert end == start
-        assert end % SEGMENT_FRAMES == 0
-    assert all(end - start <= SEGMENT_FRAMES + 400 for start, end in cells)
-    assert list(segment_borders(frames, whole=True)) == [(0, frames)]
+        assert end % grid == 0
+    assert all(end - start <= grid + min(400, grid) for start, end in cells)
+    assert list(Windowing(whole=True).segments(frames)) == [(0, frames)]
+
+
+@given(LENGTHS)
+def test_a_segments_context_is_within_the_timeline_and_no_wider_than_said(length: int) -> None:
+    extent, windowing = streaming_extent(length), Windowing()
+    for cell in windowing.segments(-(-length // 160)):
+        start, end = windowing.context(cell, extent)
+        assert -extent.left_frames <= start <= cell[0] < cell[1] <= end <= extent.end_frames
+        assert end - start <= windowing.widest_frames(extent.frames)
+    assert Windowing(whole=True).context((0, 1), extent) == (-100, extent.end_frames)
 
 
 def test_whole_is_one_window() -> None:
     extent = streaming_extent(16_000 * 60)
-    (window,) = whole_window(extent)
+    (window,) = Windowing().windows(extent, 800, 100, whole=True)
     assert (window.from_frames, window.to_frames) == (-100, extent.end_frames)
+
+
+def test_the_grid_of_analysis_can_be_set() -> None:
+    extent = streaming_extent(16_000 * 10)
+    starts = [window.start_frames for window in Windowing(analysis_frames=50).windows(extent, 800, 100)]
+    assert starts[1:3] == [50, 100]
 
 
 @pytest.mark.parametrize(("length", "frames"), [(38_400, 438), (1, 198), (16_000, 298)])

@@ -1,4 +1,4 @@
-"""What is done with a recording of some length on some machine, and why."""
+"""How a recording of some length is cut on some machine, and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from menura.options import ConversionOptions
 from menura.pipeline.strategy import CUDNN_STEPS, Decision, Machine, decide
-from menura.pipeline.windows import ATTENTION_REACH_FRAMES, WIDEST_WINDOW_FRAMES
+from menura.pipeline.windows import Windowing
 from support.tiny import tiny_config
 
 MINUTE = 6000
@@ -20,43 +20,42 @@ def decision(frames: int, *, device: str = "cpu", cudnn: bool = True, free_gb: f
 
 
 @pytest.mark.parametrize("frames", [1, 100, MINUTE, HOUR, 100 * HOUR])
-@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 @pytest.mark.parametrize("strategy", ["auto", "stream"])
-def test_streaming_takes_any_length_anywhere(frames: int, device: str, strategy: str) -> None:
-    made = decision(frames, device=device, free_gb=0.01, strategy=strategy)
-    assert (made.strategy, made.refusal) == ("stream", None)
-    assert made.widest_frames <= min(frames, WIDEST_WINDOW_FRAMES) < CUDNN_STEPS
-    assert made.reach_frames == ATTENTION_REACH_FRAMES
-    assert "bounded whatever the length" in made.reasons[0]
-    assert made.reasons[0].startswith("asked for") == (strategy == "stream")
+def test_segments_take_any_length_in_bounded_memory(frames: int, strategy: str) -> None:
+    made = decision(frames, device="cuda", free_gb=0.01, strategy=strategy)
+    assert (made.windowing, made.refusal) == (Windowing(), None)
+    assert made.windowing.widest_frames(frames) <= min(frames, 4500) < CUDNN_STEPS
+    assert len(made.reasons) == (1 if frames < 2000 else 2)
 
 
 def test_whole_keeps_to_cudnn_s_limit() -> None:
     assert decision(CUDNN_STEPS, device="cuda", strategy="whole").refusal is None
     refused = decision(CUDNN_STEPS + 1, device="cuda", strategy="whole").refusal
     assert refused is not None
-    assert "65535" in refused
-    assert "--strategy stream" in refused
-    assert "--no-cudnn" in refused
+    assert refused.kind == "resource"
+    assert "65535" in refused.problem
+    assert {"{strategy=auto}", "{cudnn=false}"} <= set(str(refused.advice).replace(";", " ").split())
     for where in ({"device": "cuda", "cudnn": False}, {"device": "cpu"}, {"device": "mps"}):
         assert decision(CUDNN_STEPS + 1, strategy="whole", **where).refusal is None  # type: ignore[arg-type]
 
 
 def test_whole_looks_at_memory_first() -> None:
     made = decision(10 * MINUTE, strategy="whole", free_gb=4)
-    assert (made.strategy, made.widest_frames) == ("whole", 10 * MINUTE)
+    assert made.windowing.whole
+    assert made.windowing.widest_frames(10 * MINUTE) == 10 * MINUTE
     refused = decision(10 * MINUTE, strategy="whole", free_gb=1).refusal
     assert refused is not None
-    assert "1.0 GB are free" in refused
-    assert "--strategy stream" in refused
+    assert "1.0 GB are free" in refused.problem
+    assert "{strategy=auto}" in str(refused.advice)
 
 
 @pytest.mark.parametrize("compat", ["applio", "rvc"])
 def test_compatible_modes_are_whole_with_attention_over_all(compat: str) -> None:
     made = decision(MINUTE, compat=compat)
-    assert (made.strategy, made.reach_frames, made.refusal) == ("whole", None, None)
-    assert f"--compat {compat}" in made.reasons[0]
+    windowing = made.windowing
+    assert (windowing.whole, windowing.whole_f0, windowing.attention_frames, made.refusal) == (True, True, None, None)
+    assert compat in made.reasons[0]
     refused = decision(4 * MINUTE, compat=compat, free_gb=10).refusal  # the square of the window counts
     assert refused is not None
-    assert "leave out --compat" in refused
+    assert "{compat}" in str(refused.advice)
     assert decision(4 * MINUTE, strategy="whole", free_gb=10).refusal is None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.pipeline.background import Lookahead, read_ahead
+from menura.pipeline.background import Preparer, read_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -87,25 +88,30 @@ def first(ready: Sequence[int]) -> int:
     return 0
 
 
+def preparing(items: range, make: Callable[[int], int], depth: int) -> closing[Preparer[int, int]]:
+    preparer = Preparer(make, depth=depth)
+    for item in items:
+        preparer.add(item)
+    return closing(preparer)
+
+
 @settings(max_examples=30, deadline=None)
-@given(count=st.integers(0, 30), depth=st.integers(1, 6), threads=st.integers(1, 3))
-def test_everything_is_made_once(count: int, depth: int, threads: int) -> None:
+@given(count=st.integers(0, 30), depth=st.integers(1, 6))
+def test_everything_is_made_once_in_order(count: int, depth: int) -> None:
     made: list[int] = []
-    with Lookahead(range(count), lambda n: made.append(n) or n * n, depth=depth, threads=threads) as ahead:
+    with preparing(range(count), lambda n: made.append(n) or n * n, depth) as ahead:
         taken = []
-        while not ahead.exhausted:
+        while ahead.waiting:
             item = ahead.take(first, wait=True)
             assert item is not None
             taken.append(item)
-    assert sorted(taken) == [n * n for n in range(count)]
-    assert sorted(made) == list(range(count))
-    if threads == 1:
-        assert taken == sorted(taken)
+    assert taken == [n * n for n in range(count)]
+    assert made == list(range(count))
 
 
 def test_no_more_is_made_than_asked_for() -> None:
     made: list[int] = []
-    with Lookahead(range(100), lambda n: made.append(n) or n, depth=4) as ahead:
+    with preparing(range(100), lambda n: made.append(n) or n, 4) as ahead:
         until(lambda: len(made) == 4)
         assert ahead.take(first, wait=False) == 0
         until(lambda: len(made) == 5)
@@ -114,26 +120,37 @@ def test_no_more_is_made_than_asked_for() -> None:
 
 
 def test_the_taker_chooses() -> None:
-    with Lookahead(range(5), lambda n: n, depth=5) as ahead:
-        until(lambda: ahead.take(lambda ready: None, wait=True) is None and ready_count(ahead) == 5)
+    with preparing(range(5), lambda n: n, 5) as ahead:
+        until(lambda: ready_count(ahead) == 5)
+        assert ahead.take(lambda ready: None, wait=True) is None
         assert ahead.take(lambda ready: 3, wait=False) == 3
         assert ahead.take(lambda ready: ready.index(1), wait=False) == 1
         assert [ahead.take(first, wait=True) for _ in range(3)] == [0, 2, 4]
-        assert ahead.exhausted
+        assert not ahead.waiting
         assert ahead.take(first, wait=True) is None
 
 
-def ready_count(ahead: Lookahead[int, int]) -> int:
+def ready_count(ahead: Preparer[int, int]) -> int:
     seen = [0]
     ahead.take(lambda ready: seen.__setitem__(0, len(ready)), wait=False)
     return seen[0]
 
 
+def test_the_urgent_come_first_even_where_there_is_no_room() -> None:
+    with closing(Preparer[int, int](lambda n: n, depth=2)) as ahead:
+        for item in range(4):
+            ahead.add(item)
+        until(lambda: ready_count(ahead) == 2)
+        ahead.add(9, priority=1)
+        until(lambda: ready_count(ahead) == 3)
+        assert [ahead.take(first, wait=True) for _ in range(5)] == [9, 0, 1, 2, 3]
+
+
 def test_not_waiting_gives_nothing_until_something_is_ready() -> None:
     go_on = threading.Event()
-    with Lookahead([1], lambda n: go_on.wait(30) and n, depth=2) as ahead:
+    with preparing(range(1, 2), lambda n: go_on.wait(30) and n, 2) as ahead:
         assert ahead.take(first, wait=False) is None
-        assert not ahead.exhausted
+        assert ahead.waiting
         go_on.set()
         assert ahead.take(first, wait=True) == 1
 
@@ -144,7 +161,7 @@ def test_what_making_raises_is_raised_where_it_is_taken() -> None:
             raise ValueError("bad")
         return n
 
-    with Lookahead(range(3), make, depth=1) as ahead:
+    with preparing(range(3), make, 1) as ahead:
         assert ahead.take(first, wait=True) == 0
         with pytest.raises(ValueError, match="bad"):
             ahead.take(first, wait=True)
