@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ResourceError,
         TrainingError,
         UnsafeCheckpointError,
+        VoiceExistsError,
         VoiceNotFoundError,
     )
     from menura.jobs.batch import convert_folder
@@ -79,6 +80,7 @@ __all__ = [
     "TrainingError",
     "TrainingOptions",
     "UnsafeCheckpointError",
+    "VoiceExistsError",
     "VoiceNotFoundError",
     "__version__",
     "convert_folder",
