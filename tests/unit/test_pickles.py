@@ -6,13 +6,14 @@ import io
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
 
 from menura.checkpoints import pickles
-from menura.checkpoints.pickles import load_tensors
+from menura.checkpoints.pickles import load_as_data, load_tensors
 from menura.checkpoints.weights import load_weights
 from menura.errors import CheckpointError, UnsafeCheckpointError
 
@@ -188,6 +189,21 @@ def test_missing_empty_folder_and_huge(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(pickles, "MAX_FILE_BYTES", 2000)
     with pytest.raises(CheckpointError, match="more than any voice"):
         load_tensors(path)
+
+
+@pytest.mark.parametrize("load", [load_tensors, load_as_data])
+def test_tuples_nested_without_end(load: Callable[[Path], object], tmp_path: Path) -> None:
+    """As a dict's key they would end the process."""
+    path = tmp_path / "voice.pth"
+    path.write_bytes(zip_form({}))
+    with zipfile.ZipFile(path) as archive:
+        members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            deep = b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."
+            archive.writestr(name, deep if name.endswith("data.pkl") else data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(path)
 
 
 def test_inflated_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ MAX_ZIP_ENTRIES = 20_000
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_LEGACY_PICKLES = 5
 """Files of torch before 1.6: magic number, version, system, object, storage keys."""
+_MAX_TUPLES = 50_000
+"""Ten times what a voice's checkpoint has. Hashing a million, one in another, overflows the C stack."""
 
 _ZIP_NAME_LENGTH_AT = 26
 """Where a zip entry's own header has the lengths of its name and of what follows, two bytes each."""
@@ -270,7 +272,11 @@ def _names_in_zip(path: Path) -> set[str]:
 def _names_in_pickle(file: IO[bytes] | mmap.mmap) -> Iterator[str]:
     """'module name' of every global that one pickle refers to."""
     recent: list[str] = []
+    tuples = 0
     for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", file)):
+        tuples += opcode.name.startswith("TUPLE")
+        if tuples > _MAX_TUPLES:
+            raise ValueError("tuples that could be nested deeper than Python's hashes reach")
         if opcode.name in ("GLOBAL", "INST"):
             yield str(argument)
         elif opcode.name == "STACK_GLOBAL":

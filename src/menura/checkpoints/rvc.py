@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,19 @@ DEFAULT_CONTENT_ENCODER = "contentvec"
 HEADER_KEY = "rvc"
 """Key of the .safetensors header under which, as JSON, all that a .pth holds beside its weights stands."""
 
-_CONFIG_ENTRIES = 18
+_CONFIG = dataclasses.fields(SynthesizerConfig)[:18]
+"""In the order of RVC's list."""
+_TEXTS = {
+    "name": "model_name",
+    "author": "author",
+    "info": "info",
+    "creation_date": "creation_date",
+    "model_hash": "model_hash",
+    "dataset_length": "dataset_length",
+    "licence": "licence",
+    "source": "source",
+}
+"""Fields of VoiceMetadata by Applio's names."""
 _WRAPPERS = re.compile(r"^(?:module\.)+|_orig_mod\.")
 """What DataParallel and torch.compile put into names."""
 _NAMED_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "44k": 44_100, "44.1k": 44_100, "48k": 48_000}
@@ -150,30 +163,13 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
     Raises:
         TypeError, ValueError, LookupError, OverflowError: the fields are no RVC config.
     """
-    values = content["config"]
-    if not isinstance(values, (list, tuple)) or len(values) != _CONFIG_ENTRIES:
-        raise ValueError("not RVC's list")
     content_dim = int(state["enc_p.emb_phone.weight"].shape[1])
+    listed = zip(_CONFIG, content["config"], strict=True)
+    values = {field.name: _FROM_LIST[str(field.type)](value) for field, value in listed}
+    # RVC's own loader takes the number of speakers from the embedding: files state 109 and hold fewer.
+    values["n_speakers"] = int(state["emb_g.weight"].shape[0])
     return SynthesizerConfig(
-        spec_channels=int(values[0]),
-        segment_size_frames=int(values[1]),
-        inter_channels=int(values[2]),
-        hidden_channels=int(values[3]),
-        filter_channels=int(values[4]),
-        n_heads=int(values[5]),
-        n_layers=int(values[6]),
-        kernel_size=int(values[7]),
-        p_dropout=float(values[8]),
-        resblock=_text(values[9]),
-        resblock_kernel_sizes=_integers(values[10]),
-        resblock_dilation_sizes=tuple(_integers(row) for row in values[11]),
-        upsample_rates=_integers(values[12]),
-        upsample_initial_channel=int(values[13]),
-        upsample_kernel_sizes=_integers(values[14]),
-        # RVC's own loader takes the number of speakers from the embedding: files state 109 and hold fewer.
-        n_speakers=int(state["emb_g.weight"].shape[0]),
-        gin_channels=int(values[16]),
-        sample_rate=_parse_rate(values[17]),
+        **values,
         content_dim=content_dim,
         version=_parse_version(content.get("version"), content_dim),
         has_f0="enc_p.emb_pitch.weight" in state,
@@ -182,15 +178,13 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
     )
 
 
+def _whole(value: Any) -> int:
+    """40000, or a rate as '40k'."""
+    return (_NAMED_RATES.get(value.lower()) if isinstance(value, str) else None) or int(value)
+
+
 def _integers(values: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
-
-
-def _parse_rate(value: Any) -> int:
-    """40000 or '40k'."""
-    if isinstance(value, str):
-        return _NAMED_RATES.get(value.lower()) or int(value)
-    return int(value)
 
 
 def _parse_version(value: Any, content_dim: int) -> str:
@@ -211,22 +205,25 @@ def _parse_vocoder(value: Any, state: State) -> str:
 
 def _parse_metadata(content: Mapping[Any, Any]) -> VoiceMetadata:
     return VoiceMetadata(
-        name=_text(content.get("model_name")),
-        author=_text(content.get("author")),
-        info=_text(content.get("info")),
+        **{ours: _text(content.get(theirs)) for ours, theirs in _TEXTS.items()},
         epoch=_integer(content.get("epoch")),
         step=_integer(content.get("step")),
-        creation_date=_text(content.get("creation_date")),
-        model_hash=_text(content.get("model_hash")),
-        dataset_length=_text(content.get("dataset_length")),
         speaker_names=_speaker_names(content.get("speaker_info")),
-        licence=_text(content.get("licence")),
-        source=_text(content.get("source")),
     )
 
 
 def _text(value: object) -> str:
     return printable(str(value), _MAX_TEXT) if isinstance(value, (str, int, float)) else ""
+
+
+_FROM_LIST: Mapping[str, Callable[[Any], Any]] = {
+    "int": _whole,
+    "float": float,
+    "str": _text,
+    "tuple[int, ...]": _integers,
+    "tuple[tuple[int, ...], ...]": lambda rows: tuple(_integers(row) for row in rows),
+}
+"""By the types of SynthesizerConfig."""
 
 
 def _integer(value: object) -> int | None:
@@ -292,56 +289,29 @@ def _system_error(error: SafetensorError) -> OSError:
 def _fields(voice: LoadedVoice) -> dict[str, Any]:
     """What a voice file says beside its weights: Applio's fields, and RVC WebUI's `info`."""
     config, metadata = voice.config, voice.metadata
-    named: dict[str, Any] = {
-        "config": _config_list(config),
+    texts = {theirs: getattr(metadata, ours) for ours, theirs in _TEXTS.items()}
+    fields: dict[str, Any] = {
+        "config": [_listed(getattr(config, field.name)) for field in _CONFIG],
         "epoch": metadata.epoch,
         "step": metadata.step,
-        "info": metadata.info,
         "sr": config.sample_rate,
         "f0": int(config.has_f0),
         "version": config.version,
-        "creation_date": metadata.creation_date,
-        "model_hash": metadata.model_hash,
-        "dataset_length": metadata.dataset_length,
-        "model_name": metadata.name,
-        "author": metadata.author,
         "embedder_model": config.content_encoder,
         "speakers_id": config.n_speakers,
         "vocoder": config.vocoder,
+        **{name: text for name, text in texts.items() if text or name not in ("licence", "source")},
     }
     if metadata.speaker_names:
-        named["speaker_info"] = [{"id": i, "name": name} for i, name in enumerate(metadata.speaker_names)]
-    if metadata.licence:
-        named["licence"] = metadata.licence
-    if metadata.source:
-        named["source"] = metadata.source
-    return named
+        fields["speaker_info"] = [{"id": i, "name": name} for i, name in enumerate(metadata.speaker_names)]
+    return fields
+
+
+def _listed(value: object) -> object:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _export_weights(path: Path, voice: LoadedVoice, dtype: torch.dtype) -> State:
     state = {name: t for name, t in voice.state.items() if not name.startswith(POSTERIOR_PREFIX)}
     checked = checked_voice(path, voice.config, state, voice.metadata)
     return {name: tensor.to(dtype).clone() for name, tensor in checked.state.items()}
-
-
-def _config_list(config: SynthesizerConfig) -> list[Any]:
-    return [
-        config.spec_channels,
-        config.segment_size_frames,
-        config.inter_channels,
-        config.hidden_channels,
-        config.filter_channels,
-        config.n_heads,
-        config.n_layers,
-        config.kernel_size,
-        config.p_dropout,
-        config.resblock,
-        list(config.resblock_kernel_sizes),
-        [list(row) for row in config.resblock_dilation_sizes],
-        list(config.upsample_rates),
-        config.upsample_initial_channel,
-        list(config.upsample_kernel_sizes),
-        config.n_speakers,
-        config.gin_channels,
-        config.sample_rate,
-    ]
