@@ -31,13 +31,13 @@ class ConversionOptions:
         0.75, "voice", "How much of the content comes from the index; 0 turns it off.", range=(0, 1)
     )
     speaker_id: int = option(0, "voice", "Speaker of a multi-speaker voice.", advanced=True, range=(0, 4095))
-    transpose: float | Literal["auto"] | None = option(
+    transpose: float | Literal["auto", "auto-batch"] | None = option(
         None,
         "pitch",
-        "Pitch shift. auto moves each recording's median pitch to the voice's.",
+        "Pitch shift. auto moves each recording's median pitch to the voice's, auto-batch all recordings by one shift.",
         unit="semitones",
         range=(-48, 48),
-        words=("auto",),
+        words=("auto", "auto-batch"),
         unset="auto if the voice's pitch is known, else 0",
     )
     f0: str = option(

@@ -51,7 +51,7 @@ def test_values_are_completed() -> None:
         return [(item.value, item.type) for item in items]
 
     assert completed("strategy", "s") == [("stream", "plain")]
-    assert completed("transpose", "a") == [("auto", "plain")]
+    assert completed("transpose", "a") == [("auto", "plain"), ("auto-batch", "plain")]
     assert completed("index", "vo") == [("vo", "file")]
 
 

@@ -140,7 +140,7 @@ def test_schema() -> None:
         "unit": "semitones",
         "anyOf": [
             {"type": "number", "minimum": -48, "maximum": 48},
-            {"enum": ["auto"]},
+            {"enum": ["auto", "auto-batch"]},
             {"type": "null"},
         ],
     }  # fmt: skip

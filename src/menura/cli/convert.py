@@ -16,11 +16,11 @@ from menura.cli.derive import GroupedCommand, GroupedOption, options_of, values_
 from menura.cli.explain import explain_inputs
 from menura.cli.report import ProgressLine, failed_report, show_problems, show_results, show_timings
 from menura.cli.terminal import pass_on, say_json, write_json
-from menura.errors import MenuraError
+from menura.errors import MenuraError, OptionError
 from menura.jobs.document import report_document
 from menura.jobs.plan import STANDARD, Inputs, find_inputs, missing_results, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
-from menura.system.files import temporary_folder
+from menura.system.files import check_writable, temporary_folder
 from menura.types import FileResult, Item, Place, RunReport
 from menura.voices.assets import home_folder
 
@@ -66,6 +66,8 @@ def convert(
     """
     options, engine = values_of(ConversionOptions, given), values_of(EngineOptions, given)
     batch = values_of(BatchOptions, given)
+    if batch.report is not None and not batch.report.is_char_device() and not batch.report.is_fifo():
+        check_writable(batch.report)
     if output is None and inputs == (STANDARD,):
         output = STANDARD
     found = find_inputs(inputs, output, batch)
@@ -78,9 +80,9 @@ def convert(
             spooled = temporary / f"stdout.{options.format or 'wav'}"
             items = [replace(item, output=spooled) for item in items]
         folder = place_of(output) if found.many and output is not None else None
-        progress = ProgressLine(quiet=quiet or as_json)
         try:
-            report = _converted(items, folder, options, engine, batch, progress)
+            with contextlib.closing(ProgressLine(quiet=quiet or as_json)) as progress:
+                report = _converted(items, folder, options, engine, batch, progress)
         except MenuraError as error:
             _show_document(failed_report([item.source for item in items], error.details), batch.report, as_json=as_json)
             raise
@@ -90,7 +92,7 @@ def convert(
     _show_document(report, batch.report, as_json=as_json)
     if not as_json:
         if not quiet:
-            show_results(report, err=output == STANDARD)
+            show_results(report, err=output == STANDARD, common_shift=options.transpose == "auto-batch")
         if timings:
             show_timings(report, err=output == STANDARD)
     show_problems(report)
@@ -99,11 +101,11 @@ def convert(
 
 def _check_standard_streams(found: Inputs, *, to_stdout: bool, as_json: bool) -> None:
     if to_stdout and as_json:
-        raise click.UsageError("--json and the sound can't share standard output; give a file with -o.")
+        raise OptionError(None, "the sound is on standard output", "Add {output=FILE}", option="json")
     if to_stdout and sys.stdout.isatty():
-        raise click.UsageError("standard output is a terminal; give a file with -o, or pipe it on.")
+        raise OptionError(None, "standard output is a terminal", "Add {output=FILE}, or pipe it on", option="output")
     if any(str(item.path) == STANDARD for item in found.items) and sys.stdin.isatty():
-        raise click.UsageError("standard input is a terminal; pipe a recording into it.")
+        raise OptionError("standard input", "is a terminal", "Pipe a recording into it")
 
 
 def _show_document(report: RunReport, path: Path | None, *, as_json: bool) -> None:
@@ -129,7 +131,7 @@ def _converted(
     if not items:
         return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
     request = resolve(options, home_folder(engine.home))
-    with contextlib.ExitStack() as stack, contextlib.closing(progress):
+    with contextlib.ExitStack() as stack:
         stdin_path: Path | None = None
         if any(str(item.source) == STANDARD for item in items):
             stdin_path = stack.enter_context(_spooled_stdin())

@@ -62,7 +62,14 @@ class GroupedCommand(click.Command):
             record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
             if record is not None:
                 sections[_section(option)].append(record)
-        return {title: records for title, records in sections.items() if records}
+        found = {title: records for title, records in sections.items() if records}
+        return {"Options": found["Other"]} if list(found) == ["Other"] else found
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = GroupedCommand
 
 
 def home_option(command: Command) -> Command:

@@ -23,8 +23,8 @@ def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:
     return RunReport(files=files, wall_s=0.0, peak_memory_mb=0.0, model_loads={})
 
 
-def show_results(report: RunReport, *, err: bool) -> None:
-    """One line for every output, with its notes; for several inputs a line that counts."""
+def show_results(report: RunReport, *, err: bool, common_shift: bool = False) -> None:
+    """One line for every output, with its notes; for several inputs a line that counts, and the shift of all."""
     for result in report.files:
         if result.output is None or result.resumed:
             continue
@@ -33,6 +33,9 @@ def show_results(report: RunReport, *, err: bool) -> None:
             say(f"  note: {note}", err=err)
     if len(report.files) > 1:
         say(_count(report), err=err)
+    shifts = {result.transpose for result in report.files if result.transpose is not None}
+    if common_shift and len(shifts) == 1:
+        say(f"pitch of all recordings moved by {shifts.pop():+g} semitones", err=err)
 
 
 def _count(report: RunReport) -> str:

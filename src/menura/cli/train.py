@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from menura.cli.derive import flag_with, home_option, option_of, options_of, values_of
+from menura.cli.derive import Group, GroupedOption, flag_with, home_option, option_of, options_of, values_of
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train.events import (
     Exported,
@@ -36,7 +36,7 @@ _QUIET_S = 60.0
 """Longest time without a line where there is no terminal."""
 
 
-@click.group()
+@click.group(cls=Group)
 def train() -> None:
     """Train a voice from recordings: new, then run; or prepare, run, index, export one by one.
 
@@ -49,12 +49,17 @@ def train() -> None:
 @_NAME
 @click.option(
     "--dataset",
+    cls=GroupedOption,
+    group="data",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
     required=True,
     help="Folder of recordings. If all are in sub-folders, each sub-folder is a speaker.",
 )
 @click.option(
     "--rights",
+    cls=GroupedOption,
+    group="data",
     required=True,
     help='Who made the recordings and what allows their use, as in "my own voice"; kept in the voice.',
 )

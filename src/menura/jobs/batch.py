@@ -98,6 +98,10 @@ def convert_items(
     """
     batch, engine, hooks = batch or BatchOptions(), engine or EngineOptions(), hooks or Hooks()
     remove_unfinished(item.output for item in items if isinstance(item.output, Path))
+    if items and request.options.transpose == "auto-batch":
+        from menura.jobs.pitch import with_common_shift
+
+        request = with_common_shift(request, [item.source for item in items], engine)
     if folder is None:
         return _convert(items, request, batch, engine, hooks)
     identity, journal = request.identity, Journal(folder)
@@ -113,12 +117,22 @@ def convert_items(
         journal.record(stamps[missing[position]], result, identity)
         hooks.on_result(missing[position], result)
 
+    def on_progress(progress: Progress) -> None:
+        hooks.on_progress(
+            dataclasses.replace(
+                progress,
+                files=len(items),
+                files_begun=progress.files_begun + len(items) - len(missing),
+                files_done=progress.files_done + len(items) - len(missing),
+            )
+        )
+
     report = _convert(
         [items[position] for position in missing],
         request,
         batch,
         engine,
-        dataclasses.replace(hooks, on_result=on_result),
+        dataclasses.replace(hooks, on_progress=on_progress, on_result=on_result),
     )
     results |= dict(zip(missing, report.files, strict=True))
     return dataclasses.replace(report, files=tuple(results[position] for position in range(len(items))))

@@ -180,8 +180,10 @@ def _folder(inputs: Inputs, output: str | None) -> Place:
     if output is None:
         if len(inputs.arguments) > 1 and last in missing and format_of(Path(last)):
             raise OptionError(last, "no such file", f"Did you mean {{output={last}}}?", option="output")
-        what = "several recordings" if len(inputs.arguments) > 1 else "a URL" if is_url(last) else "a folder or pattern"
-        raise OptionError(None, f"{what} needs an output folder", "Add {output=FOLDER}", option="output")
+        if len(inputs.arguments) > 1:
+            raise OptionError(None, "several recordings need a folder", "Add {output=FOLDER}", option="output")
+        what = "a URL" if is_url(last) else "a folder" if os.path.isdir(last) else "a pattern"
+        raise OptionError(last, f"{what} needs an output folder", "Add {output=FOLDER}", option="output")
     folder = place_of(output)
     if isinstance(folder, Path) and folder.exists():
         if not folder.is_dir():

@@ -55,8 +55,8 @@ class Request:
     def transpose(self) -> float | Literal["auto"]:
         """What is asked for, or the default: given F0 is meant as it is, and RVC moves nothing by itself."""
         options = self.options
-        if options.transpose is not None:
-            return options.transpose
+        if options.transpose is not None:  # of one recording auto-batch is auto
+            return "auto" if options.transpose == "auto-batch" else options.transpose
         unmoved = self.target_hz is None or options.compat != "menura" or self.f0_hz is not None
         return 0.0 if unmoved else "auto"
 

@@ -65,7 +65,7 @@ def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerCon
             None, f"voice '{voice.name}' {known}, not {options.speaker_id}", f"Use a {{speaker_id}} up to {last}",
             option="speaker_id",
         )  # fmt: skip
-    if options.transpose == "auto" and config.has_f0 and voice.f0_median_hz is None:
+    if options.transpose in ("auto", "auto-batch") and config.has_f0 and voice.f0_median_hz is None:
         raise OptionError(
             None,
             f"the pitch of voice '{voice.name}' is unknown: it has no card.json with f0_median_hz",
