@@ -117,25 +117,31 @@ def convert_items(
         journal.record(stamps[missing[position]], result, identity)
         hooks.on_result(missing[position], result)
 
-    def on_progress(progress: Progress) -> None:
-        hooks.on_progress(
-            dataclasses.replace(
-                progress,
-                files=len(items),
-                files_begun=progress.files_begun + len(items) - len(missing),
-                files_done=progress.files_done + len(items) - len(missing),
-            )
-        )
-
     report = _convert(
         [items[position] for position in missing],
         request,
         batch,
         engine,
-        dataclasses.replace(hooks, on_progress=on_progress, on_result=on_result),
+        dataclasses.replace(hooks, on_progress=_counting(hooks, len(results)), on_result=on_result),
     )
     results |= dict(zip(missing, report.files, strict=True))
     return dataclasses.replace(report, files=tuple(results[position] for position in range(len(items))))
+
+
+def _counting(hooks: Hooks, finished: int) -> Callable[[Progress], None]:
+    """Progress that counts files of earlier runs, too."""
+
+    def on_progress(progress: Progress) -> None:
+        hooks.on_progress(
+            dataclasses.replace(
+                progress,
+                files=progress.files + finished,
+                files_begun=progress.files_begun + finished,
+                files_done=progress.files_done + finished,
+            )
+        )
+
+    return on_progress
 
 
 def _convert(
