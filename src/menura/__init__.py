@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from menura.jobs.batch import convert_folder
     from menura.loading.request import Request
     from menura.options import BatchOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
+    from menura.train.session import TrainingSession, train_voice
     from menura.types import (
         AudioBlock,
         ConverterStats,
@@ -79,11 +80,13 @@ __all__ = [
     "State",
     "TrainingError",
     "TrainingOptions",
+    "TrainingSession",
     "UnsafeCheckpointError",
     "VoiceExistsError",
     "VoiceNotFoundError",
     "__version__",
     "convert_folder",
+    "train_voice",
 ]
 
 _HOMES = {
@@ -91,6 +94,7 @@ _HOMES = {
     "menura.jobs.batch": ("convert_folder",),
     "menura.loading.request": ("Request",),
     "menura.options": ("BatchOptions", "ConversionOptions", "EngineOptions", "RunOptions", "TrainingOptions"),
+    "menura.train.session": ("TrainingSession", "train_voice"),
     "menura.types": (
         "AudioBlock",
         "ConverterStats",

@@ -66,7 +66,7 @@ class OptionSpec:
     def range_text(self) -> str:
         """'0 to 0.5', '1 or more', with the unit; empty where there is no range."""
         if self.range is None:
-            return self.unit
+            return "" if self.choices else self.unit
         low, high = self.range
         return f"{low:g} {f'to {high:g}' if high < _UNBOUNDED else 'or more'} {self.unit}".rstrip()
 
@@ -88,7 +88,7 @@ class OptionSpec:
         if isinstance(value, str) and value in self.words:
             return value
         try:
-            value = _CONVERT[self.kind](value)
+            value = _CONVERT[self.kind](_hertz(value) if self.unit == "Hz" else value)
         except (TypeError, ValueError, OverflowError):
             raise self._refused(value, f"is not {self._expected()}") from None
         if self.choices:
@@ -100,11 +100,13 @@ class OptionSpec:
 
     def _choice(self, value: str) -> str:
         for choice in self.choices:
-            if choice.lower() == value.lower():
+            if choice.lower() == value.lower() or (self.unit == "Hz" and _hertz(choice) == value):
                 return choice
-        raise self._refused(value, f"is not one of {', '.join(self.choices)}")
+        raise self._refused(value, f"is not {self._expected()}")
 
     def _expected(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         kind = _KIND_TEXT[self.kind] + (f" of {self.unit}" if self.unit else "")
         return ", ".join((kind, *self.words[:-1], f"or {self.words[-1]}")) if self.words else kind
 
@@ -182,6 +184,13 @@ def _integer(value: Any) -> int:
     if isinstance(value, _NO_NUMBERS) or (not isinstance(value, str) and whole != value):
         raise ValueError
     return whole
+
+
+def _hertz(value: Any) -> Any:
+    """Sample rates as text in Hz: of 24000, 24k, 44.1k."""
+    if isinstance(value, str) and value[-1:] in ("k", "K"):
+        return f"{1000 * float(value[:-1]):g}"
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _number(value: Any) -> float:

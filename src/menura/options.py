@@ -173,7 +173,7 @@ VOCODERS = ("auto", "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN", "Source-filter")
 class TrainingOptions:
     """What a new experiment is."""
 
-    sample_rate: str = option("40k", "network", "Sample rate of the voice.", choices=tuple(TRAINING_RATES))
+    sample_rate: str = option("40k", "network", "Sample rate of the voice.", unit="Hz", choices=tuple(TRAINING_RATES))
     content: str = option(
         "contentvec",
         "network",

@@ -147,3 +147,16 @@ def test_schema() -> None:
     assert properties["f0"]["enum"] == ["auto", "rmvpe", "fcpe", "swift"]
     assert (properties["include"]["type"], properties["include"]["default"]) == ("array", [])
     assert properties["seed"]["advanced"]
+
+
+@pytest.mark.parametrize("given", ["24k", "24K", "24000", 24_000])
+def test_sample_rates_are_taken_in_hertz_and_in_thousands(given: str | int) -> None:
+    assert TrainingOptions(sample_rate=given).sample_rate == "24k"  # type: ignore[arg-type]
+    assert ConversionOptions(sample_rate=given).sample_rate == 24_000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["44.1k", "k", "nank", "24000.5", True])
+def test_what_is_no_sample_rate_of_a_voice_is_refused(given: object) -> None:
+    with pytest.raises(OptionError) as caught:
+        TrainingOptions(sample_rate=given)  # type: ignore[arg-type]
+    assert caught.value.option == "sample_rate"

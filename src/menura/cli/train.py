@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
 from menura.cli.derive import Group, GroupedOption, flag_with, home_option, option_of, options_of, values_of
+from menura.cli.report import clock
+from menura.cli.terminal import LiveLine, note, say, say_lines
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train.events import (
     Exported,
@@ -73,10 +75,10 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 
     created = create_experiment(name, dataset=dataset, rights=rights, options=options, home=home_folder(home))
     for speaker, seconds in created.facts.seconds.items():
-        click.echo(f"{speaker}: {seconds / 60:.1f} minutes")
-    for note in created.notes:
-        click.echo(f"note: {note.text(flag_with)}")
-    click.echo(f"Next: menura train run {shlex.quote(str(name))}")
+        say(f"{speaker}: {seconds / 60:.1f} minutes")
+    for remark in created.notes:
+        note(remark.text(flag_with))
+    say(f"Next: menura train run {shlex.quote(str(name))}")
 
 
 @train.command()
@@ -92,7 +94,7 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
     options, engine = RunOptions(workers=workers, dataset=dataset), EngineOptions(device=device, home=home)
     with _Display() as display:
         report = TrainingSession(name, options, engine, on_event=display).prepare()
-    click.echo(report.read_text(encoding="utf-8"), nl=False)
+    say_lines(report.read_text(encoding="utf-8").splitlines())
 
 
 @train.command()
@@ -116,19 +118,19 @@ def run(name: Path, **given: Any) -> None:
 def _conclude(name: Path, finished: Finished) -> None:
     command = f"menura train run {shlex.quote(str(name))}"
     if finished.reason in ("until", "cancelled"):
-        click.echo(f"Stopped after step {finished.step} of {finished.last_step}; saved. To go on: {command}")
+        say(f"Stopped after step {finished.step} of {finished.last_step}; saved. To go on: {command}")
         if finished.reason == "cancelled":
             raise click.exceptions.Exit(128 + signal.SIGINT)
         return
     if finished.reason == "patience":
-        click.echo(
+        say(
             f"Stopped after step {finished.step}: validation was best at step {finished.best_step}. "
             "To train on all the same: --patience 0"
         )
     _hint(finished.voice, finished.index)
     if finished.checkpoint_bytes:
         megabytes = finished.checkpoint_bytes / 1e6
-        click.echo(
+        say(
             f"The checkpoint ({megabytes:.0f} MB) is only needed to train further. "
             f"To delete it: menura train remove --checkpoints {shlex.quote(str(name))}"
         )
@@ -136,7 +138,7 @@ def _conclude(name: Path, finished: Finished) -> None:
 
 def _hint(voice: Path | None, index: Path | None) -> None:
     with_index = f" --index {shlex.quote(str(index))}" if index else ""
-    click.echo(f"Convert with it: menura convert INPUT --voice {shlex.quote(str(voice))}{with_index}")
+    say(f"Convert with it: menura convert INPUT --voice {shlex.quote(str(voice))}{with_index}")
 
 
 @contextmanager
@@ -164,14 +166,15 @@ def _finishing_step(display: _Display, cancel: threading.Event, *, several: bool
 
 
 class _Display:
-    """Prints a session's events."""
+    """Prints a session's events: lines that stay, and on terminals one that lives."""
 
     def __init__(self) -> None:
         self.training = False
+        self._line = LiveLine(self._text)
+        self._stage, self._stage_s = "loading ...", time.monotonic()
         self._pace: _Pace | None = None
-        self._next_s = 0.0
-        self._every = 1
-        self._warned = False
+        self._stopping = self._warned = False
+        self._every, self._told_s = 1, -_QUIET_S
         self._shown: dict[type, Callable[[Any], None]] = {
             Preparing: self._preparing,
             Prepared: self._prepared,
@@ -179,78 +182,87 @@ class _Display:
             Stepped: self._stepped,
             Validated: self._validated,
             Trained: self._trained,
-            Indexed: self._indexed,
+            Indexed: lambda event: self._line.tell(f"{event.path}: {event.vectors} vectors in {event.cells} cells"),
             Exported: self._exported,
-            Noted: self._noted,
+            Noted: lambda event: self._line.tell(f"menura: note: {event.note.text(flag_with)}", err=True),
         }
 
     def __enter__(self) -> _Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.training = False
+        self._line.close()
 
     def __call__(self, event: TrainingEvent) -> None:
-        for kind, show in self._shown.items():
-            if isinstance(event, kind):
-                show(event)
-        sys.stdout.flush()
+        if show := self._shown.get(type(event)):
+            show(event)
+        self._line.show()
 
     def finishing(self) -> None:
-        """Answer a Ctrl-C."""
-        step = self._pace.step + 1 if self._pace else 1
-        with suppress(RuntimeError):  # the signal came amid another line
-            click.echo(
-                f"\nFinishing step {step}; run the same command again to go on. Ctrl-C again stops at once.", err=True
-            )
+        """Answer a Ctrl-C at once. From a signal's handler, where nothing may be locked."""
+        self._stopping = True
+        if not self._line.live:
+            with suppress(OSError):
+                os.write(2, f"{self._text(200)}\n".encode())
+
+    def _text(self, columns: int) -> str:
+        if self._stopping and self._pace:
+            return f"finishing step {self._pace.step + 1}; run again to go on (Ctrl-C again: stop at once)"
+        if self.training and self._pace:
+            return self._pace.text()
+        return f"{self._stage} {clock(time.monotonic() - self._stage_s)}"
+
+    def _stage_is(self, stage: str) -> None:
+        if stage != self._stage:
+            self._stage, self._stage_s = stage, time.monotonic()
 
     def _preparing(self, event: Preparing) -> None:
-        if time.monotonic() >= self._next_s or event.done == event.total:
-            self._next_s = time.monotonic() + 1.0
-            click.echo(f"{event.stage}: {event.done} of {event.total}", err=True)
+        self._stage = f"preparing {event.stage}: {event.done} of {event.total}"
+        if not self._line.live and (self._is_due() or event.done == event.total):
+            say(self._stage, err=True)
+
+    def _is_due(self) -> bool:
+        """Whether it's time for a line, where no line lives."""
+        due = time.monotonic() - self._told_s >= _QUIET_S
+        self._told_s = time.monotonic() if due else self._told_s
+        return due
 
     def _prepared(self, event: Prepared) -> None:
+        self._stage_is("loading ...")
         for speaker, seconds in event.seconds.items():
-            click.echo(f"{speaker}: {seconds / 60:.1f} minutes in slices; see {event.report}")
-
-    def _trained(self, event: Trained) -> None:
-        self.training = False
-
-    def _indexed(self, event: Indexed) -> None:
-        click.echo(f"{event.path}: {event.vectors} vectors in {event.cells} cells")
-
-    def _exported(self, event: Exported) -> None:
-        for path in event.paths:
-            click.echo(path)
-
-    def _noted(self, event: Noted) -> None:
-        click.echo(f"menura: note: {event.note.text(flag_with)}", err=True)
+            self._line.tell(f"{speaker}: {seconds / 60:.1f} minutes in slices (see {event.report})")
 
     def _started(self, event: Started) -> None:
-        self.training = True
-        self._pace = _Pace(step=event.step, last_step=event.last_step, begun_step=event.step, begun_s=time.monotonic())
-        self._every, self._next_s = event.log_every_steps, 0.0
-        click.echo(
-            f"{event.seconds / 60:.1f} minutes of recordings; at step {event.step} of {event.last_step}. "
+        self._pace = _Pace(step=event.step, last_step=event.last_step, begun_step=event.step)
+        self._every, self._told_s, self.training = event.log_every_steps, -_QUIET_S, True
+        self._line.tell(
+            f"Training on {event.seconds / 60:.1f} minutes, steps {event.step + 1} to {event.last_step}. "
             f"Curves: tensorboard --logdir {shlex.quote(str(event.logs))}"
         )
 
     def _stepped(self, event: Stepped) -> None:
         assert self._pace is not None
-        self._pace.step = event.step
-        if event.step % self._every == 0 or time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _QUIET_S
-            click.echo(self._pace.line(event))
+        self._pace.take(event)
+        if event.step % self._every == 0 or (self._is_due() and not self._line.live):
+            self._line.tell(self._pace.done())
 
     def _validated(self, event: Validated) -> None:
-        click.echo(f"  validation: {event.mel:.4f} (best at step {event.best_step})")
+        self._line.tell(f"  validation: {event.mel:.4f} (best: step {event.best_step})")
         if event.overtraining and not self._warned:
             self._warned = True
-            click.echo(
+            self._line.tell(
                 f"menura: warning: validation has been getting worse since step {event.best_step}: overtraining. "
                 "That step's voice is kept and will be exported; you can stop.",
                 err=True,
             )
+
+    def _exported(self, event: Exported) -> None:
+        for path in event.paths:
+            self._line.tell(str(path))
+
+    def _trained(self, event: Trained) -> None:
+        self.training = False
+        self._stage_is("making the voice ...")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -260,19 +272,33 @@ class _Pace:
     step: int
     last_step: int
     begun_step: int
-    begun_s: float
+    begun_s: float = field(default_factory=time.monotonic)
+    stepped_s: float = field(default_factory=time.monotonic)
+    losses: str = ""
 
-    def line(self, event: Stepped) -> str:
-        """As in "step 50/3000  mel 0.412 ...  1.02 s/step, 0:50:09 left"."""
-        pace = (time.monotonic() - self.begun_s) / max(1, self.step - self.begun_step)
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if "gradient" not in name)
-        left = _clock(pace * (self.last_step - self.step))
-        return f"step {self.step}/{self.last_step}  {losses}  {pace:.2f} s/step, {left} left"
+    def take(self, event: Stepped) -> None:
+        """A step was made."""
+        self.step, self.stepped_s = event.step, time.monotonic()
+        self.losses = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if "gradient" not in name)
 
+    def text(self) -> str:
+        """The step that is being made: "step 51/3000  1.02 s/step  50:09 left  mel 0.412 ..."."""
+        since_s = time.monotonic() - self.stepped_s
+        if self.step >= self.last_step:
+            return "saving ..."
+        if not self.losses:
+            return f"step {self.step + 1}/{self.last_step}  {clock(since_s)}"
+        left = clock(max(0.0, self._seconds * (self.last_step - self.step) - since_s))
+        return f"step {self.step + 1}/{self.last_step}  {self._seconds:.2f} s/step  {left} left  {self.losses}"
 
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    def done(self) -> str:
+        """The last step that was made."""
+        left = clock(self._seconds * (self.last_step - self.step))
+        return f"step {self.step}/{self.last_step}  {self.losses}  {self._seconds:.2f} s/step, {left} left"
+
+    @property
+    def _seconds(self) -> float:
+        return (self.stepped_s - self.begun_s) / max(1, self.step - self.begun_step)
 
 
 @train.command()
@@ -283,7 +309,7 @@ def index(name: Path, index_method: str) -> None:
     from menura.train.voice.index import make_index
 
     path, built = make_index(name, method=index_method)
-    click.echo(f"{path}: {built.vectors} vectors in {built.cells} cells")
+    say(f"{path}: {built.vectors} vectors in {built.cells} cells")
 
 
 @train.command()
@@ -303,7 +329,7 @@ def export(name: Path, voice: Path | None, speaker: str | None, newest: bool, tr
     else:
         paths = export_experiment(name, speaker=speaker, newest=newest)
     for path in (*paths, *(export_checkpoints(name) if training_state else ())):
-        click.echo(path)
+        say(str(path))
     _hint(paths[0], adopt_index(name))
 
 
@@ -315,11 +341,11 @@ def list_(folder: Path) -> None:
 
     found = find_experiments(folder)
     if not found:
-        click.echo(f"No experiments in {folder}. To make one: menura train new NAME --dataset FOLDER --rights TEXT")
+        say(f"No experiments in {folder}. To make one: menura train new NAME --dataset FOLDER --rights TEXT")
     width = max((len(str(item.folder)) for item in found), default=0)
     for item in found:
         progress = item.problem or f"step {item.step} of {item.steps}{', exported' if item.exported else ''}"
-        click.echo(f"{item.folder!s:<{width}}  {item.size_bytes / 1e6:>6.0f} MB  {progress}")
+        say(f"{item.folder!s:<{width}}  {item.size_bytes / 1e6:>6.0f} MB  {progress}")
 
 
 @train.command()
@@ -330,6 +356,6 @@ def remove(name: Path, checkpoints: bool) -> None:
     from menura.train.experiment.folder import remove_experiment
 
     removed = remove_experiment(name, checkpoints_only=checkpoints)
-    click.echo(f"{removed.size_bytes / 1e6:.0f} MB freed")
+    say(f"{removed.size_bytes / 1e6:.0f} MB freed")
     for path in removed.kept:
-        click.echo(f"kept: {path}")
+        say(f"kept: {path}")
