@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from menura.pipeline.output import FileSink, MemorySink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
 from menura.system.device import configure_torch, peak_memory_mb, resolve_device
+from menura.system.files import temporary_folder
 from menura.types import AudioBlock, ConverterStats, Explanation, FileResult, Progress, RunReport, State
 from menura.voices.assets import home_folder
 
@@ -154,14 +154,13 @@ class Converter:
                 memory = MemorySink()
                 self._convert_one(recording, memory, request, on_progress, cancel)
                 return _limited(memory.joined()), memory.sample_rate
+            tagged = recording.path if isinstance(recording, FileRecording) else None
             if isinstance(output, (str, os.PathLike)):
-                path = Path(output)
-                sink = FileSink(path, request.options.format, keep=_inputs(recording))
+                sink = FileSink(Path(output), request.options, source=tagged, keep=_inputs(recording))
                 return self._convert_one(recording, sink, request, on_progress, cancel)
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-")))
-            format = request.options.format or "wav"
-            copy = folder / f"output.{format}"
-            result = self._convert_one(recording, FileSink(copy, format), request, on_progress, cancel)
+            copy = stack.enter_context(temporary_folder()) / f"output.{request.options.format or 'wav'}"
+            sink = FileSink(copy, request.options, source=tagged)
+            result = self._convert_one(recording, sink, request, on_progress, cancel)
             with copy.open("rb") as file:
                 shutil.copyfileobj(file, output, 1 << 20)
             return _without_output(result)
@@ -198,7 +197,7 @@ class Converter:
         else:
             keep = frozenset(identity for source, _ in pairs if (identity := _identity(source)) is not None)
             batch = [
-                Item(recording=FileRecording(source), sink=FileSink(output, request.options.format, keep=keep))
+                Item(recording=FileRecording(source), sink=FileSink(output, request.options, source=source, keep=keep))
                 for source, output in pairs
             ]
             ends = self._run(batch, request, on_progress, on_result, cancel)

@@ -16,6 +16,9 @@ F0_METHODS = ("auto", "rmvpe", "fcpe", "swift")
 STRATEGIES = ("auto", "stream", "whole")
 COMPAT_MODES = ("menura", "applio", "rvc")
 FORMATS = ("wav", "flac", "ogg", "mp3", "opus", "m4a")
+_BITRATE_FORMATS = ("mp3", "opus", "m4a")
+_QUALITY_FORMATS = ("ogg", "mp3")
+_BIT_DEPTHS = {"wav": (16, 24, 32), "flac": (16, 24)}
 DEFAULT_VOICE = "wren"
 
 
@@ -82,6 +85,28 @@ class ConversionOptions:
     sample_rate: int | None = option(
         None, "output", "Output sample rate.", unit="Hz", range=(4000, 384_000), unset="the voice's"
     )
+    bitrate: int | None = option(
+        None,
+        "output",
+        "Bitrate of mp3, opus and m4a.",
+        unit="kbps",
+        range=(8, 320),
+        unset="variable in mp3, 181 in opus, 160 in m4a",
+    )
+    quality: float | None = option(
+        None,
+        "output",
+        "Quality of ogg and mp3 at a variable bitrate: 10 is best.",
+        range=(0, 10),
+        unset="7 in ogg, 10 in mp3",
+    )
+    bit_depth: int | None = option(
+        None,
+        "output",
+        "Bits per sample: 16 or 24 in wav and flac, 32 in wav (floating point).",
+        range=(16, 32),
+        unset="16",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -93,6 +118,25 @@ class ConversionOptions:
             raise OptionError(
                 None, "compatibility modes convert silence too", "Leave out {split_silence}", option="split_silence"
             )
+        if self.bitrate is not None and self.quality is not None:
+            raise OptionError(None, "a fixed bitrate has no quality", "Leave out {bitrate}", option="quality")
+        if self.bit_depth is not None and self.bit_depth not in _BIT_DEPTHS["wav"]:
+            raise OptionError(None, f"{self.bit_depth} is not one of 16, 24, 32", option="bit_depth")
+        if self.format is not None:
+            self.check_format(self.format)
+
+    def check_format(self, format: str) -> None:
+        """Raise OptionError for a bitrate, quality or bit depth that this output format doesn't have."""
+        depths = _BIT_DEPTHS.get(format, ())
+        for name, has in (
+            ("bitrate", format in _BITRATE_FORMATS),
+            ("quality", format in _QUALITY_FORMATS),
+            ("bit_depth", bool(depths)),
+        ):
+            if getattr(self, name) is not None and not has:
+                raise OptionError(None, f"{format} has no {name.replace('_', ' ')}", f"Leave out {{{name}}}", name)
+        if self.bit_depth is not None and self.bit_depth not in depths:
+            raise OptionError(None, f"{format} has no {self.bit_depth} bits", "Use {bit_depth=24}", "bit_depth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions
 from menura.audio.decode import open_audio
+from menura.audio.encode import AudioWriter
+from menura.audio.tags import Cover, Tags, read_tags
 from menura.cli.main import run
 from menura.options import FORMATS
 from menura.units import rescaled_length
@@ -82,6 +84,26 @@ def test_output_formats(menura: Run, talk: Path, name: str) -> None:
     assert Path(name).stat().st_size > 1000
     if name != "o.m4a":
         assert soundfile.info(name).frames == 36_000
+
+
+def test_tags_and_cover_go_from_input_to_output(menura: Run, talk: Path) -> None:
+    x, rate = soundfile.read(talk, dtype="float32")
+    tags = Tags(
+        title="T", artist="A", album="B", track="3/12", date="2021-05-03", cover=Cover("image/jpeg", b"\xff" * 99)
+    )
+    with AudioWriter("in.mp3", rate, tags=tags) as writer:
+        writer.write(x)
+    for name in ("o.mp3", "o.flac"):
+        convert(menura, "in.mp3", "-o", name)
+        assert read_tags(Path(name)) == tags
+
+
+def test_bitrate_and_bit_depth(menura: Run, talk: Path) -> None:
+    for name, setting in (("o.mp3", ("--bitrate", "32")), ("p.mp3", ("--bitrate", "128"))):
+        convert(menura, talk, "-o", name, *setting)
+    assert Path("p.mp3").stat().st_size > 3 * Path("o.mp3").stat().st_size
+    convert(menura, talk, "-o", "o.wav", "--bit-depth", "24")
+    assert soundfile.info("o.wav").subtype == "PCM_24"
 
 
 def test_sample_rate_is_really_resampled_and_codecs_get_what_they_have(menura: Run, talk: Path) -> None:
@@ -204,6 +226,9 @@ def test_where_output_goes(menura: Run, talk: Path) -> None:
         (["talk.wav", "x.wav", "-o", "-"], "Add -o FOLDER."),
         (["talk.wav", "-o", "-", "--json"], "standard output"),
         (["talk.wav", "--device", "gpu9"], "gpu9"),
+        (["talk.wav", "-o", "x.mp3", "--bit-depth", "24"], "--bit-depth: mp3 has no bit depth."),
+        (["talk.wav", "--bitrate", "128"], "--bitrate: wav has no bitrate."),
+        (["talk.wav", "-o", "/dev/null", "--format", "wav"], "/dev/null: is a device"),
         (["talk.wav", "--speaker-id", "3"], "--speaker-id"),
     ],
 )

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import soundfile
 
 from menura.audio import encode
 from menura.audio.decode import open_audio
-from menura.audio.encode import AudioWriter, codec_rate, format_of
+from menura.audio.encode import AudioWriter, Encoding, codec_rate, format_of
 from menura.errors import EncodeError
 from menura.options import FORMATS
 
@@ -27,7 +28,7 @@ def speech_like(samples: int, rate_hz: int) -> FloatArray:
     return (x * np.minimum(1, t * 20)).astype(np.float32)
 
 
-def write(path: Path, x: FloatArray, rate_hz: int, block_samples: int = 7777, **options: str) -> None:
+def write(path: Path, x: FloatArray, rate_hz: int, block_samples: int = 7777, **options: Any) -> None:
     with AudioWriter(path, rate_hz, **options) as writer:
         for start in range(0, x.size, block_samples):
             writer.write(x[start : start + block_samples])
@@ -92,12 +93,43 @@ def test_values_beyond_full_scale_and_no_numbers_do_no_harm(tmp_path: Path, form
     assert np.abs(y[8000:]).max() < 1.2
 
 
-@pytest.mark.parametrize(("subtype", "step"), [("PCM_24", 2.0**-23), ("FLOAT", 0.0)])
-def test_finer_subtypes(tmp_path: Path, subtype: str, step: float) -> None:
-    x = speech_like(5000, 16_000)
-    write(tmp_path / "out.wav", x, 16_000, subtype=subtype)
-    assert soundfile.info(str(tmp_path / "out.wav")).subtype == subtype
-    np.testing.assert_allclose(read(tmp_path / "out.wav"), x, atol=step, rtol=0)
+@pytest.mark.parametrize(
+    ("format", "bit_depth", "subtype", "step"),
+    [("wav", 24, "PCM_24", 2.0**-23), ("wav", 32, "FLOAT", 0.0), ("flac", 24, "PCM_24", 2.0**-23)],
+)
+def test_finer_samples(tmp_path: Path, format: str, bit_depth: int, subtype: str, step: float) -> None:
+    x, path = speech_like(5000, 16_000), tmp_path / f"out.{format}"
+    write(path, x, 16_000, encoding=Encoding(bit_depth=bit_depth))
+    assert soundfile.info(str(path)).subtype == subtype
+    np.testing.assert_allclose(read(path), x, atol=step, rtol=0)
+
+
+def size_kbps(path: Path, rate_hz: int, encoding: Encoding) -> float:
+    rng = np.random.default_rng(1)
+    write(path, (0.1 * rng.standard_normal(rate_hz * 10)).astype(np.float32), rate_hz, encoding=encoding)
+    return path.stat().st_size * 8 / 10_000
+
+
+@pytest.mark.parametrize(
+    ("format", "rate_hz", "bitrate", "expected_kbps"),
+    [
+        *[("mp3", 44_100, kbps, kbps) for kbps in (32, 64, 128, 192, 320)],
+        *[("mp3", 22_050, kbps, min(kbps, 160)) for kbps in (8, 64, 128, 320)],
+        ("mp3", 44_100, 8, 32),  # the least that the codec has
+        *[("opus", 48_000, kbps, min(kbps, 256)) for kbps in (16, 64, 128, 320)],
+        *[("m4a", 44_100, kbps, kbps) for kbps in (64, 128, 192)],
+    ],
+)
+def test_bitrates(tmp_path: Path, format: str, rate_hz: int, bitrate: int, expected_kbps: int) -> None:
+    found = size_kbps(tmp_path / f"out.{format}", rate_hz, Encoding(bitrate_kbps=bitrate))
+    assert found == pytest.approx(expected_kbps, rel=0.12, abs=2)
+
+
+@pytest.mark.parametrize("format", ["ogg", "mp3"])
+def test_quality(tmp_path: Path, format: str) -> None:
+    sizes = [size_kbps(tmp_path / f"out.{format}", 44_100, Encoding(quality=quality)) for quality in (0, 3, 7, 10)]
+    assert sizes == sorted(sizes)
+    assert sizes[3] > 2 * sizes[0]
 
 
 def test_mp3_and_opus_are_of_good_quality(tmp_path: Path) -> None:

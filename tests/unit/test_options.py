@@ -122,6 +122,31 @@ def test_compatible_modes_are_whole(compat: str) -> None:
         assert caught.value.option == name
 
 
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"format": "wav", "bitrate": 128}, "bitrate"),
+        ({"format": "ogg", "bitrate": 128}, "bitrate"),
+        ({"format": "opus", "quality": 5}, "quality"),
+        ({"format": "mp3", "bit_depth": 16}, "bit_depth"),
+        ({"format": "flac", "bit_depth": 32}, "bit_depth"),
+        ({"bit_depth": 20}, "bit_depth"),
+        ({"bitrate": 128, "quality": 5}, "quality"),
+    ],
+)
+def test_a_format_has_its_own_settings(given: dict[str, Any], option: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        ConversionOptions(**given)
+    assert caught.value.option == option
+
+
+def test_settings_are_checked_again_where_the_format_is_known() -> None:
+    options = ConversionOptions(bit_depth=24)
+    options.check_format("flac")
+    with pytest.raises(OptionError):
+        options.check_format("mp3")
+
+
 def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ConversionOptions().seed = 1  # type: ignore[misc]

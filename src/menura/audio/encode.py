@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
+from menura.audio.tags import Tags, flac_picture, id3_tag
 from menura.errors import EncodeError
 from menura.options import FORMATS
 from menura.system.files import NewFile, check_writable, writing
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from menura.audio.tags import Cover
     from menura.types import FloatArray
 
 _CODEC_RATES_HZ = {
@@ -38,7 +41,17 @@ _CODEC_RATES_HZ = {
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
 _EMPTY_FORMATS = ("wav", "ogg")
-_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+DEFAULT_BIT_DEPTH = 16
+_SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+"""By bits of a sample."""
+_MP3_KBPS = ((8, 160), (32, 320))
+"""Least and largest bitrate of MPEG-2, which is for rates below 32 kHz, and of MPEG-1."""
+_OPUS_KBPS = (6, 256)
+_LEAST_QUALITY_LEVEL = 0.999
+"""libsndfile's compression level, from 0 for the best; LAME knows no 1."""
+_AAC_KBPS = 160
+_FLAC_HEADER_BYTES = 42
+"""The signature and the stream's description, after which other blocks may stand."""
 _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
 _VORBIS_HIGHEST_RATE_HZ = 192_000
@@ -68,6 +81,18 @@ def format_of(path: Path) -> str | None:
     return _SUFFIX_FORMATS.get(path.suffix.lower())
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a format stores sound; what a format doesn't have is ignored there."""
+
+    bitrate_kbps: int | None = None
+    """mp3, opus, m4a; None is variable in mp3, 181 kbps in opus, 160 in m4a."""
+    quality: float | None = None
+    """ogg, mp3: 0 to 10; None is 7 in ogg, 10 in mp3."""
+    bit_depth: int = DEFAULT_BIT_DEPTH
+    """wav, flac: 16, 24, or in wav 32: floating point, which isn't clipped."""
+
+
 class _Encoder(Protocol):
     def write(self, samples: FloatArray) -> None: ...
 
@@ -81,7 +106,8 @@ class AudioWriter:
         path: the file; folders above it are made, an older file of the name is replaced when the new one is complete.
         sample_rate: in Hz, one that `codec_rate` gives for the format.
         format: one of `menura.options.FORMATS`; by default the name's ending, else wav.
-        subtype: how wav and flac store samples: PCM_16, PCM_24, or (wav only) FLOAT, which isn't clipped.
+        encoding: how the format stores it.
+        tags: what the file says of it; covers are for mp3, flac and m4a.
         expected_samples: about how many will come: a wav beyond 4 GiB is then written as RF64, which players of long
             files know.
 
@@ -95,27 +121,31 @@ class AudioWriter:
         path: Path | str,
         sample_rate: int,
         format: str | None = None,
-        subtype: str = "PCM_16",
+        encoding: Encoding | None = None,
+        tags: Tags | None = None,
         expected_samples: int = 0,
     ) -> None:
         self.path = Path(path)
         self.format = format or format_of(self.path) or "wav"
         self.samples_written = 0
         self._finished = False
-        self._subtype = subtype
+        encoding, tags = encoding or Encoding(), tags or Tags()
+        self._clips = self.format != "wav" or encoding.bit_depth < 32
         if self.format not in FORMATS:
             raise EncodeError(self.path, f"'{self.format}' is not one of {', '.join(FORMATS)}")
         if codec_rate(self.format, sample_rate) != sample_rate:
             raise EncodeError(self.path, f"{self.format} doesn't support {sample_rate} Hz")
-        long_wave = self.format == "wav" and expected_samples * _SAMPLE_BYTES[subtype] > _WAVE_BYTES
-        self._wave_samples = _WAVE_BYTES // _SAMPLE_BYTES[subtype] if self.format == "wav" and not long_wave else None
+        most_samples = _WAVE_BYTES // (encoding.bit_depth // 8)
+        long_wave = self.format == "wav" and expected_samples > most_samples
+        self._wave_samples = most_samples if self.format == "wav" and not long_wave else None
         check_writable(self.path, EncodeError)
         with writing(self.path, EncodeError):
             self._file = NewFile(self.path)
-        self._output = _Output(self._file.file)
         try:
-            with deferred_interrupts():
-                self._encoder = _encoder(self._output, sample_rate, "rf64" if long_wave else self.format, subtype)
+            with writing(self.path, EncodeError), deferred_interrupts():
+                self._output = _Output(self._file.file, *_inserted(self.format, tags))
+                container = "rf64" if long_wave else self.format
+                self._encoder = _encoder(self._output, sample_rate, container, encoding, tags)
         except BaseException:
             self._file.discard()
             raise
@@ -128,7 +158,7 @@ class AudioWriter:
             if self._wave_samples is not None and self.samples_written + len(samples) > self._wave_samples:
                 raise EncodeError(self.path, "a wav file can't be longer than 4 GiB", "Use {format=flac}")
             # Codecs go by full scale, and libmp3lame ends the whole process when it meets a NaN.
-            self._encoder.write(_sane(samples, clip=self._subtype != "FLOAT"))
+            self._encoder.write(_sane(samples, clip=self._clips))
             self._output.check()
         self.samples_written += len(samples)
 
@@ -183,23 +213,51 @@ class AudioWriter:
 
 
 class _Output:
-    """A file for libsndfile and FFmpeg, whose callbacks swallow errors of writing: it remembers the first."""
+    """A file for libsndfile and FFmpeg, whose callbacks swallow errors of writing: it remembers the first.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: the new file.
+        inserted: bytes that the encoder doesn't see; they are written at once.
+        at: where they stand.
+    """
+
+    def __init__(self, file: BinaryIO, inserted: bytes = b"", at: int = 0) -> None:
         self._file = file
+        self._at, self._hidden = at, len(inserted)
+        self._position = 0
         self.error: OSError | None = None
+        file.seek(at)
+        file.write(inserted)
+        self.seek(0)
 
     def write(self, data: bytes) -> int:
-        return self._attempt(lambda: self._file.write(data))
+        before = max(0, self._at - self._position) if self._hidden else len(data)
+        return self._write(data[:before]) + self._write(data[before:])
 
     def read(self, count: int = -1) -> bytes:
-        return self._file.read(count)
+        data = self._file.read(count)
+        self._position += len(data)
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._attempt(lambda: self._file.seek(offset, whence))
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += self._attempt(lambda: self._file.seek(0, os.SEEK_END)) - self._hidden
+        self._position = offset
+        self._attempt(lambda: self._file.seek(offset + (self._hidden if offset >= self._at else 0)))
+        return offset
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
+
+    def _write(self, data: bytes) -> int:
+        if data:
+            if self._position == self._at:
+                self.seek(self._position)
+            self._position += len(data)
+            self._attempt(lambda: self._file.write(data))
+        return len(data)
 
     def flush(self) -> None:
         self._attempt(lambda: self._file.flush() or 0)
@@ -216,33 +274,47 @@ class _Output:
             return 0
 
 
-def _encoder(file: _Output, rate_hz: int, format: str, subtype: str) -> _Encoder:
-    if format == "m4a":
-        return _AacEncoder(file, rate_hz)
-    return _SndfileEncoder(file, rate_hz, format, subtype)
+def _inserted(format: str, tags: Tags) -> tuple[bytes, int]:
+    """What libsndfile doesn't write itself, and where it stands."""
+    if format == "mp3":
+        return id3_tag(tags), 0
+    if format == "flac" and tags.cover is not None:
+        return flac_picture(tags.cover), _FLAC_HEADER_BYTES
+    return b"", 0
+
+
+def _encoder(file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> _Encoder:
+    if container == "m4a":
+        return _AacEncoder(file, rate_hz, encoding.bitrate_kbps or _AAC_KBPS, tags)
+    return _SndfileEncoder(file, rate_hz, container, encoding, tags)
 
 
 class _SndfileEncoder:
-    def __init__(self, file: _Output, rate_hz: int, format: str, subtype: str) -> None:
-        self._integer = format in ("wav", "rf64", "flac") and subtype == "PCM_16"
-        container, coding, level = {
-            "wav": ("WAV", subtype, None),
-            "rf64": ("RF64", subtype, None),
-            "flac": ("FLAC", subtype, None),
-            "ogg": ("OGG", "VORBIS", 0.3),
-            "opus": ("OGG", "OPUS", 0.3),
-            "mp3": ("MP3", "MPEG_LAYER_III", 0.0),
-        }[format]
+    def __init__(self, file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> None:
+        pcm = _SUBTYPES[encoding.bit_depth]
+        self._integer = container in ("wav", "rf64", "flac") and pcm == "PCM_16"
+        major, coding, level = {
+            "wav": ("WAV", pcm, None),
+            "rf64": ("RF64", pcm, None),
+            "flac": ("FLAC", pcm, None),
+            "ogg": ("OGG", "VORBIS", _level(encoding.quality, 7)),
+            "opus": ("OGG", "OPUS", _opus_level(encoding.bitrate_kbps)),
+            "mp3": ("MP3", "MPEG_LAYER_III", _mp3_level(rate_hz, encoding)),
+        }[container]
+        mode = "CONSTANT" if encoding.bitrate_kbps else "VARIABLE"
         self._sound = soundfile.SoundFile(
             file,
             "w",
             samplerate=rate_hz,
             channels=1,
-            format=container,
+            format=major,
             subtype=coding,
             compression_level=level,
-            bitrate_mode="VARIABLE" if format == "mp3" else None,
+            bitrate_mode=mode if container == "mp3" else None,
         )
+        if container != "mp3":
+            for name, text in tags.texts.items():
+                setattr(self._sound, "tracknumber" if name == "track" else name, text)
 
     def write(self, samples: FloatArray) -> None:
         # libsndfile would truncate; rounding keeps the error within half a step.
@@ -255,7 +327,7 @@ class _SndfileEncoder:
 class _AacEncoder:
     """AAC in MP4 by PyAV."""
 
-    def __init__(self, file: _Output, rate_hz: int) -> None:
+    def __init__(self, file: _Output, rate_hz: int, bitrate_kbps: int, tags: Tags) -> None:
         try:
             import av
         except ImportError as error:
@@ -266,7 +338,10 @@ class _AacEncoder:
         self._position_samples = 0
         # The edit list, which takes the priming and padding off, counts in this scale: milliseconds by default.
         self._container = av.open(file, "w", format="mp4", options={"movie_timescale": str(rate_hz)})
-        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=160_000)
+        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=bitrate_kbps * 1000)
+        self._container.metadata.update(tags.texts)
+        if tags.cover is not None:
+            self._add_cover(tags.cover)
 
     def write(self, samples: FloatArray) -> None:
         if not len(samples):
@@ -281,6 +356,32 @@ class _AacEncoder:
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
         self._container.close()
+
+    def _add_cover(self, cover: Cover) -> None:
+        picture = self._container.add_mux_stream("png" if cover.mime == "image/png" else "mjpeg", width=1, height=1)
+        picture.disposition = self._av.stream.Disposition.attached_pic
+        packet = self._av.Packet(cover.data)
+        packet.stream, packet.pts, packet.dts = picture, 0, 0
+        self._container.start_encoding()
+        self._container.mux(packet)
+
+
+def _level(quality: float | None, default: float) -> float:
+    return min(1 - (default if quality is None else quality) / 10, _LEAST_QUALITY_LEVEL)
+
+
+def _mp3_level(rate_hz: int, encoding: Encoding) -> float:
+    if encoding.bitrate_kbps is None:
+        return _level(encoding.quality, 10)
+    return _bitrate_level(encoding.bitrate_kbps, *_MP3_KBPS[rate_hz >= 32_000])
+
+
+def _opus_level(kbps: int | None) -> float:
+    return 0.3 if kbps is None else _bitrate_level(kbps, *_OPUS_KBPS)
+
+
+def _bitrate_level(kbps: int, least: int, largest: int) -> float:
+    return min(max((largest - kbps) / (largest - least), 0.0), _LEAST_QUALITY_LEVEL)
 
 
 def _sane(samples: FloatArray, clip: bool) -> FloatArray:

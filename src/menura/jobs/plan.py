@@ -84,11 +84,12 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
             raise OptionError(None, "standard output takes one recording", "Add {output=FOLDER}", option="output")
         return [Item(source=item.path, output=Path(STANDARD)) for item in inputs.items]
     if inputs.many:
+        options.check_format(options.format or "wav")
         jobs = folder_outputs(inputs.items, _folder(inputs, output), ending)
     else:
         jobs = [Item(source=i.path, output=single_output(i, output, options.voice, ending)) for i in inputs.items]
         for job in jobs:
-            _check_name(job.output, options.format)
+            options.check_format(_checked_format(job.output, options.format))
     check_outputs(jobs)
     for job in jobs[:1]:  # of many each other is told with its own file
         if isinstance(job.output, Path):
@@ -196,7 +197,7 @@ def _folder(inputs: Inputs, output: str | None) -> Place:
     return folder
 
 
-def _check_name(output: Place, format: str | None) -> None:
+def _checked_format(output: Place, format: str | None) -> str:
     from menura.audio.encode import format_of
 
     assert isinstance(output, Path)
@@ -207,6 +208,7 @@ def _check_name(output: Place, format: str | None) -> None:
         raise OptionError(output, problem, advice, option="output")
     if by_name is not None and format is not None and by_name != format:
         raise OptionError(output, f"the name is for {by_name}, not {format}", "Change it or {format}", option="format")
+    return format or by_name or "wav"
 
 
 def _resolved(place: Place) -> Place:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from menura.audio.encode import AudioWriter, format_of
+from menura.audio.encode import DEFAULT_BIT_DEPTH, AudioWriter, Encoding, format_of
 from menura.audio.spool import SampleSpool
+from menura.audio.tags import read_tags
 from menura.errors import EncodeError
-from menura.options import FORMATS
+from menura.options import FORMATS, ConversionOptions
 from menura.pipeline.background import StoppedError
 from menura.system.files import check_writable, writing
 from menura.types import AudioBlock
@@ -65,7 +66,8 @@ class FileSink:
 
     Args:
         path: the file; folders above it are made.
-        format: one of FORMATS; by default what the name's ending says.
+        options: format, by default what the name's ending says, and how it stores sound.
+        source: the file whose tags and cover it gets.
         keep: files (device, inode) that must not be replaced.
         memory_bytes: kept in memory before the disk is used.
     """
@@ -73,12 +75,15 @@ class FileSink:
     def __init__(
         self,
         path: Path,
-        format: str | None = None,
+        options: ConversionOptions | None = None,
         *,
+        source: Path | None = None,
         keep: frozenset[tuple[int, int]] = frozenset(),
         memory_bytes: int = _SPOOL_BYTES,
     ) -> None:
-        self.path, self.format = path, format or format_of(path)
+        self._options = options = options or ConversionOptions()
+        self.path, self.format = path, options.format or format_of(path)
+        self._source = source
         self._keep, self._memory_bytes = keep, memory_bytes
         self._spool: SampleSpool | None = None
         self._rate = 0
@@ -88,6 +93,7 @@ class FileSink:
         if self.format is None:
             problem = f"unknown format '{self.path.suffix}'" if self.path.suffix else "the name has no ending"
             raise EncodeError(self.path, problem, f"End it in .{', .'.join(FORMATS)}, or give {{format}}")
+        self._options.check_format(self.format)
         with suppress(OSError):
             status = self.path.stat()
             if (status.st_dev, status.st_ino) in self._keep:
@@ -110,7 +116,10 @@ class FileSink:
         count, gain = self._spool.length_samples, output_gain(self._spool.peak)
         with self._spool as spool:
             _check(stopped)
-            with AudioWriter(self.path, self._rate, self.format, expected_samples=count) as writer:
+            options = self._options
+            encoding = Encoding(options.bitrate, options.quality, options.bit_depth or DEFAULT_BIT_DEPTH)
+            tags = None if self._source is None else read_tags(self._source)
+            with AudioWriter(self.path, self._rate, self.format, encoding, tags, count) as writer:
                 for samples in spool.blocks(self._rate, gain):
                     _check(stopped)
                     writer.write(samples)
