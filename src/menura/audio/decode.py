@@ -20,7 +20,8 @@ from menura.audio.media import MEDIA_ADVICE, MediaSource
 from menura.audio.mixdown import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
 from menura.audio.suffixes import MEDIA_SUFFIXES
-from menura.errors import DecodeError, ResourceError
+from menura.errors import DecodeError
+from menura.system.files import temporary_folder, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -233,12 +234,8 @@ def spooled_input(stream: BinaryIO, folder: Path | None = None) -> Iterator[Path
         ResourceError: the temporary folder has no room for it.
     """
     with ExitStack() as stack:
-        try:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="menura-", dir=folder))) / "stdin"
+        with writing(folder or Path(tempfile.gettempdir())):
+            path = stack.enter_context(temporary_folder(parent=folder)) / "stdin"
             with path.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
-        except OSError as error:
-            place = folder or tempfile.gettempdir()
-            advice = "Free space there or " + ("choose another folder" if folder else "point TMPDIR at a larger disk")
-            raise ResourceError(place, f"can't store standard input: {error.strerror or error}", advice) from error
         yield path

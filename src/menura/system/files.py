@@ -142,8 +142,8 @@ def writing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[Non
 
 def unwritable(path: Path, error: OSError, kind: type[MenuraError] = ResourceError) -> MenuraError:
     """What to do where a file can't be written."""
-    full = error.errno in _FULL
-    advice = "Free space on that disk, or choose another folder" if full else "Choose a writable folder"
+    other = "point TMPDIR at another" if path == Path(tempfile.gettempdir()) else "choose another folder"
+    advice = f"Free space on that disk, or {other}" if error.errno in _FULL else "Choose a writable folder"
     return kind(path, f"can't be written: {error.strerror or error}", advice)
 
 
