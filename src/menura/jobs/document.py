@@ -27,7 +27,8 @@ def report_document(report: RunReport) -> dict[str, Any]:
 
 def to_document(result: FileResult) -> dict[str, Any]:
     """A file's result as plain values; `error` has kind, subject, problem, advice and option."""
-    factor = result.real_time_factor
+    wall_s = round(result.wall_s, 6)
+    factor = wall_s / result.audio_s if result.audio_s else None  # of what is written, so that it reads back the same
     stages = dataclasses.asdict(result.stages)
     return {
         "input": result.input,
@@ -40,7 +41,7 @@ def to_document(result: FileResult) -> dict[str, Any]:
         "output_rate": result.output_rate,
         "f0_method": result.f0_method,
         "transpose": None if result.transpose is None else result.transpose + 0.0,  # not -0.0
-        "wall_s": round(result.wall_s, 6),
+        "wall_s": wall_s,
         "real_time_factor": None if factor is None else round(factor, 6),
         "stages": {name.removesuffix("_s"): round(seconds, 6) for name, seconds in stages.items()},
         "seams_s": list(result.seams_s),
