@@ -145,7 +145,11 @@ class EngineOptions:
 
     device: str = option("auto", "machine", "cpu, cuda, cuda:N, mps, or auto.", metavar="DEVICE")
     threads: int | None = option(
-        None, "machine", "CPU threads of each process.", range=(1, 1024), unset="the physical cores"
+        None,
+        "machine",
+        "CPU threads of each process.",
+        range=(1, 1024),
+        unset="$OMP_NUM_THREADS, else the physical cores",
     )
     cudnn: bool = option(
         True, "machine", "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn"

@@ -158,7 +158,7 @@ def test_explain_says_what_would_be_done_and_does_nothing(menura: Run, long_talk
     lines = out.splitlines()
     assert lines[0].startswith("long.flac: ")
     assert lines[0].endswith(" s, stream, 16 segments")
-    assert "memory is bounded" in lines[1]
+    assert "bounded memory" in lines[1]
     assert lines[-1] == "missing.wav: no such file."
     code, out, _ = menura("convert", long_talk, "--voice", "tiny", "--strategy", "whole", "--explain", "--json")
     (file,) = json.loads(out)["files"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from menura.cli.derive import flag_with, home_option
+from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json, say_lines
 from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, needed_by, packing_folder
 
 
-@click.group()
+@click.group(cls=Group)
 def assets() -> None:
     """Networks' weights: list them, take them from other programs, clean up."""
 

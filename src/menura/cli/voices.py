@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from menura.cli.derive import flag_with, home_option
+from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json
 from menura.errors import VoiceExistsError
 from menura.voices.assets import home_folder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def voices() -> None:
     """List, describe, import and remove voices."""
 
