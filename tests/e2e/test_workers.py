@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundErr
 from menura.jobs.journal import JOURNAL_NAME
 from menura.jobs.processes import Processes
 from menura.jobs.scheduler import Hooks, share
-from menura.jobs.worker import Ready
 from menura.types import FileResult, Item, Progress, RunReport, State
 
 ONE_THREAD = EngineOptions(threads=1)
@@ -112,20 +110,6 @@ def test_workers_end_with_their_parent(minute: Path, number: signal.Signals, cod
     assert process.returncode == code
     assert [line for line in told.splitlines() if b"2/2 " not in line and b"interrupted" not in line] == []
     assert [path.name for path in Path("out").iterdir()] == [JOURNAL_NAME]
-
-
-@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.1, 0.3])
-def test_a_worker_does_not_hear_ctrl_c_even_while_it_starts(items: list[Item], delay_s: float) -> None:
-    backend = Processes(TINY, ONE_THREAD, 1)
-    link = backend.start(0)
-    try:
-        (worker,) = multiprocessing.active_children()
-        time.sleep(delay_s)
-        os.kill(worker.pid or 0, signal.SIGINT)
-        assert isinstance(link.receive(), Ready)
-    finally:
-        backend.close([link], gently=False)
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())  # and the parent hears it again
 
 
 def test_what_is_wrong_with_the_request_is_raised(items: list[Item]) -> None:

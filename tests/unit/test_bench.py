@@ -72,10 +72,11 @@ def test_timing_knows_how_a_program_ended() -> None:
         timed(["nowhere/no-such-program"])
 
 
-def test_a_programs_memory_is_its_own_not_that_of_who_measures_it() -> None:
-    ballast = np.ones(75_000_000)  # 600 MB
-    took = timed([PYTHON, "-S", "-c", "pass"])
-    assert took.peak_mb < 200 < ballast.nbytes / 2**20
+def test_who_measures_memory_is_small_itself() -> None:
+    """A program's largest memory is at least that of the process which starts it."""
+    code = "import sys; import menura.bench.suites, menura.bench.recordings; print('torch' in sys.modules)"
+    took = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    assert took.stdout == "False\n"
 
 
 # Fresh processes

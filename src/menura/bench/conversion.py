@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from menura.bench.measurement import Measurement
 from menura.converter import Converter
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
+from menura.system.files import temporary_folder
 from menura.types import RunReport, StageTimes
 
 _SGEMM_SIZE = 2048
@@ -54,10 +54,10 @@ def measure_conversion(request: ConversionRequest) -> ConversionAnswer:
     converter = Converter(request.engine)
     converter.preload(request.options)
     before = sgemm_gflops(converter.device)
-    with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
-        loaded = _converted(converter, request.paths, request.options, Path(folder))
+    with temporary_folder() as folder:
+        loaded = _converted(converter, request.paths, request.options, folder)
         runs = [
-            _converted(converter, request.paths[:1], request.options, Path(folder))
+            _converted(converter, request.paths[:1], request.options, folder)
             for _ in range(_AGAIN_RUNS if request.again else 0)
         ]
     sgemm = max(before, sgemm_gflops(converter.device))

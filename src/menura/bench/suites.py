@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from menura.bench.measurement import Measurement
 from menura.bench.timing import in_fresh_process, timed
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
+from menura.system.files import temporary_folder
 
 if TYPE_CHECKING:
     from menura.bench.conversion import ConversionAnswer
@@ -154,9 +154,9 @@ class _Run:
     def _cold(self, name: str, sound: Recordings, count: int, sgemm_gflops: float) -> Measurement:
         """The command on the first recordings, from its start to its end."""
         self._on_step(f"{name}: {count} from process start")
-        with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
+        with temporary_folder() as folder:
             sources = [str(path) for path in sound.paths[:count]]
-            took = timed(convert_command(sources, folder, self._plan.options, self._plan.engine))
+            took = timed(convert_command(sources, str(folder), self._plan.options, self._plan.engine))
         if took.exit_code != 0:
             raise MenuraError("menura convert", f"ended with exit code {took.exit_code}: {took.last_line}")
         return Measurement(

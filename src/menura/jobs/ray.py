@@ -160,11 +160,11 @@ class ClusterWorker:
     def convert(self, item: Item) -> Iterator[Message]:
         """A thread converts, as progress comes by callback."""
         assert self._worker is not None
-        worker, messages = self._worker, queue.SimpleQueue[Message]()
+        worker, messages = self._worker, queue.SimpleQueue[Message | None]()
         with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
             done = pool.submit(worker.convert, item, lambda progress: messages.put(advanced(progress)))
-            done.add_done_callback(lambda _: messages.put(Ready()))
-            while not isinstance(message := messages.get(), Ready):
+            done.add_done_callback(lambda _: messages.put(None))
+            while (message := messages.get()) is not None:
                 yield message
             yield Finished(result=done.result())
 
