@@ -521,7 +521,7 @@ def test_small_schedules(tmp_path: Path, dataset: Path, steps: int | None, expec
         ({"size": "small", "vocoder": "HiFi-GAN"}, "Source-filter only, not with HiFi-GAN"),
         ({"size": "small", "pitch": False}, "the small network needs pitch"),
         ({"vocoder": "Source-filter"}, "vocoder of the small network"),
-        ({"pitch": False, "vocoder": "MRF HiFi-GAN"}, "needs F0"),
+        ({"pitch": False, "vocoder": "MRF HiFi-GAN"}, "needs pitch"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:

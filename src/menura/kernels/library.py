@@ -202,23 +202,23 @@ def kernel_status() -> KernelStatus:
 
 
 @cache
-def _status(wanted: str) -> KernelStatus:
-    if wanted == "off":
+def _status(asked: str) -> KernelStatus:
+    if asked == "off":
         return KernelStatus(library=None, reason=f"{SWITCH}=off")
-    if wanted not in ("", *PATHS):
-        return KernelStatus(library=None, reason=f"{SWITCH}={wanted} is none of off, {', '.join(PATHS)}")
+    if asked not in ("", *PATHS):
+        return KernelStatus(library=None, reason=f"{SWITCH}={asked} isn't one of off, {', '.join(PATHS)}")
     file = next(_candidates(), None)
     if file is None:
         return KernelStatus(library=None, reason="not built (no C++ compiler when Menura was installed)")
-    return load_library(file, wanted)
+    return load_library(file, asked)
 
 
-def load_library(file: Path, wanted: str = "") -> KernelStatus:
+def load_library(file: Path, asked: str = "") -> KernelStatus:
     """Load a built library and choose its path.
 
     Args:
-        file: what the build made.
-        wanted: "avx2" or "avx512"; "" for the best that the processor has.
+        file: the shared library.
+        asked: "avx2" or "avx512"; "" for the best that the CPU has.
     """
     try:
         handle = ctypes.CDLL(str(file))
@@ -227,18 +227,18 @@ def load_library(file: Path, wanted: str = "") -> KernelStatus:
     version = int(handle.menura_version())
     if version != VERSION:
         return KernelStatus(library=None, reason=f"{file} is of version {version}, not {VERSION}: install Menura again")
-    return _choose(handle, file, wanted)
+    return _choose(handle, file, asked)
 
 
-def _choose(handle: ctypes.CDLL, file: Path, wanted: str) -> KernelStatus:
+def _choose(handle: ctypes.CDLL, file: Path, asked: str) -> KernelStatus:
     supported = [path for path in range(len(PATHS)) if int(handle.menura_supported_paths()) >> path & 1]
     if not supported:
-        return KernelStatus(library=None, reason="this processor has no AVX2")
+        return KernelStatus(library=None, reason="this CPU has no AVX2")
     path = supported[-1]
-    if wanted:
-        path = PATHS.index(wanted)
+    if asked:
+        path = PATHS.index(asked)
         if path not in supported:
-            return KernelStatus(library=None, reason=f"this processor has no {wanted.upper()}")
+            return KernelStatus(library=None, reason=f"this CPU has no {asked.upper()}")
     runtime = _parallel_function()
     handle.menura_set_parallel.argtypes = [ctypes.c_void_p]
     handle.menura_set_parallel.restype = None
@@ -250,7 +250,7 @@ def _choose(handle: ctypes.CDLL, file: Path, wanted: str) -> KernelStatus:
         shares_threads=runtime is not None,
         handle=handle,
     )
-    return KernelStatus(library=library, reason=f"{PATHS[path]}, the best of this processor's that is built")
+    return KernelStatus(library=library, reason=f"{PATHS[path]}, the best that this CPU has")
 
 
 def _candidates() -> Iterator[Path]:
@@ -271,10 +271,10 @@ def _parallel_function() -> int | None:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = {match.group(0) for line in maps.splitlines() if (match := _RUNTIME.search(line))}
+    runtimes = {match.group(0) for line in maps.splitlines() if (match := _RUNTIME.search(line))}
     # Torch's own copy lies beside it; another package may have brought a second runtime.
     beside = str(Path(torch.__file__).parent)
-    for name in sorted(found, key=lambda name: (not name.startswith(beside), name)):
+    for name in sorted(runtimes, key=lambda name: (not name.startswith(beside), name)):
         try:
             function = ctypes.CDLL(name).GOMP_parallel
         except (OSError, AttributeError):

@@ -7,8 +7,9 @@ from typing import Any
 
 from menura.errors import OptionError
 from menura.models.config import SynthesizerConfig
-from menura.models.sizes import SOURCE_FILTER, resized, rvc_config, small_config
+from menura.models.sizes import RVC_UPSAMPLING, SOURCE_FILTER, rvc_config, small_config
 from menura.options import TRAINING_RATES, RunOptions, TrainingOptions
+from menura.train.experiment.config_file import resized
 from menura.train.experiment.settings import (
     FILTER_WEIGHTS,
     RVC_WEIGHTS,
@@ -47,11 +48,19 @@ def network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
     elif options.vocoder == SOURCE_FILTER:
         raise OptionError(None, f"{SOURCE_FILTER} is the vocoder of the small network", "Take {size=small}", "vocoder")
     else:
+        _check_rvc(options, size)
         vocoder = "HiFi-GAN" if options.vocoder == "auto" else options.vocoder
         config = rvc_config(size, rate, n_speakers, content=options.content, has_f0=options.pitch, vocoder=vocoder)
     dim = 384 if options.content == STARTER else 256 if size == "v1" else 768
     config = dataclasses.replace(config, content_encoder=options.content, content_dim=dim)
     return config if options.config is None else resized(config, options.config)
+
+
+def _check_rvc(options: TrainingOptions, version: str) -> None:
+    if (version, TRAINING_RATES[options.sample_rate]) not in RVC_UPSAMPLING:
+        raise OptionError(None, f"RVC {version} has no {options.sample_rate}", "Take 32k, 40k or 48k", "sample_rate")
+    if not options.pitch and options.vocoder not in ("auto", "HiFi-GAN"):
+        raise OptionError(None, f"{options.vocoder} needs pitch", "Use {pitch=true}, or leave out {vocoder}", "vocoder")
 
 
 def _check_small(options: TrainingOptions) -> None:
