@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from menura.checkpoints.voice import check_config, config_problem
+from menura.content.registry import STARTER, encoder_path
 from menura.errors import ErrorDetails, MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
 from menura.models.config import SynthesizerConfig
@@ -18,7 +19,7 @@ from menura.options import DEFAULT_VOICE, TRAINING_RATES, TrainingOptions
 from menura.system.device import resolve_device
 from menura.system.files import replacing
 from menura.train.data.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
-from menura.train.experiment.defaults import STARTER, experiment_of, network
+from menura.train.experiment.defaults import experiment_of, network
 from menura.train.experiment.folder import BEGIN
 from menura.train.experiment.settings import (
     EXPERIMENT_FILE,
@@ -30,7 +31,6 @@ from menura.train.experiment.settings import (
 from menura.train.learning.checkpoint import check_disk_space
 from menura.train.learning.networks import check_warm_start
 from menura.train.learning.precision import fastest_precision
-from menura.voices.assets import find_asset
 from menura.voices.library import find_voice
 
 _PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
@@ -72,8 +72,7 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
         )
     speakers = speakers_of(dataset, folder.resolve().name)
     config = checked_network(options, len(speakers))
-    if config.content_encoder != STARTER:
-        _check_encoder(config.content_encoder, home)
+    _check_encoder(config.content_encoder, home)
     warm, notes = warm_start(options, config, home)
     data = DataSettings(
         dataset=str(dataset.resolve()),
@@ -116,7 +115,7 @@ def checked_network(options: TrainingOptions, n_speakers: int) -> SynthesizerCon
 
 def _check_encoder(name: str, home: Path) -> None:
     try:
-        find_asset(name, home)
+        encoder_path(name, home)
     except MenuraError as error:
         other = "Or take {content=menura-starter}, which needs no download (such voices run in Menura only)"
         advice = f"{error.advice.rstrip('.')}. {other}" if error.advice else other

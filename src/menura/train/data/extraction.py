@@ -7,23 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 import torch
 
+from menura.content.registry import encoder_path, load_encoder, projection_of
 from menura.errors import TrainingError
 from menura.f0.registry import load_estimator, method_path
 from menura.train.data.features import SUFFIX, ClipFeatures, ClipSource, Extractor, load_features, save_features
 from menura.train.data.slicing import loudness_db
-from menura.train.experiment.defaults import STARTER
 from menura.train.experiment.folder import FEATURES
 from menura.train.experiment.settings import Experiment
-from menura.voices.assets import find_asset
-
-if TYPE_CHECKING:
-    from menura.content.base import ContentEncoder
 
 _VERSION = 2
 """Of the features themselves: a change of their computation makes old ones worthless."""
@@ -36,7 +31,6 @@ class NetworkNames:
     content: str
     version: str
     content_path: str
-    """Empty for the starter encoder, whose weights are inside the package."""
     f0: str
     f0_path: str
     sample_rate: int
@@ -50,11 +44,10 @@ class NetworkNames:
             AssetMissingError: weights are not installed.
         """
         config = experiment.synthesizer
-        encoder = "" if config.content_encoder == STARTER else str(find_asset(config.content_encoder, home))
         return cls(
             content=config.content_encoder,
             version=config.version,
-            content_path=encoder,
+            content_path=str(encoder_path(config.content_encoder, home)),
             f0=experiment.data.f0,
             f0_path=str(method_path(experiment.data.f0, home)),
             sample_rate=config.sample_rate,
@@ -98,7 +91,7 @@ def load_networks(names: NetworkNames) -> None:
         _loaded.clear()
         device = torch.device(names.device)
         _loaded[names] = Extractor(
-            encoder=_encoder(names, device),
+            encoder=load_encoder(names.content, Path(names.content_path), device, projection_of(names.version)),
             estimator=load_estimator(names.f0, Path(names.f0_path), device, threads=torch.get_num_threads()),
             sample_rate=names.sample_rate,
             device=device,
@@ -110,16 +103,6 @@ def unload_networks() -> None:
     _loaded.clear()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _encoder(names: NetworkNames, device: torch.device) -> ContentEncoder:
-    if names.content == STARTER:
-        from menura.content.starter import StarterEncoder
-
-        return StarterEncoder.load(device)
-    from menura.content.contentvec import ContentVec
-
-    return ContentVec.load(Path(names.content_path), device, "last" if names.version == "v1" else "none")
 
 
 def _content_key(job: FeatureJob, data: bytes) -> str:

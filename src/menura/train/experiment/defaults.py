@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from menura.content.registry import STARTER, content_dim
 from menura.errors import OptionError
 from menura.models.config import SynthesizerConfig
 from menura.models.sizes import RVC_UPSAMPLING, SOURCE_FILTER, rvc_config, small_config
@@ -19,7 +20,6 @@ from menura.train.experiment.settings import (
 )
 
 SMALL = "small"
-STARTER = "menura-starter"
 _VALIDATION_SHARE = 0.05
 _SAVE_EVERY_STEPS = 500
 _LOG_EVERY_STEPS = 25
@@ -51,7 +51,7 @@ def network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
         _check_rvc(options, size)
         vocoder = "HiFi-GAN" if options.vocoder == "auto" else options.vocoder
         config = rvc_config(size, rate, n_speakers, content=options.content, has_f0=options.pitch, vocoder=vocoder)
-    dim = 384 if options.content == STARTER else 256 if size == "v1" else 768
+    dim = content_dim(options.content, size)
     config = dataclasses.replace(config, content_encoder=options.content, content_dim=dim)
     return config if options.config is None else resized(config, options.config)
 
