@@ -15,6 +15,7 @@ from menura.errors import DecodeError
 from menura.pipeline.first_pass import QUIET_PEAK, RecordingFacts, survey
 from menura.pipeline.recording import ArrayRecording
 from menura.pipeline.windows import streaming_extent
+from menura.train.data.slicing import fault_of
 from support.tiny import FakeSurvey
 
 RATE_HZ = 16_000
@@ -57,6 +58,8 @@ def test_training_data_over_full_scale_are_scaled_not_clipped() -> None:
     x = voice()
     assert within_full_scale(x) is x
     np.testing.assert_allclose(within_full_scale(x * 10), x / np.abs(x).max(), atol=1e-6)
+    assert fault_of(within_full_scale(x * 10), RATE_HZ) is None
+    assert fault_of(within_full_scale(np.clip(x * 10, -2, 2)), RATE_HZ) == "clipped"
     clicked = x.copy()
     clicked[500] = 1e6
     np.testing.assert_array_equal(within_full_scale(clicked), np.where(clicked > 1, np.float32(1), x))
