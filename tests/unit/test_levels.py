@@ -59,7 +59,7 @@ def test_training_data_over_full_scale_are_scaled_not_clipped() -> None:
     assert within_full_scale(x) is x
     np.testing.assert_allclose(within_full_scale(x * 10), x / np.abs(x).max(), atol=1e-6)
     assert fault_of(within_full_scale(x * 10), RATE_HZ) is None
-    assert fault_of(within_full_scale(np.clip(x * 10, -2, 2)), RATE_HZ) == "clipped"
+    assert fault_of(within_full_scale(np.clip(x * 20, -2, 2)), RATE_HZ) == "clipped"
     clicked = x.copy()
     clicked[500] = 1e6
     np.testing.assert_array_equal(within_full_scale(clicked), np.where(clicked > 1, np.float32(1), x))
