@@ -10,7 +10,7 @@ import click
 from menura.bench.suites import SUITES, Plan, measure_suites
 from menura.cli.bench_tables import tables
 from menura.cli.derive import option_of, options_of, values_of
-from menura.cli.terminal import say_json, write_json
+from menura.cli.terminal import say, say_json, write_json
 from menura.options import ConversionOptions, EngineOptions
 from menura.voices.assets import bench_folder, home_folder
 from menura.voices.library import find_voice
@@ -66,11 +66,11 @@ def bench(
         quick=quick,
         rounds=rounds,
     )
-    document = measure_suites(plan, bench_folder(home), lambda text: click.echo(text, err=True))
+    document = measure_suites(plan, bench_folder(home), lambda text: say(text, err=True))
     if json_to == _STANDARD_OUTPUT:
         say_json(document)
         return
     for line in tables(document):
-        click.echo(line)
+        say(line)
     if json_to is not None:
         write_json(document, Path(json_to))

@@ -111,7 +111,7 @@ def _device() -> dict[str, Any]:
     }
     try:
         import torch
-    except Exception:  # noqa: BLE001  (told under packages)
+    except Exception:  # noqa: BLE001  (reported under packages)
         return facts
     from menura.kernels.selftest import kernels_in_words
 

@@ -1,4 +1,4 @@
-"""`menura convert --explain`: what would be done with each input, and why."""
+"""`menura convert --explain`: how each input would be converted, and why."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 
 def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOptions, *, as_json: bool) -> int:
-    """Tell of every input; the exit code is 0 only if all of them could be converted so."""
+    """Show the plan for every input; the exit code is 0 only if all of them can be converted."""
     from menura.converter import Converter
     from menura.loading import resolve
 
     request = resolve(options, home_folder(engine.home))
     converter = Converter(engine)
-    told = [_explanation(converter, item.path, request) for item in found.items]
-    told += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
+    explanations = [_explanation(converter, item.path, request) for item in found.items]
+    explanations += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
     if as_json:
-        files = [dataclasses.asdict(explanation) for explanation in told]
+        files = [dataclasses.asdict(explanation) for explanation in explanations]
         say_json({"version": __version__, "files": files})
     else:
-        for explanation in told:
+        for explanation in explanations:
             say_lines(_lines(explanation))
-    return 0 if all(explanation.refusal is None for explanation in told) else 1
+    return 0 if all(explanation.refusal is None for explanation in explanations) else 1
 
 
 def _explanation(converter: Converter, path: Place, request: Request) -> Explanation:
@@ -65,8 +65,7 @@ def _readable(path: Place) -> Iterator[Path]:
 def _lines(explanation: Explanation) -> Iterator[str]:
     if explanation.strategy is None:
         assert explanation.refusal is not None
-        said = dataclasses.replace(explanation.refusal, subject=explanation.input)
-        yield said.text(flag_with)
+        yield dataclasses.replace(explanation.refusal, subject=explanation.input).text(flag_with)
         return
     several = f", {explanation.segments} segments" if explanation.segments > 1 else ""
     yield f"{explanation.input}: {explanation.audio_s:.2f} s, {explanation.strategy}{several}"

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command line and return its exit code; errors are told in one line each on standard error."""
+    """Run the command line and return its exit code; every error is one line on standard error."""
     try:
         code = _invoke(argv)
         terminal.flush()
@@ -100,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _invoke(argv: Sequence[str]) -> int:
-    # Not click's own main(): it would print tracebacks' worth of lines and swallow what is told here.
+    # Not click's own main(): it prints several lines and hides what is reported here.
     try:
         with cli.make_context("menura", list(argv)) as context:
             cli.invoke(context)

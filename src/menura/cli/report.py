@@ -102,13 +102,13 @@ class ProgressLine:
         self._line = None if quiet else LiveLine(self._text, stream)
         self._stream, self._begun = stream, 0
         self._progress: Progress | None = None
-        self._begun_s = self._told_s = time.monotonic()
+        self._begun_s = self._updated_s = time.monotonic()
         if self._line:
             self._line.show()
 
     def __call__(self, progress: Progress) -> None:
         """Show how far the run has come."""
-        self._progress, self._told_s = progress, time.monotonic()
+        self._progress, self._updated_s = progress, time.monotonic()
         if self._line and self._line.live:
             self._line.show()
         elif self._line and progress.files > 1 and progress.files_begun > self._begun:
@@ -124,7 +124,7 @@ class ProgressLine:
         progress, now_s = self._progress, time.monotonic()
         if progress is None:
             return f"loading ... {clock(now_s - self._begun_s)}"
-        since_s = now_s - self._told_s
+        since_s = now_s - self._updated_s
         bar, begin = _bar(progress), f"{progress.files_begun}/{progress.files} "
         end = f"  {_pace(dataclasses.replace(progress, wall_s=progress.wall_s + since_s), since_s)}"
         room = columns - columns_of(bar + begin + end)

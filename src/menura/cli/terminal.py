@@ -121,7 +121,7 @@ class LiveLine:
         """Draw the line, unless it was drawn a moment ago."""
         if self.live and time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + self._INTERVAL_S
-            columns = shutil.get_terminal_size().columns - 1
+            columns = self._terminal_columns() - 1
             with self._lock:
                 self._draw(cut(printable(self._text(columns)), columns))
 
@@ -138,6 +138,12 @@ class LiveLine:
         if self.live:
             self._pulse.join()
             self._draw("")
+
+    def _terminal_columns(self) -> int:
+        try:  # of this stream: standard output may go elsewhere
+            return int(os.environ.get("COLUMNS") or os.get_terminal_size(self._stream.fileno()).columns) or 80
+        except (OSError, ValueError):
+            return 80
 
     def _beat(self) -> None:
         while not self._ended.wait(self._PULSE_S):
@@ -183,7 +189,7 @@ def _columns(character: str) -> int:
 
 def _complain(text: str, colour: str) -> None:
     name = f"\x1b[{colour}m" + "menura:" + "\x1b[0m" if _has_colour(sys.stderr) else "menura:"
-    with contextlib.suppress(OSError, ValueError):  # there is nobody to tell
+    with contextlib.suppress(OSError, ValueError):  # standard error is gone as well
         sys.stderr.write(f"{name} {printable(text)}\n")
         sys.stderr.flush()
 
