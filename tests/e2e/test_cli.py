@@ -372,3 +372,36 @@ def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
     assert {asset["name"] for asset in assets} >= {"contentvec", "rmvpe", "fcpe"}
     assert all(asset["found"] or asset["missing"] for asset in assets)
     assert "rmvpe" in menura("assets", "list")[1]
+
+
+def test_voices_of_a_folder_and_weights_of_another_program(menura: Run, talk: Path, home: Path) -> None:
+    models = Path("models")
+    models.mkdir()
+    for name in ("singer_100e_200s", "singer_200e_400s", "bird"):
+        shutil.copy(home / "voices" / "tiny" / "voice.safetensors", models / f"{name}.safetensors")
+    code, out, _ = menura("voices", "import", models)
+    assert (code, out.count("installed '")) == (0, 2)
+    code, out, _ = menura("voices", "import", models, "--all")
+    assert (code, out.count("installed '"), out.count("exists already")) == (0, 1, 2)
+    code, _, err = menura("assets", "import", talk.parent)
+    assert code == 2
+    assert "Applio" in err
+    assert "put it at" in menura("assets", "list", "--all")[1]
+    assert "put it at" not in menura("assets", "list")[1]
+
+
+def test_the_index_beside_a_voice_is_used_and_told(menura: Run, talk: Path, home: Path) -> None:
+    import faiss
+
+    shutil.copy(home / "voices" / "tiny" / "voice.safetensors", "own.safetensors")
+    index = faiss.index_factory(384, "IVF1,Flat")
+    vectors = np.random.default_rng(1).standard_normal((50, 384)).astype(np.float32)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, "added_IVF1_Flat_nprobe_1_own_v2.index")
+    found = convert(menura, talk, "-o", "x.wav", "--voice", "own.safetensors")
+    (file,) = found["files"]
+    assert any(name.startswith("index") for name in found["model_loads"])
+    assert any("added_IVF1_Flat_nprobe_1_own_v2.index" in note for note in file["notes"])
+    (plain,) = convert(menura, talk, "-o", "y.wav", "--voice", "own.safetensors", "--index-rate", "0")["files"]
+    assert not any(".index" in note for note in plain["notes"])

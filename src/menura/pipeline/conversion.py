@@ -90,7 +90,7 @@ class Conversion:
         """Frames of the widest window that a network sees."""
         self.output_rate, rate_notes = _output_rate(config.sample_rate, request, format)
         length, least_notes = _output_length(facts, self.output_rate, format)
-        self._notes = facts.notes + rate_notes + least_notes + _input_notes(facts, request)
+        self._notes = request.notes + facts.notes + rate_notes + least_notes + _input_notes(facts, request)
         spare = 0 if self.output_rate == config.sample_rate else _SPARE_SAMPLES
         voice_length = ceil_div(length * config.sample_rate, self.output_rate) + spare
         self._output_frames = ceil_div(voice_length, config.frame_samples)
