@@ -12,7 +12,7 @@ import pytest
 from menura.audio.levels import PeakMeter, within_full_scale
 from menura.audio.mixdown import CANCELLED, MixDown
 from menura.errors import DecodeError
-from menura.pipeline.first_pass import QUIET_PEAK, RecordingFacts, survey
+from menura.pipeline.first_pass import QUIET_PEAK, RecordingFacts, first_pass
 from menura.pipeline.recording import ArrayRecording
 from menura.pipeline.windows import streaming_extent
 from menura.train.data.slicing import fault_of
@@ -33,7 +33,7 @@ def voice(seconds: float = 4.0) -> FloatArray:
 
 def facts(samples: FloatArray, **options: bool) -> RecordingFacts:
     extent_of = partial(streaming_extent, edge_frames=32)
-    return survey(ArrayRecording(samples, RATE_HZ), FakeSurvey, extent_of, **options)
+    return first_pass(ArrayRecording(samples, RATE_HZ), FakeSurvey, extent_of, **options)
 
 
 def power(found: RecordingFacts) -> float:
