@@ -1,1 +1,1 @@
-"""Native kernels of the networks, and what stands in for them."""
+"""Compiled CPU kernels, and the networks that run on them."""

@@ -12,7 +12,7 @@ from menura.kernels.library import Algorithm, AttentionArguments, GatingArgument
 from menura.kernels.packing import pack_convolution, padded_channels
 
 _WORKSPACE_STEPS = 64
-"""Beyond the signal's, that the workspace has room for: see `cpp/menura_kernels.h`."""
+"""Rows of the workspace beyond the signal's: see `cpp/menura_kernels.h`."""
 
 
 def spread(weight: Tensor, groups: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Packed weights on disk, mapped into memory: the second start of a voice packs nothing, and processes share its pages.
 
-A file is a header of fixed size and the weights one after the other, as float32. It is believed only if it is as long
-as its header says and has the header's checksum; a layer takes no more and no less than its own weights from it.
+A file is a header of fixed size and the weights one after the other, as float32. It is used only if it has the
+size and the checksum that its header states; a layer takes exactly as many weights from it as it needs.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ BUDGET_BYTES = 4 * 10**9
 """The least recently used files beyond this are removed."""
 
 SMALLEST_BYTES = 64 * 10**6
-"""What is smaller is packed again faster than it is worth keeping."""
+"""Smaller voices are packed anew at each start."""
 
 _SUFFIX = ".packed"
 _UNFINISHED = ("*.tmp", ".*.part")
-"""Files of writers, in the last version and in this one."""
+"""Partial files of the last version and of this one."""
 _HEADER_BYTES = 64
 _BLOCK_BYTES = 1 << 20
 
 
 class PackingError(ValueError):
-    """A file holds other weights than the layers that read it have."""
+    """A file doesn't hold the weights of the layers that read it."""
 
 
 class Packing:
@@ -46,7 +46,7 @@ class Packing:
         """Take the weights from `stored`, flat float32; None packs them."""
         self._stored = stored
         self.tensors: list[Tensor] = []
-        """All weights that were given."""
+        """All weights taken so far."""
 
     def take(self, size: int, pack: Callable[[], Tensor]) -> Tensor:
         """The next layer's packed weights.
@@ -56,7 +56,7 @@ class Packing:
             pack: makes them.
 
         Raises:
-            PackingError: what is stored ends before.
+            PackingError: fewer are stored.
         """
         if self._stored is None:
             weights = pack()
@@ -80,7 +80,7 @@ class PackingCache:
         self._folder, self._budget_bytes = folder, budget_bytes
 
     def load(self, key: str) -> Packing | None:
-        """What is stored under a key, mapped into memory; None if nothing whole is."""
+        """What is stored under a key, mapped into memory; None if that is nothing, or damaged."""
         self._remove_abandoned()
         file = self._folder / (key + _SUFFIX)
         try:
@@ -89,7 +89,7 @@ class PackingCache:
             return None
 
     def store(self, key: str, tensors: Iterable[Tensor]) -> bool:
-        """Write packed weights if they are worth it; False if they weren't written, which is no error."""
+        """Write packed weights if they are large enough; False if they weren't written, which is no error."""
         flat = list(tensors)
         if sum(tensor.numel() * tensor.element_size() for tensor in flat) < SMALLEST_BYTES:
             return False
@@ -107,7 +107,7 @@ class PackingCache:
         return sum(_remove(file) for file in self._files())
 
     def _files(self) -> list[Path]:
-        """The newest use first."""
+        """Most recently used first."""
         return sorted(self._folder.glob("*" + _SUFFIX), key=lambda file: file.stat().st_mtime, reverse=True)
 
     def _make_room(self) -> None:
@@ -126,8 +126,8 @@ def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, 
     """A hash of a network's architecture and weights, and of what they are packed for.
 
     Args:
-        library: that will use them.
-        description: of what the weights don't show, such as strides.
+        library: whose kernels will use them.
+        description: what the weights don't show, such as strides.
         weights: on the CPU, by name.
     """
     digest = hashlib.sha256(f"{VERSION} {library.path_name} {library.panel_channels} {description}".encode())
@@ -139,7 +139,7 @@ def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, 
 
 
 def _mapped(file: Path) -> Tensor:
-    """A file's weights. Raises OSError, ValueError if it isn't whole."""
+    """A file's weights. Raises OSError, or ValueError if it is damaged."""
     with file.open("rb") as stream:
         header, checksum = stream.read(_HEADER_BYTES), 0
         while block := stream.read(_BLOCK_BYTES):
@@ -168,7 +168,7 @@ def _write(stream: BinaryIO, tensors: list[Tensor]) -> None:
 
 
 def _header(size: int, checksum: int) -> bytes:
-    """Padded to a line of the processor's cache, where the weights begin."""
+    """Padded to a cache line, where the weights begin."""
     return f"menura packed weights, {size} bytes, crc32 {checksum:08x}\n".encode().ljust(_HEADER_BYTES)
 
 

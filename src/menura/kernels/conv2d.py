@@ -1,4 +1,4 @@
-"""3 x 3 convolutions over two axes on the kernels."""
+"""3 x 3 convolutions of images on the kernels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ImageConvolution:
         Args:
             library: whose kernels will run it.
             weight: (channels_out, channels_in, 3, 3) that `fits`, float32 or float16, and kept as such.
-            scale: (channels_out,) that the sums are multiplied by; None for 1.
+            scale: (channels_out,), None for 1.
             bias: (channels_out,).
         """
         weights = pack_image(weight, library.panel_channels)

@@ -34,7 +34,7 @@ _STORE = Epilogue()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    """A layer's arguments, with the tensors they point to."""
+    """A layer's arguments, and the tensors they point to."""
 
     library: KernelLibrary
     weights: Tensor

@@ -20,7 +20,7 @@ from menura.models.layers import LEAKY_SLOPE
 from menura.models.vocoders import LAST_SLOPE, HifiGanBase
 
 TILE_FRAMES = 200
-"""Frames whose fast stages are computed at once: 2 s, some 50 MB. Shorter tiles compute more of their context twice."""
+"""Frames whose fast stages are computed at once: 2 s, about 50 MB. Shorter tiles recompute more context."""
 
 FIRST_STAGE_FRAMES = 700
 """Frames that the first, slow stage computes at once."""
@@ -90,7 +90,7 @@ class Decoder:
             z: (channels, frames).
             offset: (first layer's channels,): its bias with the speaker's condition.
             source: (frames * frame_samples,) excitation; None for none.
-            core: first frame that is wanted, and the first after it that isn't.
+            core: frames [start, stop) to decode.
 
         Returns:
             (core frames * frame_samples,).

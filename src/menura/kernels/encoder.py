@@ -26,7 +26,7 @@ class _Norm:
         self._gamma, self._beta, self._eps = norm.gamma.detach(), norm.beta.detach(), norm.eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(frames, padded channels) to the same; what fills up stays zero."""
+        """(frames, padded channels) to the same shape; the padding stays zero."""
         channels = self._gamma.shape[0]
         normed = F.layer_norm(x[:, :channels], (channels,), self._gamma, self._beta, self._eps)
         return normed if channels == x.shape[1] else F.pad(normed, (0, x.shape[1] - channels))
@@ -133,5 +133,5 @@ class Encoder:
 
 
 def _odd(weight: Tensor) -> Tensor:
-    """An even number of taps reaches a step further to the right: with a zero on the left it is odd."""
+    """An even kernel reaches one step further right: with a zero on the left it is odd."""
     return weight if weight.shape[2] % 2 else F.pad(weight, (1, 0))

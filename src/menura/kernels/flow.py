@@ -16,7 +16,7 @@ from menura.kernels.packing import padded_channels
 from menura.models.synthesizer import Coupling, Flow
 
 BLOCK_FRAMES = 5000
-"""Frames that are computed at once: 25 MB."""
+"""Frames computed at once: 25 MB."""
 
 
 class _Coupling:
@@ -39,11 +39,11 @@ class _Coupling:
         self._moves = [packed(weight, bias) for weight, bias in _moves(mixing, coupling.post, channels, flipped)]
 
     def __call__(self, still: Tensor, moving: Tensor, condition: Tensor) -> None:
-        """Move a half in place.
+        """Undo the coupling in place.
 
         Args:
-            still: (frames, padded half).
-            moving: of the same shape.
+            still: (frames, padded half), left as it is.
+            moving: of the same shape, changed.
             condition: (layers * 2 * channels,), added by the gated convolutions.
         """
         frames = still.shape[0]
@@ -84,15 +84,7 @@ class InverseFlow:
         return z.transpose(1, 2)
 
     def apply(self, z_p: Tensor, conditions: Sequence[Tensor]) -> Tensor:
-        """One row.
-
-        Args:
-            z_p: (frames, channels) of the prior's latent.
-            conditions: of every coupling what its gated convolutions add, (layers * 2 * channels,).
-
-        Returns:
-            (frames, channels) of the decoder's latent.
-        """
+        """One row's z_p (frames, channels) to z of the same shape; conditions by coupling, (layers * 2 * channels,)."""
         frames, context = z_p.shape[0], self._context_frames
         z = z_p.new_empty(z_p.shape)
         for start in range(0, frames, BLOCK_FRAMES):
@@ -110,10 +102,10 @@ class InverseFlow:
 def _moves(
     mixing: Sequence[nn.Conv1d], last: nn.Conv1d, channels: int, flipped: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of every layer weight and bias of what a half moves by, as it leaves the gate.
+    """Weight and bias from each layer's gate to its share in what the coupling adds.
 
-    What a layer adds to the WaveNet's output goes through the last convolution, of one tap as well: one product of both
-    does for them, and nothing has to be summed up in between. Negative, for the inverse takes the moves back.
+    A layer's skip output goes through the last convolution, which has one tap as well: one product of both replaces
+    them, and no sum is kept in between. Negative, for the inverse.
     """
     out, bias = -last.weight[:, :, 0].double(), -bias_of(last).double()
     if flipped:

@@ -13,7 +13,7 @@ from menura.models.hubert import FeatureExtractor, Hubert, Layer, SelfAttention
 
 
 def use_kernels(model: Hubert, library: KernelLibrary) -> None:
-    """Put on the kernels what they take. For a network on the CPU that stays there; doing it again changes nothing."""
+    """Move the layers that the kernels support to them. For a network on the CPU; safe to repeat."""
     extractor = model.feature_extractor
     weights, strides = _halving_weights(extractor), extractor.config.conv_stride[1:]
     if weights and weights[0].shape[1] % CHANNEL_MULTIPLE == 0 and Front.fits(weights, strides):
@@ -34,7 +34,7 @@ def _halving_weights(extractor: FeatureExtractor) -> list[Tensor]:
 
 
 class NativeExtractor(FeatureExtractor):
-    """The convolutions on the kernels; only they hold the later ones' weights."""
+    """The convolutions on the kernels; of the later ones only packed weights are kept."""
 
     tile_frames = 128
 
@@ -52,25 +52,20 @@ class NativeExtractor(FeatureExtractor):
 
 
 class NativeSelfAttention(nn.Module):
-    """Attention without a mask on the kernels, with a mask by torch."""
+    """Attention on the kernels; its projections stay torch's."""
 
     def __init__(self, attention: SelfAttention, library: KernelLibrary) -> None:
         super().__init__()
-        self.by_torch = attention
+        self.projections = nn.ModuleList([attention.q_proj, attention.k_proj, attention.v_proj])
         nothing = torch.zeros(1, attention.head_width)  # added to the key and the value of a step itself
         self._attend = Attention.of(library, nothing, nothing, attention.heads)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(batch, frames, channels) to the same shape."""
-        if mask is not None:
-            attended: Tensor = self.by_torch(x, mask)
-            return attended
-        rows, width = x.flatten(0, 1), x.shape[2]
-        projected = x.new_empty(len(rows), 3 * width)
-        projections = (self.by_torch.q_proj, self.by_torch.k_proj, self.by_torch.v_proj)
-        for part, projection in zip(projected.chunk(3, dim=1), projections, strict=True):
+        rows, attended = x.flatten(0, 1), torch.empty_like(x)
+        projected = x.new_empty(len(rows), 3 * x.shape[2])
+        for part, projection in zip(projected.chunk(3, dim=1), self.projections, strict=True):
             part.copy_(projection(rows))
-        attended = torch.empty_like(x)
         for row, output in zip(torch.split(projected, x.shape[1]), attended, strict=True):
             self._attend(row, output, None)
         return attended

@@ -1,6 +1,6 @@
 """The compiled kernels: found, loaded and described. Everything works without them, slower.
 
-The library has a C interface and knows nothing of torch, whose OpenMP threads it is lent: see `cpp/menura_kernels.h`.
+The library has a C interface and knows nothing of torch, whose OpenMP threads it uses: see `cpp/menura_kernels.h`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 VERSION = 4
 CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
-"""Environment variable: `off` leaves everything to torch; `avx2` or `avx512` asks for that path."""
+"""Environment variable: `off` for torch alone, `avx2` or `avx512` for that path."""
 
 PATHS = ("avx2", "avx512")
 """Instruction sets, the better one last."""
@@ -136,14 +136,14 @@ class GatingArguments(ctypes.Structure):
 
 
 def address(tensor: Tensor, channels: int | None = None) -> int:
-    """Where a kernel finds a tensor, after a look at what it would not see.
+    """A tensor's address, once its type, device and layout are checked.
 
     Args:
         tensor: dense float32 on the CPU; an image with its channels innermost counts as dense.
-        channels: that its rows must have, if it has rows.
+        channels: that its rows must have; None for any.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the kernels can't take it.
     """
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not dense:
@@ -173,7 +173,7 @@ class KernelLibrary:
         """Run one kernel on the structures that it takes.
 
         Raises:
-            MemoryError: a thread got no working memory; nothing is half-written that matters, call again with less.
+            MemoryError: a thread got no working memory.
             ValueError: shapes the kernel doesn't take.
         """
         code = self.handle[function](self.path, *map(ctypes.byref, arguments))
@@ -197,7 +197,7 @@ def kernels() -> KernelLibrary | None:
 
 
 def kernel_status() -> KernelStatus:
-    """The library to use and the reason, as `menura doctor` says it."""
+    """The library to use and why."""
     return _status(os.environ.get(SWITCH, "").strip().lower())
 
 

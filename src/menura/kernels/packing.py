@@ -1,4 +1,4 @@
-"""Weights as the kernels want them."""
+"""Weights in the kernels' layout."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from menura.kernels.transforms import IMAGE_POINTS, TOOM_COOK_POINTS, fourier_we
 
 
 def padded_channels(channels: int) -> int:
-    """Channels with the zeros that fill them up."""
+    """Rounded up to the kernels' multiple."""
     return -(-channels // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
 
 
 def best_algorithm(taps: int) -> Algorithm:
-    """What takes the least time for an odd number of taps."""
+    """The fastest for an odd number of taps."""
     if taps == 3:
         return Algorithm.TOOM_COOK_6_3
     if taps == 5:  # the Fourier transform takes 0.84 of its products, but six times the weights and as much time
@@ -92,7 +92,7 @@ def pack_taps(weight: Tensor) -> Tensor:
 
 
 def pack_bias(bias: Tensor | None, channels: int) -> Tensor:
-    """A bias with zeros for the channels that fill up; zeros for none."""
+    """(padded channels,); zeros for no bias."""
     packed = torch.zeros(padded_channels(channels), dtype=torch.float32)
     if bias is not None:
         packed[:channels] = bias

@@ -17,12 +17,12 @@ from menura.kernels.library import (
 )
 
 _STATE_VECTORS, _REST_VECTORS = 12, 3
-"""Vectors of a panel, and of a panel of those that are left over: kStateVecs and kRestVecs of cpp/recurrent.h."""
+"""Vectors in a panel and in a remainder's panel: kStateVecs and kRestVecs of cpp/recurrent.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recurrent:
-    """A layer of torch's GRU, with the tensors that its arguments point to."""
+    """A layer of torch's GRU, and the tensors that its arguments point to."""
 
     library: KernelLibrary
     input_weights: Tensor

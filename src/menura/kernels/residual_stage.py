@@ -20,15 +20,15 @@ from menura.kernels.library import (
 )
 
 CHUNKED_CHANNELS = 64
-"""Up to so many a stage is computed chunk by chunk. The weights of wider ones, read again for every chunk, would cost
-more than the cache saves."""
+"""Stages of at most so many channels are computed chunk by chunk. Wider ones would read more weights, again for every
+chunk, than the cache saves."""
 
 Blocks = Sequence[Sequence[Sequence[Convolution]]]
 """Of every block its residual steps, of every step its one or two convolutions."""
 
 
 class LayeredBlocks:
-    """Blocks that begin with the same signal; their outputs are averaged. Layer after layer at full length."""
+    """Blocks with the same input, whose outputs are averaged: layer after layer at full length."""
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
@@ -66,7 +66,7 @@ class LayeredBlocks:
 class ChunkedBlocks:
     """The same in less time and memory: a thread takes a chunk through all layers of all blocks within its cache.
 
-    What a chunk's layers see of its neighbours is computed again, 2 to 5 % of the work.
+    The context of a chunk is recomputed, 2 to 5 % of the work.
     """
 
     def __init__(self, library: KernelLibrary, blocks: Blocks) -> None:
@@ -81,7 +81,6 @@ class ChunkedBlocks:
         )
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
-        """See LayeredBlocks."""
         if x.shape != output.shape:
             raise ValueError(f"an output of shape {tuple(output.shape)} for an input of {tuple(x.shape)}")
         call = CallArguments(

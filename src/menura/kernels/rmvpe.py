@@ -11,7 +11,7 @@ from menura.models.rmvpe import Block, Conv, HalfConv, Rmvpe
 
 
 def use_kernels(model: Rmvpe, library: KernelLibrary) -> None:
-    """Put on the kernels what they take. For a network on the CPU that stays there; doing it again changes nothing."""
+    """Move the layers that the kernels support to them. For a network on the CPU; safe to repeat."""
     for block in model.modules():
         if isinstance(block, Block):
             block.first, block.second = _native(block.first, library), _native(block.second, library)
@@ -28,7 +28,7 @@ def _native(layer: nn.Module, library: KernelLibrary) -> nn.Module:
 
 
 class NativeConv(nn.Module):
-    """A convolution, its batch norm and ReLU; the only one that holds its weights."""
+    """A convolution, its batch norm and ReLU."""
 
     def __init__(self, convolution: ImageConvolution) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class NativeConv(nn.Module):
 
 
 class NativeGru(nn.Module):
-    """The recurrent layer; the only one that holds its weights."""
+    """The recurrent layer."""
 
     def __init__(self, layer: Recurrent) -> None:
         super().__init__()
@@ -50,5 +50,5 @@ class NativeGru(nn.Module):
         self._layer = layer
 
     def forward(self, features: Tensor) -> tuple[Tensor, None]:
-        """The states, and in place of torch's last one nothing."""
+        """The states, and None for the last state that torch's GRU returns."""
         return self._layer(features.float().contiguous()), None

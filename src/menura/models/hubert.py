@@ -247,13 +247,13 @@ class SelfAttention(nn.Module):
         # Not joined: joined ones would be a copy beside the file's, which are only mapped, and gain nothing.
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, frames, channels) to the same shape; mask is (batch, 1, 1, frames), true where a frame exists."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, frames, channels) to the same shape."""
         query, key, value = (
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
@@ -269,8 +269,9 @@ class Layer(nn.Module):
         self.output_dense = nn.Linear(config.intermediate_size, width)
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.layer_norm(x + self.out_proj(self.attention(x, mask)))
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, frames, channels) to the same shape."""
+        x = self.layer_norm(x + self.out_proj(self.attention(x)))
         widened = self.output_dense(F.gelu(self.intermediate_dense(x)))
         result: Tensor = self.final_layer_norm(x + widened)
         return result
@@ -333,34 +334,23 @@ class Hubert(nn.Module):
         return features
 
     def forward(
-        self,
-        samples: Tensor,
-        *,
-        layers: Sequence[int],
-        statistics: ChannelStatistics | None = None,
-        valid_frames: Tensor | None = None,
+        self, samples: Tensor, *, layers: Sequence[int], statistics: ChannelStatistics | None = None
     ) -> list[Tensor]:
         """Hidden states after the given layers.
 
         Args:
             samples: (batch, samples) at 16 kHz.
             layers: which layers' outputs to give, counted from 1; layers above the last of these are not run.
-            statistics: of the first layer's group norm; None takes each row's own (padding included).
-            valid_frames: (batch,) frames of each row that are sound; the rest is padding and is not attended to.
+            statistics: of the first layer's group norm; None takes each row's own.
 
         Returns:
             A (batch, frames, hidden_size) tensor for each of `layers`.
         """
         x = self.projection(self.projection_norm(self.features(samples, statistics)))
-        mask = None
-        if valid_frames is not None:
-            valid = torch.arange(x.shape[1], device=x.device) < valid_frames.unsqueeze(-1)
-            x = x * valid.unsqueeze(-1)
-            mask = valid[:, None, None, :]
         x = self.layer_norm(x + self.pos_conv(x))
         outputs: dict[int, Tensor] = {}
         for number, layer in enumerate(self.layers[: max(layers)], start=1):
-            x = layer(x, mask)
+            x = layer(x)
             if number in layers:
                 outputs[number] = x
         return [outputs[number] for number in layers]

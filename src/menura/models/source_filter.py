@@ -34,11 +34,11 @@ KERNEL = 7
 _LOUDEST = 4.0
 """Bound of a filter's logarithm, about 35 dB."""
 _LEVEL = -3.5
-"""Where a filter's logarithm begins: about the level of speech."""
+"""Initial value of a filter's logarithm: about the level of speech."""
 
 
 class PulseSource(nn.Module):
-    """Band-limited pulses at F0 and noise. Has no weights, so that F0 is all that it follows."""
+    """Band-limited pulses at F0, and noise; it has no weights."""
 
     def __init__(self, sample_rate: int, frame_samples: int) -> None:
         super().__init__()

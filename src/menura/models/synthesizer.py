@@ -36,7 +36,7 @@ FLOW_LAYERS = 3
 FLOW_COUPLINGS = 4
 POSTERIOR_LAYERS = 16
 TILE_FRAMES = 200
-"""Two seconds. Longer tiles take more memory and no less time; shorter ones wait more often for all threads to meet."""
+"""Two seconds. Longer tiles take more memory and no less time; shorter ones synchronise the threads more often."""
 
 VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan | SourceFilter]] = {
     "HiFi-GAN": HifiGan,
@@ -144,7 +144,6 @@ class Coupling(nn.Module):
         nn.init.zeros_(self.post.bias)
 
     def shift(self, half: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """What the other half is moved by."""
         moved: Tensor = self.post(self.enc(self.pre(half) * mask, mask, g))
         return moved * mask
 
@@ -167,7 +166,6 @@ class Flip(nn.Module):
         return x.flip(1)
 
     def inverse(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """The same again."""
         return x.flip(1)
 
 
@@ -187,13 +185,11 @@ class Flow(nn.Module):
         return sum(flow.enc.context_frames for flow in self.flows if isinstance(flow, Coupling))
 
     def forward(self, z: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """Z to z_p."""
         for flow in self.flows:
             z = flow(z, mask, g)
         return z
 
     def inverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """z_p to z."""
         for flow in reversed(self.flows):
             z_p = flow.inverse(z_p, mask, g)  # type: ignore[operator]
         return z_p
@@ -349,7 +345,7 @@ class Synthesizer(nn.Module):
             z: (batch, inter_channels, frames).
             g: (batch, gin_channels, 1).
             source: (batch, channels, frames * frame_samples) of `source`; None for a voice without F0.
-            core: first frame of `z` that is wanted, and the first after it that isn't.
+            core: frames [start, stop) of `z` to decode.
             tile_frames: frames whose fastest layers are computed at once.
 
         Returns:

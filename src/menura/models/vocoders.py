@@ -31,7 +31,7 @@ from menura.units import ceil_div
 
 END_KERNEL = 7
 LAST_SLOPE = 0.01
-"""Before the last convolution HiFi-GAN leaves torch's default."""
+"""Before the last convolution HiFi-GAN has torch's default."""
 MRF_OVERTONES = 8
 
 
@@ -48,7 +48,7 @@ class ResidualBlock(Protocol):
 
 
 class HifiGanBase(nn.Module, ABC):
-    """What the HiFi-GAN generators share; a subclass makes the upsamplers and residual blocks under its own names."""
+    """What the HiFi-GAN generators share; a subclass names the upsamplers and residual blocks as its checkpoints do."""
 
     conv_pre: nn.Module
     conv_post: nn.Module

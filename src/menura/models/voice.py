@@ -14,7 +14,7 @@ from menura.types import Prior
 
 
 class Voice(Protocol):
-    """Tensors in, tensors out, on the device that it was loaded for; shapes as `Synthesizer`'s methods have them."""
+    """Tensors in, tensors out, on one device; shapes as in `Synthesizer`'s methods."""
 
     @property
     def config(self) -> SynthesizerConfig: ...
@@ -24,7 +24,7 @@ class Voice(Protocol):
 
     @property
     def needs_noise(self) -> bool:
-        """True where the excitation's noise is the sound of consonants, not a variation that may be left out."""
+        """True where the excitation's noise makes the consonants and can't be left out."""
 
     @property
     def flow_context_frames(self) -> int:
@@ -55,7 +55,6 @@ class TorchVoice:
     """A `Voice` on any device."""
 
     def __init__(self, network: Synthesizer) -> None:
-        """Take an inference network, where it is."""
         self.config, self.device = network.config, network.emb_g.weight.device
         self.needs_noise = network.needs_noise
         self.flow_context_frames = network.flow_context_frames

@@ -1,8 +1,7 @@
 """The starter pack's content encoder: three blocks of Whisper tiny.en's encoder, less its speaker directions.
 
-Whisper (Radford et al., 2022; MIT licence, OpenAI) hears what is said, and its third block still keeps a good part of
-who says it. `to_content` normalises each dimension and removes the directions in which speakers differ, found on
-parallel speech. Pure: tensors in, tensors out.
+Whisper (Radford et al., 2022; MIT licence, OpenAI) encodes what is said, and its third block still much of who says it.
+`to_content` normalises each dimension and removes the directions in which speakers differ, measured on parallel speech.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ class WhisperContentEncoder(nn.Module):
 
     @staticmethod
     def frame_count(length_samples: int) -> int:
-        """Content vectors for a window of that many samples; a rest below 320 samples gives none."""
+        """Content vectors of a window: one for each whole 320 samples."""
         return length_samples // (2 * MEL_HOP)
 
     def forward(self, samples: Tensor, log_mel_max: Tensor | None = None) -> Tensor:
