@@ -26,11 +26,11 @@ def denormals() -> Iterator[None]:
 
 
 @pytest.fixture
-def hearing() -> Iterator[None]:
-    """The process hears Ctrl-C and termination as the command does."""
+def signals_handled() -> Iterator[None]:
+    """The process handles Ctrl-C and termination as the command does."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    interrupts.hear_interrupts()
+    interrupts.handle_signals()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    interrupts._heard = None
+    interrupts._received = None

@@ -137,7 +137,7 @@ def submitted(engine: Engine, seconds: float, **how: object) -> tuple[object, Me
     return engine.submit(recording, tiny_request(), sink, **how), sink  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_a_swallowed_ctrl_c_ends_the_conversion_at_its_next_step() -> None:
     with Engine(TinyNetworks(MODELS)) as engine:
         submitted(engine, 70)

@@ -17,7 +17,7 @@ from menura.audio import encode
 from menura.audio.containers.survey import PieceFile
 from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter
-from menura.system.interrupts import TerminatedError, check_interrupts, deferred_interrupts, hear_interrupts
+from menura.system.interrupts import TerminatedError, check_interrupts, deferred_interrupts, handle_signals
 from support.media import encode_media
 
 
@@ -112,7 +112,7 @@ BOTH = pytest.mark.parametrize(
 
 
 @BOTH
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_what_was_swallowed_comes_again_while_reading(
     tmp_path: Path, number: signal.Signals, error: type[BaseException]
 ) -> None:
@@ -125,7 +125,7 @@ def test_what_was_swallowed_comes_again_while_reading(
 
 
 @BOTH
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_what_was_swallowed_comes_again_before_a_file_has_its_name(
     tmp_path: Path, number: signal.Signals, error: type[BaseException]
 ) -> None:
@@ -139,7 +139,7 @@ def test_what_was_swallowed_comes_again_before_a_file_has_its_name(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_other_threads_hear_of_it() -> None:
     heard: list[BaseException] = []
 
@@ -157,14 +157,14 @@ def test_other_threads_hear_of_it() -> None:
     assert len(heard) == 1
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_every_ctrl_c_is_raised() -> None:
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_a_deferred_one_is_kept_in_mind_too() -> None:
     went_on = False
     with pytest.raises(KeyboardInterrupt), deferred_interrupts():  # noqa: PT012
@@ -181,24 +181,24 @@ def test_nothing_is_installed_or_remembered_where_nobody_asked() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     swallowed()
     check_interrupts()
-    thread = threading.Thread(target=hear_interrupts)
+    thread = threading.Thread(target=handle_signals)
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda _number, _frame: None], ids=["ignored", "another"])
 def test_who_does_otherwise_with_ctrl_c_keeps_it(handler: signal.Handlers | Callable[[int, object], None]) -> None:
     signal.signal(signal.SIGINT, handler)
-    hear_interrupts()
+    handle_signals()
     assert signal.getsignal(signal.SIGINT) is handler
     os.kill(os.getpid(), signal.SIGINT)
     check_interrupts()
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_one_that_comes_while_handlers_are_put_back_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     install = signal.signal
     calls = 0
@@ -217,7 +217,7 @@ def test_one_that_comes_while_handlers_are_put_back_costs_no_other(monkeypatch: 
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_a_second_ctrl_c_while_the_first_is_cleaned_up_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,7 @@ def test_errors_become_one_line_and_a_code(
     assert captured.err.endswith("\n")
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 @pytest.mark.parametrize("end", [None, click.exceptions.Exit(0), DecodeError("a.wav: is cut off."), BrokenPipeError()])
 def test_a_swallowed_ctrl_c_is_told_instead_of_what_came_then(
     end: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

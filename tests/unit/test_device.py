@@ -30,7 +30,7 @@ def test_absent_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device.resolve_device("auto").type == "cpu"
-    with pytest.raises(OptionError, match="use cpu or auto"):
+    with pytest.raises(OptionError, match="no usable NVIDIA or AMD GPU"):
         device.resolve_device("cuda")
     with pytest.raises(OptionError, match="Apple"):
         device.resolve_device("mps")

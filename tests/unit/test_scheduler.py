@@ -168,7 +168,7 @@ def test_an_interruption_leaves_nothing_half_written(items: list[Item], tmp_path
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("signals_handled")
 def test_a_swallowed_ctrl_c_ends_the_batch(items: list[Item]) -> None:
     def swallow(_: Progress) -> None:
         with contextlib.suppress(KeyboardInterrupt):

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from menura.types import FloatArray
 
 
@@ -48,7 +46,6 @@ class Chain(OneStream):
         """An empty block with the channels of what was pushed."""
 
     def push(self, samples: FloatArray) -> FloatArray:
-        """See Processor."""
         self._check_open()
         self._nothing = empty_like(samples)
         for processor in self._processors:
@@ -56,39 +53,12 @@ class Chain(OneStream):
         return samples
 
     def flush(self) -> FloatArray:
-        """See Processor."""
         self._check_open(last=True)
         rest = self._nothing
         for processor in self._processors:
             ready = processor.push(rest)
             rest = np.concatenate([ready, processor.flush()])
         return rest
-
-
-class PerChannel(OneStream):
-    """A mono processor for each channel of a stream; mono streams stay mono."""
-
-    def __init__(self, make: Callable[[], Processor]) -> None:
-        self._make = make
-        self._processors: list[Processor] = []
-        self._mono = True
-
-    def push(self, samples: FloatArray) -> FloatArray:
-        """See Processor."""
-        self._check_open()
-        if not self._processors:
-            self._mono = samples.ndim == 1
-            self._processors = [self._make() for _ in range(1 if self._mono else samples.shape[1])]
-        if self._mono:
-            return self._processors[0].push(samples)
-        return np.stack([p.push(samples[:, i]) for i, p in enumerate(self._processors)], axis=1)
-
-    def flush(self) -> FloatArray:
-        """See Processor."""
-        self._check_open(last=True)
-        if self._mono:
-            return (self._processors or [self._make()])[0].flush()
-        return np.stack([processor.flush() for processor in self._processors], axis=1)
 
 
 class ExactLength(OneStream):
@@ -99,7 +69,6 @@ class ExactLength(OneStream):
         self._nothing: FloatArray = np.zeros(0, dtype=np.float32)
 
     def push(self, samples: FloatArray) -> FloatArray:
-        """See Processor."""
         self._check_open()
         self._nothing = empty_like(samples)
         samples = samples[: self._missing_samples]
@@ -107,7 +76,6 @@ class ExactLength(OneStream):
         return samples
 
     def flush(self) -> FloatArray:
-        """See Processor."""
         self._check_open(last=True)
         return np.zeros((self._missing_samples, *self._nothing.shape[1:]), dtype=np.float32)
 

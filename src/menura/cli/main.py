@@ -18,7 +18,7 @@ from menura.cli.derive import flag_with
 from menura.cli.remarks import drop_decoder_remarks
 from menura.errors import details_of
 from menura.system.environment import prepare_own_process
-from menura.system.interrupts import TerminatedError, check_interrupts, hear_interrupts
+from menura.system.interrupts import TerminatedError, check_interrupts, handle_signals
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
     prepare_own_process()
-    hear_interrupts()
+    handle_signals()
     drop_decoder_remarks()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 

@@ -20,11 +20,11 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _OWN_STATUS = Path("/proc/self/status")
 _MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
-"""By the names in their processors, which Windows tells too."""
+"""By the names in their CPUs."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name, proved to be there.
+    """The device of that name, which must exist.
 
     Args:
         name: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
@@ -39,20 +39,23 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
-        raise OptionError(f"device: '{name}' is not one of auto, cpu, cuda, cuda:N, mps.")
+        raise _refused(f"'{name}' is not one of auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda":
         if not cuda:
-            raise OptionError(f"device: '{name}' needs an NVIDIA or AMD GPU and a torch build for it; use cpu or auto.")
+            raise _refused("no usable NVIDIA or AMD GPU, or PyTorch was built without support for it")
         if number and int(number) >= torch.cuda.device_count():
-            last = torch.cuda.device_count() - 1
-            raise OptionError(f"device: '{name}' is not there; this machine's last one is cuda:{last}.")
+            raise _refused(f"no GPU {number}; the last one is cuda:{torch.cuda.device_count() - 1}")
     if kind == "mps" and not mps:
-        raise OptionError("device: 'mps' needs an Apple GPU; use cpu or auto.")
+        raise _refused("no Apple GPU")
     return torch.device(name)
 
 
+def _refused(problem: str) -> OptionError:
+    return OptionError(None, problem, "Use {device=auto} or {device=cpu}", "device")
+
+
 def cuda_devices() -> int:
-    """CUDA devices that torch can use; torch is imported only where a driver for one is there."""
+    """CUDA devices that torch can use; torch is imported only where there is a driver for one."""
     drivers = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
     if sys.platform == "darwin" or (sys.platform != "win32" and not any(driver.exists() for driver in drivers)):
         return 0
@@ -141,23 +144,23 @@ def configure_torch(threads: int | None = None, *, cudnn: bool = True) -> None:
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """The CPU's name for itself."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def processor_maker() -> str:
-    """'AMD' or 'Intel'; '' for another maker, and where the system doesn't say."""
-    told = _cpu_info("vendor_id") or platform.processor()
-    return next((maker for name, maker in _MAKERS.items() if name in told), "")
+    """'AMD' or 'Intel'; '' for other makers, and where the system doesn't say."""
+    vendor = _cpu_info("vendor_id") or platform.processor()
+    return next((maker for name, maker in _MAKERS.items() if name in vendor), "")
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; False where the system doesn't say."""
+    """Whether the CPU computes in bfloat16; False where the system doesn't say."""
     return "avx512_bf16" in _cpu_info("flags").split()
 
 
 def _cpu_info(name: str) -> str:
-    """What Linux says of the first processor under that name; '' if nothing."""
+    """A field of Linux's /proc/cpuinfo for the first CPU; '' if there is none."""
     try:
         for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(name):

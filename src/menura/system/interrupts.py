@@ -1,9 +1,8 @@
 """Ctrl-C and termination that nothing swallows.
 
-What a signal's handler raises comes up wherever the main thread happens to be: also in a Python function that a C
-library called back, in a `__del__`, in a weak reference's callback. There it is printed at best, and lost. Modules made
-by Cython even have an `except: pass` in what runs when they are imported: while numpy.random was, a fifth of the
-Ctrl-Cs got lost.
+A signal's handler raises wherever the main thread happens to be: also in a Python function that a C library called, in
+a `__del__`, in a weak reference's callback, where the exception is printed at best, and lost. Cython modules even have
+an `except: pass` in their initialization: a fifth of the Ctrl-Cs during the import of numpy.random got lost.
 """
 
 from __future__ import annotations
@@ -16,48 +15,47 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_heard: type[BaseException] | None = None
-"""What the last signal raised, in a process that hears them."""
+_received: type[BaseException] | None = None
+"""What the last signal raised, after `handle_signals`."""
 
 
 class TerminatedError(BaseException):
     """SIGTERM came; not an Exception, so that it passes like Ctrl-C and outputs are cleaned up on its way."""
 
 
-def hear_interrupts() -> None:
-    """Raise KeyboardInterrupt at SIGINT and TerminatedError at SIGTERM, and keep them in mind for `check_interrupts`.
+def handle_signals() -> None:
+    """Raise KeyboardInterrupt at SIGINT and TerminatedError at SIGTERM, and remember them for `check_interrupts`.
 
-    For a process that is Menura's own, and that ends when one came. A SIGINT that is ignored, as in a shell's
-    background jobs, or has another handler than Python's, is left so; in other threads than the main one, which can set
-    no handlers, nothing is done.
+    For a process of Menura's own, which ends after one. A SIGINT that is ignored, as in a shell's background jobs, or
+    that has another handler than Python's, stays so. Does nothing outside the main thread, which alone sets handlers.
     """
-    global _heard  # one for the process, as signals are
+    global _received  # one for the process, as signals are
     if threading.current_thread() is not threading.main_thread():
         return
-    _heard = None
+    _received = None
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _hear)
-    signal.signal(signal.SIGTERM, _hear)
+        signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
 
 
 def check_interrupts() -> None:
-    """Raise again what a signal raised: for work that goes on, and so can't have got it.
+    """Raise again what a signal raised and something swallowed: for work that still goes on.
 
-    Not for what cleans up on the exception's way.
+    Not for cleaning up on the exception's way.
 
     Raises:
-        KeyboardInterrupt, TerminatedError: it came before, in a process that hears them.
+        KeyboardInterrupt, TerminatedError: the signal came before.
     """
-    if _heard is not None:
-        raise _heard
+    if _received is not None:
+        raise _received
 
 
 @contextmanager
 def deferred_interrupts(*, cleaning_up: bool = False) -> Iterator[None]:
-    """Hold Ctrl-C and termination back until the block ends.
+    """Delay Ctrl-C and termination until the block ends.
 
-    libsndfile and FFmpeg read and write through Python functions. An exception raised in one of those is printed and
-    lost, and to the library the file just ends: a KeyboardInterrupt would leave half a recording that looks whole.
+    libsndfile and FFmpeg read and write through Python functions. An exception raised in one of them is printed and
+    lost, and to the library the file just ends: a KeyboardInterrupt would leave half a recording that looks complete.
 
     Args:
         cleaning_up: don't `check_interrupts` first, which is done in every thread.
@@ -91,7 +89,7 @@ def deferred_interrupts(*, cleaning_up: bool = False) -> Iterator[None]:
             previous[number](number, frame)
 
 
-def _hear(number: int, _frame: object) -> None:
-    global _heard
-    _heard = KeyboardInterrupt if number == signal.SIGINT else TerminatedError
-    raise _heard
+def _on_signal(number: int, _frame: object) -> None:
+    global _received
+    _received = KeyboardInterrupt if number == signal.SIGINT else TerminatedError
+    raise _received

@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes spawned in this block don't hear Ctrl-C, from their first instruction on.
+def interrupts_blocked() -> Iterator[None]:
+    """Processes spawned in this block have SIGINT blocked from their first instruction on.
 
     A terminal sends it to the whole group. A worker that ignores it as its first act would still be ended by one that
     comes while its interpreter starts, which takes a tenth of a second; a blocked signal is inherited. The parent gets
@@ -58,7 +58,7 @@ def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnP
     context = multiprocessing.get_context("spawn")  # a forked child could hang on a lock of a thread it lacks
     pipe, theirs = context.Pipe()
     process = context.Process(target=_spawned, args=(work, theirs, arguments), name=name, daemon=True)
-    with deaf_to_interrupts():
+    with interrupts_blocked():
         process.start()
     theirs.close()
     return process, pipe
@@ -86,18 +86,18 @@ def _wait_for_end() -> None:
 
 
 class Interruptible:
-    """Lets Ctrl-C end what a worker does, but not the worker, who would say so at length.
+    """Lets Ctrl-C end a worker's task, but not the worker itself, which would print a traceback.
 
-    Made in a process that was started deaf, whose ears it opens.
+    For a process that was started with SIGINT blocked; unblocks it.
     """
 
     def __init__(self) -> None:
         self._at_work = self._interrupted = False
-        signal.signal(signal.SIGINT, self._hear)
+        signal.signal(signal.SIGINT, self._on_interrupt)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
-    def _hear(self, _number: int, _frame: object) -> None:
+    def _on_interrupt(self, _number: int, _frame: object) -> None:
         self._interrupted = True
         if self._at_work:
             raise KeyboardInterrupt

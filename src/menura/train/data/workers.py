@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from menura.errors import ResourceError
-from menura.system.processes import Interruptible, deaf_to_interrupts, end_with_parent
+from menura.system.processes import Interruptible, end_with_parent, interrupts_blocked
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -49,7 +49,7 @@ def run_all(
         min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(prepare, using)
     )
     try:
-        with deaf_to_interrupts():
+        with interrupts_blocked():
             results = pool.map(partial(_call, task), jobs)
         yield from results
     except BrokenProcessPool as error:
