@@ -17,7 +17,8 @@ from menura.checkpoints.voice import build_synthesizer, expected_shapes
 from menura.errors import TrainingError
 from menura.models.discriminators import RvcDiscriminators
 from menura.models.source import sample_phases
-from menura.train.data.features import ClipSource, Extractor, contents_of, load_features, save_features
+from menura.pipeline.analysis import analyse_clips
+from menura.train.data.features import ClipSource, Extractor, load_features, save_features
 from menura.train.experiment.folder import CHECKPOINT, LOG
 from menura.train.experiment.settings import Schedule, load_experiment, save_experiment
 from menura.train.learning.batches import Dataset
@@ -265,8 +266,8 @@ class FakeEstimator:
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 7.99, 21.3])
 def test_windows_join_exactly(seconds):
     samples = np.arange(int(seconds * 16_000), dtype=np.float32)
-    (made,) = contents_of(FakeEncoder(), [samples])
-    content = made[: len(samples) // 320, 0].numpy()
+    (made,) = analyse_clips([samples], FakeEncoder(), None, CPU)
+    content = made.content[: len(samples) // 320, 0]
     expected = samples[: len(samples) // 320 * 320].reshape(-1, 320).mean(axis=1)
     assert np.allclose(content, expected)
 

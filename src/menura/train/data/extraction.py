@@ -20,7 +20,7 @@ from menura.train.data.slicing import loudness_db
 from menura.train.experiment.folder import FEATURES
 from menura.train.experiment.settings import Experiment
 
-_VERSION = 2
+_VERSION = 3
 """Of the features themselves: a change of their computation makes old ones worthless."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from menura.audio.resample import resample
-from menura.content.base import ContentEncoder, RecordingStatistics
+from menura.content.base import ContentEncoder
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
-from menura.pipeline.recording import reflect
-from menura.pipeline.windows import Windowing, streaming_extent
+from menura.pipeline.analysis import ClipAnalysis, analyse_clips
 from menura.train.data.perturb import Perturbed, another_throat
 from menura.train.experiment.settings import write_atomically
-from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
+from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 KINDS = ("own", "aligned", "perturbed")
 _CPU = torch.device("cpu")
-_TOGETHER_SAMPLES = 60 * ANALYSIS_RATE_HZ
-_F0_STEP_FRAMES = 40
-"""Windows end at such a multiple, so that many have one length; itself one of SwiftF0's grid of 8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,122 +78,19 @@ def damaged(path: Path) -> TrainingError:
     return TrainingError(path, "damaged features", "Delete the file and prepare again")
 
 
-def contents_of(encoder: ContentEncoder, recordings: Sequence[FloatArray], device: torch.device = _CPU) -> list[Tensor]:
-    """Content of whole recordings in the pipeline's own fixed windows; those of equal length share passes.
-
-    The pipeline reflects recordings up to a multiple of 0.2 s, so windows of equal length are many.
+def at_original_times(content: FloatArray, speed: float, vectors: int) -> FloatArray:
+    """Content of speech that was played at another speed, interpolated back to the original's time axis.
 
     Args:
-        encoder: the content encoder.
-        recordings: each (samples,) at 16 kHz.
-        device: the encoder's.
-
-    Returns:
-        For each (vectors, dim) float32 from its start, one vector for each begun 20 ms at least.
+        content: (vectors, dim).
+        speed: how much faster than the original.
+        vectors: how many are wanted.
     """
-    by_recording = [_content_windows(encoder, samples) for samples in recordings]
-    windows = [window for own in by_recording for window in own]
-
-    def encode(batch: Tensor, numbers: list[int]) -> Tensor:
-        return encoder.encode(batch, [windows[number].statistics for number in numbers])
-
-    encoded = iter(_by_length([window.samples for window in windows], encode, device))
-    joined = [torch.cat([next(encoded)[window.keep] for window in own]) for own in by_recording]
-    return [content[own[0].edge_vectors :].cpu() for content, own in zip(joined, by_recording, strict=True)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ContentWindow:
-    samples: FloatArray
-    statistics: RecordingStatistics
-    """Of the whole recording."""
-    keep: slice
-    """Its vectors that aren't context."""
-    edge_vectors: int
-    """Of the recording's reflected beginning."""
-
-
-def _content_windows(encoder: ContentEncoder, samples: FloatArray) -> list[_ContentWindow]:
-    extent = streaming_extent(len(samples), encoder.edge_frames)
-    extended = reflect(samples, extent.left_samples, extent.right_samples)
-    collector = encoder.survey()
-    collector.push(extended)
-    statistics = collector.finish()
-    made = []
-    for window in Windowing().windows(extent, encoder.core_frames, encoder.context_frames):
-        start = (window.from_frames + extent.left_frames) * FRAME_SAMPLES
-        end = (window.to_frames + extent.left_frames) * FRAME_SAMPLES + extent.tail_samples
-        skip = (window.start_frames - window.from_frames) // 2
-        made.append(
-            _ContentWindow(
-                samples=extended[start:end],
-                statistics=statistics,
-                keep=slice(skip, skip + (window.end_frames - window.start_frames) // 2),
-                edge_vectors=extent.left_frames // 2,
-            )
-        )
-    return made
-
-
-def _by_length(
-    windows: Sequence[FloatArray], run: Callable[[Tensor, list[int]], Tensor], device: torch.device
-) -> list[Tensor]:
-    """A network's output of each window; equally long ones go through together, up to a minute at once."""
-    by_length: dict[int, list[int]] = {}
-    for number, window in enumerate(windows):
-        by_length.setdefault(len(window), []).append(number)
-    made: dict[int, Tensor] = {}
-    for length, numbers in by_length.items():
-        most = max(1, _TOGETHER_SAMPLES // max(1, length))
-        for begin in range(0, len(numbers), most):
-            some = numbers[begin : begin + most]
-            batch = torch.from_numpy(np.stack([windows[number] for number in some])).to(device)
-            made.update(zip(some, run(batch, some), strict=True))
-    return [made[number] for number in range(len(windows))]
-
-
-def perturbed_contents(
-    encoder: ContentEncoder,
-    throats: Sequence[Perturbed],
-    lengths_vectors: Sequence[int],
-    device: torch.device = _CPU,
-) -> list[Tensor]:
-    """Content of perturbed speech, interpolated back to the original's time axis where it was played at another speed.
-
-    Args:
-        encoder: the content encoder.
-        throats: see `menura.train.data.perturb`.
-        lengths_vectors: how many vectors are wanted of each.
-        device: the encoder's.
-    """
-    contents = contents_of(encoder, [throat.samples for throat in throats], device)
-    rows = zip(contents, throats, lengths_vectors, strict=True)
-    return [_at_original_times(content, throat.speed, vectors) for content, throat, vectors in rows]
-
-
-def _at_original_times(content: Tensor, speed: float, vectors: int) -> Tensor:
     at = (np.arange(vectors) + 0.5) / speed - 0.5
     low = np.clip(np.floor(at).astype(np.int64), 0, len(content) - 1)
     high = np.clip(low + 1, 0, len(content) - 1)
-    part = torch.from_numpy(np.clip(at - low, 0, 1).astype(np.float32))[:, None]
-    return content[low] * (1 - part) + content[high] * part
-
-
-def contours_of(
-    estimator: F0Estimator,
-    recordings: Sequence[FloatArray],
-    lengths_frames: Sequence[int],
-    device: torch.device = _CPU,
-) -> list[Tensor]:
-    """F0 (frames,) of short recordings (samples,) at 16 kHz; such of about equal length share passes."""
-    context = -(-estimator.context_frames // 8) * 8
-    padded = []
-    for samples in recordings:
-        left, step = context * FRAME_SAMPLES, _F0_STEP_FRAMES * FRAME_SAMPLES
-        right = -(-(len(samples) + left) // step) * step - len(samples)
-        padded.append(reflect(samples, left, right))
-    tracks = _by_length(padded, lambda batch, _: estimator.estimate(batch), device)
-    return [track[context : context + frames].cpu() for track, frames in zip(tracks, lengths_frames, strict=True)]
+    part = np.clip(at - low, 0, 1).astype(np.float32)[:, None]
+    return np.asarray(content[low] * (1 - part) + content[high] * part, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,14 +141,10 @@ class Extractor:
         variants = self.perturbed_variants if perturbed is None else perturbed
         plans = [self._plan(clip, variants) for clip in clips]
         kept = [plan for plan in plans if plan is not None]
-        heard = [samples for plan in kept for samples in (plan.analysed, *plan.others)]
-        plain = iter(contents_of(self.encoder, heard, self.device))
-        throats = [(throat, plan.frames // 2) for plan in kept for throat in plan.throats]
-        voices, vectors = [throat for throat, _ in throats], [length for _, length in throats]
-        changed = iter(perturbed_contents(self.encoder, voices, vectors, self.device))
-        frames = [plan.frames for plan in kept]
-        contours = iter(contours_of(self.estimator, [plan.analysed for plan in kept], frames, self.device))
-        return [None if plan is None else plan.features(plain, changed, next(contours)) for plan in plans]
+        own = iter(analyse_clips([plan.analysed for plan in kept], self.encoder, self.estimator, self.device))
+        varied = [samples for plan in kept for samples in plan.varied]
+        variations = iter(analyse_clips(varied, self.encoder, None, self.device))
+        return [None if plan is None else plan.features(next(own), variations) for plan in plans]
 
     def _plan(self, clip: ClipSource, variants: int) -> _Plan | None:
         audio = resample(clip.samples, clip.rate, self.sample_rate)
@@ -287,19 +176,29 @@ class _Plan:
     others: list[FloatArray]
     throats: list[Perturbed]
 
-    def features(self, plain: Iterator[Tensor], changed: Iterator[Tensor], f0_hz: Tensor) -> ClipFeatures:
-        """Take this clip's contents, which come next."""
+    @property
+    def varied(self) -> list[FloatArray]:
+        """What else has content."""
+        return [*self.others, *(throat.samples for throat in self.throats)]
+
+    def features(self, own: ClipAnalysis, variations: Iterator[ClipAnalysis]) -> ClipFeatures:
+        """Take this clip's variations, which come next."""
         vectors = self.frames // 2
+        assert own.f0_hz is not None
         content = {
-            "own": [next(plain)[:vectors]],
-            "aligned": [next(plain)[:vectors] for _ in self.others],
-            "perturbed": [next(changed) for _ in self.throats],
+            "own": [own.content[:vectors]],
+            "aligned": [next(variations).content[:vectors] for _ in self.others],
+            "perturbed": [
+                at_original_times(next(variations).content, throat.speed, vectors) for throat in self.throats
+            ],
         }
         return ClipFeatures(
             speaker=self.speaker,
             audio=self.audio,
-            f0_hz=f0_hz,
-            content={kind: torch.stack(rows).to(torch.float16) for kind, rows in content.items() if rows},
+            f0_hz=torch.from_numpy(own.f0_hz[: self.frames].copy()),
+            content={
+                kind: torch.from_numpy(np.stack(rows)).to(torch.float16) for kind, rows in content.items() if rows
+            },
         )
 
 
