@@ -308,7 +308,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     """Of a file on disk, links followed."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # the recording's own reader says what is wrong with the name
         return None
     return status.st_dev, status.st_ino
 

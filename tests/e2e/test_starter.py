@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from menura import ConversionOptions, Converter
 from menura.f0.swift import SwiftEstimator
-from menura.pipeline import windows as plan
+from menura.pipeline.windows import Windowing
 from support.speech import RATE, speech
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def test_stream_is_whole(converter: Converter, monkeypatch: pytest.MonkeyPatch) 
     whole, rate = converter.convert((samples, RATE), None, ConversionOptions(strategy="whole"))
     assert len(whole) == 32 * rate
     for segment_frames, bound_db in ((1000, -40), (2000, -50)):
-        monkeypatch.setattr(plan, "SEGMENT_FRAMES", segment_frames)
-        stream, _ = converter.convert((samples, RATE), None, ConversionOptions(strategy="stream"))
+        short = functools.partial(Windowing, segment_frames=segment_frames)
+        monkeypatch.setattr("menura.pipeline.strategy.Windowing", short)
+        stream, _ = converter.convert((samples, RATE), None, ConversionOptions())
         assert len(whole) == len(stream)
         assert relative_db(stream, whole) < bound_db
 
