@@ -82,6 +82,8 @@ class FileRecording:
         return self.label or str(self.path)
 
     def open(self) -> AbstractContextManager[Reader]:
+        if "\0" in str(self.path):
+            raise DecodeError(ascii(self.name), "no file can have such a name")
         return open_audio(self.path)
 
 
