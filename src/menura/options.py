@@ -31,13 +31,13 @@ class ConversionOptions:
     )
     index: Path | None = option(None, "voice", "Retrieval index (.index).", unset="the voice's own")
     index_rate: float = option(
-        0.75, "voice", "How much of the content comes from the index; 0 turns it off.", range=(0, 1)
+        0.75, "voice", "Strength of the index: 0 is off, 1 replaces the input's content.", range=(0, 1)
     )
     speaker_id: int = option(0, "voice", "Speaker of a multi-speaker voice.", advanced=True, range=(0, 4095))
     transpose: float | Literal["auto", "auto-batch"] | None = option(
         None,
         "pitch",
-        "Pitch shift. auto moves each recording's median pitch to the voice's, auto-batch all recordings by one shift.",
+        "Pitch shift. auto matches each recording's median pitch to the voice's, auto-batch with one shift for all.",
         unit="semitones",
         range=(-48, 48),
         words=("auto", "auto-batch"),
@@ -189,7 +189,7 @@ class BatchOptions:
         "machine",
         "Processes that share the files of a folder.",
         range=(1, 256),
-        unset="1; one per GPU of several, or per 4 cores of many",
+        unset="1, or one per GPU, or one per 4 CPU cores",
     )
     ray: str | None = option(
         None,

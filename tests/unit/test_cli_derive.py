@@ -52,6 +52,7 @@ def test_values_are_completed() -> None:
 
     assert completed("strategy", "s") == [("stream", "plain")]
     assert completed("transpose", "a") == [("auto", "plain"), ("auto-batch", "plain")]
+    assert completed("voice", "wr") == [("wren", "plain")]
     assert completed("index", "vo") == [("vo", "file")]
 
 

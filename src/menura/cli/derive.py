@@ -11,6 +11,8 @@ from click.shell_completion import CompletionItem
 
 from menura.option_spec import GROUPS, OptionSpec, spec_of, specs_of
 from menura.options import EngineOptions
+from menura.voices.assets import home_folder
+from menura.voices.library import list_voices
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,6 +38,8 @@ class OptionValue(click.ParamType[Any]):
         if self._spec.kind is Path:
             return [CompletionItem(incomplete, type="file")]
         words = (*self._spec.choices, *self._spec.words)
+        if self._spec.metavar == "VOICE":
+            words = tuple(entry.name for entry in list_voices(home_folder(None)))
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
