@@ -14,8 +14,8 @@ import pytest
 
 from menura.errors import CancelledError, ResourceError, VoiceNotFoundError
 from menura.jobs.scheduler import Hooks, Link, WorkerLostError, share
-from menura.jobs.worker import Advanced, Finished, Message, Ready, Refused, Usage
-from menura.types import FileResult, Item, Progress, State
+from menura.jobs.worker import Message, Ready
+from menura.types import ConverterStats, FileResult, Item, Progress, State
 
 READY = Ready()
 
@@ -30,7 +30,7 @@ class FakeLink:
 
     def send(self, item: Item | None) -> None:
         if item is None:
-            self.told.append(Usage(model_loads={"voice": 1}, peak_memory_mb=100.0))
+            self.told.append(ConverterStats(model_loads={"voice": 1}, resident_bytes=0, peak_memory_mb=100.0))
         else:
             self.done.append(item.source.name)
             self.told += self._act(item)
@@ -66,7 +66,8 @@ class FakeBackend:
 
 def done(item: Item) -> list[Message | str]:
     result = FileResult(input=str(item.source), output=item.output, state=State.DONE, audio_s=2.0)
-    return [Advanced(audio_done_s=1.0, audio_s=2.0), Finished(result=result)]
+    progress = Progress(file="", files_begun=1, files_done=0, files=1, audio_done_s=1.0, audio_s=2.0, wall_s=0.0)
+    return [progress, result]
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_workers_that_never_begin(items: list[Item]) -> None:
 
 def test_what_is_wrong_with_the_request(items: list[Item]) -> None:
     with pytest.raises(VoiceNotFoundError, match="nobody"):
-        share(items, FakeBackend(done, [Refused(error=VoiceNotFoundError("nobody"))]), workers=1)
+        share(items, FakeBackend(done, [VoiceNotFoundError("nobody", "no such voice")]), workers=1)
 
 
 def test_a_cancelled_batch_ends(items: list[Item]) -> None:

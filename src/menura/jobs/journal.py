@@ -15,7 +15,6 @@ import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from menura.audio.remote import RemoteNotes, file_facts
@@ -65,10 +64,10 @@ class Journal:
     """
 
     def __init__(self, folder: Place) -> None:
-        self._lines = _RemoteLines(folder) if isinstance(folder, Url) else _Lines(folder / JOURNAL_NAME)
+        self._folder = folder
         self._entries: dict[str, _Entry] = {}
         self._writing = threading.Lock()
-        for line in self._lines.read():
+        for line in _read(folder):
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 entry = _entry(json.loads(line))
                 self._entries[entry.output.path] = entry
@@ -98,42 +97,31 @@ class Journal:
             return
         entry = _Entry(source=source, output=output, request=request, result=result)
         with self._writing:
-            self._lines.append(output.path, _line(entry))
+            _append(self._folder, output.path, _line(entry))
 
 
-class _Lines:
-    """Lines of one local file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> Iterable[bytes]:
-        with writing(self._path, EncodeError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.touch()
-            if not self._path.is_file():
-                raise OSError(errno.EINVAL, "not a regular file")
-            lines = self._path.read_bytes().splitlines(keepends=True)
-            if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
-                append_whole(self._path, b"\n")
-        return lines
-
-    def append(self, _path: str, line: bytes) -> None:
-        append_whole(self._path, line, EncodeError)
+def _read(folder: Place) -> Iterable[bytes]:
+    """All lines; makes the folder."""
+    if isinstance(folder, Url):
+        return RemoteNotes(folder / REMOTE_JOURNAL_NAME).read()
+    path = folder / JOURNAL_NAME
+    with writing(path, EncodeError):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        if not path.is_file():
+            raise OSError(errno.EINVAL, "not a regular file")
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
+            append_whole(path, b"\n", EncodeError)
+    return lines
 
 
-class _RemoteLines:
-    """Lines in files of a remote folder, named after the output."""
-
-    def __init__(self, folder: Url) -> None:
-        self._notes = RemoteNotes(folder / REMOTE_JOURNAL_NAME)
-
-    def read(self) -> Iterable[bytes]:
-        return self._notes.read()
-
-    def append(self, path: str, line: bytes) -> None:
-        """Write the line about an output in place of an earlier one."""
-        self._notes.write(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32], line)
+def _append(folder: Place, output: str, line: bytes) -> None:
+    if isinstance(folder, Url):
+        name = hashlib.sha256(output.encode(errors="surrogateescape")).hexdigest()[:32]
+        RemoteNotes(folder / REMOTE_JOURNAL_NAME).write(name, line)
+    else:
+        append_whole(folder / JOURNAL_NAME, line, EncodeError)
 
 
 def _key(place: Place) -> str:

@@ -26,11 +26,11 @@ from typing import Any
 from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
 from menura.jobs.scheduler import Hooks, Link, WorkerLostError, share
-from menura.jobs.worker import Advanced, Finished, Message, Ready, Refused, Worker, advanced, with_names
+from menura.jobs.worker import Message, Ready, Worker, with_names
 from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.device import physical_cores
-from menura.types import Item, RunReport
+from menura.types import FileResult, Item, Progress, RunReport
 from menura.voices.assets import HOME_VARIABLE
 from menura.voices.library import VOICE_SUFFIXES
 
@@ -153,7 +153,7 @@ class ClusterWorker:
         try:
             self._worker = Worker(self._options, self._engine)
         except MenuraError as error:
-            yield Refused(error=error)
+            yield error
         else:
             yield Ready(version=__version__, host=platform.node(), process=os.getpid())
 
@@ -162,15 +162,15 @@ class ClusterWorker:
         assert self._worker is not None
         worker, messages = self._worker, queue.SimpleQueue[Message | None]()
         with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
-            done = pool.submit(worker.convert, item, lambda progress: messages.put(advanced(progress)))
+            done = pool.submit(worker.convert, item, messages.put)
             done.add_done_callback(lambda _: messages.put(None))
             while (message := messages.get()) is not None:
                 yield message
-            yield Finished(result=done.result())
+            yield done.result()
 
-    def usage(self) -> Iterator[Message]:
+    def stats(self) -> Iterator[Message]:
         assert self._worker is not None
-        yield self._worker.usage()
+        yield self._worker.stats()
 
 
 class _Actor:
@@ -188,7 +188,7 @@ class _Actor:
         if self._where is None:  # waiting for room in the cluster, for all that is known
             raise WorkerLostError("not loaded")
         self.item = item
-        self.answer = self._ask("usage") if item is None else self._ask("convert", _anywhere(item))
+        self.answer = self._ask("stats") if item is None else self._ask("convert", _anywhere(item))
 
     def receive(self) -> Message:
         try:
@@ -198,10 +198,10 @@ class _Actor:
         if isinstance(message, Ready):
             _check_version(message)
             self._where, self.process = f"process {message.process} on {message.host}", message.process
-        if not isinstance(message, Advanced):
+        if not isinstance(message, Progress):
             self.answer = None
-        if isinstance(message, Finished) and self.item is not None:
-            return Finished(result=with_names(message.result, self.item, _anywhere(self.item)))
+        if isinstance(message, FileResult) and self.item is not None:
+            return with_names(message, self.item, _anywhere(self.item))
         return message
 
     def kill(self) -> None:
@@ -210,7 +210,7 @@ class _Actor:
     def await_end(self, deadline_s: float) -> None:
         """Wait until a killed actor answers no more."""
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.get(next(self._ask("usage")), timeout=max(0.0, deadline_s - time.monotonic()))
+            self._ray.get(next(self._ask("stats")), timeout=max(0.0, deadline_s - time.monotonic()))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return getattr(self._actor, method).options(num_returns="streaming").remote(*arguments)

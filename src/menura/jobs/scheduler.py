@@ -15,11 +15,11 @@ from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 from menura.audio.remote import remove_partial, size_bytes
-from menura.errors import CancelledError, ErrorDetails, ResourceError
-from menura.jobs.worker import Advanced, Finished, Message, Ready, Refused, Usage
+from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError
+from menura.jobs.worker import Message, Ready
 from menura.pipeline.progress import RunMeter
 from menura.system.interrupts import check_interrupts
-from menura.types import FileResult, Item, Progress, RunReport, State
+from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, State
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -99,14 +99,14 @@ def share(items: Sequence[Item], backend: Backend, *, workers: int, hooks: Hooks
     start_s = time.perf_counter()
     with _Scheduler(items, backend, hooks or Hooks()) as scheduler:
         scheduler.run(workers)
-        usages = scheduler.finish()
+        stats = scheduler.finish()
     loads: Counter[str] = Counter()
-    for usage in usages:
-        loads.update(usage.model_loads)
+    for each in stats:
+        loads.update(each.model_loads)
     return RunReport(
         files=tuple(scheduler.results[position] for position in range(len(items))),
         wall_s=time.perf_counter() - start_s,
-        peak_memory_mb=sum(usage.peak_memory_mb for usage in usages),
+        peak_memory_mb=sum(each.peak_memory_mb for each in stats),
         model_loads=dict(loads),
     )
 
@@ -173,10 +173,10 @@ class _Scheduler:
         else:
             self._take(worker, message)
 
-    def finish(self) -> list[Usage]:
-        """Let the workers end, and collect what they used."""
+    def finish(self) -> list[ConverterStats]:
+        """Let the workers end, and collect their counters."""
         leaving: list[_Worker] = []
-        usages: list[Usage] = []
+        stats: list[ConverterStats] = []
         for worker in self._workers:
             with contextlib.suppress(WorkerLostError):  # killed when it was idle
                 worker.link.send(None)
@@ -187,10 +187,11 @@ class _Scheduler:
                 message: Message | None = None
                 with contextlib.suppress(WorkerLostError):
                     message = worker.link.receive()
-                if message is None or isinstance(message, Usage):
+                if isinstance(message, ConverterStats):
+                    stats.append(message)
+                if message is None or isinstance(message, ConverterStats):
                     leaving.remove(worker)
-                    usages += [message] if message else []
-        return usages
+        return stats
 
     def _wait(self, workers: Sequence[_Worker], timeout_s: float | None) -> list[_Worker]:
         links = self._backend.wait([worker.link for worker in workers], timeout_s)
@@ -201,17 +202,17 @@ class _Scheduler:
 
     def _take(self, worker: _Worker, message: Message) -> None:
         position = worker.position
-        if isinstance(message, Refused):
-            raise message.error
+        if isinstance(message, MenuraError):
+            raise message
         if isinstance(message, Ready):
             worker.ready, self._false_starts = True, 0
-        elif position is not None and isinstance(message, Advanced):
+        elif position is not None and isinstance(message, Progress):
             if position not in self._begun:
                 self._begun.add(position)
-                self._meter.begun(position, message.audio_s)
+                self._meter.begun(position, message.audio_s or 0.0)
             self._meter.advanced(position, message.audio_done_s)
-        elif position is not None and isinstance(message, Finished):
-            self._done(position, message.result)
+        elif position is not None and isinstance(message, FileResult):
+            self._done(position, message)
             worker.position = None
         if worker.position is None and self._waiting:
             worker.position = self._waiting.pop()

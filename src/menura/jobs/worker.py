@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,7 @@ from menura.audio.remote import local_input, local_output
 from menura.errors import MenuraError, details_of
 from menura.loading.request import Asked, Request
 from menura.options import EngineOptions
-from menura.types import FileResult, Item, Progress, State
+from menura.types import ConverterStats, FileResult, Item, Progress, State
 
 if TYPE_CHECKING:
     from menura.converter import Converter
@@ -27,37 +27,8 @@ class Ready:
     process: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """The request can't be carried out."""
-
-    error: MenuraError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advanced:
-    """So much of the file's sound is final."""
-
-    audio_done_s: float
-    audio_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """The file's result; the worker is idle."""
-
-    result: FileResult
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What a worker has used, told when it ends."""
-
-    model_loads: Mapping[str, int]
-    peak_memory_mb: float
-
-
-Message = Ready | Refused | Advanced | Finished | Usage
+Message = Ready | MenuraError | Progress | FileResult | ConverterStats
+"""Ready, or why the request can't be carried out; of a file its progress, then its result; at the end the counters."""
 
 
 class Channel(Protocol):
@@ -98,9 +69,8 @@ class Worker:
             return FileResult(input=str(item.source), output=None, state=State.FAILED, error=details_of(error))
         return result
 
-    def usage(self) -> Usage:
-        stats = self._converter.stats()
-        return Usage(model_loads=stats.model_loads, peak_memory_mb=stats.peak_memory_mb)
+    def stats(self) -> ConverterStats:
+        return self._converter.stats()
 
 
 def with_names(result: FileResult, item: Item, local: Item) -> FileResult:
@@ -119,15 +89,9 @@ def serve(channel: Channel, asked: Asked, engine: EngineOptions) -> None:
     try:
         worker = Worker(asked, engine)
     except MenuraError as error:
-        channel.send(Refused(error=error))
+        channel.send(error)
         return
     channel.send(Ready())
     while (item := channel.recv()) is not None:
-        result = worker.convert(item, lambda progress: channel.send(advanced(progress)))
-        channel.send(Finished(result=result))
-    channel.send(worker.usage())
-
-
-def advanced(progress: Progress) -> Advanced:
-    """The message about one file's progress."""
-    return Advanced(audio_done_s=progress.audio_done_s, audio_s=progress.audio_s or 0.0)
+        channel.send(worker.convert(item, channel.send))
+    channel.send(worker.stats())
