@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import threading
@@ -175,7 +176,16 @@ def test_code_is_not_run(home: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_requests(home: Path, voice: Path, tmp_path: Path) -> None:
-    refused(home, tmp_path / "missing.pth", OptionError, "no such file")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe.zip")
+    for path in (
+        tmp_path / "missing.pth",
+        tmp_path / "loop",
+        tmp_path / "pipe.zip",
+        Path("/dev/zero"),
+        Path("x" * 999),
+    ):
+        refused(home, path, OptionError, "no such file")
     (tmp_path / "song.mp3").write_bytes(b"x")
     refused(home, tmp_path / "song.mp3", CheckpointError, "not a voice")
     refused(home, voice, OptionError, "can't be a voice's name", name="../x")

@@ -123,7 +123,7 @@ def _device() -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    existing = next(place for place in (path, *path.resolve().parents) if place.exists())
+    existing = next(place for place in (path, *Path(os.path.realpath(path)).parents) if place.exists())
     return {
         "path": str(path),
         "exists": path.is_dir(),

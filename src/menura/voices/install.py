@@ -108,7 +108,7 @@ def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator
         OptionError, CheckpointError, ResourceError: the source or the data folder as a whole can't be used.
     """
     index, voices = request.index, request.home / "voices"
-    if index is not None and not index.is_file():
+    if index is not None and not os.path.isfile(index):
         raise OptionError(index, "no such index file", "Check the path", option="index")
     with writing(voices):
         voices.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ def _opened(request: ImportRequest) -> _Folder | _Archive:
     from menura.checkpoints.pickles import unreadable
 
     source = request.source
-    if not source.exists():
+    if not (os.path.isdir(source) or os.path.isfile(source)):
         raise OptionError(source, "no such file", "Give a voice's .pth, .safetensors, .zip, or a folder with voices")
     try:
         if source.is_dir() or source.suffix.lower() in VOICE_SUFFIXES:
