@@ -126,6 +126,7 @@ def test_dimensions_of_another_version(tmp_path: Path) -> None:
         (b"IwFl" + b"\xff" * 200, "cut off or damaged"),
         (b"IxF2\x0c\0\0\0" + b"\xff" * 7 + b"\x7f" + b"\0" * 100, "cut off or damaged"),
         (b"PK\x03\x04" + b"\0" * 100, "isn't an index that RVC writes"),
+        (b"version https:" + b"//git-lfs.github.com/spec/v1\noid sha256:0a", "not an index but a Git LFS pointer"),
     ],
 )
 def test_files_that_are_no_index(tmp_path: Path, content: bytes, message: str) -> None:

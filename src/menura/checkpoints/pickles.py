@@ -26,6 +26,7 @@ from typing import IO, Any, ClassVar, Literal, cast
 import torch
 
 from menura.errors import CheckpointError, UnsafeCheckpointError
+from menura.system.files import FETCH_AGAIN, stand_in
 from menura.system.text import printable
 
 MAX_FILE_BYTES = 4 * 2**30
@@ -161,15 +162,11 @@ def reading(path: Path, kind: str = "torch") -> Iterator[None]:
 def unreadable(path: Path, kind: str) -> CheckpointError:
     """The error for a file that can't be read as the kind it should be: what it is instead, where that can be seen."""
     try:
-        with path.open("rb") as file:
-            head = file.read(64).lstrip().lower()
+        found = stand_in(path)
     except OSError as error:
         return CheckpointError(path, f"can't be read ({error.strerror})")
-    if head.startswith(b"version ") and b"git-lfs" in head:
-        problem = f"not a {kind} file but a Git LFS pointer, a short text that stands for it"
-        return CheckpointError(path, problem, "Fetch it again, with 'git lfs pull' or by its download link")
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return CheckpointError(path, f"not a {kind} file but a web page", "Fetch it again, by its download link")
+    if found is not None:
+        return CheckpointError(path, f"not a {kind} file but {found}", FETCH_AGAIN)
     return CheckpointError(path, f"cut off, damaged, or not a {kind} file", "Fetch it again")
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from menura.errors import IndexFileError
+from menura.system.files import FETCH_AGAIN, stand_in
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -144,6 +145,9 @@ def _check_header(header: bytes, path: Path) -> None:
         raise IndexFileError(path, "is empty or cut off", _AGAIN)
     mark, dim, size = struct.unpack("<4siq", header)
     if mark not in _KINDS:
+        found = stand_in(path)
+        if found is not None:
+            raise IndexFileError(path, f"not an index but {found}", FETCH_AGAIN)
         raise IndexFileError(path, f"isn't an index that RVC writes ({' or '.join(_KINDS.values())})", _OWN)
     if not 0 < dim <= MAX_DIM or not 0 <= size <= path.stat().st_size // (4 * dim):
         raise IndexFileError(path, "is cut off or damaged", _AGAIN)

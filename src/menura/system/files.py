@@ -261,3 +261,19 @@ def read_json(path: Path, most_bytes: int = 1 << 20) -> object:
         return json.loads(read_small(path, most_bytes).decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+FETCH_AGAIN = "Fetch it again by its download link, or with 'git lfs pull'"
+
+
+def stand_in(path: Path) -> str | None:
+    """What a download left in place of a file: a Git LFS pointer or a web page; None for anything else.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if head.startswith(b"version ") and b"git-lfs" in head:
+        return "a Git LFS pointer, a short text that stands for it"
+    return "a web page" if head.startswith((b"<!doctype", b"<html", b"<?xml")) else None
