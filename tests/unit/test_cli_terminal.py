@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from menura.cli import terminal
-from menura.cli.terminal import columns_of, cut, cut_start, fail, printable, say, say_json, write_json
+from menura.cli.terminal import LiveLine, columns_of, cut, cut_start, fail, printable, say, say_json, write_json
 
 TEXTS = st.text(st.characters(codec=None, categories=None), max_size=60)
 
@@ -132,3 +133,17 @@ def test_names_that_are_not_unicode_are_printed(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env={"PYTHONIOENCODING": "cp1252"}, capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, rb"a\udcff \u9332" + b"\n")
+
+
+def test_a_line_told_above_the_live_one_stands_by_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(LiveLine, "_INTERVAL_S", 0.0)
+    monkeypatch.setattr(LiveLine, "_PULSE_S", 60.0)
+    with contextlib.closing(LiveLine(lambda _columns: "at work", sys.stderr)) as line:
+        line.show()
+        line.tell("done: one", err=True)
+        line.show()
+    shown = capsys.readouterr().err
+    assert shown == "\rat work\r       \rdone: one\n\rat work\r       \r"

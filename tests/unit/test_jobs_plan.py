@@ -143,6 +143,12 @@ def test_outputs_that_do_not_suit_are_refused(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("arguments", "output"), [([""], "out"), (["a.wav", ""], "out"), (["a.wav"], "")])
+def test_empty_names_are_not_the_current_folder(arguments: list[str], output: str) -> None:
+    with pytest.raises(OptionError):
+        find_inputs(arguments, output)
+
+
 def test_a_folder_may_be_named_as_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (job, *_) = plan_outputs(find_inputs(["sub"], "x.wav/"), "x.wav/", ConversionOptions())

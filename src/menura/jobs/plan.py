@@ -43,8 +43,12 @@ def find_inputs(arguments: Sequence[str], output: str | None, batch: BatchOption
         batch: which of the recordings in folders and patterns are taken.
 
     Raises:
-        OptionError: all recordings lie in the output folder.
+        OptionError: an argument is empty, or all recordings lie in the output folder.
     """
+    if "" in arguments:  # an unset variable, say; as a path it would be the current folder
+        raise OptionError(None, "an input's name is empty", "Name a file, a folder or a pattern")
+    if output == "":
+        raise OptionError(None, "the name is empty", option="output")
     batch = batch or BatchOptions()
     selection = Selection(recursive=batch.recursive, include=batch.include, exclude=batch.exclude)
     urls = [argument for argument in arguments if is_url(argument)]
