@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from menura.audio.containers.survey import PieceFile
-from menura.audio.sndfile import silence
+from menura.audio.sndfile import judge, silence
 from menura.errors import DecodeError
 from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo
@@ -78,13 +78,8 @@ class MediaSource:
                 count += len(chunk)
                 yield chunk
         announced, rate_hz = self.info.length_samples, self.info.sample_rate
-        seconds = f"{count / rate_hz:.2f} s"
-        if announced is not None and announced - count > _SLACK_S * rate_hz:
-            findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
-        elif self._survey.cut_off:
-            findings.damaged(f"cut off: the end is missing; {seconds} could be read")
-        if self._survey.problem is not None:
-            findings.damaged(self._survey.problem)
+        slack_samples = round(_SLACK_S * rate_hz)
+        judge(self._survey, findings, count, announced or count, rate_hz, slack_samples=slack_samples)
 
     def _timed(self, container: Any, findings: Findings) -> Iterator[FloatArray]:
         tracks = len(container.streams.audio)

@@ -81,7 +81,10 @@ class SndfileSource:
                 for chunk in self._part_chunks(file, part, findings):
                     count += len(chunk)
                     yield chunk
-        self._judge(count, findings)
+        announced = self.info.length_samples
+        if announced is None or announced <= count:
+            announced = round(count / self._survey.present) if self._survey.present else count
+        judge(self._survey, findings, count, announced, self._rate_hz, slack_samples=self._rate_hz // 100)
 
     def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], findings: Findings) -> Iterator[FloatArray]:
         count, position, stream = 0, 0, part[0]
@@ -110,19 +113,6 @@ class SndfileSource:
             )
             yield from silence(gap, self._channels)
             part, count, position = rest.pieces, rest.start_samples, rest.position
-
-    def _judge(self, count: int, findings: Findings) -> None:
-        """Say what is missing, from what was announced and what came."""
-        announced = self.info.length_samples
-        if announced is None or announced <= count:
-            announced = round(count / self._survey.present) if self._survey.present else count
-        seconds = f"{count / self._rate_hz:.2f} s"
-        if announced - count > self._rate_hz // 100:
-            findings.damaged(f"damaged or cut off: {seconds} of {announced / self._rate_hz:.2f} s could be read")
-        elif self._survey.cut_off or count < announced:
-            findings.damaged(f"cut off: the end is missing; {seconds} could be read")
-        elif self._survey.damaged:
-            findings.damaged(f"damaged; {seconds} could be read")
 
     @contextlib.contextmanager
     def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
@@ -154,6 +144,19 @@ def _read(sound: _Sound) -> tuple[FloatArray, str | None]:
     if sound.pieces.error is not None:
         raise sound.pieces.error
     return result
+
+
+def judge(survey: Survey, findings: Findings, count: int, announced: int, rate_hz: int, *, slack_samples: int) -> None:
+    """Say what is missing, from what was announced and what came."""
+    seconds = f"{count / rate_hz:.2f} s"
+    if announced - count > slack_samples:
+        findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
+    elif survey.cut_off or (count < announced and not survey.media):
+        findings.damaged(f"cut off: the end is missing; {seconds} could be read")
+    elif survey.damaged:
+        findings.damaged(f"damaged; {seconds} could be read")
+    if survey.problem is not None:
+        findings.damaged(survey.problem)
 
 
 def silence(samples: int, channels: int) -> Iterator[FloatArray]:

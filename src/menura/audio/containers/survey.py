@@ -74,7 +74,7 @@ def after_id3(file: BinaryIO, position: int) -> int:
 
 
 class PieceFile:
-    """Reads the pieces of a file as if they were one; does what soundfile and PyAV ask of a file object.
+    """Reads the pieces of a file as if they were one, for soundfile and PyAV.
 
     An error of the disk is kept in `error` and looks like the file's end: soundfile would print and forget it.
     """
@@ -82,32 +82,26 @@ class PieceFile:
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
         self._file = file
         self._pieces = pieces
-        self._ends = list(accumulate(len(piece) for piece in pieces))
+        self._ends = [0, *accumulate(len(piece) for piece in pieces)]
         self._position = 0
         self.error: OSError | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the whole, as `io.IOBase.seek`."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1] if self._ends else 0}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
         self._position = max(base + offset, 0)
         return self._position
 
     def tell(self) -> int:
-        """Position in the whole."""
         return self._position
 
     def read(self, count: int = -1) -> bytes:
-        """Read up to `count` bytes, or all that are left."""
-        total = self._ends[-1] if self._ends else 0
-        left = max(total - self._position, 0)
+        left = max(self._ends[-1] - self._position, 0)
         left = left if count < 0 else min(count, left)
         chunks: list[bytes] = []
         while left:
-            index = bisect_right(self._ends, self._position)
-            piece = self._pieces[index]
-            within = self._position - (self._ends[index] - len(piece))
-            take = min(left, len(piece) - within)
-            chunk = self._take(piece, within, take)
+            index = bisect_right(self._ends, self._position) - 1
+            within = self._position - self._ends[index]
+            chunk = self._take(self._pieces[index], within, min(left, len(self._pieces[index]) - within))
             if not chunk:
                 break
             chunks.append(chunk)
@@ -116,7 +110,6 @@ class PieceFile:
         return b"".join(chunks)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer` as far as there are bytes; return how many."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -125,8 +118,7 @@ class PieceFile:
         if isinstance(piece, bytes):
             return piece[within : within + count]
         try:
-            self._file.seek(piece.start + within)
-            return self._file.read(count)
+            return bytes_at(self._file, piece.start + within, count)
         except OSError as error:
             self.error = error
             return b""
