@@ -33,23 +33,12 @@ def projection_of(version: str, compat: str = "menura") -> Projection:
 
 
 def encoder_path(name: str, home: Path | None = None) -> Path:
-    """The file or folder of an encoder's weights. Raises AssetMissingError.
-
-    Args:
-        name: as voices carry it: menura-starter, contentvec, ...
-        home: Menura's data folder.
-    """
+    """The file or folder of the weights of menura-starter, contentvec, ... Raises AssetMissingError."""
     return STARTER_WEIGHTS if name == STARTER else find_asset(name, home)
 
 
 def load_encoder(name: str, path: Path, device: torch.device, projection: Projection = "none") -> ContentEncoder:
-    """Load an encoder.
-
-    Args:
-        name: as voices carry it.
-        path: its weights, from `encoder_path`.
-        device: where to run it.
-        projection: of encoders of HuBERT's layout, from `projection_of`.
+    """Load an encoder from the weights of `encoder_path`; a projection is of encoders of HuBERT's layout.
 
     Raises:
         AssetMissingError, CheckpointError: the weights can't be used.

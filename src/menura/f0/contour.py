@@ -17,23 +17,14 @@ COARSE_HIGH_HZ = 1100.0
 
 
 def transpose(f0_hz: FloatArray, semitones: float) -> FloatArray:
-    """Shift a contour (0 stays 0).
-
-    Args:
-        f0_hz: (frames,).
-        semitones: any number, fractions too.
-    """
+    """Shift a contour (frames,); 0 stays 0."""
     if not semitones:
         return f0_hz
     return np.asarray(f0_hz * 2.0 ** (semitones / 12.0), dtype=np.float32)
 
 
 def median_voiced_hz(f0_hz: FloatArray) -> float | None:
-    """Median of the voiced frames, None where there is none.
-
-    Args:
-        f0_hz: (frames,), 0 where unvoiced.
-    """
+    """Median of the voiced frames of (frames,), None where there is none."""
     voiced = f0_hz[f0_hz > 0]
     return float(np.median(voiced)) if len(voiced) else None
 
@@ -44,11 +35,7 @@ def semitones_between(from_hz: float, to_hz: float) -> float:
 
 
 def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
-    """RVC's pitch classes: 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz.
-
-    Args:
-        f0_hz: (frames,), 0 where unvoiced.
-    """
+    """RVC's pitch classes of (frames,): 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz."""
     mel = _mel(f0_hz.astype(np.float64))
     low, high = _mel(np.float64(COARSE_LOW_HZ)), _mel(np.float64(COARSE_HIGH_HZ))
     bins = (mel - low) * (COARSE_BINS - 2) / (high - low) + 1
@@ -57,11 +44,7 @@ def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
-    """Interpolate through unvoiced frames, the ends held (RVC WebUI's way); a contour without voice stays 0.
-
-    Args:
-        f0_hz: (frames,), 0 where unvoiced.
-    """
+    """Interpolate through unvoiced frames, the ends held (RVC WebUI's way); a contour without voice stays 0."""
     voiced = np.flatnonzero(f0_hz > 0)
     if not len(voiced) or len(voiced) == len(f0_hz):
         return f0_hz

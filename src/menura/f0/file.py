@@ -35,9 +35,6 @@ def read_f0_file(path: Path) -> FloatArray:
     within 5 ms of them takes their value). A first line without numbers is a header; empty lines and those that
     begin with '#' are skipped.
 
-    Args:
-        path: the file, UTF-8.
-
     Returns:
         (frames,) up to the last line's frame.
 

@@ -21,10 +21,6 @@ _AUTO_ORDER = ("rmvpe", "swift")
 def resolve_method(method: str, home: Path | None = None) -> str:
     """The method itself; for 'auto' the best whose weights are there.
 
-    Args:
-        method: one of METHODS, or 'auto'.
-        home: Menura's data folder.
-
     Raises:
         OptionError: no such method.
         AssetMissingError: its weights are not installed.
@@ -54,13 +50,7 @@ def method_path(method: str, home: Path | None = None) -> Path:
 
 
 def load_estimator(method: str, path: Path, device: torch.device, threads: int | None = None) -> F0Estimator:
-    """Load a method.
-
-    Args:
-        method: as in METHODS.
-        path: its weights, from `method_path`.
-        device: where to run it (SwiftF0 runs on the CPU).
-        threads: of runtimes beside torch; None is torch's number.
+    """Load a method from the weights of `method_path`; SwiftF0 runs on the CPU, with `threads` or torch's number.
 
     Raises:
         CheckpointError: the weights can't be used.

@@ -41,13 +41,7 @@ class SwiftEstimator:
     """The network reaches 2815 samples (17.6 frames) each way, the interpolation one frame of 16 ms more."""
 
     def __init__(self, *, threads: int | None = None, low_hz: float = LOW_HZ, high_hz: float = HIGH_HZ) -> None:
-        """Load the network.
-
-        Args:
-            threads: of ONNX Runtime; None is torch's number.
-            low_hz: lowest F0 to look for.
-            high_hz: highest F0 to look for.
-        """
+        """Load the network; `threads` are ONNX Runtime's, by default torch's number."""
         silence_onnxruntime()
         from swift_f0 import SwiftF0
 

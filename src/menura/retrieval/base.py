@@ -20,12 +20,5 @@ class FeatureIndex(Protocol):
         ...
 
     def retrieve(self, content: FloatArray) -> FloatArray:
-        """Weighted mean of the 8 nearest stored vectors for each row (weights (1/distance²)², as RVC's).
-
-        Args:
-            content: (frames, dim) float32.
-
-        Returns:
-            (frames, dim) float32.
-        """
+        """Weighted mean of the 8 nearest stored vectors for each row of (frames, dim) float32; weights as RVC's."""
         ...
