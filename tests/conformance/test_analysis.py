@@ -89,11 +89,11 @@ def test_ninth_layer(hubert: Hubert, window: torch.Tensor) -> None:
 
 
 def test_content_with_surveyed_statistics(hubert: Hubert, window: torch.Tensor) -> None:
-    """Statistics surveyed over the same samples change nothing."""
+    """Statistics collected over the same samples change nothing."""
     encoder = ContentVec(hubert, device=CPU)
-    survey = encoder.survey()
-    survey.push(window[0].numpy())
-    content = encoder.encode(window, [survey.finish()])
+    collector = encoder.collector()
+    collector.push(window[0].numpy())
+    content = encoder.encode(window, [collector.finish()])
     expected = load("hubert")
     assert largest_difference(content[0, expected["frames"]], expected["hubert_last"]) < TOLERANCE
 

@@ -75,7 +75,7 @@ def tiny_voice(config: SynthesizerConfig | None = None) -> Synthesizer:
 
 @dataclass(frozen=True, slots=True)
 class FakeStatistics:
-    """Mean square of a recording, as something a survey must get right."""
+    """Mean square of a recording, as something a collector must get right."""
 
     power: float
 
@@ -83,7 +83,7 @@ class FakeStatistics:
         return FakeStatistics(self.power * gain * gain)
 
 
-class FakeSurvey:
+class FakeCollector:
     def __init__(self) -> None:
         self.total, self.count = 0.0, 0
 
@@ -105,8 +105,8 @@ class FakeEncoder:
         generator = torch.Generator().manual_seed(3)
         self._projection = torch.randn(320, DIM, generator=generator) / 18
 
-    def survey(self) -> FakeSurvey:
-        return FakeSurvey()
+    def collector(self) -> FakeCollector:
+        return FakeCollector()
 
     def encode(self, samples: Tensor, statistics: Sequence[FakeStatistics] | None) -> Tensor:
         self.windows.append(samples.shape[1])

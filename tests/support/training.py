@@ -113,7 +113,7 @@ class FakeEncoder:
     def resident_bytes(self) -> int:
         return 0
 
-    def survey(self) -> FakeEncoder:
+    def collector(self) -> FakeEncoder:
         return self
 
     def push(self, samples: FloatArray) -> None:

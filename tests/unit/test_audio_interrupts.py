@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from menura.audio import encode
-from menura.audio.containers.survey import PieceFile
+from menura.audio.containers.structure import PieceFile
 from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter
 from menura.system.interrupts import TerminatedError, check_interrupts, deferred_interrupts, handle_signals

@@ -1,4 +1,4 @@
-"""The survey's statistics, and the adapter's own errors."""
+"""The statistics of recordings, and the adapter's own errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import menura.content.contentvec as module
 from menura.content.base import ContentEncoder
-from menura.content.contentvec import ContentVec, MomentStatistics, MomentSurvey
+from menura.content.contentvec import ContentVec, MomentCollector, MomentStatistics
 from menura.errors import AssetMissingError, CheckpointError
 from menura.models.hubert import Hubert
 from support.tiny_hubert import CONFIG, tiny_weights
@@ -31,11 +31,11 @@ def speechlike(length: int, seed: int = 0) -> np.ndarray:
     return np.cumsum(generator.standard_normal(length)).astype(np.float32) * 1e-3
 
 
-def surveyed(samples: np.ndarray, cuts: list[int] | None = None) -> MomentStatistics:
-    survey = MomentSurvey()
+def collected(samples: np.ndarray, cuts: list[int] | None = None) -> MomentStatistics:
+    collector = MomentCollector()
     for part in np.split(samples, sorted(cuts or [])):
-        survey.push(part)
-    return survey.finish()
+        collector.push(part)
+    return collector.finish()
 
 
 def test_is_a_content_encoder() -> None:
@@ -44,25 +44,25 @@ def test_is_a_content_encoder() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(length=st.integers(1, 3000), data=st.data())
-def test_survey_is_the_same_for_any_blocks(length: int, data: st.DataObject) -> None:
+def test_statistics_is_the_same_for_any_blocks(length: int, data: st.DataObject) -> None:
     samples = speechlike(length)
     cuts = data.draw(st.lists(st.integers(0, length), max_size=8))
-    original = module._SURVEY_FRAMES
-    module._SURVEY_FRAMES = 64
+    original = module._SUM_FRAMES
+    module._SUM_FRAMES = 64
     try:
-        whole, split = surveyed(samples), surveyed(samples, cuts)
+        whole, split = collected(samples), collected(samples, cuts)
     finally:
-        module._SURVEY_FRAMES = original
+        module._SUM_FRAMES = original
     assert np.array_equal(whole.mean, split.mean)
     assert np.array_equal(whole.second, split.second)
 
 
 @pytest.mark.parametrize("length", [10, 14, 15, 400, 200_003, 400_000])
-def test_survey_equals_the_windows_own_statistics(length: int) -> None:
+def test_statistics_equals_the_windows_own_statistics(length: int) -> None:
     """Blocks of fixed size, summed, against one product over all."""
     samples = speechlike(length)
     model = Hubert.from_tensors(tiny_weights(), CONFIG)
-    statistics = surveyed(samples, [length // 3])
+    statistics = collected(samples, [length // 3])
     own = model.window_statistics(torch.from_numpy(samples)[None])
     vector = encoder()
     from_survey = vector._channel_statistics([statistics])
@@ -82,14 +82,14 @@ def test_statistics_are_exactly_a_group_norms() -> None:
 
 def test_scaled_statistics_are_those_of_the_scaled_recording() -> None:
     samples = speechlike(5000)
-    scaled, direct = surveyed(samples).scaled(0.5), surveyed(samples * np.float32(0.5))
+    scaled, direct = collected(samples).scaled(0.5), collected(samples * np.float32(0.5))
     np.testing.assert_allclose(scaled.mean, direct.mean, rtol=1e-6)
     np.testing.assert_allclose(scaled.second, direct.second, rtol=1e-6)
 
 
 @pytest.mark.parametrize("samples", [np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros(50_000, np.float32)])
 def test_silence_and_a_single_sample(samples: np.ndarray) -> None:
-    content = encoder().encode(torch.zeros(1, 4000), [surveyed(samples)])
+    content = encoder().encode(torch.zeros(1, 4000), [collected(samples)])
     assert content.shape == (1, 12, 24)
     assert torch.isfinite(content).all()
 
@@ -97,7 +97,7 @@ def test_silence_and_a_single_sample(samples: np.ndarray) -> None:
 def test_convolutions_do_not_see_the_window_when_statistics_are_given() -> None:
     samples = speechlike(64_000)
     vector = encoder()
-    statistics = vector._channel_statistics([surveyed(samples)])
+    statistics = vector._channel_statistics([collected(samples)])
     whole = vector._model.features(torch.from_numpy(samples)[None], statistics)
     part = vector._model.features(torch.from_numpy(samples[320 * 40 : 320 * 140 + 80])[None], statistics)
     torch.testing.assert_close(part, whole[:, 40:140], atol=1e-5, rtol=0)

@@ -16,7 +16,7 @@ from menura.pipeline.first_pass import QUIET_PEAK, RecordingFacts, first_pass
 from menura.pipeline.recording import ArrayRecording
 from menura.pipeline.windows import streaming_extent
 from menura.train.data.slicing import fault_of
-from support.tiny import FakeSurvey
+from support.tiny import FakeCollector
 
 RATE_HZ = 16_000
 FloatArray = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ def voice(seconds: float = 4.0) -> FloatArray:
 
 def facts(samples: FloatArray, **options: bool) -> RecordingFacts:
     extent_of = partial(streaming_extent, edge_frames=32)
-    return first_pass(ArrayRecording(samples, RATE_HZ), FakeSurvey, extent_of, **options)
+    return first_pass(ArrayRecording(samples, RATE_HZ), FakeCollector, extent_of, **options)
 
 
 def power(found: RecordingFacts) -> float:

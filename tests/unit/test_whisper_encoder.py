@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from menura.content.base import ContentEncoder
-from menura.content.starter import LevelStatistics, LevelSurvey, StarterEncoder
+from menura.content.starter import LevelCollector, LevelStatistics, StarterEncoder
 from menura.errors import AssetMissingError
 from menura.models.mel import mel_filterbank
 from menura.models.whisper_encoder import LogMel, WhisperConfig, WhisperContentEncoder
@@ -72,7 +72,7 @@ def test_rows_do_not_touch_each_other(tiny):
 @pytest.mark.parametrize("block", [1, 159, 160, 400, 7_000])
 def test_survey_does_not_depend_on_blocks(block):
     samples = noise(7_001)
-    whole, parts = LevelSurvey(LogMel()), LevelSurvey(LogMel())
+    whole, parts = LevelCollector(LogMel()), LevelCollector(LogMel())
     whole.push(samples)
     for start in range(0, len(samples), block):
         parts.push(samples[start : start + block])
@@ -81,14 +81,14 @@ def test_survey_does_not_depend_on_blocks(block):
 
 @pytest.mark.parametrize("samples", [0, 1, 399])
 def test_survey_of_next_to_nothing(samples):
-    survey = LevelSurvey(LogMel())
-    survey.push(np.zeros(samples, dtype=np.float32))
-    assert survey.finish().log_mel_max == -10.0
+    collector = LevelCollector(LogMel())
+    collector.push(np.zeros(samples, dtype=np.float32))
+    assert collector.finish().log_mel_max == -10.0
 
 
 def test_scaled_level_is_that_of_the_scaled_recording():
     samples = noise(8_000)
-    loud, soft = LevelSurvey(LogMel()), LevelSurvey(LogMel())
+    loud, soft = LevelCollector(LogMel()), LevelCollector(LogMel())
     loud.push(samples)
     soft.push(samples * np.float32(0.25))
     assert loud.finish().scaled(0.25).log_mel_max == pytest.approx(soft.finish().log_mel_max, abs=1e-4)

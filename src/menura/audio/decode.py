@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
-from menura.audio.containers import survey
+from menura.audio.containers import inspect
 from menura.audio.media import MEDIA_ADVICE, MediaSource
 from menura.audio.mixdown import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
@@ -207,7 +207,7 @@ def _unreadable(path: Path, error: OSError) -> DecodeError:
 
 def _open_source(path: Path) -> Source:
     with path.open("rb") as file:
-        found = survey(file)
+        found = inspect(file)
     if not found.parts:
         raise DecodeError(path, found.problem or "unsupported or damaged audio file")
     try:

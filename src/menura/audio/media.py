@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from menura.audio.containers.survey import PieceFile
+from menura.audio.containers.structure import PieceFile
 from menura.audio.sndfile import judge, silence
 from menura.errors import DecodeError
 from menura.system.interrupts import deferred_interrupts
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from menura.audio.containers.survey import Survey
+    from menura.audio.containers.structure import Structure
     from menura.audio.decode import Findings
     from menura.types import FloatArray
 
@@ -42,14 +42,14 @@ class MediaSource:
     padding at the end too. Raw AAC, MPEG-TS, FLV and AVI don't say, and begin with their codec's delay.
     """
 
-    def __init__(self, path: Path, survey: Survey) -> None:
-        """Open `path`, of which `survey` was made, and decode its first samples.
+    def __init__(self, path: Path, structure: Structure) -> None:
+        """Open `path`, of which `structure` was made, and decode its first samples.
 
         Raises:
             DecodeError: FFmpeg doesn't know the format, there is no audio track, or it has no samples.
         """
         self._path = path
-        self._survey = survey
+        self._structure = structure
         with self._opened() as container:
             # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
             first = next(_frames(container, lambda _: None), None)
@@ -79,7 +79,7 @@ class MediaSource:
                 yield chunk
         announced, rate_hz = self.info.length_samples, self.info.sample_rate
         slack_samples = round(_SLACK_S * rate_hz)
-        judge(self._survey, findings, count, announced or count, rate_hz, slack_samples=slack_samples)
+        judge(self._structure, findings, count, announced or count, rate_hz, slack_samples=slack_samples)
 
     def _timed(self, container: Any, findings: Findings) -> Iterator[FloatArray]:
         tracks = len(container.streams.audio)
@@ -115,7 +115,7 @@ class MediaSource:
             except (av.error.FFmpegError, ValueError) as error:
                 if pieces.error is not None:
                     raise pieces.error from error
-                if self._survey.cut_off:
+                if self._structure.cut_off:
                     raise DecodeError(self._path, "cut off, and what is left can't be decoded") from error
                 raise DecodeError(self._path, "unsupported or damaged audio file") from error
             with container:

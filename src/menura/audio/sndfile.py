@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from menura.audio.containers.flac import rest_of_flac
-from menura.audio.containers.survey import PieceFile
+from menura.audio.containers.structure import PieceFile
 from menura.errors import DecodeError
 from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from menura.audio.containers.survey import Piece, Survey
+    from menura.audio.containers.structure import Piece, Structure
     from menura.audio.decode import Findings
     from menura.types import FloatArray
 
@@ -47,17 +47,17 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]
 class SndfileSource:
     """A file that libsndfile understands."""
 
-    def __init__(self, path: Path, survey: Survey) -> None:
-        """Open `path`, of which `survey` was made, and decode its first samples.
+    def __init__(self, path: Path, structure: Structure) -> None:
+        """Open `path`, of which `structure` was made, and decode its first samples.
 
         Raises:
             DecodeError: libsndfile doesn't know the format, or there are no samples.
         """
         self._path = path
-        self._survey = survey
+        self._structure = structure
         lengths: list[int | None] = []
         with path.open("rb") as file:
-            for part in self._survey.parts:
+            for part in self._structure.parts:
                 with self._opened(file, part) as sound:
                     if not lengths:
                         self._rate_hz, self._channels = sound.samplerate, sound.channels
@@ -70,21 +70,21 @@ class SndfileSource:
         self.info = AudioInfo(
             sample_rate=self._rate_hz,
             channels=self._channels,
-            length_samples=length if survey.length_samples is None else survey.length_samples,
+            length_samples=length if structure.length_samples is None else structure.length_samples,
         )
 
     def chunks(self, findings: Findings) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32 from the start."""
         count = 0
         with self._path.open("rb") as file:
-            for part in self._survey.parts:
+            for part in self._structure.parts:
                 for chunk in self._part_chunks(file, part, findings):
                     count += len(chunk)
                     yield chunk
         announced = self.info.length_samples
         if announced is None or announced <= count:
-            announced = round(count / self._survey.present) if self._survey.present else count
-        judge(self._survey, findings, count, announced, self._rate_hz, slack_samples=self._rate_hz // 100)
+            announced = round(count / self._structure.present) if self._structure.present else count
+        judge(self._structure, findings, count, announced, self._rate_hz, slack_samples=self._rate_hz // 100)
 
     def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], findings: Findings) -> Iterator[FloatArray]:
         count, position, stream = 0, 0, part[0]
@@ -146,17 +146,19 @@ def _read(sound: _Sound) -> tuple[FloatArray, str | None]:
     return result
 
 
-def judge(survey: Survey, findings: Findings, count: int, announced: int, rate_hz: int, *, slack_samples: int) -> None:
+def judge(
+    structure: Structure, findings: Findings, count: int, announced: int, rate_hz: int, *, slack_samples: int
+) -> None:
     """Say what is missing, from what was announced and what came."""
     seconds = f"{count / rate_hz:.2f} s"
     if announced - count > slack_samples:
         findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
-    elif survey.cut_off or (count < announced and not survey.media):
+    elif structure.cut_off or (count < announced and not structure.media):
         findings.damaged(f"cut off: the end is missing; {seconds} could be read")
-    elif survey.damaged:
+    elif structure.damaged:
         findings.damaged(f"damaged; {seconds} could be read")
-    if survey.problem is not None:
-        findings.damaged(survey.problem)
+    if structure.problem is not None:
+        findings.damaged(structure.problem)
 
 
 def silence(samples: int, channels: int) -> Iterator[FloatArray]:

@@ -22,7 +22,7 @@ class RecordingStatistics(Protocol):
         ...
 
 
-class Survey(Protocol):
+class StatisticsCollector(Protocol):
     """Collects RecordingStatistics in a first cheap pass over the recording."""
 
     def push(self, samples: FloatArray) -> None:
@@ -55,7 +55,7 @@ class ContentEncoder(Protocol):
         """Memory that its weights hold."""
         ...
 
-    def survey(self) -> Survey:
+    def collector(self) -> StatisticsCollector:
         """A fresh first-pass collector."""
         ...
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from menura.types import FloatArray
 
 _LAYER_OF_RVC_V1 = 9
-_SURVEY_FRAMES = 1 << 15
+_SUM_FRAMES = 1 << 15
 """Frames of the first layer that one float64 sum covers (10 s): fixed, so that the result is the same bit for bit."""
 
 _LONG_PASS_SAMPLES = 3 * 16_000
@@ -49,7 +49,7 @@ class MomentStatistics:
         return MomentStatistics(mean=self.mean * gain, second=self.second * gain**2)
 
 
-class MomentSurvey:
+class MomentCollector:
     """Collects MomentStatistics; how the samples are cut into blocks makes no difference."""
 
     def __init__(self, kernel: int = 10, stride: int = 5) -> None:
@@ -63,7 +63,7 @@ class MomentSurvey:
     def push(self, samples: FloatArray) -> None:
         self._pending.append(np.array(samples, dtype=np.float32))
         self._pending_samples += len(samples)
-        step = _SURVEY_FRAMES * self._stride
+        step = _SUM_FRAMES * self._stride
         needed = step - self._stride + self._kernel
         if self._pending_samples < needed:
             return
@@ -145,9 +145,9 @@ class ContentVec:
     def resident_bytes(self) -> int:
         return network_bytes(self._model)
 
-    def survey(self) -> MomentSurvey:
+    def collector(self) -> MomentCollector:
         config = self._model.config
-        return MomentSurvey(config.conv_kernel[0], config.conv_stride[0])
+        return MomentCollector(config.conv_kernel[0], config.conv_stride[0])
 
     def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
         if not self._model.config.frame_count(samples.shape[-1]):
@@ -164,7 +164,7 @@ class ContentVec:
     def _channel_statistics(self, statistics: Sequence[RecordingStatistics]) -> ChannelStatistics:
         rows = [row for row in statistics if isinstance(row, MomentStatistics)]
         if len(rows) != len(statistics):
-            raise TypeError(f"{self.name} takes its own survey's statistics")
+            raise TypeError(f"{self.name} takes its own statistics")
         first = torch.from_numpy(np.stack([row.mean for row in rows]))
         second = torch.from_numpy(np.stack([row.second for row in rows]))
         return self._model.channel_statistics(LagMoments(first=first, second=second))

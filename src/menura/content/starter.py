@@ -38,7 +38,7 @@ class LevelStatistics:
         return LevelStatistics(log_mel_max=max(_SILENT_LOG_MEL, self.log_mel_max + 2 * math.log10(gain)))
 
 
-class LevelSurvey:
+class LevelCollector:
     """Finds LevelStatistics block by block; the result doesn't depend on how the recording was cut into blocks."""
 
     def __init__(self, log_mel: LogMel) -> None:
@@ -77,7 +77,7 @@ class StarterEncoder:
     def __init__(self, model: WhisperContentEncoder, device: torch.device) -> None:
         self.model = model.to(device).eval()
         self.dim = model.config.dim
-        self._survey_mel = LogMel()
+        self._log_mel = LogMel()
 
     @classmethod
     def load(cls, device: torch.device, weights: Path = STARTER_WEIGHTS) -> StarterEncoder:
@@ -99,8 +99,8 @@ class StarterEncoder:
     def resident_bytes(self) -> int:
         return network_bytes(self.model)
 
-    def survey(self) -> LevelSurvey:
-        return LevelSurvey(self._survey_mel)
+    def collector(self) -> LevelCollector:
+        return LevelCollector(self._log_mel)
 
     @torch.inference_mode()
     def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:

@@ -224,7 +224,7 @@ def analyse_clips(
 def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estimator | None) -> Analysis:
     extent = streaming_extent(len(clip), encoder.edge_frames)
     samples = reflect(clip, extent.left_samples, extent.right_samples)
-    collector = encoder.survey()
+    collector = encoder.collector()
     collector.push(samples)
     networks = AnalysisNetworks(encoder=encoder, statistics=collector.finish(), f0=estimator)
     timeline = FeatureTimeline(start_frames=-extent.left_frames, has_f0=estimator is not None)

@@ -76,7 +76,7 @@ class Conversion:
         with self.clock.measure("decode"):
             self.facts = facts = first_pass(
                 recording,
-                models.encoder.survey if own else None,
+                models.encoder.collector if own else None,
                 extent_of,
                 split_silence=options.split_silence,
                 adjust_level=own,

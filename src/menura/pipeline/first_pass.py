@@ -17,7 +17,7 @@ from menura.pipeline.windows import Extent
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:
-    from menura.content.base import RecordingStatistics, Survey
+    from menura.content.base import RecordingStatistics, StatisticsCollector
     from menura.types import FloatArray
 
 PEAK_LIMIT_IN = 0.95
@@ -58,7 +58,7 @@ class RecordingFacts:
 
 def first_pass(
     recording: Recording,
-    new_collector: Callable[[], Survey] | None,
+    new_collector: Callable[[], StatisticsCollector] | None,
     extent_of: Callable[[int], Extent],
     *,
     split_silence: bool = False,
@@ -98,7 +98,7 @@ def _facts(
     name: str,
     reader: Reader,
     feed: AnalysisFeed,
-    collector: Survey | None,
+    collector: StatisticsCollector | None,
     extent_of: Callable[[int], Extent],
     split_silence: bool,
     adjust_level: bool,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import MOST_PARTS, Survey, after_id3, bytes_at, positions_of
+from menura.audio.containers.structure import MOST_PARTS, Structure, after_id3, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from menura.audio.containers.survey import Piece
+    from menura.audio.containers.structure import Piece
 
 _START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 """A stream's mark and the header of its first block, STREAMINFO."""
@@ -32,7 +32,7 @@ class FlacRest:
     """Byte at which that frame lies."""
 
 
-def survey_flac(file: BinaryIO) -> Survey | None:
+def inspect_flac(file: BinaryIO) -> Structure | None:
     """Find the streams of a file that begins with one, perhaps behind an ID3 tag; None for others."""
     size = file.seek(0, 2)
     start = after_id3(file, 0)
@@ -40,7 +40,7 @@ def survey_flac(file: BinaryIO) -> Survey | None:
         return None
     starts = list(islice(positions_of(file, _START, start, size), MOST_PARTS))
     parts = tuple((range(a, b),) for a, b in zip(starts, [*starts[1:], size], strict=True))
-    return Survey(parts=parts, damaged=len(parts) == MOST_PARTS)
+    return Structure(parts=parts, damaged=len(parts) == MOST_PARTS)
 
 
 def rest_of_flac(file: BinaryIO, stream: range, after_samples: int, after_position: int) -> FlacRest | None:

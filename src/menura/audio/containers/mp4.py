@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey, bytes_at
+from menura.audio.containers.structure import Structure, bytes_at
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _OUTERMOST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
-def survey_mp4(file: BinaryIO) -> Survey | None:
+def inspect_mp4(file: BinaryIO) -> Structure | None:
     """Walk over the outermost boxes; None for other containers."""
     size = file.seek(0, 2)
     whole = ((range(size),),)
@@ -25,8 +25,8 @@ def survey_mp4(file: BinaryIO) -> Survey | None:
         if length == 1 and len(header) == 16:
             length = int.from_bytes(header[8:], "big")
         if len(header) < 8 or length < 8:  # 0: to the end of the file; less is no box
-            return Survey(parts=whole, media=True, cut_off=len(header) < 8)
+            return Structure(parts=whole, media=True, cut_off=len(header) < 8)
         indexes += header[4:8] == b"moov"
         position += length
     problem = "another recording follows the first and was left out" if indexes > 1 else None
-    return Survey(parts=whole, media=True, cut_off=position > size, problem=problem)
+    return Structure(parts=whole, media=True, cut_off=position > size, problem=problem)

@@ -11,12 +11,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey, after_id3, bytes_at, positions_of
+from menura.audio.containers.structure import Structure, after_id3, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from menura.audio.containers.survey import Piece
+    from menura.audio.containers.structure import Piece
 
 _V1_KBPS = (
     (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -59,7 +59,7 @@ class _Run:
         return (_xing_frame(self.header, self.frames), *self.pieces)
 
 
-def survey_mpeg(file: BinaryIO) -> Survey | None:
+def inspect_mpeg(file: BinaryIO) -> Structure | None:
     """Find the frames of an MPEG audio file; None for other containers and for free-format streams."""
     size = file.seek(0, 2)
     position = after_id3(file, 0)
@@ -73,11 +73,11 @@ def survey_mpeg(file: BinaryIO) -> Survey | None:
     if not frame_bytes(first):
         return None
     if position + frame_bytes(first) > size:
-        return Survey(parts=((range(size),),), cut_off=True)
-    return _survey_frames(file, position, size)
+        return Structure(parts=((range(size),),), cut_off=True)
+    return _inspect_frames(file, position, size)
 
 
-def _survey_frames(file: BinaryIO, position: int, size: int) -> Survey:
+def _inspect_frames(file: BinaryIO, position: int, size: int) -> Structure:
     first, runs = _header(file, position), list[_Run]()
     damaged = cut_off = False
     while position < size and not cut_off:
@@ -97,7 +97,7 @@ def _survey_frames(file: BinaryIO, position: int, size: int) -> Survey:
     announced_frames = sum(run.announced_frames or run.frames for run in runs)
     frames = sum(run.frames for run in runs)
     layer = _layer(first)
-    return Survey(
+    return Structure(
         parts=tuple(run.part() for run in runs),
         present=min(frames / announced_frames, 1.0) if announced_frames else 0.0,
         damaged=damaged,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import Survey, bytes_at, positions_of
+from menura.audio.containers.structure import Structure, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -16,7 +16,7 @@ _HEADER_BYTES = 27
 _FIRST_PAGE, _LAST_PAGE = 2, 4
 
 
-def survey_ogg(file: BinaryIO) -> Survey | None:
+def inspect_ogg(file: BinaryIO) -> Structure | None:
     """Find the streams of an Ogg file; None for other containers.
 
     A stream ends with a page flagged as its last, which a file that is cut off lacks.
@@ -50,7 +50,7 @@ def survey_ogg(file: BinaryIO) -> Survey | None:
         if parts:
             parts[-1] = range(parts[-1].start, position)
     pieces = tuple((part,) for part in parts) or ((range(size),),)
-    return Survey(parts=pieces, damaged=damaged, cut_off=cut_off or bool(open_streams))
+    return Structure(parts=pieces, damaged=damaged, cut_off=cut_off or bool(open_streams))
 
 
 def _page(file: BinaryIO, position: int) -> tuple[int, bytes, int] | None:

@@ -11,12 +11,12 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from menura.audio.containers.survey import MOST_PARTS, Survey, bytes_at, positions_of
+from menura.audio.containers.structure import MOST_PARTS, Structure, bytes_at, positions_of
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from menura.audio.containers.survey import Piece
+    from menura.audio.containers.structure import Piece
 
 _ENDLESS_BYTES = 0x7F000000
 """Announced sizes from here on, in a file that is smaller, are a piped program's stand-in (sox, arecord, ffmpeg)."""
@@ -77,7 +77,7 @@ class _Part:
     present: int
 
 
-def survey_pcm(file: BinaryIO) -> Survey | None:
+def inspect_pcm(file: BinaryIO) -> Structure | None:
     """Compare announced with present bytes; None for other containers."""
     size = file.seek(0, 2)
     parts: list[_Part] = []
@@ -85,14 +85,14 @@ def survey_pcm(file: BinaryIO) -> Survey | None:
     while position < size and len(parts) < MOST_PARTS and (layout := _layout_at(file, position)):
         part = _part(file, layout, position, size)
         if part is None:
-            return Survey(parts=())
+            return Structure(parts=())
         parts.append(part)
         position = part.end
     if not parts:
         return None
     announced, present = sum(part.announced for part in parts), sum(part.present for part in parts)
     pieces = tuple(part.pieces for part in parts if part.pieces)
-    return Survey(
+    return Structure(
         parts=pieces,
         problem=None if pieces else "holds no samples",
         present=present / announced if announced else 1.0,

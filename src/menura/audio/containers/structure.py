@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class Structure:
     """What a file's structure says."""
 
     parts: tuple[tuple[Piece, ...], ...]
