@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -180,6 +181,39 @@ def test_what_is_cancelled_fails_and_stops_nothing(steps: int, way: str) -> None
     assert (failed.result.state, failed.result.error.kind) == (State.FAILED, "cancelled")
     assert isinstance(ends[other], Done)
     assert len(sink.joined()) == 3 * 4000
+
+
+class Counted(ArrayRecording):
+    """Counts how often it was opened, all of them together."""
+
+    opened = 0
+
+    def open(self) -> AbstractContextManager[Reader]:
+        Counted.opened += 1
+        return super().open()
+
+
+def test_reading_ahead_is_bounded() -> None:
+    Counted.opened = 0
+    with Engine(TinyNetworks(MODELS), frame_budget=0) as engine:
+        for k in range(60):
+            engine.submit(Counted(voice_like(1000 + k), 16_000), tiny_request(), MemorySink())
+        engine.step()
+        time.sleep(0.2)
+        assert Counted.opened <= 1 + 16 + 1
+        assert sum(isinstance(event, Done) for event in run(engine)) <= 60
+    assert Counted.opened == 120
+
+
+def test_the_urgent_overtake_what_is_prepared() -> None:
+    order: list[int] = []
+    with Engine(TinyNetworks(MODELS), frame_budget=0, on_end=lambda ticket, _: order.append(ticket.number)) as engine:
+        for k in range(40):
+            engine.submit(ArrayRecording(voice_like(1000 + k), 16_000), tiny_request(), MemorySink())
+        urgent, _ = submitted(engine, 1, priority=1)
+        list(run(engine))
+    assert order.index(urgent.number) <= 3  # type: ignore[attr-defined]
+    assert sorted(order) == list(range(41))
 
 
 def test_recordings_can_be_added_at_any_time() -> None:

@@ -6,17 +6,18 @@ encodes and writes. A recording's second pass is read ahead by a thread of its o
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
-from menura.pipeline.background import Preparer, StoppedError
+from menura.pipeline.background import StoppedError
 from menura.pipeline.budget import frame_budget
 from menura.pipeline.conversion import Conversion, Step
 from menura.pipeline.execute import Answer, Executor
@@ -157,7 +158,9 @@ class Engine:
         self._networks, self._windowing, self._on_end = networks, windowing, on_end
         self._frame_budget = frame_budget
         self._executor = Executor(networks.device)
-        self._preparer: Preparer[Ticket, _Prepared] = Preparer(self._prepare, depth=_PREPARED_AHEAD)
+        self._queue: list[tuple[int, int, Ticket]] = []
+        self._preparing: dict[Future[_Prepared], Ticket] = {}
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="menura-prepare")
         self._live: list[_Live] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
         self._writing: list[Future[Done | Failed]] = []
@@ -193,7 +196,12 @@ class Engine:
         with self._lock:
             ticket = Ticket(self._submitted, recording, request, sink, priority, cancel)
             self._submitted += 1
-        self._preparer.add(ticket, priority)
+            for future, other in list(self._preparing.items()):
+                if other.priority < priority and future.cancel():
+                    del self._preparing[future]
+                    self._enqueue(other)
+            self._enqueue(ticket)
+            self._prepare_ahead()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -203,7 +211,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """True while there is nothing to do."""
-        return not (self._live or self._writing or self._preparer.waiting)
+        return not (self._live or self._writing or self._preparing)
 
     def step(self) -> list[Event]:
         """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
@@ -215,7 +223,7 @@ class Engine:
         events: list[Event] = []
         self._events = events
         while len(self._live) < _MOST_TOGETHER:
-            prepared = self._preparer.take(self._choose, wait=not (self._live or self._events or self._writing))
+            prepared = self._next_prepared(wait_for_one=not (self._live or events or self._writing))
             if prepared is None:
                 break
             self._begin(prepared)
@@ -229,12 +237,37 @@ class Engine:
     def close(self) -> None:
         """End everything, finished or not: complete outputs stay, nothing half-written does."""
         self._closing = True
-        self._preparer.close()
+        self._reader.shutdown(cancel_futures=True)
         self._writer.shutdown()
         for live in self._live:
             live.steps.close()
             live.ticket.sink.discard()
         self._live.clear()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        heapq.heappush(self._queue, (-ticket.priority, ticket.number, ticket))
+
+    def _prepare_ahead(self) -> None:
+        while self._queue and len(self._preparing) < _PREPARED_AHEAD:
+            ticket = heapq.heappop(self._queue)[-1]
+            self._preparing[self._reader.submit(self._prepare, ticket)] = ticket
+
+    def _next_prepared(self, *, wait_for_one: bool) -> _Prepared | None:
+        """The next that may begin, if there is one."""
+        with self._lock:
+            futures = list(self._preparing)
+        if wait_for_one:
+            wait(futures, return_when=FIRST_COMPLETED)
+        with self._lock:
+            done = [
+                (-ticket.priority, ticket.number, future) for future, ticket in self._preparing.items() if future.done()
+            ]
+            for *_, future in sorted(done):
+                if self._may_begin(future.result()):
+                    del self._preparing[future]
+                    self._prepare_ahead()
+                    return future.result()
+        return None
 
     def _prepare(self, ticket: Ticket) -> _Prepared:
         """Load networks, read a recording once and plan its conversion, in a background thread."""
@@ -256,14 +289,10 @@ class Engine:
             return _Prepared(ticket=ticket, begun_s=begun_s, error=error)
         return _Prepared(ticket=ticket, begun_s=begun_s, conversion=conversion)
 
-    def _choose(self, ready: Sequence[_Prepared]) -> int | None:
-        """One that failed, else the first that may begin beside what is under way."""
-        failed = next((n for n, prepared in enumerate(ready) if prepared.conversion is None), None)
-        return failed if failed is not None else next((n for n, p in enumerate(ready) if self._fits(p)), None)
-
-    def _fits(self, prepared: _Prepared) -> bool:
-        """True if it is the most urgent, or can share the passes of what is as urgent."""
-        assert prepared.conversion is not None
+    def _may_begin(self, prepared: _Prepared) -> bool:
+        """True if it failed, is the most urgent, or can share the passes of what is as urgent."""
+        if prepared.conversion is None:
+            return True
         if self._frame_budget is None:  # with the networks loaded
             self._frame_budget = frame_budget(self._networks.device)
         frames = prepared.conversion.widest_frames
@@ -316,8 +345,8 @@ class Engine:
                 answer = None
                 self._write(live, step)
         except StopIteration:
+            self._collect(_WAITING_TO_BE_WRITTEN - 1)  # may raise, and what is live is then discarded
             self._live.remove(live)
-            self._collect(_WAITING_TO_BE_WRITTEN - 1)
             self._writing.append(self._writer.submit(self._finish, live))
         except StoppedError:
             self._drop(live, _cancelled(live.ticket))

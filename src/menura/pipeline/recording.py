@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +193,9 @@ def reflect(samples: FloatArray, left: int, right: int) -> FloatArray:
     return np.pad(samples, (left, right), mode="reflect" if len(samples) > 1 else "edge")
 
 
-def reflect_edges(blocks: Iterable[FloatArray], left: int, right: Callable[[int], int]) -> Iterator[FloatArray]:
+def reflect_edges(
+    blocks: Iterable[FloatArray], left: int, right: Callable[[int], int]
+) -> Generator[FloatArray, None, None]:
     """The blocks of a recording with reflected samples before and after them.
 
     Args:
