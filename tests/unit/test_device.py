@@ -105,15 +105,21 @@ def in_a_fresh_process(code: str, **environment: str) -> list[str]:
     return run.stdout.split()
 
 
-def test_threads_and_denormals_in_a_fresh_process() -> None:
+def test_denormals_are_zero_only_meanwhile_and_also_in_torchs_threads() -> None:
     code = (
-        "from menura.system.device import configure_torch\n"
+        "from menura.system.device import configure_torch, flushed_denormals\n"
         "configure_torch(2)\n"
         "import torch\n"
-        "denormal = torch.full((1 << 20,), 1e-39)\n"
-        "print(torch.get_num_threads(), int((denormal * 1.0).count_nonzero()))\n"
+        "def count(n):\n"
+        "    return int((torch.full((n,), 1e-39) * 1.0).count_nonzero())\n"
+        "with flushed_denormals():\n"
+        "    print(torch.get_num_threads(), count(1 << 20))\n"
+        "print(count(100))\n"
+        "torch.set_flush_denormal(True)\n"
+        "with flushed_denormals(): pass\n"
+        "print(count(100))\n"
     )
-    assert in_a_fresh_process(code) == ["2", "0"]
+    assert in_a_fresh_process(code) == ["2", "0", "100", "0"]
 
 
 def test_a_converter_leaves_threads_and_environment_alone_unless_asked() -> None:

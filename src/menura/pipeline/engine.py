@@ -22,6 +22,7 @@ from menura.pipeline.budget import frame_budget
 from menura.pipeline.conversion import Conversion, Step
 from menura.pipeline.execute import Answer, Executor
 from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest, SynthesisRequest
+from menura.system.device import flushed_denormals
 from menura.system.interrupts import check_interrupts
 from menura.types import FileResult, State
 
@@ -228,7 +229,8 @@ class Engine:
                 break
             self._begin(prepared)
         if self._live:
-            self._compute()
+            with flushed_denormals():
+                self._compute()
             self._collect(len(self._writing))
         elif not self._events:
             self._collect(len(self._writing) - 1)

@@ -6,12 +6,15 @@ import math
 import os
 import platform
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -21,6 +24,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _OWN_STATUS = Path("/proc/self/status")
 _MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 """By the names in their CPUs."""
+_DENORMAL = 1e-39
 
 
 def resolve_device(name: str) -> torch.device:
@@ -127,7 +131,7 @@ def default_threads() -> int:
 
 
 def configure_torch(threads: int | None = None, *, cudnn: bool = True) -> None:
-    """Flush denormals, and set for the whole process what is asked for; call before the first computation.
+    """Set for the whole process what is asked for.
 
     Args:
         threads: torch's compute threads; None leaves them.
@@ -135,12 +139,28 @@ def configure_torch(threads: int | None = None, *, cudnn: bool = True) -> None:
     """
     import torch
 
-    # Denormals first: torch's worker threads inherit the mode of the thread that starts them.
-    torch.set_flush_denormal(True)
     if threads is not None:
         torch.set_num_threads(threads)
     if not cudnn:
         torch.backends.cudnn.enabled = False
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers are zero in this thread while the block runs; they would take many times as long.
+
+    torch's worker threads take the mode of the thread that starts them, and keep it.
+    """
+    import numpy as np
+    import torch
+
+    flushed = float(np.float32(_DENORMAL) * np.float32(1)) == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if not flushed:
+            torch.set_flush_denormal(False)
 
 
 def processor_name() -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from menura.errors import ErrorDetails
 from menura.options import EngineOptions, RunOptions, TrainingOptions
+from menura.system.device import configure_torch, flushed_denormals
 from menura.train.events import Exported, Finished, Indexed, Noted, OnEvent, Prepared, Started, Trained, ignore
 from menura.train.experiment.folder import (
     CHECKPOINT,
@@ -301,10 +302,10 @@ def _train_with_peers(peers: Peers, device: torch.device, given: tuple[_Task, Si
         queue.put(outcome)
 
 
+@flushed_denormals()
 def _train_here(
     peers: Peers, device: torch.device, task: _Task, on_event: OnEvent, cancel: threading.Event | None
 ) -> _Outcome:
-    from menura.system.device import configure_torch
     from menura.system.memory import enough_memory
     from menura.train.learning.checkpoint import check_disk_space
     from menura.train.run.trainer import open_trainer
