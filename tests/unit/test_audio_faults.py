@@ -88,7 +88,7 @@ def test_apple_s_padded_header_and_one_whose_samples_are_meant_to_be_none(tmp_pa
     (tmp_path / "in.wav").write_bytes(b"RIFF" + struct.pack("<I", len(empty)) + empty)
     with pytest.raises(DecodeError) as caught:
         open_audio(tmp_path / "in.wav")
-    assert caught.value.problem == "holds no samples"
+    assert caught.value.problem == "contains no audio"
 
 
 @pytest.mark.parametrize("container", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "MP3", "OGG"])
@@ -209,7 +209,7 @@ def test_the_default_track_of_a_video_is_read_and_named(tmp_path: Path, flagged:
     y, warning, notes = whole(tmp_path / "in.mkv")
     assert warning is None
     np.testing.assert_allclose(y, tone(1, hz=(200.0, 1000.0)[flagged]), atol=1e-3)
-    assert notes == (f"Of 2 audio tracks number {flagged + 1} was used.",)
+    assert notes == (f"The file has 2 audio tracks; track {flagged + 1} was used.",)
 
 
 def test_a_radio_recording_that_begins_within_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_nothing_matched_is_an_entry_with_an_error(folder: Path) -> None:
     (folder / "empty").mkdir()
     entries = audio_files([folder / "empty", f"{folder}/*.aiff", folder / "b.wav"])
     assert [entry.error is None for entry in entries] == [False, False, True]
-    assert "holds no recordings" in str(entries[0].error)
+    assert "contains no recordings" in str(entries[0].error)
     assert "matches no recordings" in str(entries[1].error)
 
 

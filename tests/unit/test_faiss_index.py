@@ -107,7 +107,7 @@ def test_any_file_name(tmp_path: Path, name: str) -> None:
 
 def test_the_empty_trained_file_is_told_from_the_added_one(tmp_path: Path) -> None:
     path = write(tmp_path / "trained_IVF4_Flat.index", vectors(0), "IVF2,Flat")
-    with pytest.raises(IndexFileError, match=r"holds no vectors.*'added_\*\.index'"):
+    with pytest.raises(IndexFileError, match=r"contains no vectors.*'added_\*\.index'"):
         FaissIndex.load(path)
 
 
@@ -148,7 +148,7 @@ def test_another_metric_is_refused(tmp_path: Path) -> None:
     index.add(vectors(100))
     path = tmp_path / "a.index"
     path.write_bytes(faiss.serialize_index(index).tobytes())
-    with pytest.raises(IndexFileError, match="another measure"):
+    with pytest.raises(IndexFileError, match="another metric"):
         FaissIndex.load(path)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MINIMUM_RATE_HZ = 4_000
 MAXIMUM_RATE_HZ = 384_000
-NO_SAMPLES = "holds no samples"
+NO_SAMPLES = "contains no audio"
 _MOST_WINDOW_VALUES = 1 << 20
 
 

@@ -99,7 +99,7 @@ def _fixed_part(pattern: Path) -> Path:
 
 def nothing_in(place: Place, kind: str, selection: Selection) -> InputFile:
     """What a folder or pattern comes to that stands for no recording."""
-    problem = "the pattern matches no recordings" if kind == "pattern" else "the folder holds no recordings"
+    problem = "the pattern matches no recordings" if kind == "pattern" else "the folder contains no recordings"
     advice = "Check {include} and {exclude}" if selection.include or selection.exclude else None
     return failed_input(place, problem, advice)
 

@@ -54,7 +54,7 @@ class MediaSource:
             # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
             first = next(_frames(container, lambda _: None), None)
             if first is None:
-                raise DecodeError(path, "holds no samples")
+                raise DecodeError(path, "contains no audio")
             announced_s = _stated_s(container)
         self.info = AudioInfo(
             sample_rate=int(first.sample_rate),
@@ -85,7 +85,7 @@ class MediaSource:
         tracks = len(container.streams.audio)
         if tracks > 1:
             chosen = container.streams.audio.index(_track(container)) + 1
-            findings.note(f"Of {tracks} audio tracks number {chosen} was used.")
+            findings.note(f"The file has {tracks} audio tracks; track {chosen} was used.")
         packer, holes = _Packer(), _Holes(self.info.sample_rate, container.format.name)
         held: FloatArray | None = None
         stated: int | None = None
@@ -197,7 +197,7 @@ class _Holes:
         if gap_s <= _HOLE_S:
             return 0
         if gap_s > self._left_s:
-            findings.damaged(f"its timestamps leave out {gap_s:.0f} s, which was ignored")
+            findings.damaged(f"a gap of {gap_s:.0f} s in the timestamps was ignored")
             return 0
         self._left_s -= gap_s
         return round(gap_s * self._rate_hz)

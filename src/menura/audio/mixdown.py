@@ -11,7 +11,7 @@ from menura.audio.processor import OneStream, mix_down
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
-CANCELLED = "The channels cancel each other out; where they do, one of them was used alone."
+CANCELLED = "The channels cancel each other out in places; a single channel was used there."
 _LEAST_SHARE = 0.02
 """Power of the average, by what uncorrelated channels would leave: 1 and more in ordinary recordings."""
 _LOUDER = 4.0

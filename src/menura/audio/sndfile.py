@@ -64,7 +64,7 @@ class SndfileSource:
                         silent = not len(_read(sound)[0])
                     lengths.append(None if sound.frames >= _ENDLESS_SAMPLES else sound.frames)
         if silent and len(lengths) == 1:
-            raise DecodeError(path, "holds no samples")
+            raise DecodeError(path, "contains no audio")
         known = [length for length in lengths if length is not None]
         length = sum(known) if len(known) == len(lengths) else None
         self.info = AudioInfo(

@@ -45,7 +45,7 @@ class Request:
     converted: Path
     targets: Sequence[Path]
     text: str | None = None
-    """What was said; else what is heard in the source counts as that."""
+    """The words that are spoken; by default recognized from the source."""
     seams_s: Sequence[float] = ()
 
 
@@ -117,8 +117,8 @@ class Judge:
         if encoder is None or not targets:
             return None
         if self._targets[0] != tuple(targets):
-            wanted = [encoder.embed(part) for part in _stretches([_read(path) for path in targets])]
-            self._targets = (tuple(targets), wanted)
+            embeddings = [encoder.embed(part) for part in _stretches([_read(path) for path in targets])]
+            self._targets = (tuple(targets), embeddings)
         return speaker_scores(encoder.embed(source), encoder.embed(converted), self._targets[1])
 
 

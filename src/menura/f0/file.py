@@ -61,11 +61,11 @@ def length_notes(f0_frames: int, audio_s: float) -> tuple[str, ...]:
     f0_s = f0_frames / FRAME_RATE_HZ
     if abs(f0_s - audio_s) <= max(_UNLIKE_S, _UNLIKE_SHARE * audio_s):
         return ()
-    lengths = f"The F0 file covers {f0_s:.2f} s, the recording has {audio_s:.2f} s"
+    lengths = f"The F0 file covers {f0_s:.2f} s, but the recording is {audio_s:.2f} s long"
     if f0_s < audio_s:
-        return (f"{lengths}; the rest counts as unvoiced.",)
-    unit = " Its times must be in seconds, not milliseconds." if f0_s > _LIKELY_MILLISECONDS * audio_s else ""
-    return (f"{lengths}; the surplus was ignored.{unit}",)
+        return (f"{lengths}; the rest is treated as unvoiced.",)
+    unit = " Times must be in seconds, not milliseconds." if f0_s > _LIKELY_MILLISECONDS * audio_s else ""
+    return (f"{lengths}; the excess is ignored.{unit}",)
 
 
 def _error(path: Path, problem: str, advice: str | None = None) -> OptionError:

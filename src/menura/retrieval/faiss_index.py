@@ -42,14 +42,14 @@ class FaissIndex:
         """Wrap an IndexIVFFlat or IndexFlatL2; the path is for messages.
 
         Raises:
-            IndexFileError: it holds no vectors, isn't trained, or holds NaN.
+            IndexFileError: it contains no vectors or NaN, or is not trained.
         """
         self.dim = int(index.d)
         self.size = int(index.ntotal)
         self._index, self._path = index, path
         if not self.size:
             advice = "RVC writes an empty 'trained_*.index' beside the one to use: give the 'added_*.index' file"
-            raise IndexFileError(path, "holds no vectors", advice)
+            raise IndexFileError(path, "contains no vectors", advice)
         _check_searchable(index, path)
         starts = range(0, self.size, _QUERY_ROWS)
         if not all(np.isfinite(index.reconstruct_n(at, min(_QUERY_ROWS, self.size - at))).all() for at in starts):
@@ -156,12 +156,12 @@ def _check_header(header: bytes, path: Path) -> None:
 def _check_searchable(index: Any, path: Path) -> None:
     """Refuse what faiss reads, and then fails to search or finds nothing in."""
     if not index.is_trained:
-        raise IndexFileError(path, "isn't trained, so nothing can be found in it", _AGAIN)
+        raise IndexFileError(path, "is not a trained index", _AGAIN)
     if not isinstance(index, faiss.IndexIVF):
         return
     cells = index.quantizer
     if not index.nprobe or cells is None or (cells.d, cells.ntotal) != (index.d, index.nlist) or not cells.is_trained:
-        raise IndexFileError(path, "is damaged: a search in it looks at no cell", _AGAIN)
+        raise IndexFileError(path, "is damaged and can't be searched", _AGAIN)
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def _deserialized(file: BinaryIO, path: Path) -> Any:
     except (RuntimeError, MemoryError, ValueError) as error:
         raise IndexFileError(path, "is cut off or damaged", _AGAIN) from error
     if index.metric_type != faiss.METRIC_L2:
-        raise IndexFileError(path, "compares by another measure than squared distance", _OWN)
+        raise IndexFileError(path, "uses another metric than L2 (squared distance)", _OWN)
     return index
 
 

@@ -94,7 +94,7 @@ def inspect_pcm(file: BinaryIO) -> Structure | None:
     pieces = tuple(part.pieces for part in parts if part.pieces)
     return Structure(
         parts=pieces,
-        problem=None if pieces else "holds no samples",
+        problem=None if pieces else "contains no audio",
         present=present / announced if announced else 1.0,
         cut_off=present < announced,
         damaged=len(parts) == MOST_PARTS,
