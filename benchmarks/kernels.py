@@ -24,8 +24,8 @@ from benchmarks.onnx import ONNX, decoder_session, export_decoder, why_not
 from benchmarks.turns import take_turns
 from menura.bench.conversion import sgemm_gflops
 from menura.bench.machine import Machine, this_machine
-from menura.checkpoints.rvc import LoadedVoice, load_voice
-from menura.checkpoints.voice import build_synthesizer
+from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import LoadedVoice, build_synthesizer
 from menura.cli.bench_tables import about_lines, aligned
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
 from menura.kernels.linear import onednn_works

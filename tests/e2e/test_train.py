@@ -115,7 +115,7 @@ def test_an_exported_folder_is_a_voice_that_can_be_installed(
     assert run(["train", "export", "me", "--training-state"]) == 0
     assert run(["train", "export", "me", "alone.safetensors", "--speaker", "me"]) == 0
     alone = load_voice(Path("alone.safetensors"))
-    assert (alone.n_speakers, alone.config.vocoder) == (1, "Source-filter")
+    assert (alone.config.n_speakers, alone.config.vocoder) == (1, "Source-filter")
     assert run(["train", "export", "me", "alone.pth"]) == 1
     assert ".safetensors" in capsys.readouterr().err
     assert not Path("alone.pth").exists()

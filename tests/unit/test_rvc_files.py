@@ -14,13 +14,12 @@ from menura.checkpoints.maps import folded, parametrized
 from menura.checkpoints.rvc import (
     LoadedVoice,
     VoiceMetadata,
-    build_synthesizer,
     load_voice,
     read_config,
     save_rvc,
     save_safetensors,
 )
-from menura.checkpoints.voice import expected_shapes
+from menura.checkpoints.voice import build_synthesizer, expected_shapes
 from menura.errors import CheckpointError, EncodeError
 from menura.models.synthesizer import Synthesizer
 from support.disk import no_file_longer_than
@@ -110,7 +109,7 @@ def test_rvc_webui_style(tmp_path: Path) -> None:
     listed = [*content["config"][:-3], 109, content["config"][-2], "40k"]
     kept = {key: content[key] for key in ("weight", "f0", "version")}
     voice = reload(tmp_path, {**kept, "config": listed, "sr": "40k", "info": "100epoch"})
-    assert (voice.config.sample_rate, voice.n_speakers, voice.metadata.info) == (40_000, 4, "100epoch")
+    assert (voice.config.sample_rate, voice.config.n_speakers, voice.metadata.info) == (40_000, 4, "100epoch")
 
 
 def test_without_f0(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from menura.checkpoints.voice import (
     REFINE_GAN,
     LoadedVoice,
     VoiceMetadata,
-    build_synthesizer,
     check_config,
     checked_voice,
 )
@@ -34,32 +33,13 @@ from menura.models.config import SynthesizerConfig
 from menura.system.files import replacing
 from menura.system.text import printable
 
-__all__ = [
-    "LoadedVoice",
-    "VoiceMetadata",
-    "build_synthesizer",
-    "load_voice",
-    "read_config",
-    "save_rvc",
-    "save_safetensors",
-]
-
 DEFAULT_CONTENT_ENCODER = "contentvec"
 HEADER_KEY = "rvc"
 """Key of the .safetensors header under which, as JSON, all that a .pth holds beside its weights stands."""
 
 _CONFIG = dataclasses.fields(SynthesizerConfig)[:18]
 """In the order of RVC's list."""
-_TEXTS = {
-    "name": "model_name",
-    "author": "author",
-    "info": "info",
-    "creation_date": "creation_date",
-    "model_hash": "model_hash",
-    "dataset_length": "dataset_length",
-    "licence": "licence",
-    "source": "source",
-}
+_TEXTS = {f.name: f.name for f in dataclasses.fields(VoiceMetadata) if f.type == "str"} | {"name": "model_name"}
 """Fields of VoiceMetadata by Applio's names."""
 _WRAPPERS = re.compile(r"^(?:module\.)+|_orig_mod\.")
 """What DataParallel and torch.compile put into names."""
@@ -96,10 +76,10 @@ def read_config(path: Path) -> SynthesizerConfig:
 
 
 def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, Any], State]:
-    """A voice file's fields and its weights, on the device 'meta' without their values."""
+    """A voice file's fields and its weights; on 'meta' no values are read (safetensors map theirs anyway)."""
     weights: object
     if path.suffix.lower() == ".safetensors":
-        fields, weights = _read_safetensors(path, device)
+        fields, weights = _read_safetensors(path)
     else:
         fields = load_tensors(path, device=device)
         weights = fields.get("weight") if isinstance(fields, dict) else None
@@ -114,18 +94,14 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
     return fields, {_WRAPPERS.sub("", name): tensor for name, tensor in weights.items()}
 
 
-def _read_safetensors(path: Path, device: Literal["cpu", "meta"]) -> tuple[object, State]:
+def _read_safetensors(path: Path) -> tuple[object, State]:
     check_size(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             fields = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
             # Not read unless it is a voice: other networks' files can be large.
             names = file.keys() if isinstance(fields, dict) else ()
-            if device == "cpu":
-                return fields, {name: file.get_tensor(name) for name in names}
-            slices = {name: file.get_slice(name) for name in names}
-            kinds = {name: torch.float32 if "F" in s.get_dtype() else torch.int32 for name, s in slices.items()}
-            return fields, {n: torch.empty(s.get_shape(), dtype=kinds[n], device="meta") for n, s in slices.items()}
+            return fields, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "safetensors") from error
 

@@ -61,11 +61,6 @@ class LoadedVoice:
     """float32 weights under RVC's names (`weight_g`, `weight_v`), without the posterior encoder."""
     metadata: VoiceMetadata
 
-    @property
-    def n_speakers(self) -> int:
-        """Valid speaker ids are 0 to n_speakers - 1."""
-        return self.config.n_speakers
-
 
 def build_synthesizer(voice: LoadedVoice) -> Synthesizer:
     """The voice's network for inference: weight norm folded, no gradients, on the CPU."""

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from menura.checkpoints.maps import classic
-from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_safetensors
+from menura.checkpoints.rvc import save_rvc, save_safetensors
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata
 from menura.errors import TrainingError
 from menura.models.sizes import SOURCE_FILTER
 from menura.train.data.report import Preparation, load_preparation
