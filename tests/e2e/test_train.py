@@ -79,7 +79,7 @@ def test_from_recordings_to_a_converted_talk(recordings: Path, talk: Path, capsy
     assert 4 <= killed_at < 400
     assert run(["train", "run", "me", "--steps", str(killed_at + 4), "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert f"at step {killed_at} of {killed_at + 4}" in out
+    assert f"steps {killed_at + 1} to {killed_at + 4}" in out
     assert {path: path.stat().st_mtime_ns for path in Path("me/features").iterdir()} == prepared
     steps = [json.loads(line)["step"] for line in Path("me/losses.jsonl").read_text().splitlines()]
     assert steps == list(range(1, killed_at + 5))

@@ -267,8 +267,6 @@ class _Display:
 
 @dataclass(slots=True, kw_only=True)
 class _Pace:
-    """How fast training goes."""
-
     step: int
     last_step: int
     begun_step: int
@@ -277,7 +275,6 @@ class _Pace:
     losses: str = ""
 
     def take(self, event: Stepped) -> None:
-        """A step was made."""
         self.step, self.stepped_s = event.step, time.monotonic()
         self.losses = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if "gradient" not in name)
 
@@ -292,7 +289,6 @@ class _Pace:
         return f"step {self.step + 1}/{self.last_step}  {self._seconds:.2f} s/step  {left} left  {self.losses}"
 
     def done(self) -> str:
-        """The last step that was made."""
         left = clock(self._seconds * (self.last_step - self.step))
         return f"step {self.step}/{self.last_step}  {self.losses}  {self._seconds:.2f} s/step, {left} left"
 

@@ -48,13 +48,6 @@ class Created:
 def create_experiment(folder: Path, *, dataset: Path, rights: str, options: TrainingOptions, home: Path) -> Created:
     """Check everything and write `experiment.json`.
 
-    Args:
-        folder: of the experiment; made if needed.
-        dataset: folder of recordings.
-        rights: who recorded them and what allows their use.
-        options: all else.
-        home: Menura's data folder.
-
     Raises:
         TrainingError: there is an experiment already, or the data are missing or too little.
         AssetMissingError: a network's weights are not installed.
@@ -128,7 +121,6 @@ def _precision(asked: str) -> str:
 
 
 def slow_device_note(experiment: Experiment, device: torch.device) -> tuple[ErrorDetails, ...]:
-    """A warning where RVC's networks would be trained on a CPU."""
     if device.type != "cpu" or experiment.objective == "direct":
         return ()
     return (
@@ -150,7 +142,6 @@ _RANDOM = _note("training begins with random weights", "{pretrained_g} and {pret
 def warm_start(
     options: TrainingOptions, config: SynthesizerConfig, home: Path
 ) -> tuple[WarmStart, tuple[ErrorDetails, ...]]:
-    """The weights to begin with, and what to say of them."""
     if options.pretrained_g is not None:
         return _given(options.pretrained_g, options.pretrained_d), ()
     if options.base not in ("auto", "none"):

@@ -279,8 +279,6 @@ def train_voice(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """What a training process needs to know."""
-
     folder: Path
     until: int | None
     engine: EngineOptions
@@ -288,8 +286,6 @@ class _Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
-    """Where training ended."""
-
     step: int
     reason: str
     best_step: int | None

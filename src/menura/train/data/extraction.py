@@ -16,6 +16,7 @@ from menura.content.registry import encoder_path, load_encoder, projection_of
 from menura.errors import TrainingError
 from menura.f0.registry import load_estimator, method_path
 from menura.train.data.features import SUFFIX, ClipFeatures, ClipSource, Extractor, load_features, save_features
+from menura.train.data.report import PreparedSlice
 from menura.train.data.slicing import loudness_db
 from menura.train.experiment.folder import FEATURES
 from menura.train.experiment.settings import Experiment
@@ -57,8 +58,6 @@ class NetworkNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureJob:
-    """A slice whose features are wanted."""
-
     folder: str
     """The experiment's."""
     slice_file: str
@@ -68,25 +67,10 @@ class FeatureJob:
     networks: NetworkNames
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureResult:
-    """What a slice's features say of it."""
-
-    features: str
-    """File below the experiment's folder."""
-    seconds: float
-    loudness_db: float
-    f0_hz: tuple[float, float, float]
-    """5th, 50th and 95th percentile where voiced; zeros where nothing is."""
-    voiced: float
-    """Share of frames."""
-
-
 _loaded: dict[NetworkNames, Extractor] = {}
 
 
 def load_networks(names: NetworkNames) -> None:
-    """Load them for this process."""
     if names not in _loaded:
         _loaded.clear()
         device = torch.device(names.device)
@@ -120,7 +104,7 @@ def _cached(target: Path) -> ClipFeatures | None:
         return None  # damaged: computed again
 
 
-def extract_features(jobs: Sequence[FeatureJob]) -> list[FeatureResult | None]:
+def extract_features(jobs: Sequence[FeatureJob]) -> list[PreparedSlice | None]:
     """Compute features of slices for the same networks together, or take those that are cached; None: too short."""
     data = [(Path(job.folder) / job.slice_file).read_bytes() for job in jobs]
     keys = [_content_key(job, content) for job, content in zip(jobs, data, strict=True)]
@@ -162,13 +146,15 @@ def _extracted(jobs: Sequence[FeatureJob], seeds: Sequence[int]) -> list[ClipFea
     return _loaded[first.networks].extract_all(clips, perturbed=first.perturbed)
 
 
-def _result(job: FeatureJob, name: str, features: ClipFeatures) -> FeatureResult:
+def _result(job: FeatureJob, name: str, features: ClipFeatures) -> PreparedSlice:
     audio = features.audio.numpy().astype(np.float32) / np.float32(32767)
     f0 = features.f0_hz.numpy()
     voiced = f0[f0 > 0]
     low, middle, high = np.percentile(voiced, [5, 50, 95]).tolist() if voiced.size else (0.0, 0.0, 0.0)
-    return FeatureResult(
+    return PreparedSlice(
+        file=job.slice_file,
         features=name,
+        speaker=job.speaker,
         seconds=features.frames / 100,
         loudness_db=round(loudness_db(audio, job.networks.sample_rate), 1),
         f0_hz=(round(low, 1), round(middle, 1), round(high, 1)),

@@ -74,7 +74,6 @@ class StoredClip:
 
 
 def damaged(path: Path) -> TrainingError:
-    """What to do about features that can't be read."""
     return TrainingError(path, "damaged features", "Delete the file and prepare again")
 
 
@@ -95,8 +94,6 @@ def at_original_times(content: FloatArray, speed: float, vectors: int) -> FloatA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSource:
-    """A recording to be prepared."""
-
     speaker: str
     samples: FloatArray
     """(samples,)"""
@@ -131,10 +128,6 @@ class Extractor:
     def extract_all(self, clips: Sequence[ClipSource], *, perturbed: int | None = None) -> list[ClipFeatures | None]:
         """All features of some clips, whose equally long windows share passes through the networks.
 
-        Args:
-            clips: the recordings.
-            perturbed: how many perturbed variants of each one's own content; by default `perturbed_variants`.
-
         Returns:
             None for what is shorter than half a second.
         """
@@ -167,8 +160,6 @@ class Extractor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """A clip ready for the networks."""
-
     speaker: str
     frames: int
     audio: Tensor
@@ -203,7 +194,6 @@ class _Plan:
 
 
 def save_features(path: Path, features: ClipFeatures) -> None:
-    """Write one clip's features, atomically."""
     tensors = {f"content.{kind}": rows.contiguous() for kind, rows in features.content.items()}
     tensors |= {"audio": features.audio.contiguous(), "f0_hz": features.f0_hz.contiguous()}
     write_atomically(path, save(tensors, metadata={"speaker": features.speaker}))

@@ -42,13 +42,7 @@ class Perturbed:
 
 
 def another_throat(samples: FloatArray, rate: int, rng: np.random.Generator) -> Perturbed:
-    """A random other throat and room.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
-        rng: decides everything.
-    """
+    """A random other throat and room."""
     speed = _between(rng, *_SPEED)
     other = resample(samples, round(rate * speed), ANALYSIS_RATE_HZ)
     other = with_formants(other, _between(rng, *_FORMANTS))

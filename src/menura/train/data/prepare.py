@@ -22,7 +22,6 @@ from menura.errors import AudioError, TrainingError, details_of
 from menura.train.data.denoise import denoised
 from menura.train.data.extraction import (
     FeatureJob,
-    FeatureResult,
     NetworkNames,
     extract_features,
     load_networks,
@@ -70,8 +69,6 @@ _FEWEST_TO_VALIDATE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceJob:
-    """A recording to be cut."""
-
     recording: Recording
     folder: str
     """The experiment's."""
@@ -165,10 +162,9 @@ def slice_recording(job: SliceJob) -> SlicedRecording:
     try:
         key = _recording_key(path, settings, job.sample_rate)
         mark = folder / f"{key}.json"
-        if mark.is_file():
-            known = SlicedRecording.from_json(mark.read_text(encoding="utf-8"))
-            if all((Path(job.folder) / name).is_file() for name in known.files):
-                return dataclasses.replace(known, source=job.recording.relative)
+        known = _known(mark)
+        if known is not None and all((Path(job.folder) / name).is_file() for name in known.files):
+            return dataclasses.replace(known, source=job.recording.relative)
         with open_audio(path) as reader:
             rate = reader.info.sample_rate
             samples = within_full_scale(np.concatenate(list(reader.blocks(rate))))
@@ -176,8 +172,16 @@ def slice_recording(job: SliceJob) -> SlicedRecording:
         fault = details_of(error).text()
         return SlicedRecording(source=job.recording.relative, speaker=job.recording.speaker, fault=fault)
     made = _cut(job, samples, rate, stem=f"{SLICES}/{job.recording.speaker}/{key}")
-    write_atomically(mark, made.to_json().encode())
+    write_atomically(mark, json.dumps(dataclasses.asdict(made)).encode())
     return made
+
+
+def _known(mark: Path) -> SlicedRecording | None:
+    """What an earlier run made of the recording; None where that isn't known, or damaged."""
+    try:
+        return SlicedRecording.of(json.loads(mark.read_bytes()))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return None
 
 
 def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
@@ -270,7 +274,7 @@ def _computed(
     results = run_all(extract_features, rows, workers=workers, prepare=load_networks, using=networks)
     for portion, done in zip(portions, results, strict=True):
         for number, result in zip(portion, done, strict=True):
-            made[number] = None if result is None else _prepared_slice(jobs[number], result)
+            made[number] = result
         count += len(portion)
         on_event(Preparing(stage=FEATURES, done=count, total=len(jobs)))
     unload_networks()
@@ -290,18 +294,6 @@ def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[list[int]]:
 def _length(job: FeatureJob) -> int:
     with whole_slice(job):
         return int(soundfile.info(Path(job.folder) / job.slice_file).frames)
-
-
-def _prepared_slice(job: FeatureJob, result: FeatureResult) -> PreparedSlice:
-    return PreparedSlice(
-        file=job.slice_file,
-        features=result.features,
-        speaker=job.speaker,
-        seconds=result.seconds,
-        loudness_db=result.loudness_db,
-        f0_hz=result.f0_hz,
-        voiced=result.voiced,
-    )
 
 
 def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[PreparedSlice, ...]:

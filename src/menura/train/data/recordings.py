@@ -20,8 +20,6 @@ ADVISED_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One file of a data set."""
-
     speaker: str
     path: Path
     relative: str
@@ -41,16 +39,11 @@ class DatasetFacts:
 
     @property
     def total_s(self) -> float:
-        """All speakers'."""
         return sum(self.seconds.values())
 
 
 def speakers_of(dataset: Path, name: str) -> tuple[str, ...]:
     """The speakers of a data set: its sub-folders where all recordings lie in them, else one.
-
-    Args:
-        dataset: folder.
-        name: what a single speaker is called.
 
     Raises:
         TrainingError: there is no such folder, or no recording in it.
@@ -63,11 +56,6 @@ def speakers_of(dataset: Path, name: str) -> tuple[str, ...]:
 
 def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) -> tuple[Recording, ...]:
     """All recordings of a data set, sorted.
-
-    Args:
-        dataset: folder.
-        speakers: of the experiment.
-        by_folder: whether each sub-folder is a speaker's.
 
     Raises:
         TrainingError: there is no such folder, or no recording of some speaker in it.
@@ -112,10 +100,6 @@ def _is_made(path: Path, dataset: Path, experiments: Set[Path]) -> bool:
 
 def survey_dataset(recordings: Sequence[Recording], sample_rate: int) -> DatasetFacts:
     """Read the headers of all recordings, and those whole whose header gives no length.
-
-    Args:
-        recordings: of `find_recordings`.
-        sample_rate: the voice's, in Hz.
 
     Raises:
         TrainingError: what can be read is too little.

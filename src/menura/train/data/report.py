@@ -26,8 +26,6 @@ _LONGEST_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A stretch of a recording that is not learnt from."""
-
     start_s: float
     end_s: float
     fault: str
@@ -35,8 +33,6 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlicedRecording:
-    """What became of one recording."""
-
     source: str
     """Below the data set's folder."""
     speaker: str
@@ -49,17 +45,8 @@ class SlicedRecording:
     fault: str | None = None
     """Why it could not be read at all."""
 
-    def to_json(self) -> str:
-        """As text."""
-        return json.dumps(dataclasses.asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> SlicedRecording:
-        """From text."""
-        return cls.from_values(json.loads(text))
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> SlicedRecording:
+    def of(cls, values: dict[str, Any]) -> SlicedRecording:
         """From what JSON holds."""
         dropped = tuple(Dropped(**item) for item in values["dropped"])
         return cls(**(values | {"files": tuple(values["files"]), "dropped": dropped}))
@@ -67,8 +54,6 @@ class SlicedRecording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSlice:
-    """One slice that is learnt from, or kept for validation."""
-
     file: str
     features: str
     speaker: str
@@ -83,8 +68,6 @@ class PreparedSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """All that was prepared."""
-
     settings_key: str
     recordings: tuple[SlicedRecording, ...]
     slices: tuple[PreparedSlice, ...]
@@ -153,14 +136,13 @@ def load_preparation(folder: Path) -> Preparation | None:
     try:
         values = json.loads(read_small(path, _LONGEST_FILE_BYTES))
         slices = tuple(PreparedSlice(**(item | {"f0_hz": tuple(item["f0_hz"])})) for item in values["slices"])
-        recordings = tuple(SlicedRecording.from_values(item) for item in values["recordings"])
+        recordings = tuple(SlicedRecording.of(item) for item in values["recordings"])
         return Preparation(settings_key=values["settings_key"], recordings=recordings, slices=slices)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrainingError(path, f"can't be read ({error})", "Delete it and prepare again") from error
 
 
 def report_text(made: Preparation, *, name: str) -> str:
-    """What the data are, for people."""
     lines = [f"{name}: {made.seconds() / 60:.1f} minutes in {len(made.slices)} slices", ""]
     for speaker in sorted({item.speaker for item in made.slices}):
         own = [item for item in made.slices if item.speaker == speaker]

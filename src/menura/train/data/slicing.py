@@ -36,8 +36,6 @@ NEAR_SILENT = "near silent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A stretch of a recording, in samples."""
-
     start: int
     end: int
 
@@ -46,10 +44,6 @@ def high_passed(samples: FloatArray, rate: int) -> FloatArray:
     """Without what is below 48 Hz (RVC's order 5 Butterworth, run both ways: no phase is moved).
 
     In chunks with half a second of context, which is dozens of times the filter's memory.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
     """
     chunk, context = int(_FILTER_CHUNK_S * rate), int(_FILTER_CONTEXT_S * rate)
     out = np.empty_like(samples)
@@ -86,13 +80,7 @@ def normalised(samples: FloatArray, rate: int) -> FloatArray:
 
 
 def spans_by_silence(samples: FloatArray, rate: int, longest_s: float) -> list[Span]:
-    """Stretches between pauses; long ones are cut at their quietest places. Long pauses are left out.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
-        longest_s: no slice is longer.
-    """
+    """Stretches between pauses; long ones are cut at their quietest places. Long pauses are left out."""
     spans: list[Span] = []
     for stretch in _without_pauses(samples, rate):
         points = cut_points(samples[stretch.start : stretch.end], rate, longest_s)
@@ -119,11 +107,6 @@ def _without_pauses(samples: FloatArray, rate: int) -> Iterator[Span]:
 
 def cut_points(samples: FloatArray, rate: int, longest_s: float) -> list[int]:
     """Borders of slices of at most `longest_s`, each at the quietest place of the last part allowed.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
-        longest_s: seconds.
 
     Returns:
         Samples, from 0 to the recording's end.

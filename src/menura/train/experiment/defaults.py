@@ -83,15 +83,6 @@ def experiment_of(
     *,
     precision: str,
 ) -> Experiment:
-    """The settings that the options mean.
-
-    Args:
-        options: of `train new`.
-        config: the network.
-        speakers: in the order of their ids.
-        data: where they are from.
-        precision: "bf16", "fp16" or "fp32".
-    """
     small = config.vocoder == SOURCE_FILTER
     return Experiment(
         synthesizer=config,

@@ -41,9 +41,6 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     File systems without locks, and folders that can't be written, keep nobody out.
 
-    Args:
-        folder: the experiment's, which exists.
-
     Raises:
         TrainingError: another run is at work there.
     """
@@ -130,8 +127,6 @@ def _logged_step(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """What was freed."""
-
     size_bytes: int
     kept: tuple[Path, ...]
     """What isn't Menura's, and so still there."""

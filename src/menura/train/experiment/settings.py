@@ -218,7 +218,6 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def save_experiment(folder: Path, experiment: Experiment) -> None:
-    """Write `experiment.json`."""
     write_atomically(folder / EXPERIMENT_FILE, json.dumps(dataclasses.asdict(experiment), indent=1).encode())
 
 

@@ -31,16 +31,12 @@ _BUCKET_FRAMES = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A batch and the sound that belongs to it."""
-
     batch: TrainingBatch
     audio: Tensor
     """(batch, frames * frame_samples) float32."""
 
 
 class Dataset:
-    """All clips of an experiment."""
-
     def __init__(
         self,
         clips: Sequence[ClipFeatures | StoredClip],
@@ -81,13 +77,6 @@ class Dataset:
     ) -> Dataset:
         """Take the prepared clips of these files that are of the speakers.
 
-        Args:
-            paths: files, whose order decides what is drawn.
-            speakers: of the experiment.
-            config: the network's.
-            mix: kinds of content.
-            memory_bytes: what the clips may take; where they don't fit, they are read from disk again and again.
-
         Raises:
             TrainingError: a file is damaged, or a speaker has none.
         """
@@ -98,7 +87,6 @@ class Dataset:
 
     @property
     def seconds(self) -> float:
-        """Sound in total."""
         return sum(clip.frames for clip in self._clips) / 100
 
     def draw(self, *, seed: int, step: int, batch_size: int, row_frames: int) -> Example:
@@ -125,7 +113,6 @@ class Dataset:
 
     @property
     def clips(self) -> int:
-        """How many clips are drawn from."""
         return len(self._clips)
 
     def _bucket(self, rng: np.random.Generator, row_frames: int) -> tuple[NDArray[np.int64], int]:

@@ -22,8 +22,6 @@ _RVC_FLOOR = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpectralDistance:
-    """Distances of two sounds, means over resolutions."""
-
     log_spectrum: Tensor
     mel: Tensor
     convergence: Tensor
@@ -42,7 +40,6 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"bank_{size}", bank / bank.sum(dim=1, keepdim=True).clamp(min=1e-6), persistent=False)
 
     def forward(self, made: Tensor, real: Tensor) -> SpectralDistance:
-        """Distances of `made` to `real`."""
         logs, mels, convergences = [], [], []
         for size in FFT_SIZES:
             a, b = self._magnitudes(made, size), self._magnitudes(real, size)
@@ -92,7 +89,6 @@ class RvcMelLoss(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        """Distance of two sounds (batch, samples)."""
         return (self._log_mel(made) - self._log_mel(real)).abs().mean()
 
     def _log_mel(self, audio: Tensor) -> Tensor:

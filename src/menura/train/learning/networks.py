@@ -60,22 +60,16 @@ def _residual_blocks(generator: Synthesizer) -> list[nn.Module]:
 
 
 def make_discriminators(experiment: Experiment) -> RvcDiscriminators:
-    """Fresh discriminators, RVC's own."""
     made = RvcDiscriminators(experiment.synthesizer.version)
     return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """AdamW as VITS has it."""
     return torch.optim.AdamW(model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True)
 
 
 def warm_generator(generator: Synthesizer, path: Path) -> None:
     """Take over what fits of a generator's checkpoint or of a voice; speakers beyond the file's begin at its mean.
-
-    Args:
-        generator: changed in place.
-        path: RVC's {model, ...}, or a voice.
 
     Raises:
         CheckpointError, UnsafeCheckpointError: the file can't be read.
@@ -126,10 +120,6 @@ def _training_state(path: Path) -> State:
 def initial_weights(folder: Path, name: str) -> Path:
     """A file that an experiment begins with.
 
-    Args:
-        folder: the experiment's.
-        name: below it; absolute in experiments that were made before there were copies.
-
     Raises:
         TrainingError: it is missing, or elsewhere.
     """
@@ -143,10 +133,6 @@ def initial_weights(folder: Path, name: str) -> Path:
 
 def check_warm_start(folder: Path, experiment: Experiment) -> None:
     """Raise what training would, were it to begin with the weights that the experiment names.
-
-    Args:
-        folder: the experiment's.
-        experiment: of that folder.
 
     Raises:
         CheckpointError, UnsafeCheckpointError: a file can't be read.

@@ -35,11 +35,6 @@ def direct_pass(model: Synthesizer, batch: TrainingBatch, real: Tensor) -> Pass:
 
     The posterior encoder takes no part: the network learns from the first step what it is used for, which for a small
     budget gives intelligible speech much sooner than VITS' detour. Needs content that doesn't leak the target.
-
-    Args:
-        model: the network.
-        batch: what it gets.
-        real: (batch, frames * frame_samples) the sound it should make.
     """
     config = model.config
     g = model.condition(batch.speaker_id)

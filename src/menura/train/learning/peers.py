@@ -26,7 +26,6 @@ class Peers:
 
     @property
     def leads(self) -> bool:
-        """Whether this one writes checkpoints and logs."""
         return self.rank == 0
 
     def share(self, example: Example) -> Example:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import types
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from menura.system.device import has_bfloat16
@@ -17,7 +16,6 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which networks are run."""
     dtype = _DTYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
@@ -75,88 +73,16 @@ def _as_image(x: Tensor) -> Tensor:
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    """A convolution's arguments in two dimensions, the first of size 1."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    transposed: bool
-    output_padding: tuple[int, int]
-    groups: int
-
-
-class _ChannelsLastConv(torch.autograd.Function):
-    """A function of its own because its result must be no view: adding to a view in place is slow in autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: _Shape) -> Tensor:
-        image, kernel = _as_image(x), _as_image(weight)
-        ctx.save_for_backward(image, kernel)
-        ctx.shape, ctx.has_bias = shape, bias is not None
-        with torch.no_grad():
-            out = torch.convolution(
-                image,
-                kernel,
-                bias,
-                shape.stride,
-                shape.padding,
-                shape.dilation,
-                shape.transposed,
-                shape.output_padding,
-                shape.groups,
-            )
-        return out.squeeze(2).data  # no view, as autograd sees it
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        image, kernel = ctx.saved_tensors
-        shape: _Shape = ctx.shape
-        gx, gw, gb = torch.ops.aten.convolution_backward(
-            _as_image(gradient),
-            image,
-            kernel,
-            [kernel.shape[1] * shape.groups if shape.transposed else kernel.shape[0]] if ctx.has_bias else None,
-            shape.stride,
-            shape.padding,
-            shape.dilation,
-            shape.transposed,
-            shape.output_padding,
-            shape.groups,
-            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias],
-        )
-        return (None if gx is None else gx.squeeze(2)), gw.squeeze(2), gb, None
-
-
-def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: _Shape) -> Tensor:
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    out: Tensor = _ChannelsLastConv.apply(x, weight, bias, shape)  # type: ignore[no-untyped-call]
-    return out
-
-
 def _conv(self: nn.Conv1d, x: Tensor) -> Tensor:
-    shape = _Shape(
-        stride=(1, self.stride[0]),
-        padding=(0, int(self.padding[0])),
-        dilation=(1, self.dilation[0]),
-        transposed=False,
-        output_padding=(0, 0),
-        groups=self.groups,
-    )
-    return _apply(x, self.weight, self.bias, shape)
+    stride, padding, dilation = (1, self.stride[0]), (0, int(self.padding[0])), (1, self.dilation[0])
+    image = F.conv2d(_as_image(x), _as_image(self.weight), self.bias, stride, padding, dilation, self.groups)
+    return image.squeeze(2).clone()  # no view: adding to one in place is slow in autograd
 
 
 def _transposed(self: nn.ConvTranspose1d, x: Tensor) -> Tensor:
-    shape = _Shape(
-        stride=(1, self.stride[0]),
-        padding=(0, int(self.padding[0])),
-        dilation=(1, self.dilation[0]),
-        transposed=True,
-        output_padding=(0, self.output_padding[0]),
-        groups=self.groups,
+    stride, padding, dilation = (1, self.stride[0]), (0, int(self.padding[0])), (1, self.dilation[0])
+    ends = (0, self.output_padding[0])
+    image = F.conv_transpose2d(
+        _as_image(x), _as_image(self.weight), self.bias, stride, padding, ends, self.groups, dilation
     )
-    return _apply(x, self.weight, self.bias, shape)
+    return image.squeeze(2).clone()

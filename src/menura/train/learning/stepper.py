@@ -24,25 +24,12 @@ class Stepper:
     """
 
     def __init__(self, model: nn.Module, rate: float, *, device: torch.device, precision: str) -> None:
-        """Make an optimizer.
-
-        Args:
-            model: to be stepped.
-            rate: learning rate to begin with.
-            device: the model's.
-            precision: the experiment's.
-        """
         self._model = model
         self._optimizer = make_optimizer(model, rate)
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
     def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> float | None:
         """Minimise a loss by one step.
-
-        Args:
-            loss: scalar.
-            peers: who else computes gradients of the same weights.
-            max_gradient: norm that the gradient is scaled down to.
 
         Returns:
             The gradient's norm; None where the step was left out as it overflowed.
@@ -58,7 +45,6 @@ class Stepper:
         return None if overflowed and self._scaler.get_scale() >= _LEAST_SCALE else norm
 
     def set_rate(self, rate: float) -> None:
-        """Use another learning rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 

@@ -24,10 +24,6 @@ class Curves:
     def __init__(self, folder: Path, *, begin_step: int = 0) -> None:
         """Begin a file.
 
-        Args:
-            folder: made if needed.
-            begin_step: steps that are done; what earlier files say of later ones is void.
-
         Raises:
             ImportError: the package tensorboard is not installed.
             ResourceError: here and from every function, where the disk is full or can't be written.

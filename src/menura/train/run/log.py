@@ -29,12 +29,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, *, begin_step: int) -> None:
-        """Open the logs of an experiment, and forget what an earlier run logged after its last checkpoint.
-
-        Args:
-            folder: the experiment's.
-            begin_step: steps that are done.
-        """
+        """Open the logs of an experiment, and forget what an earlier run logged after its last checkpoint."""
         self._folder = folder
         _truncate(folder / LOG, begin_step)
         self.curves: Curves | None = open_curves(folder / LOGS, begin_step=begin_step)

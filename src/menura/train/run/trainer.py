@@ -65,8 +65,6 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 class Trainer:
-    """Networks, optimizers and data of an experiment."""
-
     def __init__(
         self,
         experiment: Experiment,
@@ -75,15 +73,7 @@ class Trainer:
         validation: ValidationSet | None = None,
         peers: Peers = _ALONE,
     ) -> None:
-        """Make fresh networks.
-
-        Args:
-            experiment: what to compute.
-            dataset: what to learn from.
-            device: where.
-            validation: what to measure by.
-            peers: the processes that train together; all have the same networks, the first writes.
-        """
+        """Make fresh networks."""
         self.peers = peers
         self.experiment, self.dataset, self.device, self.validation = experiment, dataset, device, validation
         self.step = 0
@@ -166,9 +156,6 @@ class Trainer:
     def begin_warm(self, folder: Path) -> None:
         """Take over the weights that the experiment begins with.
 
-        Args:
-            folder: the experiment's.
-
         Raises:
             CheckpointError, TrainingError: they can't be used.
         """
@@ -208,7 +195,6 @@ class Trainer:
         )
 
     def steps(self, until_step: int) -> Iterator[Stepped]:
-        """Train step by step."""
         schedule = self.experiment.schedule
         while self.step < until_step:
             started = time.monotonic()

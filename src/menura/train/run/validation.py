@@ -58,14 +58,6 @@ class ValidationSet:
         device: torch.device,
         learnt: Sequence[ClipFeatures] = (),
     ) -> None:
-        """Keep the clips.
-
-        Args:
-            clips: for validation.
-            speakers: of the experiment.
-            device: where the voice runs.
-            learnt: what is previewed where there are none.
-        """
         self._clips, self._speakers, self._device = clips, speakers, device
         self._learnt = () if clips else learnt[:PREVIEWS]
 
@@ -126,25 +118,20 @@ def _preview(clip: ClipFeatures, made: Tensor, real: Tensor, *, learnt: bool = F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validations:
-    """The distances so far."""
-
     steps: tuple[int, ...] = ()
     distances: tuple[float, ...] = ()
 
     def after(self, step: int, distance: float) -> Validations:
-        """With one more measurement."""
         return Validations(steps=(*self.steps, step), distances=(*self.distances, distance))
 
     @property
     def best_step(self) -> int | None:
-        """Where the distance was least."""
         if not self.steps:
             return None
         return self.steps[int(np.argmin(self.distances))]
 
     @property
     def since_best(self) -> int:
-        """Measurements after the best one."""
         return len(self.distances) - 1 - int(np.argmin(self.distances)) if self.distances else 0
 
     @property

@@ -70,11 +70,6 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
 
     Voices with Menura's own vocoder are written as safetensors only.
 
-    Args:
-        folder: the experiment's.
-        speaker: keep only this one; all of them where None.
-        newest: as for `export_voice`.
-
     Returns:
         The files.
 

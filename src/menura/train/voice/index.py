@@ -38,10 +38,6 @@ def adopt_index(folder: Path) -> Path | None:
 def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]:
     """Make the index of all content vectors of an experiment, and delete an earlier one.
 
-    Args:
-        folder: the experiment's.
-        method: as for `build_index`.
-
     Raises:
         TrainingError: nothing was prepared.
         ResourceError: there is no room for it; an earlier one stays.
