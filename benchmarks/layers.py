@@ -141,17 +141,17 @@ def native_layer(site: Site, library: KernelLibrary, rows: Tensor) -> Callable[[
     stride, padding, dilation = _numbers(layer)
     out = padded_channels(layer.weight.shape[1 if site.kind == "upsampling" else 0])
     if site.kind == "convolution":
-        convolution = Convolution.of(library, layer.weight, layer.bias, dilation)
+        convolution = Convolution(library, layer.weight, layer.bias, dilation)
         made = rows.new_empty(rows.shape[0], out)
         return lambda: convolution(rows, made, site.slope, Epilogue())
     if site.kind == "upsampling":
-        upsampling = Upsampling.of(library, layer.weight, layer.bias, stride, padding)
+        upsampling = Upsampling(library, layer.weight, layer.bias, stride, padding)
         longer = rows.new_empty(rows.shape[0] * stride, out)
         return lambda: upsampling(rows, longer, site.slope)
     if site.kind == "source":
-        source = SourceConvolution.of(library, layer.weight, layer.bias, stride, padding)
+        source = SourceConvolution(library, layer.weight, layer.bias, stride, padding)
         excitation, added = rows[:, 0].contiguous(), rows.new_zeros(rows.shape[0] // stride, out)
         return lambda: source(excitation, added)
-    last = LastConvolution.of(library, layer.weight, layer.bias)
+    last = LastConvolution(library, layer.weight, layer.bias)
     sound = rows.new_empty(rows.shape[0])
     return lambda: last(rows, sound, site.slope)

@@ -199,7 +199,7 @@ def _attention(config: HubertConfig, libraries: Libraries) -> Iterator[Subject]:
 
     def natively(library: KernelLibrary) -> Variant:
         nothing = torch.zeros(1, width // heads)
-        attention = Attention.of(library, nothing, nothing, heads)
+        attention = Attention(library, nothing, nothing, heads)
         return lambda: attention(projected, torch.empty(frames, width), None)
 
     variants = {TORCH: by_torch} | {name: natively(library) for name, library in libraries.items()}

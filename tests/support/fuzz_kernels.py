@@ -31,7 +31,7 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     x[:, into:] = 0
     weight, bias = torch.randn(out, into, taps) / (into * taps) ** 0.5, torch.randn(out)
     residual = torch.zeros(steps, padded_channels(out))
-    made = Convolution.of(library, weight, bias, dilation)(
+    made = Convolution(library, weight, bias, dilation)(
         x, torch.empty_like(residual), 0.1, Epilogue(mode=Mode.ADD_RESIDUAL, residual=residual)
     )
     signal = F.leaky_relu(x[:, :into].T[None], 0.1)
@@ -40,15 +40,15 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
 
     taps = rate + int(rng.integers(0, 9))
     weight = torch.randn(into, out, taps) / 10
-    made = Upsampling.of(library, weight, bias, rate, 0)(x, torch.empty(steps * rate, padded_channels(out)), 0.1)
+    made = Upsampling(library, weight, bias, rate, 0)(x, torch.empty(steps * rate, padded_channels(out)), 0.1)
     wanted = F.conv_transpose1d(signal, weight, bias, stride=rate)[0].T[: steps * rate]
     torch.testing.assert_close(made[:, :out], wanted, rtol=0, atol=1e-4)
 
     source = torch.randn(steps * rate)
     weight = torch.randn(out, 1, 2 * rate)
-    SourceConvolution.of(library, weight, bias, rate, rate // 2)(source, made[:steps].contiguous())
+    SourceConvolution(library, weight, bias, rate, rate // 2)(source, made[:steps].contiguous())
     weight = torch.randn(1, into, 7) / 10
-    made = LastConvolution.of(library, weight, None)(x, torch.empty(steps), 0.01)
+    made = LastConvolution(library, weight, None)(x, torch.empty(steps), 0.01)
     wanted = torch.tanh(F.conv1d(F.leaky_relu(x[:, :into].T[None]), weight, padding=3))[0, 0]
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
     random_blocks(library, rng, x)
@@ -71,7 +71,7 @@ def random_blocks(library: KernelLibrary, rng: np.random.Generator, x: Tensor) -
         ]
         for count in counts
     ]
-    packed = [[[Convolution.of(library, w, None, d) for w, d in step] for step in block] for block in layers]
+    packed = [[[Convolution(library, w, None, d) for w, d in step] for step in block] for block in layers]
     made = ChunkedBlocks(library, packed)(x, torch.empty_like(x), 0.1)
     wanted = LayeredBlocks(packed)(x, torch.empty_like(x), 0.1)
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
@@ -82,7 +82,7 @@ def random_image(library: KernelLibrary, rng: np.random.Generator) -> None:
     images, height, width = (int(rng.integers(1, high)) for high in (3, 14, 14))
     x, residual = torch.randn(images, into, height, width), torch.randn(images, out, height, width)
     weight, bias = (torch.randn(out, into, 3, 3) / 30).to(rng.choice([torch.float32, torch.float16])), torch.randn(out)
-    made = ImageConvolution.of(library, weight, None, bias)(x, residual)
+    made = ImageConvolution(library, weight, None, bias)(x, residual)
     wanted = F.conv2d(x, weight.float(), bias, padding=1).relu() + residual
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
 
@@ -94,7 +94,7 @@ def random_front(library: KernelLibrary, rng: np.random.Generator) -> None:
     halving = (int(rng.integers(2, 4)) for _ in widths[1:])
     pairs = zip(widths[:-1], widths[1:], halving, strict=True)
     weights = [torch.randn(out, into, count) / (into * count) ** 0.5 for into, out, count in pairs]
-    made = Front.of(library, rate, weights)(samples, first, bias)
+    made = Front(library, rate, weights)(samples, first, bias)
     x = F.gelu(F.conv1d(samples[None, None], first[:, None], bias, stride=rate))
     for weight in weights:
         x = F.gelu(F.conv1d(x, weight, stride=2)) if x.shape[-1] >= weight.shape[2] else x[:, : weight.shape[0], :0]
@@ -107,14 +107,14 @@ def random_sequences(library: KernelLibrary, rng: np.random.Generator) -> None:
     hidden, both = 16 * int(rng.integers(1, 9)), bool(rng.integers(2))
     gru = nn.GRU(3, hidden, batch_first=True, bidirectional=both).requires_grad_(False)
     x = torch.randn(int(rng.integers(1, 4)), int(rng.integers(1, 9)), 3)
-    torch.testing.assert_close(Recurrent.of(library, gru)(x), gru(x)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(Recurrent(library, gru)(x)[0], gru(x)[0], rtol=0, atol=1e-4)
 
 
 def attention_round(library: KernelLibrary, rng: np.random.Generator, steps: int) -> None:
     heads, channels, window = int(rng.integers(1, 4)), 16 * int(rng.integers(1, 4)), int(rng.integers(0, 8))
     reach = None if rng.integers(2) else window + int(rng.integers(0, 60))
     near_keys, near_values = torch.randn(2, 2 * window + 1, channels) / channels
-    attention = Attention.of(library, near_keys, torch.zeros_like(near_values), heads)
+    attention = Attention(library, near_keys, torch.zeros_like(near_values), heads)
     x = torch.randn(steps, 3 * heads * channels)
     x[:, 2 * heads * channels :] = 1.0  # then any shares give their sum
     made = attention(x, torch.empty(steps, heads * channels), reach)
@@ -125,7 +125,7 @@ def attention_round(library: KernelLibrary, rng: np.random.Generator, steps: int
 
 
 def overrun(library: KernelLibrary) -> None:
-    layer = Convolution.of(library, torch.randn(16, 16, 3), None)
+    layer = Convolution(library, torch.randn(16, 16, 3), None)
     x, output = torch.randn(40, 16), torch.empty(41, 16)
     call = CallArguments(
         input=x.data_ptr(), output=output.data_ptr(), steps_in=41, steps_out=41, slope=1.0, scale=1.0, threads=1

@@ -60,7 +60,7 @@ def test_attention(
         torch.nn.init.zeros_(conv.bias)
     layer.conv_k.weight.mul_(3)  # so that some shares are large
     x = normal(seed + 2, frames, channels)
-    attention = Attention.of(built(path), layer.emb_rel_k[0], layer.emb_rel_v[0], heads)
+    attention = Attention(built(path), layer.emb_rel_k[0], layer.emb_rel_v[0], heads)
     projected = torch.cat([spread(part.T, heads) for part in (x, 3 * x, x)]).T.contiguous()
     torch.set_num_threads(threads)
     made = attention(projected, torch.full((frames, attention.channels), torch.nan), reach)
@@ -74,7 +74,7 @@ def test_attention_to_far_larger_scores(path: str) -> None:
     """Shares that vanish, and a softmax whose exponents would overflow."""
     x = torch.zeros(90, 48)
     x[:, 0], x[40, 16], x[:, 32] = 100.0, 400.0, torch.arange(90.0)
-    made = Attention.of(built(path), torch.zeros(1, 16), torch.zeros(1, 16), 1)(x, torch.empty(90, 16), None)
+    made = Attention(built(path), torch.zeros(1, 16), torch.zeros(1, 16), 1)(x, torch.empty(90, 16), None)
     assert torch.equal(made[:, 0], torch.full((90,), 40.0))
 
 
@@ -89,7 +89,7 @@ def test_gate(path: str) -> None:
 
 def test_what_attention_and_gate_refuse() -> None:
     chosen = built(paths()[0])
-    attention = Attention.of(chosen, normal(0, 5, 16), normal(1, 5, 16), 2)
+    attention = Attention(chosen, normal(0, 5, 16), normal(1, 5, 16), 2)
     with pytest.raises(ValueError, match="96 channels, not 31"):
         attention(normal(2, 10, 96)[:, :31].contiguous(), torch.empty(10, 32), None)
     with pytest.raises(ValueError, match="menura_gate"):

@@ -85,7 +85,7 @@ def test_header_is_what_the_script_makes() -> None:
 @pytest.mark.parametrize(("taps", "count"), [(1, 1), (3, 8), (5, 8), (7, 47), (15, 47), (17, 17)])
 def test_best_algorithm(taps: int, count: int) -> None:
     """Told by how many matrices there are: one for each product that a tile takes."""
-    packed = Convolution.of(built(paths()[0]), normal(0, 16, 16, taps), None).weights
+    packed = Convolution(built(paths()[0]), normal(0, 16, 16, taps), None).weights
     assert packed.numel() == count * 16 * 16
 
 
@@ -117,7 +117,7 @@ def test_convolution(
     x, residual, before = normal(seed + 2, steps, into), normal(seed + 3, steps, out), normal(seed + 4, steps, out)
     if algorithm == Algorithm.FOURIER_32 and taps > 16:
         algorithm = None
-    layer = Convolution.of(built(path), weight, bias, dilation, algorithm)
+    layer = Convolution(built(path), weight, bias, dilation, algorithm)
     output = padded(before).contiguous()
     before_threads = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -163,7 +163,7 @@ def test_image_convolution(
     before, kept = torch.get_num_threads(), None if added is None else added.clone()
     torch.set_num_threads(threads)
     try:
-        made = ImageConvolution.of(built(path), weight, scale, bias)(x, added)
+        made = ImageConvolution(built(path), weight, scale, bias)(x, added)
     finally:
         torch.set_num_threads(before)
     wanted = torch.zeros(images, out, height, width, dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_image_convolution(
 
 @pytest.mark.parametrize("path", paths())
 def test_images_keep_to_themselves(path: str) -> None:
-    layer = ImageConvolution.of(built(path), normal(0, 32, 32, 3, 3), None, normal(1, 32))
+    layer = ImageConvolution(built(path), normal(0, 32, 32, 3, 3), None, normal(1, 32))
     x = normal(2, 3, 32, 6, 5)
     together = layer(x)
     for number in range(3):
@@ -188,15 +188,15 @@ def test_what_is_no_number_stays_none(path: str) -> None:
     """Broken weights have to be noticed, not to sound plausible."""
     x = normal(0, 1, 16, 8, 8)
     x[0, 3, 4, 4] = torch.nan
-    image = ImageConvolution.of(built(path), normal(1, 16, 16, 3, 3), None, normal(2, 16))(x)
+    image = ImageConvolution(built(path), normal(1, 16, 16, 3, 3), None, normal(2, 16))(x)
     assert image[0, :, 3:6, 3:6].isnan().all()
     samples = normal(3, 50)
     samples[20] = torch.nan
-    assert Front.of(built(path), 5, [normal(4, 16, 16, 3)])(samples, normal(5, 16, 10), normal(6, 16)).isnan().any()
+    assert Front(built(path), 5, [normal(4, 16, 16, 3)])(samples, normal(5, 16, 10), normal(6, 16)).isnan().any()
     gru = nn.GRU(3, 16, batch_first=True).requires_grad_(False)
     signal = normal(7, 1, 6, 3)
     signal[0, 2] = torch.nan
-    states = Recurrent.of(built(path), gru)(signal)
+    states = Recurrent(built(path), gru)(signal)[0]
     assert states[0, 2:].isnan().all()
     assert not states[0, :2].isnan().any()
     halves = normal(8, 4, 32)
@@ -206,13 +206,13 @@ def test_what_is_no_number_stays_none(path: str) -> None:
 
 def test_other_tensors_are_refused() -> None:
     library_, x = built(paths()[0]), normal(0, 2, 16, 5, 5)
-    layer = ImageConvolution.of(library_, normal(1, 16, 16, 3, 3), None, normal(2, 16))
+    layer = ImageConvolution(library_, normal(1, 16, 16, 3, 3), None, normal(2, 16))
     for wrong in (x.double(), x.half(), x[:, :8], torch.cat([x, x], dim=1)):
         with pytest.raises(ValueError, match="kernel"):
             layer(wrong)
     with pytest.raises(ValueError, match="residual"):
         layer(x, x[:1])
-    line = Convolution.of(library_, normal(3, 16, 16, 3), None)
+    line = Convolution(library_, normal(3, 16, 16, 3), None)
     for rows in (torch.zeros(9, 32), torch.zeros(9, 16, dtype=torch.bfloat16), torch.zeros(16, 9).T):
         with pytest.raises(ValueError, match="kernel"):
             line(rows, torch.zeros(9, 16))
@@ -252,7 +252,7 @@ def test_front(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        made = Front.of(built(path), rate, weights)(signal, weight, bias)
+        made = Front(built(path), rate, weights)(signal, weight, bias)
     finally:
         torch.set_num_threads(before)
     wanted = torch.zeros(1, widths[0], 0, dtype=torch.float64)
@@ -297,7 +297,7 @@ def test_recurrent(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        made = Recurrent.of(built(path), gru)(x)
+        made = Recurrent(built(path), gru)(x)[0]
     finally:
         torch.set_num_threads(before)
     wanted = torch.zeros(*shape, hidden * (1 + both), dtype=torch.float64)
@@ -319,7 +319,7 @@ def test_only_some_recurrent_layers_fit() -> None:
 def test_wide_convolutions(path: str, channels: int, taps: int, dilation: int) -> None:
     weight, bias = normal(1, channels, channels, taps) / (channels * taps) ** 0.5, normal(2, channels)
     x = normal(3, 777, channels)
-    made = Convolution.of(built(path), weight, bias, dilation)(x, torch.empty_like(x), SLOPE)
+    made = Convolution(built(path), weight, bias, dilation)(x, torch.empty_like(x), SLOPE)
     reach = dilation * (taps - 1) // 2
     wanted = F.conv1d(activated(x), weight.double(), bias.double(), padding=reach, dilation=dilation)[0].T
     assert_close(made, wanted)
@@ -341,7 +341,7 @@ def test_upsampling(
     (into, out), taps = channels, rate + longer
     weight, bias, x = normal(seed, into, out, taps) / 10, normal(seed + 1, out), normal(seed + 2, steps, into)
     padding = min(cut, rate)
-    layer = Upsampling.of(built(path), weight, bias, rate, padding)
+    layer = Upsampling(built(path), weight, bias, rate, padding)
     made = layer(padded(x), torch.full((steps * rate, -(-out // 16) * 16), torch.nan), SLOPE)
     full = F.conv_transpose1d(activated(x), weight.double(), bias.double(), stride=rate)[0].T
     full = torch.cat([full, bias.double().expand(padding, out)])  # what no input reaches
@@ -362,7 +362,7 @@ def test_source(path: str, channels: int, stride: int, steps: int, seed: int) ->
     padding = (taps - stride) // 2
     weight, bias = normal(seed, channels, 1, taps) / taps**0.5, normal(seed + 1, channels)
     source, x = normal(seed + 2, steps * stride), normal(seed + 3, steps, channels)
-    made = SourceConvolution.of(built(path), weight, bias, stride, padding)(source, padded(x).contiguous())
+    made = SourceConvolution(built(path), weight, bias, stride, padding)(source, padded(x).contiguous())
     sums = F.conv1d(source.double()[None, None], weight.double(), bias.double(), stride=stride, padding=padding)
     assert_close(made[:, :channels], x.double() + sums[0].T[:steps], x, largest_product(weight, source), bias)
 
@@ -379,7 +379,7 @@ def test_source(path: str, channels: int, stride: int, steps: int, seed: int) ->
 def test_last(path: str, channels: int, taps: int, steps: int, biased: bool, seed: int) -> None:
     weight, bias = normal(seed, 1, channels, taps) / (channels * taps) ** 0.5, normal(seed + 1, 1) if biased else None
     x = normal(seed + 2, steps, channels)
-    made = LastConvolution.of(built(path), weight, bias)(padded(x), torch.empty(steps), 0.01)
+    made = LastConvolution(built(path), weight, bias)(padded(x), torch.empty(steps), 0.01)
     if steps:
         double = None if bias is None else bias.double()
         assert_close(made, torch.tanh(F.conv1d(activated(x, 0.01), weight.double(), double, padding=taps // 2))[0, 0])
@@ -411,9 +411,7 @@ def test_chunked_blocks(
         [[(normal(seed + t, channels, channels, t) / (2 * channels * t) ** 0.5, d) for t, d in step] for step in block]
         for block in shapes
     ]
-    packed = [
-        [[Convolution.of(lib, w, normal(seed, channels), d) for w, d in step] for step in block] for block in layers
-    ]
+    packed = [[[Convolution(lib, w, normal(seed, channels), d) for w, d in step] for step in block] for block in layers]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -443,8 +441,8 @@ def test_chunked_blocks(
 
 def test_what_chunked_blocks_refuse() -> None:
     lib = built(paths()[0])
-    layer = Convolution.of(lib, normal(0, 16, 16, 3), None)
-    wide = Convolution.of(lib, normal(0, 32, 32, 3), None)
+    layer = Convolution(lib, normal(0, 16, 16, 3), None)
+    wide = Convolution(lib, normal(0, 32, 32, 3), None)
     x = normal(0, 40, 16)
     blocks = ChunkedBlocks(lib, [[[layer]]])
     assert blocks(x[:0], x[:0].clone(), SLOPE).shape == (0, 16)
@@ -463,7 +461,7 @@ def test_what_chunked_blocks_refuse() -> None:
 @pytest.mark.parametrize("path", paths())
 def test_threads_change_nothing(path: str) -> None:
     x, weight = normal(0, 3001, 64), normal(1, 64, 64, 7) / 20
-    layer, before, made = Convolution.of(built(path), weight, None, 3), torch.get_num_threads(), []
+    layer, before, made = Convolution(built(path), weight, None, 3), torch.get_num_threads(), []
     for threads in (1, 2, 3, 2):
         torch.set_num_threads(threads)
         made.append(layer(x, torch.empty_like(x), SLOPE))
@@ -473,15 +471,15 @@ def test_threads_change_nothing(path: str) -> None:
 
 def test_what_the_kernels_refuse() -> None:
     chosen, weight = built(paths()[0]), normal(0, 16, 16, 3)
-    layer, x = Convolution.of(chosen, weight, None), normal(1, 10, 16)
+    layer, x = Convolution(chosen, weight, None), normal(1, 10, 16)
     with pytest.raises(ValueError, match="menura_convolve"):
         layer(x, torch.empty(9, 16))
     with pytest.raises(ValueError, match="menura_convolve"):
         layer(x, torch.empty(10, 16), 1.0, Epilogue(mode=Mode.ADD_RESIDUAL))
     with pytest.raises(ValueError, match="menura_convolve"):
-        Convolution.of(chosen, normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
+        Convolution(chosen, normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
     for taps, algorithm in ((5, Algorithm.TOOM_COOK_6_3), (3, Algorithm.TOOM_COOK_4_5)):
-        wrong = Convolution.of(chosen, normal(0, 16, 16, taps), None, 1, Algorithm.DIRECT)
+        wrong = Convolution(chosen, normal(0, 16, 16, taps), None, 1, Algorithm.DIRECT)
         wrong.arguments.algorithm = algorithm
         with pytest.raises(ValueError, match="menura_convolve"):
             wrong(x, torch.empty(10, 16))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,21 +23,10 @@ def spread(weight: Tensor, groups: int) -> Tensor:
     return F.pad(parts, (0, 0, 0, missing)).reshape(groups * (channels + missing), *weight.shape[1:])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Self-attention of some heads with learned vectors for near distances (Shaw et al., 2018)."""
 
-    library: KernelLibrary
-    near_keys: Tensor
-    near_values: Tensor
-    heads: int
-    head_channels: int
-    """Padded."""
-    window: int
-    scale: float
-
-    @classmethod
-    def of(cls, library: KernelLibrary, near_keys: Tensor, near_values: Tensor, heads: int) -> Attention:
+    def __init__(self, library: KernelLibrary, near_keys: Tensor, near_values: Tensor, heads: int) -> None:
         """Pack the vectors.
 
         Args:
@@ -49,20 +36,16 @@ class Attention:
             heads: that share them.
         """
         rows, channels = near_keys.shape
-        return cls(
-            library=library,
-            near_keys=pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, library.panel_channels),
-            near_values=pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, library.panel_channels),
-            heads=heads,
-            head_channels=padded_channels(channels),
-            window=rows // 2,
-            scale=channels**-0.5,
-        )
+        self._library, self._heads, self._window = library, heads, rows // 2
+        self._near_keys = pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, library.panel_channels)
+        self._near_values = pack_convolution(near_values.T[:, :, None], Algorithm.DIRECT, library.panel_channels)
+        self._head_channels = padded_channels(channels)
+        self._scale = channels**-0.5
 
     @property
     def channels(self) -> int:
         """Of all heads, padded."""
-        return self.heads * self.head_channels
+        return self._heads * self._head_channels
 
     def __call__(self, projected: Tensor, output: Tensor, reach: int | None) -> Tensor:
         """Attend.
@@ -80,20 +63,20 @@ class Attention:
             key=query + self.channels * size,
             value=query + 2 * self.channels * size,
             output=address(output, self.channels),
-            near_keys=self.near_keys.data_ptr(),
-            near_values=self.near_values.data_ptr(),
+            near_keys=self._near_keys.data_ptr(),
+            near_values=self._near_values.data_ptr(),
             workspace=workspace.data_ptr(),
             steps=steps,
             pitch=pitch,
             output_pitch=output.shape[1],
-            reach=max(self.window, steps if reach is None else min(reach, steps)),
-            heads=self.heads,
-            head_channels=self.head_channels,
-            window=self.window,
-            scale=self.scale,
+            reach=max(self._window, steps if reach is None else min(reach, steps)),
+            heads=self._heads,
+            head_channels=self._head_channels,
+            window=self._window,
+            scale=self._scale,
             threads=torch.get_num_threads(),
         )
-        self.library.call("menura_attend", arguments)
+        self._library.call("menura_attend", arguments)
         return output
 
 

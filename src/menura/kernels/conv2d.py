@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from menura.kernels.library import (
     CHANNEL_MULTIPLE,
@@ -17,23 +15,12 @@ from menura.kernels.library import (
 from menura.kernels.packing import pack_image
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageConvolution:
-    """relu(convolution * scale + bias) + residual, "same" size, with the tensors that its arguments point to."""
+class ImageConvolution(nn.Module):
+    """relu(convolution * scale + bias) + residual, "same" size; in the place of a Conv2d and its batch norm."""
 
-    library: KernelLibrary
-    weights: Tensor
-    scale: Tensor
-    bias: Tensor
-    arguments: ImageLayerArguments
+    weight: Tensor
 
-    @staticmethod
-    def fits(weight: Tensor) -> bool:
-        """Whether the kernels take a layer of weights (channels_out, channels_in, rows, columns)."""
-        return weight.shape[2:] == (3, 3) and all(channels % CHANNEL_MULTIPLE == 0 for channels in weight.shape[:2])
-
-    @classmethod
-    def of(cls, library: KernelLibrary, weight: Tensor, scale: Tensor | None, bias: Tensor) -> ImageConvolution:
+    def __init__(self, library: KernelLibrary, weight: Tensor, scale: Tensor | None, bias: Tensor) -> None:
         """Pack a layer.
 
         Args:
@@ -42,20 +29,28 @@ class ImageConvolution:
             scale: (channels_out,), None for 1.
             bias: (channels_out,).
         """
-        weights = pack_image(weight, library.panel_channels)
-        factors = torch.ones_like(bias, dtype=torch.float32) if scale is None else scale.float().contiguous().clone()
-        offsets = bias.float().contiguous().clone()
-        arguments = ImageLayerArguments(
-            weights=weights.data_ptr(),
-            scale=factors.data_ptr(),
-            bias=offsets.data_ptr(),
+        super().__init__()
+        self._library = library
+        self.register_buffer("weight", pack_image(weight, library.panel_channels))
+        self._scale = (
+            torch.ones_like(bias, dtype=torch.float32) if scale is None else scale.float().contiguous().clone()
+        )
+        self._bias = bias.float().contiguous().clone()
+        self._arguments = ImageLayerArguments(
+            weights=self.weight.data_ptr(),
+            scale=self._scale.data_ptr(),
+            bias=self._bias.data_ptr(),
             channels_in=weight.shape[1],
             channels_out=weight.shape[0],
-            half=int(weights.dtype == torch.float16),
+            half=int(weight.dtype == torch.float16),
         )
-        return cls(library=library, weights=weights, scale=factors, bias=offsets, arguments=arguments)
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    @staticmethod
+    def fits(weight: Tensor) -> bool:
+        """Whether the kernels take a layer of weights (channels_out, channels_in, rows, columns)."""
+        return weight.shape[2:] == (3, 3) and all(channels % CHANNEL_MULTIPLE == 0 for channels in weight.shape[:2])
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve a batch of images.
 
         Args:
@@ -67,14 +62,14 @@ class ImageConvolution:
         """
         x = x.contiguous(memory_format=torch.channels_last)
         images, _, height, width = x.shape
-        shape = (images, self.arguments.channels_out, height, width)
+        shape = (images, self._arguments.channels_out, height, width)
         output = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)
             if residual.shape != shape:
                 raise ValueError(f"a residual of shape {tuple(residual.shape)} for an output of {shape}")
         call = ImageCallArguments(
-            input=address(x, self.arguments.channels_in),
+            input=address(x, self._arguments.channels_in),
             output=address(output),
             residual=None if residual is None else address(residual),
             images=images,
@@ -82,5 +77,5 @@ class ImageConvolution:
             width=width,
             threads=torch.get_num_threads(),
         )
-        self.library.call("menura_convolve_image", self.arguments, call)
+        self._library.call("menura_convolve_image", self._arguments, call)
         return output

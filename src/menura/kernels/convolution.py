@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -32,14 +33,12 @@ class Epilogue:
 _STORE = Epilogue()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     """A layer's arguments, and the tensors they point to."""
 
-    library: KernelLibrary
-    weights: Tensor
-    bias: Tensor
-    arguments: LayerArguments
+    def __init__(self, library: KernelLibrary, weights: Tensor, bias: Tensor, **numbers: int) -> None:
+        self._library, self.weights, self.bias = library, weights, bias
+        self.arguments = LayerArguments(weights=weights.data_ptr(), bias=bias.data_ptr(), **numbers)
 
     def _run(self, function: str, x: Tensor, output: Tensor, slope: float, epilogue: Epilogue = _STORE) -> Tensor:
         residual = epilogue.residual
@@ -56,7 +55,7 @@ class _Layer:
             mode=epilogue.mode,
             threads=torch.get_num_threads(),
         )
-        self.library.call(function, self.arguments, call)
+        self._library.call(function, self.arguments, call)
         return output
 
 
@@ -65,41 +64,32 @@ def bias_of(conv: nn.Conv1d) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
-def _arguments(weights: Tensor, bias: Tensor, **numbers: int) -> LayerArguments:
-    return LayerArguments(weights=weights.data_ptr(), bias=bias.data_ptr(), **numbers)
-
-
 class Convolution(_Layer):
     """A "same" convolution with an odd number of taps."""
 
-    __slots__ = ()
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         library: KernelLibrary,
         weight: Tensor,
         bias: Tensor | None,
         dilation: int = 1,
         algorithm: Algorithm | None = None,
         packing: Packing | None = None,
-    ) -> Convolution:
+    ) -> None:
         """Pack weights (channels_out, channels_in, taps), or take them packed; bias is (channels_out,) or None."""
         out, channels_in, taps = weight.shape
         chosen = best_algorithm(taps) if algorithm is None else algorithm
         size = convolution_size(out, channels_in, taps, chosen)
-        weights = (packing or Packing()).take(size, lambda: pack_convolution(weight, chosen, library.panel_channels))
-        offsets = pack_bias(bias, out)
-        arguments = _arguments(
-            weights,
-            offsets,
+        super().__init__(
+            library,
+            (packing or Packing()).take(size, lambda: pack_convolution(weight, chosen, library.panel_channels)),
+            pack_bias(bias, out),
             algorithm=chosen,
             channels_in=padded_channels(channels_in),
             channels_out=padded_channels(out),
             taps=taps,
             dilation=dilation,
         )
-        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
 
     def __call__(self, x: Tensor, output: Tensor, slope: float = 1.0, epilogue: Epilogue = _STORE) -> Tensor:
         """(steps, channels_in) through a leaky ReLU and the convolution into `output` (steps, channels_out)."""
@@ -107,42 +97,38 @@ class Convolution(_Layer):
 
     def with_bias(self, bias: Tensor) -> Convolution:
         """The same weights with another bias, (channels_out,)."""
-        offsets = pack_bias(bias, bias.shape[0])
-        arguments = LayerArguments.from_buffer_copy(self.arguments)
-        arguments.bias = offsets.data_ptr()
-        return Convolution(library=self.library, weights=self.weights, bias=offsets, arguments=arguments)
+        other = copy.copy(self)
+        other.bias = pack_bias(bias, bias.shape[0])
+        other.arguments = LayerArguments.from_buffer_copy(self.arguments)
+        other.arguments.bias = other.bias.data_ptr()
+        return other
 
 
 class Upsampling(_Layer):
     """A transposed convolution."""
 
-    __slots__ = ()
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         library: KernelLibrary,
         weight: Tensor,
         bias: Tensor | None,
         rate: int,
         padding: int,
         packing: Packing | None = None,
-    ) -> Upsampling:
+    ) -> None:
         """Pack weights (channels_in, channels_out, taps), or take them packed; padding is cut off at the start."""
         channels_in, out, taps = weight.shape
         size = taps * padded_channels(channels_in) * padded_channels(out)
-        weights = (packing or Packing()).take(size, lambda: pack_upsampling(weight, rate, library.panel_channels))
-        offsets = pack_bias(bias, out)
-        arguments = _arguments(
-            weights,
-            offsets,
+        super().__init__(
+            library,
+            (packing or Packing()).take(size, lambda: pack_upsampling(weight, rate, library.panel_channels)),
+            pack_bias(bias, out),
             channels_in=padded_channels(channels_in),
             channels_out=padded_channels(out),
             taps=taps,
             rate=rate,
             padding=padding,
         )
-        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """(steps, channels_in) through a leaky ReLU and the convolution into `output` (steps * rate, channels_out)."""
@@ -152,19 +138,11 @@ class Upsampling(_Layer):
 class SourceConvolution(_Layer):
     """Brings the one-channel excitation down to a stage's rate and adds it there."""
 
-    __slots__ = ()
-
-    @classmethod
-    def of(
-        cls, library: KernelLibrary, weight: Tensor, bias: Tensor | None, stride: int, padding: int
-    ) -> SourceConvolution:
-        """Pack a layer: weight (channels_out, 1, taps), bias (channels_out,) or None."""
+    def __init__(self, library: KernelLibrary, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
+        """Pack weights (channels_out, 1, taps) and bias (channels_out,) or None."""
         out, _, taps = weight.shape
-        weights, offsets = pack_taps(weight[:, 0]), pack_bias(bias, out)
-        arguments = _arguments(
-            weights, offsets, channels_out=padded_channels(out), taps=taps, rate=stride, padding=padding
-        )
-        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
+        numbers = {"channels_out": padded_channels(out), "taps": taps, "rate": stride, "padding": padding}
+        super().__init__(library, pack_taps(weight[:, 0]), pack_bias(bias, out), **numbers)
 
     def __call__(self, source: Tensor, output: Tensor) -> Tensor:
         """Add the convolution of (samples,) to `output` (steps, channels_out)."""
@@ -174,15 +152,12 @@ class SourceConvolution(_Layer):
 class LastConvolution(_Layer):
     """Down to one channel, and tanh."""
 
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, library: KernelLibrary, weight: Tensor, bias: Tensor | None) -> LastConvolution:
-        """Pack a layer: weight (1, channels_in, taps), bias (1,) or None."""
+    def __init__(self, library: KernelLibrary, weight: Tensor, bias: Tensor | None) -> None:
+        """Pack weights (1, channels_in, taps) and bias (1,) or None."""
         _, channels_in, taps = weight.shape
-        weights, offsets = pack_taps(weight[0]), pack_bias(bias, 1)
-        arguments = _arguments(weights, offsets, channels_in=padded_channels(channels_in), taps=taps)
-        return cls(library=library, weights=weights, bias=offsets, arguments=arguments)
+        super().__init__(
+            library, pack_taps(weight[0]), pack_bias(bias, 1), channels_in=padded_channels(channels_in), taps=taps
+        )
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """(steps, channels_in) through a leaky ReLU, the convolution and tanh into `output` (steps,)."""

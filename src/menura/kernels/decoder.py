@@ -35,15 +35,15 @@ class _Stage:
         self.context_steps = vocoder.context_steps(number)
         """Of the signal that enters the stage, on each side, that the sound of a step depends on."""
         self._channels = padded_channels(up.out_channels)
-        self._upsampling = Upsampling.of(library, up.weight, up.bias, self.rate, int(up.padding[0]), packing)
+        self._upsampling = Upsampling(library, up.weight, up.bias, self.rate, int(up.padding[0]), packing)
         self._source = None
         if hasattr(vocoder, "noise_convs"):
             conv = cast("nn.Conv1d", vocoder.noise_convs[number])
             padding = int(conv.padding[0])
-            self._source = SourceConvolution.of(library, conv.weight, conv.bias, conv.stride[0], padding)
+            self._source = SourceConvolution(library, conv.weight, conv.bias, conv.stride[0], padding)
 
         def packed(conv: nn.Conv1d) -> Convolution:
-            return Convolution.of(library, conv.weight, conv.bias, conv.dilation[0], None, packing)
+            return Convolution(library, conv.weight, conv.bias, conv.dilation[0], None, packing)
 
         blocks = [
             [[packed(cast("nn.Conv1d", conv)) for conv in step] for step in block.steps()]
@@ -68,10 +68,10 @@ class Decoder:
         first, last = cast("nn.Conv1d", vocoder.conv_pre), cast("nn.Conv1d", vocoder.conv_post)
         self.condition = vocoder.cond
         """The part of the network that is kept."""
-        self._first = Convolution.of(library, first.weight, first.bias, packing=packing)
+        self._first = Convolution(library, first.weight, first.bias, packing=packing)
         self._first_bias = bias_of(first).detach().clone()
         self._stages = [_Stage(library, vocoder, number, packing) for number in range(len(vocoder.rates))]
-        self._last = LastConvolution.of(library, last.weight, last.bias)
+        self._last = LastConvolution(library, last.weight, last.bias)
         self._channels_in = padded_channels(first.in_channels)
 
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:

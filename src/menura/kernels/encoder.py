@@ -42,12 +42,12 @@ class _Layer:
         packing: Packing,
     ) -> None:
         def packed(weight: Tensor, bias: Tensor | None) -> Convolution:
-            return Convolution.of(library, weight, bias, packing=packing)
+            return Convolution(library, weight, bias, packing=packing)
 
         heads = attention.n_heads
         ways = (attention.conv_q, attention.conv_k, attention.conv_v)
         output, first, second = attention.conv_o, feed_forward.conv_1, feed_forward.conv_2
-        self._attention = Attention.of(library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads)
+        self._attention = Attention(library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads)
         self._projections = packed(
             torch.cat([spread(way.weight, heads) for way in ways]),
             torch.cat([spread(bias_of(way), heads) for way in ways]),
@@ -104,7 +104,7 @@ class Encoder:
             for attention, feed_forward, norm_1, norm_2 in layers
         ]
         projection = network.proj
-        self._projection = Convolution.of(library, projection.weight, projection.bias, packing=packing)
+        self._projection = Convolution(library, projection.weight, projection.bias, packing=packing)
         self._channels_out = projection.weight.shape[0]
 
     @property

@@ -22,7 +22,7 @@ BLOCK_FRAMES = 5000
 class _Coupling:
     def __init__(self, library: KernelLibrary, coupling: Coupling, *, flipped: bool, packing: Packing) -> None:
         def packed(weight: Tensor, bias: Tensor | None) -> Convolution:
-            return Convolution.of(library, weight, bias, packing=packing)
+            return Convolution(library, weight, bias, packing=packing)
 
         first, wavenet = coupling.pre, coupling.enc
         gated, mixing = (

@@ -43,7 +43,7 @@ class NativeExtractor(FeatureExtractor):
         self.config = extractor.config
         self.first, self.norm_weight, self.norm_bias = extractor.first, extractor.norm_weight, extractor.norm_bias
         self.near, self.far = nn.ParameterList(), nn.ParameterList()
-        self._front = Front.of(library, self.config.conv_stride[0], weights)
+        self._front = Front(library, self.config.conv_stride[0], weights)
         for number, packed in enumerate(self._front.weights):
             self.register_buffer(f"packed_{number}", packed, persistent=False)
 
@@ -58,7 +58,7 @@ class NativeSelfAttention(nn.Module):
         super().__init__()
         self.projections = nn.ModuleList([attention.q_proj, attention.k_proj, attention.v_proj])
         nothing = torch.zeros(1, attention.head_width)  # added to the key and the value of a step itself
-        self._attend = Attention.of(library, nothing, nothing, attention.heads)
+        self._attend = Attention(library, nothing, nothing, attention.heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, frames, channels) to the same shape."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,16 +13,24 @@ from menura.kernels.packing import pack_halving
 HALVING_TAPS = (2, 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
     """One convolution from a single channel, then those that halve the rate; GELU after each, no padding, no biases."""
 
-    library: KernelLibrary
-    first_rate: int
-    weights: tuple[Tensor, ...]
-    """Packed, of each that halves the rate."""
-    bias: Tensor
-    layers: tuple[LayerArguments, ...]
+    def __init__(self, library: KernelLibrary, first_rate: int, weights: Sequence[Tensor]) -> None:
+        """Pack layers that `fit`.
+
+        Args:
+            library: whose kernels will run.
+            first_rate: stride of the first convolution, whose weights come with each call.
+            weights: (channels_out, channels_in, taps) float32 of the others.
+        """
+        self._library, self._first_rate = library, first_rate
+        self.weights = [pack_halving(weight, library.panel_channels) for weight in weights]
+        self._bias = torch.zeros(max((weight.shape[0] for weight in weights), default=0))
+        self._layers = [
+            _layer(packed, self._bias, weight.shape, rate=2)
+            for weight, packed in zip(weights, self.weights, strict=True)
+        ]
 
     @staticmethod
     def fits(weights: Sequence[Tensor], rates: Sequence[int]) -> bool:
@@ -32,32 +39,6 @@ class Front:
             rate == 2 and weight.shape[2] in HALVING_TAPS and not any(n % CHANNEL_MULTIPLE for n in weight.shape[:2])
             for weight, rate in zip(weights, rates, strict=True)
         )
-
-    @classmethod
-    def of(cls, library: KernelLibrary, first_rate: int, weights: Sequence[Tensor]) -> Front:
-        """Pack layers that `fit`.
-
-        Args:
-            library: whose kernels will run.
-            first_rate: stride of the first convolution, whose weights come with each call.
-            weights: (channels_out, channels_in, taps) float32 of the others.
-        """
-        packed = tuple(pack_halving(weight, library.panel_channels) for weight in weights)
-        bias = torch.zeros(max((weight.shape[0] for weight in weights), default=0))
-        layers = tuple(
-            LayerArguments(
-                weights=flat.data_ptr(),
-                bias=bias.data_ptr(),
-                algorithm=Algorithm.DIRECT,
-                channels_in=weight.shape[1],
-                channels_out=weight.shape[0],
-                taps=weight.shape[2],
-                dilation=1,
-                rate=2,
-            )
-            for weight, flat in zip(weights, packed, strict=True)
-        )
-        return cls(library=library, first_rate=first_rate, weights=packed, bias=bias, layers=layers)
 
     def __call__(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Frames of a stretch of samples.
@@ -71,18 +52,9 @@ class Front:
             (frames, channels), as many as there are whole windows.
         """
         samples, taps, bias = samples.contiguous(), weight.T.contiguous(), bias.contiguous()
-        first = LayerArguments(
-            weights=address(taps),
-            bias=address(bias),
-            algorithm=Algorithm.DIRECT,
-            channels_in=1,
-            channels_out=weight.shape[0],
-            taps=weight.shape[1],
-            dilation=1,
-            rate=self.first_rate,
-        )
+        first = _layer(taps, bias, (weight.shape[0], 1, weight.shape[1]), rate=self._first_rate)
         x = self._run("menura_first", first, samples)
-        for layer in self.layers:
+        for layer in self._layers:
             x = self._run("menura_halve", layer, x)
         return x
 
@@ -98,5 +70,19 @@ class Front:
             scale=1.0,
             threads=torch.get_num_threads(),
         )
-        self.library.call(function, layer, call)
+        self._library.call(function, layer, call)
         return output
+
+
+def _layer(weights: Tensor, bias: Tensor, shape: Sequence[int], rate: int) -> LayerArguments:
+    out, channels_in, taps = shape
+    return LayerArguments(
+        weights=address(weights),
+        bias=address(bias),
+        algorithm=Algorithm.DIRECT,
+        channels_in=channels_in,
+        channels_out=out,
+        taps=taps,
+        dilation=1,
+        rate=rate,
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,51 +18,43 @@ _STATE_VECTORS, _REST_VECTORS = 12, 3
 """Vectors in a panel and in a remainder's panel: kStateVecs and kRestVecs of cpp/recurrent.h."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recurrent:
-    """A layer of torch's GRU, and the tensors that its arguments point to."""
+class Recurrent(nn.Module):
+    """In the place of a GRU of torch."""
 
-    library: KernelLibrary
-    input_weights: Tensor
-    """(directions * 3 * hidden, inputs)"""
-    input_bias: Tensor
-    weights: Tensor
-    bias: Tensor
-    arguments: RecurrentLayerArguments
+    weight: Tensor
+    input_weight: Tensor
 
-    @staticmethod
-    def fits(gru: nn.GRU) -> bool:
-        """Whether the kernels take it."""
-        return gru.num_layers == 1 and gru.batch_first and bool(gru.bias) and gru.hidden_size % CHANNEL_MULTIPLE == 0
-
-    @classmethod
-    def of(cls, library: KernelLibrary, gru: nn.GRU) -> Recurrent:
+    def __init__(self, library: KernelLibrary, gru: nn.GRU) -> None:
         """Pack a layer that `fits`; float32, on the CPU."""
+        super().__init__()
         endings = ("", "_reverse") if gru.bidirectional else ("",)
 
         def joined(name: str) -> Tensor:
             return torch.cat([getattr(gru, f"{name}_l0{ending}").detach() for ending in endings]).contiguous()
 
         matrices = [getattr(gru, f"weight_hh_l0{ending}").detach() for ending in endings]
-        weights = torch.cat([_panels(matrix.T, library.panel_channels // 2) for matrix in matrices])
-        bias = joined("bias_hh")
-        arguments = RecurrentLayerArguments(
-            weights=weights.data_ptr(), bias=bias.data_ptr(), hidden=gru.hidden_size, directions=len(endings)
-        )
-        return cls(
-            library=library,
-            input_weights=joined("weight_ih"),
-            input_bias=joined("bias_ih"),
-            weights=weights,
-            bias=bias,
-            arguments=arguments,
+        panels = torch.cat([_panels(matrix.T, library.panel_channels // 2) for matrix in matrices])
+        self._library, self._bias, self._input_bias = library, joined("bias_hh"), joined("bias_ih")
+        self.register_buffer("weight", panels)
+        self.register_buffer("input_weight", joined("weight_ih"))
+        """(directions * 3 * hidden, inputs)"""
+        self._arguments = RecurrentLayerArguments(
+            weights=self.weight.data_ptr(), bias=self._bias.data_ptr(), hidden=gru.hidden_size, directions=len(endings)
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(sequences, steps, inputs) to the states (sequences, steps, directions * hidden), from zero."""
+    @staticmethod
+    def fits(gru: nn.GRU) -> bool:
+        """Whether the kernels take it."""
+        return gru.num_layers == 1 and gru.batch_first and bool(gru.bias) and gru.hidden_size % CHANNEL_MULTIPLE == 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """(sequences, steps, inputs) to the states (sequences, steps, directions * hidden), from zero.
+
+        The second is for the last state, which torch's GRU returns.
+        """
         sequences, steps, _ = x.shape
-        gates = F.linear(x, self.input_weights, self.input_bias)
-        states = x.new_empty(sequences, steps, self.arguments.directions * self.arguments.hidden)
+        gates = F.linear(x, self.input_weight, self._input_bias)
+        states = x.new_empty(sequences, steps, self._arguments.directions * self._arguments.hidden)
         call = RecurrentCallArguments(
             input=address(gates),
             output=address(states),
@@ -72,8 +62,8 @@ class Recurrent:
             steps=steps,
             threads=torch.get_num_threads(),
         )
-        self.library.call("menura_run_recurrent", self.arguments, call)
-        return states
+        self._library.call("menura_run_recurrent", self._arguments, call)
+        return states, None
 
 
 def _panels(matrix: Tensor, lanes: int) -> Tensor:
