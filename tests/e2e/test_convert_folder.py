@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -90,3 +92,18 @@ def test_an_output_folder_that_is_the_input_is_refused(talks: str) -> None:
     with pytest.raises(OptionError) as caught:
         menura.convert_folder(talks, talks, TINY)
     assert caught.value.option == "output"
+
+
+def test_a_script_needs_no_main_guard(talks: str) -> None:
+    """Workers don't run it again."""
+    Path("script.py").write_text(
+        f"""
+import menura
+batch = menura.BatchOptions(workers=2, exclude=("bad.wav",))
+options, engine = menura.ConversionOptions(voice="tiny"), menura.EngineOptions(threads=1)
+report = menura.convert_folder({talks!r}, "out", options, batch=batch, engine=engine)
+print(len(report.files), report.exit_code)
+"""
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("3 0\n", "")

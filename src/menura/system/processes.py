@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -24,22 +25,28 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """Processes spawned in this block have SIGINT blocked from their first instruction on.
+def starting_processes() -> Iterator[None]:
+    """Processes spawned in this block have SIGINT blocked, and don't import the main module.
 
-    A terminal sends it to the whole group. A worker that ignores it as its first act would still be ended by one that
-    comes while its interpreter starts, which takes a tenth of a second; a blocked signal is inherited. The parent gets
-    one that comes meanwhile when the block ends. Where there are no signal masks (Windows) this does nothing.
+    A terminal sends SIGINT to the whole group. A worker that ignores it as its first act would still be ended by one
+    that comes while its interpreter starts, which takes a tenth of a second; a blocked signal is inherited. The parent
+    gets one that comes meanwhile when the block ends. Where there are no signal masks (Windows) nothing is blocked.
+
+    Importing the main module, as multiprocessing does by itself, would run a user's script again in every worker,
+    unless all of it stood below `if __name__ == "__main__"`.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it with the first process would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main = sys.modules["__main__"]
+    before = None
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # starting it with the first process would unblock the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        sys.modules["__main__"] = ModuleType("__main__")
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        sys.modules["__main__"] = main
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnProcess, Connection]:
@@ -58,7 +65,7 @@ def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnP
     context = multiprocessing.get_context("spawn")  # a forked child could hang on a lock of a thread it lacks
     pipe, theirs = context.Pipe()
     process = context.Process(target=_spawned, args=(work, theirs, arguments), name=name, daemon=True)
-    with interrupts_blocked():
+    with starting_processes():
         process.start()
     theirs.close()
     return process, pipe

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from menura.errors import ResourceError
-from menura.system.processes import Interruptible, end_with_parent, interrupts_blocked
+from menura.system.processes import Interruptible, end_with_parent, starting_processes
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -49,7 +49,7 @@ def run_all(
         min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(prepare, using)
     )
     try:
-        with interrupts_blocked():
+        with starting_processes():
             results = pool.map(partial(_call, task), jobs)
         yield from results
     except BrokenProcessPool as error:
