@@ -45,7 +45,6 @@ class SplitRecording:
     name = "<split>"
     warning = None
     notes = ()
-    notes = ()
 
     def __init__(self, samples: FloatArray, rate: int, cuts: list[int]) -> None:
         self.samples = samples
@@ -290,6 +289,18 @@ def test_loud_input_is_scaled_as_a_whole() -> None:
     np.testing.assert_allclose(converted(loud), converted(limited), atol=2e-4)
 
 
+def test_a_click_or_a_low_level_leaves_the_speech_as_it_is() -> None:
+    samples = voice_like(40_000)
+    samples *= 0.03 / np.abs(samples).max()
+    expected = converted(samples)
+    np.testing.assert_allclose(converted(samples * 0.03), expected, atol=2e-3)
+    clicked = voice_like(40_000)
+    clicked[:100] = clicked[-100:] = 0
+    reference = converted(clicked)
+    clicked[50] = 1e6
+    assert relative_db(converted(clicked)[1000:], reference[1000:]) < -30
+
+
 def test_compatible_modes_are_whole() -> None:
     samples = voice_like(3 * 16_000)
     assert len(converted(samples, compat="applio")) == 3 * 4000
@@ -338,6 +349,8 @@ def test_automatic_pitch_of_silence_and_of_given_f0() -> None:
     request = tiny_request(median_hz=220.0, f0_hz=given_f0_hz, transpose="auto")
     job = Conversion(ArrayRecording(voice_like(48_000), 16_000), request, MODELS)
     assert job.semitones == 12
+    long = tiny_request(f0_hz=np.full(30_000, 110.0, dtype=np.float32))
+    assert "300.00 s" in Conversion(ArrayRecording(voice_like(48_000), 16_000), long, MODELS).notes()[0]
 
 
 @pytest.mark.parametrize("strategy", ["stream", "whole"])
