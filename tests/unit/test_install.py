@@ -80,11 +80,12 @@ def test_an_archive_as_they_are_passed_on(home: Path, voice: Path, tmp_path: Pat
     source = archive(
         tmp_path / "Some Voice.zip",
         {
-            "model/Some.pth": voice,
-            "model/added_IVF1_Flat_nprobe_1_Some_v2.index": b"added",
+            "./model//Some.pth": voice,
+            "./model//added_IVF1_Flat_nprobe_1_Some_v2.index": b"added",
             "model/trained_IVF1_Flat.index": b"trained",
             "model/G_2333.pth": b"a training state",
             "__MACOSX/model/._Some.pth": b"rubbish",
+            "__MACOSX/model/._added_IVF1_Flat_nprobe_1_Some_v2.index": b"rubbish",
             "readme.txt": b"hello",
         },
     )

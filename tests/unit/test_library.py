@@ -91,7 +91,7 @@ def test_which_index_beside_a_voice_is_its_own(
         (folder / name).write_bytes(b"x")
     entry = find_voice(str(folder / weights), home)
     assert (entry.index_path and entry.index_path.name) == index
-    assert (index or "isn't clear" if entry.note else "") in entry.note
+    assert (index or "clearly its own" if entry.note else "") in entry.note
     assert bool(entry.note) == any(name.endswith(".index") and not name.startswith("trained") for name in others)
 
 

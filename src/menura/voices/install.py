@@ -152,7 +152,7 @@ class _Folder:
             files = [Path(folder, name) for folder, _, names in walked for name in names]
         else:
             files = [self.root / name for name in os.listdir(self.root)]
-        self.names: list[PurePath] = [PurePath(file.relative_to(self.root)) for file in files if os.path.isfile(file)]
+        self.names = _visible(PurePath(file.relative_to(self.root)) for file in files if os.path.isfile(file))
         self.weights = _voices_among(self.names) if source.is_dir() else [PurePath(source.name)]
 
     def file(self, name: PurePath, _temporary: Path, _most_bytes: int) -> Path:
@@ -173,18 +173,19 @@ class _Archive:
         self.source = source
         with self._reading():
             self._archive = zipfile.ZipFile(source)
-        names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
-        if len(names) > MAX_ARCHIVE_ENTRIES:
-            raise CheckpointError(source, f"{len(names)} files are no voice", "Unpack it and import its .pth file")
-        for name in names:
-            _check_member(name, source)
-        self.names: list[PurePath] = [PurePosixPath(name) for name in names]
+        entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        if len(entries) > MAX_ARCHIVE_ENTRIES:
+            raise CheckpointError(source, f"{len(entries)} files are no voice", "Unpack it and import its .pth file")
+        for entry in entries:
+            _check_member(entry.filename, source)
+        self._entries: dict[PurePath, zipfile.ZipInfo] = {PurePosixPath(entry.filename): entry for entry in entries}
+        self.names = _visible(self._entries)
         self.weights = _voices_among(self.names)
 
     def file(self, name: PurePath, temporary: Path, most_bytes: int) -> Path:
         """A copy of a member; its bytes are counted, as what its header says of its size need not be true."""
         target, copied = temporary / f"{os.urandom(8).hex()}{name.suffix.lower()}", 0
-        with self._reading(), self._archive.open(str(name)) as packed, target.open("wb") as unpacked:
+        with self._reading(), self._archive.open(self._entries[name]) as packed, target.open("wb") as unpacked:
             while block := packed.read(_COPY_BYTES):
                 copied += len(block)
                 if copied > most_bytes:
@@ -229,13 +230,16 @@ def _opened(request: ImportRequest) -> _Folder | _Archive:
     raise CheckpointError(source, "not a voice", "Give a .pth, .safetensors or .zip file, or a folder with voices")
 
 
+def _visible(names: Iterable[PurePath]) -> list[PurePath]:
+    return [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
+
+
 def _voices_among(names: Iterable[PurePath]) -> list[PurePath]:
-    """Of a voice in both forms, the safetensors; nothing hidden, nothing of training."""
+    """Of a voice in both forms, the safetensors; nothing of training."""
     found: dict[PurePath, PurePath] = {}
     for suffix in reversed(VOICE_SUFFIXES):
         for name in names:
-            hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-            if name.suffix.lower() == suffix and not hidden and not is_training_file(name.name):
+            if name.suffix.lower() == suffix and not is_training_file(name.name):
                 found[name.with_suffix("")] = name
     return sorted(found.values())
 

@@ -174,9 +174,9 @@ def match_index(weights: AnyPath, files: Sequence[AnyPath]) -> tuple[AnyPath | N
     named = own or alike or [f for f in indexes if _is_added(f.stem, names)]
     fitting = named or (indexes if len(voices) == 1 else [])
     if len(fitting) == 1:
-        return fitting[0], f"The index beside the voice is used: {printable(fitting[0].name)}."
+        return fitting[0], f"Index found beside the voice: {printable(fitting[0].name)}."
     shown = ", ".join(printable(f.name) for f in indexes[:3])
-    return None, f"No index is used: it isn't clear which one beside the voice is its own ({shown})."
+    return None, f"No index is used: none beside the voice is clearly its own ({shown})."
 
 
 def _is_added(stem: str, names: set[str]) -> bool:
