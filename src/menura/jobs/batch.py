@@ -159,11 +159,10 @@ def _convert(
         return share(items, Processes(request, engine, workers), workers=workers, hooks=hooks)
     from menura.converter import Converter
 
-    converter = Converter(engine)
-    converter.preload(request)
-
     def on_progress(progress: Progress) -> None:
         hooks.check()
         hooks.on_progress(progress)
 
-    return converter.convert_files(pairs, request, on_progress=on_progress, on_result=hooks.on_result)
+    with Converter(engine) as converter:
+        converter.preload(request)
+        return converter.convert_files(pairs, request, on_progress=on_progress, on_result=hooks.on_result)
