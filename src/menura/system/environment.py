@@ -16,6 +16,7 @@ that are waited for: with eight of them on two cores, 7 s of speech took 65 s in
 
 def prepare_own_process() -> None:
     """Set up the environment of a process that is Menura's own, before torch is loaded; what the user set stays."""
+    silence_onnxruntime()
     os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
     if not os.environ.keys() & {*_OPENMP_WAIT, "OMP_WAIT_POLICY"}:
         os.environ.update(_OPENMP_WAIT)
