@@ -20,6 +20,7 @@ HOSTS = {
     "localhost",
     "pytorch.org",
     "www.apache.org",
+    "www.w3.org",  # the name space of SVG
 }
 """Where links may point to: papers, origins of formats and weights, licences."""
 
