@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast, overload
 import numpy as np
 
 from menura.audio.decode import spooled_input
-from menura.errors import MenuraError, details_of
+from menura.errors import DecodeError, EncodeError, MenuraError, details_of
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
 from menura.loading.request import Asked
@@ -158,6 +158,8 @@ class Converter:
             if isinstance(output, (str, os.PathLike)):
                 sink = FileSink(Path(output), request.options, source=tagged, keep=_inputs(recording))
                 return self._convert_one(recording, sink, request, on_progress, cancel)
+            if not hasattr(output, "write"):
+                raise EncodeError(None, f"a {type(output).__name__} is not an output", "Give a path or a file")
             copy = stack.enter_context(temporary_folder()) / f"output.{request.options.format or 'wav'}"
             sink = FileSink(copy, request.options, source=tagged)
             result = self._convert_one(recording, sink, request, on_progress, cancel)
@@ -295,8 +297,12 @@ def _opened(source: Source) -> Iterator[Recording]:
                 yield FileRecording(path, label=_STREAM)
             except MenuraError as error:
                 raise error.about({str(path): _STREAM}) from None
-    else:
+    elif hasattr(source, "open"):
         yield source
+    else:
+        raise DecodeError(
+            None, f"a {type(source).__name__} is not a recording", "Give a path, a file or (samples, rate)"
+        )
 
 
 def _inputs(recording: Recording) -> frozenset[tuple[int, int]]:

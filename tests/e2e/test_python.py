@@ -238,3 +238,8 @@ def test_errors_are_menuras(converter: Converter, place: Path) -> None:
     for source in ("missing.wav", Path("."), "no\0name.wav"):
         with pytest.raises(MenuraError):
             converter.convert(source, "out.wav", TINY)
+    for source in (None, 7, np.zeros(100)):
+        with pytest.raises(DecodeError):
+            converter.convert(source, "out.wav", TINY)  # type: ignore[call-overload]
+    with pytest.raises(EncodeError):
+        converter.convert((np.zeros(1000), 16_000), 7, TINY)  # type: ignore[call-overload]

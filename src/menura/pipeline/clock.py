@@ -20,12 +20,10 @@ class StageClock:
         self._seconds: dict[str, float] = {}
 
     def add(self, stage: Stage, seconds: float) -> None:
-        """Count `seconds` to a stage."""
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     @contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:
-        """Count the time within the block."""
         start = time.perf_counter()
         try:
             yield
@@ -44,5 +42,4 @@ class StageClock:
             yield item
 
     def times(self) -> StageTimes:
-        """The sums so far."""
         return StageTimes(**{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})

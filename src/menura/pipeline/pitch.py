@@ -42,7 +42,6 @@ class PitchShift:
         return replace(self, target_hz=None, semitones=semitones_between(median, self.target_hz))
 
     def finish(self, f0_hz: FloatArray) -> FloatArray:
-        """F0 as the synthesizer gets it."""
         shifted = transpose(f0_hz, self.semitones)
         return fill_unvoiced(shifted) if self.fill else shifted
 

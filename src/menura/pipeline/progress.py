@@ -38,11 +38,9 @@ class RunMeter:
         self._files_done += 1
 
     def finished(self) -> None:
-        """An output was written."""
         self._files_done += 1
 
     def progress(self, name: str) -> Progress:
-        """Where the run is; `name` is the input that is being worked on."""
         return Progress(
             file=name,
             files_begun=self._files_begun,

@@ -1,4 +1,8 @@
-"""What a stream asks the networks for. Streams yield requests; the executor batches and answers them."""
+"""What a conversion asks the networks for; the executor batches requests and answers them.
+
+`frames` is a request's size; those of equal `batch_key` may share a pass; a part of a `divisible` one can be computed
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,10 @@ class ContentRequest:
 
     @property
     def frames(self) -> int:
-        """How large it is."""
         return len(self.samples) // FRAME_SAMPLES
 
     @property
     def batch_key(self) -> tuple[object, ...]:
-        """Requests of equal keys may share a forward pass."""
         return ("content", id(self.encoder), len(self.samples), self.statistics is None)
 
 
@@ -49,12 +51,10 @@ class F0Request:
 
     @property
     def frames(self) -> int:
-        """How large it is."""
         return len(self.samples) // FRAME_SAMPLES
 
     @property
     def batch_key(self) -> tuple[object, ...]:
-        """Requests of equal keys may share a forward pass."""
         return ("f0", id(self.estimator), len(self.samples))
 
 
@@ -63,7 +63,6 @@ class SynthesisRequest:
     """Sound of frames [core_start, core_end) from features that reach further; answered by samples."""
 
     divisible: ClassVar[bool] = True
-    """Whether a part of it can be computed at a time."""
 
     synthesizer: Voice
     features: Features
@@ -80,12 +79,10 @@ class SynthesisRequest:
 
     @property
     def frames(self) -> int:
-        """How large it is."""
         return self.core_end_frames - self.core_start_frames
 
     @property
     def batch_key(self) -> tuple[object, ...]:
-        """Requests of equal keys may share a forward pass."""
         offset = self.core_start_frames - self.features.start_frames
         return (
             "synthesis",

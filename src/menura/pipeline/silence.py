@@ -39,7 +39,6 @@ class SilenceFinder:
         self._levels: list[npt.NDArray[np.int16]] = []
 
     def push(self, samples: FloatArray) -> None:
-        """Take the next samples."""
         held = np.concatenate([self._pending, samples])
         frames = len(held) // FRAME_SAMPLES
         self._pending = held[frames * FRAME_SAMPLES :]
@@ -76,7 +75,6 @@ class Silences:
 
     @property
     def skipped_frames(self) -> int:
-        """Frames of the recording that are left out."""
         return sum(min(end, self.frames) - max(start, 0) for start, end in self.spans)
 
     def sounding(self, start: int, end: int) -> tuple[Span, ...]:

@@ -25,7 +25,6 @@ class Track:
         self._parts: list[npt.NDArray[Any]] = []
 
     def append(self, values: npt.NDArray[Any]) -> None:
-        """Put `values` (length, ...) at the end."""
         if len(values):
             self._parts.append(values)
             self.end += len(values)
@@ -41,7 +40,6 @@ class Track:
         return self._parts[0][start - self.start : end - self.start]
 
     def forget(self, before: int) -> None:
-        """Drop what lies before an absolute position."""
         before = min(before, self.end)
         if before > self.start:
             rest = self.read(before, self.end)
@@ -74,7 +72,6 @@ class FeatureTimeline:
 
     @property
     def content_end_frames(self) -> int:
-        """Content is committed up to here."""
         return 2 * self._content.end
 
     @property
@@ -100,7 +97,6 @@ class FeatureTimeline:
             self._phase_end = float(after[-1] % 1.0)
 
     def read(self, start: int, end: int) -> Features:
-        """Features of frames [start, end)."""
         content = self._at_frames(self._content, start, end)
         f0 = self._f0.read(start, end).copy() if self._has_f0 else None
         if self._keep_plain and f0 is not None:
@@ -122,7 +118,6 @@ class FeatureTimeline:
         return self._f0.read(start, end)
 
     def forget(self, before: int) -> None:
-        """Drop what lies before a frame."""
         for track in (self._content, self._plain):
             track.forget(before // 2)
         for track in (self._f0, self._phase):
