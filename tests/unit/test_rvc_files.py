@@ -195,6 +195,8 @@ def with_weight(name: str, value: object) -> Callable[[dict[str, Any]], None]:
         (with_config(17, float("inf")), "can't be read"),
         (with_config(17, 10**9), "sample rate out of range"),
         (with_config(8, float("nan")), "dropout"),
+        (with_config(12, [2**60] * 10**5), "can't be read"),
+        (with_config(11, [[1]] * 10**5), "can't be read"),
         (with_config(9, [[]]), "unknown kind of residual block"),
         (with_config(10, torch.ones(2)), "inconsistent"),
         (with_weight("dec.conv_post.weight", None), "lacks dec.conv_post.weight"),

@@ -45,6 +45,7 @@ _WRAPPERS = re.compile(r"^(?:module\.)+|_orig_mod\.")
 """What DataParallel and torch.compile put into names."""
 _NAMED_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "44k": 44_100, "44.1k": 44_100, "48k": 48_000}
 _MAX_TEXT = 1000
+_MAX_LISTED = 64
 _V1_DIM, _V2_DIM = 256, 768
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -160,7 +161,13 @@ def _whole(value: Any) -> int:
 
 
 def _integers(values: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
+    return tuple(int(value) for value in _bounded(values))
+
+
+def _bounded(values: Any) -> Any:
+    if len(values) > _MAX_LISTED:
+        raise ValueError("too many entries")
+    return values
 
 
 def _parse_version(value: Any, content_dim: int) -> str:
@@ -197,7 +204,7 @@ _FROM_LIST: Mapping[str, Callable[[Any], Any]] = {
     "float": float,
     "str": _text,
     "tuple[int, ...]": _integers,
-    "tuple[tuple[int, ...], ...]": lambda rows: tuple(_integers(row) for row in rows),
+    "tuple[tuple[int, ...], ...]": lambda rows: tuple(_integers(row) for row in _bounded(rows)),
 }
 """By the types of SynthesizerConfig."""
 
