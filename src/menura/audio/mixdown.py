@@ -75,10 +75,11 @@ class MixDown(OneStream):
     def _chosen(self, window: FloatArray, average: FloatArray) -> int | None:
         if self._begun and len(window) < self._window_samples // 2:
             return self._channel  # an end too short to judge by
-        powers = np.square(window, dtype=np.float64).sum(axis=0)
-        share = np.square(average, dtype=np.float64).sum() * len(powers) ** 2
-        if not share < _LEAST_SHARE * powers.sum():
-            return None
+        with np.errstate(over="ignore"):
+            powers = np.array([np.dot(channel, channel) for channel in window.T], dtype=np.float64)
+            share = float(np.dot(average, average)) * len(powers) ** 2
+            if not share < _LEAST_SHARE * powers.sum():
+                return None
         self.cancelled = True
         loudest = int(powers.argmax())
         if powers[loudest] > _LOUDER * powers[self._preferred]:

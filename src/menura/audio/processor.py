@@ -92,5 +92,8 @@ def mix_down(samples: FloatArray) -> FloatArray:
     if samples.shape[1] == 1:
         return np.ascontiguousarray(samples[:, 0])
     # Divided before it is summed: float files may hold values whose sum would overflow.
-    mono: FloatArray = (samples / np.float32(samples.shape[1])).sum(axis=1, dtype=np.float32)
+    share = np.float32(samples.shape[1])
+    mono: FloatArray = samples[:, 0] / share
+    for channel in samples.T[1:]:
+        mono += channel / share
     return mono
