@@ -1,7 +1,6 @@
 """Writing recordings: wav flac ogg mp3 opus by libsndfile, m4a by PyAV (extra `media`).
 
-A file appears under its name only when it is complete: it is written beside it under a temporary name, and moved there
-when the writer is closed. After an error or an abort neither is there.
+A file appears under its name only when it is complete.
 
 Every format keeps the exact number of samples, none shifted: Menura reads back what it wrote, and FFmpeg does too from
 wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip and last granule). In m4a the edit list and the duration of
@@ -48,7 +47,7 @@ _MP3_KBPS = ((8, 160), (32, 320))
 """Least and largest bitrate of MPEG-2, which is for rates below 32 kHz, and of MPEG-1."""
 _OPUS_KBPS = (6, 256)
 _LEAST_QUALITY_LEVEL = 0.999
-"""libsndfile's compression level, from 0 for the best; LAME knows no 1."""
+"""LAME knows no 1."""
 _AAC_KBPS = 160
 _FLAC_HEADER_BYTES = 42
 """The signature and the stream's description, after which other blocks may stand."""
@@ -184,13 +183,11 @@ class AudioWriter:
             self._file.discard()
 
     def __enter__(self) -> AudioWriter:
-        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the file, or leave nothing if the block raised."""
         if kind is None:
             self.close()
         else:
@@ -297,9 +294,9 @@ class _SndfileEncoder:
             "wav": ("WAV", pcm, None),
             "rf64": ("RF64", pcm, None),
             "flac": ("FLAC", pcm, None),
-            "ogg": ("OGG", "VORBIS", _level(encoding.quality, 7)),
-            "opus": ("OGG", "OPUS", _opus_level(encoding.bitrate_kbps)),
-            "mp3": ("MP3", "MPEG_LAYER_III", _mp3_level(rate_hz, encoding)),
+            "ogg": ("OGG", "VORBIS", _level(encoding, 7, _OPUS_KBPS)),  # it has no bitrate to set
+            "opus": ("OGG", "OPUS", _level(encoding, 7, _OPUS_KBPS)),
+            "mp3": ("MP3", "MPEG_LAYER_III", _level(encoding, 10, _MP3_KBPS[rate_hz >= 32_000])),
         }[container]
         mode = "CONSTANT" if encoding.bitrate_kbps else "VARIABLE"
         self._sound = soundfile.SoundFile(
@@ -340,7 +337,7 @@ class _AacEncoder:
         self._container = av.open(file, "w", format="mp4", options={"movie_timescale": str(rate_hz)})
         self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=bitrate_kbps * 1000)
         self._container.metadata.update(tags.texts)
-        if tags.cover is not None:
+        if tags.cover is not None and hasattr(self._container, "add_mux_stream"):  # not in the oldest PyAV
             self._add_cover(tags.cover)
 
     def write(self, samples: FloatArray) -> None:
@@ -366,22 +363,14 @@ class _AacEncoder:
         self._container.mux(packet)
 
 
-def _level(quality: float | None, default: float) -> float:
-    return min(1 - (default if quality is None else quality) / 10, _LEAST_QUALITY_LEVEL)
-
-
-def _mp3_level(rate_hz: int, encoding: Encoding) -> float:
+def _level(encoding: Encoding, quality: float, range_kbps: tuple[int, int]) -> float:
+    """Libsndfile's compression level: 0 is the codec's best quality or largest bitrate."""
     if encoding.bitrate_kbps is None:
-        return _level(encoding.quality, 10)
-    return _bitrate_level(encoding.bitrate_kbps, *_MP3_KBPS[rate_hz >= 32_000])
-
-
-def _opus_level(kbps: int | None) -> float:
-    return 0.3 if kbps is None else _bitrate_level(kbps, *_OPUS_KBPS)
-
-
-def _bitrate_level(kbps: int, least: int, largest: int) -> float:
-    return min(max((largest - kbps) / (largest - least), 0.0), _LEAST_QUALITY_LEVEL)
+        level = 1 - (quality if encoding.quality is None else encoding.quality) / 10
+    else:
+        least, largest = range_kbps
+        level = (largest - encoding.bitrate_kbps) / (largest - least)
+    return min(max(level, 0.0), _LEAST_QUALITY_LEVEL)
 
 
 def _sane(samples: FloatArray, clip: bool) -> FloatArray:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Float64Array = npt.NDArray[np.float64]
 
-RMS_FLOOR = 1e-6
+_RMS_FLOOR = 1e-6
 """Least RMS of the output that is divided by (RVC's)."""
 
 
@@ -121,7 +121,7 @@ class EnvelopeMatcher(OneStream):
         index = np.arange(self._given_samples, self._given_samples + count)
         source = _stretched(self._source_rms, 0, self._source_rms.size, index, self._length)
         target = _stretched(self._target_rms, self._first_frame, self._frame_count, index, self._length)
-        gain = (source / np.maximum(target, RMS_FLOOR)) ** (1 - self._mix_rate)
+        gain = (source / np.maximum(target, _RMS_FLOOR)) ** (1 - self._mix_rate)
         self._given_samples += count
         self._forget()
         mixed: FloatArray = (samples * gain).astype(np.float32)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from menura.types import FloatArray
 
-DEFAULT_MEMORY_BYTES = 4 * 2**20
+_MEMORY_BYTES = 4 * 2**20
 _SAMPLE_BYTES = 4
 
 
@@ -30,7 +30,7 @@ class SampleSpool:
         ResourceError: on `append`, when the disk is full.
     """
 
-    def __init__(self, folder: Path | None = None, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> None:
+    def __init__(self, folder: Path | None = None, memory_bytes: int = _MEMORY_BYTES) -> None:
         self._folder = folder
         # Closed by close(): a context manager here would end with the constructor.
         place = str(folder) if folder else None
@@ -67,11 +67,9 @@ class SampleSpool:
         self._file.close()
 
     def __enter__(self) -> SampleSpool:
-        """Return the spool."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the spool."""
         self.close()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_LONGEST_TEXT = 4000
+_LONGEST_TEXT_BYTES = 2000
+"""In UTF-8. Of a wav with longer ones libsndfile reads none, and with much longer ones writes none."""
 _LARGEST_COVER_BYTES = 2**24 - 2**10
 """A FLAC block's length has 24 bits."""
 _LARGEST_ID3_BYTES = 2**25
@@ -115,8 +116,8 @@ def _fitting(cover: Cover | None) -> Cover | None:
 
 
 def _plain(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode()  # without lone surrogates
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip()[:_LONGEST_TEXT]
+    data = re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip().encode("utf-8", "replace")  # without lone surrogates
+    return data[:_LONGEST_TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def _read_sndfile(path: Path) -> Tags:
