@@ -24,11 +24,12 @@ from menura.errors import CheckpointError, OptionError, ResourceError, TrainingE
 from menura.models.blank import without_weights
 from menura.models.discriminators import RvcDiscriminators
 from menura.models.sizes import rvc_config
+from menura.options import RunOptions
 from menura.retrieval import build
 from menura.retrieval.build import build_index, cell_count, cluster_centres, index_name
 from menura.retrieval.faiss_index import FaissIndex
 from menura.train.data.features import load_features, save_features
-from menura.train.events import Stepped, Validated, ignore
+from menura.train.events import Noted, Stepped, Validated, ignore
 from menura.train.experiment.folder import BEST, CHECKPOINT, LOG, checkpoint_paths
 from menura.train.experiment.settings import WarmStart, load_experiment, save_experiment
 from menura.train.learning.batches import Dataset
@@ -38,6 +39,7 @@ from menura.train.learning.networks import make_generator, warm_discriminators, 
 from menura.train.run.curves import Curves
 from menura.train.run.trainer import Trainer, open_trainer
 from menura.train.run.validation import ValidationResult, Validations, ValidationSet
+from menura.train.session import TrainingSession
 from menura.train.voice.export import export_checkpoints, voice_of
 from support.recipe import load_manifest
 from support.training import CPU, Heard, clip, run, tiny_experiment, tiny_rvc, write_features
@@ -484,8 +486,8 @@ def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_training_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
-    assert run(folder, 2).step == 2
+    monkeypatch.setattr("menura.train.run.curves.find_spec", lambda _: None)
+    notes = Heard(Noted)
+    assert TrainingSession(folder, RunOptions(until=2), on_event=notes).run().step == 2
+    assert [note.note.advice for note in notes] == ["pip install 'menura[curves]'"]
     assert not list((folder / "logs").glob("*tfevents*"))

@@ -1,4 +1,4 @@
-"""Speech as another throat's: what moves, what stays, what is repeatable."""
+"""Speech as another speaker's: what moves, what stays, what is repeatable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from menura.f0.swift import SwiftEstimator
 from menura.pipeline.analysis import analyse_clips
 from menura.train.data.features import at_original_times
-from menura.train.data.perturb import another_throat, with_formants
+from menura.train.data.perturb import perturb, with_formants
 from support.training import CPU, FakeEncoder
 
 RATE = 16_000
@@ -61,9 +61,9 @@ def test_short_and_silent_sound(size: int) -> None:
         assert np.isfinite(made).all()
 
 
-def test_a_throat_is_decided_by_its_generator() -> None:
+def test_a_perturbation_is_decided_by_its_generator() -> None:
     sound = vowel()
-    first, again, other = (another_throat(sound, RATE, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (perturb(sound, RATE, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.samples, again.samples)
     assert first.speed == again.speed != other.speed
     assert len(other.samples) == pytest.approx(len(sound) / other.speed, abs=2)
@@ -73,15 +73,15 @@ def test_echoes_and_filters_move_nothing_in_time() -> None:
     silence, burst = np.zeros(RATE, dtype=np.float32), vowel(0.2)
     sound = np.concatenate([silence, burst, silence])
     for seed in range(8):
-        made = another_throat(sound, RATE, np.random.default_rng(seed))
+        made = perturb(sound, RATE, np.random.default_rng(seed))
         energy = np.convolve(made.samples**2, np.ones(160), mode="same")
         onset_s = int(np.argmax(energy > 0.3 * energy.max())) / RATE
         assert onset_s * made.speed == pytest.approx(1.0, abs=0.04)
 
 
 def test_content_keeps_the_original_time_axis() -> None:
-    throat = another_throat(vowel(), RATE, np.random.default_rng(3))
-    (analysis,) = analyse_clips([throat.samples], FakeEncoder(), None, CPU)
-    content = at_original_times(analysis.content, throat.speed, 100)
+    other = perturb(vowel(), RATE, np.random.default_rng(3))
+    (analysis,) = analyse_clips([other.samples], FakeEncoder(), None, CPU)
+    content = at_original_times(analysis.content, other.speed, 100)
     assert content.shape[0] == 100
     assert np.isfinite(content).all()

@@ -235,9 +235,9 @@ class _Display:
     def _started(self, event: Started) -> None:
         self._pace = _Pace(step=event.step, last_step=event.last_step, begun_step=event.step)
         self._every, self._told_s, self.training = event.log_every_steps, -_QUIET_S, True
+        curves = f" Curves: tensorboard --logdir {shlex.quote(str(event.curves))}" if event.curves else ""
         self._line.tell(
-            f"Training on {event.seconds / 60:.1f} minutes, steps {event.step + 1} to {event.last_step}. "
-            f"Curves: tensorboard --logdir {shlex.quote(str(event.logs))}"
+            f"Training on {event.seconds / 60:.1f} minutes, steps {event.step + 1} to {event.last_step}.{curves}"
         )
 
     def _stepped(self, event: Stepped) -> None:

@@ -40,8 +40,8 @@ class Started:
     log_every_steps: int
     seconds: float
     """Sound that is learnt from."""
-    logs: Path
-    """Folder of TensorBoard's curves."""
+    curves: Path | None
+    """Folder of TensorBoard's curves; None where the package tensorboard is not installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,10 @@ _NO_VALIDATION = ErrorDetails(
     advice="{patience} is ignored: training runs to its last step",
 )
 
+_NO_CURVES = ErrorDetails(
+    kind="note", problem="curves are not drawn without TensorBoard", advice="pip install 'menura[curves]'"
+)
+
 
 class TrainingSession:
     """The training of one experiment, which was made with `create_experiment` or `menura train new`.
@@ -304,6 +308,7 @@ def _train_here(
 ) -> _Outcome:
     from menura.system.memory import enough_memory
     from menura.train.learning.checkpoint import check_disk_space
+    from menura.train.run.curves import curves_available
     from menura.train.run.trainer import open_trainer
 
     configure_torch(task.engine.threads, cudnn=task.engine.cudnn)
@@ -314,6 +319,8 @@ def _train_here(
         tell = on_event if peers.leads else ignore
         if schedule.patience and not trainer.validation:
             tell(Noted(note=_NO_VALIDATION))
+        if not curves_available():
+            tell(Noted(note=_NO_CURVES))
         if peers.leads:
             check_disk_space(task.folder, trainer.experiment)
         tell(
@@ -322,7 +329,7 @@ def _train_here(
                 last_step=last,
                 log_every_steps=schedule.log_every_steps,
                 seconds=trainer.dataset.seconds,
-                logs=task.folder / LOGS,
+                curves=task.folder / LOGS if curves_available() else None,
             )
         )
         with enough_memory("Lower {batch_size}, or make the experiment with {gradient_checkpointing}"):

@@ -17,7 +17,7 @@ from menura.content.base import ContentEncoder
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
 from menura.pipeline.analysis import ClipAnalysis, analyse_clips
-from menura.train.data.perturb import Perturbed, another_throat
+from menura.train.data.perturb import Perturbed, perturb
 from menura.train.experiment.settings import write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ
 
@@ -154,7 +154,7 @@ class Extractor:
             audio=torch.from_numpy(np.rint(scaled).astype(np.int16)),
             analysed=resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ),
             others=[resample(other, clip.rate, ANALYSIS_RATE_HZ) for other in clip.aligned],
-            throats=[another_throat(samples, clip.rate, rng) for samples in spoken],
+            perturbed=[perturb(samples, clip.rate, rng) for samples in spoken],
         )
 
 
@@ -165,12 +165,12 @@ class _Plan:
     audio: Tensor
     analysed: FloatArray
     others: list[FloatArray]
-    throats: list[Perturbed]
+    perturbed: list[Perturbed]
 
     @property
     def varied(self) -> list[FloatArray]:
         """What else has content."""
-        return [*self.others, *(throat.samples for throat in self.throats)]
+        return [*self.others, *(item.samples for item in self.perturbed)]
 
     def features(self, own: ClipAnalysis, variations: Iterator[ClipAnalysis]) -> ClipFeatures:
         """Take this clip's variations, which come next."""
@@ -179,9 +179,7 @@ class _Plan:
         content = {
             "own": [own.content[:vectors]],
             "aligned": [next(variations).content[:vectors] for _ in self.others],
-            "perturbed": [
-                at_original_times(next(variations).content, throat.speed, vectors) for throat in self.throats
-            ],
+            "perturbed": [at_original_times(next(variations).content, item.speed, vectors) for item in self.perturbed],
         }
         return ClipFeatures(
             speaker=self.speaker,

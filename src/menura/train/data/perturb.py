@@ -1,4 +1,4 @@
-"""Speech as if another throat had spoken it in another room: what the content encoder then hears has the same words.
+"""Speech as if by another speaker in another room, with the same words: what the content encoder is to see through.
 
 A voice that is trained on content of its own speech alone learns to read itself out of it, and then passes on whoever
 speaks in conversion. So it also gets content of its speech with pitch and formants moved (together by playing faster
@@ -33,16 +33,14 @@ _ECHOING = 0.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perturbed:
-    """Speech as another throat's."""
-
     samples: FloatArray
     """(samples,) at 16 kHz."""
     speed: float
     """How much faster than the original: time t lies at t / speed."""
 
 
-def another_throat(samples: FloatArray, rate: int, rng: np.random.Generator) -> Perturbed:
-    """A random other throat and room."""
+def perturb(samples: FloatArray, rate: int, rng: np.random.Generator) -> Perturbed:
+    """Another speaker and room at random."""
     speed = _between(rng, *_SPEED)
     other = resample(samples, round(rate * speed), ANALYSIS_RATE_HZ)
     other = with_formants(other, _between(rng, *_FORMANTS))
@@ -63,7 +61,7 @@ def with_formants(samples: FloatArray, factor: float) -> FloatArray:
 
     Args:
         samples: (samples,), any rate.
-        factor: above 1 for a shorter throat.
+        factor: above 1 for a shorter vocal tract.
 
     Returns:
         (samples,) of the same loudness.

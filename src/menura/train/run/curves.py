@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,11 @@ class Curves:
         append_whole(self._path, buffer.getvalue())
 
 
+def curves_available() -> bool:
+    """Whether the package tensorboard is installed."""
+    return find_spec("tensorboard") is not None
+
+
 def open_curves(folder: Path, *, begin_step: int) -> Curves | None:
     """A new event file; None where the package tensorboard is not installed."""
-    try:
-        return Curves(folder, begin_step=begin_step)
-    except ImportError:
-        return None
+    return Curves(folder, begin_step=begin_step) if curves_available() else None
