@@ -13,11 +13,12 @@ import torch
 from menura.content.contentvec import ContentVec
 from menura.errors import OptionError, ResourceError
 from menura.voices import assets
-from menura.voices.assets import find_asset, needed_by
+from menura.voices.assets import asset_status, find_asset, needed_by
 from menura.voices.library import list_voices
 from menura.voices.migration import take_over
 from support.disk import no_file_longer_than
 from support.fairseq import write_fairseq_hubert
+from support.tiny import tiny_config
 from support.tiny_hubert import CONFIG, tiny_weights
 from support.voicefiles import write_voice
 
@@ -157,5 +158,8 @@ def test_what_installed_voices_need(tmp_path: Path) -> None:
     (tmp_path / "voices" / "bad").mkdir(parents=True)
     (tmp_path / "voices" / "bad" / "voice.pth").write_bytes(b"x")
     write_voice(tmp_path / "voices" / "own.pth")
-    (needed,) = needed_by(tmp_path).values()
-    assert needed == ["own"]
+    config = dataclasses.replace(tiny_config(), content_encoder="menura-starter")
+    write_voice(tmp_path / "voices" / "starter.pth", config)
+    write_voice(tmp_path / "voices" / "odd.pth", dataclasses.replace(config, content_encoder="odd-one"))
+    assert needed_by(tmp_path) == {tiny_config().content_encoder: ["own"], "odd-one": ["odd"]}
+    assert [status.asset.name for status in asset_status(tmp_path, ["odd-one"])][-1] == "odd-one"

@@ -26,7 +26,8 @@ def assets() -> None:
 def list_(everything: bool, as_json: bool, home: Path | None) -> None:
     """List networks' weights: first what installed voices lack, then what is there, then what else there is."""
     folder = home_folder(home)
-    statuses, needed = asset_status(folder), needed_by(folder)
+    needed = needed_by(folder)
+    statuses = asset_status(folder, needed)
     if as_json:
         say_json([asset_document(status, folder) for status in statuses])
         return

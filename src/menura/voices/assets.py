@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from menura.errors import AssetMissingError, MenuraError
 from menura.system.text import printable
 from menura.voices.library import list_voices
 
+_SHIPPED = "menura-starter"
+"""The one content encoder that comes with Menura."""
 HOME_VARIABLE = "MENURA_HOME"
 _NO_HOME = Path("/nonexistent/set-MENURA_HOME")
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -180,13 +183,17 @@ def needed_by(home: Path) -> dict[str, list[str]]:
     needed: dict[str, list[str]] = {}
     for voice in voices:
         with suppress(MenuraError):  # a damaged voice needs nothing
-            needed.setdefault(read_config(voice.path).content_encoder, []).append(voice.name)
+            encoder = read_config(voice.path).content_encoder
+            if encoder != _SHIPPED and SAFE_NAME.fullmatch(encoder):
+                needed.setdefault(encoder, []).append(voice.name)
     return needed
 
 
-def asset_status(home: Path | None = None) -> tuple[AssetStatus, ...]:
-    """Every known asset and whether it is there, in the order of ASSETS."""
-    return tuple(_status(asset, home_folder(home)) for asset in ASSETS)
+def asset_status(home: Path | None = None, others: Iterable[str] = ()) -> tuple[AssetStatus, ...]:
+    """Every known asset and whether it is there, in the order of ASSETS; then other encoders."""
+    known = {asset.name for asset in ASSETS}
+    assets = [*ASSETS, *(_unknown_encoder(name) for name in others if name not in known)]
+    return tuple(_status(asset, home_folder(home)) for asset in assets)
 
 
 def _unknown_encoder(name: str) -> Asset:
