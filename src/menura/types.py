@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeAlias
@@ -116,15 +116,7 @@ class StageTimes:
     @property
     def total_s(self) -> float:
         """Sum over the stages."""
-        return (
-            self.decode_s
-            + self.content_s
-            + self.f0_s
-            + self.retrieval_s
-            + self.synthesis_s
-            + self.assemble_s
-            + self.encode_s
-        )
+        return float(sum(astuple(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

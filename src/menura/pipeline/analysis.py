@@ -80,7 +80,7 @@ class Analysis:
         self._silences, self._clock = silences or Silences(), clock or StageClock()
         self._windowing = windowing = windowing or Windowing()
         self._samples = Track(-extent.left_samples)
-        whole_content = windowing.whole_content and not networks.encoder.global_windows
+        whole_content = windowing.whole and not networks.encoder.global_windows
         self._content_windows = self._windows(networks.encoder, whole=whole_content)
         self._f0_windows = self._windows(networks.f0, whole=windowing.whole_f0) if networks.f0 else iter(())
         if self.pitch.given is not None:

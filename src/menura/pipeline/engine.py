@@ -107,22 +107,23 @@ Event: TypeAlias = Begun | Advanced | Done | Failed
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Live:
-    """A recording that is being converted."""
+    """A recording under way; it begins once its conversion is planned."""
 
     ticket: Ticket
-    conversion: Conversion
     begun_s: float
+    conversion: Conversion
     steps: Generator[Step, FloatArray | None, None]
     pending: NetworkRequest | None = None
     done_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Prepared:
+class _Refused:
+    """A recording that couldn't be read or planned."""
+
     ticket: Ticket
     begun_s: float
-    conversion: Conversion | None = None
-    error: Exception | None = None
+    error: Exception
 
 
 class Engine:
@@ -152,7 +153,7 @@ class Engine:
         self._frame_budget = frame_budget
         self._executor = Executor(networks.device)
         self._queue: list[tuple[int, int, Ticket]] = []
-        self._preparing: dict[Future[_Prepared], Ticket] = {}
+        self._preparing: dict[Future[_Live | _Refused], Ticket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="menura-prepare")
         self._live: list[_Live] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
@@ -255,7 +256,7 @@ class Engine:
             ticket = heapq.heappop(self._queue)[-1]
             self._preparing[self._reader.submit(self._prepare, ticket)] = ticket
 
-    def _next_prepared(self, *, wait_for_one: bool) -> _Prepared | None:
+    def _next_prepared(self, *, wait_for_one: bool) -> _Live | _Refused | None:
         """The next that may begin, if there is one."""
         with self._lock:
             futures = list(self._preparing)
@@ -272,31 +273,30 @@ class Engine:
                     return future.result()
         return None
 
-    def _prepare(self, ticket: Ticket) -> _Prepared:
+    def _prepare(self, ticket: Ticket) -> _Live | _Refused:
         """Load networks, read a recording once and plan its conversion, in a background thread."""
         begun_s = time.perf_counter()
         if ticket.cancelled:
-            return _Prepared(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
+            return _Refused(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
         try:
             ticket.sink.check()
-            models = self._networks.load(ticket.request)
             conversion = Conversion(
                 ticket.recording,
                 ticket.request,
-                models,
+                self._networks.load(ticket.request),
                 format=ticket.sink.format,
                 stopped=lambda: self._closing or ticket.cancelled,
                 windowing=self._windowing,
             )
         except StoppedError:
-            return _Prepared(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
+            return _Refused(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
         except _FAILURES as error:
-            return _Prepared(ticket=ticket, begun_s=begun_s, error=error)
-        return _Prepared(ticket=ticket, begun_s=begun_s, conversion=conversion)
+            return _Refused(ticket=ticket, begun_s=begun_s, error=error)
+        return _Live(ticket=ticket, begun_s=begun_s, conversion=conversion, steps=conversion.steps())
 
-    def _may_begin(self, prepared: _Prepared) -> bool:
+    def _may_begin(self, prepared: _Live | _Refused) -> bool:
         """True if it is over, the most urgent, or can share the passes of what is as urgent."""
-        if prepared.conversion is None or prepared.ticket.cancelled:
+        if isinstance(prepared, _Refused) or prepared.ticket.cancelled:
             return True
         if self._frame_budget is None:  # with the networks loaded
             self._frame_budget = frame_budget(self._networks.device)
@@ -306,21 +306,19 @@ class Engine:
         ]
         return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
 
-    def _begin(self, prepared: _Prepared) -> None:
-        ticket, conversion = prepared.ticket, prepared.conversion
-        if conversion is None or ticket.cancelled:
-            error = prepared.error or _cancelled(ticket)
-            self._events.append(self._failed(ticket, error, prepared.begun_s))
+    def _begin(self, prepared: _Live | _Refused) -> None:
+        ticket = prepared.ticket
+        if isinstance(prepared, _Refused):
+            self._events.append(self._failed(ticket, prepared.error, prepared.begun_s))
             return
-        live = _Live(ticket=ticket, conversion=conversion, begun_s=prepared.begun_s, steps=conversion.steps())
-        self._events.append(Begun(ticket=ticket, audio_s=conversion.facts.audio_s))
-        self._live.append(live)
+        self._live.append(prepared)
+        self._events.append(Begun(ticket=ticket, audio_s=prepared.conversion.facts.audio_s))
         try:
-            ticket.sink.open(conversion.output_rate)
+            ticket.sink.open(prepared.conversion.output_rate)
         except _FAILURES as error:
-            self._drop(live, error)
-            return
-        self._advance(live, None)
+            self._drop(prepared, error)
+        else:
+            self._advance(prepared, None)
 
     def _compute(self) -> None:
         """One pass of one network for the most urgent.

@@ -79,7 +79,6 @@ def decide(
     whole = replace(
         windowing,
         whole=True,
-        whole_content=True,
         whole_f0=compat,
         attention_frames=None if compat else windowing.attention_frames,
     )

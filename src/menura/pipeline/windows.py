@@ -113,9 +113,7 @@ class Windowing:
     analysis_frames: int | None = None
     """Grid of the analysis windows; None for what each network prefers."""
     whole: bool = False
-    """One segment for all."""
-    whole_content: bool = False
-    """One window for the content encoder."""
+    """One segment, and one content window for encoders that can take it."""
     whole_f0: bool = False
     """One window for F0."""
 
