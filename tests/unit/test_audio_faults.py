@@ -134,6 +134,18 @@ def test_a_second_recording_that_is_cut_off_damaged_or_of_another_rate(tmp_path:
         assert "another rate" in reader.warning
 
 
+def test_recordings_of_several_kinds_in_one_file(tmp_path: Path) -> None:
+    x, path = tone(1), tmp_path / "in"
+    wave, aiff, flac = (bytes(written(path, x, container)) for container in ("WAV", "AIFF", "FLAC"))
+    path.write_bytes(wave + aiff)
+    y, warning, _ = whole(path)
+    assert (len(y), warning) == (2 * len(x), None)
+    path.write_bytes(wave + flac)
+    y, warning, _ = whole(path)
+    assert warning is not None
+    assert "another recording" in warning
+
+
 def test_a_second_mp4_is_not_left_out_without_a_word(tmp_path: Path) -> None:
     encode_media(tmp_path / "in.m4a", tone(1), RATE_HZ)
     data = (tmp_path / "in.m4a").read_bytes()

@@ -83,22 +83,26 @@ def inspect_pcm(file: BinaryIO) -> Structure | None:
     parts: list[_Part] = []
     position = 0
     while position < size and len(parts) < MOST_PARTS and (layout := _layout_at(file, position)):
-        part = _part(file, layout, position, size)
-        if part is None:
+        try:
+            parts.append(_part(file, layout, position, size))
+        except ValueError:
             return Structure(parts=())
-        parts.append(part)
-        position = part.end
+        position = parts[-1].end
     if not parts:
         return None
     announced, present = sum(part.announced for part in parts), sum(part.present for part in parts)
     pieces = tuple(part.pieces for part in parts if part.pieces)
+    problem = "another recording follows the first and was left out" if position < size else None
     return Structure(
         parts=pieces,
-        problem=None if pieces else "contains no audio",
+        problem=problem if pieces else "contains no audio",
         present=present / announced if announced else 1.0,
         cut_off=present < announced,
-        damaged=len(parts) == MOST_PARTS,
     )
+
+
+def _begins_sound(file: BinaryIO, position: int) -> bool:
+    return _layout_at(file, position) is not None or bytes_at(file, position, 4) in (b"fLaC", b"OggS")
 
 
 def _layout_at(file: BinaryIO, position: int) -> _Layout | None:
@@ -106,12 +110,9 @@ def _layout_at(file: BinaryIO, position: int) -> _Layout | None:
     return next((layout for layout in _LAYOUTS if re.match(layout.start, head, re.DOTALL)), None)
 
 
-def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> _Part | None:
-    """The container at `base`; None where it has too many chunks to be true."""
-    try:
-        found = _find_samples(file, layout, base)
-    except ValueError:
-        return None
+def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> _Part:
+    """The container at `base`; ValueError where it has too many chunks to be true."""
+    found = _find_samples(file, layout, base)
     if found is None:
         return _Part((range(base, size),), size, 0, 0)
     there, announced = max(size - found.start, 0), max(found.announced, 0)
@@ -123,7 +124,7 @@ def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> _Part | None
     else:
         there = min(announced, there)
         ends = (_behind(layout, found.start, there + layout.counted), _container_end(file, layout, base))
-        end = next((at for at in ends if base < at < size and _layout_at(file, at) is layout), size)
+        end = next((at for at in ends if base < at < size and _begins_sound(file, at)), size)
     if there == found.announced:
         return _Part((range(base, end),), end, announced, there) if there > layout.lead else _Part((), end, 0, 0)
     width = struct.calcsize(found.size_form)
