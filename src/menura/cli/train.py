@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +168,12 @@ class _Display:
     """Prints a session's events: lines that stay, and on terminals one that lives."""
 
     def __init__(self) -> None:
-        self.training = False
+        self.training = self._stopping = self._warned = False
         self._line = LiveLine(self._text)
         self._stage, self._stage_s = "loading ...", time.monotonic()
-        self._pace: _Pace | None = None
-        self._stopping = self._warned = False
-        self._every, self._told_s = 1, -_QUIET_S
+        self._step = self._first_step = self._last_step = 0
+        self._every, self._losses = 1, ""
+        self._begun_s = self._stepped_s = self._told_s = -_QUIET_S
         self._shown: dict[type, Callable[[Any], None]] = {
             Preparing: self._preparing,
             Prepared: self._prepared,
@@ -206,45 +205,55 @@ class _Display:
                 os.write(2, f"{self._text(200)}\n".encode())
 
     def _text(self, columns: int) -> str:
-        if self._stopping and self._pace:
-            return f"finishing step {self._pace.step + 1}; run again to go on (Ctrl-C again: stop at once)"
-        if self.training and self._pace:
-            return self._pace.text()
-        return f"{self._stage} {clock(time.monotonic() - self._stage_s)}"
+        if not self.training:
+            return f"{self._stage} {clock(time.monotonic() - self._stage_s)}"
+        if self._stopping:
+            return f"finishing step {self._step + 1}; run again to go on (Ctrl-C again: stop at once)"
+        if self._step >= self._last_step:
+            return "saving ..."
+        since_s = time.monotonic() - self._stepped_s
+        pace = f"{self._pace_s:.2f} s/step  {self._left(since_s)} left" if self._losses else clock(since_s)
+        return f"step {self._step + 1}/{self._last_step}  {pace}  {self._losses}"
 
-    def _stage_is(self, stage: str) -> None:
-        if stage != self._stage:
-            self._stage, self._stage_s = stage, time.monotonic()
+    @property
+    def _pace_s(self) -> float:
+        return (self._stepped_s - self._begun_s) / max(1, self._step - self._first_step)
 
-    def _preparing(self, event: Preparing) -> None:
-        self._stage = f"preparing {event.stage}: {event.done} of {event.total}"
-        if not self._line.live and (self._is_due() or event.done == event.total):
-            say(self._stage, err=True)
+    def _left(self, since_s: float = 0.0) -> str:
+        return clock(max(0.0, self._pace_s * (self._last_step - self._step) - since_s))
 
     def _is_due(self) -> bool:
         """Whether it's time for a line, where no line lives."""
-        due = time.monotonic() - self._told_s >= _QUIET_S
+        due = not self._line.live and time.monotonic() - self._told_s >= _QUIET_S
         self._told_s = time.monotonic() if due else self._told_s
         return due
 
+    def _preparing(self, event: Preparing) -> None:
+        self._stage = f"preparing {event.stage}: {event.done} of {event.total}"
+        if self._is_due() or (event.done == event.total and not self._line.live):
+            say(self._stage, err=True)
+
     def _prepared(self, event: Prepared) -> None:
-        self._stage_is("loading ...")
+        self._stage, self._stage_s = "loading ...", time.monotonic()
         for speaker, seconds in event.seconds.items():
             self._line.tell(f"{speaker}: {seconds / 60:.1f} minutes in slices (see {event.report})")
 
     def _started(self, event: Started) -> None:
-        self._pace = _Pace(step=event.step, last_step=event.last_step, begun_step=event.step)
-        self._every, self._told_s, self.training = event.log_every_steps, -_QUIET_S, True
+        self._step = self._first_step = event.step
+        self._last_step, self._every = event.last_step, event.log_every_steps
+        self._begun_s = self._stepped_s = time.monotonic()
+        self._told_s, self.training = -_QUIET_S, True
         curves = f" Curves: tensorboard --logdir {shlex.quote(str(event.curves))}" if event.curves else ""
-        self._line.tell(
-            f"Training on {event.seconds / 60:.1f} minutes, steps {event.step + 1} to {event.last_step}.{curves}"
-        )
+        minutes = f"{event.seconds / 60:.1f} minutes"
+        self._line.tell(f"Training on {minutes}, steps {event.step + 1} to {event.last_step}.{curves}")
 
     def _stepped(self, event: Stepped) -> None:
-        assert self._pace is not None
-        self._pace.take(event)
-        if event.step % self._every == 0 or (self._is_due() and not self._line.live):
-            self._line.tell(self._pace.done())
+        self._step, self._stepped_s = event.step, time.monotonic()
+        shown = {name: value for name, value in event.losses.items() if "gradient" not in name}
+        self._losses = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        if event.step % self._every == 0 or self._is_due():
+            pace = f"{self._pace_s:.2f} s/step, {self._left()} left"
+            self._line.tell(f"step {event.step}/{self._last_step}  {self._losses}  {pace}")
 
     def _validated(self, event: Validated) -> None:
         self._line.tell(f"  validation: {event.mel:.4f} (best: step {event.best_step})")
@@ -256,45 +265,13 @@ class _Display:
                 err=True,
             )
 
+    def _trained(self, event: Trained) -> None:
+        self.training = False
+        self._stage, self._stage_s = "making the voice ...", time.monotonic()
+
     def _exported(self, event: Exported) -> None:
         for path in event.paths:
             self._line.tell(str(path))
-
-    def _trained(self, event: Trained) -> None:
-        self.training = False
-        self._stage_is("making the voice ...")
-
-
-@dataclass(slots=True, kw_only=True)
-class _Pace:
-    step: int
-    last_step: int
-    begun_step: int
-    begun_s: float = field(default_factory=time.monotonic)
-    stepped_s: float = field(default_factory=time.monotonic)
-    losses: str = ""
-
-    def take(self, event: Stepped) -> None:
-        self.step, self.stepped_s = event.step, time.monotonic()
-        self.losses = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items() if "gradient" not in name)
-
-    def text(self) -> str:
-        """The step that is being made: "step 51/3000  1.02 s/step  50:09 left  mel 0.412 ..."."""
-        since_s = time.monotonic() - self.stepped_s
-        if self.step >= self.last_step:
-            return "saving ..."
-        if not self.losses:
-            return f"step {self.step + 1}/{self.last_step}  {clock(since_s)}"
-        left = clock(max(0.0, self._seconds * (self.last_step - self.step) - since_s))
-        return f"step {self.step + 1}/{self.last_step}  {self._seconds:.2f} s/step  {left} left  {self.losses}"
-
-    def done(self) -> str:
-        left = clock(self._seconds * (self.last_step - self.step))
-        return f"step {self.step}/{self.last_step}  {self.losses}  {self._seconds:.2f} s/step, {left} left"
-
-    @property
-    def _seconds(self) -> float:
-        return (self.stepped_s - self.begun_s) / max(1, self.step - self.begun_step)
 
 
 @train.command()

@@ -12,6 +12,7 @@ from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.system.device import configure_torch, flushed_denormals
 from menura.train.events import Exported, Finished, Indexed, Noted, OnEvent, Prepared, Started, Trained, ignore
 from menura.train.experiment.folder import (
+    BEST,
     CHECKPOINT,
     LOGS,
     alone_in,
@@ -226,7 +227,7 @@ class TrainingSession:
             best_step=outcome.best_step,
             voice=voice,
             index=index,
-            checkpoint_bytes=sum(size_of(path) for path in checkpoint_paths(self._folder)),
+            checkpoint_bytes=sum(map(size_of, (*checkpoint_paths(self._folder), self._folder / BEST))),
         )
         self._on_event(finished)
         return finished

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ def export_voice(
         TrainingError: nothing was trained yet, there is no such speaker, or RVC's layout can't hold the voice.
     """
     experiment = load_experiment(folder)
+    _check_target(target, experiment)
+    state = _weights(folder, newest=newest)
+    if metadata is None:
+        metadata = _metadata(experiment, load_preparation(folder), int(state["step"]), name=target.stem)
+    _save(target, voice_of(experiment, state["average"], step=int(state["step"]), metadata=metadata, speaker=speaker))
+
+
+def _check_target(target: Path, experiment: Experiment) -> None:
     suffix = target.suffix.lower()
     if suffix not in (".pth", ".safetensors"):
         raise TrainingError(target, "a voice file ends in .pth or .safetensors")
@@ -57,12 +65,10 @@ def export_voice(
         raise TrainingError(
             target, "other programs can't run this voice's vocoder", "Write it as .safetensors for Menura"
         )
-    state = _weights(folder, newest=newest)
-    step = int(state["step"])
-    if metadata is None:
-        metadata = _metadata(experiment, load_preparation(folder), step, name=target.stem)
-    voice = voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker)
-    (save_rvc if suffix == ".pth" else save_safetensors)(target, voice)
+
+
+def _save(target: Path, voice: LoadedVoice) -> None:
+    (save_rvc if target.suffix.lower() == ".pth" else save_safetensors)(target, voice)
 
 
 def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool = False) -> tuple[Path, ...]:
@@ -76,14 +82,18 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     Raises:
         TrainingError: nothing was trained yet, or there is no such speaker.
     """
-    name = folder.resolve().name
-    ours = load_experiment(folder).synthesizer.vocoder == SOURCE_FILTER
+    name, experiment, prepared = folder.resolve().name, load_experiment(folder), load_preparation(folder)
+    ours = experiment.synthesizer.vocoder == SOURCE_FILTER
     suffixes = (".safetensors",) if ours else (".pth", ".safetensors")
     paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in suffixes)
+    state = _weights(folder, newest=newest)
+    step = int(state["step"])
+    metadata = _metadata(experiment, prepared, step, name=name)
+    voice = voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker)
     for path in paths:
-        export_voice(folder, path, speaker=speaker, newest=newest)
+        _save(path, voice)
     _remove_earlier_name(folder / VOICE, paths)
-    card = json.dumps(_card(folder, name, speaker=speaker, newest=newest), indent=1, ensure_ascii=False)
+    card = json.dumps(_card(name, experiment, prepared, state, speaker=speaker), indent=1, ensure_ascii=False)
     write_atomically(folder / VOICE / CARD_NAME, (card + "\n").encode("utf-8", "backslashreplace"))
     return (*paths, folder / VOICE / CARD_NAME)
 
@@ -159,8 +169,9 @@ def _metadata(experiment: Experiment, prepared: Preparation | None, step: int, *
     )
 
 
-def _card(folder: Path, name: str, *, speaker: str | None, newest: bool) -> dict[str, Any]:
-    experiment, prepared, state = load_experiment(folder), load_preparation(folder), _weights(folder, newest=newest)
+def _card(
+    name: str, experiment: Experiment, prepared: Preparation | None, state: Mapping[str, Any], *, speaker: str | None
+) -> dict[str, Any]:
     config, step = experiment.synthesizer, int(state["step"])
     median = prepared.f0_median_hz(speaker) if prepared else None
     card: dict[str, Any] = {
