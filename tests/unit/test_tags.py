@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter, codec_rate
@@ -149,6 +151,13 @@ def test_damaged_tags_do_no_harm(tmp_path: Path, change: Callable[[bytes], bytes
         read_tags(tmp_path / f"x.{format}")
     assert read_tags(tmp_path / "missing.mp3") == Tags()
     assert read_tags(tmp_path) == Tags()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.sampled_from([*ID3.values(), b"fLaC"]), at=st.integers(3, 200), data=st.binary(min_size=1, max_size=40))
+def test_no_bytes_make_reading_fail(tmp_path: Path, start: bytes, at: int, data: bytes) -> None:
+    (tmp_path / "x").write_bytes(start[:at] + data + start[at + len(data) :])
+    read_tags(tmp_path / "x")
 
 
 def test_hostile_texts_and_covers_are_bounded(tmp_path: Path) -> None:
