@@ -16,7 +16,7 @@ from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_f
 
 @click.group(cls=Group)
 def assets() -> None:
-    """Networks' weights: list them, take them from other programs, clean up."""
+    """List model weights, take them over from Applio or RVC WebUI, clean up."""
 
 
 @assets.command(name="list")
@@ -24,7 +24,7 @@ def assets() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @home_option
 def list_(everything: bool, as_json: bool, home: Path | None) -> None:
-    """List networks' weights: first what installed voices lack, then what is there, then what else there is."""
+    """List model weights: first those that installed voices lack, then the installed ones, then the others."""
     folder = home_folder(home)
     needed = needed_by(folder)
     statuses = asset_status(folder, needed)

@@ -29,7 +29,7 @@ EXIT_TERMINATED = 128 + 15
 _COMMANDS = {
     "convert": ("menura.cli.convert:convert", "Convert recordings to a voice."),
     "voices": ("menura.cli.voices:voices", "List, describe, import and remove voices."),
-    "assets": ("menura.cli.assets:assets", "Show which model weights are installed and where to get others."),
+    "assets": ("menura.cli.assets:assets", "List model weights, or take them over from Applio or RVC WebUI."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),

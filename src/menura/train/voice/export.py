@@ -24,7 +24,7 @@ from menura.train.data.report import Preparation, load_preparation
 from menura.train.experiment.folder import BEST, VOICE, checkpoint_paths
 from menura.train.experiment.settings import Experiment, is_one_part, load_experiment, write_atomically
 from menura.train.learning.checkpoint import read_state, write_state
-from menura.voices.card import CARD_NAME
+from menura.voices.card import CARD_NAME, read_card
 
 _CPU = torch.device("cpu")
 
@@ -103,8 +103,8 @@ def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
 
     What can't be found or deleted stays. On disks where case makes no difference another name may be the same file's.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        earlier = str(json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))["name"])
+    with contextlib.suppress(OSError, ValueError):
+        earlier = read_card(folder / CARD_NAME).name
         for path in (folder / f"{earlier}{suffix}" for suffix in (".pth", ".safetensors")):
             ours = is_one_part(earlier) and path.is_file()
             if ours and not any(path.samefile(made) for made in written):
