@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from menura.errors import OptionError
+from menura.system.files import read_small
 from menura.units import FRAME_RATE_HZ
 
 if TYPE_CHECKING:
@@ -42,11 +44,8 @@ def read_f0_file(path: Path) -> FloatArray:
         OptionError: it can't be read, or a line is wrong; the problem names the line.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise _error(path, "is not a regular file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise _error(path, f"is larger than {MAX_FILE_BYTES // 2**20} MB", "Give a line every 10 ms")
-        times, values = _parse(path)
+        data = read_small(path, MAX_FILE_BYTES)
+        times, values = _parse(path, io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig"))
     except OSError as error:
         raise _error(path, f"can't be read: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -72,24 +71,23 @@ def _error(path: Path, problem: str, advice: str | None = None) -> OptionError:
     return OptionError(path, problem, advice, option="f0_file")
 
 
-def _parse(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _parse(path: Path, file: TextIO) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     times, values = array("d"), array("d")
     seen_content = False
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            stripped = line.strip()
-            if not stripped or stripped.startswith("#"):
-                continue
-            fields = [field.strip() for field in stripped.replace(";", ",").split(",")]
-            is_header = not seen_content and not _is_number(fields[0])
-            seen_content = True
-            if is_header:
-                continue
-            problem = _problem(fields, times[-1] if times else -1.0)
-            if problem:
-                raise _error(path, f"line {number} ('{stripped[:60]}'): {problem}")
-            times.append(float(fields[0]))
-            values.append(float(fields[1]))
+    for number, line in enumerate(file, start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        fields = [field.strip() for field in stripped.replace(";", ",").split(",")]
+        is_header = not seen_content and not _is_number(fields[0])
+        seen_content = True
+        if is_header:
+            continue
+        problem = _problem(fields, times[-1] if times else -1.0)
+        if problem:
+            raise _error(path, f"line {number} ('{stripped[:60]}'): {problem}")
+        times.append(float(fields[0]))
+        values.append(float(fields[1]))
     return np.array(times), np.array(values)
 
 
