@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/training.md",
     "docs/training.zh-CN.md",
     "docs/migration.md",
+    "docs/python.md",
     "docs/architecture.md",
     "docs/performance.md",
     "docs/starter-voices.md",
