@@ -1,21 +1,4 @@
-"""Menura's exceptions: what went wrong, with what, and what to do, as fields.
-
-MenuraError
-├── OptionError              a value out of range or an unknown name (exit code 2)
-│   └── VoiceExistsError     an installed voice has the name already
-├── AudioError
-│   ├── DecodeError          the input can't be read as audio
-│   └── EncodeError          the output can't be written
-├── CheckpointError          the file is no model that Menura knows
-│   ├── UnsafeCheckpointError    it holds more than weights
-│   └── EncoderMismatchError     the voice was trained on another content encoder
-├── IndexFileError           the .index file can't be used
-├── AssetMissingError        a network's weights are not installed
-├── VoiceNotFoundError       no voice of that name
-├── ResourceError            not enough memory or disk for what was asked
-├── CancelledError           the caller cancelled it
-└── TrainingError            a data set or an experiment can't be trained
-"""
+"""Menura's exceptions: what went wrong, with what, and what to do, as fields."""
 
 from __future__ import annotations
 
@@ -82,47 +65,27 @@ class MenuraError(Exception):
     exit_code = 1
 
     def __init__(
-        self,
-        subject: Path | str | None,
-        problem: str | None = None,
-        advice: str | None = None,
-        option: str | None = None,
+        self, subject: Path | str | None, problem: str, advice: str | None = None, option: str | None = None
     ) -> None:
-        if problem is None:  # one text
-            subject, problem = None, str(subject)
         super().__init__(subject, problem, advice, option)
-        self.details = ErrorDetails(
+        self.subject = None if subject is None else str(subject)
+        self.problem, self.advice, self.option = problem, advice, option
+
+    @property
+    def details(self) -> ErrorDetails:
+        """The error as data."""
+        return ErrorDetails(
             kind=_kind(type(self)),
-            subject=None if subject is None else str(subject),
-            problem=problem,
-            advice=advice,
-            option=option,
+            subject=self.subject,
+            problem=self.problem,
+            advice=self.advice,
+            option=self.option,
         )
 
     def about(self, names: Mapping[str, str]) -> MenuraError:
         """The same error with another name for its subject; see ErrorDetails.about."""
         details = self.details.about(names)
         return type(self)(details.subject, details.problem, details.advice, details.option)
-
-    @property
-    def subject(self) -> str | None:
-        """What it is about."""
-        return self.details.subject
-
-    @property
-    def problem(self) -> str:
-        """What is wrong."""
-        return self.details.problem
-
-    @property
-    def advice(self) -> str | None:
-        """What to do."""
-        return self.details.advice
-
-    @property
-    def option(self) -> str | None:
-        """The field of the option at fault."""
-        return self.details.option
 
     def __str__(self) -> str:
         return self.details.text()
@@ -151,7 +114,7 @@ class EncodeError(AudioError):
 
 
 class CheckpointError(MenuraError):
-    """The file is no model that Menura knows."""
+    """The file is not a model that Menura knows."""
 
 
 class UnsafeCheckpointError(CheckpointError):

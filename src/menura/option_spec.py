@@ -8,10 +8,10 @@ import os
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from menura.errors import OptionError
 
@@ -88,7 +88,7 @@ class OptionSpec:
         if isinstance(value, str) and value in self.words:
             return value
         try:
-            value = _CONVERT[self.kind](_hertz(value) if self.unit == "Hz" else value)
+            value = _KINDS[self.kind].convert(_hertz(value) if self.unit == "Hz" else value)
         except (TypeError, ValueError, OverflowError):
             raise self._refused(value, f"is not {self._expected()}") from None
         if self.choices:
@@ -107,7 +107,7 @@ class OptionSpec:
     def _expected(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        kind = _KIND_TEXT[self.kind] + (f" of {self.unit}" if self.unit else "")
+        kind = _KINDS[self.kind].text + (f" of {self.unit}" if self.unit else "")
         return ", ".join((kind, *self.words[:-1], f"or {self.words[-1]}")) if self.words else kind
 
     def _refused(self, value: Any, why: str) -> OptionError:
@@ -148,7 +148,7 @@ def schema(*classes: type) -> dict[str, Any]:
 
 
 def _property(spec: OptionSpec) -> dict[str, Any]:
-    value: dict[str, Any] = {"enum": list(spec.choices)} if spec.choices else {"type": _JSON_TYPE[spec.kind]}
+    value: dict[str, Any] = {"enum": list(spec.choices)} if spec.choices else {"type": _KINDS[spec.kind].json}
     if spec.kind is tuple:
         value["items"] = {"type": "string"}
     if spec.range is not None:
@@ -217,20 +217,17 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in ((value,) if isinstance(value, (str, os.PathLike)) else value))
 
 
-_CONVERT: Mapping[type, Callable[[Any], Any]] = {
-    int: _integer,
-    float: _number,
-    bool: _switch,
-    str: _text,
-    Path: lambda value: Path(_text(value)),
-    tuple: _texts,
+class _Kind(NamedTuple):
+    convert: Callable[[Any], Any]
+    text: str
+    json: str
+
+
+_KINDS = {
+    int: _Kind(_integer, "a whole number", "integer"),
+    float: _Kind(_number, "a number", "number"),
+    bool: _Kind(_switch, "true or false", "boolean"),
+    str: _Kind(_text, "text", "string"),
+    Path: _Kind(lambda value: Path(_text(value)), "a path", "string"),
+    tuple: _Kind(_texts, "a list of texts", "array"),
 }
-_KIND_TEXT = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    Path: "a path",
-    tuple: "a list of texts",
-}
-_JSON_TYPE = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string", tuple: "array"}

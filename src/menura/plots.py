@@ -104,7 +104,7 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise AssetMissingError(
-            "pictures need matplotlib, which is not installed: pip install 'menura[plots]'."
+            None, "pictures need matplotlib, which is not installed", "Install it: pip install 'menura[plots]'"
         ) from error
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 

@@ -99,7 +99,7 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("failure", "kind", "told"),
     [
-        (TrainingError("step 3: not a number any more."), TrainingError, r"^step 3"),
+        (TrainingError("step 3", "not a number any more"), TrainingError, r"^step 3"),
         (ValueError("odd"), RuntimeError, r"^ValueError: odd$"),
     ],
 )

@@ -84,7 +84,7 @@ def test_who_measures_memory_is_small_itself() -> None:
 
 def _square(number: float) -> float:
     if number < 0:
-        raise VoiceNotFoundError("no such voice")
+        raise VoiceNotFoundError(None, "no such voice")
     if number == 0:
         os._exit(5)
     return number**2

@@ -35,9 +35,9 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (DecodeError("a.wav: the file\nis empty."), 1, r"menura: a.wav: the file\nis empty."),
-        (OptionError("device: 'x' is not one of cpu."), 2, "menura: device: 'x' is not one of cpu."),
-        (MenuraError("no."), 1, "menura: no."),
+        (DecodeError("a.wav", "the file\nis empty"), 1, r"menura: a.wav: the file\nis empty."),
+        (OptionError(None, "'x' is not one of cpu", option="device"), 2, "menura: --device: 'x' is not one of cpu."),
+        (MenuraError(None, "no"), 1, "menura: no."),
         (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
         (OSError(28, "No space left on device"), 1, "menura: No space left on device. Free space on "),
         (MemoryError(), 1, "menura: not enough memory. Close other programs."),
@@ -64,7 +64,7 @@ def test_errors_become_one_line_and_a_code(
 
 
 @pytest.mark.usefixtures("signals_handled")
-@pytest.mark.parametrize("end", [None, click.exceptions.Exit(0), DecodeError("a.wav: is cut off."), BrokenPipeError()])
+@pytest.mark.parametrize("end", [None, click.exceptions.Exit(0), DecodeError("a.wav", "is cut off"), BrokenPipeError()])
 def test_a_swallowed_ctrl_c_is_told_instead_of_what_came_then(
     end: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,13 +25,6 @@ def test_every_error_is_public() -> None:
         assert issubclass(getattr(errors, name), errors.MenuraError)
 
 
-def test_the_error_tree_is_drawn_as_it_is() -> None:
-    for name in menura.__all__:
-        if name.endswith("Error"):
-            assert errors.__doc__ is not None
-            assert name in errors.__doc__
-
-
 @pytest.mark.parametrize("name", ["nothing", "torch", "_HOMES_", "errors_"])
 def test_other_names_are_not(name: str) -> None:
     with pytest.raises(AttributeError, match=name):
