@@ -89,33 +89,18 @@ __all__ = [
     "train_voice",
 ]
 
-_HOMES = {
-    "menura.converter": ("Converter",),
-    "menura.jobs.batch": ("convert_folder",),
-    "menura.loading.request": ("Request",),
-    "menura.options": ("BatchOptions", "ConversionOptions", "EngineOptions", "RunOptions", "TrainingOptions"),
-    "menura.train.session": ("TrainingSession", "train_voice"),
-    "menura.types": (
-        "AudioBlock",
-        "ConverterStats",
-        "Explanation",
-        "FileResult",
-        "Progress",
-        "RunReport",
-        "StageTimes",
-        "State",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("errors", "types", "options", "loading.request", "jobs.batch", "converter", "train.session")
+"""Where public names are defined; what loads no torch is first."""
 
 
 def __getattr__(name: str) -> object:
-    """Fetch a public name from the module it lives in (PEP 562)."""
-    if name.startswith("_") or name not in __all__:
-        raise AttributeError(f"module 'menura' has no attribute '{name}'")
-    return getattr(importlib.import_module(_MODULE_OF.get(name, "menura.errors")), name)
+    """Fetch a public name from the module that defines it (PEP 562)."""
+    if name in __all__:
+        for module in map(importlib.import_module, (f"menura.{module}" for module in _MODULES)):
+            if name in vars(module):
+                return vars(module)[name]
+    raise AttributeError(f"module 'menura' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    """The public names."""
-    return sorted(__all__)
+    return __all__

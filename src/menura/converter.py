@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast, overload
 
@@ -28,7 +28,7 @@ from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
 from menura.system.device import configure_torch, peak_memory_mb, resolve_device
 from menura.system.files import temporary_folder
-from menura.types import AudioBlock, ConverterStats, Explanation, FileResult, Progress, RunReport, State
+from menura.types import AudioBlock, ConverterStats, Explanation, FileResult, Progress, RunReport, failed_result
 from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from menura.pipeline.engine import Ticket
     from menura.pipeline.output import Sink
     from menura.types import FloatArray
 
@@ -154,18 +155,18 @@ class Converter:
                 memory = MemorySink()
                 self._convert_one(recording, memory, request, on_progress, cancel)
                 return _limited(memory.joined()), memory.sample_rate
-            tagged = recording.path if isinstance(recording, FileRecording) else None
+            file = recording.path if isinstance(recording, FileRecording) else None
             if isinstance(output, (str, os.PathLike)):
-                sink = FileSink(Path(output), request.options, source=tagged, keep=_inputs(recording))
+                sink = FileSink(Path(output), request.options, source=file, keep=_identities([file] if file else []))
                 return self._convert_one(recording, sink, request, on_progress, cancel)
             if not hasattr(output, "write"):
                 raise EncodeError(None, f"a {type(output).__name__} is not an output", "Give a path or a file")
             copy = stack.enter_context(temporary_folder()) / f"output.{request.options.format or 'wav'}"
-            sink = FileSink(copy, request.options, source=tagged)
+            sink = FileSink(copy, request.options, source=file)
             result = self._convert_one(recording, sink, request, on_progress, cancel)
-            with copy.open("rb") as file:
-                shutil.copyfileobj(file, output, 1 << 20)
-            return _without_output(result)
+            with copy.open("rb") as converted:
+                shutil.copyfileobj(converted, output, 1 << 20)
+            return dataclasses.replace(result, output=None)
 
     def convert_files(
         self,
@@ -195,15 +196,14 @@ class Converter:
             request = self.resolve(options)
             self.preload(request)
         except (MenuraError, OSError) as error:  # of the request, so of every recording
-            files = [_failed(source, error) for source, _ in pairs]
+            files = [failed_result(source, details_of(error)) for source, _ in pairs]
         else:
-            keep = frozenset(identity for source, _ in pairs if (identity := _identity(source)) is not None)
+            keep = _identities(source for source, _ in pairs)
             batch = [
                 Item(recording=FileRecording(source), sink=FileSink(output, request.options, source=source, keep=keep))
                 for source, output in pairs
             ]
-            ends = self._run(batch, request, on_progress, on_result, cancel)
-            files = [end.result for end in ends]
+            files = [end.result for end in self._run(batch, request, on_progress, on_result, cancel)]
         stats = self.stats()
         return RunReport(
             files=tuple(files),
@@ -234,13 +234,15 @@ class Converter:
         self._loader.load(request)
         return self._blocks(source, request, cancel)
 
-    def explain(self, source: FilePath, options: Asked | None = None) -> Explanation:
+    def explain(self, source: Source, options: Asked | None = None) -> Explanation:
         """Say what would be done with a recording on this device, and why, without converting it.
 
         Raises:
             MenuraError: the voice or the recording can't be read.
         """
-        return explain(FileRecording(Path(source)), self.resolve(options), machine_of(self.device))
+        request = self.resolve(options)
+        with _opened(source) as recording:
+            return explain(recording, request, machine_of(self.device))
 
     def _blocks(self, source: Source, request: Request, cancel: threading.Event | None) -> Iterator[AudioBlock]:
         sink = MemorySink()
@@ -275,12 +277,12 @@ class Converter:
         on_result: Callable[[int, FileResult], None] | None,
         cancel: threading.Event | None,
     ) -> list[Done | Failed]:
-        def on_end(number: int, result: FileResult) -> None:
+        def on_end(ticket: Ticket, result: FileResult) -> None:
             _log_result(result)
             if on_result is not None:
-                on_result(number, result)
+                on_result(ticket.number, result)
 
-        with Engine(self._loader, on_end=lambda ticket, result: on_end(ticket.number, result)) as engine:
+        with Engine(self._loader, on_end=on_end) as engine:
             return run_batch(engine, items, request, on_progress=on_progress, cancel=cancel)
 
 
@@ -305,31 +307,19 @@ def _opened(source: Source) -> Iterator[Recording]:
         )
 
 
-def _inputs(recording: Recording) -> frozenset[tuple[int, int]]:
-    identity = _identity(recording.path) if isinstance(recording, FileRecording) else None
-    return frozenset() if identity is None else frozenset([identity])
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Of a file on disk, links followed."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # the recording's own reader says what is wrong with the name
-        return None
-    return status.st_dev, status.st_ino
+def _identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
+    """Of files on disk, links followed: they are inputs, so that no output may replace them."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):  # the recording's own reader says what is wrong with the name
+            status = path.stat()
+            found.append((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 def _limited(samples: FloatArray) -> FloatArray:
     limited: FloatArray = samples * np.float32(output_gain(float(np.max(np.abs(samples), initial=0.0))))
     return limited
-
-
-def _without_output(result: FileResult) -> FileResult:
-    return dataclasses.replace(result, output=None)
-
-
-def _failed(source: Path, error: Exception) -> FileResult:
-    return FileResult(input=str(source), output=None, state=State.FAILED, error=details_of(error))
 
 
 def _log_result(result: FileResult) -> None:

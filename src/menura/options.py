@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from menura.errors import OptionError
-from menura.option_spec import check, option
+from menura.option_spec import check, option, spec_of
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 """That training computes in."""
@@ -111,15 +111,13 @@ class ConversionOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.compat != "menura" and self.strategy == "stream":
-            raise OptionError(
-                None, "compatibility modes process whole recordings", "Leave out {strategy=stream}", option="strategy"
-            )
+            raise OptionError(None, "compatibility modes have no segments", "Leave out {strategy=stream}", "strategy")
         if self.compat != "menura" and self.split_silence:
             raise OptionError(
-                None, "compatibility modes convert silence too", "Leave out {split_silence}", option="split_silence"
+                None, "compatibility modes convert silences", "Leave out {split_silence}", "split_silence"
             )
         if self.bitrate is not None and self.quality is not None:
-            raise OptionError(None, "a fixed bitrate has no quality", "Leave out {bitrate}", option="quality")
+            raise OptionError(None, "a fixed bitrate has no quality", "Leave out {bitrate}", "quality")
         if self.bit_depth is not None and self.bit_depth not in _BIT_DEPTHS["wav"]:
             raise OptionError(None, f"{self.bit_depth} is not one of 16, 24, 32", option="bit_depth")
         if self.format is not None:
@@ -204,12 +202,8 @@ class BatchOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.ray is not None and not _RAY_ADDRESS.fullmatch(self.ray):
-            raise OptionError(
-                None,
-                f"'{self.ray}' is not an address (HOST:PORT, or local)",
-                "Put {ray} after the inputs",
-                option="ray",
-            )
+            problem = f"'{self.ray}' is not an address (HOST:PORT, or local)"
+            raise OptionError(None, problem, "Put {ray} after the inputs", "ray")
 
 
 TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}
@@ -312,38 +306,30 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.overlap > self.slice_length / 2:
-            raise OptionError(
-                None, "more than half of a chunk", "Take less, or a longer {slice_length}", option="overlap"
-            )
+            raise OptionError(None, "more than half of a chunk", "Take less, or a longer {slice_length}", "overlap")
         if self.pretrained_d is not None and self.pretrained_g is None:
-            raise OptionError(None, "the generator is missing", "Add {pretrained_g}", option="pretrained_d")
+            raise OptionError(None, "the generator is missing", "Add {pretrained_g}", "pretrained_d")
+
+
+def _change(name: str, help: str, **spec: Any) -> Any:
+    """The option that changes one of TrainingOptions in an experiment."""
+    original = spec_of(TrainingOptions, name)
+    spec = {"range": original.range, "advanced": original.advanced, "unset": "the experiment's"} | spec
+    return option(None, original.group, help, **spec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a training run goes; what changes the experiment is kept in it."""
 
-    steps: int | None = option(None, "learning", "Change the total steps.", range=(1, 2**53), unset="the experiment's")
+    steps: int | None = _change("steps", "Change the total steps.")
     until: int | None = option(
         None, "learning", "Stop after this step without exporting.", range=(1, 2**53), unset="the last step"
     )
-    batch_size: int | None = option(
-        None, "learning", "Change the batch size.", range=(1, 1024), unset="the experiment's"
-    )
-    learning_rate: float | None = option(
-        None,
-        "learning",
-        "Change the initial learning rate.",
-        advanced=True,
-        range=(1e-8, 0.1),
-        unset="the experiment's",
-    )
-    precision: str | None = option(
-        None, "learning", "Change the precision.", advanced=True, choices=PRECISIONS, unset="the experiment's"
-    )
-    patience: int | None = option(
-        None, "learning", "Change early stopping; 0 is off.", range=(0, 9999), unset="the experiment's"
-    )
+    batch_size: int | None = _change("batch_size", "Change the batch size.")
+    learning_rate: float | None = _change("learning_rate", "Change the initial learning rate.")
+    precision: str | None = _change("precision", "Change the precision.", choices=PRECISIONS)
+    patience: int | None = _change("patience", "Change early stopping; 0 is off.")
     dataset: Path | None = option(
         None, "data", "New location of the recordings.", metavar="FOLDER", unset="the experiment's"
     )

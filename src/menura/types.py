@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,12 +27,10 @@ class Url:
         return self.text
 
     def __truediv__(self, relative: PurePath | str) -> Url:
-        """What lies below it."""
         return Url(f"{self.text}/{PurePath(relative).as_posix()}")
 
     @property
     def name(self) -> str:
-        """The last part."""
         return self.text.rpartition("/")[2]
 
 
@@ -113,11 +111,6 @@ class StageTimes:
     assemble_s: float = 0.0
     encode_s: float = 0.0
 
-    @property
-    def total_s(self) -> float:
-        """Sum over the stages."""
-        return float(sum(astuple(self)))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileResult:
@@ -145,6 +138,11 @@ class FileResult:
     def real_time_factor(self) -> float | None:
         """Wall seconds for a second of audio (below 1 is faster than real time)."""
         return self.wall_s / self.audio_s if self.audio_s else None
+
+
+def failed_result(source: Place | str, error: ErrorDetails) -> FileResult:
+    """The result of an input without an output."""
+    return FileResult(input=str(source), output=None, state=State.FAILED, error=error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +206,9 @@ class RunReport:
     """What a run did: every file, and the process."""
 
     files: tuple[FileResult, ...]
-    wall_s: float
-    peak_memory_mb: float
-    model_loads: dict[str, int]
+    wall_s: float = 0.0
+    peak_memory_mb: float = 0.0
+    model_loads: dict[str, int] = field(default_factory=dict)
     """How often each network, voice and index was read from disk in this process."""
 
     @property

@@ -129,7 +129,7 @@ def _converted(
     from menura.loading import resolve
 
     if not items:
-        return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+        return RunReport(files=())
     request = resolve(options, home_folder(engine.home))
     with contextlib.ExitStack() as stack:
         stdin_path: Path | None = None

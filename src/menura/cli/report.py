@@ -10,7 +10,7 @@ from typing import TextIO
 from menura.cli.derive import flag_with
 from menura.cli.terminal import LiveLine, columns_of, cut_start, fail, say, warn
 from menura.errors import ErrorDetails
-from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State
+from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State, failed_result
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
 _LABEL = 24
@@ -19,8 +19,7 @@ _SHORTEST_NAME = 12
 
 def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:
     """A run that could not even begin."""
-    files = tuple(FileResult(input=str(path), output=None, state=State.FAILED, error=error) for path in inputs)
-    return RunReport(files=files, wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+    return RunReport(files=tuple(failed_result(place, error) for place in inputs))
 
 
 def show_results(report: RunReport, *, err: bool, common_shift: bool = False) -> None:

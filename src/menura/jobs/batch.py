@@ -148,7 +148,7 @@ def _convert(
     items: Sequence[Item], request: Request, batch: BatchOptions, engine: EngineOptions, hooks: Hooks
 ) -> RunReport:
     if not items:
-        return RunReport(files=(), wall_s=0.0, peak_memory_mb=0.0, model_loads={})
+        return RunReport(files=())
     if batch.ray is not None:
         from menura.jobs.ray import convert_on_cluster
 

@@ -14,7 +14,7 @@ from menura.audio.remote import is_url, place_of, remote_files
 from menura.errors import ErrorDetails, OptionError
 from menura.options import FORMATS, BatchOptions, ConversionOptions
 from menura.system.files import check_writable
-from menura.types import FileResult, Item, Place, State, Url
+from menura.types import FileResult, Item, Place, Url, failed_result
 from menura.voices.library import VOICE_SUFFIXES
 
 STANDARD = "-"
@@ -103,10 +103,7 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
 
 def missing_results(inputs: Inputs) -> list[FileResult]:
     """The results of arguments that stand for no recordings."""
-    return [
-        FileResult(input=str(entry.path), output=None, state=State.FAILED, error=entry.error)
-        for entry in inputs.missing
-    ]
+    return [failed_result(entry.path, entry.error) for entry in inputs.missing if entry.error is not None]
 
 
 def single_output(item: InputFile, output: str | None, voice: str, ending: str) -> Path:

@@ -19,7 +19,7 @@ from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceErr
 from menura.jobs.worker import Message, Ready
 from menura.pipeline.progress import RunMeter
 from menura.system.interrupts import check_interrupts
-from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, State
+from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, failed_result
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -118,7 +118,7 @@ def _given_up(item: Item, how: str) -> FileResult:
         problem=f"its worker process ended {_MOST_ATTEMPTS} times ({how})",
         advice="If memory is short, use fewer {workers}",
     )
-    return FileResult(input=str(item.source), output=None, state=State.FAILED, error=error)
+    return failed_result(item.source, error)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from menura.audio.remote import local_input, local_output
 from menura.errors import MenuraError, details_of
 from menura.loading.request import Asked, Request
 from menura.options import EngineOptions
-from menura.types import ConverterStats, FileResult, Item, Progress, State
+from menura.types import ConverterStats, FileResult, Item, Progress, failed_result
 
 if TYPE_CHECKING:
     from menura.converter import Converter
@@ -66,7 +66,7 @@ class Worker:
                 report = self._converter.convert_files([(source, output)], self._request, on_progress=on_progress)
                 result = with_names(report.files[0], item, Item(source=source, output=output))
         except (MenuraError, OSError) as error:  # of a remote file system
-            return FileResult(input=str(item.source), output=None, state=State.FAILED, error=details_of(error))
+            return failed_result(item.source, details_of(error))
         return result
 
     def stats(self) -> ConverterStats:
