@@ -21,7 +21,7 @@ from pathlib import Path
 from menura.bench.recordings import Recordings
 from menura.bench.suites import SUITES, convert_command
 from menura.bench.timing import Timed, timed
-from menura.cli.bench_tables import aligned
+from menura.cli.terminal import table
 from menura.errors import MenuraError, OptionError
 from menura.options import ConversionOptions, EngineOptions
 from menura.voices.assets import bench_folder, home_folder
@@ -181,7 +181,7 @@ def menura_program(options: ConversionOptions, engine: EngineOptions, *, folders
 def tables(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """One row for each length."""
     header = ("in turn", "audio s", "other, s", "menura, s", "times", "other, MB", "menura, MB", "failed")
-    yield from aligned([header, *map(_row, comparisons)])
+    yield from table([header, *map(_row, comparisons)], numbers=True)
 
 
 def _row(each: Comparison) -> Sequence[str]:

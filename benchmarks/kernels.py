@@ -26,7 +26,8 @@ from menura.bench.conversion import sgemm_gflops
 from menura.bench.machine import Machine, this_machine
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import LoadedVoice, build_synthesizer
-from menura.cli.bench_tables import about_lines, aligned
+from menura.cli.bench_tables import about_lines
+from menura.cli.terminal import table
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
 from menura.kernels.linear import onednn_works
 from menura.kernels.selftest import kernels_in_words, trusted_kernels
@@ -279,13 +280,13 @@ def _decoder(kernels: Mapping[str, Any]) -> Iterator[str]:
         yield f"not measured: {line}"
     yield ""
     header = ("variant", "threads", "best ms per s", "median", "times eager", "busy cores", "largest error")
-    yield from aligned([header, *(_decoder_row(row) for row in kernels["decoder"])])
+    yield from table([header, *(_decoder_row(row) for row in kernels["decoder"])], numbers=True)
     layers = kernels["layers"]
     if layers:
         variants = list(layers[0]["best_ms"])
         yield ""
         header = ("layer, ms per audio s", "threads", "GFLOP", *variants)
-        yield from aligned([header, *(_layer_row(row) for row in layers)])
+        yield from table([header, *(_layer_row(row) for row in layers)], numbers=True)
 
 
 def _decoder_row(row: Mapping[str, Any]) -> Sequence[str]:
@@ -309,7 +310,7 @@ def _layer_row(row: Mapping[str, Any]) -> Sequence[str]:
 def _networks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     header = ("network", "variant", "threads", "best ms per s", "of torch's", "largest difference")
-    yield from aligned([header, *(_network_row(row) for row in rows)])
+    yield from table([header, *(_network_row(row) for row in rows)], numbers=True)
 
 
 def _network_row(row: Mapping[str, Any]) -> Sequence[str]:

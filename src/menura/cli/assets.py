@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from menura.cli.derive import Group, flag_with, home_option
-from menura.cli.terminal import fail, say, say_json, say_lines
+from menura.cli.terminal import fail, say, say_json, say_lines, table
 from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, needed_by, packing_folder
 
 
@@ -64,17 +65,15 @@ def import_(folder: Path, home: Path | None) -> None:
 @home_option
 def clean(home: Path | None) -> None:
     """Remove what Menura makes again when it needs it, and what killed imports left."""
-    from menura.kernels.cache import PackingCache
     from menura.voices.install import remove_imports
 
-    remove_imports(home_folder(home))
-    folder = packing_folder(home_folder(home))
-    say(f"{PackingCache(folder).clean() / 1e6:.0f} MB removed from {folder}")
-    folder = bench_folder(home_folder(home))
-    if folder.is_dir():
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        shutil.rmtree(folder)
-        say(f"{size / 1e6:.0f} MB removed from {folder}")
+    folder = home_folder(home)
+    remove_imports(folder)
+    for cache in (packing_folder(folder), bench_folder(folder)):
+        if cache.is_dir():
+            size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+            shutil.rmtree(cache)
+            say(f"{size / 1e6:.0f} MB removed from {cache}")
 
 
 def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
@@ -96,21 +95,21 @@ def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
 
 def asset_lines(
     statuses: tuple[AssetStatus, ...], home: Path, needed: dict[str, list[str]], *, everything: bool
-) -> list[str]:
+) -> Iterator[str]:
     """One line for every asset, and what to do for those that voices lack, or for all that are missing."""
-    lines = []
-    width = max(len(status.asset.name) for status in statuses)
-    for status in sorted(statuses, key=lambda s: (s.path is not None or s.asset.name not in needed, s.path is None)):
-        name, voices = f"{status.asset.name:<{width}}", needed.get(status.asset.name, [])
-        if status.path is not None:
-            note = f" ({status.note})" if status.note else ""
-            lines.append(f"{name}  found    {status.path}{note}")
-            continue
-        who = f"; needed by {', '.join(voices)}" if voices else ""
-        lines.append(f"{name}  missing  {status.asset.purpose}{who}")
-        if voices or everything:
-            lines += [f"{'':<{width}}           {step}" for step in _steps(status, home)]
-    return lines
+    ordered = sorted(statuses, key=lambda s: (s.path is not None or s.asset.name not in needed, s.path is None))
+    for status, line in zip(ordered, table(_row(status, needed) for status in ordered), strict=True):
+        yield line
+        if status.path is None and (everything or status.asset.name in needed):
+            yield from (f"    {step}" for step in _steps(status, home))
+
+
+def _row(status: AssetStatus, needed: dict[str, list[str]]) -> tuple[str, str, str]:
+    name = status.asset.name
+    if status.path is not None:
+        return name, "found", f"{status.path} ({status.note})" if status.note else str(status.path)
+    who = f"; needed by {', '.join(needed[name])}" if name in needed else ""
+    return name, "missing", f"{status.asset.purpose}{who}"
 
 
 def _steps(status: AssetStatus, home: Path) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from menura.cli.terminal import table
+
 _ABOUT = "about"
 _RUN_HEADER = ("", "files", "audio s", "wall s", "RTF", "cost", "busy cores", "peak MB")
 
@@ -16,7 +18,8 @@ def tables(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"voice {about['voice']}" + ("; quick: not comparable" if about["quick"] else "")
     suites = {name: figures for name, figures in document.items() if name != _ABOUT}
     yield ""
-    yield from aligned([_RUN_HEADER, *(row for name, figures in suites.items() for row in _runs(name, figures))])
+    rows = (row for name, figures in suites.items() for row in _runs(name, figures))
+    yield from table([_RUN_HEADER, *rows], numbers=True)
     yield from _stages(suites)
 
 
@@ -27,7 +30,8 @@ def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
     yield f"menura {about['menura']}{commit}, Python {about['python']}, {packages}"
     memory = f", {about['memory_gb']:g} GB" if about["memory_gb"] else ""
     yield f"{about['processor']}, {about['physical_cores']} cores{memory}; {about['system']}"
-    yield f"device {about['device']}, {_threads(about['threads'])}; convolution kernels: {about['kernels']}"
+    threads = f"{about['threads']} thread{'' if about['threads'] == 1 else 's'}"
+    yield f"device {about['device']}, {threads}; convolution kernels: {about['kernels']}"
 
 
 def _runs(name: str, figures: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -67,16 +71,4 @@ def _stages(suites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         scale = figures["cost"] / figures["wall_s"]
         rows.append((f"{name}, cost", *(f"{value * scale:.1f}" for value in stages.values())))
     yield ""
-    yield from aligned(rows)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread" if int(count) == 1 else f"{count} threads"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows with the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        yield "  ".join([f"{first:<{widths[0]}}", *cells]).rstrip()
+    yield from table(rows, numbers=True)

@@ -21,10 +21,8 @@ from menura.jobs.document import report_document
 from menura.jobs.plan import STANDARD, Inputs, find_inputs, missing_results, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.system.files import check_writable, temporary_folder
-from menura.types import FileResult, Item, Place, RunReport
+from menura.types import Item, Place, RunReport
 from menura.voices.assets import home_folder
-
-_STDIN_LABEL = "standard input"
 
 
 @click.command(cls=GroupedCommand)
@@ -74,20 +72,14 @@ def convert(
     _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
     if explain:
         ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
-    with temporary_folder() as temporary:
-        items = plan_outputs(found, output, options)
-        if output == STANDARD:
-            spooled = temporary / f"stdout.{options.format or 'wav'}"
-            items = [replace(item, output=spooled) for item in items]
-        folder = place_of(output) if found.many and output is not None else None
-        try:
-            with contextlib.closing(ProgressLine(quiet=quiet or as_json)) as progress:
-                report = _converted(items, folder, options, engine, batch, progress)
-        except MenuraError as error:
-            _show_document(failed_report([item.source for item in items], error.details), batch.report, as_json=as_json)
-            raise
-        if output == STANDARD:
-            report = _passed_on(report)
+    items = plan_outputs(found, output, options)
+    folder = place_of(output) if found.many and output is not None else None
+    try:
+        with contextlib.closing(ProgressLine(quiet=quiet or as_json)) as progress:
+            report = _converted(items, folder, options, engine, batch, progress)
+    except MenuraError as error:
+        _show_document(failed_report([item.source for item in items], error.details), batch.report, as_json=as_json)
+        raise
     report = replace(report, files=(*report.files, *missing_results(found)))
     _show_document(report, batch.report, as_json=as_json)
     if not as_json:
@@ -126,40 +118,30 @@ def _converted(
     """Convert; an error of the request as a whole is raised, one of a recording reported."""
     from menura.jobs.batch import convert_items
     from menura.jobs.scheduler import Hooks
+    from menura.jobs.worker import with_names
     from menura.loading import resolve
 
     if not items:
         return RunReport(files=())
     request = resolve(options, home_folder(engine.home))
     with contextlib.ExitStack() as stack:
-        stdin_path: Path | None = None
-        if any(str(item.source) == STANDARD for item in items):
-            stdin_path = stack.enter_context(_spooled_stdin())
-            items = [replace(i, source=stdin_path) if str(i.source) == STANDARD else i for i in items]
+        local = [_with_files(item, options, stack) for item in items]
         hooks = Hooks(on_progress=progress)
-        report = convert_items(items, request, folder=folder, batch=batch, engine=engine, hooks=hooks)
-    if stdin_path is None:
-        return report
-    return replace(report, files=tuple(_as_stdin(result, str(stdin_path)) for result in report.files))
+        report = convert_items(local, request, folder=folder, batch=batch, engine=engine, hooks=hooks)
+        for item, result in zip(items, report.files, strict=True):
+            if str(item.output) == STANDARD and isinstance(result.output, Path):
+                progress.close()
+                pass_on(result.output)
+    return replace(report, files=tuple(map(with_names, report.files, items, local)))
 
 
-def _spooled_stdin() -> contextlib.AbstractContextManager[Path]:
-    from menura.audio.decode import spooled_input
+def _with_files(item: Item, options: ConversionOptions, stack: contextlib.ExitStack) -> Item:
+    """Temporary files in place of the standard streams: input is read twice, and only complete output is passed on."""
+    if str(item.source) == STANDARD:
+        from menura.audio.decode import spooled_input
 
-    return spooled_input(sys.stdin.buffer)
-
-
-def _as_stdin(result: FileResult, path: str) -> FileResult:
-    if result.input != path:
-        return result
-    error = result.error and result.error.about({path: _STDIN_LABEL})
-    return replace(result, input=STANDARD, error=error)
-
-
-def _passed_on(report: RunReport) -> RunReport:
-    """Write the one output to standard output; complete files only, so that nothing half-done is piped on."""
-    (result,) = report.files
-    if not isinstance(result.output, Path):
-        return report
-    pass_on(result.output)
-    return replace(report, files=(replace(result, output=Path(STANDARD)),))
+        item = replace(item, source=stack.enter_context(spooled_input(sys.stdin.buffer)))
+    if str(item.output) == STANDARD:
+        spooled = stack.enter_context(temporary_folder()) / f"stdout.{options.format or 'wav'}"
+        item = replace(item, output=spooled)
+    return item

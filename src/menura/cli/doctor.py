@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import click
 
 from menura import __version__
 from menura.audio.suffixes import BASE_SUFFIXES, MEDIA_SUFFIXES
-from menura.cli.assets import asset_document
+from menura.cli.assets import asset_document, asset_lines
 from menura.cli.derive import home_option
-from menura.cli.terminal import say_json, say_lines
+from menura.cli.terminal import say_json, say_lines, table
+from menura.cli.voices import voice_lines
 from menura.options import DEFAULT_VOICE, FORMATS
 from menura.system.device import default_threads, peak_memory_mb, processor_name, resolve_device
-from menura.voices.assets import asset_status, home_folder
+from menura.voices.assets import asset_status, home_folder, needed_by
 from menura.voices.library import list_voices
 
 _PACKAGES = {
@@ -51,20 +53,16 @@ def doctor(as_json: bool, home: Path | None) -> None:
         say_json(findings)
         return
     say_lines(f"- {line}" for line in findings["advice"] or ["no problems found"])
-    _section("device", findings["device"])
-    _section("voices", {voice["name"]: _voice_line(voice) for voice in findings["voices"]})
-    _section("weights", {asset["name"]: _asset_line(asset) for asset in findings["assets"]})
+    _section("device", _fact_lines(findings["device"]))
+    _section("voices", voice_lines(list_voices(folder)))
+    _section("weights", asset_lines(asset_status(folder), folder, needed_by(folder), everything=False))
     for title in ("formats", "folders", "menura", "packages"):
-        _section(title, findings[title])
+        _section(title, _fact_lines(findings[title]))
 
 
 def _findings(home: Path) -> dict[str, Any]:
     packages = {module: _package(module, name) for module, name in _PACKAGES.items()}
-    voices = [
-        {"name": v.name, "builtin": v.builtin, "source": v.source, "index": v.index_path is not None}
-        for v in list_voices(home)
-    ]
-    media = packages["av"] is not None and not packages["av"].startswith("broken")
+    media = _problem(packages["av"]) is None
     findings: dict[str, Any] = {
         "menura": {
             "version": __version__,
@@ -77,15 +75,17 @@ def _findings(home: Path) -> dict[str, Any]:
         "device": _device(),
         "folders": {"data": _folder(home), "temporary": _folder(Path(tempfile.gettempdir()))},
         "formats": {
-            "read": _endings(BASE_SUFFIXES | MEDIA_SUFFIXES if media else BASE_SUFFIXES),
+            "read": " ".join(sorted(name[1:] for name in BASE_SUFFIXES | (MEDIA_SUFFIXES if media else frozenset()))),
             "write": " ".join(name for name in FORMATS if media or name != "m4a"),
         },
         "assets": [asset_document(status, home) for status in asset_status(home)],
-        "voices": voices,
+        "voices": [
+            {"name": v.name, "builtin": v.builtin, "source": v.source, "index": v.index_path is not None}
+            for v in list_voices(home)
+        ],
         "memory_mb": round(peak_memory_mb(), 1),
     }
-    findings["advice"] = _advice(findings)
-    return findings
+    return findings | {"advice": _advice(findings)}
 
 
 def _package(module: str, distribution: str) -> str | None:
@@ -101,6 +101,12 @@ def _package(module: str, distribution: str) -> str | None:
     if module == "soundfile":
         return f"{version} (libsndfile {loaded.__libsndfile_version__})"
     return version
+
+
+def _problem(version: str | None) -> str | None:
+    if version is None:
+        return "missing"
+    return version if version.startswith("broken") else None
 
 
 def _device() -> dict[str, Any]:
@@ -132,18 +138,15 @@ def _folder(path: Path) -> dict[str, Any]:
     }
 
 
-def _endings(suffixes: frozenset[str]) -> str:
-    return " ".join(sorted(suffix[1:] for suffix in suffixes))
-
-
 def _advice(findings: dict[str, Any]) -> list[str]:
     """What to do about problems."""
     advice = []
     for module, version in findings["packages"].items():
-        if version is None and module == "av":
+        problem = _problem(version)
+        if module == "av" and version is None:
             advice.append("m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'.")
-        elif version is None or version.startswith("broken"):
-            advice.append(f"{_PACKAGES[module]} is {'missing' if version is None else version}. Reinstall Menura.")
+        elif problem:
+            advice.append(f"{_PACKAGES[module]} is {problem}. Reinstall Menura.")
     for name, folder in findings["folders"].items():
         if not folder["writable"]:
             advice.append(f"The {name} folder {folder['path']} is not writable. Change its permissions or location.")
@@ -159,10 +162,12 @@ def _advice(findings: dict[str, Any]) -> list[str]:
     return advice
 
 
-def _section(title: str, facts: dict[str, Any]) -> None:
-    say_lines(("", title))
-    width = max((len(name) for name in facts), default=0)
-    say_lines(f"  {name.replace('_', ' '):<{width}}  {_shown(value)}" for name, value in facts.items())
+def _section(title: str, lines: Iterable[str]) -> None:
+    say_lines(("", title, *(f"  {line}" for line in lines)))
+
+
+def _fact_lines(facts: dict[str, Any]) -> Iterator[str]:
+    return table((name.replace("_", " "), _shown(value)) for name, value in facts.items())
 
 
 def _shown(value: object) -> str:
@@ -173,12 +178,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "not installed" if value is None else str(value)
-
-
-def _voice_line(voice: dict[str, Any]) -> str:
-    kind = "built in" if voice["builtin"] else "installed"
-    return f"{kind}, {voice['source']}" + (", with index" if voice["index"] else "")
-
-
-def _asset_line(asset: dict[str, Any]) -> str:
-    return f"installed, {asset['path']}" if asset["found"] else f"missing: {asset['purpose']}"

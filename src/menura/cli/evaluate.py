@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from menura.cli.derive import home_option
-from menura.cli.terminal import note, say, say_json
+from menura.cli.terminal import note, say_json, say_lines, table
 
 if TYPE_CHECKING:
     from menura.evaluate.pair import Evaluation
@@ -59,10 +59,7 @@ def evaluate(
     if as_json:
         say_json(dataclasses.asdict(made))
         return
-    rows = _rows(made)
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        say(f"{name:<{width}}  {value}")
+    say_lines(table(_rows(made)))
     for line in made.missing:
         note(f"not measured: {line}")
 

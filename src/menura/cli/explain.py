@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura import __version__
@@ -42,24 +40,16 @@ def explain_inputs(found: Inputs, options: ConversionOptions, engine: EngineOpti
     return 0 if all(explanation.refusal is None for explanation in explanations) else 1
 
 
-def _explanation(converter: Converter, path: Place, request: Request) -> Explanation:
+def _explanation(converter: Converter, place: Place, request: Request) -> Explanation:
     try:
-        with _readable(path) as source:
-            return dataclasses.replace(converter.explain(source, request), input=str(path))
+        if str(place) == STANDARD:
+            explanation = converter.explain(sys.stdin.buffer, request)
+        else:
+            with local_input(place) as path:
+                explanation = converter.explain(path, request)
     except MenuraError as error:
-        return Explanation(input=str(path), refusal=error.details)
-
-
-@contextlib.contextmanager
-def _readable(path: Place) -> Iterator[Path]:
-    if str(path) != STANDARD:
-        with local_input(path) as local:
-            yield local
-        return
-    from menura.audio.decode import spooled_input
-
-    with spooled_input(sys.stdin.buffer) as spooled:
-        yield spooled
+        return Explanation(input=str(place), refusal=error.details)
+    return dataclasses.replace(explanation, input=str(place))
 
 
 def _lines(explanation: Explanation) -> Iterator[str]:

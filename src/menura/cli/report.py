@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from menura.cli.derive import flag_with
-from menura.cli.terminal import LiveLine, columns_of, cut_start, fail, say, warn
+from menura.cli.terminal import LiveLine, columns_of, cut_start, fail, say, say_lines, table, warn
 from menura.errors import ErrorDetails
+from menura.jobs.plan import STANDARD
 from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State, failed_result
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
-_LABEL = 24
+_LABEL = 23
 _SHORTEST_NAME = 12
 
 
@@ -56,6 +57,7 @@ def show_problems(report: RunReport) -> None:
             continue
         shown.add(result.error)
         error = result.error or ErrorDetails(kind="unexpected", problem="failed")
+        error = error.about({STANDARD: "standard input"})
         subject = error.subject or (result.input if len(report.files) > 1 and not error.option else None)
         text = dataclasses.replace(error, subject=subject).text(flag_with)
         warn(text) if result.state is State.WARNING else fail(text)
@@ -67,23 +69,19 @@ def show_problems(report: RunReport) -> None:
 def show_timings(report: RunReport, *, err: bool) -> None:
     """A table of seconds by stage, for every output and in all."""
     done = [result for result in report.files if result.output is not None and not result.resumed]
-    header = f"{'seconds by stage':<{_LABEL}}" + "".join(f"{name.removesuffix('_s'):>11}" for name in STAGES)
-    say(header + f"{'total':>11}{'RTF':>8}", err=err)
-    for result in done:
-        say(_timing_row(result.input, result.stages, result.wall_s, result.audio_s), err=err)
+    rows = [("seconds by stage", *(name.removesuffix("_s") for name in STAGES), "total", "RTF")]
+    rows += [_timing_row(result.input, result.stages, result.wall_s, result.audio_s) for result in done]
     if len(done) != 1:
         sums = {name: sum(getattr(result.stages, name) for result in done) for name in STAGES}
-        audio_s = sum(result.audio_s for result in done)
-        say(_timing_row("total", StageTimes(**sums), report.wall_s, audio_s), err=err)
+        rows.append(_timing_row("total", StageTimes(**sums), report.wall_s, sum(result.audio_s for result in done)))
+    say_lines(table(rows, numbers=True), err=err)
     loads = ", ".join(f"{name} ×{count}" for name, count in report.model_loads.items())
     say(f"peak memory {report.peak_memory_mb:.0f} MiB; loaded: {loads or 'nothing'}", err=err)
 
 
-def _timing_row(name: str, stages: StageTimes, wall_s: float, audio_s: float) -> str:
-    label = cut_start(name, _LABEL - 1)
-    seconds = "".join(f"{getattr(stages, stage):>11.3f}" for stage in STAGES)
-    factor = f"{wall_s / audio_s:>8.3f}" if audio_s else f"{'-':>8}"
-    return f"{label}{' ' * (_LABEL - columns_of(label))}{seconds}{wall_s:>11.3f}{factor}"
+def _timing_row(name: str, stages: StageTimes, wall_s: float, audio_s: float) -> tuple[str, ...]:
+    seconds = (f"{getattr(stages, stage):.3f}" for stage in STAGES)
+    return cut_start(name, _LABEL), *seconds, f"{wall_s:.3f}", f"{wall_s / audio_s:.3f}" if audio_s else "-"
 
 
 def _speed(result: FileResult) -> str:

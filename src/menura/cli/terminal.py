@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -56,6 +56,15 @@ def say_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Print lines."""
     for line in lines:
         say(line, err=err)
+
+
+def table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> Iterator[str]:
+    """Lines with rows in columns; all but the first column to the right if they are numbers."""
+    rows = list(rows)
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [_padded(cell, width, right=numbers) for cell, width in zip(others, widths[1:], strict=True)]
+        yield "  ".join([_padded(first, widths[0]), *cells]).rstrip()
 
 
 def note(text: str) -> None:
@@ -179,6 +188,11 @@ def cut(text: str, columns: int) -> str:
 def cut_start(text: str, columns: int) -> str:
     """The end of a text that fits so many columns."""
     return cut(text[::-1], columns)[::-1]
+
+
+def _padded(text: str, columns: int, *, right: bool = False) -> str:
+    gap = " " * (columns - columns_of(text))
+    return gap + text if right else text + gap
 
 
 def _columns(character: str) -> int:

@@ -16,7 +16,7 @@ import click
 
 from menura.cli.derive import Group, GroupedOption, flag_with, home_option, option_of, options_of, values_of
 from menura.cli.report import clock
-from menura.cli.terminal import LiveLine, note, say, say_lines
+from menura.cli.terminal import LiveLine, note, say, say_lines, table
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train.events import (
     Exported,
@@ -315,10 +315,11 @@ def list_(folder: Path) -> None:
     found = find_experiments(folder)
     if not found:
         say(f"No experiments in {folder}. To make one: menura train new NAME --dataset FOLDER --rights TEXT")
-    width = max((len(str(item.folder)) for item in found), default=0)
+    rows = []
     for item in found:
         progress = item.problem or f"step {item.step} of {item.steps}{', exported' if item.exported else ''}"
-        say(f"{item.folder!s:<{width}}  {item.size_bytes / 1e6:>6.0f} MB  {progress}")
+        rows.append((str(item.folder), f"{item.size_bytes / 1e6:>6.0f} MB", progress))
+    say_lines(table(rows))
 
 
 @train.command()

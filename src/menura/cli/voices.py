@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from menura.cli.derive import Group, flag_with, home_option
-from menura.cli.terminal import fail, say, say_json
+from menura.cli.terminal import fail, say, say_json, say_lines, table
 from menura.errors import VoiceExistsError
 from menura.voices.assets import home_folder
 from menura.voices.card import CARD_NAME, read_card
@@ -34,11 +35,7 @@ def list_(as_json: bool, home: Path | None) -> None:
     if as_json:
         say_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
         return
-    width = max((len(entry.name) for entry in entries), default=0)
-    for entry in entries:
-        kind = "built in" if entry.builtin else "installed"
-        index = ", with index" if entry.index_path else ""
-        say(f"{entry.name:<{width}}  {kind:<9}  {entry.source}{index}")
+    say_lines(voice_lines(entries))
 
 
 @voices.command()
@@ -52,10 +49,8 @@ def info(voice: str, as_json: bool, home: Path | None) -> None:
         say_json(facts)
         return
     facts |= facts.pop("card")
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        if value not in (None, "", []):
-            say(f"{name.replace('_', ' '):<{width}}  {value}")
+    known = {name: value for name, value in facts.items() if value not in (None, "", [])}
+    say_lines(table((name.replace("_", " "), str(value)) for name, value in known.items()))
 
 
 @voices.command(name="import")
@@ -104,6 +99,14 @@ def remove(name: str, home: Path | None) -> None:
     """Delete the installed voice NAME with its index."""
     entry = remove_voice(name, home_folder(home))
     say(f"removed '{entry.name}'")
+
+
+def voice_lines(entries: Iterable[VoiceEntry]) -> Iterator[str]:
+    """Where voices come from, a line for each."""
+    return table(
+        (e.name, "built in" if e.builtin else "installed", f"{e.source}{', with index' if e.index_path else ''}")
+        for e in entries
+    )
 
 
 def check_index(index: Path, content_dim: int) -> None:

@@ -101,11 +101,6 @@ class PackingCache:
             return False
         return True
 
-    def clean(self) -> int:
-        """Remove everything: bytes freed. Raises OSError."""
-        self._remove_abandoned()
-        return sum(_remove(file) for file in self._files())
-
     def _files(self) -> list[Path]:
         """Most recently used first."""
         return sorted(self._folder.glob("*" + _SUFFIX), key=lambda file: file.stat().st_mtime, reverse=True)
@@ -115,7 +110,7 @@ class PackingCache:
         for number, file in enumerate(self._files()):
             total += file.stat().st_size
             if total > self._budget_bytes and number:
-                _remove(file)
+                file.unlink(missing_ok=True)
 
     def _remove_abandoned(self) -> None:
         for pattern in _UNFINISHED:
@@ -170,9 +165,3 @@ def _write(stream: BinaryIO, tensors: list[Tensor]) -> None:
 def _header(size: int, checksum: int) -> bytes:
     """Padded to a cache line, where the weights begin."""
     return f"menura packed weights, {size} bytes, crc32 {checksum:08x}\n".encode().ljust(_HEADER_BYTES)
-
-
-def _remove(file: Path) -> int:
-    size = file.stat().st_size
-    file.unlink(missing_ok=True)
-    return size
