@@ -74,9 +74,7 @@ def commit(package: Path) -> str | None:
     # An environment's site-packages may lie in somebody else's checkout.
     if top is None or Path(top).resolve() != root or root / "src" / package.name != package:
         return None
-    head = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return f"{head}-dirty" if head and changed else head
+    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from menura.audio.remote import place_of
+from menura.errors import CancelledError
 from menura.jobs.journal import FileStamp, Journal
 from menura.jobs.plan import find_inputs, missing_results, plan_outputs
 from menura.jobs.processes import Processes, process_count
@@ -43,7 +44,8 @@ def convert_folder(
         batch: which files are taken, and how many processes share them.
         engine: device, threads and data folder of each process.
         on_progress: called in this thread when a file is begun and after every block.
-        on_result: called with each result as soon as its file is complete; not for those of earlier runs.
+        on_result: called with each result as soon as its file is complete, from any thread but not twice at once; not
+            with those of earlier runs.
         cancel: when it is set, the run stops and CancelledError is raised; what is finished stays.
 
     Returns:
@@ -159,10 +161,19 @@ def _convert(
         return share(items, Processes(request, engine, workers), workers=workers, hooks=hooks)
     from menura.converter import Converter
 
-    def on_progress(progress: Progress) -> None:
-        hooks.check()
-        hooks.on_progress(progress)
+    def on_result(position: int, result: FileResult) -> None:
+        if not _cancelled(result):
+            hooks.on_result(position, result)
 
     with Converter(engine) as converter:
         converter.preload(request)
-        return converter.convert_files(pairs, request, on_progress=on_progress, on_result=hooks.on_result)
+        report = converter.convert_files(
+            pairs, request, on_progress=hooks.on_progress, on_result=on_result, cancel=hooks.cancel
+        )
+    if any(map(_cancelled, report.files)):
+        raise CancelledError(None, "cancelled")
+    return report
+
+
+def _cancelled(result: FileResult) -> bool:
+    return result.error is not None and result.error.kind == "cancelled"
