@@ -582,3 +582,23 @@ def test_a_run_s_options_change_the_experiment(tmp_path: Path, dataset: Path) ->
     assert (made.schedule.steps, made.schedule.patience, made.precision) == (7, 3, "fp32")
     assert made.schedule.final_learning_rate == pytest.approx(1e-5 / 10)
     assert changed(made, RunOptions(patience=0)).schedule.patience is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"slices": [5]},
+        {"slices": None},
+        {"slices": [{"file": 5}]},
+        {"recordings": [{"source": 1}]},
+        {"settings_key": []},
+    ],
+)
+def test_what_was_prepared_is_not_believed(tmp_path: Path, dataset: Path, counted, change: dict[str, object]) -> None:
+    create_in(tmp_path, dataset)
+    run_prepare(tmp_path)
+    path = tmp_path / "exp" / "prepared.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(TrainingError) as caught:
+        load_preparation(tmp_path / "exp")
+    assert caught.value.subject == str(path)

@@ -15,7 +15,7 @@ from typing import Any
 from menura.errors import AssetMissingError, TrainingError
 from menura.plots import SpeakerData, draw_data
 from menura.system.files import read_small
-from menura.train.experiment.settings import write_atomically
+from menura.train.experiment.settings import built, write_atomically
 
 PREPARED_FILE = "prepared.json"
 REPORT_FILE = "report.txt"
@@ -48,8 +48,9 @@ class SlicedRecording:
     @classmethod
     def of(cls, values: dict[str, Any]) -> SlicedRecording:
         """From what JSON holds."""
-        dropped = tuple(Dropped(**item) for item in values["dropped"])
-        return cls(**(values | {"files": tuple(values["files"]), "dropped": dropped}))
+        dropped = tuple(built(Dropped, item) for item in values["dropped"])
+        made: SlicedRecording = built(cls, values | {"files": tuple(values["files"]), "dropped": dropped})
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +136,12 @@ def load_preparation(folder: Path) -> Preparation | None:
         return None
     try:
         values = json.loads(read_small(path, _LONGEST_FILE_BYTES))
-        slices = tuple(PreparedSlice(**(item | {"f0_hz": tuple(item["f0_hz"])})) for item in values["slices"])
+        slices = tuple(built(PreparedSlice, item | {"f0_hz": tuple(item["f0_hz"])}) for item in values["slices"])
         recordings = tuple(SlicedRecording.of(item) for item in values["recordings"])
-        return Preparation(settings_key=values["settings_key"], recordings=recordings, slices=slices)
+        made: Preparation = built(Preparation, values | {"recordings": recordings, "slices": slices})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrainingError(path, f"can't be read ({error})", "Delete it and prepare again") from error
+    return made
 
 
 def report_text(made: Preparation, *, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import reprlib
 import types
@@ -240,21 +241,26 @@ def load_experiment(folder: Path) -> Experiment:
 
 def _parsed(data: bytes) -> Experiment:
     values = json.loads(data.decode())
-    values["synthesizer"] = _built(SynthesizerConfig, {k: _tuple(v) for k, v in values["synthesizer"].items()})
+    values["synthesizer"] = built(SynthesizerConfig, {k: _tuple(v) for k, v in values["synthesizer"].items()})
     values["speakers"] = _tuple(values["speakers"])
     for name, kind in _PARTS.items():
-        values[name] = _built(kind, values.get(name, {}))
-    made: Experiment = _built(Experiment, values)
+        values[name] = built(kind, values.get(name, {}))
+    made: Experiment = built(Experiment, values)
     return made
 
 
-def _built(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+def built(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     """A dataclass whose fields have their types and ranges: the file is edited by hand, and comes from others."""
     known = {name: value for name, value in values.items() if name not in _WITHDRAWN}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for name in known.keys() & hints.keys():
         _check_value(name, known[name], hints[name])
     return kind(**known)
+
+
+@functools.cache
+def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _check_value(name: str, value: Any, hint: Any) -> None:
@@ -262,7 +268,8 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
         wanted = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
         raise TypeError(f"{name}: {reprlib.repr(value)} is not of type {wanted}")
     low, high = _RANGES.get(name, (-1e12, 1e12))
-    if isinstance(value, (int, float)) and not low <= value <= high:  # NaN is in no range
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and not low <= value <= high:  # NaN is in no range
         raise ValueError(f"{name}: {reprlib.repr(value)} is outside {low:g} to {high:g}")
     if value not in _CHOICES.get(name, (value,)):
         raise ValueError(f"{name}: {reprlib.repr(value)} is not one of {', '.join(_CHOICES[name])}")
