@@ -134,11 +134,11 @@ class LiveLine:
             with self._lock:
                 self._draw(cut(printable(self._text(columns)), columns))
 
-    def tell(self, text: str, *, err: bool = False) -> None:
-        """Print a line above it."""
+    def tell(self, *lines: str, err: bool = False) -> None:
+        """Print lines above it."""
         with self._lock:
             self._draw("")
-            say(text, err=err)
+            say_lines(lines, err=err)
             flush()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""`menura train`: parses, and prints what the session tells."""
+"""`menura train`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,7 @@ from menura.cli.derive import Group, GroupedOption, flag_with, home_option, opti
 from menura.cli.report import clock
 from menura.cli.terminal import LiveLine, note, say, say_lines, table
 from menura.options import EngineOptions, RunOptions, TrainingOptions
-from menura.train.events import (
-    Exported,
-    Finished,
-    Indexed,
-    Noted,
-    Prepared,
-    Preparing,
-    Started,
-    Stepped,
-    Trained,
-    TrainingEvent,
-    Validated,
-)
+from menura.train import events
 
 _NAME = click.argument("name", type=click.Path(path_type=Path, file_okay=False), metavar="NAME")
 _QUIET_S = 60.0
@@ -42,7 +30,7 @@ def train() -> None:
     """Train a voice from recordings: new, then run; or prepare, run, index, export one by one.
 
     NAME is the experiment's folder. It can be moved, and every step can be stopped at any time: the same command
-    goes on where it was.
+    resumes it.
     """
 
 
@@ -114,10 +102,10 @@ def run(name: Path, **given: Any) -> None:
     _conclude(name, finished)
 
 
-def _conclude(name: Path, finished: Finished) -> None:
+def _conclude(name: Path, finished: events.Finished) -> None:
     command = f"menura train run {shlex.quote(str(name))}"
     if finished.reason in ("until", "cancelled"):
-        say(f"Stopped after step {finished.step} of {finished.last_step}; saved. To go on: {command}")
+        say(f"Stopped after step {finished.step} of {finished.last_step}; saved. To resume: {command}")
         if finished.reason == "cancelled":
             raise click.exceptions.Exit(128 + signal.SIGINT)
         return
@@ -165,7 +153,7 @@ def _finishing_step(display: _Display, cancel: threading.Event, *, several: bool
 
 
 class _Display:
-    """Prints a session's events: lines that stay, and on terminals one that lives."""
+    """Prints a session's events: lines that stay, and a live one on terminals."""
 
     def __init__(self) -> None:
         self.training = self._stopping = self._warned = False
@@ -173,18 +161,7 @@ class _Display:
         self._stage, self._stage_s = "loading ...", time.monotonic()
         self._step = self._first_step = self._last_step = 0
         self._every, self._losses = 1, ""
-        self._begun_s = self._stepped_s = self._told_s = -_QUIET_S
-        self._shown: dict[type, Callable[[Any], None]] = {
-            Preparing: self._preparing,
-            Prepared: self._prepared,
-            Started: self._started,
-            Stepped: self._stepped,
-            Validated: self._validated,
-            Trained: self._trained,
-            Indexed: lambda event: self._line.tell(f"{event.path}: {event.vectors} vectors in {event.cells} cells"),
-            Exported: self._exported,
-            Noted: lambda event: self._line.tell(f"menura: note: {event.note.text(flag_with)}", err=True),
-        }
+        self._begun_s = self._stepped_s = self._said_s = -_QUIET_S
 
     def __enter__(self) -> _Display:
         return self
@@ -192,9 +169,27 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self._line.close()
 
-    def __call__(self, event: TrainingEvent) -> None:
-        if show := self._shown.get(type(event)):
-            show(event)
+    def __call__(self, event: events.TrainingEvent) -> None:
+        match event:
+            case events.Preparing():
+                self._preparing(event)
+            case events.Prepared():
+                self._prepared(event)
+            case events.Started():
+                self._started(event)
+            case events.Stepped():
+                self._stepped(event)
+            case events.Validated():
+                self._validated(event)
+            case events.Trained():
+                self.training = False
+                self._stage, self._stage_s = "making the voice ...", time.monotonic()
+            case events.Indexed():
+                self._line.tell(f"{event.path}: {event.vectors} vectors in {event.cells} cells")
+            case events.Exported():
+                self._line.tell(*map(str, event.paths))
+            case events.Noted():
+                self._line.tell(f"menura: note: {event.note.text(flag_with)}", err=True)
         self._line.show()
 
     def finishing(self) -> None:
@@ -208,7 +203,7 @@ class _Display:
         if not self.training:
             return f"{self._stage} {clock(time.monotonic() - self._stage_s)}"
         if self._stopping:
-            return f"finishing step {self._step + 1}; run again to go on (Ctrl-C again: stop at once)"
+            return f"finishing step {self._step + 1}; run again to resume (Ctrl-C again: stop at once)"
         if self._step >= self._last_step:
             return "saving ..."
         since_s = time.monotonic() - self._stepped_s
@@ -223,31 +218,31 @@ class _Display:
         return clock(max(0.0, self._pace_s * (self._last_step - self._step) - since_s))
 
     def _is_due(self) -> bool:
-        """Whether it's time for a line, where no line lives."""
-        due = not self._line.live and time.monotonic() - self._told_s >= _QUIET_S
-        self._told_s = time.monotonic() if due else self._told_s
+        """Whether it's time for a line, where no line is live."""
+        due = not self._line.live and time.monotonic() - self._said_s >= _QUIET_S
+        self._said_s = time.monotonic() if due else self._said_s
         return due
 
-    def _preparing(self, event: Preparing) -> None:
+    def _preparing(self, event: events.Preparing) -> None:
         self._stage = f"preparing {event.stage}: {event.done} of {event.total}"
         if self._is_due() or (event.done == event.total and not self._line.live):
             say(self._stage, err=True)
 
-    def _prepared(self, event: Prepared) -> None:
+    def _prepared(self, event: events.Prepared) -> None:
         self._stage, self._stage_s = "loading ...", time.monotonic()
         for speaker, seconds in event.seconds.items():
             self._line.tell(f"{speaker}: {seconds / 60:.1f} minutes in slices (see {event.report})")
 
-    def _started(self, event: Started) -> None:
+    def _started(self, event: events.Started) -> None:
         self._step = self._first_step = event.step
         self._last_step, self._every = event.last_step, event.log_every_steps
         self._begun_s = self._stepped_s = time.monotonic()
-        self._told_s, self.training = -_QUIET_S, True
+        self._said_s, self.training = -_QUIET_S, True
         curves = f" Curves: tensorboard --logdir {shlex.quote(str(event.curves))}" if event.curves else ""
         minutes = f"{event.seconds / 60:.1f} minutes"
         self._line.tell(f"Training on {minutes}, steps {event.step + 1} to {event.last_step}.{curves}")
 
-    def _stepped(self, event: Stepped) -> None:
+    def _stepped(self, event: events.Stepped) -> None:
         self._step, self._stepped_s = event.step, time.monotonic()
         shown = {name: value for name, value in event.losses.items() if "gradient" not in name}
         self._losses = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
@@ -255,7 +250,7 @@ class _Display:
             pace = f"{self._pace_s:.2f} s/step, {self._left()} left"
             self._line.tell(f"step {event.step}/{self._last_step}  {self._losses}  {pace}")
 
-    def _validated(self, event: Validated) -> None:
+    def _validated(self, event: events.Validated) -> None:
         self._line.tell(f"  validation: {event.mel:.4f} (best: step {event.best_step})")
         if event.overtraining and not self._warned:
             self._warned = True
@@ -264,14 +259,6 @@ class _Display:
                 "That step's voice is kept and will be exported; you can stop.",
                 err=True,
             )
-
-    def _trained(self, event: Trained) -> None:
-        self.training = False
-        self._stage, self._stage_s = "making the voice ...", time.monotonic()
-
-    def _exported(self, event: Exported) -> None:
-        for path in event.paths:
-            self._line.tell(str(path))
 
 
 @train.command()
