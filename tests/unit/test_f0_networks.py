@@ -333,7 +333,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
             estimator.load(path, CPU)
         assert (caught.value.subject, caught.value.details.kind) == (str(path), "checkpoint")
     torch.save({"config": {"a": 1}}, path)
-    with pytest.raises(CheckpointError, match="something else than named tensors"):
+    with pytest.raises(CheckpointError, match="something other than named tensors"):
         RmvpeEstimator.load(path, CPU)
     torch.save({"call": print}, path)
     with pytest.raises(UnsafeCheckpointError, match="more than weights"):

@@ -126,7 +126,7 @@ def test_archives_without_bounds_are_refused(
 ) -> None:
     monkeypatch.setattr(install, "MAX_ARCHIVE_ENTRIES", 3)
     many = archive(tmp_path / "many.zip", {"v.pth": voice, **{f"{i}.txt": b"" for i in range(3)}})
-    refused(home, many, CheckpointError, "4 files are no voice")
+    refused(home, many, CheckpointError, "4 files are too many")
     monkeypatch.setattr(install, "MAX_MEMBER_BYTES", voice.stat().st_size - 1)
     refused(home, archive(tmp_path / "large.zip", {"v.pth": voice}), CheckpointError, "larger than any voice")
 

@@ -394,7 +394,7 @@ def test_missing_weights_are_told_before_anything_long(tmp_path: Path, dataset: 
     folder = tmp_path / "exp"
     shutil.rmtree(folder / "begin")
     assert run(["train", "run", str(folder)]) == 1
-    assert "that training begins with are missing" in capsys.readouterr().err
+    assert "the initial weights are missing" in capsys.readouterr().err
     assert not list(folder.rglob("*.flac"))
 
 

@@ -27,5 +27,5 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             raise unreadable(path, "safetensors") from error
     loaded = load_tensors(path, mapped=True)
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise CheckpointError(path, "holds something else than named tensors", "Fetch it again")
+        raise CheckpointError(path, "holds something other than named tensors", "Fetch it again")
     return dict(loaded)

@@ -93,7 +93,7 @@ def convert(
 
 def _check_standard_streams(found: Inputs, *, to_stdout: bool, as_json: bool) -> None:
     if to_stdout and as_json:
-        raise OptionError(None, "the sound is on standard output", "Add {output=FILE}", option="json")
+        raise OptionError(None, "the audio goes to standard output", "Add {output=FILE}", option="json")
     if to_stdout and sys.stdout.isatty():
         raise OptionError(None, "standard output is a terminal", "Add {output=FILE}, or pipe it on", option="output")
     if any(str(item.path) == STANDARD for item in found.items) and sys.stdin.isatty():

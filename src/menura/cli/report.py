@@ -35,7 +35,7 @@ def show_results(report: RunReport, *, err: bool, common_shift: bool = False) ->
         say(_count(report), err=err)
     shifts = {result.transpose for result in report.files if result.transpose is not None}
     if common_shift and len(shifts) == 1:
-        say(f"pitch of all recordings moved by {shifts.pop():+g} semitones", err=err)
+        say(f"all recordings transposed by {shifts.pop():+g} semitones", err=err)
 
 
 def _count(report: RunReport) -> str:

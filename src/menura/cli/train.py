@@ -112,7 +112,7 @@ def _conclude(name: Path, finished: events.Finished) -> None:
     if finished.reason == "patience":
         say(
             f"Stopped after step {finished.step}: validation was best at step {finished.best_step}. "
-            "To train on all the same: --patience 0"
+            "To continue anyway: --patience 0"
         )
     _hint(finished.voice, finished.index)
     if finished.checkpoint_bytes:

@@ -123,7 +123,7 @@ def _error(output: Tensor, expected: Tensor) -> float:
 
 def _warn(problem: str) -> None:
     warnings.warn(
-        f"The compiled kernels don't work here ({problem}); torch's are used, slower. Please report this.",
+        f"The compiled kernels don't work here ({problem}); PyTorch's are used, which are slower. Please report this.",
         RuntimeWarning,
         stacklevel=3,
     )

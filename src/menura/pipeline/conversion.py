@@ -135,7 +135,7 @@ class Conversion:
         """What the user should know; complete when the conversion is over."""
         notes, semitones, skipped = self._notes, self.semitones, self.facts.silences.skipped_frames
         if skipped:
-            notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were left out of the work.",)
+            notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were skipped.",)
         if self.request.transpose == "auto" and semitones:
             notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
         return notes

@@ -83,7 +83,7 @@ class FileRecording:
 
     def open(self) -> AbstractContextManager[Reader]:
         if "\0" in str(self.path):
-            raise DecodeError(ascii(self.name), "no file can have such a name")
+            raise DecodeError(ascii(self.name), "is not a valid file name")
         return open_audio(self.path)
 
 

@@ -186,7 +186,7 @@ def _deserialized(file: BinaryIO, path: Path) -> Any:
     except (RuntimeError, MemoryError, ValueError) as error:
         raise IndexFileError(path, "is cut off or damaged", _AGAIN) from error
     if index.metric_type != faiss.METRIC_L2:
-        raise IndexFileError(path, "uses another metric than L2 (squared distance)", _OWN)
+        raise IndexFileError(path, "uses a metric other than L2 (squared distance)", _OWN)
     return index
 
 

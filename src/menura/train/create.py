@@ -136,7 +136,7 @@ def _note(problem: str, advice: str | None = None) -> ErrorDetails:
     return ErrorDetails(kind="note", problem=problem, advice=advice)
 
 
-_RANDOM = _note("training begins with random weights", "{pretrained_g} and {pretrained_d} give others")
+_RANDOM = _note("training starts from random weights", "{pretrained_g} and {pretrained_d} give others")
 
 
 def warm_start(
@@ -178,10 +178,10 @@ def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple
     if config.vocoder != "HiFi-GAN" or config.content_encoder != "contentvec" or config.sample_rate < 32_000:
         return WarmStart(), (_RANDOM,)
     if all(path.is_file() for path in paths):
-        note = _note(f"training begins with {part}/{names[0]}")
+        note = _note(f"training starts from {part}/{names[0]}")
         return WarmStart(generator=str(paths[0]), discriminator=str(paths[1])), (note,)
     note = _note(
-        "training begins with random weights, which takes hours of recordings and days on a GPU",
+        "training starts from random weights, which takes hours of recordings and days on a GPU",
         f"Better fetch {_PRETRAINED}/{part}/{names[0]} and {names[1]}, put them into {paths[0].parent}, and make the "
         "experiment again",
     )

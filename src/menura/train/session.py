@@ -38,7 +38,7 @@ _NO_VALIDATION = ErrorDetails(
 )
 
 _NO_CURVES = ErrorDetails(
-    kind="note", problem="curves are not drawn without TensorBoard", advice="pip install 'menura[curves]'"
+    kind="note", problem="no curves are written without TensorBoard", advice="pip install 'menura[curves]'"
 )
 
 

@@ -175,7 +175,7 @@ class _Archive:
             self._archive = zipfile.ZipFile(source)
         entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
         if len(entries) > MAX_ARCHIVE_ENTRIES:
-            raise CheckpointError(source, f"{len(entries)} files are no voice", "Unpack it and import its .pth file")
+            raise CheckpointError(source, f"{len(entries)} files are too many", "Unpack it and import its .pth file")
         for entry in entries:
             _check_member(entry.filename, source)
         self._entries: dict[PurePath, zipfile.ZipInfo] = {PurePosixPath(entry.filename): entry for entry in entries}

@@ -48,7 +48,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise TrainingError(folder, "another run is at work on this experiment", "Wait for it, or stop it") from error
+        raise TrainingError(folder, "another run is using this experiment", "Wait for it, or stop it") from error
     except (OSError, NotImplementedError):
         pass  # what is written next says what is wrong with the folder
     try:

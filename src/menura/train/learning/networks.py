@@ -125,9 +125,9 @@ def initial_weights(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise TrainingError(path, "the weights that training begins with are missing", "Put them back")
+        raise TrainingError(path, "the initial weights are missing", "Put them back")
     if not Path(name).is_absolute() and not path.resolve().is_relative_to(folder.resolve()):
-        raise TrainingError(path, "the weights that training begins with must be in the experiment's folder")
+        raise TrainingError(path, "the initial weights must be in the experiment's folder")
     return path
 
 

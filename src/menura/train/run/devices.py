@@ -85,7 +85,7 @@ def train_together(
             raise ResourceError(
                 None,
                 f"a training process died ({error}), perhaps out of memory",
-                "Free memory or lower {batch_size}: the same command goes on from the last checkpoint",
+                "Free memory or lower {batch_size}: the same command resumes from the last checkpoint",
             ) from error
         raise (error if failures.empty() else failures.get()) from error
     finally:

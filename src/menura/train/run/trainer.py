@@ -393,5 +393,5 @@ def _check_finite(losses: dict[str, float], step: int) -> None:
         raise TrainingError(
             f"step {step}",
             f"{', '.join(broken)} became NaN or infinite",
-            "Go on from the last checkpoint with half the {learning_rate}, or with {precision=fp32}",
+            "Resume from the last checkpoint with half the {learning_rate}, or with {precision=fp32}",
         )
