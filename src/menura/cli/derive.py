@@ -50,6 +50,11 @@ class GroupedOption(click.Option):
         super().__init__(*args, **kwargs)
         self.group, self.advanced = group, advanced
 
+    @property
+    def section(self) -> str:
+        """Its title in the help."""
+        return "Advanced" if self.advanced else GROUPS[self.group]
+
 
 class GroupedCommand(click.Command):
     """A command whose help shows the everyday options by group, then the advanced ones."""
@@ -63,9 +68,8 @@ class GroupedCommand(click.Command):
         """Every option as (names, help), by the titles of their sections."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS.values(), "Advanced", "Other")}
         for option in self.get_params(ctx):
-            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
-            if record is not None:
-                sections[_section(option)].append(record)
+            if record := option.get_help_record(ctx):
+                sections[option.section if isinstance(option, GroupedOption) else "Other"].append(record)
         found = {title: records for title, records in sections.items() if records}
         return {"Options": found["Other"]} if list(found) == ["Other"] else found
 
@@ -78,11 +82,6 @@ class Group(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, self.commands[name].get_short_help_str(200)) for name in sorted(self.commands)])
-
-
-def home_option(command: Command) -> Command:
-    """Decorate a command that needs only the data folder with its option."""
-    return option_of(EngineOptions, "home")(command)
 
 
 def option_of(cls: type, name: str) -> Callable[[Command], Command]:
@@ -118,12 +117,6 @@ def flag_with(name: str, value: str | None) -> str:
     return flag_of(name) if value is None else f"{flag_of(name)} {value}"
 
 
-def _section(option: click.Parameter) -> str:
-    if not isinstance(option, GroupedOption):
-        return "Other"
-    return "Advanced" if option.advanced else GROUPS[option.group]
-
-
 def _option(spec: OptionSpec) -> Callable[[Command], Command]:
     flag, facts = flag_of(spec.name), {"group": spec.group, "advanced": spec.advanced}
     if spec.kind is bool:
@@ -143,3 +136,7 @@ def _help(spec: OptionSpec) -> str:
     facts = [spec.range_text, f"default: {spec.default_text}" if spec.default_text else ""]
     shown = "; ".join(filter(None, facts))
     return f"{spec.help}  [{shown}]" if shown else spec.help
+
+
+home_option = option_of(EngineOptions, "home")
+"""For commands that need no other engine option."""

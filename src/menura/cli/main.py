@@ -20,11 +20,8 @@ from menura.errors import details_of
 from menura.system.environment import prepare_own_process
 from menura.system.interrupts import TerminatedError, check_interrupts, handle_signals
 
-EXIT_FAILURE = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + 2
-EXIT_BROKEN_PIPE = 128 + 13
-EXIT_TERMINATED = 128 + 15
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 128 + 2, 128 + 13, 128 + 15  # as shells say after a signal
 
 _COMMANDS = {
     "convert": ("menura.cli.convert:convert", "Convert recordings to a voice."),
@@ -95,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
     except click.UsageError as error:
         return _failed(_usage(error), EXIT_USAGE)
     except Exception as error:  # noqa: BLE001  (the process edge: no traceback for users)
-        return _failed(_message(error), getattr(error, "exit_code", EXIT_FAILURE))
+        return _failed(_message(error), getattr(error, "exit_code", 1))
     return code
 
 

@@ -97,8 +97,8 @@ class ProgressLine:
 
     def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
         self._line = None if quiet else LiveLine(self._text, stream)
-        self._stream, self._begun = stream, 0
         self._progress: Progress | None = None
+        self._begun = 0
         self._begun_s = self._updated_s = time.monotonic()
         if self._line:
             self._line.show()
