@@ -17,7 +17,7 @@ from menura.cli.commands import LazyGroup, advice_on_option
 from menura.cli.derive import flag_with
 from menura.cli.remarks import drop_decoder_remarks
 from menura.errors import details_of
-from menura.system.environment import prepare_own_process
+from menura.system.device import prepare_own_process
 from menura.system.interrupts import TerminatedError, check_interrupts, handle_signals
 
 EXIT_USAGE = 2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from menura.checkpoints.pickles import load_tensors
 from menura.errors import AssetMissingError, CheckpointError
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
-from menura.system.environment import silence_onnxruntime
+from menura.system.device import silence_onnxruntime
 from menura.units import ANALYSIS_RATE_HZ
 from menura.voices.assets import find_asset
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from menura.system.environment import silence_onnxruntime
+from menura.system.device import silence_onnxruntime
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 
 if TYPE_CHECKING:

@@ -11,17 +11,14 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-from menura.system.environment import prepare_own_process
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+from menura.system.device import prepare_own_process
 
 
 @contextmanager
@@ -92,33 +89,8 @@ def _wait_for_end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Interruptible:
-    """Lets Ctrl-C end a worker's task, but not the worker itself, which would print a traceback.
-
-    For a process that was started with SIGINT blocked; unblocks it.
-    """
-
-    def __init__(self) -> None:
-        self._at_work = self._interrupted = False
-        signal.signal(signal.SIGINT, self._on_interrupt)
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-    def _on_interrupt(self, _number: int, _frame: object) -> None:
-        self._interrupted = True
-        if self._at_work:
-            raise KeyboardInterrupt
-
-    def call(self, task: Callable[[Job], Result], job: Job) -> Result:
-        """Do a job.
-
-        Raises:
-            KeyboardInterrupt: it came meanwhile, or before.
-        """
-        try:
-            self._at_work = True
-            if self._interrupted:
-                raise KeyboardInterrupt
-            return task(job)
-        finally:
-            self._at_work = False
+def end_on_interrupt() -> None:
+    """Ctrl-C ends this process, one that was started with SIGINT blocked, at once and quietly."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -6,11 +6,10 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import Any, TypeVar
 
 from menura.errors import ResourceError
-from menura.system.processes import Interruptible, end_with_parent, starting_processes
+from menura.system.processes import end_on_interrupt, end_with_parent, starting_processes
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -50,7 +49,7 @@ def run_all(
     )
     try:
         with starting_processes():
-            results = pool.map(partial(_call, task), jobs)
+            results = pool.map(task, jobs)
         yield from results
     except BrokenProcessPool as error:
         raise ResourceError(
@@ -60,18 +59,8 @@ def run_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_interruptible: Interruptible | None = None
-"""In a worker process."""
-
-
-def _call(task: Callable[[Job], Result], job: Job) -> Result:
-    assert _interruptible is not None, "_begin has run"
-    return _interruptible.call(task, job)
-
-
 def _begin(prepare: Callable[[Any], None] | None, using: object) -> None:
-    global _interruptible  # one for the process, as signals are
-    _interruptible = Interruptible()
+    end_on_interrupt()
     end_with_parent()
     import torch
 
