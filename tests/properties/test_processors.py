@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.filters import StreamHighPass
-from menura.audio.mixdown import MixDown
-from menura.audio.processor import Chain, ExactLength, OneStream, Processor, mix_down
+from menura.audio.processor import Chain, ExactLength, MixDown, OneStream, Processor, mix_down
 from menura.audio.resample import StreamResampler
 
 Samples = npt.NDArray[np.float32]
@@ -35,7 +34,7 @@ PROCESSORS = {
     "MixDown": Registered(lambda _: MixDown(1000)),
     "ExactLength": Registered(lambda _: ExactLength(10_000)),
     "Chain": Registered(
-        lambda _: Chain(StreamResampler(48_000, 16_000), MixDown(), StreamHighPass(), ExactLength(9_999))
+        lambda _: Chain(StreamResampler(48_000, 16_000), MixDown(1000), StreamHighPass(), ExactLength(9_999))
     ),
     "Chain, empty": Registered(lambda _: Chain()),
 }

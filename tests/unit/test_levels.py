@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from menura.audio.levels import PeakMeter, within_full_scale
-from menura.audio.mixdown import CANCELLED, MixDown
+from menura.audio.envelope import PeakMeter, within_full_scale
+from menura.audio.processor import CANCELLED, MixDown
 from menura.errors import DecodeError
 from menura.pipeline.first_pass import QUIET_PEAK, RecordingFacts, first_pass
 from menura.pipeline.recording import ArrayRecording

@@ -17,7 +17,7 @@ import numpy as np
 
 from menura.audio.containers import inspect
 from menura.audio.media import MEDIA_ADVICE, MediaSource
-from menura.audio.mixdown import CANCELLED, MixDown
+from menura.audio.processor import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
 from menura.audio.suffixes import MEDIA_SUFFIXES
 from menura.errors import DecodeError
@@ -131,7 +131,7 @@ class AudioReader:
             raise DecodeError(self.path, NO_SAMPLES)
 
     def _mixed(self) -> Iterator[FloatArray]:
-        mixer, channels = MixDown(), 0
+        mixer, channels = MixDown(1), 0
         for chunk in self.chunks():
             if chunk.shape[1] != channels:
                 yield mixer.flush()

@@ -1,4 +1,4 @@
-"""RVC's loudness envelope mix, as a stream.
+"""How loud a recording is, and RVC's loudness envelope mix as a stream.
 
 RVC measures both signals' RMS over windows of one second every half second, stretches both curves linearly over the
 output, and multiplies the output by rms_source^(1 - rate) * rms_target^(rate - 1): 1 keeps the output's own loudness, 0
@@ -7,6 +7,7 @@ gives it the source's.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,48 @@ if TYPE_CHECKING:
 
 _RMS_FLOOR = 1e-6
 """Least RMS of the output that is divided by (RVC's)."""
+_FEWEST_SAMPLES = 64
+"""So many samples near the peak are sound."""
+_CLICK_RATIO = 10.0
+
+
+class PeakMeter:
+    """Takes (samples,) in any blocks."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        """Largest |sample| so far."""
+        self._largest: FloatArray = np.zeros(0, dtype=np.float32)
+
+    def push(self, samples: FloatArray) -> None:
+        """Take the next samples."""
+        magnitudes = np.abs(samples)
+        peak = float(magnitudes.max(initial=0.0))
+        self.peak = max(self.peak, peak)
+        if peak > 1.0:
+            joined = np.concatenate([self._largest, magnitudes[magnitudes > 1.0]])
+            kept = min(_FEWEST_SAMPLES, len(joined))
+            self._largest = np.partition(joined, -kept)[-kept:]
+
+    @property
+    def limit(self) -> float:
+        """Largest |sample| without the clicks: fewer than 64 samples, over full scale and 20 dB above all others.
+
+        Infinite where there are none.
+        """
+        several = len(self._largest) == _FEWEST_SAMPLES
+        rest = float(self._largest.min()) if several else 1.0
+        return rest if self.peak > _CLICK_RATIO * rest else math.inf
+
+
+def within_full_scale(samples: FloatArray) -> FloatArray:
+    """(samples,) without clicks, and scaled down where they still exceed full scale: float files aren't clipped."""
+    meter = PeakMeter()
+    meter.push(samples)
+    peak = min(meter.peak, meter.limit)
+    if meter.peak <= 1.0:
+        return samples
+    return np.asarray(np.clip(samples, -peak, peak) / np.float32(max(peak, 1.0)), dtype=np.float32)
 
 
 class RmsMeter:
@@ -55,18 +98,16 @@ class RmsMeter:
 
 
 class EnvelopeMatcher(OneStream):
-    """A Processor that mixes the source's loudness envelope into one mono output stream.
+    """A Processor that mixes the source's loudness envelope into one mono output stream, about 1.25 s behind it.
 
     Args:
         source_rms: (frames,) of the source's RmsMeter, at whatever rate it was measured.
-        output_length: samples that will be pushed in all.
+        output_length: samples that will be pushed in all: neither more nor fewer.
         rate_hz: rate of the output.
         mix_rate: 1 keeps the output's envelope, 0 follows the source's.
     """
 
     def __init__(self, source_rms: npt.NDArray[np.floating], output_length: int, rate_hz: int, mix_rate: float) -> None:
-        if not len(source_rms):
-            raise ValueError("The source has no RMS frames.")
         self._source_rms = np.asarray(source_rms, dtype=np.float64)
         self._length = output_length
         self._mix_rate = mix_rate
@@ -76,29 +117,14 @@ class EnvelopeMatcher(OneStream):
         """RMS of the output's frames from `_first_frame` on, as far as they are known."""
         self._first_frame = 0
         self._pending = np.zeros(0, dtype=np.float32)
-        self._taken_samples = 0
         self._given_samples = 0
 
-    def push(self, samples: FloatArray) -> FloatArray:
-        """Take (samples,) float32; return what is ready, about 1.25 s behind."""
-        self._check_open()
-        self._taken_samples += len(samples)
-        if self._taken_samples > self._length:
-            raise ValueError(f"More than the announced {self._length} samples were pushed.")
-        if self._mix_rate == 1:
-            self._given_samples = self._taken_samples
-            return samples
+    def _push(self, samples: FloatArray) -> FloatArray:
         self._pending = np.concatenate([self._pending, samples])
         self._target_rms = np.concatenate([self._target_rms, self._meter.push(samples)])
         return self._give(self._ready_samples())
 
-    def flush(self) -> FloatArray:
-        """Return the rest."""
-        self._check_open(last=True)
-        if self._taken_samples != self._length:
-            raise ValueError(f"{self._taken_samples} samples were pushed instead of the announced {self._length}.")
-        if self._mix_rate == 1:
-            return np.zeros(0, dtype=np.float32)
+    def _flush(self) -> FloatArray:
         self._target_rms = np.concatenate([self._target_rms, self._meter.flush()])
         return self._give(self._pending.size)
 

@@ -111,9 +111,7 @@ class StreamHighPass(OneStream):
         self._skip = 0
         """Samples of the extension before the signal that are still to be left out."""
 
-    def push(self, samples: FloatArray) -> FloatArray:
-        """Take (samples,) float32 at 16 kHz; return what is ready."""
-        self._check_open()
+    def _push(self, samples: FloatArray) -> FloatArray:
         if len(samples):
             self._pending.append(np.array(samples, dtype=np.float32))
             self._pending_samples += len(samples)
@@ -124,9 +122,7 @@ class StreamHighPass(OneStream):
             self._begin(_PADDING_SAMPLES)
         return self._ready()
 
-    def flush(self) -> FloatArray:
-        """Return the rest."""
-        self._check_open(last=True)
+    def _flush(self) -> FloatArray:
         if not len(self._tail):
             return np.zeros(0, dtype=np.float32)
         extension = min(_PADDING_SAMPLES, len(self._tail) - 1)
@@ -170,9 +166,3 @@ class StreamHighPass(OneStream):
     def _given(self, backward: Float64Array) -> FloatArray:
         samples, self._skip = backward[self._skip :].astype(np.float32), 0
         return samples
-
-
-def high_pass(samples: FloatArray) -> FloatArray:
-    """Filter a whole mono signal (samples,) at 16 kHz."""
-    stream = StreamHighPass()
-    return np.concatenate([stream.push(samples), stream.flush()])

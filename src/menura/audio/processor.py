@@ -9,6 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
+CANCELLED = "The channels cancel each other out in places; a single channel was used there."
+_LEAST_SHARE = 0.02
+"""Power of the average, by what uncorrelated channels would leave: 1 and more in ordinary recordings."""
+_LOUDER = 4.0
+"""Another channel is preferred to the one used before from 6 dB on."""
+_FADES_A_WINDOW = 50
+
 
 class Processor(Protocol):
     """One stream's processing: `push` blocks of any length, then `flush` once.
@@ -27,33 +34,45 @@ class Processor(Protocol):
 
 
 class OneStream:
-    """Base of processors that refuse a second stream."""
+    """Base of processors, which have `_push` and `_flush`; refuses a second stream."""
 
     _flushed = False
-
-    def _check_open(self, *, last: bool = False) -> None:
-        if self._flushed:
-            raise ValueError(f"The stream was flushed; make a new {type(self).__name__} for another one.")
-        self._flushed = last
-
-
-class Chain(OneStream):
-    """Processors one after another, itself a Processor; without any, samples pass unchanged."""
-
-    def __init__(self, *processors: Processor) -> None:
-        self._processors = processors
-        self._nothing: FloatArray = np.zeros(0, dtype=np.float32)
-        """An empty block with the channels of what was pushed."""
+    _nothing: FloatArray = np.zeros(0, dtype=np.float32)
+    """An empty block, with the channels of what was pushed."""
 
     def push(self, samples: FloatArray) -> FloatArray:
         self._check_open()
-        self._nothing = empty_like(samples)
+        self._nothing = np.zeros((0, *samples.shape[1:]), dtype=np.float32)
+        return self._push(samples)
+
+    def flush(self) -> FloatArray:
+        self._check_open()
+        self._flushed = True
+        return self._flush()
+
+    def _check_open(self) -> None:
+        if self._flushed:
+            raise ValueError(f"The stream was flushed; make a new {type(self).__name__} for another one.")
+
+    def _push(self, samples: FloatArray) -> FloatArray:
+        raise NotImplementedError
+
+    def _flush(self) -> FloatArray:
+        raise NotImplementedError
+
+
+class Chain(OneStream):
+    """Processors one after another; without any, samples pass unchanged."""
+
+    def __init__(self, *processors: Processor) -> None:
+        self._processors = processors
+
+    def _push(self, samples: FloatArray) -> FloatArray:
         for processor in self._processors:
             samples = processor.push(samples)
         return samples
 
-    def flush(self) -> FloatArray:
-        self._check_open(last=True)
+    def _flush(self) -> FloatArray:
         rest = self._nothing
         for processor in self._processors:
             ready = processor.push(rest)
@@ -66,23 +85,77 @@ class ExactLength(OneStream):
 
     def __init__(self, length_samples: int) -> None:
         self._missing_samples = length_samples
-        self._nothing: FloatArray = np.zeros(0, dtype=np.float32)
 
-    def push(self, samples: FloatArray) -> FloatArray:
-        self._check_open()
-        self._nothing = empty_like(samples)
+    def _push(self, samples: FloatArray) -> FloatArray:
         samples = samples[: self._missing_samples]
         self._missing_samples -= len(samples)
         return samples
 
-    def flush(self) -> FloatArray:
-        self._check_open(last=True)
+    def _flush(self) -> FloatArray:
         return np.zeros((self._missing_samples, *self._nothing.shape[1:]), dtype=np.float32)
 
 
-def empty_like(samples: FloatArray) -> FloatArray:
-    """A block of no samples, with as many channels."""
-    return np.zeros((0, *samples.shape[1:]), dtype=np.float32)
+class MixDown(OneStream):
+    """Channels to mono: their average, or one of them where they cancel each other out.
+
+    Judged in windows on the stream's own grid, so that blocks make no difference; from one choice to another it fades
+    over the first fiftieth of a window.
+
+    Args:
+        window_samples: of a window; a second is sensible.
+    """
+
+    def __init__(self, window_samples: int) -> None:
+        self.cancelled = False
+        """Whether channels cancelled each other out somewhere."""
+        self._window_samples = window_samples
+        self._pending: list[FloatArray] = []
+        self._pending_samples = 0
+        self._channel: int | None = None
+        """Used in the window before; None for the average."""
+        self._preferred = 0
+        self._begun = False
+
+    def _push(self, samples: FloatArray) -> FloatArray:
+        if samples.ndim == 1 or samples.shape[1] == 1:
+            return mix_down(samples)
+        self._pending.append(samples)
+        self._pending_samples += len(samples)
+        if self._pending_samples < self._window_samples:
+            return np.zeros(0, dtype=np.float32)
+        joined = np.concatenate(self._pending)
+        whole = len(joined) - len(joined) % self._window_samples
+        self._pending, self._pending_samples = [joined[whole:]], len(joined) - whole
+        return np.concatenate([self._mixed(part) for part in np.split(joined[:whole], whole // self._window_samples)])
+
+    def _flush(self) -> FloatArray:
+        return self._mixed(np.concatenate(self._pending)) if self._pending_samples else np.zeros(0, dtype=np.float32)
+
+    def _mixed(self, window: FloatArray) -> FloatArray:
+        average = mix_down(window)
+        before, self._channel = self._channel, self._chosen(window, average)
+        result = average if self._channel is None else np.ascontiguousarray(window[:, self._channel])
+        if self._begun and self._channel != before:
+            fade = self._window_samples // _FADES_A_WINDOW
+            part = np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)[: len(window)]
+            old = average if before is None else window[:, before]
+            result[: len(part)] = (1 - part) * old[: len(part)] + part * result[: len(part)]
+        self._begun = True
+        return result
+
+    def _chosen(self, window: FloatArray, average: FloatArray) -> int | None:
+        if self._begun and len(window) < self._window_samples // 2:
+            return self._channel  # an end too short to judge by
+        with np.errstate(over="ignore"):
+            powers = np.array([np.dot(channel, channel) for channel in window.T], dtype=np.float64)
+            share = float(np.dot(average, average)) * len(powers) ** 2
+            if not share < _LEAST_SHARE * powers.sum():
+                return None
+        self.cancelled = True
+        loudest = int(powers.argmax())
+        if powers[loudest] > _LOUDER * powers[self._preferred]:
+            self._preferred = loudest
+        return self._preferred
 
 
 def mix_down(samples: FloatArray) -> FloatArray:

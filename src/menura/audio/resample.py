@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
-from menura.audio.processor import OneStream, empty_like
+from menura.audio.processor import OneStream
 from menura.units import ceil_div, rescaled_length
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
-
-_QUALITY = "VHQ"
 
 
 class StreamResampler(OneStream):
@@ -28,35 +26,25 @@ class StreamResampler(OneStream):
     """
 
     def __init__(self, rate_in_hz: int, rate_out_hz: int) -> None:
-        if rate_in_hz <= 0 or rate_out_hz <= 0:
-            raise ValueError(f"Rates must be positive, not {rate_in_hz} and {rate_out_hz} Hz.")
-        self._rate_in_hz = rate_in_hz
-        self._rate_out_hz = rate_out_hz
-        self._taken_samples = 0
-        self._given_samples = 0
+        self._rate_in_hz, self._rate_out_hz = rate_in_hz, rate_out_hz
+        self._taken_samples = self._given_samples = 0
         self._stream: soxr.ResampleStream | None = None
-        self._nothing: FloatArray = np.zeros(0, dtype=np.float32)
 
-    def push(self, samples: FloatArray) -> FloatArray:
-        """Take float32 samples at the input rate; return what is ready at the output rate."""
-        self._check_open()
+    def _push(self, samples: FloatArray) -> FloatArray:
         samples = np.ascontiguousarray(samples, dtype=np.float32)
-        self._nothing = empty_like(samples)
         if self._rate_in_hz == self._rate_out_hz or not len(samples):
             return samples
         if self._stream is None:
             channels = 1 if samples.ndim == 1 else samples.shape[1]
             self._stream = soxr.ResampleStream(
-                self._rate_in_hz, self._rate_out_hz, channels, dtype="float32", quality=_QUALITY
+                self._rate_in_hz, self._rate_out_hz, channels, dtype="float32", quality="VHQ"
             )
         self._taken_samples += len(samples)
         ready: FloatArray = self._stream.resample_chunk(samples)
         self._given_samples += len(ready)
         return ready
 
-    def flush(self) -> FloatArray:
-        """Return the rest."""
-        self._check_open(last=True)
+    def _flush(self) -> FloatArray:
         if self._stream is None:
             return self._nothing
         # Silence after the end is what soxr itself assumes there; it yields the tail that rounding up may ask for.

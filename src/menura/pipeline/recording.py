@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from menura.audio.decode import open_audio
+from menura.audio.envelope import PeakMeter
 from menura.audio.filters import StreamHighPass
-from menura.audio.levels import PeakMeter
-from menura.audio.mixdown import CANCELLED, MixDown
+from menura.audio.processor import CANCELLED, MixDown
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
 from menura.pipeline.background import StoppedError

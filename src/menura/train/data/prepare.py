@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from menura.audio.decode import open_audio
-from menura.audio.levels import within_full_scale
+from menura.audio.envelope import within_full_scale
 from menura.audio.resample import resample
 from menura.errors import AudioError, TrainingError, details_of
 from menura.train.data.denoise import denoised
