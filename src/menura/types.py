@@ -183,7 +183,7 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the end, if it goes on like this; None while nothing is known."""
+        """Seconds until the end at this speed; None while nothing is known."""
         if self.real_time_factor is None or self.audio_s is None:
             return None
         return max(0.0, self.audio_s - self.audio_done_s) * self.real_time_factor

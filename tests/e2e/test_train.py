@@ -112,7 +112,7 @@ def test_an_exported_folder_is_a_voice_that_can_be_installed(
     assert not Path("me/voice").exists()
     assert run(["train", "run", "me"]) == 0
     assert run(["train", "index", "me", "--index-method", "faiss"]) == 0
-    assert run(["train", "export", "me", "--training-state"]) == 0
+    assert run(["train", "export", "me", "--checkpoints"]) == 0
     assert run(["train", "export", "me", "alone.safetensors", "--speaker", "me"]) == 0
     alone = load_voice(Path("alone.safetensors"))
     assert (alone.config.n_speakers, alone.config.vocoder) == (1, "Source-filter")

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from menura.cli.convert import convert
-from menura.cli.derive import GroupedCommand, GroupedOption, flag_of, options_of, values_of
+from menura.cli.derive import GroupedCommand, GroupedOption, flag_of, home_option, options_of, values_of
 from menura.cli.main import run
 from menura.option_spec import specs_of
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
@@ -40,7 +40,19 @@ def test_help_shows_everyday_options_by_group_and_then_the_advanced_ones() -> No
     assert "-48 to 48 semitones" in helps["--transpose"]
     assert "0 to 0.5; default: 0.33" in helps["--protect"]
     assert "0 or more; default: 0" in helps["--seed"]
-    assert "--strategy auto|stream|whole" in {names for records in sections.values() for names, _ in records}
+    every = {names for records in sections.values() for names, _ in records}
+    assert "--strategy auto|stream|whole" in every
+    assert all(names.startswith("-") for names in every)
+
+
+def test_few_options_have_no_sections() -> None:
+    @click.command(cls=GroupedCommand)
+    @click.option("--json")
+    @home_option
+    def command(**given: object) -> None: ...
+
+    assert isinstance(command, GroupedCommand)
+    assert list(command.sections(click.Context(command))) == ["Options"]
 
 
 def test_values_are_completed() -> None:

@@ -12,16 +12,24 @@ import click
 
 from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json, say_lines, table
-from menura.voices.assets import AssetStatus, asset_status, bench_folder, home_folder, needed_by, packing_folder
+from menura.voices.assets import (
+    AssetStatus,
+    asset_status,
+    bench_folder,
+    fetch_steps,
+    home_folder,
+    needed_by,
+    packing_folder,
+)
 
 
 @click.group(cls=Group)
 def assets() -> None:
-    """List model weights, take them over from Applio or RVC WebUI, clean up."""
+    """List model weights, import them from Applio or RVC WebUI, clean up."""
 
 
 @assets.command(name="list")
-@click.option("--all", "everything", is_flag=True, help="Say of each missing file where to fetch it.")
+@click.option("--all", "everything", is_flag=True, help="Also show where to download each missing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @home_option
 def list_(everything: bool, as_json: bool, home: Path | None) -> None:
@@ -41,9 +49,9 @@ def list_(everything: bool, as_json: bool, home: Path | None) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @home_option
 def import_(folder: Path, home: Path | None) -> None:
-    """Take networks, pretrained files and voices over from FOLDER, where Applio or RVC WebUI is installed.
+    """Import networks, pretrained files and voices from FOLDER, where Applio or RVC WebUI is installed.
 
-    What is there already stays as it is. Nothing in FOLDER is changed or run.
+    Existing files are kept. Nothing in FOLDER is changed or executed.
     """
     from menura.cli.voices import check_index
     from menura.voices.migration import take_over
@@ -64,7 +72,7 @@ def import_(folder: Path, home: Path | None) -> None:
 @assets.command()
 @home_option
 def clean(home: Path | None) -> None:
-    """Remove what Menura makes again when it needs it, and what killed imports left."""
+    """Remove caches, which are made again when needed, and what interrupted imports left behind."""
     from menura.voices.install import remove_imports
 
     folder = home_folder(home)
@@ -101,7 +109,8 @@ def asset_lines(
     for status, line in zip(ordered, table(_row(status, needed) for status in ordered), strict=True):
         yield line
         if status.path is None and (everything or status.asset.name in needed):
-            yield from (f"    {step}" for step in _steps(status, home))
+            steps = [*fetch_steps(status, home), status.asset.advice]
+            yield from (f"    {step}" for step in steps if step)
 
 
 def _row(status: AssetStatus, needed: dict[str, list[str]]) -> tuple[str, str, str]:
@@ -110,11 +119,3 @@ def _row(status: AssetStatus, needed: dict[str, list[str]]) -> tuple[str, str, s
         return name, "found", f"{status.path} ({status.note})" if status.note else str(status.path)
     who = f"; needed by {', '.join(needed[name])}" if name in needed else ""
     return name, "missing", f"{status.asset.purpose}{who}"
-
-
-def _steps(status: AssetStatus, home: Path) -> list[str]:
-    steps = []
-    for missing in asset_document(status, home)["missing"]:
-        fetch = f"fetch {missing['fetch']}, " if missing["fetch"] else ""
-        steps.append(f"{fetch}put it at {missing['put_at']}")
-    return [*steps, status.asset.advice] if status.asset.advice else steps

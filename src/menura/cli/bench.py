@@ -25,7 +25,7 @@ _STANDARD_OUTPUT = "-"
     "suites",
     multiple=True,
     type=click.Choice((*SUITES, _ALL)),
-    help="What to convert: 12 files of 5 s (from process start as well, and one file again when all is warm), "
+    help="What to convert: 12 files of 5 s (also from process start, and one file again when warm), "
     "5 minutes, an hour, or several lengths for their memory. Can be repeated.  [default: batch12]",
 )
 @click.option("--quick", is_flag=True, help="Much shorter inputs, to check that everything runs.")

@@ -12,7 +12,6 @@ _RUN_HEADER = ("", "files", "audio s", "wall s", "RTF", "cost", "busy cores", "p
 
 
 def tables(document: Mapping[str, Any]) -> Iterator[str]:
-    """All lines."""
     about = document[_ABOUT]
     yield from about_lines(about)
     yield f"voice {about['voice']}" + ("; quick: not comparable" if about["quick"] else "")
@@ -39,13 +38,14 @@ def _runs(name: str, figures: Mapping[str, Any]) -> Iterator[Sequence[str]]:
         for length in figures["lengths"]:
             yield _run(f"{name}, {length['audio_s']:.0f} s", length)
         return
-    if "cold" in figures:
-        yield _run(f"{name}, from process start", figures["cold"])
-    if "cold_one" in figures:
-        yield _run(f"{name}, one file, from process start", figures["cold_one"])
-    yield _run(f"{name}, networks loaded", figures)
-    if "again" in figures:
-        yield _run(f"{name}, one file again, warm", figures["again"])
+    for title, run in (
+        ("from process start", figures.get("cold")),
+        ("one file, from process start", figures.get("cold_one")),
+        ("networks loaded", figures),
+        ("one file again, warm", figures.get("again")),
+    ):
+        if run is not None:
+            yield _run(f"{name}, {title}", run)
 
 
 def _run(title: str, run: Mapping[str, Any]) -> Sequence[str]:

@@ -68,10 +68,13 @@ class GroupedCommand(click.Command):
         """Every option as (names, help), by the titles of their sections."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS.values(), "Advanced", "Other")}
         for option in self.get_params(ctx):
-            if record := option.get_help_record(ctx):
+            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
+            if record is not None:
                 sections[option.section if isinstance(option, GroupedOption) else "Other"].append(record)
         found = {title: records for title, records in sections.items() if records}
-        return {"Options": found["Other"]} if list(found) == ["Other"] else found
+        if found.keys() <= {"Advanced", "Other"}:  # too few for sections
+            return {"Options": sections["Advanced"] + sections["Other"]}
+        return found
 
 
 class Group(click.Group):

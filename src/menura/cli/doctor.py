@@ -55,7 +55,8 @@ def doctor(as_json: bool, home: Path | None) -> None:
     say_lines(f"- {line}" for line in findings["advice"] or ["no problems found"])
     _section("device", _fact_lines(findings["device"]))
     _section("voices", voice_lines(list_voices(folder)))
-    _section("weights", asset_lines(asset_status(folder), folder, needed_by(folder), everything=False))
+    needed = needed_by(folder)
+    _section("weights", asset_lines(asset_status(folder, needed), folder, needed, everything=False))
     for title in ("formats", "folders", "menura", "packages"):
         _section(title, _fact_lines(findings[title]))
 

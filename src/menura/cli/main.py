@@ -26,7 +26,7 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 128 + 2, 128 + 13, 128 + 1
 _COMMANDS = {
     "convert": ("menura.cli.convert:convert", "Convert recordings to a voice."),
     "voices": ("menura.cli.voices:voices", "List, describe, import and remove voices."),
-    "assets": ("menura.cli.assets:assets", "List model weights, or take them over from Applio or RVC WebUI."),
+    "assets": ("menura.cli.assets:assets", "List model weights, or import them from Applio or RVC WebUI."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),

@@ -1,4 +1,4 @@
-"""What a run shows: progress while it goes on, then lines, a table, or one JSON document."""
+"""What a conversion shows: its progress, then its results, problems and timings."""
 
 from __future__ import annotations
 

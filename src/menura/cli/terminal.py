@@ -53,7 +53,6 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 
 def say_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    """Print lines."""
     for line in lines:
         say(line, err=err)
 
@@ -107,10 +106,10 @@ def flush() -> None:
 
 
 class LiveLine:
-    """A line on a terminal that is drawn again as things go on; nothing elsewhere.
+    """A line on a terminal that is redrawn as work proceeds; nothing elsewhere.
 
     Args:
-        text: what to show in so many columns; called at each `show` and, so that it lives, twice a second.
+        text: what to show in a number of columns; called at each `show` and twice a second.
         stream: by default standard error.
     """
 
@@ -173,7 +172,7 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """The start of a text that fits so many columns, with an ellipsis where some is missing."""
+    """The start of a text that fits into columns, with an ellipsis where some is missing."""
     if columns_of(text) <= columns:
         return text
     kept, used = [], 1
@@ -186,7 +185,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def cut_start(text: str, columns: int) -> str:
-    """The end of a text that fits so many columns."""
+    """The end of a text that fits into columns."""
     return cut(text[::-1], columns)[::-1]
 
 

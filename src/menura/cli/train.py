@@ -55,7 +55,7 @@ def train() -> None:
 @options_of(TrainingOptions)
 @home_option
 def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any) -> None:
-    """Make the experiment NAME, and check at once everything that would stop it later."""
+    """Create the experiment NAME, and check now everything that could stop it later."""
     options = values_of(TrainingOptions, given)
     from menura.train.create import create_experiment
     from menura.voices.assets import home_folder
@@ -75,7 +75,7 @@ def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any)
 @option_of(EngineOptions, "device")
 @home_option
 def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, home: Path | None) -> None:
-    """Cut the recordings into slices and compute what training needs of them; write report.txt."""
+    """Cut the recordings into slices and compute their features; write report.txt."""
     from menura.train.session import TrainingSession
 
     options, engine = RunOptions(workers=workers, dataset=dataset), EngineOptions(device=device, home=home)
@@ -88,9 +88,9 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
 @_NAME
 @options_of(RunOptions, EngineOptions)
 def run(name: Path, **given: Any) -> None:
-    """Do what is missing: prepare, train, make the index, export the voice.
+    """Prepare, train, make the index and export the voice: whatever is still missing.
 
-    Steps, learning rate, batch size, precision, patience and dataset change the experiment for good.
+    Steps, learning rate, batch size, precision, patience and dataset change the experiment permanently.
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
     from menura.train.session import TrainingSession
@@ -277,8 +277,8 @@ def index(name: Path, index_method: str) -> None:
 @click.argument("voice", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--speaker", help="Keep only this speaker.  [default: all]")
 @click.option("--newest", is_flag=True, help="Export the newest weights instead of the best by validation.")
-@click.option("--training-state", is_flag=True, help="Also write RVC's G and D files, to train further in RVC.")
-def export(name: Path, voice: Path | None, speaker: str | None, newest: bool, training_state: bool) -> None:
+@click.option("--checkpoints", is_flag=True, help="Also write RVC's G and D files, to train further in RVC.")
+def export(name: Path, voice: Path | None, speaker: str | None, newest: bool, checkpoints: bool) -> None:
     """Write the voice to VOICE (.pth in RVC's format, or .safetensors); by default both, and a card, to NAME/voice."""
     from menura.train.voice.export import export_checkpoints, export_experiment, export_voice
     from menura.train.voice.index import adopt_index
@@ -288,7 +288,7 @@ def export(name: Path, voice: Path | None, speaker: str | None, newest: bool, tr
         paths: tuple[Path, ...] = (voice,)
     else:
         paths = export_experiment(name, speaker=speaker, newest=newest)
-    for path in (*paths, *(export_checkpoints(name) if training_state else ())):
+    for path in (*paths, *(export_checkpoints(name) if checkpoints else ())):
         say(str(path))
     _hint(paths[0], adopt_index(name))
 

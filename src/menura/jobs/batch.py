@@ -1,4 +1,4 @@
-"""Batches: many recordings, into a folder that goes on where an earlier run stopped. Loads no torch by itself."""
+"""Batches: many recordings, into a folder where a run resumes an earlier one. Loads no torch by itself."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def convert_items(
         folder: of all outputs: its journal is kept there, and what it has as finished isn't converted again.
         batch: `force` converts all, finished or not; `workers` and `ray` say where.
         engine: what each process runs with. It is started only if something is to be converted.
-        hooks: who is told, and who may stop it. Results of earlier runs are not told.
+        hooks: callbacks, which are not called for results of earlier runs, and cancellation.
 
     Raises:
         MenuraError: the request as a whole can't be carried out, or the folder can't be written.

@@ -71,7 +71,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """Who is told about a batch, and who may stop it."""
+    """Callbacks of a batch, and its cancellation."""
 
     on_progress: Callable[[Progress], None] = lambda _: None
     """Called when a file is begun and after every block."""

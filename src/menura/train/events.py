@@ -32,7 +32,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Training begins, or goes on."""
+    """Training begins, or resumes."""
 
     step: int
     """Steps that are done."""

@@ -1,4 +1,4 @@
-"""Training as a session: what is missing is done, what happens is told by events, and nothing is printed."""
+"""Training as a session: what is missing is done, events report it, and nothing is printed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NO_CURVES = ErrorDetails(
 class TrainingSession:
     """The training of one experiment, which was made with `create_experiment` or `menura train new`.
 
-    Every step can be stopped at any time; the next session goes on where it was.
+    Every step can be stopped at any time; the next session resumes there.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ def train_voice(
     on_event: OnEvent = ignore,
     cancel: threading.Event | None = None,
 ) -> Finished:
-    """Train a voice, or go on with its training.
+    """Train a voice, or resume its training.
 
         from menura import TrainingOptions, train_voice
 

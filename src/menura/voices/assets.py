@@ -162,7 +162,7 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     asset = next((a for a in ASSETS if a.name == name), None) or _unknown_encoder(name)
     status = _status(asset, home_folder(home))
     if status.path is None:
-        raise _missing_error(status, home_folder(home) / "assets")
+        raise _missing_error(status, home_folder(home))
     return status.path
 
 
@@ -233,15 +233,20 @@ def _packaged(place: str) -> Path | None:
     return None
 
 
-def _missing_error(status: AssetStatus, folder: Path) -> AssetMissingError:
-    asset = status.asset
-    size = f" ({asset.size_bytes / 1e6:.0f} MB)" if asset.size_bytes else ""
-    steps = []
+def fetch_steps(status: AssetStatus, home: Path) -> list[str]:
+    """What to do for each missing file."""
+    asset, steps = status.asset, []
     for file in status.missing:
+        size = f" ({asset.size_bytes / 1e6:.0f} MB)" if asset.size_bytes else ""
         fetch = f"fetch {asset.fetch_from(file)}{size} and put it" if asset.url else f"put it{size}"
-        steps.append(f"{fetch} at {folder / file}")
+        steps.append(f"{fetch} at {home / 'assets' / file}")
+    return steps
+
+
+def _missing_error(status: AssetStatus, home: Path) -> AssetMissingError:
+    asset, steps = status.asset, "; ".join(fetch_steps(status, home))
     advice = [
-        "; ".join([steps[0][0].upper() + steps[0][1:], *steps[1:]]),
+        steps[0].upper() + steps[1:],
         "Or take it from Applio or RVC WebUI: menura assets import FOLDER",
         asset.advice,
         asset.substitute,
