@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +35,12 @@ class Example:
     batch: TrainingBatch
     audio: Tensor
     """(batch, frames * frame_samples) float32."""
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Example:
+        """With all tensors changed alike."""
+        values = {field.name: getattr(self.batch, field.name) for field in dataclasses.fields(self.batch)}
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
+        return Example(batch=dataclasses.replace(self.batch, **changed), audio=change(self.audio))
 
 
 class Dataset:

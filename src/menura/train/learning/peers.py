@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from menura.models.synthesizer import TrainingBatch
     from menura.train.learning.batches import Example
 
 
@@ -32,8 +30,7 @@ class Peers:
         """Every `world`-th row of a batch."""
         if self.world == 1:
             return example
-        rows = slice(self.rank, None, self.world)
-        return type(example)(batch=_rows(example.batch, rows), audio=example.audio[rows])
+        return example.mapped(lambda tensor: tensor[self.rank :: self.world])
 
     def average_gradients(self, model: nn.Module) -> None:
         """Give all processes the gradients of the whole batch.
@@ -47,9 +44,3 @@ class Peers:
         means = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
-
-
-def _rows(batch: TrainingBatch, rows: slice) -> TrainingBatch:
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in fields.items()}
-    return dataclasses.replace(batch, **taken)

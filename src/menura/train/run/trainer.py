@@ -210,7 +210,7 @@ class Trainer:
                 batch_size=schedule.batch_size,
                 row_frames=schedule.row_frames,
             )
-            example = self._to_device(self.peers.share(drawn))
+            example = self.peers.share(drawn).mapped(lambda tensor: tensor.to(self.device))
             losses = self._train_step(example)
             _check_finite(losses, self.step)
             self.step += 1
@@ -290,14 +290,6 @@ class Trainer:
         now = self.generator.state_dict()
         names = [name for name, value in now.items() if value.is_floating_point()]
         torch._foreach_lerp_([self.average[n] for n in names], [now[n] for n in names], 1 - decay)
-
-    def _to_device(self, example: Example) -> Example:
-        fields = {f.name: getattr(example.batch, f.name) for f in dataclasses.fields(example.batch)}
-        moved: dict[str, Any] = {
-            name: None if value is None else value.to(self.device) for name, value in fields.items()
-        }
-        batch = dataclasses.replace(example.batch, **moved)
-        return Example(batch=batch, audio=example.audio.to(self.device))
 
     def save(self, path: Path) -> None:
         """Write everything a resumed run needs, atomically."""
