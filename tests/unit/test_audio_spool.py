@@ -29,8 +29,8 @@ def test_gives_back_what_was_appended_with_gain_and_peak(tmp_path: Path, memory_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_empty_spool_has_no_blocks() -> None:
-    with SampleSpool() as spool:
+def test_empty_spool_has_no_blocks(tmp_path: Path) -> None:
+    with SampleSpool(tmp_path, 1000) as spool:
         spool.append(np.zeros(0, dtype=np.float32))
         assert spool.length_samples == 0
         assert spool.peak == 0

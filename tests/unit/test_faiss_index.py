@@ -37,7 +37,7 @@ def rvc_blend(stored: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 def test_flat_index_blends_by_rvcs_rule(tmp_path: Path) -> None:
     stored, queries = vectors(300), vectors(40, seed=1)
-    index = FaissIndex.load(write(tmp_path / "a.index", stored), threads=1)
+    index = FaissIndex.load(write(tmp_path / "a.index", stored))
     assert (index.size, index.dim) == (300, DIM)
     expected = np.stack([rvc_blend(stored, query) for query in queries])
     found = index.retrieve(queries)

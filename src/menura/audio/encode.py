@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -27,9 +27,6 @@ from menura.system.interrupts import deferred_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
-
-    import numpy.typing as npt
 
     from menura.audio.tags import Cover
     from menura.types import FloatArray
@@ -39,16 +36,12 @@ _CODEC_RATES_HZ = {
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
-_EMPTY_FORMATS = ("wav", "ogg")
 DEFAULT_BIT_DEPTH = 16
 _SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 """By bits of a sample."""
 _MP3_KBPS = ((8, 160), (32, 320))
 """Least and largest bitrate of MPEG-2, which is for rates below 32 kHz, and of MPEG-1."""
 _OPUS_KBPS = (6, 256)
-_LEAST_QUALITY_LEVEL = 0.999
-"""LAME knows no 1."""
-_AAC_KBPS = 160
 _FLAC_HEADER_BYTES = 42
 """The signature and the stream's description, after which other blocks may stand."""
 _WAVE_BYTES = 2**32 - 2**16
@@ -72,7 +65,7 @@ def codec_rate(format: str, rate_hz: int) -> int:
 
 def least_samples(format: str) -> int:
     """Samples that a file of `format` must have: most codecs write nothing at all, or what none reads, for none."""
-    return 0 if format in _EMPTY_FORMATS else 1
+    return 0 if format in ("wav", "ogg") else 1
 
 
 def format_of(path: Path) -> str | None:
@@ -90,12 +83,6 @@ class Encoding:
     """ogg, mp3: 0 to 10; None is 7 in ogg, 10 in mp3."""
     bit_depth: int = DEFAULT_BIT_DEPTH
     """wav, flac: 16, 24, or in wav 32: floating point, which isn't clipped."""
-
-
-class _Encoder(Protocol):
-    def write(self, samples: FloatArray) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class AudioWriter:
@@ -144,7 +131,8 @@ class AudioWriter:
             with writing(self.path, EncodeError), deferred_interrupts():
                 self._output = _Output(self._file.file, *_inserted(self.format, tags))
                 container = "rf64" if long_wave else self.format
-                self._encoder = _encoder(self._output, sample_rate, container, encoding, tags)
+                encoder = _AacEncoder if self.format == "m4a" else _SndfileEncoder
+                self._encoder = encoder(self._output, sample_rate, container, encoding, tags)
         except BaseException:
             self._file.discard()
             raise
@@ -157,7 +145,8 @@ class AudioWriter:
             if self._wave_samples is not None and self.samples_written + len(samples) > self._wave_samples:
                 raise EncodeError(self.path, "a wav file can't be longer than 4 GiB", "Use {format=flac}")
             # Codecs go by full scale, and libmp3lame ends the whole process when it meets a NaN.
-            self._encoder.write(_sane(samples, clip=self._clips))
+            finite = np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0)
+            self._encoder.write(np.clip(finite, -1.0, 1.0) if self._clips else finite)
             self._output.check()
         self.samples_written += len(samples)
 
@@ -185,13 +174,8 @@ class AudioWriter:
     def __enter__(self) -> AudioWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close() if kind is None else self.abort()
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -249,11 +233,10 @@ class _Output:
         return self._position
 
     def _write(self, data: bytes) -> int:
-        if data:
-            if self._position == self._at:
-                self.seek(self._position)
-            self._position += len(data)
-            self._attempt(lambda: self._file.write(data))
+        if self._position == self._at:
+            self.seek(self._position)
+        self._position += len(data)
+        self._attempt(lambda: self._file.write(data))
         return len(data)
 
     def flush(self) -> None:
@@ -280,12 +263,6 @@ def _inserted(format: str, tags: Tags) -> tuple[bytes, int]:
     return b"", 0
 
 
-def _encoder(file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> _Encoder:
-    if container == "m4a":
-        return _AacEncoder(file, rate_hz, encoding.bitrate_kbps or _AAC_KBPS, tags)
-    return _SndfileEncoder(file, rate_hz, container, encoding, tags)
-
-
 class _SndfileEncoder:
     def __init__(self, file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> None:
         pcm = _SUBTYPES[encoding.bit_depth]
@@ -300,22 +277,18 @@ class _SndfileEncoder:
         }[container]
         mode = "CONSTANT" if encoding.bitrate_kbps else "VARIABLE"
         self._sound = soundfile.SoundFile(
-            file,
-            "w",
-            samplerate=rate_hz,
-            channels=1,
-            format=major,
-            subtype=coding,
-            compression_level=level,
+            file, "w", rate_hz, 1, coding, format=major, compression_level=level,
             bitrate_mode=mode if container == "mp3" else None,
-        )
+        )  # fmt: skip
         if container != "mp3":
             for name, text in tags.texts.items():
                 setattr(self._sound, "tracknumber" if name == "track" else name, text)
 
     def write(self, samples: FloatArray) -> None:
-        # libsndfile would truncate; rounding keeps the error within half a step.
-        self._sound.write(_to_int16(samples) if self._integer else samples)
+        if self._integer:  # libsndfile would truncate; rounding keeps the error within half a step
+            self._sound.write(np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16))
+        else:
+            self._sound.write(samples)
 
     def close(self) -> None:
         self._sound.close()
@@ -324,18 +297,17 @@ class _SndfileEncoder:
 class _AacEncoder:
     """AAC in MP4 by PyAV."""
 
-    def __init__(self, file: _Output, rate_hz: int, bitrate_kbps: int, tags: Tags) -> None:
+    def __init__(self, file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> None:
         try:
             import av
         except ImportError as error:
             advice = "Install it with pip install 'menura[media]' (its wheels bundle GPL codecs), or use another format"
             raise EncodeError(None, "m4a needs PyAV", advice) from error
-        self._av = av
-        self._rate_hz = rate_hz
-        self._position_samples = 0
+        self._av, self._rate_hz, self._position_samples = av, rate_hz, 0
         # The edit list, which takes the priming and padding off, counts in this scale: milliseconds by default.
         self._container = av.open(file, "w", format="mp4", options={"movie_timescale": str(rate_hz)})
-        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=bitrate_kbps * 1000)
+        bit_rate = 1000 * (encoding.bitrate_kbps or 160)
+        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=bit_rate)
         self._container.metadata.update(tags.texts)
         if tags.cover is not None and hasattr(self._container, "add_mux_stream"):  # not in the oldest PyAV
             self._add_cover(tags.cover)
@@ -365,20 +337,9 @@ class _AacEncoder:
 
 def _level(encoding: Encoding, quality: float, range_kbps: tuple[int, int]) -> float:
     """Libsndfile's compression level: 0 is the codec's best quality or largest bitrate."""
+    least, largest = range_kbps
     if encoding.bitrate_kbps is None:
         level = 1 - (quality if encoding.quality is None else encoding.quality) / 10
     else:
-        least, largest = range_kbps
         level = (largest - encoding.bitrate_kbps) / (largest - least)
-    return min(max(level, 0.0), _LEAST_QUALITY_LEVEL)
-
-
-def _sane(samples: FloatArray, clip: bool) -> FloatArray:
-    finite: FloatArray = np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0)
-    return np.clip(finite, -1.0, 1.0) if clip else finite
-
-
-def _to_int16(samples: FloatArray) -> npt.NDArray[np.int16]:
-    scaled = np.rint(samples * np.float32(32768))
-    result: npt.NDArray[np.int16] = np.clip(scaled, -32768, 32767).astype(np.int16)
-    return result
+    return min(max(level, 0.0), 0.999)  # LAME knows no 1

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.system.files import unwritable
+from menura.system.files import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
+    from pathlib import Path
 
     from menura.types import FloatArray
 
-_MEMORY_BYTES = 4 * 2**20
 _SAMPLE_BYTES = 4
 
 
 class SampleSpool:
     """Appends mono float32 samples, then gives them back in blocks as often as asked; use it as a context manager.
 
-    Keeps up to `memory_bytes` in memory and more than that in a nameless temporary file in `folder` (the system's by
-    default), which is gone when the spool is closed, garbage-collected or the process ends.
+    Keeps up to `memory_bytes` in memory and more than that in a nameless temporary file in `folder`, which is gone
+    when the spool is closed, garbage-collected or the process ends.
 
     Raises:
         ResourceError: on `append`, when the disk is full.
     """
 
-    def __init__(self, folder: Path | None = None, memory_bytes: int = _MEMORY_BYTES) -> None:
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
         self._folder = folder
         # Closed by close(): a context manager here would end with the constructor.
-        place = str(folder) if folder else None
-        self._file = tempfile.SpooledTemporaryFile(max_size=memory_bytes, dir=place, prefix="menura-")  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(memory_bytes, dir=str(folder), prefix="menura-")  # noqa: SIM115
         self.length_samples = 0
         self.peak = 0.0
         """Largest absolute value so far."""
@@ -44,13 +41,9 @@ class SampleSpool:
         if not len(samples):
             return
         samples = np.ascontiguousarray(samples, dtype=np.float32)
-        try:
+        with writing(self._folder):
             self._file.seek(self.length_samples * _SAMPLE_BYTES)
             self._file.write(samples.data.cast("B"))
-        except OSError as error:
-            place = self._folder or Path(tempfile.gettempdir())
-            self.close()
-            raise unwritable(place, error) from error
         self.length_samples += samples.size
         self.peak = max(self.peak, float(np.max(np.abs(samples))))
 
@@ -63,13 +56,10 @@ class SampleSpool:
             yield samples * np.float32(gain)
 
     def close(self) -> None:
-        """Forget the samples."""
         self._file.close()
 
     def __enter__(self) -> SampleSpool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

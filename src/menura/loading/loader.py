@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from menura.content.base import ContentEncoder
     from menura.f0.base import F0Estimator
     from menura.loading.request import Request
-    from menura.retrieval.base import FeatureIndex
+    from menura.retrieval.faiss_index import FaissIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class VoiceModels:
     encoder: ContentEncoder
     f0: F0Estimator | None
     """None for a voice without F0, or where F0 is given."""
-    index: FeatureIndex | None
+    index: FaissIndex | None
 
 
 class Loader:
@@ -91,7 +91,7 @@ class Loader:
             ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device), size_of=_own_bytes
         )
 
-    def _index(self, request: Request) -> FeatureIndex | None:
+    def _index(self, request: Request) -> FaissIndex | None:
         path = request.index_path
         if path is None:
             return None
@@ -102,5 +102,5 @@ class Loader:
         return index
 
 
-def _own_bytes(model: Voice | ContentEncoder | F0Estimator | FeatureIndex) -> int:
+def _own_bytes(model: Voice | ContentEncoder | F0Estimator | FaissIndex) -> int:
     return model.resident_bytes

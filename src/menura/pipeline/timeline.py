@@ -12,7 +12,7 @@ from menura.types import Features
 from menura.units import FRAME_RATE_HZ, ceil_div
 
 if TYPE_CHECKING:
-    from menura.retrieval.base import FeatureIndex
+    from menura.retrieval.faiss_index import FaissIndex
     from menura.types import FloatArray
 
 
@@ -55,7 +55,7 @@ class FeatureTimeline:
         *,
         start_frames: int,
         has_f0: bool,
-        index: FeatureIndex | None = None,
+        index: FaissIndex | None = None,
         index_rate: float = 0.0,
         protect: float = 0.5,
     ) -> None:

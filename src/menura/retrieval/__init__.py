@@ -1,1 +1,1 @@
-"""Content vectors of a voice's training data: the protocol and faiss."""
+"""Content vectors of a voice's training data, by faiss."""

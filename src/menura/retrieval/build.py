@@ -20,14 +20,11 @@ REDUCE_ABOVE = 200_000
 CENTRES = 10_000
 _LEAST_PER_CELL = 39
 """faiss wants at least so many vectors a cell."""
-_ADD_ROWS = 8192
-_ROUNDS = 20
+_ADDED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltIndex:
-    """An index and its facts."""
-
     data: bytes
     """The file."""
     cells: int
@@ -58,8 +55,8 @@ def build_index(vectors: FloatArray, *, method: str = "auto", seed: int = 0) -> 
     index = faiss.index_factory(shuffled.shape[1], f"IVF{cells},Flat")
     faiss.extract_index_ivf(index).nprobe = 1
     index.train(shuffled)
-    for start in range(0, len(shuffled), _ADD_ROWS):
-        index.add(shuffled[start : start + _ADD_ROWS])
+    for start in range(0, len(shuffled), _ADDED_AT_ONCE):
+        index.add(shuffled[start : start + _ADDED_AT_ONCE])
     return BuiltIndex(data=faiss.serialize_index(index).tobytes(), cells=cells, vectors=len(shuffled))
 
 
@@ -70,7 +67,7 @@ def cell_count(vectors: int) -> int:
 
 def cluster_centres(vectors: FloatArray, count: int, *, seed: int) -> FloatArray:
     """K-means centres (count, dim) of (vectors, dim)."""
-    clustering = faiss.Kmeans(vectors.shape[1], count, niter=_ROUNDS, seed=seed, min_points_per_centroid=1)
+    clustering = faiss.Kmeans(vectors.shape[1], count, niter=20, seed=seed, min_points_per_centroid=1)
     clustering.train(vectors)
     return np.asarray(clustering.centroids, dtype=np.float32)
 

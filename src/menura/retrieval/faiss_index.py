@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from menura.types import FloatArray
 
 NEIGHBOURS = 8
-"""Neighbours that RVC blends."""
 MAX_FILE_BYTES = 4 * 2**30
 """About 1.4 million vectors of 768; RVC's training reduces larger sets to 10 000."""
 MAX_DIM = 4096
@@ -31,12 +28,12 @@ _AGAIN = "Download or build the index again"
 _OWN = "Use the index that was made with this voice"
 _HEADER_BYTES = 16
 _READ_BYTES = 1 << 20
-_QUERY_ROWS = 1024
-"""Rows of one search: bounds the memory of what is fetched to 8 * 1024 vectors."""
+_SEARCH_VECTORS = 1024
+"""Queries of one search: bounds the memory of what is fetched to 8 * 1024 vectors."""
 
 
 class FaissIndex:
-    """A FeatureIndex over an RVC .index file."""
+    """Content vectors of a voice's training data, searchable."""
 
     def __init__(self, index: Any, *, path: Path) -> None:
         """Wrap an IndexIVFFlat or IndexFlatL2; the path is for messages.
@@ -51,8 +48,8 @@ class FaissIndex:
             advice = "RVC writes an empty 'trained_*.index' beside the one to use: give the 'added_*.index' file"
             raise IndexFileError(path, "contains no vectors", advice)
         _check_searchable(index, path)
-        starts = range(0, self.size, _QUERY_ROWS)
-        if not all(np.isfinite(index.reconstruct_n(at, min(_QUERY_ROWS, self.size - at))).all() for at in starts):
+        starts = range(0, self.size, _SEARCH_VECTORS)
+        if not all(np.isfinite(index.reconstruct_n(at, min(_SEARCH_VECTORS, self.size - at))).all() for at in starts):
             raise IndexFileError(path, "contains NaN or infinite values", "Build the index again")
 
     @property
@@ -60,28 +57,25 @@ class FaissIndex:
         return self.size * (4 * self.dim + 8)  # with their 64-bit numbers
 
     @classmethod
-    def load(cls, path: Path, threads: int = 1) -> FaissIndex:
+    def load(cls, path: Path) -> FaissIndex:
         """Read an index.
-
-        Args:
-            path: any name that Python can open.
-            threads: of faiss, for the whole process, where it has threads of its own. A search takes milliseconds for
-                a second of content: one is enough, and a second pool would only take the cores from torch's.
 
         Raises:
             IndexFileError: missing, too large, damaged, empty, or of a kind that RVC doesn't write.
         """
-        _limit_threads(threads)
+        # A search takes milliseconds for a second of content, so faiss gets one thread in this process. Both packages
+        # may have bound to one OpenMP runtime; then this call is torch's too, and would halve its speed.
+        before = torch.get_num_threads()
+        faiss.omp_set_num_threads(1)
+        torch.set_num_threads(before)
         try:
             if path.exists() and not path.is_file():
                 raise IndexFileError(path, "is not a regular file", _OWN)
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise IndexFileError(path, f"is larger than {MAX_FILE_BYTES >> 30} GB", "Build a smaller index")
-            # faiss opens by C strings, which fail on Windows for other alphabets: Python reads instead.
             with path.open("rb") as file:
                 _check_header(file.read(_HEADER_BYTES), path)
-                file.seek(0)
-                index = _deserialized(file, path)
+            index = _read(path)
         except OSError as error:
             raise IndexFileError(path, f"can't be read: {error.strerror}", "Check the path") from error
         return cls(index, path=path)
@@ -97,12 +91,12 @@ class FaissIndex:
             )
 
     def retrieve(self, content: FloatArray) -> FloatArray:
-        """Weighted mean of the 8 nearest stored vectors for each row: see FeatureIndex.
+        """Weighted mean of the 8 nearest stored vectors for each row of (frames, dim) float32; weights as RVC's.
 
         A row that equals stored vectors gets their mean (RVC divides by zero); one that has no neighbour in its cell
         of the index stays as it is (RVC takes the last vector, or divides by zero).
         """
-        parts = [self._retrieved(content[at : at + _QUERY_ROWS]) for at in range(0, len(content), _QUERY_ROWS)]
+        parts = [self._retrieved(content[at : at + _SEARCH_VECTORS]) for at in range(0, len(content), _SEARCH_VECTORS)]
         return np.concatenate(parts) if parts else content
 
     def _retrieved(self, content: FloatArray) -> FloatArray:
@@ -164,37 +158,18 @@ def _check_searchable(index: Any, path: Path) -> None:
         raise IndexFileError(path, "is damaged and can't be searched", _AGAIN)
 
 
-@contextmanager
-def _allocations_limited(size_bytes: int) -> Iterator[None]:
-    """Let faiss allocate no vector larger than the file (older releases have no such limit)."""
-    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):
-        yield
-        return
-    before = faiss.get_deserialization_vector_byte_limit()
-    faiss.set_deserialization_vector_byte_limit(size_bytes)
+def _read(path: Path) -> Any:
+    limit = getattr(faiss, "set_deserialization_vector_byte_limit", lambda _: None)  # older releases have none
+    unlimited = getattr(faiss, "get_deserialization_vector_byte_limit", lambda: 0)()
     try:
-        yield
-    finally:
-        faiss.set_deserialization_vector_byte_limit(before)
-
-
-def _deserialized(file: BinaryIO, path: Path) -> Any:
-    try:
-        reader = faiss.PyCallbackIOReader(file.read, _READ_BYTES)  # type: ignore[attr-defined]
-        with _allocations_limited(path.stat().st_size):
-            index = faiss.read_index(reader)
+        limit(path.stat().st_size)  # no vector is larger than the file
+        # faiss opens by C strings, which fail on Windows for other alphabets: Python reads instead.
+        with path.open("rb") as file:
+            index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _READ_BYTES))  # type: ignore[attr-defined]
     except (RuntimeError, MemoryError, ValueError) as error:
         raise IndexFileError(path, "is cut off or damaged", _AGAIN) from error
+    finally:
+        limit(unlimited)
     if index.metric_type != faiss.METRIC_L2:
-        raise IndexFileError(path, "uses a metric other than L2 (squared distance)", _OWN)
+        raise IndexFileError(path, "uses another metric than L2 (squared distance)", _OWN)
     return index
-
-
-def _limit_threads(threads: int) -> None:
-    """Set how many threads faiss uses, and leave torch's number as it is.
-
-    Both packages may have bound to one OpenMP runtime; then faiss's call is torch's too, and would halve its speed.
-    """
-    before = torch.get_num_threads()
-    faiss.omp_set_num_threads(threads)
-    torch.set_num_threads(before)

@@ -137,14 +137,9 @@ def writing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[Non
     try:
         yield
     except OSError as error:
-        raise unwritable(path, error, kind) from error
-
-
-def unwritable(path: Path, error: OSError, kind: type[MenuraError] = ResourceError) -> MenuraError:
-    """What to do where a file can't be written."""
-    other = "point TMPDIR at another" if path == Path(tempfile.gettempdir()) else "choose another folder"
-    advice = f"Free space on that disk, or {other}" if error.errno in _FULL else "Choose a writable folder"
-    return kind(path, f"can't be written: {error.strerror or error}", advice)
+        other = "point TMPDIR at another" if path == Path(tempfile.gettempdir()) else "choose another folder"
+        advice = f"Free space on that disk, or {other}" if error.errno in _FULL else "Choose a writable folder"
+        raise kind(path, f"can't be written: {error.strerror or error}", advice) from error
 
 
 def remove_unfinished(paths: Iterable[Path]) -> None:
