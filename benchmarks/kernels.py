@@ -35,7 +35,7 @@ from menura.kernels.voice import NativeVoice
 from menura.models.synthesizer import Synthesizer
 from menura.models.vocoders import HifiGanBase
 from menura.models.voice import TorchVoice
-from menura.system.device import physical_cores
+from menura.system.device import flushed_denormals, physical_cores
 from menura.units import FRAME_RATE_HZ
 
 CONTEXT_FRAMES = 20
@@ -120,7 +120,11 @@ def measure_kernels(request: KernelRequest) -> KernelAnswer:
     Raises:
         MenuraError: the voice can't be read.
     """
-    torch.set_flush_denormal(True)
+    with flushed_denormals():
+        return _measured(request)
+
+
+def _measured(request: KernelRequest) -> KernelAnswer:
     voice = full_size_voice() if request.voice is None else load_voice(request.voice)
     network = build_synthesizer(voice)
     latent = _latent(network, request.seconds)

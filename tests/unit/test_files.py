@@ -170,3 +170,22 @@ def test_what_killed_processes_left_goes_and_nothing_else(tmp_path: Path) -> Non
     assert len(left) == 2  # the other file's
     alive.discard()
     assert all(path.is_dir() for path in foreign)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows opens no folders")
+def test_a_folder_that_another_process_clears_away_at_once_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    make = Path.mkdir
+
+    def cleared_first(self: Path, *args: object, **named: object) -> None:
+        make(self, *args, **named)  # type: ignore[arg-type]
+        made.append(self)
+        if len(made) == 1:
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", cleared_first)
+    with temporary_folder(parent=tmp_path) as folder:
+        assert folder.is_dir()
+    assert len(made) == 2

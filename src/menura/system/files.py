@@ -180,7 +180,10 @@ def temporary_folder(prefix: str = "menura-", parent: Path | None = None) -> Ite
     while True:
         folder = parent / f"{prefix}{os.urandom(8).hex()}{_TEMPORARY}"
         folder.mkdir(mode=0o700)
-        number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None  # Windows opens no folders
+        try:
+            number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None  # Windows opens no folders
+        except FileNotFoundError:  # another process took it for abandoned
+            continue
         if number is None or _claim(folder, number):
             break
         os.close(number)
