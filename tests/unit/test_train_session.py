@@ -216,7 +216,7 @@ def test_ctrl_c_is_answered_and_the_step_kept(folder: Path, number: signal.Signa
         assert process.stderr.readline().startswith("finishing step")
         rest = process.stdout.read()
         process.stderr.read()
-        assert process.wait() == 130
+        assert process.wait() == 128 + number
     (last,) = (line for line in rest.splitlines() if line.startswith("Stopped after step"))
     step = int(last.split()[3])
     assert step >= 3

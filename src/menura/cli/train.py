@@ -99,15 +99,15 @@ def run(name: Path, **given: Any) -> None:
     with _Display() as display, _finishing_step(display, cancel, several=options.devices > 1):
         session = TrainingSession(name, options, engine, on_event=display, cancel=cancel)
         finished = session.run()
-    _conclude(name, finished)
+    _conclude(name, finished, display.signal)
 
 
-def _conclude(name: Path, finished: events.Finished) -> None:
+def _conclude(name: Path, finished: events.Finished, number: int) -> None:
     command = f"menura train run {shlex.quote(str(name))}"
     if finished.reason in ("until", "cancelled"):
         say(f"Stopped after step {finished.step} of {finished.last_step}; saved. To resume: {command}")
         if finished.reason == "cancelled":
-            raise click.exceptions.Exit(128 + signal.SIGINT)
+            raise click.exceptions.Exit(128 + number)
         return
     if finished.reason == "patience":
         say(
@@ -141,7 +141,7 @@ def _finishing_step(display: _Display, cancel: threading.Event, *, several: bool
         if not display.training or cancel.is_set():
             before[signal.Signals(number)](number, frame)
         cancel.set()
-        display.finishing()
+        display.finishing(number)
 
     for number in before:
         signal.signal(number, finish)
@@ -157,6 +157,7 @@ class _Display:
 
     def __init__(self) -> None:
         self.training = self._stopping = self._warned = False
+        self.signal: int = signal.SIGINT
         self._line = LiveLine(self._text)
         self._stage, self._stage_s = "loading ...", time.monotonic()
         self._step = self._first_step = self._last_step = 0
@@ -192,9 +193,9 @@ class _Display:
                 self._line.tell(f"menura: note: {event.note.text(flag_with)}", err=True)
         self._line.show()
 
-    def finishing(self) -> None:
-        """Answer a Ctrl-C at once. From a signal's handler, where nothing may be locked."""
-        self._stopping = True
+    def finishing(self, number: int) -> None:
+        """Answer a signal at once. From its handler, where nothing may be locked."""
+        self._stopping, self.signal = True, number
         if not self._line.live:
             with suppress(OSError):
                 os.write(2, f"{self._text(200)}\n".encode())
