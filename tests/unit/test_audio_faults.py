@@ -36,10 +36,10 @@ def written(path: Path, samples: FloatArray, container: str, rate_hz: int = RATE
 
 
 def whole(path: Path) -> tuple[FloatArray, str | None, tuple[str, ...]]:
-    with open_audio(path) as reader:
-        samples = np.concatenate(list(reader.blocks(4096)))
-        assert reader.length_samples() == len(samples)
-        return samples, reader.warning, reader.notes
+    reader = open_audio(path)
+    samples = np.concatenate(list(reader.blocks(4096)))
+    assert reader.length_samples() == len(samples)
+    return samples, reader.warning, reader.notes
 
 
 def patch(data: bytearray, after: bytes, value: bytes, skip: int = 0) -> bytearray:
@@ -128,10 +128,10 @@ def test_a_second_recording_that_is_cut_off_damaged_or_of_another_rate(tmp_path:
     assert "cut off" in warning
     assert len(y) == 2 * len(x) - 5000
     path.write_bytes(wave + bytes(written(tmp_path / "other", tone(1, 24_000), "WAV", 24_000)))
-    with open_audio(path) as reader:
-        assert sum(len(block) for block in reader.blocks(4096)) == len(x)
-        assert reader.warning is not None
-        assert "another rate" in reader.warning
+    reader = open_audio(path)
+    assert sum(len(block) for block in reader.blocks(4096)) == len(x)
+    assert reader.warning is not None
+    assert "another rate" in reader.warning
 
 
 def test_recordings_of_several_kinds_in_one_file(tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_a_hole_in_the_timestamps_is_silence(tmp_path: Path, name: str) -> None:
                 packet.pts += int(1.5 / packet.time_base)
                 packet.dts = packet.pts
             file.mux(packet)
-    with open_audio(tmp_path / name) as reader:
-        y = np.concatenate(list(reader.blocks(4096)))
-        assert reader.warning is None
+    reader = open_audio(tmp_path / name)
+    y = np.concatenate(list(reader.blocks(4096)))
+    assert reader.warning is None
     assert abs(len(y) / rate_hz - 5.5) < 0.1
     quiet = np.flatnonzero(np.abs(y[rate_hz : 5 * rate_hz]) == 0)
     assert len(quiet) == pytest.approx(1.5 * rate_hz, abs=0.06 * rate_hz)
@@ -205,9 +205,9 @@ def test_timestamps_that_jump_by_a_day_cost_no_day_of_silence(tmp_path: Path) ->
                 packet.pts += int(86_400 / packet.time_base)
                 packet.dts = packet.pts
             file.mux(packet)
-    with open_audio(tmp_path / "in.mka") as reader:
-        assert sum(len(block) for block in reader.blocks(4096)) == 2 * RATE_HZ
-        assert reader.warning is not None
+    reader = open_audio(tmp_path / "in.mka")
+    assert sum(len(block) for block in reader.blocks(4096)) == 2 * RATE_HZ
+    assert reader.warning is not None
 
 
 @pytest.mark.parametrize("flagged", [0, 1])

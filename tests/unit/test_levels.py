@@ -99,8 +99,8 @@ def test_channels_that_cancel_each_other_out(share: float) -> None:
     left = voice()
     recording = ArrayRecording(np.stack([left, -np.float32(share) * left], axis=1), RATE_HZ)
     assert recording.notes == (CANCELLED,)
-    with recording.open() as reader:
-        np.testing.assert_array_equal(np.concatenate(list(reader.blocks(999))), left)
+    reader = recording.open()
+    np.testing.assert_array_equal(np.concatenate(list(reader.blocks(999))), left)
 
 
 def test_only_what_cancels_is_taken_from_one_channel_whatever_the_blocks() -> None:
@@ -127,8 +127,8 @@ def test_ordinary_channels_are_averaged() -> None:
         x[5000:, 1:] = 0  # one alone is no reason either
         recording = ArrayRecording(x, RATE_HZ)
         assert recording.notes == ()
-        with recording.open() as reader:
-            np.testing.assert_allclose(next(iter(reader.blocks(20_000))), x.mean(axis=1), atol=1e-6)
+        reader = recording.open()
+        np.testing.assert_allclose(next(iter(reader.blocks(20_000))), x.mean(axis=1), atol=1e-6)
 
 
 def test_arrays_of_no_numbers_are_refused() -> None:

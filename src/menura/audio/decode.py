@@ -10,24 +10,25 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from menura.audio.containers import inspect
+from menura.audio.listing import MEDIA_SUFFIXES
 from menura.audio.media import MEDIA_ADVICE, MediaSource
 from menura.audio.processor import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
-from menura.audio.suffixes import MEDIA_SUFFIXES
 from menura.errors import DecodeError
 from menura.system.files import temporary_folder, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
-    from menura.types import AudioInfo, FloatArray
+    from menura.types import FloatArray
 
 MINIMUM_RATE_HZ = 4_000
 MAXIMUM_RATE_HZ = 384_000
@@ -35,45 +36,26 @@ NO_SAMPLES = "contains no audio"
 _MOST_WINDOW_VALUES = 1 << 20
 
 
+@dataclass
 class Findings:
-    """What reading a file brought to light. Each text is a phrase without the file's name, told once."""
+    """What reading a file brought to light, each text once and without the file's name."""
 
-    def __init__(self) -> None:
-        self._damage: dict[str, None] = {}
-        self._notes: dict[str, None] = {}
+    damage: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
 
     def damaged(self, problem: str) -> None:
         """Not all of the recording can be read; begins in lower case, without a full stop."""
-        self._damage[problem] = None
+        self.damage[problem] = None
 
     def note(self, text: str) -> None:
         """Something worth knowing of a whole recording; a sentence."""
-        self._notes[text] = None
-
-    @property
-    def warning(self) -> str | None:
-        """All damage in one phrase, None for none."""
-        return "; ".join(self._damage) or None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """All notes."""
-        return tuple(self._notes)
-
-
-class Source(Protocol):
-    """One container format library's view of a file."""
-
-    info: AudioInfo
-
-    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
-        """Yield (samples, channels) float32 of any length from the start; raise DecodeError for none."""
+        self.notes[text] = None
 
 
 class AudioReader:
     """An opened recording. Each call of `chunks` or `blocks` is a new pass from the beginning."""
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: SndfileSource | MediaSource) -> None:
         self.path = path
         self.info = source.info
         self._source = source
@@ -82,35 +64,18 @@ class AudioReader:
     @property
     def warning(self) -> str | None:
         """What was wrong with the file, as far as it has been read; None if nothing was."""
-        return self._findings.warning
+        return "; ".join(self._findings.damage) or None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else there is to say of it, as far as it has been read."""
-        return self._findings.notes
+        return tuple(self._findings.notes)
 
     def length_samples(self) -> int:
         """The recording's length: by its header, or counted by reading all of it where the header doesn't say."""
         if self.info.length_samples is not None:
             return self.info.length_samples
         return sum(len(block) for block in self.blocks(self.info.sample_rate))
-
-    def chunks(self) -> Iterator[FloatArray]:
-        """Yield the recording as finite float32 (samples, channels) of any length; channels may change on the way.
-
-        Raises:
-            DecodeError: the file can't be read any more.
-        """
-        try:
-            for chunk in self._source.chunks(self._findings):
-                finite = np.isfinite(chunk)
-                if finite.all():
-                    yield chunk
-                else:
-                    self._findings.damaged("NaN or infinite samples were replaced by silence")
-                    yield np.where(finite, chunk, np.float32(0))
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
         """Yield the recording from its start as float32 (samples,), mixed down; see MixDown.
@@ -131,26 +96,26 @@ class AudioReader:
             raise DecodeError(self.path, NO_SAMPLES)
 
     def _mixed(self) -> Iterator[FloatArray]:
-        mixer, channels = MixDown(1), 0
-        for chunk in self.chunks():
-            if chunk.shape[1] != channels:
-                yield mixer.flush()
-                channels = chunk.shape[1]
-                mixer = MixDown(max(1, min(self.info.sample_rate, _MOST_WINDOW_VALUES // channels)))
-            yield mixer.push(chunk)
+        for channels, chunks in groupby(self._finite_chunks(), key=lambda chunk: chunk.shape[1]):
+            mixer = MixDown(max(1, min(self.info.sample_rate, _MOST_WINDOW_VALUES // channels)))
+            for chunk in chunks:
+                yield mixer.push(chunk)
+            yield mixer.flush()
             if mixer.cancelled:
                 self._findings.note(CANCELLED)
-        yield mixer.flush()
-        if mixer.cancelled:
-            self._findings.note(CANCELLED)
 
-    def __enter__(self) -> AudioReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing stays open between passes."""
+    def _finite_chunks(self) -> Iterator[FloatArray]:
+        """The recording as (samples, channels) of any length; channels may change on the way."""
+        try:
+            for chunk in self._source.chunks(self._findings):
+                finite = np.isfinite(chunk)
+                if finite.all():
+                    yield chunk
+                else:
+                    self._findings.damaged("NaN or infinite samples were replaced by silence")
+                    yield np.where(finite, chunk, np.float32(0))
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
 
 def regrouped(chunks: Iterable[FloatArray], block_samples: int) -> Iterator[FloatArray]:
@@ -205,7 +170,7 @@ def _unreadable(path: Path, error: OSError) -> DecodeError:
     return DecodeError(path, f"can't be read: {error.strerror or error}")
 
 
-def _open_source(path: Path) -> Source:
+def _open_source(path: Path) -> SndfileSource | MediaSource:
     with path.open("rb") as file:
         found = inspect(file)
     if not found.parts:

@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from menura.audio.suffixes import AUDIO_SUFFIXES
 from menura.errors import ErrorDetails
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from menura.types import Place
+
+_BASE = "wav wave w64 rf64 flac ogg oga opus mp3 aif aiff aifc au snd caf"
+_MEDIA = "m4a m4b mp4 mov m4v aac webm weba mkv mka wma wmv asf ac3 eac3 3gp amr mp2 avi flv ts wv ape"
+
+# File endings pick files out of folders; they never decide how a file is decoded.
+BASE_SUFFIXES = frozenset(f".{name}" for name in _BASE.split())
+"""Read by the base install (libsndfile)."""
+MEDIA_SUFFIXES = frozenset(f".{name}" for name in _MEDIA.split())
+"""Read with the extra `media` (PyAV)."""
+AUDIO_SUFFIXES = BASE_SUFFIXES | MEDIA_SUFFIXES
 
 _GLOB_CHARACTERS = frozenset("*?[")
 

@@ -55,23 +55,20 @@ class SndfileSource:
         """
         self._path = path
         self._structure = structure
-        lengths: list[int | None] = []
+        lengths: list[int] = []
         with path.open("rb") as file:
-            for part in self._structure.parts:
+            for part in structure.parts:
                 with self._opened(file, part) as sound:
                     if not lengths:
                         self._rate_hz, self._channels = sound.samplerate, sound.channels
                         silent = not len(_read(sound)[0])
-                    lengths.append(None if sound.frames >= _ENDLESS_SAMPLES else sound.frames)
+                    lengths.append(sound.frames)
         if silent and len(lengths) == 1:
             raise DecodeError(path, "contains no audio")
-        known = [length for length in lengths if length is not None]
-        length = sum(known) if len(known) == len(lengths) else None
-        self.info = AudioInfo(
-            sample_rate=self._rate_hz,
-            channels=self._channels,
-            length_samples=length if structure.length_samples is None else structure.length_samples,
-        )
+        length = sum(lengths) if max(lengths) < _ENDLESS_SAMPLES else None
+        if structure.length_samples is not None:
+            length = structure.length_samples
+        self.info = AudioInfo(sample_rate=self._rate_hz, channels=self._channels, length_samples=length)
 
     def chunks(self, findings: Findings) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32 from the start."""
@@ -107,12 +104,11 @@ class SndfileSource:
                 if self.info.length_samples is None:  # else the total tells
                     findings.damaged(f"damaged or cut off at {count / self._rate_hz:.2f} s")
                 return
-            gap = rest.start_samples - count
-            findings.damaged(
-                f"damaged at {count / self._rate_hz:.2f} s: {gap / self._rate_hz:.2f} s were replaced by silence"
-            )
-            yield from silence(gap, self._channels)
-            part, count, position = rest.pieces, rest.start_samples, rest.position
+            start, position, part = rest
+            gap_s = (start - count) / self._rate_hz
+            findings.damaged(f"damaged at {count / self._rate_hz:.2f} s: {gap_s:.2f} s were replaced by silence")
+            yield from silence(start - count, self._channels)
+            count = start
 
     @contextlib.contextmanager
     def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
@@ -132,18 +128,18 @@ class SndfileSource:
 def _read(sound: _Sound) -> tuple[FloatArray, str | None]:
     """Read on; with an error come the samples that were decoded before it."""
     out = np.full((max(_READ_SAMPLES // sound.channels, 1), sound.channels), np.nan, dtype=np.float32)
-    result: tuple[FloatArray, str | None]
+    error: str | None = None
     try:
         with deferred_interrupts():
-            result = sound.read(len(out), out=out), None
-    except soundfile.LibsndfileError as error:
+            out = sound.read(len(out), out=out)
+    except soundfile.LibsndfileError as raised:
         # soundfile doesn't say how much it got; untouched places still hold NaN.
         untouched = np.isnan(out).all(axis=1)
-        count = int(np.argmax(untouched)) if untouched.any() else len(out)
-        result = out[:count], str(error.error_string)
+        out = out[: int(np.argmax(untouched))] if untouched.any() else out
+        error = str(raised.error_string)
     if sound.pieces.error is not None:
         raise sound.pieces.error
-    return result
+    return out, error
 
 
 def judge(

@@ -146,9 +146,9 @@ def _available(load: Callable[[], T], missing: list[str]) -> T | None:
 
 
 def _decoded(path: Path) -> tuple[FloatArray, int]:
-    with open_audio(path) as reader:
-        rate = reader.info.sample_rate
-        return np.concatenate(list(reader.blocks(rate))), rate
+    reader = open_audio(path)
+    rate = reader.info.sample_rate
+    return np.concatenate(list(reader.blocks(rate))), rate
 
 
 def _read(path: Path) -> FloatArray:

@@ -52,8 +52,8 @@ def with_common_shift(request: Request, sources: Sequence[Place], engine: Engine
 def _beginning_f0(source: Path, estimator: F0Estimator, device: torch.device) -> FloatArray:
     """(frames,) F0 of a recording's first half minute, in blocks of which each stands for itself."""
     blocks: list[FloatArray] = []
-    with suppress(DecodeError), FileRecording(source).open() as reader:
-        blocks.extend(islice(AnalysisFeed(reader).blocks(), _SECONDS // BLOCK_S))
+    with suppress(DecodeError):
+        blocks.extend(islice(AnalysisFeed(FileRecording(source).open()).blocks(), _SECONDS // BLOCK_S))
     if not blocks:
         return np.zeros(0, dtype=np.float32)
     samples = np.concatenate(blocks)

@@ -143,11 +143,11 @@ class Conversion:
     def _opened_blocks(self) -> Generator[FloatArray, None, None]:
         """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
         extent = self._extent
-        with self.recording.open() as reader:
-            feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._stopped).blocks()
-            extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
-            with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
-                yield from self.clock.pulled("decode", blocks)
+        reader = self.recording.open()
+        feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._stopped).blocks()
+        extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
+        with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
+            yield from self.clock.pulled("decode", blocks)
         raise DecodeError(self.recording.name, "the file changed while it was being read", "Convert it again")
 
     def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
@@ -178,10 +178,10 @@ def explain(recording: Recording, request: Request, machine: Machine) -> Explana
     Raises:
         DecodeError: it can't be read.
     """
-    with recording.open() as reader:
-        rate, length = reader.info.sample_rate, reader.info.length_samples
-        if length is None:
-            length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
+    reader = recording.open()
+    rate, length = reader.info.sample_rate, reader.info.length_samples
+    if length is None:
+        length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
     samples = analysis_length(length, rate)
     extent = _extent_of(request, EDGE_FRAMES)(samples)
     decision = decide(request.options, extent.frames, request.config, machine)

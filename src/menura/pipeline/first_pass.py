@@ -82,9 +82,9 @@ def first_pass(
 
     def read(limit: float) -> tuple[RecordingFacts, float]:
         collector = None if new_collector is None else new_collector()
-        with recording.open() as reader:
-            feed = AnalysisFeed(reader, limit=limit, stopped=stopped)
-            facts = _facts(recording.name, reader, feed, collector, extent_of, split_silence, adjust_level)
+        reader = recording.open()
+        feed = AnalysisFeed(reader, limit=limit, stopped=stopped)
+        facts = _facts(recording.name, reader, feed, collector, extent_of, split_silence, adjust_level)
         return replace(facts, limit=limit), feed.needed_limit
 
     facts, limit = read(math.inf)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -64,7 +63,7 @@ class Recording(Protocol):
         """For messages and results."""
         ...
 
-    def open(self) -> AbstractContextManager[Reader]:
+    def open(self) -> Reader:
         """Begin reading. Raises DecodeError."""
         ...
 
@@ -81,7 +80,7 @@ class FileRecording:
     def name(self) -> str:
         return self.label or str(self.path)
 
-    def open(self) -> AbstractContextManager[Reader]:
+    def open(self) -> Reader:
         if "\0" in str(self.path):
             raise DecodeError(ascii(self.name), "is not a valid file name")
         return open_audio(self.path)
@@ -111,8 +110,8 @@ class ArrayRecording:
         self.warning: str | None = None
         self.notes: tuple[str, ...] = (CANCELLED,) if mixer.cancelled else ()
 
-    def open(self) -> AbstractContextManager[Reader]:
-        return nullcontext(self)
+    def open(self) -> Reader:
+        return self
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
         for start in range(0, len(self._samples), block_samples):

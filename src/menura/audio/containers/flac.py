@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,21 +19,8 @@ _STREAM_BYTES = 42
 _FRAME_HEADER_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlacRest:
-    """What is left of a stream from a frame on."""
-
-    pieces: tuple[Piece, ...]
-    """A FLAC file of the rest."""
-    start_samples: int
-    """Sample that its first frame begins with."""
-    position: int
-    """Byte at which that frame lies."""
-
-
-def inspect_flac(file: BinaryIO) -> Structure | None:
+def inspect_flac(file: BinaryIO, size: int) -> Structure | None:
     """Find the streams of a file that begins with one, perhaps behind an ID3 tag; None for others."""
-    size = file.seek(0, 2)
     start = after_id3(file, 0)
     if not _START.match(bytes_at(file, start, 8)):
         return None
@@ -43,7 +29,9 @@ def inspect_flac(file: BinaryIO) -> Structure | None:
     return Structure(parts=parts, damaged=len(parts) == MOST_PARTS)
 
 
-def rest_of_flac(file: BinaryIO, stream: range, after_samples: int, after_position: int) -> FlacRest | None:
+def rest_of_flac(
+    file: BinaryIO, stream: range, after_samples: int, after_position: int
+) -> tuple[int, int, tuple[Piece, ...]] | None:
     """Find the first frame of a stream that begins later than a sample and lies behind a byte.
 
     Args:
@@ -53,7 +41,8 @@ def rest_of_flac(file: BinaryIO, stream: range, after_samples: int, after_positi
         after_position: of the file.
 
     Returns:
-        None if there is no such frame, or the stream is no native FLAC.
+        The frame's first sample, its place in the file, and the pieces of a FLAC file that begins with it; None if
+        there is no such frame, or the stream is no native FLAC.
     """
     head = bytes_at(file, stream.start, _STREAM_BYTES)
     if not _START.match(head) or len(head) < _STREAM_BYTES:
@@ -71,7 +60,7 @@ def rest_of_flac(file: BinaryIO, stream: range, after_samples: int, after_positi
     for place in positions_of(file, sync, max(first, after_position + 1), stream.stop):
         start = _frame_start(bytes_at(file, place, _FRAME_HEADER_BYTES), like, block_samples)
         if start is not None and start > after_samples and (not total or start < total):
-            return FlacRest(pieces=(header, range(place, stream.stop)), start_samples=start, position=place)
+            return start, place, (header, range(place, stream.stop))
     return None
 
 

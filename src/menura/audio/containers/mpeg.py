@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from menura.audio.containers.structure import Piece
 
-_V1_KBPS = (
-    (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-)
-_V2_KBPS = (
-    (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-)
+_V2_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_KBPS = {
+    (1, 1): range(32, 449, 32),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): _V2_KBPS,
+    (2, 3): _V2_KBPS,
+}
+"""By version (2 also stands for 2.5) and layer."""
 _RATES_HZ = (44_100, 48_000, 32_000)
 _SAME_STREAM = 0xFFFE0C00
 """Header bits that all frames of a stream share: sync, version, layer, rate."""
@@ -59,20 +59,18 @@ class _Run:
         return (_xing_frame(self.header, self.frames), *self.pieces)
 
 
-def inspect_mpeg(file: BinaryIO) -> Structure | None:
+def inspect_mpeg(file: BinaryIO, size: int) -> Structure | None:
     """Find the frames of an MPEG audio file; None for other containers and for free-format streams."""
-    size = file.seek(0, 2)
     position = after_id3(file, 0)
     padded = bytes_at(file, position, _START_BYTES)
     position += len(padded) - len(padded.lstrip(b"\0"))
     if not _are_frames(file, position, 2):
-        sure = (at for at in positions_of(file, _SYNC, position, min(position + _START_BYTES, size))
-                if _are_frames(file, at, _SURE_FRAMES))  # fmt: skip
-        position = next(sure, size)
-    first = _header(file, position)
-    if not frame_bytes(first):
+        places = positions_of(file, _SYNC, position, min(position + _START_BYTES, size))
+        position = next((place for place in places if _are_frames(file, place, _SURE_FRAMES)), size)
+    length = frame_bytes(_header(file, position))
+    if not length:
         return None
-    if position + frame_bytes(first) > size:
+    if position + length > size:
         return Structure(parts=((range(size),),), cut_off=True)
     return _inspect_frames(file, position, size)
 
@@ -81,16 +79,15 @@ def _inspect_frames(file: BinaryIO, position: int, size: int) -> Structure:
     first, runs = _header(file, position), list[_Run]()
     damaged = cut_off = False
     while position < size and not cut_off:
-        header = _header(file, position)
-        length = frame_bytes(header) if _same_stream(header, first) else 0
-        cut_off = bool(length) and position + length > size
+        length = _frame_bytes_at(file, position, first)
+        cut_off = position + length > size
         if not length:
             position, lost = _next_frame(file, position, size, first)
             damaged |= lost
         elif not cut_off:
             announced = _xing_frames(file, position, length)
             if announced is not None or not runs:
-                runs.append(_Run(header, announced))
+                runs.append(_Run(_header(file, position), announced))
             runs[-1].add(position, length)
             runs[-1].frames += announced is None
             position += length
@@ -114,8 +111,7 @@ def _next_frame(file: BinaryIO, position: int, size: int, first: int) -> tuple[i
     if data.startswith(_TRAILERS):
         return size, False
     for place in positions_of(file, _SYNC, position + 1, size):
-        header = _header(file, place)
-        length = frame_bytes(header) if _same_stream(header, first) else 0
+        length = _frame_bytes_at(file, place, first)
         if length and (place + length == size or _same_stream(_header(file, place + length), first)):
             return place, True
     return size, False
@@ -123,17 +119,22 @@ def _next_frame(file: BinaryIO, position: int, size: int, first: int) -> tuple[i
 
 def _are_frames(file: BinaryIO, position: int, count: int) -> bool:
     """Whether so many frames of one stream follow each other, or fewer up to the end of the file."""
-    first = header = _header(file, position)
+    first = _header(file, position)
     for _ in range(count):
-        length = frame_bytes(header)
-        if not length or not _same_stream(header, first):
+        length = _frame_bytes_at(file, position, first)
+        if not length:
             return False
         position += length
         following = bytes_at(file, position, 4)
         if len(following) < 4:
             return count == 2 or not following
-        header = int.from_bytes(following, "big")
     return True
+
+
+def _frame_bytes_at(file: BinaryIO, position: int, first: int) -> int:
+    """Length of the frame at a position, 0 if there is none of the stream that `first` begins."""
+    header = _header(file, position)
+    return frame_bytes(header) if _same_stream(header, first) else 0
 
 
 def frame_bytes(header: int) -> int:
@@ -142,7 +143,7 @@ def frame_bytes(header: int) -> int:
     rate, bits = header >> 10 & 3, header >> 12 & 15
     if header >> 21 != 0x7FF or version == 1 or layer == 4 or rate == 3 or bits in (0, 15):
         return 0
-    kbps = (_V1_KBPS if version == 3 else _V2_KBPS)[layer - 1][bits - 1]
+    kbps = _KBPS[1 if version == 3 else 2, layer][bits - 1]
     rate_hz = _RATES_HZ[rate] >> (0 if version == 3 else 1 if version == 2 else 2)
     padding = header >> 9 & 1
     if layer == 1:

@@ -16,14 +16,13 @@ _HEADER_BYTES = 27
 _FIRST_PAGE, _LAST_PAGE = 2, 4
 
 
-def inspect_ogg(file: BinaryIO) -> Structure | None:
+def inspect_ogg(file: BinaryIO, size: int) -> Structure | None:
     """Find the streams of an Ogg file; None for other containers.
 
     A stream ends with a page flagged as its last, which a file that is cut off lacks.
     """
     if bytes_at(file, 0, 4) != _CAPTURE:
         return None
-    size = file.seek(0, 2)
     parts: list[range] = []
     open_streams: set[bytes] = set()
     position, opening, damaged, cut_off = 0, False, False, False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from menura.audio.containers.structure import MOST_PARTS, Structure, bytes_at, positions_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
     from menura.audio.containers.structure import Piece
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _ENDLESS_BYTES = 0x7F000000
 """Announced sizes from here on, in a file that is smaller, are a piped program's stand-in (sox, arecord, ffmpeg)."""
 _MOST_CHUNKS = 10_000
-"""Chunks before the samples after which a file is given up: zeros look like any number of empty ones."""
+"""Chunks in a row after which a file is given up: zeros look like any number of empty ones."""
 _WAVE_START = re.compile(rb"(?:RIFF|RF64)....WAVEfmt ", re.DOTALL)
 
 
@@ -40,9 +41,9 @@ class _Layout:
     unit: int = 2
     """Chunks are padded to multiples of it."""
 
-    @property
-    def header_bytes(self) -> int:
-        return struct.calcsize(self.header)
+    def behind(self, start: int, length: int) -> int:
+        """Where the chunk after one of this place and length begins."""
+        return start + max(length, 0) + -max(length, 0) % self.unit
 
 
 _WAVE = _Layout(rb"(?:RIFF|RF64|BW64)....WAVE", 12, "<4sI", b"data")
@@ -59,7 +60,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """Where a container has its samples, and how many bytes of them it announces."""
+    """Where a container has its samples, and how many bytes of them it announces, in which place and form."""
 
     start: int
     announced: int
@@ -73,13 +74,12 @@ class _Part:
 
     pieces: tuple[Piece, ...]
     end: int
-    announced: int
-    present: int
+    announced: int = 0
+    present: int = 0
 
 
-def inspect_pcm(file: BinaryIO) -> Structure | None:
+def inspect_pcm(file: BinaryIO, size: int) -> Structure | None:
     """Compare announced with present bytes; None for other containers."""
-    size = file.seek(0, 2)
     parts: list[_Part] = []
     position = 0
     while position < size and len(parts) < MOST_PARTS and (layout := _layout_at(file, position)):
@@ -101,10 +101,6 @@ def inspect_pcm(file: BinaryIO) -> Structure | None:
     )
 
 
-def _begins_sound(file: BinaryIO, position: int) -> bool:
-    return _layout_at(file, position) is not None or bytes_at(file, position, 4) in (b"fLaC", b"OggS")
-
-
 def _layout_at(file: BinaryIO, position: int) -> _Layout | None:
     head = bytes_at(file, position, 12)
     return next((layout for layout in _LAYOUTS if re.match(layout.start, head, re.DOTALL)), None)
@@ -114,19 +110,18 @@ def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> _Part:
     """The container at `base`; ValueError where it has too many chunks to be true."""
     found = _find_samples(file, layout, base)
     if found is None:
-        return _Part((range(base, size),), size, 0, 0)
-    there, announced = max(size - found.start, 0), max(found.announced, 0)
-    end, never_written = size, _is_open(file, layout, found, there)
-    if never_written:
+        return _Part((range(base, size),), size)
+    there, announced, end = max(size - found.start, 0), max(found.announced, 0), size
+    if _is_open(file, layout, found, size):
         if layout is _WAVE:
             end = next(positions_of(file, _WAVE_START, found.start, size), size)
         announced = there = max(end - found.start, 0)
     else:
         there = min(announced, there)
-        ends = (_behind(layout, found.start, there + layout.counted), _container_end(file, layout, base))
+        ends = (layout.behind(found.start, there), _container_end(file, layout, base))
         end = next((at for at in ends if base < at < size and _begins_sound(file, at)), size)
     if there == found.announced:
-        return _Part((range(base, end),), end, announced, there) if there > layout.lead else _Part((), end, 0, 0)
+        return _Part((range(base, end),), end, announced, there) if there > layout.lead else _Part((), end)
     width = struct.calcsize(found.size_form)
     number = struct.pack(found.size_form, min(there + layout.counted, (1 << 8 * width) - 1))
     pieces = (range(base, found.size_at), number, range(found.size_at + width, end))
@@ -138,47 +133,50 @@ def _find_samples(file: BinaryIO, layout: _Layout, base: int) -> _Samples | None
     if not layout.samples:
         offset, announced = struct.unpack(">4xII", bytes_at(file, base, 12).ljust(12, b"\0"))
         return _Samples(base + offset, announced, base + 8, ">I")
-    position, size_form = base + layout.first, layout.header[0] + layout.header[-1]
+    size_form = layout.header[0] + layout.header[-1]
     long_size = None
-    for _ in range(_MOST_CHUNKS):
-        header = bytes_at(file, position, layout.header_bytes)
-        if len(header) < layout.header_bytes:
-            return None
-        name, length = struct.unpack(layout.header, header)
-        start = position + len(header)
+    for name, start, length in _chunks(file, layout, base + layout.first):
         if name == b"ds64":
             long_size = (int.from_bytes(bytes_at(file, start + 8, 8), "little"), start + 8, "<q")
         if name == layout.samples and long_size is not None and length == 0xFFFFFFFF:
             return _Samples(start, *long_size)
         if name == layout.samples:
-            return _Samples(start, length - layout.counted, start - struct.calcsize(size_form), size_form)
-        position = _behind(layout, start, length)
+            return _Samples(start, length, start - struct.calcsize(size_form), size_form)
+    return None
+
+
+def _chunks(file: BinaryIO, layout: _Layout, position: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and length of each chunk's content, up to the end of the file; ValueError after too many."""
+    header_bytes = struct.calcsize(layout.header)
+    for _ in range(_MOST_CHUNKS):
+        header = bytes_at(file, position, header_bytes)
+        if len(header) < header_bytes:
+            return
+        name, counted = struct.unpack(layout.header, header)
+        start, length = position + header_bytes, counted - layout.counted
+        yield name, start, length
+        position = layout.behind(start, length)
     raise ValueError
 
 
-def _behind(layout: _Layout, start: int, length: int) -> int:
-    length = max(length - layout.counted, 0)
-    return start + length + -length % layout.unit
-
-
-def _is_open(file: BinaryIO, layout: _Layout, found: _Samples, present: int) -> bool:
+def _is_open(file: BinaryIO, layout: _Layout, found: _Samples, size: int) -> bool:
     """Whether the number of samples was never written."""
+    present = max(size - found.start, 0)
     if found.announced > layout.lead:
         return found.announced >= _ENDLESS_BYTES and found.announced > present
-    return present > layout.lead and not _are_chunks(file, layout, found.start + max(found.announced, 0))
+    if not layout.samples or present <= layout.lead:
+        return present > layout.lead
+    # Whole chunks up to the end say that an empty one before them is meant to be empty.
+    end = found.start + max(found.announced, 0)
+    for name, start, length in _chunks(file, layout, end):
+        if not re.match(rb"[ -~]{4}", name):
+            return True
+        end = layout.behind(start, length)
+    return not 0 <= end - size <= 1
 
 
-def _are_chunks(file: BinaryIO, layout: _Layout, position: int) -> bool:
-    """Whether whole chunks follow up to the end, so that an empty one before them is meant to be empty."""
-    size = file.seek(0, 2)
-    for _ in range(_MOST_CHUNKS if layout.samples else 0):
-        if position >= size:
-            return position - size <= 1
-        header = bytes_at(file, position, layout.header_bytes)
-        if len(header) < layout.header_bytes or not re.match(rb"[ -~]{4}", header):
-            return False
-        position = _behind(layout, position + len(header), struct.unpack(layout.header, header)[1])
-    return False
+def _begins_sound(file: BinaryIO, position: int) -> bool:
+    return _layout_at(file, position) is not None or bytes_at(file, position, 4) in (b"fLaC", b"OggS")
 
 
 def _container_end(file: BinaryIO, layout: _Layout, base: int) -> int:

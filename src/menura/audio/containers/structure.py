@@ -80,9 +80,8 @@ class PieceFile:
     """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
-        self._file = file
-        self._pieces = pieces
-        self._ends = [0, *accumulate(len(piece) for piece in pieces)]
+        self._file, self._pieces = file, pieces
+        self._ends = [0, *accumulate(map(len, pieces))]
         self._position = 0
         self.error: OSError | None = None
 
@@ -95,30 +94,23 @@ class PieceFile:
         return self._position
 
     def read(self, count: int = -1) -> bytes:
-        left = max(self._ends[-1] - self._position, 0)
-        left = left if count < 0 else min(count, left)
+        stop = self._ends[-1] if count < 0 else min(self._position + count, self._ends[-1])
         chunks: list[bytes] = []
-        while left:
+        while self._position < stop:
             index = bisect_right(self._ends, self._position) - 1
-            within = self._position - self._ends[index]
-            chunk = self._take(self._pieces[index], within, min(left, len(self._pieces[index]) - within))
+            start = self._ends[index]
+            chunk = self._taken(self._pieces[index][self._position - start : stop - start])
             if not chunk:
                 break
             chunks.append(chunk)
             self._position += len(chunk)
-            left -= len(chunk)
         return b"".join(chunks)
 
-    def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _take(self, piece: Piece, within: int, count: int) -> bytes:
+    def _taken(self, piece: Piece) -> bytes:
         if isinstance(piece, bytes):
-            return piece[within : within + count]
+            return piece
         try:
-            return bytes_at(self._file, piece.start + within, count)
+            return bytes_at(self._file, piece.start, len(piece))
         except OSError as error:
             self.error = error
             return b""

@@ -165,9 +165,9 @@ def slice_recording(job: SliceJob) -> SlicedRecording:
         known = _known(mark)
         if known is not None and all((Path(job.folder) / name).is_file() for name in known.files):
             return dataclasses.replace(known, source=job.recording.relative)
-        with open_audio(path) as reader:
-            rate = reader.info.sample_rate
-            samples = within_full_scale(np.concatenate(list(reader.blocks(rate))))
+        reader = open_audio(path)
+        rate = reader.info.sample_rate
+        samples = within_full_scale(np.concatenate(list(reader.blocks(rate))))
     except (AudioError, OSError) as error:
         fault = details_of(error).text()
         return SlicedRecording(source=job.recording.relative, speaker=job.recording.speaker, fault=fault)

@@ -1,4 +1,4 @@
-"""MP4 and QuickTime boxes (ISO 14496-12): whether the last one is all there, and whether another file follows."""
+"""Containers that PyAV reads; of MP4 and QuickTime (ISO 14496-12), whether all boxes are there, and only once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from menura.audio.containers.structure import Structure, bytes_at
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+_MAGIC = (
+    *((0, b"\x1a\x45\xdf\xa3"), (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"), (0, b"\x00\x00\x01\xba")),  # mkv asf mpg
+    *((0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"\x0b\x77"), (0, b"#!AMR"), (0, b"FLV"), (0, b"wvpk"), (0, b"MAC ")),
+    *((8, b"AVI "), (0, b"TTA1"), (0, b"MPCK"), (0, b".RMF")),
+)
 _OUTERMOST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
-def inspect_mp4(file: BinaryIO) -> Structure | None:
-    """Walk over the outermost boxes; None for other containers."""
-    size = file.seek(0, 2)
-    whole = ((range(size),),)
-    if bytes_at(file, 4, 4) not in _OUTERMOST:
+def inspect_media(file: BinaryIO, size: int) -> Structure | None:
+    """Recognise containers that libsndfile doesn't read; None for others."""
+    head, whole = bytes_at(file, 0, 189), ((range(size),),)
+    is_stream = head[:1] == head[188:] == b"G"  # MPEG-TS
+    if is_stream or any(head.startswith(magic, at) for at, magic in _MAGIC):
+        return Structure(parts=whole, media=True)
+    if head[4:8] not in _OUTERMOST:
         return None
     position, indexes = 0, 0
     while position < size:
