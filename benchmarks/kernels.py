@@ -23,7 +23,7 @@ from benchmarks.networks import ONEDNN, TORCH, AnalysisSizes, NetworkRow, Turns,
 from benchmarks.onnx import ONNX, decoder_session, export_decoder, why_not
 from benchmarks.turns import take_turns
 from menura.bench.conversion import sgemm_gflops
-from menura.bench.machine import Machine, this_machine
+from menura.bench.machine import this_machine
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import LoadedVoice, build_synthesizer
 from menura.cli.bench_tables import about_lines
@@ -81,7 +81,7 @@ class DecoderRow:
 class KernelAnswer:
     """What was measured."""
 
-    machine: Machine
+    machine: dict[str, Any]
     decoder_of: str
     seconds: float
     rounds: int

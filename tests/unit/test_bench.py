@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -16,8 +15,8 @@ import soundfile
 
 from menura.bench import recordings as inputs
 from menura.bench import suites
-from menura.bench.conversion import ConversionAnswer, ConversionRequest, measure_conversion
-from menura.bench.machine import Machine, commit
+from menura.bench.conversion import ConversionAnswer, measure_conversion
+from menura.bench.machine import commit
 from menura.bench.measurement import Measurement
 from menura.bench.recordings import recordings
 from menura.bench.suites import SUITES, Plan, SuiteResult, convert_command, measure_suites
@@ -30,21 +29,21 @@ from menura.options import ConversionOptions, EngineOptions
 from menura.types import StageTimes
 
 PYTHON = sys.executable
-MACHINE = Machine(
-    menura="0.1.0",
-    commit="0123456789abcdef",
-    python="3.11.7",
-    packages={"torch": "2.4"},
-    system="Linux",
-    processor="a processor",
-    logical_cores=4,
-    physical_cores=2,
-    memory_gb=8.0,
-    device="cpu",
-    threads=2,
-    vector_instructions="AVX2",
-    kernels="avx2",
-)
+MACHINE = {
+    "menura": "0.1.0",
+    "commit": "0123456789abcdef",
+    "python": "3.11.7",
+    "packages": {"torch": "2.4"},
+    "system": "Linux",
+    "processor": "a processor",
+    "logical_cores": 4,
+    "physical_cores": 2,
+    "memory_gb": 8.0,
+    "device": "cpu",
+    "threads": 2,
+    "vector_instructions": "AVX2",
+    "kernels": "avx2",
+}
 
 
 def made(wall_s: float = 6.0, audio_s: float = 60.0, **more: float) -> Measurement:
@@ -146,15 +145,20 @@ class Stub:
         self.measured: list[str] = []
 
     def __call__(
-        self, task: Callable[[ConversionRequest], ConversionAnswer], request: ConversionRequest
+        self,
+        task: Callable[..., ConversionAnswer],
+        paths: tuple[Path, ...],
+        _options: ConversionOptions,
+        _engine: EngineOptions,
+        again_runs: int,
     ) -> ConversionAnswer:
         assert task is measure_conversion
-        folder = request.paths[0].parent.name
+        folder = paths[0].parent.name
         self.measured.append(folder)
         turn = len(self.measured)
-        audio_s = sum(soundfile.info(path).duration for path in request.paths)
+        audio_s = sum(soundfile.info(path).duration for path in paths)
         figures = made(wall_s=10.0 / turn, audio_s=audio_s, peak_mb=500.0 + turn)
-        return ConversionAnswer(loaded=figures, again=made(wall_s=1.0) if request.again else None, machine=MACHINE)
+        return ConversionAnswer(loaded=figures, again=made(wall_s=1.0) if again_runs else None, machine=MACHINE)
 
 
 @pytest.fixture
@@ -174,7 +178,7 @@ def test_suites_take_turns_and_the_best_counts(tmp_path: Path, stub: Stub) -> No
     )
     document = json.loads(json.dumps(measure_suites(plan, tmp_path, lambda _: None)))
     assert stub.measured == ["1x20s", "1x5s", "1x30s", "1x60s"] * 2
-    assert document["about"] == {**dataclasses.asdict(MACHINE), "voice": "heron", "quick": True}
+    assert document["about"] == {**MACHINE, "voice": "heron", "quick": True}
     five, memory = document["five-minutes"], document["memory"]
     assert (five["wall_s"], five["peak_mb"]) == (2.0, 505.0)
     assert [length["audio_s"] for length in memory["lengths"]] == [5, 30, 60]
@@ -207,12 +211,14 @@ def test_the_command_line_is_that_of_convert(tmp_path: Path) -> None:
 
 
 RESULT = SuiteResult(
-    main=made(),
-    cold=made(wall_s=10.0),
-    cold_one=made(wall_s=4.0, audio_s=5.0),
-    again=made(wall_s=0.5, audio_s=5.0),
+    loaded=(made(),),
+    others={
+        "cold": made(wall_s=10.0),
+        "cold_one": made(wall_s=4.0, audio_s=5.0),
+        "again": made(wall_s=0.5, audio_s=5.0),
+    },
 )
-DOCUMENT = {"batch12": RESULT.document(), "about": {**dataclasses.asdict(MACHINE), "voice": "wren", "quick": True}}
+DOCUMENT = {"batch12": RESULT.document(), "about": {**MACHINE, "voice": "wren", "quick": True}}
 
 
 def test_the_document_has_every_figure() -> None:

@@ -17,8 +17,13 @@ def key(name: str) -> ModelKey:
     return ModelKey(kind="voice", path=f"/voices/{name}", size_bytes=1, modified_ns=1, variant="")
 
 
-def get(pool: ModelPool, name: str, size: int = 40) -> object:
-    return pool.get(key(name), object, size_of=lambda _: size)
+class Model:
+    def __init__(self, resident_bytes: int = 1) -> None:
+        self.resident_bytes = resident_bytes
+
+
+def get(pool: ModelPool, name: str, size: int = 40) -> Model:
+    return pool.get(key(name), lambda: Model(size))
 
 
 def test_the_least_recently_used_leave_when_bytes_run_out() -> None:
@@ -52,17 +57,15 @@ def test_one_thread_loads_while_others_wait_and_other_models_are_not_held_up() -
     pool, begun, go_on = ModelPool(budget_bytes=1000), threading.Event(), threading.Event()
     count = 0
 
-    def slow() -> object:
+    def slow() -> Model:
         nonlocal count
         count += 1
         begun.set()
         assert go_on.wait(30)
-        return object()
+        return Model()
 
-    got: list[object] = []
-    threads = [
-        threading.Thread(target=lambda: got.append(pool.get(key("slow"), slow, size_of=lambda _: 1))) for _ in range(4)
-    ]
+    got: list[Model] = []
+    threads = [threading.Thread(target=lambda: got.append(pool.get(key("slow"), slow))) for _ in range(4)]
     for thread in threads:
         thread.start()
     assert begun.wait(30)
@@ -78,11 +81,11 @@ def test_one_thread_loads_while_others_wait_and_other_models_are_not_held_up() -
 def test_a_failed_load_is_told_and_can_be_tried_again() -> None:
     pool = ModelPool(budget_bytes=100)
 
-    def fail() -> object:
+    def fail() -> Model:
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        pool.get(key("a"), fail, size_of=lambda _: 1)
+        pool.get(key("a"), fail)
     assert pool.loads() == {}
     assert get(pool, "a") is get(pool, "a")
 

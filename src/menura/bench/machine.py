@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,56 +20,33 @@ from menura.system.device import physical_cores, processor_name
 _PACKAGES = ("torch", "numpy", "onnxruntime", "faiss-cpu")
 _PACKAGE = Path(__file__).resolve().parent.parent
 _GIT_TIMEOUT_S = 10.0
-_NOT_THERE = "torch's: they are for the CPU"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What a figure belongs to."""
+def this_machine(device: torch.device, threads: int) -> dict[str, Any]:
+    """What this process runs on, as a document.
 
-    menura: str
-    commit: str | None
-    """Of the checkout that runs, with '-dirty' where it was changed; None for an installed package."""
-    python: str
-    packages: dict[str, str]
-    system: str
-    processor: str
-    logical_cores: int | None
-    physical_cores: int
-    memory_gb: float | None
-    device: str
-    threads: int
-    vector_instructions: str
-    """That torch uses."""
-    kernels: str
-    """Which compiled convolutions run, and why."""
-
-
-def this_machine(device: torch.device, threads: int) -> Machine:
-    """What this process runs on."""
-    return Machine(
-        menura=__version__,
-        commit=commit(_PACKAGE),
-        python=platform.python_version(),
-        packages=_versions(),
-        system=platform.platform(),
-        processor=processor_name(),
-        logical_cores=os.cpu_count(),
-        physical_cores=physical_cores(),
-        memory_gb=_memory_gb(),
-        device=str(device) if device.type != "cuda" else f"{device} ({torch.cuda.get_device_name(device)})",
-        threads=threads,
-        vector_instructions=torch.backends.cpu.get_cpu_capability(),
-        kernels=kernels_in_words() if device.type == "cpu" else _NOT_THERE,
-    )
+    `commit` is that of the checkout that runs, with '-dirty' where it was changed, None for an installed package;
+    `vector_instructions` are those that torch uses; `kernels` says which compiled convolutions run, and why.
+    """
+    return {
+        "menura": __version__,
+        "commit": commit(_PACKAGE),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "logical_cores": os.cpu_count(),
+        "physical_cores": physical_cores(),
+        "memory_gb": _memory_gb(),
+        "device": str(device) if device.type != "cuda" else f"{device} ({torch.cuda.get_device_name(device)})",
+        "threads": threads,
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": kernels_in_words() if device.type == "cpu" else "torch's: they are for the CPU",
+    }
 
 
 def commit(package: Path) -> str | None:
-    """The commit of the checkout that the package lies in, None where it lies in none of its own.
-
-    Args:
-        package: the package's folder.
-    """
+    """The commit of the checkout that a package's folder lies in, None where it lies in none of its own."""
     root = package.parent.parent
     top = _git(root, "rev-parse", "--show-toplevel")
     # An environment's site-packages may lie in somebody else's checkout.
@@ -87,15 +65,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {name: _version(name) for name in _PACKAGES}
-    return {name: version for name, version in versions.items() if version is not None}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _memory_gb() -> float | None:

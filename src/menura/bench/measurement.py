@@ -27,19 +27,14 @@ class Measurement:
 
     @property
     def cost(self) -> float:
-        """Wall seconds x sgemm GFLOP/s / audio seconds: comparable between machines, and between hours of a shared one.
-
-        GFLOP that could have been done for a second of audio.
-        """
+        """GFLOP that could have been done for a second of audio: comparable between machines."""
         return self.wall_s * self.sgemm_gflops / self.audio_s
 
     @property
     def real_time_factor(self) -> float:
-        """Wall seconds for a second of audio."""
         return self.wall_s / self.audio_s
 
     def document(self) -> dict[str, Any]:
-        """As plain values."""
         stages = {name.removesuffix("_s"): round(value, 6) for name, value in dataclasses.asdict(self.stages).items()}
         return {
             "wall_s": round(self.wall_s, 6),

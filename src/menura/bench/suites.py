@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ from menura.options import ConversionOptions, EngineOptions
 from menura.system.files import temporary_folder
 
 if TYPE_CHECKING:
-    from menura.bench.conversion import ConversionAnswer
-    from menura.bench.machine import Machine
     from menura.bench.recordings import Recordings
+
+_AGAIN_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,22 +65,27 @@ class Plan:
 class SuiteResult:
     """A suite's figures."""
 
-    main: Measurement
-    """Networks loaded before the clock starts; of several lengths the longest."""
-    cold: Measurement | None = None
-    """The same from process start to end."""
-    cold_one: Measurement | None = None
-    """One recording from process start to end."""
-    again: Measurement | None = None
-    """One recording, when all is warm."""
-    lengths: tuple[Measurement, ...] = ()
-    """Of each length, where there are several."""
+    loaded: tuple[Measurement, ...]
+    """Of each length, networks loaded before the clock starts."""
+    others: Mapping[str, Measurement] = field(default_factory=dict)
+    """`cold`: the same from process start to end; `cold_one`: one recording; `again`: one, when all is warm."""
 
     def document(self) -> dict[str, Any]:
-        """As plain values."""
-        parts = {"cold": self.cold, "cold_one": self.cold_one, "again": self.again}
-        document = self.main.document() | {name: part.document() for name, part in parts.items() if part is not None}
-        return document | ({"lengths": [length.document() for length in self.lengths]} if self.lengths else {})
+        """As plain values: the figures of the longest, then the others, then those of each of several lengths."""
+        document = self.loaded[-1].document() | {name: figures.document() for name, figures in self.others.items()}
+        several = len(self.loaded) > 1
+        return document | ({"lengths": [figures.document() for figures in self.loaded]} if several else {})
+
+    def best_with(self, other: SuiteResult) -> SuiteResult:
+        """The least cost of each figure, and the largest peak."""
+        return SuiteResult(
+            loaded=tuple(map(_least, self.loaded, other.loaded)),
+            others={name: _least(figures, other.others[name]) for name, figures in self.others.items()},
+        )
+
+
+def _least(a: Measurement, b: Measurement) -> Measurement:
+    return replace(min(a, b, key=lambda run: run.cost), peak_mb=max(a.peak_mb, b.peak_mb))
 
 
 def convert_command(
@@ -107,79 +112,47 @@ def measure_suites(plan: Plan, cache: Path, on_step: Callable[[str], None]) -> d
         MenuraError: a conversion failed.
         ResourceError: recordings can't be written.
     """
-    run = _Run(plan, cache, on_step)
     best: dict[str, SuiteResult] = {}
+    machine: dict[str, Any] = {}
     for _ in range(plan.rounds):
         for name in plan.suites:
-            result = run.measured(name, SUITES[name])
-            best[name] = _better(best.get(name, result), result)
-    assert run.machine is not None
-    about = {**asdict(run.machine), "voice": plan.options.voice, "quick": plan.quick}
+            result, machine = _measured(name, plan, cache, on_step)
+            best[name] = best[name].best_with(result) if name in best else result
+    about = {**machine, "voice": plan.options.voice, "quick": plan.quick}
     return {**{name: result.document() for name, result in best.items()}, "about": about}
 
 
-class _Run:
-    def __init__(self, plan: Plan, cache: Path, on_step: Callable[[str], None]) -> None:
-        self._plan, self._cache, self._on_step = plan, cache, on_step
-        self.machine: Machine | None = None
+def _measured(name: str, plan: Plan, cache: Path, on_step: Callable[[str], None]) -> tuple[SuiteResult, dict[str, Any]]:
+    """A suite's figures, and the machine they belong to."""
+    from menura.bench.conversion import measure_conversion
 
-    def measured(self, name: str, suite: Suite) -> SuiteResult:
-        runs: list[Measurement] = []
-        answer: ConversionAnswer | None = None
-        for sound in suite.recordings(self._cache, quick=self._plan.quick):
-            answer = self._loaded(name, suite, sound)
-            runs.append(answer.loaded)
-        assert answer is not None
-        result = SuiteResult(main=runs[-1], lengths=tuple(runs) if runs[1:] else ())
-        if not suite.cold:
-            return result
-        return replace(
-            result,
-            cold=self._cold(name, sound, len(sound.paths), answer.loaded.sgemm_gflops),
-            cold_one=self._cold(name, sound, 1, answer.loaded.sgemm_gflops),
-            again=answer.again,
-        )
-
-    def _loaded(self, name: str, suite: Suite, sound: Recordings) -> ConversionAnswer:
-        from menura.bench.conversion import ConversionRequest, measure_conversion
-
-        self._on_step(f"{name}: {len(sound.paths)} × {sound.seconds:g} s")
-        request = ConversionRequest(
-            paths=sound.paths, options=self._plan.options, engine=self._plan.engine, again=suite.cold
-        )
-        answer = in_fresh_process(measure_conversion, request)
-        self.machine = self.machine or answer.machine
-        return answer
-
-    def _cold(self, name: str, sound: Recordings, count: int, sgemm_gflops: float) -> Measurement:
-        """The command on the first recordings, from its start to its end."""
-        self._on_step(f"{name}: {count} from process start")
-        with temporary_folder() as folder:
-            sources = [str(path) for path in sound.paths[:count]]
-            took = timed(convert_command(sources, str(folder), self._plan.options, self._plan.engine))
-        if took.exit_code != 0:
-            raise MenuraError("menura convert", f"ended with exit code {took.exit_code}: {took.last_line}")
-        return Measurement(
-            wall_s=took.wall_s,
-            audio_s=count * sound.seconds,
-            files=count,
-            sgemm_gflops=sgemm_gflops,
-            peak_mb=took.peak_mb,
-            busy_cores=took.cpu_s / took.wall_s,
-        )
+    suite, loaded = SUITES[name], []
+    for sound in suite.recordings(cache, quick=plan.quick):
+        on_step(f"{name}: {len(sound.paths)} × {sound.seconds:g} s")
+        again_runs = _AGAIN_RUNS if suite.cold else 0
+        answer = in_fresh_process(measure_conversion, sound.paths, plan.options, plan.engine, again_runs)
+        loaded.append(answer.loaded)
+    others = {}
+    for key, count in {"cold": len(sound.paths), "cold_one": 1}.items() if suite.cold else ():
+        on_step(f"{name}: {count} from process start")
+        others[key] = _cold(plan, sound, count, answer.loaded.sgemm_gflops)
+    if answer.again is not None:
+        others["again"] = answer.again
+    return SuiteResult(loaded=tuple(loaded), others=others), answer.machine
 
 
-def _better(a: SuiteResult, b: SuiteResult) -> SuiteResult:
-    """The least cost of each figure, and the largest peak."""
-    return replace(
-        a,
-        main=_least(a.main, b.main),
-        cold=a.cold and b.cold and _least(a.cold, b.cold),
-        cold_one=a.cold_one and b.cold_one and _least(a.cold_one, b.cold_one),
-        again=a.again and b.again and _least(a.again, b.again),
-        lengths=tuple(_least(x, y) for x, y in zip(a.lengths, b.lengths, strict=True)),
+def _cold(plan: Plan, sound: Recordings, count: int, sgemm_gflops: float) -> Measurement:
+    """The command on the first recordings, from its start to its end."""
+    with temporary_folder() as folder:
+        sources = [str(path) for path in sound.paths[:count]]
+        took = timed(convert_command(sources, str(folder), plan.options, plan.engine))
+    if took.exit_code != 0:
+        raise MenuraError("menura convert", f"ended with exit code {took.exit_code}: {took.last_line}")
+    return Measurement(
+        wall_s=took.wall_s,
+        audio_s=count * sound.seconds,
+        files=count,
+        sgemm_gflops=sgemm_gflops,
+        peak_mb=took.peak_mb,
+        busy_cores=took.cpu_s / took.wall_s,
     )
-
-
-def _least(a: Measurement, b: Measurement) -> Measurement:
-    return replace(min(a, b, key=lambda run: run.cost), peak_mb=max(a.peak_mb, b.peak_mb))

@@ -11,37 +11,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from menura.errors import MenuraError, ResourceError
 from menura.system.processes import spawn
 
-Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-_STDERR_TAIL_BYTES = 2000
 _END_S = 20.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Raised:
-    error: Exception
-
-
-def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Answer:
-    """Call a function in a new interpreter and give what it gives.
-
-    Args:
-        task: a module's function.
-        request: its one argument; like the answer something that can be pickled.
+def in_fresh_process(task: Callable[..., Answer], *arguments: object) -> Answer:
+    """Call a module's function in a new interpreter and give what it gives; all of it can be pickled.
 
     Raises:
         Exception: what the task raised.
         ResourceError: the process was killed.
     """
-    process, pipe = spawn(_answer, task, request, name="menura-bench")
+    process, pipe = spawn(_answer, task, arguments, name="menura-bench")
     try:
-        answer = pipe.recv()
+        answer: Answer | Exception = pipe.recv()
     except EOFError:
         process.join(_END_S)
         raise ResourceError(
@@ -51,19 +40,18 @@ def in_fresh_process(task: Callable[[Request], Answer], request: Request) -> Ans
         pipe.close()
         process.kill()
         process.join()
-    if isinstance(answer, _Raised):
-        raise answer.error
-    result: Answer = answer
-    return result
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-def _answer(pipe: Connection, task: Callable[[Request], Answer], request: Request) -> None:
+def _answer(pipe: Connection, task: Callable[..., object], arguments: tuple[object, ...]) -> None:
     try:
-        answer: object = task(request)
+        answer = task(*arguments)
     except (MenuraError, OSError, MemoryError) as error:
-        answer = _Raised(error=error)
+        answer = error
     except Exception as error:  # noqa: BLE001  (the process edge: the parent raises it)
-        answer = _Raised(error=RuntimeError(f"{type(error).__name__}: {error}"))
+        answer = RuntimeError(f"{type(error).__name__}: {error}")
     pipe.send(answer)
 
 
@@ -73,12 +61,9 @@ class Timed:
 
     wall_s: float
     cpu_s: float
-    """CPU time with its own children's; 0 where the system doesn't say."""
     peak_mb: float
-    """Largest resident memory, MiB; of its children the largest; 0 where the system doesn't say.
-
-    On Linux at least that of this process, which is small as long as nothing here imports torch.
-    """
+    """Largest resident memory, MiB, of itself or a child; on Linux at least that of this process, which is small as
+    long as nothing here imports torch. 0, as cpu_s, where the system doesn't say."""
     exit_code: int
     """Negative: the signal that ended it."""
     last_line: str
@@ -104,13 +89,10 @@ def timed(command: Sequence[str]) -> Timed:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.kill()
                 process.wait()
-        return Timed(
-            wall_s=time.perf_counter() - start_s,
-            cpu_s=cpu_s,
-            peak_mb=peak_mb,
-            exit_code=process.returncode,
-            last_line=_last_line(errors),
-        )
+        wall_s = time.perf_counter() - start_s
+        errors.seek(0)
+        *_, last_line = ("", *errors.read().decode(errors="replace").strip().splitlines())
+    return Timed(wall_s=wall_s, cpu_s=cpu_s, peak_mb=peak_mb, exit_code=process.returncode, last_line=last_line.strip())
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[float, float]:
@@ -121,9 +103,3 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(max(0, errors.seek(0, os.SEEK_END) - _STDERR_TAIL_BYTES))
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""

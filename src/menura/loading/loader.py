@@ -39,16 +39,15 @@ class VoiceModels:
 
 
 class Loader:
-    """Loads what requests name onto a device; it stays loaded in a pool.
+    """Loads what requests name onto a device; it stays loaded in the pool.
 
     Args:
         home: Menura's data folder, for the cache of packed weights.
         device: where the networks run.
-        pool: keeps them; one of its own by default.
     """
 
-    def __init__(self, *, home: Path, device: torch.device, pool: ModelPool | None = None) -> None:
-        self.device, self.pool = device, pool or ModelPool()
+    def __init__(self, *, home: Path, device: torch.device) -> None:
+        self.device, self.pool = device, ModelPool()
         self._home = home
 
     def load(self, request: Request) -> VoiceModels:
@@ -57,15 +56,13 @@ class Loader:
         Raises:
             CheckpointError, AssetMissingError, IndexFileError: with what to do.
         """
+        path = request.voice.path
         return VoiceModels(
-            synthesizer=self._synthesizer(request.voice.path),
+            synthesizer=self.pool.get(ModelKey.of("voice", path), lambda: self._load_voice(path)),
             encoder=self._encoder(request),
             f0=self._f0(request),
             index=self._index(request),
         )
-
-    def _synthesizer(self, path: Path) -> Voice:
-        return self.pool.get(ModelKey.of("voice", path), lambda: self._load_voice(path), size_of=_own_bytes)
 
     def _load_voice(self, path: Path) -> Voice:
         network = build_synthesizer(load_voice(path)).to(self.device)
@@ -81,15 +78,13 @@ class Loader:
         name, path = request.config.content_encoder, request.content_path
         projection = projection_of(request.config.version, request.options.compat)
         key = ModelKey.of("content", path, projection)
-        return self.pool.get(key, lambda: load_encoder(name, path, self.device, projection), size_of=_own_bytes)
+        return self.pool.get(key, lambda: load_encoder(name, path, self.device, projection))
 
     def _f0(self, request: Request) -> F0Estimator | None:
         method, path = request.f0_method, request.f0_path
         if method is None or path is None:
             return None
-        return self.pool.get(
-            ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device), size_of=_own_bytes
-        )
+        return self.pool.get(ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device))
 
     def _index(self, request: Request) -> FaissIndex | None:
         path = request.index_path
@@ -97,10 +92,6 @@ class Loader:
             return None
         from menura.retrieval.faiss_index import FaissIndex
 
-        index = self.pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path), size_of=_own_bytes)
+        index = self.pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path))
         index.check_dim(request.config.content_dim)
         return index
-
-
-def _own_bytes(model: Voice | ContentEncoder | F0Estimator | FaissIndex) -> int:
-    return model.resident_bytes

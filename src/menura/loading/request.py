@@ -30,7 +30,6 @@ class Request:
     voice: VoiceEntry
     config: SynthesizerConfig
     content_path: Path
-    """The content encoder's file or folder."""
     f0_method: str | None = None
     """'file' where F0 is given; None for a voice without F0."""
     f0_path: Path | None = None
@@ -38,7 +37,6 @@ class Request:
     f0_hz: FloatArray | None = field(default=None, compare=False)
     """(frames,) F0 of the recording at 10 ms, where it is given."""
     index_path: Path | None = None
-    """None where none is used, too."""
 
     @property
     def target_hz(self) -> float | None:
@@ -67,15 +65,10 @@ class Request:
         Files count by path, size and time of change, as for the models that stay loaded; given F0 by its values.
         Another version of Menura makes another identity.
         """
-        kinds = {
-            "voice": self.voice.path,
-            "content": self.content_path,
-            "f0": self.f0_path,
-            "index": self.index_path,
-        }
+        files = {"voice": self.voice.path, "content": self.content_path, "f0": self.f0_path, "index": self.index_path}
         fields = {
             "version": __version__,
-            "files": [dataclasses.astuple(ModelKey.of(kind, path)) for kind, path in kinds.items() if path is not None],
+            "files": [dataclasses.astuple(ModelKey.of(kind, path)) for kind, path in files.items() if path is not None],
             "f0_method": self.f0_method,
             "f0_hz": None if self.f0_hz is None else hashlib.sha256(self.f0_hz.tobytes()).hexdigest(),
             "index_rate": None if self.index_path is None else self.options.index_rate,

@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 def resolve(options: ConversionOptions, home: Path) -> Request:
     """Look up what options name: voice, networks, index, F0.
 
-    Args:
-        options: what is asked for.
-        home: Menura's data folder.
-
     Raises:
         VoiceNotFoundError, CheckpointError, AssetMissingError, IndexFileError: with what to do.
         OptionError: the voice has no such speaker, or no known pitch to move to; or the F0 file can't be read.
     """
+    from menura.checkpoints.rvc import read_config
+
     voice = find_voice(options.voice, home)
-    config = _config_of(voice)
+    config = read_config(voice.path)
     _check(options, voice, config)
     given = read_f0_file(options.f0_file) if options.f0_file is not None and config.has_f0 else None
     method = None if not config.has_f0 else "file" if given is not None else resolve_method(options.f0, home)
@@ -51,20 +49,16 @@ def _index(path: Path | None) -> Path | None:
     return path
 
 
-def _config_of(voice: VoiceEntry) -> SynthesizerConfig:
-    from menura.checkpoints.rvc import read_config
-
-    return read_config(voice.path)
-
-
 def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerConfig) -> None:
     if options.speaker_id >= config.n_speakers:
         last = config.n_speakers - 1
         known = f"has speakers 0 to {last}" if last else "has only speaker 0"
         raise OptionError(
-            None, f"voice '{voice.name}' {known}, not {options.speaker_id}", f"Use a {{speaker_id}} up to {last}",
+            None,
+            f"voice '{voice.name}' {known}, not {options.speaker_id}",
+            f"Use a {{speaker_id}} up to {last}",
             option="speaker_id",
-        )  # fmt: skip
+        )
     if options.transpose in ("auto", "auto-batch") and config.has_f0 and voice.f0_median_hz is None:
         raise OptionError(
             None,
