@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.recipe import Rule, around, drawn, gain, signed_uniform
-from menura.checkpoints.rvc import save_rvc
+from menura.checkpoints.rvc import save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes
 from menura.models.hubert import HubertConfig
 from menura.models.rmvpe import N_MELS, RmvpeConfig
@@ -141,7 +141,8 @@ def make_home(home: Path) -> Path:
         home / "assets" / "rmvpe.pt",
         lambda path: torch.save(rmvpe_weights(RmvpeConfig()), path),
     )
-    _once(voice / f"{VOICE_NAME}.pth", lambda path: save_rvc(path, full_size_voice()))
+    if not (voice / f"{VOICE_NAME}.pth").is_file():
+        save_voice(voice / f"{VOICE_NAME}.pth", full_size_voice())
     _once(voice / f"{VOICE_NAME}.index", lambda path: path.write_bytes(_index()))
     return home
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_rvc, save_safetensors
+from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_voice
 from menura.checkpoints.voice import expected_shapes
 from menura.models.config import SynthesizerConfig
 from support.tiny import tiny_config
@@ -21,5 +21,5 @@ def write_voice(path: Path, config: SynthesizerConfig | None = None, name: str =
         for key, shape in expected_shapes(config).items()
     }
     voice = LoadedVoice(config=config, state=state, metadata=VoiceMetadata(name=name, author="nobody"))
-    (save_rvc if path.suffix == ".pth" else save_safetensors)(path, voice)
+    save_voice(path, voice)
     return path

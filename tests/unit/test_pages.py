@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from menura.checkpoints.weights import load_weights
+from menura.checkpoints.pickles import load_weights
 from menura.system.pages import MappedPages
 from support.pages import mapped_bytes
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from menura.checkpoints import pickles
-from menura.checkpoints.pickles import load_as_data, load_tensors
-from menura.checkpoints.weights import load_weights
+from menura.checkpoints.pickles import load_as_data, load_tensors, load_weights
 from menura.errors import CheckpointError, UnsafeCheckpointError
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from menura.checkpoints.maps import classic
-from menura.checkpoints.rvc import load_voice, save_safetensors
+from menura.checkpoints.rvc import load_voice, save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, build_synthesizer, check_config
 from menura.errors import CheckpointError
 from menura.models.config import SynthesizerConfig
@@ -197,7 +197,7 @@ def voice(config: SynthesizerConfig) -> LoadedVoice:
 
 def test_a_file_is_what_was_saved(tmp_path: Path) -> None:
     saved = voice(tiny_filters())
-    save_safetensors(tmp_path / "v.safetensors", saved)
+    save_voice(tmp_path / "v.safetensors", saved)
     loaded = load_voice(tmp_path / "v.safetensors")
     assert loaded.config == saved.config
     model = build_synthesizer(loaded)

@@ -137,11 +137,11 @@ def test_warm_start_takes_rvcs_109_speakers_and_its_halves(folder: Path, tmp_pat
 
 
 def test_warm_start_from_a_voice_and_the_running_average(folder: Path, tmp_path: Path) -> None:
-    from menura.checkpoints.rvc import save_rvc
+    from menura.checkpoints.rvc import save_voice
 
     donor = tiny_experiment()
     voice = voice_of(donor, make_generator(donor).state_dict(), step=1, speaker="bert")
-    save_rvc(tmp_path / "donor.pth", voice)
+    save_voice(tmp_path / "donor.pth", voice)
     warm = dataclasses.replace(donor.warm_start, generator=str(tmp_path / "donor.pth"))
     save_experiment(folder, dataclasses.replace(donor, warm_start=warm))
     trainer = open_trainer(folder, CPU)
@@ -193,12 +193,12 @@ def test_sizes_are_rvcs(manifest: str, version: str, rate: int, vocoder: str) ->
 
 
 def test_a_full_size_voice_is_written_as_rvc_writes_it(tmp_path: Path) -> None:
-    from menura.checkpoints.rvc import save_rvc
+    from menura.checkpoints.rvc import save_voice
 
     config = rvc_config("v2", 40_000, 1, content="contentvec", has_f0=True, vocoder="HiFi-GAN")
     experiment = tiny_rvc(synthesizer=config, speakers=("me",))
     voice = voice_of(experiment, make_generator(experiment).state_dict(), step=5)
-    save_rvc(tmp_path / "me.pth", voice)
+    save_voice(tmp_path / "me.pth", voice)
     content = torch.load(tmp_path / "me.pth", weights_only=True)
     known = load_manifest("voice_v2_40k_f0")
     assert list(content["weight"]) == [t.name for t in known.tensors]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from menura.checkpoints.pickles import unreadable
-from menura.checkpoints.weights import load_weights
+from menura.checkpoints.pickles import load_weights, unreadable
 from menura.errors import AssetMissingError, CheckpointError
 from menura.models.hubert import Hubert, HubertConfig
 from menura.system.files import read_json

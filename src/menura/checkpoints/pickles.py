@@ -1,4 +1,4 @@
-"""Reads torch files without running anything in them; writes them, and says why where it can't.
+"""Reads files of weights without running anything in them; writes torch files, and says why where it can't.
 
 A .pth file is a pickle, and a pickle can call any function. Before torch sees the file, every function it names is
 compared with the few that tensors and plain values need; then torch reads it in its weights-only mode. Of files that
@@ -24,6 +24,9 @@ from types import SimpleNamespace
 from typing import IO, Any, ClassVar, Literal, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from menura.errors import CheckpointError, UnsafeCheckpointError
 from menura.system.files import FETCH_AGAIN, stand_in
@@ -31,9 +34,9 @@ from menura.system.text import printable
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger than any voice or content encoder."""
-MAX_ZIP_ENTRIES = 20_000
-MAX_PICKLE_BYTES = 64 * 2**20
-MAX_LEGACY_PICKLES = 5
+_MAX_ZIP_ENTRIES = 20_000
+_MAX_PICKLE_BYTES = 64 * 2**20
+_MAX_LEGACY_PICKLES = 5
 """Files of torch before 1.6: magic number, version, system, object, storage keys."""
 _MAX_TUPLES = 50_000
 """Ten times what a voice's checkpoint has. Hashing a million, one in another, overflows the C stack."""
@@ -52,11 +55,11 @@ _OF_TENSORS = re.compile(
     r"|torch\.serialization _get_layout"
 )
 _OF_VALUES = re.compile(r"collections Counter|(__builtin__|builtins) (set|bytearray|complex)|_codecs encode")
-READ_ERRORS = (
+_READ_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-    OverflowError, RecursionError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
+    OverflowError, RecursionError, OSError, struct.error, zipfile.BadZipFile, zlib.error, SafetensorError,
 )  # fmt: skip
-"""What reading a damaged torch file raises."""
+"""What reading a damaged file of weights raises."""
 
 
 def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "meta"] = "cpu") -> object:
@@ -72,7 +75,7 @@ def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "me
         CheckpointError: missing, empty, too large, cut off, or not a torch file.
         UnsafeCheckpointError: it names functions or classes beyond those of tensors and plain values.
     """
-    with reading(path):
+    with reading(path, "torch"):
         foreign = sorted(_foreign_names(path))
         if not foreign:
             return torch.load(path, map_location=device, weights_only=True, mmap=mapped and _mappable(path))
@@ -83,13 +86,29 @@ def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "me
     )
 
 
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read named tensors: safetensors, or a torch file without code; mapped into memory where possible.
+
+    Raises:
+        CheckpointError: damaged, or something other than named tensors.
+        UnsafeCheckpointError: it holds more than weights.
+    """
+    if path.suffix == ".safetensors":
+        with reading(path, "safetensors"):
+            return load_file(path)
+    loaded = load_tensors(path, mapped=True)
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise CheckpointError(path, "holds something other than named tensors", "Fetch it again")
+    return loaded
+
+
 def load_as_data(path: Path) -> object:
     """Read a torch file that holds objects beside its weights; in place of each stands a `Something` that does nothing.
 
     Raises:
         CheckpointError: missing, empty, too large, cut off, or not a torch file.
     """
-    with reading(path):
+    with reading(path, "torch"):
         _foreign_names(path)  # for its bounds
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_DATA)
 
@@ -146,16 +165,16 @@ _DATA = SimpleNamespace(__name__="data", Unpickler=_DataUnpickler, load=_load_da
 
 
 @contextmanager
-def reading(path: Path, kind: str = "torch") -> Iterator[None]:
+def reading(path: Path, kind: Literal["torch", "safetensors"]) -> Iterator[None]:
     """What fails in this block fails because the file isn't what it should be.
 
     Raises:
         CheckpointError: missing, empty, too large, cut off, or not a file of this kind; says what to do.
     """
-    check_size(path)
+    _check_size(path)
     try:
         yield
-    except READ_ERRORS as error:
+    except _READ_ERRORS as error:
         raise unreadable(path, kind) from error
 
 
@@ -219,7 +238,7 @@ class _Output:
         self._file.flush()
 
 
-def check_size(path: Path) -> None:
+def _check_size(path: Path) -> None:
     """Raise CheckpointError for a file that is missing, empty or far too large."""
     try:
         size = path.stat().st_size if path.is_file() else None
@@ -236,14 +255,14 @@ def check_size(path: Path) -> None:
 def _foreign_names(path: Path) -> set[str]:
     """Functions and classes that the file's pickles name beyond the harmless ones.
 
-    Raises one of READ_ERRORS where a pickle can't be read to its end: names found in other bytes mean nothing.
+    Raises one of _READ_ERRORS where a pickle can't be read to its end: names found in other bytes mean nothing.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:2] == b"PK":
             names = _names_in_zip(path)
         else:
             names = set()
-            for _ in range(MAX_LEGACY_PICKLES):
+            for _ in range(_MAX_LEGACY_PICKLES):
                 names.update(_names_in_pickle(content))
                 if content.tell() == len(content):
                     break
@@ -255,9 +274,9 @@ def _names_in_zip(path: Path) -> set[str]:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
         if (
-            len(entries) > MAX_ZIP_ENTRIES
+            len(entries) > _MAX_ZIP_ENTRIES
             or sum(entry.file_size for entry in entries) > MAX_FILE_BYTES
-            or sum(entry.file_size for entry in pickles) > MAX_PICKLE_BYTES
+            or sum(entry.file_size for entry in pickles) > _MAX_PICKLE_BYTES
         ):
             raise CheckpointError(path, "the archive holds more than any voice has")
         names = {"TorchScript program" for entry in entries if "/code/" in entry.filename}

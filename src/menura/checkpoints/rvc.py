@@ -17,11 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from menura.checkpoints.maps import State
-from menura.checkpoints.pickles import check_size, load_tensors, save_tensors, unreadable
+from menura.checkpoints.pickles import load_tensors, reading, save_tensors
 from menura.checkpoints.voice import (
     HIFI_GAN,
     MRF_HIFI_GAN,
-    POSTERIOR_PREFIX,
     REFINE_GAN,
     LoadedVoice,
     VoiceMetadata,
@@ -33,8 +32,7 @@ from menura.models.config import SynthesizerConfig
 from menura.system.files import replacing
 from menura.system.text import printable
 
-DEFAULT_CONTENT_ENCODER = "contentvec"
-HEADER_KEY = "rvc"
+_HEADER_KEY = "rvc"
 """Key of the .safetensors header under which, as JSON, all that a .pth holds beside its weights stands."""
 
 _CONFIG = dataclasses.fields(SynthesizerConfig)[:18]
@@ -51,13 +49,9 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 def load_voice(path: Path) -> LoadedVoice:
-    """Read a voice.
+    """Read a voice: an RVC .pth file, or a .safetensors file with the same weights.
 
-    Args:
-        path: an RVC .pth file, or a .safetensors file with the same weights.
-
-    Returns:
-        Architecture, float32 weights on the CPU, metadata. Fields that older files lack get RVC's defaults.
+    Fields that older files lack get RVC's defaults.
 
     Raises:
         UnsafeCheckpointError: the file holds more than weights.
@@ -96,15 +90,11 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
 
 
 def _read_safetensors(path: Path) -> tuple[object, State]:
-    check_size(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            fields = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
-            # Not read unless it is a voice: other networks' files can be large.
-            names = file.keys() if isinstance(fields, dict) else ()
-            return fields, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, "safetensors") from error
+    with reading(path, "safetensors"), safe_open(path, framework="pt", device="cpu") as file:
+        fields = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
+        # Not read unless it is a voice: other networks' files can be large.
+        names = file.keys() if isinstance(fields, dict) else ()
+        return fields, {name: file.get_tensor(name) for name in names}
 
 
 def _training_checkpoint(path: Path, model: object) -> CheckpointError:
@@ -116,13 +106,6 @@ def _training_checkpoint(path: Path, model: object) -> CheckpointError:
     )
 
 
-def _config(path: Path, fields: Mapping[Any, Any], state: State) -> SynthesizerConfig:
-    try:
-        return parse_config(fields, state)
-    except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(path, "its config can't be read", "The file is damaged or not an RVC voice") from error
-
-
 def _check_extent(path: Path, state: State) -> None:
     """Refuse tensors that take more memory than their file: with strides of zero a few bytes can claim any size."""
     storages = {storage._cdata: storage.nbytes() for storage in (t.untyped_storage() for t in state.values())}
@@ -130,12 +113,15 @@ def _check_extent(path: Path, state: State) -> None:
         raise CheckpointError(path, "its weights claim to be larger than the file", "Fetch it again")
 
 
-def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
-    """RVC's ordered list by name, corrected by what the weights themselves say.
+def _config(path: Path, fields: Mapping[Any, Any], state: State) -> SynthesizerConfig:
+    try:
+        return parse_config(fields, state)
+    except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(path, "its config can't be read", "The file is damaged or not an RVC voice") from error
 
-    Args:
-        content: the fields beside the weights.
-        state: weights in any form.
+
+def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
+    """RVC's ordered list by name, corrected by what the weights themselves say, in any form.
 
     Raises:
         TypeError, ValueError, LookupError, OverflowError: the fields are no RVC config.
@@ -151,7 +137,7 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
         version=_parse_version(content.get("version"), content_dim),
         has_f0="enc_p.emb_pitch.weight" in state,
         vocoder=_parse_vocoder(content.get("vocoder"), state),
-        content_encoder=_text(content.get("embedder_model")) or DEFAULT_CONTENT_ENCODER,
+        content_encoder=_text(content.get("embedder_model")) or "contentvec",
     )
 
 
@@ -224,11 +210,12 @@ def _speaker_names(value: object) -> tuple[str, ...]:
     return tuple(numbered.get(i, "") for i in range(len(numbered)))
 
 
-def save_rvc(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
-    """Write a voice as RVC and Applio do, whole or not at all.
+def save_voice(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
+    """Write a voice, whole or not at all.
 
     Args:
-        path: the .pth file; replaced if it exists.
+        path: replaced if it exists; a .pth file is one of RVC and Applio, a .safetensors file has config and metadata
+            as JSON in its header.
         voice: its weights may be in any form and contain the posterior encoder, which is left out.
         dtype: 'float16' as RVC stores, or 'float32'.
 
@@ -236,29 +223,15 @@ def save_rvc(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
         CheckpointError: the weights don't fit the config.
         EncodeError: the file can't be written.
     """
-    weights = OrderedDict(_export_weights(path, voice, _DTYPES[dtype]))
-    content = {"weight": weights, **_fields(voice)}
+    checked = checked_voice(path, voice.config, voice.state, voice.metadata)
+    state = {name: tensor.to(_DTYPES[dtype]).clone() for name, tensor in checked.state.items()}
+    fields = _fields(voice)
     with replacing(path, EncodeError) as partial:
-        save_tensors(content, partial)
-
-
-def save_safetensors(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
-    """Write a voice as .safetensors, config and metadata as JSON in its header; whole or not at all.
-
-    Args:
-        path: the file; replaced if it exists.
-        voice: as for `save_rvc`.
-        dtype: 'float16' or 'float32'.
-
-    Raises:
-        CheckpointError: the weights don't fit the config.
-        EncodeError: the file can't be written.
-    """
-    state = _export_weights(path, voice, _DTYPES[dtype])
-    header = {HEADER_KEY: json.dumps(_fields(voice), ensure_ascii=False)}
-    with replacing(path, EncodeError) as partial:
+        if path.suffix.lower() == ".pth":
+            save_tensors({"weight": OrderedDict(state), **fields}, partial)
+            return
         try:
-            save_file(state, partial, metadata=header)
+            save_file(state, partial, metadata={_HEADER_KEY: json.dumps(fields, ensure_ascii=False)})
         except SafetensorError as error:
             raise _system_error(error) from error
 
@@ -292,9 +265,3 @@ def _fields(voice: LoadedVoice) -> dict[str, Any]:
 
 def _listed(value: object) -> object:
     return [_listed(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _export_weights(path: Path, voice: LoadedVoice, dtype: torch.dtype) -> State:
-    state = {name: t for name, t in voice.state.items() if not name.startswith(POSTERIOR_PREFIX)}
-    checked = checked_voice(path, voice.config, state, voice.metadata)
-    return {name: tensor.to(dtype).clone() for name, tensor in checked.state.items()}

@@ -21,7 +21,7 @@ from menura.system.text import printable
 from menura.units import FRAME_RATE_HZ
 
 HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"
-POSTERIOR_PREFIX = "enc_q."
+_POSTERIOR_PREFIX = "enc_q."
 """The posterior encoder is needed in training only and left out of voices."""
 
 _MAX_LAYERS = 64
@@ -77,26 +77,22 @@ def expected_shapes(config: SynthesizerConfig) -> dict[str, tuple[int, ...]]:
     with without_weights():
         network = Synthesizer(config, training=True)
     state = classic(network.state_dict())
-    return {name: tuple(t.shape) for name, t in state.items() if not name.startswith(POSTERIOR_PREFIX)}
+    return {name: tuple(t.shape) for name, t in state.items() if not name.startswith(_POSTERIOR_PREFIX)}
 
 
 def checked_voice(
     path: Path, config: SynthesizerConfig, state: Mapping[str, Tensor], metadata: VoiceMetadata
 ) -> LoadedVoice:
-    """A LoadedVoice from weights in any form, or the reason why not.
-
-    Args:
-        path: named in errors.
-        config: the architecture that the file states.
-        state: weights as stored, possibly with the posterior encoder.
-        metadata: what else the file says.
+    """A LoadedVoice from weights in any form, possibly with the posterior encoder.
 
     Raises:
         CheckpointError: impossible architecture, or weights that are missing, unknown, of other shape, or not finite.
     """
     check_config(path, config)
-    weights = unpacked(config, {k: v for k, v in classic(state).items() if not k.startswith(POSTERIOR_PREFIX)})
     expected = expected_shapes(config)
+    stored = {name: t for name, t in classic(state).items() if not name.startswith(_POSTERIOR_PREFIX)}
+    normed = [name for name in expected if name.endswith(".weight_g")]
+    weights = unfolded(stored, [name for name in normed if name in stored or name[: -len("_g")] in stored])
     missing = [name for name in expected if name not in weights]
     unknown = [name for name in weights if name not in expected]
     if missing or unknown:
@@ -112,13 +108,6 @@ def checked_voice(
     if broken is not None:
         raise CheckpointError(path, f"{broken} contains NaN or Inf", "Training of this voice failed; use another one")
     return LoadedVoice(config=config, state=loaded, metadata=metadata)
-
-
-def unpacked(config: SynthesizerConfig, state: State) -> State:
-    """Weights under RVC's names, with gains split off where weight norm had been folded."""
-    normed = [n for n in expected_shapes(config) if n.endswith(".weight_g")]
-    present = [n for n in normed if n in state or n[: -len("_g")] in state]
-    return unfolded(state, present)
 
 
 def check_config(path: Path, config: SynthesizerConfig) -> None:

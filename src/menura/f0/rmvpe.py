@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from menura.checkpoints.weights import load_weights
+from menura.checkpoints.pickles import load_weights
 from menura.errors import CheckpointError
 from menura.kernels.rmvpe import use_kernels
 from menura.kernels.selftest import trusted_kernels

@@ -309,11 +309,11 @@ def _taken(name: str) -> VoiceExistsError:
 
 def _install(voice: LoadedVoice, index: Path | None, card: dict[str, object], made: Path, target: Path) -> None:
     """Make the voice's folder, then give it its place."""
-    from menura.checkpoints.rvc import save_safetensors
+    from menura.checkpoints.rvc import save_voice
 
     made.mkdir()
     try:
-        save_safetensors(made / WEIGHTS_NAME, voice, dtype=_lossless_dtype(voice))
+        save_voice(made / WEIGHTS_NAME, voice, dtype=_lossless_dtype(voice))
     except EncodeError as error:
         raise error.about({str(made / WEIGHTS_NAME): str(target)}) from error
     if index is not None:

@@ -173,7 +173,7 @@ def _convert_encoder(source: Path, target: Path) -> None:
 
 
 def _check_rmvpe(path: Path) -> None:
-    from menura.checkpoints.weights import load_weights
+    from menura.checkpoints.pickles import load_weights
 
     load_weights(path)
 

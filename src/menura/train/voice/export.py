@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from menura.checkpoints.maps import classic
-from menura.checkpoints.rvc import save_rvc, save_safetensors
+from menura.checkpoints.rvc import save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata
 from menura.errors import TrainingError
 from menura.models.sizes import SOURCE_FILTER
@@ -54,7 +54,8 @@ def export_voice(
     state = _weights(folder, newest=newest)
     if metadata is None:
         metadata = _metadata(experiment, load_preparation(folder), int(state["step"]), name=target.stem)
-    _save(target, voice_of(experiment, state["average"], step=int(state["step"]), metadata=metadata, speaker=speaker))
+    voice = voice_of(experiment, state["average"], step=int(state["step"]), metadata=metadata, speaker=speaker)
+    save_voice(target, voice)
 
 
 def _check_target(target: Path, experiment: Experiment) -> None:
@@ -65,10 +66,6 @@ def _check_target(target: Path, experiment: Experiment) -> None:
         raise TrainingError(
             target, "other programs can't run this voice's vocoder", "Write it as .safetensors for Menura"
         )
-
-
-def _save(target: Path, voice: LoadedVoice) -> None:
-    (save_rvc if target.suffix.lower() == ".pth" else save_safetensors)(target, voice)
 
 
 def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool = False) -> tuple[Path, ...]:
@@ -91,7 +88,7 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     metadata = _metadata(experiment, prepared, step, name=name)
     voice = voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker)
     for path in paths:
-        _save(path, voice)
+        save_voice(path, voice)
     _remove_earlier_name(folder / VOICE, paths)
     card = json.dumps(_card(name, experiment, prepared, state, speaker=speaker), indent=1, ensure_ascii=False)
     write_atomically(folder / VOICE / CARD_NAME, (card + "\n").encode("utf-8", "backslashreplace"))
