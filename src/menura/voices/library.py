@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ VOICE_SUFFIXES = (".safetensors", ".pth")
 """Of a voice's weights; the first is preferred where both are there."""
 
 WEIGHTS_NAME = "voice.safetensors"
-MAX_NAME_CHARACTERS = 100
+_MAX_NAME_CHARACTERS = 100
 
 _BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "starter" / "voices"
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
@@ -56,11 +56,7 @@ class VoiceEntry:
 
 
 def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
-    """Every known voice, the built-in ones first, each group by name.
-
-    Args:
-        home: Menura's data folder.
-    """
+    """Every known voice, the built-in ones first, each group by name."""
     voices: dict[str, VoiceEntry] = {}
     for folder, builtin in ((_BUILTIN_FOLDER, True), (home / "voices", False)):
         for voice in sorted(_voices_in(folder, builtin=builtin), key=lambda voice: (voice.name, voice.path)):
@@ -69,12 +65,7 @@ def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
 
 
 def find_voice(name_or_path: str, home: Path) -> VoiceEntry:
-    """The voice of that name, or the weights file at that path with the index beside it.
-
-    Args:
-        name_or_path: a known voice's name, in any case if that is unambiguous, or the path of a .pth or .safetensors
-            file.
-        home: Menura's data folder.
+    """The voice of that name, in any case if that is unambiguous, or the weights file at that path.
 
     Raises:
         VoiceNotFoundError: neither; the error names the known voices.
@@ -124,13 +115,9 @@ def remove_voice(name: str, home: Path) -> VoiceEntry:
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be a folder's on every system.
-
-    Raises:
-        OptionError: it can't.
-    """
+    """The name, if it can be a folder's on every system. Raises OptionError."""
     bad = (
-        not 0 < len(name) <= MAX_NAME_CHARACTERS
+        not 0 < len(name) <= _MAX_NAME_CHARACTERS
         or _NOT_IN_NAMES.search(name)
         or name[0] in ".- "
         or name[-1] in ". "
@@ -193,29 +180,28 @@ def _voices_in(folder: Path, *, builtin: bool) -> Iterator[VoiceEntry]:
     for entry in entries:
         with suppress(OSError):  # one that can't be read doesn't hide the others
             if entry.is_dir():
-                weights = sorted(f for f in _files(entry) if f.suffix.lower() in VOICE_SUFFIXES)
+                files = _files(entry)
+                weights = [f for f in files if f.suffix.lower() in VOICE_SUFFIXES]
                 if weights:
-                    yield _installed(entry, weights, builtin=builtin)
+                    first = min(weights, key=_rank)
+                    yield _entry(first, entry.name, files, read_card(entry / CARD_NAME), builtin=builtin)
             elif entry.suffix.lower() in VOICE_SUFFIXES and entry.is_file():
-                index, _ = match_index(entry, [entry, entry.with_suffix(".index")])
-                yield _entry(entry, entry.stem, index if index and index.is_file() else None, VoiceCard())
+                files = [file for file in (entry, entry.with_suffix(".index")) if file.is_file()]
+                yield _entry(entry, entry.stem, files, VoiceCard())
 
 
-def _installed(folder: Path, weights: Sequence[Path], *, builtin: bool) -> VoiceEntry:
-    ranked = sorted(weights, key=lambda f: (f.name != WEIGHTS_NAME, VOICE_SUFFIXES.index(f.suffix.lower()), f.name))
-    index, note = match_index(ranked[0], _files(folder))
-    return _entry(ranked[0], folder.name, index, read_card(folder / CARD_NAME), "" if index else note, builtin=builtin)
+def _rank(weights: Path) -> tuple[bool, int, str]:
+    return weights.name != WEIGHTS_NAME, VOICE_SUFFIXES.index(weights.suffix.lower()), weights.name
 
 
 def _voice_of_file(path: Path) -> VoiceEntry:
-    index, note = match_index(path, _files(path.parent))
-    card = read_card(path.parent / CARD_NAME)
-    return _entry(path, path.stem, index, card if card.name == path.stem else VoiceCard(), note)
+    card, files = read_card(path.parent / CARD_NAME), _files(path.parent)
+    voice = _entry(path, path.stem, files, card if card.name == path.stem else VoiceCard())
+    return replace(voice, note=match_index(path, files)[1])
 
 
-def _entry(
-    path: Path, name: str, index: Path | None, card: VoiceCard, note: str = "", *, builtin: bool = False
-) -> VoiceEntry:
+def _entry(path: Path, name: str, files: Sequence[Path], card: VoiceCard, *, builtin: bool = False) -> VoiceEntry:
+    index, note = match_index(path, files)
     return VoiceEntry(
         name=name,
         path=path,
@@ -223,7 +209,7 @@ def _entry(
         builtin=builtin,
         source=card.source or path.name,
         f0_median_hz=card.f0_median_hz,
-        note=note,
+        note="" if index else note,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError, VoiceExistsError
 from menura.system.files import replacing, write_whole
 from menura.voices.assets import SAFE_NAME, is_installed
-from menura.voices.install import ImportRequest, IndexCheck, import_voices
+from menura.voices.install import ImportRequest, import_voices
 
 _FAIRSEQ = (
     "assets/hubert/hubert_base.pt", "hubert_base.pt", "rvc/models/embedders/contentvec_base.pt",
@@ -40,7 +40,6 @@ _OTHERS = ("rvc/models", "assets/hubert", "assets/rmvpe", *_PRETRAINED)
 """Where weights lie that may be unknown."""
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".onnx")
 
-
 Outcome = Literal["imported", "present", "failed", "unknown"]
 
 
@@ -54,92 +53,79 @@ class TakenOver:
     error: MenuraError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Item:
-    name: str
-    source: Path
-    present: bool
-    install: Callable[[], None]
-
-
-def take_over(folder: Path, home: Path, *, check_index: IndexCheck | None = None) -> Iterator[TakenOver]:
+def take_over(folder: Path, home: Path) -> Iterator[TakenOver]:
     """Copy the networks and install the voices of another program's folder; what is there already stays as it is.
 
     Args:
         folder: Applio's or RVC WebUI's own, the one with `rvc` or `assets` in it.
         home: Menura's data folder.
-        check_index: as for importing voices.
 
     Raises:
         OptionError: nothing in the folder is known.
         ResourceError: the data folder can't be written.
     """
     known: set[Path] = set()
-    for result in _known(folder, home, check_index):
-        known.add(result.source)
-        yield result
+    for part in (_encoders, _networks, _pretrained, _voices):
+        for result in part(folder, home):
+            known.add(result.source)
+            yield result
     if not known:
         problem = "holds nothing that Applio or RVC WebUI keeps"
         raise OptionError(folder, problem, "Give their own folder, the one with 'rvc' or 'assets' in it")
-    for path in sorted(_weights_below(folder) - known):
+    walked = (Path(place, name) for part in _OTHERS for place, _, names in os.walk(folder / part) for name in names)
+    for path in sorted({path for path in walked if path.suffix in _WEIGHTS} - known):
         yield TakenOver(name=str(path.relative_to(folder)), source=path, outcome="unknown")
 
 
-def _known(folder: Path, home: Path, check_index: IndexCheck | None) -> Iterator[TakenOver]:
-    for items in (_encoders(folder, home), _fairseq(folder, home), _networks(folder, home), _pretrained(folder, home)):
-        yield from map(_taken_over, items)
-    request = ImportRequest(source=folder, below=_VOICES, home=home, check_index=check_index)
-    with suppress(CheckpointError):  # there are no voices
-        for voice in import_voices(request):
-            present = isinstance(voice.error, VoiceExistsError)
-            outcome: Outcome = "present" if present else "failed" if voice.error else "imported"
-            yield TakenOver(name=voice.name, source=folder / voice.file, outcome=outcome, error=voice.error)
-
-
-def _taken_over(item: _Item) -> TakenOver:
-    if item.present:
-        return TakenOver(name=item.name, source=item.source, outcome="present")
-    try:
-        item.install()
-    except ResourceError:
-        raise
-    except MenuraError as error:
-        return TakenOver(name=item.name, source=item.source, outcome="failed", error=error)
-    return TakenOver(name=item.name, source=item.source, outcome="imported")
-
-
-def _encoders(folder: Path, home: Path) -> Iterator[_Item]:
+def _encoders(folder: Path, home: Path) -> Iterator[TakenOver]:
     for place in _EMBEDDERS:
         for config in sorted((folder / place).glob("*/config.json")):
             name = config.parent.name.replace("hubert_base", "hubert-base").replace("_hubert", "-hubert")
             weights = _first(config.parent, ("model.safetensors", "pytorch_model.bin"))
             if weights is not None and SAFE_NAME.fullmatch(name):
                 install = partial(_copy_encoder, config.parent, home / "assets" / name)
-                yield _Item(name=name, source=weights, present=is_installed(name, home), install=install)
+                yield _taken(name, weights, install, present=is_installed(name, home))
 
 
-def _fairseq(folder: Path, home: Path) -> Iterator[_Item]:
-    source = _first(folder, _FAIRSEQ)
-    if source is not None:
-        install = partial(_convert_encoder, source, home / "assets" / "contentvec")
-        yield _Item(name="contentvec", source=source, present=is_installed("contentvec", home), install=install)
-
-
-def _networks(folder: Path, home: Path) -> Iterator[_Item]:
-    for name, places, check in (("rmvpe", _RMVPE, _check_rmvpe), ("fcpe", _FCPE, _check_fcpe)):
+def _networks(folder: Path, home: Path) -> Iterator[TakenOver]:
+    assets = home / "assets"
+    for name, places, install in (
+        ("contentvec", _FAIRSEQ, partial(_convert_encoder, target=assets / "contentvec")),
+        ("rmvpe", _RMVPE, partial(_copy, target=assets / "rmvpe.pt", check=_check_rmvpe)),
+        ("fcpe", _FCPE, partial(_copy, target=assets / "fcpe.pt", check=_check_fcpe)),
+    ):
         source = _first(folder, places)
         if source is not None:
-            install = partial(_copy, source, home / "assets" / f"{name}.pt", check)
-            yield _Item(name=name, source=source, present=is_installed(name, home), install=install)
+            yield _taken(name, source, partial(install, source), present=is_installed(name, home))
 
 
-def _pretrained(folder: Path, home: Path) -> Iterator[_Item]:
+def _pretrained(folder: Path, home: Path) -> Iterator[TakenOver]:
     for place, part in _PRETRAINED.items():
         for source in sorted((folder / place).glob("*.pth")):
             target = home / "assets" / part / source.name
             if _PRETRAINED_NAME.fullmatch(source.name):
                 install = partial(_copy, source, target, _check_pretrained)
-                yield _Item(name=f"{part}/{source.name}", source=source, present=target.exists(), install=install)
+                yield _taken(f"{part}/{source.name}", source, install, present=target.exists())
+
+
+def _voices(folder: Path, home: Path) -> Iterator[TakenOver]:
+    with suppress(CheckpointError):  # there are no voices
+        for voice in import_voices(ImportRequest(source=folder, below=_VOICES, home=home)):
+            present = isinstance(voice.error, VoiceExistsError)
+            outcome: Outcome = "present" if present else "failed" if voice.error else "imported"
+            yield TakenOver(name=voice.name, source=folder / voice.file, outcome=outcome, error=voice.error)
+
+
+def _taken(name: str, source: Path, install: Callable[[], None], *, present: bool) -> TakenOver:
+    if present:
+        return TakenOver(name=name, source=source, outcome="present")
+    try:
+        install()
+    except ResourceError:
+        raise
+    except MenuraError as error:
+        return TakenOver(name=name, source=source, outcome="failed", error=error)
+    return TakenOver(name=name, source=source, outcome="imported")
 
 
 def _copy(source: Path, target: Path, check: Callable[[Path], object]) -> None:
@@ -196,8 +182,3 @@ def _check_parts(path: Path, parts: tuple[str, ...], problem: str) -> None:
 
 def _first(folder: Path, places: tuple[str, ...]) -> Path | None:
     return next((folder / place for place in places if (folder / place).is_file()), None)
-
-
-def _weights_below(folder: Path) -> set[Path]:
-    walked = (Path(place, name) for part in _OTHERS for place, _, names in os.walk(folder / part) for name in names)
-    return {path for path in walked if path.suffix in _WEIGHTS}
