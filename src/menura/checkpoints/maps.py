@@ -52,19 +52,11 @@ def folded(state: Mapping[str, Tensor]) -> State:
 
 
 def unfolded(state: Mapping[str, Tensor], normed: Iterable[str]) -> State:
-    """Split folded weights into gain and direction.
-
-    Args:
-        state: weights in any form.
-        normed: `weight_g` names that the result must have.
-
-    Returns:
-        Weights under RVC's names.
-    """
+    """The weights under RVC's names; folded ones whose `weight_g` is in `normed` split into gain and direction."""
     result = classic(state)
     for gain_name in normed:
         stem = gain_name[: -len("_g")]
-        if gain_name not in result:
+        if gain_name not in result and stem in result:
             weight = result.pop(stem)
             result[gain_name] = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
             result[f"{stem}_v"] = weight

@@ -91,8 +91,7 @@ def checked_voice(
     check_config(path, config)
     expected = expected_shapes(config)
     stored = {name: t for name, t in classic(state).items() if not name.startswith(_POSTERIOR_PREFIX)}
-    normed = [name for name in expected if name.endswith(".weight_g")]
-    weights = unfolded(stored, [name for name in normed if name in stored or name[: -len("_g")] in stored])
+    weights = unfolded(stored, [name for name in expected if name.endswith(".weight_g")])
     missing = [name for name in expected if name not in weights]
     unknown = [name for name in weights if name not in expected]
     if missing or unknown:
@@ -129,6 +128,8 @@ def config_problem(config: SynthesizerConfig) -> str | None:
     steps = (*config.upsample_rates, *config.upsample_kernel_sizes, *config.resblock_kernel_sizes)
     dilations = [d for row in config.resblock_dilation_sizes for d in row]
     stages = len(config.upsample_rates)
+    upsampling = list(zip(config.upsample_kernel_sizes, config.upsample_rates, strict=False))
+    frame_rates_agree = config.frame_samples * FRAME_RATE_HZ == config.sample_rate
     narrowing = 2 ** (stages + 1 if config.vocoder == REFINE_GAN else stages)
     checks = {
         "widths out of range": all(0 < width <= _MAX_CHANNELS for width in widths),
@@ -140,12 +141,8 @@ def config_problem(config: SynthesizerConfig) -> str | None:
         "a sample rate out of range": 0 < config.sample_rate <= _MAX_SAMPLE_RATE_HZ,
         "an unknown kind of residual block": config.resblock in ("1", "2"),
         "not as many upsampling kernels as rates": stages == len(config.upsample_kernel_sizes),
-        "upsampling kernels shorter than their rates": all(
-            k >= r for k, r in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=False)
-        ),
-        "even upsampling kernels at a rate of 1": all(
-            r > 1 or k % 2 == 1 for k, r in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=False)
-        ),
+        "upsampling kernels shorter than their rates": all(k >= r for k, r in upsampling),
+        "even upsampling kernels at a rate of 1": all(r > 1 or k % 2 == 1 for k, r in upsampling),
         "even residual kernels": all(k % 2 == 1 for k in config.resblock_kernel_sizes),
         "residual kernels without dilations": len(config.resblock_kernel_sizes) == len(config.resblock_dilation_sizes),
         "too many upsampling stages for its width": config.upsample_initial_channel % narrowing == 0,
@@ -153,9 +150,7 @@ def config_problem(config: SynthesizerConfig) -> str | None:
         "filters of a layout that Menura doesn't know": config.vocoder != SOURCE_FILTER or _draws_filters(config),
         "an odd number of latent channels": config.inter_channels % 2 == 0,
         "no F0, which its vocoder needs": config.has_f0 or config.vocoder == HIFI_GAN,
-        f"upsampling that doesn't give {FRAME_RATE_HZ} frames a second": (
-            config.frame_samples * FRAME_RATE_HZ == config.sample_rate
-        ),
+        f"upsampling that doesn't give {FRAME_RATE_HZ} frames a second": frame_rates_agree,
     }
     return next((problem for problem, fine in checks.items() if not fine), None)
 
@@ -166,6 +161,5 @@ def _draws_filters(config: SynthesizerConfig) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(printable(name, 80) for name in names[:3]) + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(printable(name, 80) for name in names[:3]) + more

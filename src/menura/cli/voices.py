@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,9 +14,6 @@ from menura.errors import VoiceExistsError
 from menura.voices.assets import home_folder
 from menura.voices.card import CARD_NAME, read_card
 from menura.voices.library import VoiceEntry, find_voice, list_voices, remove_voice
-
-if TYPE_CHECKING:
-    from menura.voices.install import ImportResult
 
 _PATH = click.Path(path_type=Path)
 
@@ -70,24 +67,21 @@ def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool,
     results = list(import_voices(request))
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
+    failed = False
     for result in results:
-        if result.voice is None:
-            _say_why_not(result)
-            continue
-        index = result.voice.index_path
-        with_index = f" with its index ({index.name})" if index else ""
-        say(f"installed '{result.name}'{with_index} in {result.voice.path.parent}")
-        if result.voice.note and not index:
-            say(f"  {result.voice.note}")
-    if any(result.error and not isinstance(result.error, VoiceExistsError) for result in results):
+        if result.voice is not None:
+            index = result.voice.index_path
+            with_index = f" with its index ({index.name})" if index else ""
+            say(f"installed '{result.name}'{with_index} in {result.voice.path.parent}")
+            if result.voice.note and not index:
+                say(f"  {result.voice.note}")
+        elif isinstance(result.error, VoiceExistsError):
+            say(f"'{result.name}' exists already")
+        elif result.error is not None:
+            failed = True
+            fail(f"menura: {result.error.details.text(flag_with)}")
+    if failed:
         raise click.exceptions.Exit(1)
-
-
-def _say_why_not(result: ImportResult) -> None:
-    if isinstance(result.error, VoiceExistsError):
-        say(f"'{result.name}' exists already")
-    elif result.error is not None:
-        fail(f"menura: {result.error.details.text(flag_with)}")
 
 
 @voices.command()
