@@ -14,9 +14,6 @@ FRAME_RATE_HZ = 100
 FRAME_SAMPLES = ANALYSIS_RATE_HZ // FRAME_RATE_HZ
 """Analysis samples in a frame (160)."""
 
-CONTENT_HOP_SAMPLES = 2 * FRAME_SAMPLES
-"""Analysis samples between two content vectors (320, that is 50 a second)."""
-
 CONTENT_TAIL_SAMPLES = 80
 """HuBERT's convolutions need 400 samples for a frame of 320: 80 more at the end of a window."""
 

@@ -107,15 +107,9 @@ class LazyGroup(click.Group):
 @click.pass_context
 def help_(ctx: click.Context, command: tuple[str, ...]) -> None:
     """Show the help of COMMAND, such as 'convert' or 'voices import'."""
-    place = ctx.parent
-    assert place is not None
-    for word in command:
-        if not isinstance(place.command, click.Group):
-            raise click.UsageError(f"'{place.command_path}' has no commands.", place)
-        _, found, _ = place.command.resolve_command(place, [word])
-        assert found is not None
-        place = click.Context(found, parent=place, info_name=word)
-    say_lines(place.get_help().splitlines())
+    root = ctx.find_root()
+    with root.command.make_context(root.info_name, [*command, "--help"]) as asked:
+        root.command.invoke(asked)
 
 
 @click.command()

@@ -53,11 +53,10 @@ def show_problems(report: RunReport) -> None:
     """One line on standard error for every input that was not converted completely, then a summary of several."""
     shown = set()
     for result in report.files:
-        if result.state is State.DONE or result.error in shown:
+        if result.error is None or result.error in shown:
             continue
         shown.add(result.error)
-        error = result.error or ErrorDetails(kind="unexpected", problem="failed")
-        error = error.about({STANDARD: "standard input"})
+        error = result.error.about({STANDARD: "standard input"})
         subject = error.subject or (result.input if len(report.files) > 1 and not error.option else None)
         text = dataclasses.replace(error, subject=subject).text(flag_with)
         warn(text) if result.state is State.WARNING else fail(text)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from menura.types import FloatArray
 
-SWIFT_HOP_SAMPLES = 256
 _SESSION_BYTES = 1 << 20
 LOW_HZ = 50.0
 """Lowest sung note (about G1); RVC's pitch classes begin there too."""
