@@ -75,11 +75,7 @@ class MenuraError(Exception):
     def details(self) -> ErrorDetails:
         """The error as data."""
         return ErrorDetails(
-            kind=_kind(type(self)),
-            subject=self.subject,
-            problem=self.problem,
-            advice=self.advice,
-            option=self.option,
+            kind=_kind(type(self)), subject=self.subject, problem=self.problem, advice=self.advice, option=self.option
         )
 
     def about(self, names: Mapping[str, str]) -> MenuraError:

@@ -383,6 +383,9 @@ def test_voices_of_a_folder_and_weights_of_another_program(menura: Run, talk: Pa
     assert (code, out.count("installed '")) == (0, 2)
     code, out, _ = menura("voices", "import", models, "--all")
     assert (code, out.count("installed '"), out.count("exists already")) == (0, 1, 2)
+    (models / "damaged.pth").write_bytes(b"no voice")
+    code, _, err = menura("voices", "import", models)
+    assert (code, err.count("menura: "), err.count("damaged.pth")) == (1, 1, 1)
     code, _, err = menura("assets", "import", talk.parent)
     assert code == 2
     assert "Applio" in err

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from menura.audio.remote import place_of
-from menura.cli.derive import GroupedCommand, GroupedOption, options_of, values_of
+from menura.cli.derive import GroupedCommand, grouped_option, options_of, values_of
 from menura.cli.explain import explain_inputs
 from menura.cli.report import ProgressLine, failed_report, show_problems, show_results, show_timings
 from menura.cli.terminal import pass_on, say_json, write_json
@@ -27,22 +27,19 @@ from menura.voices.assets import home_folder
 
 @click.command(cls=GroupedCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option(
+@grouped_option(
     "-o",
     "--output",
-    cls=GroupedOption,
     group="output",
     metavar="OUT",
     help="One input: a file, an existing folder, or FOLDER/. Several: a folder. '-' is standard output.  "
     "[default: NAME.VOICE.wav beside the input]",
 )
 @options_of(ConversionOptions, BatchOptions, EngineOptions)
-@click.option("--json", "as_json", cls=GroupedOption, is_flag=True, help="Print a JSON report on standard output.")
-@click.option(
-    "--explain", cls=GroupedOption, is_flag=True, help="Show how each input would be converted; don't convert."
-)
-@click.option("--timings", cls=GroupedOption, is_flag=True, advanced=True, help="Print a table of seconds by stage.")
-@click.option("-q", "--quiet", cls=GroupedOption, is_flag=True, help="Print only warnings and errors.")
+@grouped_option("--json", "as_json", is_flag=True, help="Print a JSON report on standard output.")
+@grouped_option("--explain", is_flag=True, help="Show how each input would be converted; don't convert.")
+@grouped_option("--timings", is_flag=True, advanced=True, help="Print a table of seconds by stage.")
+@grouped_option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.pass_context
 def convert(
     ctx: click.Context,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,10 @@ class GroupedOption(click.Option):
     def section(self) -> str:
         """Its title in the help."""
         return "Advanced" if self.advanced else GROUPS[self.group]
+
+
+grouped_option = partial(click.option, cls=GroupedOption)
+"""Decorates a command with an option of its own; `group` and `advanced` say where in the help it stands."""
 
 
 class GroupedCommand(click.Command):
@@ -128,11 +133,11 @@ def _option(spec: OptionSpec) -> Callable[[Command], Command]:
             flag, help = spec.flag, f"Don't {spec.help[0].lower()}{spec.help[1:]}"
         else:
             flag, help = f"{flag}/--no-{flag[2:]}" if spec.default else flag, spec.help
-        return click.option(flag, spec.name, cls=GroupedOption, help=help, **facts)
+        return grouped_option(flag, spec.name, help=help, **facts)
     if spec.bare is not None:
         facts |= {"is_flag": False, "flag_value": spec.bare, "metavar": f"[{spec.metavar}]"}
     facts |= {"multiple": True} if spec.kind is tuple else {"default": spec.default}
-    return click.option(flag, spec.name, cls=GroupedOption, type=OptionValue(spec), help=_help(spec), **facts)
+    return grouped_option(flag, spec.name, type=OptionValue(spec), help=_help(spec), **facts)
 
 
 def _help(spec: OptionSpec) -> str:

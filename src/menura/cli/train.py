@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from menura.cli.derive import Group, GroupedOption, flag_with, home_option, option_of, options_of, values_of
+from menura.cli.derive import Group, flag_with, grouped_option, home_option, option_of, options_of, values_of
 from menura.cli.report import clock
 from menura.cli.terminal import LiveLine, note, say, say_lines, table
 from menura.options import EngineOptions, RunOptions, TrainingOptions
@@ -36,18 +36,16 @@ def train() -> None:
 
 @train.command()
 @_NAME
-@click.option(
+@grouped_option(
     "--dataset",
-    cls=GroupedOption,
     group="data",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
     required=True,
     help="Folder of recordings. If all are in sub-folders, each sub-folder is a speaker.",
 )
-@click.option(
+@grouped_option(
     "--rights",
-    cls=GroupedOption,
     group="data",
     required=True,
     help='Who made the recordings and what allows their use, as in "my own voice"; kept in the voice.',

@@ -79,7 +79,7 @@ def import_(path: Path, name: str | None, index: Path | None, every_epoch: bool,
             say(f"'{result.name}' exists already")
         elif result.error is not None:
             failed = True
-            fail(f"menura: {result.error.details.text(flag_with)}")
+            fail(result.error.details.text(flag_with))
     if failed:
         raise click.exceptions.Exit(1)
 
