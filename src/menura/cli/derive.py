@@ -126,7 +126,8 @@ def flag_with(name: str, value: str | None) -> str:
 
 
 def _option(spec: OptionSpec) -> Callable[[Command], Command]:
-    flag, facts = flag_of(spec.name), {"group": spec.group, "advanced": spec.advanced}
+    flag = flag_of(spec.name)
+    facts: dict[str, Any] = {"group": spec.group, "advanced": spec.advanced}
     if spec.kind is bool:
         facts |= {"is_flag": True, "default": spec.flag is None and spec.default}
         if spec.flag:  # a switch that turns off what is on by default
