@@ -48,14 +48,14 @@ def evaluate(
     Intelligibility, speaker similarity and naturalness need optional networks; measures whose network is missing are
     listed.
     """
-    from menura.evaluate.pair import Judge, Request, draw_pair
+    from menura.evaluate import pair
     from menura.system.files import write_whole
     from menura.voices.assets import home_folder
 
-    request = Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
+    request = pair.Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:
-        write_whole(plot, draw_pair(request))
-    made = Judge(home_folder(home)).evaluate(request)
+        write_whole(plot, pair.draw_pair(request))
+    made = pair.evaluate(request, home_folder(home))
     if as_json:
         say_json(dataclasses.asdict(made))
         return

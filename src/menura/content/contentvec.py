@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,6 @@ class MomentStatistics:
     """(kernel, kernel) mean outer product."""
 
     def scaled(self, gain: float) -> MomentStatistics:
-        """The moments the recording would have, had its samples been multiplied by `gain`."""
         return MomentStatistics(mean=self.mean * gain, second=self.second * gain**2)
 
 
@@ -68,20 +67,17 @@ class MomentCollector:
         if self._pending_samples < needed:
             return
         held = np.concatenate(self._pending)
-        start = 0
-        while len(held) - start >= needed:
+        whole = (len(held) - needed) // step + 1
+        for start in range(0, whole * step, step):
             self._add(held[start : start + needed])
-            start += step
-        self._pending, self._pending_samples = [held[start:]], len(held) - start
+        self._pending, self._pending_samples = [held[whole * step :]], len(held) - whole * step
 
     def finish(self) -> MomentStatistics:
-        """The statistics of all that was pushed; less than one vector counts as followed by silence."""
         rest = np.concatenate([np.zeros(0, dtype=np.float32), *self._pending])
         if not self._frames and len(rest) < self._kernel:
-            rest = np.pad(rest, (0, self._kernel - len(rest)))
+            rest = np.pad(rest, (0, self._kernel - len(rest)))  # less than one vector counts as followed by silence
         if len(rest) >= self._kernel:
             self._add(rest)
-        self._pending, self._pending_samples = [], 0
         return MomentStatistics(mean=self._sum / self._frames, second=self._products / self._frames)
 
     def _add(self, samples: FloatArray) -> None:
@@ -106,19 +102,13 @@ class ContentVec:
     def __init__(
         self, model: Hubert, *, device: torch.device, projection: Projection = "none", name: str = "contentvec"
     ) -> None:
-        """Put a network on a device; checkpoints call the encoder by `name`.
-
-        Raises:
-            CheckpointError: a projection is asked for that the weights don't have.
-        """
+        """Raises CheckpointError where a projection is asked for that the weights don't have."""
         if projection != "none" and model.final_proj is None:
             raise CheckpointError(name, "has no final_proj, which v1 voices need", "Use ContentVec's files")
         if projection == "layer9" and model.config.num_hidden_layers < _LAYER_OF_RVC_V1:
             problem = f"has {model.config.num_hidden_layers} layers; v1 voices need 9 in RVC's mode"
             raise CheckpointError(name, problem, "Leave out {compat}")
-        self.name = name
-        self.projection = projection
-        config = model.config
+        self.name, self._projection, config = name, projection, model.config
         self.dim = config.hidden_size if projection == "none" else config.classifier_proj_size
         self._layer = _LAYER_OF_RVC_V1 if projection == "layer9" else config.num_hidden_layers
         self._model = model.to(device)
@@ -149,22 +139,21 @@ class ContentVec:
         config = self._model.config
         return MomentCollector(config.conv_kernel[0], config.conv_stride[0])
 
+    @torch.inference_mode()
     def encode(self, samples: Tensor, statistics: Sequence[RecordingStatistics] | None) -> Tensor:
         if not self._model.config.frame_count(samples.shape[-1]):
             return samples.new_zeros(len(samples), 0, self.dim)
-        with torch.inference_mode():
-            known = self._channel_statistics(statistics) if statistics else None
-            (hidden,) = self._model(samples, layers=[self._layer], statistics=known)
-            if self.projection != "none" and self._model.final_proj is not None:
-                hidden = self._model.final_proj(hidden)
-            if samples.numel() >= _LONG_PASS_SAMPLES:
-                self._pages.release()
-            return cast("Tensor", hidden)
+        known = self._channel_statistics(statistics) if statistics else None
+        content: Tensor
+        (content,) = self._model(samples, layers=[self._layer], statistics=known)
+        if self._projection != "none" and self._model.final_proj is not None:
+            content = self._model.final_proj(content)
+        if samples.numel() >= _LONG_PASS_SAMPLES:
+            self._pages.release()
+        return content
 
     def _channel_statistics(self, statistics: Sequence[RecordingStatistics]) -> ChannelStatistics:
         rows = [row for row in statistics if isinstance(row, MomentStatistics)]
-        if len(rows) != len(statistics):
-            raise TypeError(f"{self.name} takes its own statistics")
         first = torch.from_numpy(np.stack([row.mean for row in rows]))
         second = torch.from_numpy(np.stack([row.second for row in rows]))
         return self._model.channel_statistics(LagMoments(first=first, second=second))

@@ -33,8 +33,6 @@ class LevelStatistics:
     log_mel_max: float
 
     def scaled(self, gain: float) -> LevelStatistics:
-        if gain <= 0:
-            return LevelStatistics(log_mel_max=_SILENT_LOG_MEL)
         return LevelStatistics(log_mel_max=max(_SILENT_LOG_MEL, self.log_mel_max + 2 * math.log10(gain)))
 
 
@@ -54,9 +52,8 @@ class LevelCollector:
             self._pending = self._pending[frames * MEL_HOP :]
 
     def finish(self) -> LevelStatistics:
-        if len(self._pending) > 0:
+        if len(self._pending):
             self._measure(np.pad(self._pending, (0, max(0, N_FFT - len(self._pending)))))
-        self._pending = self._pending[:0]
         return LevelStatistics(log_mel_max=self._largest)
 
     def _measure(self, samples: FloatArray) -> None:

@@ -19,7 +19,6 @@ _LEAST_ROOM = 0.02
 _SEAM_S, _AROUND_S, _GUARD_S, _GRID_S = 0.002, 0.015, 0.04, 0.005
 _FEWEST_STRETCHES, _BUZZ_FROM_HZ, _TINY = 3, 2000, 1e-12
 _SILENT = 1e-3
-_APOSTROPHES = re.compile(r"['\u2019]")
 _NO_WORDS = re.compile(r"[^\w]+|_")
 
 
@@ -29,11 +28,11 @@ class PitchScores:
 
     voiced_agreement: float
     """Share of frames of which both say the same: voiced or not."""
-    correlation: float | None
-    """Of log F0 where both are voiced; None where too little is."""
-    shift_semitones: float | None
-    rmse_cents: float | None
-    gross_error: float | None
+    correlation: float | None = None
+    """Of log F0 where both are voiced; None, as the next three, where too little is."""
+    shift_semitones: float | None = None
+    rmse_cents: float | None = None
+    gross_error: float | None = None
     """Share of frames more than three semitones off the shift, such as octave jumps."""
     lag_ms: int
     """Delay of the conversion that fits best."""
@@ -41,25 +40,18 @@ class PitchScores:
 
 def pitch_scores(source_hz: FloatArray, converted_hz: FloatArray) -> PitchScores | None:
     """Compare two F0 contours (frames of 10 ms, 0 where unvoiced); None where they are too short."""
-    best: tuple[float, int, FloatArray, FloatArray] | None = None
+    pairs = []
     for lag in sorted(range(-_MOST_LAG_FRAMES, _MOST_LAG_FRAMES + 1), key=abs):
         a, b = source_hz[max(0, -lag) :], converted_hz[max(0, lag) :]
         length = min(len(a), len(b))
-        if length < _FEWEST_FRAMES:
-            continue
-        a, b = a[:length], b[:length]
-        agreement = float(np.mean((a > 0) == (b > 0)))
-        if best is None or agreement > best[0]:
-            best = (agreement, lag, a, b)
-    if best is None:
+        if length >= _FEWEST_FRAMES:
+            pairs.append((float(np.mean((a[:length] > 0) == (b[:length] > 0))), lag, a[:length], b[:length]))
+    if not pairs:
         return None
-    agreement, lag, a, b = best
+    agreement, lag, a, b = max(pairs, key=lambda pair: pair[0])  # of equal ones the first, with the least lag
     both = (a > 0) & (b > 0)
     if both.sum() < _FEWEST_FRAMES:
-        return PitchScores(
-            voiced_agreement=agreement, correlation=None, shift_semitones=None, rmse_cents=None, gross_error=None,
-            lag_ms=10 * lag,
-        )  # fmt: skip
+        return PitchScores(voiced_agreement=agreement, lag_ms=10 * lag)
     first, second = 1200 * np.log2(a[both]), 1200 * np.log2(b[both])
     shift = float(np.median(second - first))
     off = second - first - shift
@@ -74,11 +66,6 @@ def pitch_scores(source_hz: FloatArray, converted_hz: FloatArray) -> PitchScores
     )
 
 
-def characters(text: str) -> str:
-    """The letters and digits of a text, in lower case."""
-    return _NO_WORDS.sub("", _APOSTROPHES.sub("", text.lower()))
-
-
 def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
     """Fewest insertions, deletions and substitutions from one to the other (Levenshtein, 1966)."""
     row = list(range(len(b) + 1))
@@ -90,9 +77,9 @@ def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
 
 
 def character_error_rate(said: str, heard: str) -> float | None:
-    """Edits by characters of what was said; None where nothing was."""
-    truth = characters(said)
-    return edit_distance(truth, characters(heard)) / len(truth) if truth else None
+    """Edits by letters and digits of what was said; None where nothing was."""
+    truth, found = (_NO_WORDS.sub("", text.lower()) for text in (said, heard))
+    return edit_distance(truth, found) / len(truth) if truth else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +115,7 @@ def _unit(vector: FloatArray) -> FloatArray:
 def buzz_db(samples: FloatArray, rate: int) -> float | None:
     """How far lines at multiples of 100 Hz, the rate of frames, stand above what is midway between them, in dB.
 
-    Above 2 kHz, over stretches of a second; about 0 for real speech. None for less than two seconds of sound.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
+    Above 2 kHz, over stretches of a second of (samples,); about 0 for real speech. None for less than two seconds.
     """
     starts = range(0, len(samples) - rate + 1, rate // 2)
     if len(starts) < _FEWEST_STRETCHES:
@@ -157,13 +140,7 @@ class SeamScores:
 
 
 def seam_scores(samples: FloatArray, rate: int, seams_s: Sequence[float]) -> SeamScores | None:
-    """Judge the seams of a recording; None where there is too little sound at or between them.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
-        seams_s: places in seconds.
-    """
+    """Judge the seams of a recording (samples,); None where there is too little sound at or between them."""
     seams = [round(seam * rate) for seam in seams_s]
     near = np.zeros(len(samples), dtype=bool)
     guard = int(_GUARD_S * rate)

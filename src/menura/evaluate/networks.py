@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +39,8 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(_MELS, _WIDTH, _LAYERS, batch_first=True)
         self.linear = nn.Linear(_WIDTH, _WIDTH)
-        bank = mel_filterbank(
-            sample_rate=ANALYSIS_RATE_HZ, n_fft=_FFT, n_mels=_MELS, low_hz=0.0, high_hz=ANALYSIS_RATE_HZ / 2
-        )
+        rate = ANALYSIS_RATE_HZ
+        bank = mel_filterbank(sample_rate=rate, n_fft=_FFT, n_mels=_MELS, low_hz=0.0, high_hz=rate / 2)
         self.register_buffer("bank", bank, persistent=False)
 
     @classmethod
@@ -54,13 +52,11 @@ class SpeakerEncoder(nn.Module):
             CheckpointError: the file is another network's.
         """
         path = find_asset("speaker-encoder", home)
-        content = load_tensors(path)
-        state = content.get("model_state") if isinstance(content, dict) else None
+        content: Any = load_tensors(path)
         encoder = cls()
         try:
-            wanted = {name: (state or {})[name] for name in encoder.state_dict()}
-            encoder.load_state_dict(wanted)
-        except (KeyError, RuntimeError, TypeError) as error:
+            encoder.load_state_dict({name: content["model_state"][name] for name in encoder.state_dict()})
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise CheckpointError(path, "isn't Resemblyzer's speaker encoder", "Fetch it again") from error
         return encoder.eval()
 
@@ -104,9 +100,8 @@ class Naturalness:
         silence_onnxruntime()
         import onnxruntime
 
-        self._session = onnxruntime.InferenceSession(
-            str(find_asset("dnsmos", home)), providers=["CPUExecutionProvider"]
-        )
+        weights = str(find_asset("dnsmos", home))
+        self._session = onnxruntime.InferenceSession(weights, providers=["CPUExecutionProvider"])
 
     def scores(self, samples: FloatArray) -> dict[str, float] | None:
         """Of a recording (samples,) at 16 kHz: signal, background and overall, 1 to 5; None for silence."""
@@ -116,10 +111,8 @@ class Naturalness:
         audio = samples * min(1.0, 0.99 / peak)
         audio = np.tile(audio, -(-_DNSMOS_SAMPLES // len(audio)))[: max(len(audio), _DNSMOS_SAMPLES)]
         starts = range(0, len(audio) - _DNSMOS_SAMPLES + 1, ANALYSIS_RATE_HZ)
-        rows = [
-            self._session.run(None, {"input_1": audio[None, at : at + _DNSMOS_SAMPLES].astype(np.float32)})[0][0]
-            for at in starts
-        ]
+        parts = [audio[None, at : at + _DNSMOS_SAMPLES].astype(np.float32) for at in starts]
+        rows = [self._session.run(None, {"input_1": part})[0][0] for part in parts]
         means = [np.polyval(curve, np.array(rows)[:, i]).mean() for i, curve in enumerate(_DNSMOS_CURVES.values())]
         return dict(zip(_DNSMOS_CURVES, map(float, means), strict=True))
 
@@ -133,12 +126,13 @@ class Recogniser:
         Raises:
             AssetMissingError: faster-whisper or its weights are not installed.
         """
-        if importlib.util.find_spec("faster_whisper") is None:
-            raise AssetMissingError(None, "faster-whisper is not installed", "pip install 'menura[evaluate]'")
-        from faster_whisper import WhisperModel
-
-        path = find_asset("whisper", home)
-        self._model: Any = WhisperModel(str(path), device="cpu", compute_type="float32")
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError:
+            advice = "pip install 'menura[evaluate]'"
+            raise AssetMissingError(None, "faster-whisper is not installed", advice) from None
+        weights = str(find_asset("whisper", home))
+        self._model: Any = WhisperModel(weights, device="cpu", compute_type="float32")
 
     def transcribe(self, samples: FloatArray) -> str:
         """What is said in a recording (samples,) at 16 kHz."""

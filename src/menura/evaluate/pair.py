@@ -39,8 +39,6 @@ _CHUNK_S = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to judge."""
-
     source: Path
     converted: Path
     targets: Sequence[Path]
@@ -67,59 +65,45 @@ class Evaluation:
     """What to install for the measures that could not be taken."""
 
 
-class Judge:
-    """Networks that judge, loaded once; those that are not installed are left out."""
+def evaluate(request: Request, home: Path | None = None) -> Evaluation:
+    """Judge a conversion by all measures whose networks are installed.
 
-    def __init__(self, home: Path | None = None) -> None:
-        """Load what is there."""
-        missing: list[str] = []
-        self._words = _available(lambda: Recogniser(home), missing)
-        self._speakers = _available(lambda: SpeakerEncoder.load(home), missing)
-        self._natural = _available(lambda: Naturalness(home), missing)
-        self.missing = tuple(missing)
-        """What to install for the measures that can't be taken."""
-        self._targets: tuple[tuple[Path, ...], list[FloatArray]] = ((), [])
-        """The last ones' embeddings: many conversions into one voice are judged in turn."""
+    Raises:
+        DecodeError: a recording can't be read.
+    """
+    missing: list[str] = []
+    recogniser = _available(lambda: Recogniser(home), missing)
+    encoder = _available(lambda: SpeakerEncoder.load(home), missing)
+    naturalness = _available(lambda: Naturalness(home), missing)
+    source, (samples, rate) = _read(request.source), _decoded(request.converted)
+    converted = resample(samples, rate, ANALYSIS_RATE_HZ)
+    error, own = _character_error_rates(recogniser, source, converted, request.text)
+    speaker = None
+    if encoder is not None and request.targets:
+        targets = [encoder.embed(part) for part in _stretches([_read(path) for path in request.targets])]
+        speaker = speaker_scores(encoder.embed(source), encoder.embed(converted), targets)
+    return Evaluation(
+        character_error_rate=error,
+        source_character_error_rate=own,
+        speaker=speaker,
+        pitch=pitch_scores(_f0(source), _f0(converted)),
+        naturalness=naturalness.scores(converted) if naturalness else None,
+        source_naturalness=naturalness.scores(source) if naturalness else None,
+        seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
+        buzz_db=buzz_db(samples, rate),
+        missing=tuple(missing),
+    )
 
-    def evaluate(self, request: Request) -> Evaluation:
-        """Judge a conversion.
 
-        Raises:
-            DecodeError: a recording can't be read.
-        """
-        source, converted = _read(request.source), _read(request.converted)
-        error, own = self._character_error_rates(source, converted, request.text)
-        samples, rate = _decoded(request.converted)
-        return Evaluation(
-            character_error_rate=error,
-            source_character_error_rate=own,
-            speaker=self._speaker(source, converted, request.targets),
-            pitch=pitch_scores(_f0(source), _f0(converted)),
-            naturalness=self._natural.scores(converted) if self._natural else None,
-            source_naturalness=self._natural.scores(source) if self._natural else None,
-            seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
-            buzz_db=buzz_db(samples, rate),
-            missing=self.missing,
-        )
-
-    def _character_error_rates(
-        self, source: FloatArray, converted: FloatArray, text: str | None
-    ) -> tuple[float | None, float | None]:
-        """The conversion's, and the recogniser's own where the text is known."""
-        if self._words is None:
-            return None, None
-        heard, in_source = self._words.transcribe(converted), self._words.transcribe(source)
-        own = character_error_rate(text, in_source) if text else None
-        return character_error_rate(text or in_source, heard), own
-
-    def _speaker(self, source: FloatArray, converted: FloatArray, targets: Sequence[Path]) -> SpeakerScores | None:
-        encoder = self._speakers
-        if encoder is None or not targets:
-            return None
-        if self._targets[0] != tuple(targets):
-            embeddings = [encoder.embed(part) for part in _stretches([_read(path) for path in targets])]
-            self._targets = (tuple(targets), embeddings)
-        return speaker_scores(encoder.embed(source), encoder.embed(converted), self._targets[1])
+def _character_error_rates(
+    recogniser: Recogniser | None, source: FloatArray, converted: FloatArray, text: str | None
+) -> tuple[float | None, float | None]:
+    """The conversion's, and the recogniser's own where the text is known."""
+    if recogniser is None:
+        return None, None
+    heard, in_source = recogniser.transcribe(converted), recogniser.transcribe(source)
+    own = character_error_rate(text, in_source) if text else None
+    return character_error_rate(text or in_source, heard), own
 
 
 def draw_pair(request: Request) -> bytes:

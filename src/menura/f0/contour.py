@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 COARSE_BINS = 256
 """Rows of RVC's pitch embedding; 0 is its padding, 1 is unvoiced or below the lowest."""
-COARSE_LOW_HZ = 50.0
-COARSE_HIGH_HZ = 1100.0
+_COARSE_RANGE_HZ = (50.0, 1100.0)
 
 
 def transpose(f0_hz: FloatArray, semitones: float) -> FloatArray:
@@ -37,10 +36,10 @@ def semitones_between(from_hz: float, to_hz: float) -> float:
 def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
     """RVC's pitch classes of (frames,): 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz."""
     mel = _mel(f0_hz.astype(np.float64))
-    low, high = _mel(np.float64(COARSE_LOW_HZ)), _mel(np.float64(COARSE_HIGH_HZ))
+    low, high = _mel(np.array(_COARSE_RANGE_HZ))
     bins = (mel - low) * (COARSE_BINS - 2) / (high - low) + 1
-    bins = np.where(mel > 0, bins, 1.0)
-    return np.rint(np.clip(bins, 1, COARSE_BINS - 1)).astype(np.int64)
+    classes: npt.NDArray[np.int64] = np.rint(np.clip(bins, 1, COARSE_BINS - 1)).astype(np.int64)
+    return classes
 
 
 def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
@@ -51,5 +50,5 @@ def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
     return np.interp(np.arange(len(f0_hz)), voiced, f0_hz[voiced]).astype(np.float32)
 
 
-def _mel(hz: npt.NDArray[np.float64] | np.float64) -> npt.NDArray[np.float64] | np.float64:
+def _mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return 1127.0 * np.log1p(hz / 700.0)

@@ -12,7 +12,7 @@ from menura.errors import CheckpointError
 from menura.models.fcpe import Fcpe, FcpeConfig, log_mel
 from menura.models.footprint import network_bytes
 
-THRESHOLD = 0.006
+_THRESHOLD = 0.006
 """Frames of less salience are unvoiced (Applio's, and torchfcpe's own advice)."""
 _ADVICE = "Use fcpe_c_v001.pt of the package torchfcpe 0.0.4"
 
@@ -29,9 +29,8 @@ class FcpeEstimator:
     the whole, and voicing in 2 frames of 1000.
     """
 
-    def __init__(self, model: Fcpe, *, device: torch.device, threshold: float = THRESHOLD) -> None:
+    def __init__(self, model: Fcpe, *, device: torch.device) -> None:
         self._model = model.to(device)
-        self._threshold = threshold
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> FcpeEstimator:
@@ -42,8 +41,7 @@ class FcpeEstimator:
             UnsafeCheckpointError: it carries code.
         """
         loaded = load_tensors(path)
-        fields = loaded.get("config_dict") if isinstance(loaded, dict) else None
-        tensors = loaded.get("model") if isinstance(loaded, dict) else None
+        fields, tensors = (loaded.get(k) if isinstance(loaded, dict) else None for k in ("config_dict", "model"))
         if not isinstance(fields, dict) or not isinstance(tensors, dict):
             raise CheckpointError(path, "isn't an FCPE file", _ADVICE)
         try:
@@ -58,4 +56,4 @@ class FcpeEstimator:
 
     def estimate(self, samples: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self._model.decode(self._model(log_mel(samples)), self._threshold)
+            return self._model.decode(self._model(log_mel(samples)), _THRESHOLD)

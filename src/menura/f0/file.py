@@ -78,16 +78,17 @@ def _parse(path: Path, file: TextIO) -> tuple[npt.NDArray[np.float64], npt.NDArr
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
-        fields = [field.strip() for field in stripped.replace(";", ",").split(",")]
+        fields = stripped.replace(";", ",").split(",")
         is_header = not seen_content and not _is_number(fields[0])
         seen_content = True
         if is_header:
             continue
-        problem = _problem(fields, times[-1] if times else -1.0)
-        if problem:
-            raise _error(path, f"line {number} ('{stripped[:60]}'): {problem}")
-        times.append(float(fields[0]))
-        values.append(float(fields[1]))
+        try:
+            seconds, hz = _numbers(fields, times[-1] if times else -1.0)
+        except ValueError as error:
+            raise _error(path, f"line {number} ('{stripped[:60]}'): {error}") from None
+        times.append(seconds)
+        values.append(hz)
     return np.array(times), np.array(values)
 
 
@@ -99,16 +100,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _problem(fields: list[str], before_s: float) -> str | None:
-    """What is wrong with a line, None if nothing is."""
+def _numbers(fields: list[str], before_s: float) -> tuple[float, float]:
+    """A line's time and F0; ValueError says what is wrong with it."""
     if len(fields) != 2 or not all(_is_number(field) for field in fields):
-        return "two numbers 'seconds,hz' are needed"
-    seconds, hz = float(fields[0]), float(fields[1])
-    if not (math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
-        return f"the time must be 0 to {MAX_SECONDS:g} seconds (not milliseconds)"
-    if not (math.isfinite(hz) and 0 <= hz <= MAX_HZ):
-        return f"F0 must be 0 (unvoiced) to {MAX_HZ:g} Hz"
-    return "the time must be later than the line before" if seconds <= before_s else None
+        raise ValueError("two numbers 'seconds,hz' are needed")
+    seconds, hz = map(float, fields)
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"the time must be 0 to {MAX_SECONDS:g} seconds (not milliseconds)")
+    if not 0 <= hz <= MAX_HZ:
+        raise ValueError(f"F0 must be 0 (unvoiced) to {MAX_HZ:g} Hz")
+    if seconds <= before_s:
+        raise ValueError("the time must be later than the line before")
+    return seconds, hz
 
 
 def _at_frames(places: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> FloatArray:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from menura.f0.base import F0Estimator
 
 METHODS = ("rmvpe", "fcpe", "swift")
-_AUTO_ORDER = ("rmvpe", "swift")
 
 
 def resolve_method(method: str, home: Path | None = None) -> str:
@@ -25,10 +24,13 @@ def resolve_method(method: str, home: Path | None = None) -> str:
         OptionError: no such method.
         AssetMissingError: its weights are not installed.
     """
-    if method == "auto":
-        return next((name for name in _AUTO_ORDER if _is_available(name, home)), _AUTO_ORDER[-1])
-    method_path(method, home)
-    return method
+    if method != "auto":
+        method_path(method, home)
+        return method
+    try:
+        return resolve_method("rmvpe", home)
+    except AssetMissingError:
+        return "swift"
 
 
 def method_path(method: str, home: Path | None = None) -> Path:
@@ -43,10 +45,10 @@ def method_path(method: str, home: Path | None = None) -> Path:
     if method != "swift":
         return find_asset(method, home)
     spec = importlib.util.find_spec("swift_f0")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(folder) / "model.onnx").is_file():
-            return Path(folder) / "model.onnx"
-    raise AssetMissingError(None, "SwiftF0 is not installed", "pip install swift-f0")
+    path = None if spec is None or spec.origin is None else Path(spec.origin).with_name("model.onnx")
+    if path is None or not path.is_file():
+        raise AssetMissingError(None, "SwiftF0 is not installed", "pip install swift-f0")
+    return path
 
 
 def load_estimator(method: str, path: Path, device: torch.device, threads: int | None = None) -> F0Estimator:
@@ -66,11 +68,3 @@ def load_estimator(method: str, path: Path, device: torch.device, threads: int |
     from menura.f0.swift import SwiftEstimator
 
     return SwiftEstimator(threads=threads)
-
-
-def _is_available(method: str, home: Path | None) -> bool:
-    try:
-        method_path(method, home)
-    except AssetMissingError:
-        return False
-    return True

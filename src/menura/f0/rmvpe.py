@@ -16,7 +16,7 @@ from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.rmvpe import HOP_SAMPLES, Rmvpe, decode_salience, log_mel
 
-THRESHOLD = 0.03
+_THRESHOLD = 0.03
 """Frames of less salience are unvoiced (RVC's)."""
 
 
@@ -28,9 +28,8 @@ class RmvpeEstimator:
     """19.2 s; with the context 2240 frames, a multiple of the U-Net's 32."""
     context_frames = 160
 
-    def __init__(self, model: Rmvpe, *, device: torch.device, threshold: float = THRESHOLD) -> None:
+    def __init__(self, model: Rmvpe, *, device: torch.device) -> None:
         self._model = model.to(device)
-        self._threshold = threshold
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> RmvpeEstimator:
@@ -58,7 +57,7 @@ class RmvpeEstimator:
             features = self._model.features(log_mel(samples))
             with threads_that_gain(self._model):
                 salience = self._model.salience(features)
-            return decode_salience(salience, self._threshold)[:, : samples.shape[-1] // HOP_SAMPLES + 1]
+            return decode_salience(salience, _THRESHOLD)[:, : samples.shape[-1] // HOP_SAMPLES + 1]
 
 
 @contextmanager
@@ -69,7 +68,8 @@ def threads_that_gain(model: Rmvpe) -> Iterator[None]:
     each of thousands: on a busy machine six times as long.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if isinstance(model.gru, torch.nn.GRU) else before)
+    if isinstance(model.gru, torch.nn.GRU):
+        torch.set_num_threads(1)
     try:
         yield
     finally:

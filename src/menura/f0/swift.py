@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from menura.types import FloatArray
 
+    Float64Array = npt.NDArray[np.float64]
+
 _SESSION_BYTES = 1 << 20
-LOW_HZ = 50.0
+_LOW_HZ = 50.0
 """Lowest sung note (about G1); RVC's pitch classes begin there too."""
-HIGH_HZ = 1400.0
+_HIGH_HZ = 1400.0
 """A soprano's highest (F6); wider bands invite octave errors."""
-VOICED_CONFIDENCE = 0.5
+_VOICED_CONFIDENCE = 0.5
 """The package calibrates its confidence so."""
 
 
@@ -39,14 +41,13 @@ class SwiftEstimator:
     context_frames = 24
     """The network reaches 2815 samples (17.6 frames) each way, the interpolation one frame of 16 ms more."""
 
-    def __init__(self, *, threads: int | None = None, low_hz: float = LOW_HZ, high_hz: float = HIGH_HZ) -> None:
+    def __init__(self, *, threads: int | None = None) -> None:
         """Load the network; `threads` are ONNX Runtime's, by default torch's number."""
         silence_onnxruntime()
         from swift_f0 import SwiftF0
 
         # Spinning pools would take the cores from torch between two calls.
         self._detector = SwiftF0(threads=threads or torch.get_num_threads(), spin=False)
-        self._low_hz, self._high_hz = low_hz, high_hz
 
     @property
     def resident_bytes(self) -> int:
@@ -57,29 +58,21 @@ class SwiftEstimator:
         return torch.stack(rows).to(samples.device)
 
     def _row(self, samples: FloatArray) -> FloatArray:
-        result = self._detector.detect(samples, ANALYSIS_RATE_HZ, fmin=self._low_hz, fmax=self._high_hz)
+        result = self._detector.detect(samples, ANALYSIS_RATE_HZ, fmin=_LOW_HZ, fmax=_HIGH_HZ)
         return resampled_contour(result.pitch_hz, result.confidence, len(samples) // FRAME_SAMPLES + 1)
 
 
-def resampled_contour(
-    pitch_hz: npt.NDArray[np.float64], confidence: npt.NDArray[np.float64], frames: int
-) -> FloatArray:
-    """F0 every 10 ms from estimates every 16 ms.
+def resampled_contour(pitch_hz: Float64Array, confidence: Float64Array, frames: int) -> FloatArray:
+    """F0 every 10 ms, (frames,) and 0 where unvoiced, from estimates (n,) every 16 ms, the first at time 0.
 
-    Args:
-        pitch_hz: (n,) estimates, the first at time 0.
-        confidence: (n,) of these.
-        frames: how many frames of 10 ms are wanted; beyond the last estimate its voicing and F0 hold.
-
-    Returns:
-        (frames,) float32, 0 where unvoiced.
+    Beyond the last estimate its voicing and F0 hold.
     """
     # Frame j lies at 160 j / 256 = 5 j / 8 estimates: integers decide which is nearer.
     eighths = 5 * np.arange(frames)
     before = np.minimum(eighths // 8, len(pitch_hz) - 1)
     after = np.minimum(before + 1, len(pitch_hz) - 1)
     part = (eighths % 8) / 8
-    voiced = confidence >= VOICED_CONFIDENCE
+    voiced = confidence >= _VOICED_CONFIDENCE
     nearest = np.where(part <= 0.5, before, after)
     log_f0 = np.log(np.where(voiced, pitch_hz, 1.0))
     both = voiced[before] & voiced[after]
