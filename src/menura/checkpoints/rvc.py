@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from menura.checkpoints.maps import State
@@ -229,17 +228,8 @@ def save_voice(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> Non
     with replacing(path, EncodeError) as partial:
         if path.suffix.lower() == ".pth":
             save_tensors({"weight": OrderedDict(state), **fields}, partial)
-            return
-        try:
-            save_file(state, partial, metadata={_HEADER_KEY: json.dumps(fields, ensure_ascii=False)})
-        except SafetensorError as error:
-            raise _system_error(error) from error
-
-
-def _system_error(error: SafetensorError) -> OSError:
-    """What the system said, which stands in its text only."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+        else:
+            partial.write_bytes(save(state, {_HEADER_KEY: json.dumps(fields, ensure_ascii=False)}))
 
 
 def _fields(voice: LoadedVoice) -> dict[str, Any]:
