@@ -20,9 +20,8 @@ from menura.loading import Request, resolve
 from menura.loading.loader import Loader
 from menura.loading.request import Asked
 from menura.options import ConversionOptions, EngineOptions
-from menura.pipeline.batch import Item, run_batch
 from menura.pipeline.conversion import explain
-from menura.pipeline.engine import Done, Engine, Failed
+from menura.pipeline.engine import Done, Engine, Failed, run_batch
 from menura.pipeline.output import FileSink, MemorySink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from menura.pipeline.engine import Ticket
     from menura.pipeline.output import Sink
     from menura.types import FloatArray
 
@@ -200,7 +198,7 @@ class Converter:
         else:
             keep = _identities(source for source, _ in pairs)
             batch = [
-                Item(recording=FileRecording(source), sink=FileSink(output, request.options, source=source, keep=keep))
+                (FileRecording(source), FileSink(output, request.options, source=source, keep=keep))
                 for source, output in pairs
             ]
             files = [end.result for end in self._run(batch, request, on_progress, on_result, cancel)]
@@ -264,26 +262,25 @@ class Converter:
     ) -> FileResult:
         sink.check()
         self._loader.load(request)
-        (end,) = self._run([Item(recording=recording, sink=sink)], request, on_progress, None, cancel)
+        (end,) = self._run([(recording, sink)], request, on_progress, None, cancel)
         if isinstance(end, Failed):
             raise end.error
         return end.result
 
     def _run(
         self,
-        items: Sequence[Item],
+        items: Sequence[tuple[Recording, Sink]],
         request: Request,
         on_progress: Callable[[Progress], None] | None,
         on_result: Callable[[int, FileResult], None] | None,
         cancel: threading.Event | None,
     ) -> list[Done | Failed]:
-        def on_end(ticket: Ticket, result: FileResult) -> None:
+        def ended(number: int, result: FileResult) -> None:
             _log_result(result)
             if on_result is not None:
-                on_result(ticket.number, result)
+                on_result(number, result)
 
-        with Engine(self._loader, on_end=on_end) as engine:
-            return run_batch(engine, items, request, on_progress=on_progress, cancel=cancel)
+        return run_batch(self._loader, items, request, on_progress=on_progress, on_result=ended, cancel=cancel)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,7 @@ from menura.audio.encode import AudioWriter
 from menura.audio.spool import SampleSpool
 from menura.errors import EncodeError, ResourceError
 from menura.loading.loader import VoiceModels
-from menura.pipeline.batch import Item, run_batch
-from menura.pipeline.engine import Done, Engine, Failed
+from menura.pipeline.engine import Done, Engine, Failed, run_batch
 from menura.pipeline.output import FileSink
 from menura.pipeline.recording import FileRecording
 from menura.types import FileResult, Progress, State
@@ -59,16 +58,15 @@ def convert(
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_result: Callable[[int, FileResult], None] = lambda _number, _result: None,
 ) -> list[Done | Failed]:
-    items = [
-        Item(recording=FileRecording(source), sink=FileSink(folder / f"{number}.wav"))
-        for number, source in enumerate(sources)
-    ]
-    with Engine(
+    items = [(FileRecording(source), FileSink(folder / f"{number}.wav")) for number, source in enumerate(sources)]
+    return run_batch(
         TinyNetworks(models),
+        items,
+        tiny_request(),
         frame_budget=frame_budget,
-        on_end=lambda ticket, result: on_result(ticket.number, result),
-    ) as engine:
-        return run_batch(engine, items, tiny_request(), on_progress=on_progress)
+        on_progress=on_progress,
+        on_result=on_result,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +228,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "folder").mkdir()
     encoder = FakeEncoder()
     models = VoiceModels(synthesizer=MODELS.synthesizer, encoder=encoder, f0=FakeF0(), index=None)
-    item = Item(recording=FileRecording(recordings[2]), sink=FileSink(tmp_path / name))
-    with Engine(TinyNetworks(models)) as engine:
-        (end,) = run_batch(engine, [item], tiny_request())
+    item = (FileRecording(recordings[2]), FileSink(tmp_path / name))
+    (end,) = run_batch(TinyNetworks(models), [item], tiny_request())
     assert isinstance(end, Failed)
     assert isinstance(end.error, EncodeError)
     assert not encoder.windows

@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -214,6 +215,48 @@ def test_the_urgent_overtake_what_is_prepared() -> None:
     assert sorted(order) == list(range(41))
 
 
+def test_the_urgent_find_room_among_the_prepared() -> None:
+    """However many others are prepared, and wait for a long one."""
+    order: list[int] = []
+    with Engine(TinyNetworks(MODELS), frame_budget=0, on_end=lambda ticket, _: order.append(ticket.number)) as engine:
+        for seconds in (100, *[1] * 20):
+            submitted(engine, seconds)
+        engine.step()
+        while sum(future.done() for future in engine._preparing) < 16:
+            time.sleep(0.01)
+        Counted.opened, deadline_s = 0, time.monotonic() + 10
+        engine.submit(Counted(voice_like(1000), 16_000), tiny_request(), MemorySink(), priority=1)
+        while Counted.opened < 1 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        list(run(engine))
+    assert order[0] == 21
+
+
+def test_a_conversion_is_freed_before_its_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a long recording's features, up to four of them would wait for the disk."""
+    planned: list[weakref.ref[Conversion]] = []
+    left: list[object] = []
+
+    def noted(self: Conversion, *given: object, **named: object) -> None:
+        planned.append(weakref.ref(self))
+        original(self, *given, **named)  # type: ignore[arg-type]
+
+    def finish(self: MemorySink, check: object) -> None:
+        may_look.wait(10)
+        left.append(planned[0]())
+
+    original, may_look = Conversion.__init__, threading.Event()
+    monkeypatch.setattr(Conversion, "__init__", noted)
+    monkeypatch.setattr(MemorySink, "finish", finish)
+    with Engine(TinyNetworks(MODELS)) as engine:
+        submitted(engine, 3)
+        while not engine._writing:
+            engine.step()
+        may_look.set()
+        list(run(engine))
+    assert left == [None]
+
+
 def test_recordings_can_be_added_at_any_time() -> None:
     with Engine(TinyNetworks(MODELS)) as engine:
         assert engine.idle
@@ -386,7 +429,7 @@ def test_silence_is_left_out_and_nothing_else(strategy: str) -> None:
     assert split_asked[1] < plain_asked[1]
     if strategy == "stream":
         assert split_asked[0] < plain_asked[0]
-    assert any("of silence were left out" in note for note in job.notes())
+    assert any("of silence were skipped" in note for note in job.notes())
 
 
 def test_a_silent_recording_asks_nothing_of_the_networks() -> None:

@@ -17,9 +17,8 @@ from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
 from menura.models.voice import TorchVoice
 from menura.options import ConversionOptions
-from menura.pipeline.batch import Item, run_batch
 from menura.pipeline.conversion import Conversion
-from menura.pipeline.engine import Engine, Failed
+from menura.pipeline.engine import Failed, run_batch
 from menura.pipeline.execute import Executor
 from menura.pipeline.output import MemorySink
 from menura.pipeline.recording import Recording
@@ -197,7 +196,6 @@ def converted_together(
 ) -> list[FloatArray | Exception]:
     """What becomes of recordings that an engine converts together: for each its sound, or what ended it."""
     sinks = [MemorySink() for _ in recordings]
-    items = [Item(recording=recording, sink=sink) for recording, sink in zip(recordings, sinks, strict=True)]
-    with Engine(TinyNetworks(models), frame_budget=frame_budget) as engine:
-        ends = run_batch(engine, items, request)
+    items = list(zip(recordings, sinks, strict=True))
+    ends = run_batch(TinyNetworks(models), items, request, frame_budget=frame_budget)
     return [end.error if isinstance(end, Failed) else sink.joined() for end, sink in zip(ends, sinks, strict=True)]

@@ -37,14 +37,23 @@ def test_empty_spool_has_no_blocks(tmp_path: Path) -> None:
         assert list(spool.blocks(10)) == []
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def fill(spool: SampleSpool, samples: int, block: int) -> None:
+    for _ in range(samples // block):
+        spool.append(np.zeros(block, dtype=np.float32))
+
+
+@pytest.mark.parametrize("block", [300, 1000, 20_000])
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, block: int) -> None:
+    """Short blocks wait in a buffer, and closing would write them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with SampleSpool(tmp_path, 1000) as spool:
-            spool.append(np.zeros(20_000, dtype=np.float32))
-            with pytest.raises(ResourceError, match="can't be written") as caught:
-                spool.append(np.zeros(20_000, dtype=np.float32))
+        with SampleSpool(tmp_path, 1000) as spool, pytest.raises(ResourceError, match="can't be written") as caught:
+            fill(spool, 40_000, block)
+        closed = SampleSpool(tmp_path, 1000)
+        fill(closed, 24_990, block)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        closed.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from menura.errors import ResourceError
-from menura.pipeline.budget import FrameBudget
+from menura.pipeline.analysis import analyse_clips
+from menura.pipeline.execute import FrameBudget
 from menura.pipeline.recording import ArrayRecording
 from menura.system.memory import is_out_of_memory, trim_heap
 from support.tiny import FakeEncoder, FakeF0, converted_together, tiny_models, tiny_request
@@ -70,16 +71,18 @@ def test_the_decoder_gets_less_at_a_time_and_the_result_is_unchanged(
 
 
 def test_batches_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips, as an engine's recordings come together or not, depending on how fast they are read."""
     encoder, f0 = FakeEncoder(), FakeF0()
-    models = dataclasses.replace(tiny_models(), encoder=encoder, f0=f0)
-    expected = results(models, [3.0] * 6)
+    clips = [noise(3.0, k) for k in range(6)]
+    expected = analyse_clips(clips, encoder, f0, torch.device("cpu"))
     failure = MemoryError()
     rows = Limited(encoder.encode, lambda samples, statistics: len(samples), 2, failure)
     f0_rows = Limited(f0.estimate, len, 1, failure)
     monkeypatch.setattr(encoder, "encode", rows)
     monkeypatch.setattr(f0, "estimate", f0_rows)
-    for found, wanted in zip(results(models, [3.0] * 6), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for found, wanted in zip(analyse_clips(clips, encoder, f0, torch.device("cpu")), expected, strict=True):
+        np.testing.assert_allclose(found.content, wanted.content, atol=1e-5)
+        np.testing.assert_allclose(found.f0_hz, wanted.f0_hz, atol=1e-5)
     assert rows.failures == 2  # 6 and 3 rows
     assert f0_rows.failures == 2
 

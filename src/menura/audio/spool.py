@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,8 @@ class SampleSpool:
             yield samples * np.float32(gain)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk left in a buffer isn't wanted either
+            self._file.close()
 
     def __enter__(self) -> SampleSpool:
         return self

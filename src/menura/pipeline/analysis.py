@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from menura.errors import ResourceError
-from menura.pipeline.clock import StageClock
-from menura.pipeline.execute import Executor
-from menura.pipeline.pitch import ENOUGH_VOICED_FRAMES, FARTHEST_FRAMES, PitchShift
+from menura.f0.contour import fill_unvoiced, median_voiced_hz, semitones_between, transpose
+from menura.pipeline.execute import ContentRequest, Executor, F0Request, NetworkRequest
+from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import reflect
-from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest
 from menura.pipeline.silence import Silences
 from menura.pipeline.timeline import FeatureTimeline, Track
 from menura.pipeline.windows import Extent, Window, Windowing, streaming_extent
-from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES
+from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
 
 if TYPE_CHECKING:
     import torch
@@ -37,54 +36,80 @@ Steps = Generator[NetworkRequest, "FloatArray | None", T]
 
 _CLIPS_PASS_FRAMES = 6000
 
+_ENOUGH_VOICED_FRAMES = 3000
+"""30 s of voice fix a recording's median to well within a semitone."""
+
+_FARTHEST_FRAMES = 30_000
+"""They are looked for in the first five minutes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnalysisNetworks:
-    """What a recording is analysed with."""
+class PitchShift:
+    """Transposition, and RVC WebUI's interpolation through unvoiced frames."""
 
+    semitones: float = 0.0
+    fill: bool = False
+    target_hz: float | None = None
+    """The voice's median, where the shift is to be found from the recording's; None where it is known."""
+    given: FloatArray | None = None
+    """(frames,) final F0 of the whole timeline where the user gave it, else None."""
+
+    def settled(self, f0_hz: FloatArray) -> PitchShift:
+        """The shift settled from F0 of the recording; none if there is no voice in it."""
+        median = median_voiced_hz(f0_hz)
+        if self.target_hz is None or median is None:
+            return replace(self, target_hz=None)
+        return replace(self, target_hz=None, semitones=semitones_between(median, self.target_hz))
+
+    def finish(self, f0_hz: FloatArray) -> FloatArray:
+        shifted = transpose(f0_hz, self.semitones)
+        return fill_unvoiced(shifted) if self.fill else shifted
+
+
+def given_f0(recording_f0_hz: FloatArray, extent: Extent, shift: PitchShift) -> PitchShift:
+    """The shift with F0 given for the recording's own frames, reflected at both ends like its samples.
+
+    Args:
+        recording_f0_hz: (frames,) from the recording's start; padded with unvoiced frames or cut to its length.
+        extent: the recording's timeline.
+        shift: how to finish it.
+    """
+    frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
+    own = np.zeros(frames, dtype=np.float32)
+    count = min(frames, len(recording_f0_hz))
+    own[:count] = recording_f0_hz[:count]
+    right = extent.end_frames - frames
+    padded = reflect(own, extent.left_frames, max(0, right))[: extent.left_frames + extent.end_frames]
+    shift = shift.settled(own)
+    return replace(shift, given=shift.finish(padded))
+
+
+@dataclass(kw_only=True, eq=False)
+class Analysis:
+    """Content and F0 of one recording, committed to its timeline as far as they are asked for."""
+
+    blocks: Iterator[FloatArray]
+    """16 kHz samples of the whole extent at least, read as far as needed."""
+    extent: Extent
     encoder: ContentEncoder
     statistics: RecordingStatistics | None
     """Of the recording, for the encoder; None takes each window's own."""
     f0: F0Estimator | None
     """None where F0 isn't wanted, or given."""
+    timeline: FeatureTimeline
+    pitch: PitchShift = field(default_factory=PitchShift)
+    windowing: Windowing = field(default_factory=Windowing)
+    silences: Silences = field(default_factory=Silences)
+    """Windows without effect on any sound are skipped."""
+    clock: StageClock = field(default_factory=StageClock)
 
-
-class Analysis:
-    """Content and F0 of one recording, committed to its timeline as far as they are asked for.
-
-    Args:
-        blocks: 16 kHz samples of the whole extent at least, read as far as needed.
-        extent: the recording's timeline.
-        networks: what to analyse with.
-        timeline: takes the features.
-        pitch: what becomes of F0.
-        windowing: where windows lie.
-        silences: windows without effect on any sound are skipped.
-        clock: counts the time.
-    """
-
-    def __init__(
-        self,
-        blocks: Iterator[FloatArray],
-        extent: Extent,
-        networks: AnalysisNetworks,
-        timeline: FeatureTimeline,
-        *,
-        pitch: PitchShift | None = None,
-        windowing: Windowing | None = None,
-        silences: Silences | None = None,
-        clock: StageClock | None = None,
-    ) -> None:
-        self.timeline, self.extent, self.pitch = timeline, extent, pitch or PitchShift()
-        self._networks, self._blocks = networks, blocks
-        self._silences, self._clock = silences or Silences(), clock or StageClock()
-        self._windowing = windowing = windowing or Windowing()
-        self._samples = Track(-extent.left_samples)
-        whole_content = windowing.whole and not networks.encoder.global_windows
-        self._content_windows = self._windows(networks.encoder, whole=whole_content)
-        self._f0_windows = self._windows(networks.f0, whole=windowing.whole_f0) if networks.f0 else iter(())
+    def __post_init__(self) -> None:
+        self._samples = Track(-self.extent.left_samples)
+        whole_content = self.windowing.whole and not self.encoder.global_windows
+        self._content_windows = self._windows(self.encoder, whole=whole_content)
+        self._f0_windows = self._windows(self.f0, whole=self.windowing.whole_f0) if self.f0 else iter(())
         if self.pitch.given is not None:
-            timeline.commit_f0(self.pitch.given)
+            self.timeline.commit_f0(self.pitch.given)
 
     def until(self, end_frames: int) -> Steps[None]:
         """Commit features at least up to a frame."""
@@ -103,7 +128,7 @@ class Analysis:
             f0_hz = yield from self._estimated_f0(window)
             estimated.append((window, f0_hz))
             voiced += int(np.count_nonzero(_core(window, f0_hz)))
-            if voiced >= ENOUGH_VOICED_FRAMES or window.end_frames >= FARTHEST_FRAMES:
+            if voiced >= _ENOUGH_VOICED_FRAMES or window.end_frames >= _FARTHEST_FRAMES:
                 break
         self.pitch = self.pitch.settled(np.concatenate([_core(*pair) for pair in estimated]))
         for window, f0_hz in estimated:
@@ -116,29 +141,28 @@ class Analysis:
     def forget(self, before_frames: int) -> None:
         """Drop features and samples before a frame; windows to come keep what they need."""
         self.timeline.forget(before_frames)
-        encoder, f0 = self._networks.encoder, self._networks.f0
-        needed = self.timeline.content_end_frames - encoder.context_frames
-        if f0 is not None:
-            needed = min(needed, self.timeline.f0_end_frames - f0.context_frames)
+        needed = self.timeline.content_end_frames - self.encoder.context_frames
+        if self.f0 is not None:
+            needed = min(needed, self.timeline.f0_end_frames - self.f0.context_frames)
         self._samples.forget(min(before_frames, needed) * FRAME_SAMPLES)
 
     def _windows(self, network: ContentEncoder | F0Estimator, *, whole: bool) -> Iterator[Window]:
-        return self._windowing.windows(self.extent, network.core_frames, network.context_frames, whole=whole)
+        return self.windowing.windows(self.extent, network.core_frames, network.context_frames, whole=whole)
 
     def _content_window(self, window: Window) -> Steps[None]:
         if self._without_effect(window):
-            content = np.zeros((_vectors(window), self._networks.encoder.dim), dtype=np.float32)
+            content = np.zeros((_vectors(window), self.encoder.dim), dtype=np.float32)
         else:
             answer = yield ContentRequest(
-                encoder=self._networks.encoder,
+                encoder=self.encoder,
                 samples=self._window_samples(window),
-                statistics=self._networks.statistics,
-                clock=self._clock,
+                statistics=self.statistics,
+                clock=self.clock,
             )
             assert answer is not None
             first = (window.start_frames - window.from_frames) // 2
             content = answer[first : first + _vectors(window)]
-        with self._clock.measure("retrieval"):
+        with self.clock.measure("retrieval"):
             self.timeline.commit_content(content)
 
     def _f0_window(self, window: Window) -> Steps[None]:
@@ -148,19 +172,19 @@ class Analysis:
             self._commit_f0(window, (yield from self._estimated_f0(window)))
 
     def _estimated_f0(self, window: Window) -> Steps[FloatArray]:
-        assert self._networks.f0 is not None
-        f0_hz = yield F0Request(estimator=self._networks.f0, samples=self._window_samples(window), clock=self._clock)
+        assert self.f0 is not None
+        f0_hz = yield F0Request(estimator=self.f0, samples=self._window_samples(window), clock=self.clock)
         assert f0_hz is not None
         return f0_hz
 
     def _commit_f0(self, window: Window, f0_hz: FloatArray) -> None:
-        with self._clock.measure("f0"):
+        with self.clock.measure("f0"):
             self.timeline.commit_f0(_core(window, self.pitch.finish(f0_hz)))
 
     def _without_effect(self, window: Window) -> bool:
         """True if no frame that sounds attends to the window. Its samples are read all the same, to be forgotten."""
-        reach = self._windowing.margin_frames
-        if not self._silences.hides(window.start_frames - reach, window.end_frames + reach):
+        reach = self.windowing.margin_frames
+        if not self.silences.hides(window.start_frames - reach, window.end_frames + reach):
             return False
         self._read_until(self._end_samples(window))
         return True
@@ -176,7 +200,7 @@ class Analysis:
 
     def _read_until(self, end: int) -> None:
         while self._samples.end < end:
-            self._samples.append(next(self._blocks))
+            self._samples.append(next(self.blocks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,9 +250,15 @@ def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estim
     samples = reflect(clip, extent.left_samples, extent.right_samples)
     collector = encoder.collector()
     collector.push(samples)
-    networks = AnalysisNetworks(encoder=encoder, statistics=collector.finish(), f0=estimator)
     timeline = FeatureTimeline(start_frames=-extent.left_frames, has_f0=estimator is not None)
-    return Analysis(iter([samples]), extent, networks, timeline)
+    return Analysis(
+        blocks=iter([samples]),
+        extent=extent,
+        encoder=encoder,
+        statistics=collector.finish(),
+        f0=estimator,
+        timeline=timeline,
+    )
 
 
 def _clip_features(analysis: Analysis, *, has_f0: bool) -> ClipAnalysis:

@@ -13,10 +13,6 @@ T = TypeVar("T")
 _END = object()
 
 
-class StoppedError(Exception):
-    """Raised in a background thread, or by what it runs, to end it early."""
-
-
 @contextmanager
 def read_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator[T]]:
     """Run a generator in a thread of its own, at most `depth` items ahead of who takes them.

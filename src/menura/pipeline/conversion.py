@@ -13,13 +13,12 @@ from menura.audio.processor import Chain, ExactLength, Processor
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError, ResourceError
 from menura.f0.file import length_notes
-from menura.pipeline.analysis import Analysis, AnalysisNetworks
+from menura.pipeline.analysis import Analysis, PitchShift, given_f0
 from menura.pipeline.background import read_ahead
-from menura.pipeline.clock import StageClock
+from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.first_pass import RecordingFacts, first_pass
-from menura.pipeline.pitch import PitchShift, given_f0
+from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, analysis_length, reflect_edges
-from menura.pipeline.requests import NetworkRequest
 from menura.pipeline.strategy import Machine, decide, machine_of
 from menura.pipeline.synthesis import Synthesis
 from menura.pipeline.timeline import FeatureTimeline
@@ -50,12 +49,11 @@ class Conversion:
         request: what is asked for.
         models: its networks, resident.
         format: the output's, whose codec may not have every rate; None for samples in memory.
-        stopped: asked from time to time; ends reading with StoppedError.
+        check: called from time to time while reading; what it raises is raised.
         windowing: how it is cut into segments.
 
     Raises:
         DecodeError, ResourceError: with what to do.
-        StoppedError: `stopped` said so.
     """
 
     def __init__(
@@ -65,11 +63,10 @@ class Conversion:
         models: VoiceModels,
         *,
         format: str | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
         windowing: Windowing | None = None,
     ) -> None:
-        self.recording, self.request, self.clock = recording, request, StageClock()
-        self._stopped = stopped
+        self.recording, self.request, self.clock, self._check = recording, request, StageClock(), check
         options, config = request.options, models.synthesizer.config
         extent_of = _extent_of(request, models.encoder.edge_frames)
         own = options.compat == "menura"
@@ -80,10 +77,10 @@ class Conversion:
                 extent_of,
                 split_silence=options.split_silence,
                 adjust_level=own,
-                stopped=stopped,
+                check=check,
             )
         self._extent = extent = extent_of(facts.analysis_samples)
-        decision = decide(options, extent.frames, config, _machine(models), windowing)
+        decision = decide(options, extent.frames, config, machine_of(models.synthesizer.device), windowing)
         if decision.refusal is not None:
             raise ResourceError(recording.name, decision.refusal.problem, decision.refusal.advice)
         self.widest_frames = decision.windowing.widest_frames(extent.frames)
@@ -97,9 +94,9 @@ class Conversion:
         self._blocks = self._opened_blocks()
         self._analysis = self._planned_analysis(models, decision.windowing)
         self._synthesis = Synthesis(
-            models.synthesizer,
-            self._analysis,
-            options,
+            synthesizer=models.synthesizer,
+            analysis=self._analysis,
+            options=options,
             windowing=decision.windowing,
             silences=facts.silences,
             clock=self.clock,
@@ -144,7 +141,7 @@ class Conversion:
         """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
         extent = self._extent
         reader = self.recording.open()
-        feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._stopped).blocks()
+        feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._check).blocks()
         extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
         with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
             yield from self.clock.pulled("decode", blocks)
@@ -152,7 +149,6 @@ class Conversion:
 
     def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
         options = self.request.options
-        networks = AnalysisNetworks(encoder=models.encoder, statistics=self.facts.statistics, f0=models.f0)
         timeline = FeatureTimeline(
             start_frames=-self._extent.left_frames,
             has_f0=models.synthesizer.config.has_f0,
@@ -161,10 +157,12 @@ class Conversion:
             protect=options.protect,
         )
         return Analysis(
-            self._blocks,
-            self._extent,
-            networks,
-            timeline,
+            blocks=self._blocks,
+            extent=self._extent,
+            encoder=models.encoder,
+            statistics=self.facts.statistics,
+            f0=models.f0,
+            timeline=timeline,
             pitch=_pitch(self.request, self._extent),
             windowing=windowing,
             silences=self.facts.silences,
@@ -200,10 +198,6 @@ def _extent_of(request: Request, edge_frames: int) -> Callable[[int], Extent]:
     if request.options.compat != "menura":
         return compat_extent
     return partial(streaming_extent, edge_frames=edge_frames)
-
-
-def _machine(models: VoiceModels) -> Machine:
-    return machine_of(models.synthesizer.device)
 
 
 def _pitch(request: Request, extent: Extent) -> PitchShift:

@@ -9,22 +9,22 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
-from menura.pipeline.background import StoppedError
-from menura.pipeline.budget import frame_budget
 from menura.pipeline.conversion import Conversion, Step
-from menura.pipeline.execute import Answer, Executor
-from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest, SynthesisRequest
+from menura.pipeline.execute import STAGES, Answer, Executor, NetworkRequest
+from menura.pipeline.progress import RunMeter, StageClock
 from menura.system.device import flushed_denormals
 from menura.system.interrupts import check_interrupts
-from menura.types import FileResult, State
+from menura.types import FileResult, State, failed_result
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from menura.pipeline.output import Sink
     from menura.pipeline.recording import Recording
     from menura.pipeline.windows import Windowing
-    from menura.types import FloatArray
+    from menura.types import FloatArray, Progress
 
 _PREPARED_AHEAD = 16
 _MOST_TOGETHER = 64
 _WAITING_TO_BE_WRITTEN = 4
-_STAGES = (ContentRequest, F0Request, SynthesisRequest)
+_CPU_FRAMES = 1200
+_DEVICE_BYTES_A_FRAME = 500_000
+"""Estimated from a full-size voice's decoder at 40 kHz: some copies of its widest layers, 51 kB a frame each."""
+
 _FAILURES = (MenuraError, OSError, MemoryError)
 
 
@@ -65,8 +68,19 @@ class Ticket:
     """Any of them ends the conversion."""
 
     @property
-    def cancelled(self) -> bool:
-        return any(event.is_set() for event in self.cancels)
+    def turn(self) -> tuple[int, int]:
+        """The least goes first."""
+        return -self.priority, self.number
+
+    def cancellation(self) -> CancelledError | None:
+        if any(event.is_set() for event in self.cancels):
+            return CancelledError(self.recording.name, "the conversion was cancelled")
+        return None
+
+    def check(self) -> None:
+        """Raise CancelledError if it was asked for."""
+        if error := self.cancellation():
+            raise error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +121,7 @@ Event: TypeAlias = Begun | Advanced | Done | Failed
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Live:
-    """A recording under way; it begins once its conversion is planned."""
+    """A recording that is planned, or under way."""
 
     ticket: Ticket
     begun_s: float
@@ -115,15 +129,6 @@ class _Live:
     steps: Generator[Step, FloatArray | None, None]
     pending: NetworkRequest | None = None
     done_samples: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Refused:
-    """A recording that couldn't be read or planned."""
-
-    ticket: Ticket
-    begun_s: float
-    error: Exception
 
 
 class Engine:
@@ -152,15 +157,15 @@ class Engine:
         self._networks, self._windowing, self._on_end = networks, windowing, on_end
         self._frame_budget = frame_budget
         self._executor = Executor(networks.device)
-        self._queue: list[tuple[int, int, Ticket]] = []
-        self._preparing: dict[Future[_Live | _Refused], Ticket] = {}
+        self._queue: list[tuple[tuple[int, int], Ticket]] = []
+        self._preparing: dict[Future[_Live | Failed], Ticket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="menura-prepare")
         self._live: list[_Live] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
         self._writing: list[Future[Done | Failed]] = []
         self._events: list[Event] = []
         self._submitted = 0
-        self._closing = False
+        self._closing = threading.Event()
         self._lock, self._ending = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> Engine:
@@ -194,7 +199,7 @@ class Engine:
                 request=request,
                 sink=sink,
                 priority=priority,
-                cancels=(threading.Event(), *([cancel] if cancel else [])),
+                cancels=(threading.Event(), self._closing, *([cancel] if cancel else [])),
             )
             self._submitted += 1
             for future, other in list(self._preparing.items()):
@@ -223,24 +228,28 @@ class Engine:
         check_interrupts()
         events: list[Event] = []
         self._events = events
-        for live in [live for live in self._live if live.ticket.cancelled]:
-            self._drop(live, _cancelled(live.ticket))
+        for live in list(self._live):
+            if error := live.ticket.cancellation():
+                self._drop(live, error)
         while len(self._live) < _MOST_TOGETHER:
             prepared = self._next_prepared(wait_for_one=not (self._live or events or self._writing))
             if prepared is None:
                 break
-            self._begin(prepared)
+            if isinstance(prepared, Failed):
+                events.append(prepared)
+            else:
+                self._begin(prepared)
         if self._live:
             with flushed_denormals():
                 self._compute()
             self._collect(len(self._writing))
-        elif not self._events:
+        elif not events:
             self._collect(len(self._writing) - 1)
         return events
 
     def close(self) -> None:
         """End everything, finished or not: complete outputs stay, nothing half-written does."""
-        self._closing = True
+        self._closing.set()
         self._reader.shutdown(cancel_futures=True)
         self._writer.shutdown()
         for live in self._live:
@@ -249,76 +258,71 @@ class Engine:
         self._live.clear()
 
     def _enqueue(self, ticket: Ticket) -> None:
-        heapq.heappush(self._queue, (-ticket.priority, ticket.number, ticket))
+        heapq.heappush(self._queue, (ticket.turn, ticket))
 
     def _prepare_ahead(self) -> None:
-        while self._queue and len(self._preparing) < _PREPARED_AHEAD:
-            ticket = heapq.heappop(self._queue)[-1]
+        """Have the next prepared; the urgent find room however many of the others wait for their turn."""
+        while self._queue:
+            _, ticket = self._queue[0]
+            if sum(other.priority >= ticket.priority for other in self._preparing.values()) >= _PREPARED_AHEAD:
+                return
+            heapq.heappop(self._queue)
             self._preparing[self._reader.submit(self._prepare, ticket)] = ticket
 
-    def _next_prepared(self, *, wait_for_one: bool) -> _Live | _Refused | None:
-        """The next that may begin, if there is one."""
+    def _next_prepared(self, *, wait_for_one: bool) -> _Live | Failed | None:
+        """The next that may begin, or can't, if there is one."""
         with self._lock:
             futures = list(self._preparing)
         if wait_for_one:
             wait(futures, return_when=FIRST_COMPLETED)
         with self._lock:
-            done = [
-                (-ticket.priority, ticket.number, future) for future, ticket in self._preparing.items() if future.done()
-            ]
-            for *_, future in sorted(done):
-                if self._may_begin(future.result()):
+            done = [future for future in self._preparing if future.done()]
+            for future in sorted(done, key=lambda future: self._preparing[future].turn):
+                prepared = future.result()
+                if isinstance(prepared, Failed) or self._may_begin(prepared):
                     del self._preparing[future]
                     self._prepare_ahead()
-                    return future.result()
+                    return prepared
         return None
 
-    def _prepare(self, ticket: Ticket) -> _Live | _Refused:
+    def _prepare(self, ticket: Ticket) -> _Live | Failed:
         """Load networks, read a recording once and plan its conversion, in a background thread."""
         begun_s = time.perf_counter()
-        if ticket.cancelled:
-            return _Refused(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
         try:
+            ticket.check()
             ticket.sink.check()
             conversion = Conversion(
                 ticket.recording,
                 ticket.request,
                 self._networks.load(ticket.request),
                 format=ticket.sink.format,
-                stopped=lambda: self._closing or ticket.cancelled,
+                check=ticket.check,
                 windowing=self._windowing,
             )
-        except StoppedError:
-            return _Refused(ticket=ticket, begun_s=begun_s, error=_cancelled(ticket))
         except _FAILURES as error:
-            return _Refused(ticket=ticket, begun_s=begun_s, error=error)
+            return self._failed(ticket, error, begun_s)
         return _Live(ticket=ticket, begun_s=begun_s, conversion=conversion, steps=conversion.steps())
 
-    def _may_begin(self, prepared: _Live | _Refused) -> bool:
-        """True if it is over, the most urgent, or can share the passes of what is as urgent."""
-        if isinstance(prepared, _Refused) or prepared.ticket.cancelled:
-            return True
+    def _may_begin(self, prepared: _Live) -> bool:
+        """True if it is the most urgent, or can share the passes of what is as urgent."""
         if self._frame_budget is None:  # with the networks loaded
-            self._frame_budget = frame_budget(self._networks.device)
+            self._frame_budget = _frame_budget(self._networks.device)
         frames = prepared.conversion.widest_frames
         shapes = [
             live.conversion.widest_frames for live in self._live if live.ticket.priority >= prepared.ticket.priority
         ]
         return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
 
-    def _begin(self, prepared: _Live | _Refused) -> None:
-        ticket = prepared.ticket
-        if isinstance(prepared, _Refused):
-            self._events.append(self._failed(ticket, prepared.error, prepared.begun_s))
-            return
-        self._live.append(prepared)
-        self._events.append(Begun(ticket=ticket, audio_s=prepared.conversion.facts.audio_s))
+    def _begin(self, live: _Live) -> None:
+        self._live.append(live)
+        self._events.append(Begun(ticket=live.ticket, audio_s=live.conversion.facts.audio_s))
         try:
-            ticket.sink.open(prepared.conversion.output_rate)
+            live.ticket.check()
+            live.ticket.sink.open(live.conversion.output_rate)
         except _FAILURES as error:
-            self._drop(prepared, error)
+            self._drop(live, error)
         else:
-            self._advance(prepared, None)
+            self._advance(live, None)
 
     def _compute(self) -> None:
         """One pass of one network for the most urgent.
@@ -328,8 +332,8 @@ class Engine:
         """
         urgent = max(live.ticket.priority for live in self._live)
         asking = [(live, live.pending) for live in self._live if live.ticket.priority == urgent and live.pending]
-        stage = min(_stage(request) for _, request in asking)
-        group = [(live, request) for live, request in asking if _stage(request) == stage]
+        stage = min((request.stage for _, request in asking), key=STAGES.index)
+        group = [(live, request) for live, request in asking if request.stage == stage]
         answers = self._executor.execute([request for _, request in group])
         for (live, _), answer in zip(group, answers, strict=True):
             self._advance(live, answer)
@@ -338,19 +342,16 @@ class Engine:
         """Run until the next request (then `pending` is set) or the end; an answer that is an error is raised there."""
         live.pending = None
         try:
-            while True:
-                step = live.steps.throw(answer) if isinstance(answer, ResourceError) else live.steps.send(answer)
-                if not isinstance(step, np.ndarray):
-                    live.pending = step
-                    return
-                answer = None
+            step = live.steps.throw(answer) if isinstance(answer, ResourceError) else live.steps.send(answer)
+            while isinstance(step, np.ndarray):
                 self._write(live, step)
+                step = next(live.steps)
+            live.pending = step
         except StopIteration:
             self._collect(_WAITING_TO_BE_WRITTEN - 1)  # may raise, and what is live is then discarded
             self._live.remove(live)
-            self._writing.append(self._writer.submit(self._finish, live))
-        except StoppedError:
-            self._drop(live, _cancelled(live.ticket))
+            clock = live.conversion.clock  # not the conversion, which has the features of minutes
+            self._writing.append(self._writer.submit(self._finish, live.ticket, _result(live), clock, live.begun_s))
         except _FAILURES as error:
             self._drop(live, error)
 
@@ -367,30 +368,21 @@ class Engine:
         live.ticket.sink.discard()
         self._events.append(self._failed(live.ticket, error, live.begun_s))
 
-    def _finish(self, live: _Live) -> Done | Failed:
+    def _finish(self, ticket: Ticket, result: FileResult, clock: StageClock, begun_s: float) -> Done | Failed:
         """Complete an output, in a background thread."""
-        ticket = live.ticket
         try:
-            with live.conversion.clock.measure("encode"):
-                ticket.sink.finish(lambda: self._closing or ticket.cancelled)
-        except StoppedError:
-            if self._closing:
-                raise
-            return self._failed(ticket, _cancelled(ticket), live.begun_s)
+            with clock.measure("encode"):
+                ticket.sink.finish(ticket.check)
         except _FAILURES as error:
-            return self._failed(ticket, error, live.begun_s)
-        result = _result(live)
+            return self._failed(ticket, error, begun_s)
+        result = replace(result, wall_s=time.perf_counter() - begun_s, stages=clock.times())
         self._end(ticket, result)
         return Done(ticket=ticket, result=result)
 
     def _failed(self, ticket: Ticket, error: Exception, begun_s: float) -> Failed:
-        result = FileResult(
-            input=ticket.recording.name,
-            output=None,
-            state=State.FAILED,
-            error=details_of(error),
-            wall_s=time.perf_counter() - begun_s,
-        )
+        if self._closing.is_set() and isinstance(error, CancelledError):
+            raise error
+        result = replace(failed_result(ticket.recording.name, details_of(error)), wall_s=time.perf_counter() - begun_s)
         self._end(ticket, result)
         return Failed(ticket=ticket, result=result, error=error)
 
@@ -405,15 +397,23 @@ class Engine:
             self._events.append(futures.pop(0).result())
 
 
-def _stage(request: NetworkRequest) -> int:
-    return next(n for n, kind in enumerate(_STAGES) if isinstance(request, kind))
+def _frame_budget(device: torch.device) -> int:
+    """Frames that the windows of recordings converted together may have.
 
+    On a CPU a pass gains from company only while it is short. Measured on one core: four windows of 4 s together cost
+    full-size ContentVec and RMVPE a quarter less and the decoder the same, four of 3 s the starter voice's networks a
+    quarter less; four of 7 s gain nothing. On CUDA the budget is what half of the free memory holds.
+    """
+    if device.type != "cuda":
+        return _CPU_FRAMES
+    import torch
 
-def _cancelled(ticket: Ticket) -> CancelledError:
-    return CancelledError(ticket.recording.name, "the conversion was cancelled")
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
 
 
 def _result(live: _Live) -> FileResult:
+    """What the conversion itself says; times come when the output is complete."""
     conversion, facts = live.conversion, live.conversion.facts
     damage = None
     if facts.warning is not None:
@@ -429,7 +429,61 @@ def _result(live: _Live) -> FileResult:
         output_rate=conversion.output_rate,
         f0_method=conversion.request.f0_method,
         transpose=conversion.semitones,
-        wall_s=time.perf_counter() - live.begun_s,
-        stages=conversion.clock.times(),
         seams_s=conversion.seams_s,
     )
+
+
+def run_batch(
+    networks: Networks,
+    items: Sequence[tuple[Recording, Sink]],
+    request: Request,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_result: Callable[[int, FileResult], None] = lambda _number, _result: None,
+    cancel: threading.Event | None = None,
+    frame_budget: int | None = None,
+) -> list[Done | Failed]:
+    """Convert recordings, each into its sink; what goes wrong with one is in its event, and stops no other.
+
+    Args:
+        networks: as for the Engine.
+        items: the recordings, and where their sound goes.
+        request: what is asked for, the same for all.
+        on_progress: called in this thread when a recording is begun and after every block.
+        on_result: called with an item's number and result, as the Engine's `on_end`.
+        cancel: ends the conversions once it is set.
+        frame_budget: as for the Engine.
+
+    Returns:
+        How each ended, in order.
+
+    Raises:
+        BaseException: what interrupts this thread (Ctrl-C), or what a hook raised.
+    """
+    meter = RunMeter([_size(recording.name) for recording, _ in items])
+    ends: dict[int, Done | Failed] = {}
+    with Engine(
+        networks, frame_budget=frame_budget, on_end=lambda ticket, result: on_result(ticket.number, result)
+    ) as engine:
+        for recording, sink in items:
+            engine.submit(recording, request, sink, cancel=cancel)
+        while not engine.idle:
+            for event in engine.step():
+                number = event.ticket.number
+                if isinstance(event, Begun):
+                    meter.begun(number, event.audio_s)
+                elif isinstance(event, Advanced):
+                    meter.advanced(number, event.audio_done_s)
+                else:
+                    ends[number] = event
+                    meter.finished() if isinstance(event, Done) else meter.failed(number)
+                    continue
+                if on_progress is not None:
+                    on_progress(meter.progress(event.ticket.recording.name))
+    return [ends[number] for number in range(len(items))]
+
+
+def _size(name: str) -> int:
+    with suppress(OSError, ValueError):
+        return Path(name).stat().st_size
+    return 0

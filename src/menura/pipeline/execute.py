@@ -1,33 +1,34 @@
-"""Answers requests: one forward pass for those that fit together, and into memory."""
+"""What a conversion asks of the networks, and the answers: one pass for requests that fit together, and into memory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias, Union, cast, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, Union, cast
 
 import numpy as np
 import torch
 
 from menura.errors import ResourceError
 from menura.models.source import advance_phase
-from menura.pipeline.budget import FrameBudget
 from menura.pipeline.noise import latent_noise, source_noise
-from menura.pipeline.requests import ContentRequest, F0Request, NetworkRequest, SynthesisRequest
-from menura.pipeline.windows import Windowing
+from menura.pipeline.windows import Span, Windowing
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Prior
-from menura.units import FRAME_RATE_HZ, ceil_div
+from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from menura.pipeline.clock import Stage
-    from menura.types import FloatArray
+    from menura.content.base import ContentEncoder, RecordingStatistics
+    from menura.f0.base import F0Estimator
+    from menura.models.voice import Voice
+    from menura.pipeline.progress import Stage, StageClock
+    from menura.types import Features, FloatArray
 
 LATENT_SCALE = 0.66666
 """RVC's temperature of the latent."""
-
 
 _CORE_STEP_FRAMES = 50
 """Cores are decoded in multiples of this: seams fall anywhere, and every new shape would have the CPU's convolution
@@ -36,11 +37,108 @@ library keep another prepared kernel, so that memory grew with the recording."""
 _LONG_PASS_S = 0.5
 """After such a pass freed memory is worth giving back."""
 
-
 _WIDEST_FRAMES = Windowing().widest_frames(1 << 40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentRequest:
+    """Content of one window; answered by (content frames, dim) at 50 a second."""
+
+    stage: ClassVar[Stage] = "content"
+    encoder: ContentEncoder
+    samples: FloatArray
+    statistics: RecordingStatistics | None
+    clock: StageClock
+
+    @property
+    def frames(self) -> int:
+        return len(self.samples) // FRAME_SAMPLES
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Requests with the same one may share a pass."""
+        return self.stage, id(self.encoder), len(self.samples), self.statistics is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class F0Request:
+    """F0 of one window; answered by (samples // 160 + 1,) Hz, 0 where unvoiced."""
+
+    stage: ClassVar[Stage] = "f0"
+    estimator: F0Estimator
+    samples: FloatArray
+    clock: StageClock
+
+    @property
+    def frames(self) -> int:
+        return len(self.samples) // FRAME_SAMPLES
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        return self.stage, id(self.estimator), len(self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisRequest:
+    """Sound of the frames of a core, from features that reach further; answered by samples."""
+
+    stage: ClassVar[Stage] = "synthesis"
+    synthesizer: Voice
+    features: Features
+    core: Span
+    speaker_id: int
+    seed: int
+    noise_scale: float
+    sounding: tuple[Span, ...]
+    """The frames of the core that are wanted, in order; between them is silence."""
+    reach_frames: int | None
+    """How far the text encoder's attention reaches; None for the whole window."""
+    clock: StageClock
+
+    @property
+    def frames(self) -> int:
+        return self.core[1] - self.core[0]
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        first = self.features.start_frames
+        spans = tuple((start - first, end - first) for start, end in (self.core, *self.sounding))
+        window_frames = len(self.features.content)
+        return self.stage, id(self.synthesizer), window_frames, spans, self.noise_scale, self.reach_frames
+
+
+NetworkRequest: TypeAlias = ContentRequest | F0Request | SynthesisRequest
+
+STAGES: tuple[Stage, ...] = ("content", "f0", "synthesis")
+"""Of requests, in the order in which a segment needs them."""
 
 Answer: TypeAlias = Union["FloatArray", ResourceError]
 """What was asked for, or why it could not be had."""
+
+
+class FrameBudget:
+    """Frames that a pass may have: no limit until memory ran out, then half of what was tried, for good.
+
+    Args:
+        least_frames: smaller passes are not worth trying.
+        frames: a limit to begin with.
+    """
+
+    def __init__(self, least_frames: int, frames: int | None = None) -> None:
+        self.frames = frames
+        self._least_frames = least_frames
+
+    def rows(self, count: int, row_frames: int) -> int:
+        """How many of `count` rows of that length may go together; always one."""
+        return count if self.frames is None else max(1, min(count, self.frames // max(1, row_frames)))
+
+    def halve(self, tried_frames: int) -> bool:
+        """Take note that a pass of that many frames didn't fit; False if there is nothing left to halve."""
+        tried = tried_frames if self.frames is None else min(self.frames, tried_frames)
+        if tried <= self._least_frames:
+            return False
+        self.frames = max(self._least_frames, tried // 2)
+        return True
 
 
 class Executor:
@@ -53,7 +151,7 @@ class Executor:
 
     def __init__(self, device: torch.device, most_frames: int | None = None) -> None:
         self._device = device
-        self._budgets = {kind: FrameBudget(_CORE_STEP_FRAMES, most_frames) for kind in get_args(NetworkRequest)}
+        self._budgets = {stage: FrameBudget(_CORE_STEP_FRAMES, most_frames) for stage in STAGES}
 
     def execute(self, requests: Sequence[NetworkRequest]) -> list[Answer]:
         """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
@@ -64,21 +162,19 @@ class Executor:
         groups: dict[tuple[object, ...], list[int]] = {}
         for position, request in enumerate(requests):
             groups.setdefault(request.batch_key, []).append(position)
-        answers: list[Answer | None] = [None] * len(requests)
+        answers: dict[int, Answer] = {}
         for positions in groups.values():
-            members = [requests[p] for p in positions]
-            for position, answer in zip(positions, self._group(members), strict=True):
-                answers[position] = answer
-        return cast("list[Answer]", answers)
+            answers.update(zip(positions, self._group([requests[p] for p in positions]), strict=True))
+        return [answers[position] for position in range(len(requests))]
 
     def _group(self, members: list[NetworkRequest]) -> list[Answer]:
-        budget, frames = self._budgets[type(members[0])], members[0].frames
+        budget, frames = self._budgets[members[0].stage], members[0].frames
         answers: list[Answer] = []
         while len(answers) < len(members):
             left = members[len(answers) :]
             part = left[: budget.rows(len(left), frames)]
             found = self._pass(part, budget)
-            if found is None and len(part) == 1 and not part[0].divisible:
+            if found is None and len(part) == 1 and not isinstance(part[0], SynthesisRequest):
                 found = self._pass(part, budget)  # now that what was kept for reuse is free
             elif found is None and budget.halve(frames * len(part)):
                 continue
@@ -90,7 +186,7 @@ class Executor:
         start = time.perf_counter()
         try:
             with torch.inference_mode():
-                stage, answers = _dispatch(members, self._device, budget)
+                answers = list(_answered(members, self._device, budget).float().cpu().numpy())
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -98,9 +194,8 @@ class Executor:
             took_s = time.perf_counter() - start
             if took_s > _LONG_PASS_S:
                 trim_heap()
-            share = took_s / len(members)
             for member in members:
-                member.clock.add(stage, share)
+                member.clock.add(member.stage, took_s / len(members))
             return answers
         free_memory(self._device)  # only here, where the error no longer holds what was allocated
         return None
@@ -117,73 +212,54 @@ def _too_large(request: NetworkRequest, device: torch.device) -> ResourceError:
     )
 
 
-def _dispatch(
-    members: list[NetworkRequest], device: torch.device, budget: FrameBudget
-) -> tuple[Stage, list[FloatArray]]:
-    first = members[0]
-    if isinstance(first, ContentRequest):
-        return "content", _content(cast("list[ContentRequest]", members), device)
+def _answered(members: list[NetworkRequest], device: torch.device, budget: FrameBudget) -> Tensor:
+    """What members of one `batch_key` asked for, one a row."""
+    if isinstance(members[0], SynthesisRequest):
+        return _synthesized(cast("list[SynthesisRequest]", members), device, budget)
+    windows = cast("list[ContentRequest | F0Request]", members)
+    samples, first = _stack([window.samples for window in windows], device), windows[0]
     if isinstance(first, F0Request):
-        return "f0", _f0(cast("list[F0Request]", members), device)
-    return "synthesis", _synthesis(cast("list[SynthesisRequest]", members), device, budget)
+        return first.estimator.estimate(samples)
+    statistics = [window.statistics for window in cast("list[ContentRequest]", members)]
+    return first.encoder.encode(samples, [known for known in statistics if known is not None] or None)
 
 
-def _stack(rows: Sequence[FloatArray], device: torch.device) -> Tensor:
+def _stack(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
     return torch.from_numpy(np.stack(rows)).to(device)
 
 
-def _rows(batch: Tensor) -> list[FloatArray]:
-    return list(batch.float().cpu().numpy())
-
-
-def _content(members: list[ContentRequest], device: torch.device) -> list[FloatArray]:
-    known = [m.statistics for m in members if m.statistics is not None]
-    return _rows(members[0].encoder.encode(_stack([m.samples for m in members], device), known or None))
-
-
-def _f0(members: list[F0Request], device: torch.device) -> list[FloatArray]:
-    return _rows(members[0].estimator.estimate(_stack([m.samples for m in members], device)))
-
-
-def _synthesis(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> list[FloatArray]:
+def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> Tensor:
     first = members[0]
     net, frames = first.synthesizer, len(first.features.content)
     content = _stack([m.features.content for m in members], device)
-    coarse = _optional([m.features.f0_coarse for m in members], device)
+    coarse = [m.features.f0_coarse for m in members if m.features.f0_coarse is not None]
     lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
     g = net.condition(torch.tensor([m.speaker_id for m in members], device=device))
-    prior = net.encode(content, coarse, lengths, first.reach_frames)
+    prior = net.encode(content, _stack(coarse, device) if coarse else None, lengths, first.reach_frames)
     sound = content.new_zeros(len(members), first.frames * net.config.frame_samples)
-    for start, end in first.sounding:
-        place = (start - first.core_start_frames, end - first.core_start_frames)
-        _fill(sound, place, members, prior, g, budget)
-    return _rows(sound)
+    for span in first.sounding:
+        _fill(sound, span, members, prior, g, budget)
+    return sound
 
 
 def _fill(
-    sound: Tensor,
-    place: tuple[int, int],
-    members: list[SynthesisRequest],
-    prior: Prior,
-    g: Tensor,
-    budget: FrameBudget,
+    sound: Tensor, span: Span, members: list[SynthesisRequest], prior: Prior, g: Tensor, budget: FrameBudget
 ) -> None:
-    """Put the sound of frames [start, end) of the core in its place, at most as much at a time as the budget allows."""
-    first, frames = members[0], prior.mean.shape[-1]
-    hop, offset = first.synthesizer.config.frame_samples, first.core_start_frames - first.features.start_frames
-    start, end = place
+    """Put the sound of a span of the first member's frames in its place, as much at a time as the budget allows."""
+    first = members[0]
+    hop, window_start = first.synthesizer.config.frame_samples, first.features.start_frames
+    window_end = window_start + prior.mean.shape[-1]
+    start, end = span
     rounded = ceil_div(end - start, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES
     step = rounded if budget.frames is None else max(_CORE_STEP_FRAMES, budget.frames // len(members))
     for begin in range(start, end, step):
-        stop = min(begin + step, start + rounded, frames - offset)
-        part = _decoded(members, prior, g, (offset + begin, offset + stop), sound.device)
-        wanted = min(stop, end) - begin
-        sound[:, begin * hop : (begin + wanted) * hop] = part[:, : wanted * hop]
+        stop = min(begin + step, start + rounded, window_end)
+        part = _decoded(members, prior, g, (begin - window_start, stop - window_start), sound.device)
+        at, wanted = begin - first.core[0], min(stop, end) - begin
+        sound[:, at * hop : (at + wanted) * hop] = part[:, : wanted * hop]
 
 
-def _decoded(
-    members: list[SynthesisRequest], prior: Prior, g: Tensor, core: tuple[int, int], device: torch.device
-) -> Tensor:
+def _decoded(members: list[SynthesisRequest], prior: Prior, g: Tensor, core: Span, device: torch.device) -> Tensor:
     """Sound (batch, samples) of some frames; flow and decoder have a finite reach, so any cut gives the same."""
     first = members[0]
     net, frames = first.synthesizer, prior.mean.shape[-1]
@@ -192,47 +268,28 @@ def _decoded(
     span = slice(*flowed)
     z_p = prior.mean[:, :, span]
     if first.noise_scale:
-        noise = _latent_noise(members, flowed, net.config.inter_channels, device)
-        z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * noise * (LATENT_SCALE * first.noise_scale)
+        count, channels = flowed[1] - flowed[0], net.config.inter_channels
+        rows = [latent_noise(m.seed, m.features.start_frames + flowed[0], count, channels) for m in members]
+        z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * _stack(rows, device) * (LATENT_SCALE * first.noise_scale)
     mask = prior.mask[:, :, span]
     z = net.reverse_flow(z_p * mask, mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
     source = _source(members, decoded, device) if net.config.has_f0 else None
     return net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0]))
 
 
-def _widened(span: tuple[int, int], context: int, frames: int) -> tuple[int, int]:
+def _widened(span: Span, context: int, frames: int) -> Span:
     return max(0, span[0] - context), min(frames, span[1] + context)
 
 
-def _optional(rows: Sequence[np.ndarray | None], device: torch.device) -> Tensor | None:
-    present = [row for row in rows if row is not None]
-    return torch.from_numpy(np.stack(present)).to(device) if present else None
-
-
-def _latent_noise(
-    members: list[SynthesisRequest], span: tuple[int, int], channels: int, device: torch.device
-) -> Tensor:
-    make: Callable[[SynthesisRequest], FloatArray] = lambda m: latent_noise(  # noqa: E731
-        m.seed, m.features.start_frames + span[0], span[1] - span[0], channels
-    )
-    return _stack([make(m) for m in members], device)
-
-
-def _source(members: list[SynthesisRequest], span: tuple[int, int], device: torch.device) -> Tensor:
+def _source(members: list[SynthesisRequest], span: Span, device: torch.device) -> Tensor:
     first = members[0]
     net, hop = first.synthesizer, first.synthesizer.config.frame_samples
-    f0 = _stack([_f0_hz(m)[span[0] : span[1]] for m in members], device)
+    f0_hz = torch.from_numpy(np.stack([m.features.f0_hz for m in members if m.features.f0_hz is not None]))
     begun = torch.tensor([m.features.phase_cycles for m in members], dtype=torch.float64)
-    before = torch.from_numpy(np.stack([_f0_hz(m)[: span[0]] for m in members]))
-    phase = advance_phase(begun, before, 1 / FRAME_RATE_HZ)
+    phase = advance_phase(begun, f0_hz[:, : span[0]], 1 / FRAME_RATE_HZ)
     noise = None
     if first.noise_scale or net.needs_noise:
         count = (span[1] - span[0]) * hop
         rows = [source_noise(m.seed, (m.features.start_frames + span[0]) * hop, count) for m in members]
         noise = _stack(rows, device)
-    return net.source(f0, phase, noise, first.noise_scale)
-
-
-def _f0_hz(member: SynthesisRequest) -> FloatArray:
-    assert member.features.f0_hz is not None
-    return member.features.f0_hz
+    return net.source(f0_hz[:, span[0] : span[1]].contiguous().to(device), phase, noise, first.noise_scale)

@@ -63,7 +63,7 @@ def first_pass(
     *,
     split_silence: bool = False,
     adjust_level: bool = True,
-    stopped: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
 ) -> RecordingFacts:
     """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
 
@@ -73,17 +73,16 @@ def first_pass(
         extent_of: the mode's timeline for a length.
         split_silence: look for silence.
         adjust_level: limit clicks and raise quiet recordings, which RVC doesn't.
-        stopped: asked from time to time.
+        check: called from time to time; what it raises is raised.
 
     Raises:
         DecodeError: it can't be read, or contains no samples.
-        StoppedError: `stopped` said so.
     """
 
     def read(limit: float) -> tuple[RecordingFacts, float]:
         collector = None if new_collector is None else new_collector()
         reader = recording.open()
-        feed = AnalysisFeed(reader, limit=limit, stopped=stopped)
+        feed = AnalysisFeed(reader, limit=limit, check=check)
         facts = _facts(recording.name, reader, feed, collector, extent_of, split_silence, adjust_level)
         return replace(facts, limit=limit), feed.needed_limit
 

@@ -14,7 +14,6 @@ from menura.audio.spool import SampleSpool
 from menura.audio.tags import read_tags
 from menura.errors import EncodeError
 from menura.options import FORMATS, ConversionOptions
-from menura.pipeline.background import StoppedError
 from menura.system.files import check_writable, writing
 from menura.types import AudioBlock
 
@@ -52,8 +51,8 @@ class Sink(Protocol):
         """Take (samples,) that are final."""
         ...
 
-    def finish(self, stopped: Callable[[], bool]) -> None:
-        """Complete, in a background thread; raises StoppedError, leaving nothing, once `stopped`."""
+    def finish(self, check: Callable[[], None]) -> None:
+        """Complete, in a background thread; `check` is called from time to time, and what it raises leaves nothing."""
         ...
 
     def discard(self) -> None:
@@ -111,17 +110,17 @@ class FileSink:
         assert self._spool is not None
         self._spool.append(samples)
 
-    def finish(self, stopped: Callable[[], bool]) -> None:
+    def finish(self, check: Callable[[], None]) -> None:
         assert self._spool is not None
         count, gain = self._spool.length_samples, output_gain(self._spool.peak)
         with self._spool as spool:
-            _check(stopped)
+            check()
             options = self._options
             encoding = Encoding(options.bitrate, options.quality, options.bit_depth or DEFAULT_BIT_DEPTH)
             tags = None if self._source is None else read_tags(self._source)
             with AudioWriter(self.path, self._rate, self.format, encoding, tags, count) as writer:
                 for samples in spool.blocks(self._rate, gain):
-                    _check(stopped)
+                    check()
                     writer.write(samples)
 
     def discard(self) -> None:
@@ -151,7 +150,7 @@ class MemorySink:
         self._blocks.append(AudioBlock(start_samples=start, samples=samples, sample_rate=self.sample_rate))
         self._length_samples += len(samples)
 
-    def finish(self, stopped: Callable[[], bool]) -> None:
+    def finish(self, check: Callable[[], None]) -> None:
         pass
 
     def discard(self) -> None:
@@ -170,8 +169,3 @@ class MemorySink:
 def output_gain(peak: float) -> float:
     """1, or what brings a peak down to PEAK_LIMIT_OUT."""
     return PEAK_LIMIT_OUT / peak if peak > PEAK_LIMIT_OUT else 1.0
-
-
-def _check(stopped: Callable[[], bool]) -> None:
-    if stopped():
-        raise StoppedError

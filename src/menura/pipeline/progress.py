@@ -1,11 +1,48 @@
-"""How far a run over many recordings has come, and how much is left."""
+"""Wall time of one recording by stage, and how far a run over many has come."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, TypeVar
 
-from menura.types import Progress
+from menura.types import Progress, StageTimes
+
+Stage = Literal["decode", "content", "f0", "retrieval", "synthesis", "assemble", "encode"]
+T = TypeVar("T")
+
+
+class StageClock:
+    """Adds up seconds by stage for one input."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def add(self, stage: Stage, seconds: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def measure(self, stage: Stage) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start)
+
+    def pulled(self, stage: Stage, items: Iterable[T]) -> Iterator[T]:
+        """The items, counting the time their producer takes."""
+        iterator = iter(items)
+        while True:
+            with self.measure(stage):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def times(self) -> StageTimes:
+        return StageTimes(**{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})
 
 
 class RunMeter:
@@ -55,6 +92,4 @@ class RunMeter:
         known_s, known_bytes = sum(self._known_s.values()), sum(self._sizes[n] for n in self._known_s)
         if len(self._known_s) == len(self._sizes):
             return known_s
-        if not known_bytes:
-            return None
-        return known_s * sum(self._sizes) / known_bytes
+        return known_s * sum(self._sizes) / known_bytes if known_bytes else None

@@ -17,7 +17,6 @@ from menura.audio.filters import StreamHighPass
 from menura.audio.processor import CANCELLED, MixDown
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
-from menura.pipeline.background import StoppedError
 from menura.pipeline.windows import LONGEST_EDGE_SAMPLES
 from menura.types import AudioInfo
 from menura.units import ANALYSIS_RATE_HZ, rescaled_length
@@ -148,9 +147,9 @@ class AnalysisFeed:
     """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
 
     def __init__(
-        self, reader: Reader, gain: float = 1.0, limit: float = math.inf, stopped: Callable[[], bool] = lambda: False
+        self, reader: Reader, gain: float = 1.0, limit: float = math.inf, check: Callable[[], None] = lambda: None
     ) -> None:
-        self._reader, self._gain, self._limit, self._stopped = reader, gain, limit, stopped
+        self._reader, self._gain, self._limit, self._check = reader, gain, limit, check
         self._meter = PeakMeter()
         self.length_samples = 0
         """Samples read so far at the recording's own rate."""
@@ -163,12 +162,11 @@ class AnalysisFeed:
         return self._meter.limit
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Contiguous blocks, `analysis_length` of the recording's length together. Raises StoppedError when stopped."""
+        """Contiguous blocks, `analysis_length` of the recording's length together; `check` is called before each."""
         rate = self._reader.info.sample_rate
         resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
         for block in self._reader.blocks(BLOCK_S * rate):
-            if self._stopped():
-                raise StoppedError
+            self._check()
             self.length_samples += len(block)
             self._meter.push(block)
             block = block if self._limit == math.inf else np.clip(block, -self._limit, self._limit)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from menura.errors import ErrorDetails
-from menura.pipeline.budget import whole_bytes
 from menura.pipeline.windows import Windowing
 from menura.system.memory import available_memory_bytes
 from menura.units import FRAME_RATE_HZ
@@ -21,6 +20,12 @@ CUDNN_STEPS = 65_535
 """Steps that cuDNN's recurrent layers take: 10.9 minutes at 10 ms."""
 
 _SHARE_OF_MEMORY = 0.8
+
+_ATTENTION_COPIES = 5
+"""Score-sized tensors alive at once in the text encoder's relative attention."""
+
+_BYTES_A_FRAME = 4 * 40_000
+"""Everything that grows with the length itself: features, latent, source, sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +87,7 @@ def decide(
         whole_f0=compat,
         attention_frames=None if compat else windowing.attention_frames,
     )
-    needed, free = whole_bytes(frames, config, whole.attention_frames), machine.free_bytes
+    needed, free = _whole_bytes(frames, config, whole.attention_frames), machine.free_bytes
     why = f"compat={options.compat} converts each recording in one pass" if compat else "asked for"
     return Decision(
         windowing=whole,
@@ -121,6 +126,18 @@ def _refusal(frames: int, needed: int, machine: Machine, instead: str) -> ErrorD
             advice=f"To convert any length, {instead}",
         )
     return None
+
+
+def _whole_bytes(frames: int, config: SynthesizerConfig, reach_frames: int | None) -> int:
+    """About how much memory one window takes, in bytes.
+
+    Args:
+        frames: of the window.
+        config: the voice's.
+        reach_frames: how far attention reaches; None for all of the window, whose scores grow with its square.
+    """
+    scores = frames * frames if reach_frames is None else 0
+    return _ATTENTION_COPIES * 4 * config.n_heads * scores + _BYTES_A_FRAME * frames
 
 
 def _gb(count: int) -> str:

@@ -6,11 +6,12 @@ Both sides of a seam see the same content, F0, phase and noise, so the signals t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.pipeline.requests import SynthesisRequest
+from menura.pipeline.execute import SynthesisRequest
 from menura.pipeline.seams import Assembler, seam_frame
 from menura.units import FRAME_RATE_HZ
 
@@ -18,85 +19,74 @@ if TYPE_CHECKING:
     from menura.models.voice import Voice
     from menura.options import ConversionOptions
     from menura.pipeline.analysis import Analysis, Steps
-    from menura.pipeline.clock import StageClock
+    from menura.pipeline.progress import StageClock
     from menura.pipeline.silence import Silences
     from menura.pipeline.windows import Span, Windowing
     from menura.types import FloatArray
 
 
+@dataclass(kw_only=True, eq=False)
 class Synthesis:
-    """A recording's segments, one after another.
+    """A recording's segments, one after another."""
 
-    Args:
-        synthesizer: the voice.
-        analysis: gives the features, as far as a segment needs them.
-        options: speaker, seed and scale of the noise.
-        windowing: how segments are cut.
-        silences: what is not computed.
-        clock: counts the time.
-    """
+    synthesizer: Voice
+    analysis: Analysis
+    """Gives the features, as far as a segment needs them."""
+    options: ConversionOptions
+    windowing: Windowing
+    silences: Silences
+    """Not computed."""
+    clock: StageClock
+    seams_s: list[float] = field(default_factory=list)
 
-    def __init__(
-        self,
-        synthesizer: Voice,
-        analysis: Analysis,
-        options: ConversionOptions,
-        *,
-        windowing: Windowing,
-        silences: Silences,
-        clock: StageClock,
-    ) -> None:
-        self.seams_s: list[float] = []
-        self._synthesizer, self._analysis, self._options = synthesizer, analysis, options
-        self._windowing, self._silences, self._clock = windowing, silences, clock
-        self._rate, self._hop = synthesizer.config.sample_rate, synthesizer.config.frame_samples
-        self._assembler = Assembler(windowing.crossfade_frames * self._hop, self._rate)
+    def __post_init__(self) -> None:
+        self._rate, self._hop = self.synthesizer.config.sample_rate, self.synthesizer.config.frame_samples
+        self._assembler = Assembler(self.windowing.crossfade_frames * self._hop, self._rate)
         self._seam_frames = 0
         """Where the segment to come begins."""
 
     def segments(self, output_frames: int) -> Iterator[Steps[FloatArray]]:
         """For each segment its steps, which return the sound that it makes final; together all frames."""
-        for cell in self._windowing.segments(output_frames):
+        for cell in self.windowing.segments(output_frames):
             yield self._segment(cell, last=cell[1] >= output_frames)
 
     def _segment(self, cell: Span, *, last: bool) -> Steps[FloatArray]:
-        seam, overlap = self._seam_frames, self._windowing.overlap_frames
-        context = self._windowing.context(cell, self._analysis.extent)
-        yield from self._analysis.until(context[1])
+        seam, overlap = self._seam_frames, self.windowing.overlap_frames
+        context = self.windowing.context(cell, self.analysis.extent)
+        yield from self.analysis.until(context[1])
         stop = cell[1] if last else self._cut(cell[1])
         core = (seam - overlap if seam else 0, stop if last else stop + overlap)
         samples = yield from self._sound(context, core)
-        with self._clock.measure("assemble"):
+        with self.clock.measure("assemble"):
             joined = self._assembler.push(samples, 0 if last else 2 * overlap * self._hop)
         if seam:
             self.seams_s.append(seam / FRAME_RATE_HZ + self._assembler.shift_samples / self._rate)
         if not last:
-            self._analysis.forget(cell[1] - self._windowing.margin_frames)
+            self.analysis.forget(cell[1] - self.windowing.margin_frames)
         self._seam_frames = stop
         return joined
 
     def _cut(self, border: int) -> int:
-        reach = self._windowing.seam_search_frames
-        with self._clock.measure("assemble"):
-            return seam_frame(self._analysis.samples(border - reach, border + reach), border - reach)
+        reach = self.windowing.seam_search_frames
+        with self.clock.measure("assemble"):
+            return seam_frame(self.analysis.samples(border - reach, border + reach), border - reach)
 
     def _sound(self, context: Span, core: Span) -> Steps[FloatArray]:
         """Sound of a segment's core; its silences are left out, if that was asked for."""
-        sounding = self._silences.sounding(*core)
+        sounding = self.silences.sounding(*core)
         if not sounding:
             return np.zeros((core[1] - core[0]) * self._hop, dtype=np.float32)
         samples = yield SynthesisRequest(
-            synthesizer=self._synthesizer,
-            features=self._analysis.timeline.read(*context),
-            core_start_frames=core[0],
-            core_end_frames=core[1],
-            speaker_id=self._options.speaker_id,
-            seed=self._options.seed,
-            noise_scale=self._options.noise_scale,
+            synthesizer=self.synthesizer,
+            features=self.analysis.timeline.read(*context),
+            core=core,
+            speaker_id=self.options.speaker_id,
+            seed=self.options.seed,
+            noise_scale=self.options.noise_scale,
             sounding=sounding,
-            reach_frames=self._windowing.attention_frames,
-            clock=self._clock,
+            reach_frames=self.windowing.attention_frames,
+            clock=self.clock,
         )
         assert samples is not None
-        gate = self._silences.gate(*core, self._hop)
+        gate = self.silences.gate(*core, self._hop)
         return samples if gate is None else samples * gate

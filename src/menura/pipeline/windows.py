@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
+from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
 
 Span: TypeAlias = tuple[int, int]
 """Frames [start, end)."""
@@ -176,8 +176,3 @@ def _cells(start: int, end: int, grid: int) -> Iterator[Span]:
         stop = end if end - border < min(_SHORTEST_LAST_FRAMES, grid) else border
         yield at, stop
         at = stop
-
-
-def seconds(frames: int) -> float:
-    """Frames of 10 ms in seconds."""
-    return frames / FRAME_RATE_HZ
