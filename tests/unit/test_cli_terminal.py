@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,7 @@ def test_a_line_told_above_the_live_one_stands_by_itself(
     monkeypatch.setattr(LiveLine, "_PULSE_S", 60.0)
     with contextlib.closing(LiveLine(lambda _columns: "at work", sys.stderr)) as line:
         line.show()
-        line.tell("done: one", err=True)
+        line.tell("done: one", to=partial(say, err=True))
         line.show()
     shown = capsys.readouterr().err
     assert shown == "\rat work\r       \rdone: one\n\rat work\r       \r"

@@ -133,11 +133,12 @@ class LiveLine:
             with self._lock:
                 self._draw(cut(printable(self._text(columns)), columns))
 
-    def tell(self, *lines: str, err: bool = False) -> None:
-        """Print lines above it."""
+    def tell(self, *lines: str, to: Callable[[str], None] = say) -> None:
+        """Print lines above it: by `say`, `note`, `warn` or `fail`."""
         with self._lock:
             self._draw("")
-            say_lines(lines, err=err)
+            for line in lines:
+                to(line)
             flush()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import click
 
 from menura.cli.derive import Group, flag_with, grouped_option, home_option, option_of, options_of, values_of
 from menura.cli.report import clock
-from menura.cli.terminal import LiveLine, note, say, say_lines, table
+from menura.cli.terminal import LiveLine, note, say, say_lines, table, warn
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train import events
 
@@ -188,7 +188,7 @@ class _Display:
             case events.Exported():
                 self._line.tell(*map(str, event.paths))
             case events.Noted():
-                self._line.tell(f"menura: note: {event.note.text(flag_with)}", err=True)
+                self._line.tell(event.note.text(flag_with), to=note)
         self._line.show()
 
     def finishing(self, number: int) -> None:
@@ -254,9 +254,9 @@ class _Display:
         if event.overtraining and not self._warned:
             self._warned = True
             self._line.tell(
-                f"menura: warning: validation has been getting worse since step {event.best_step}: overtraining. "
+                f"validation has been getting worse since step {event.best_step}: overtraining. "
                 "That step's voice is kept and will be exported; you can stop.",
-                err=True,
+                to=warn,
             )
 
 
