@@ -103,8 +103,7 @@ class StreamHighPass(OneStream):
     def __init__(self) -> None:
         self._states: Complex128Array | None = None
         """None until the first samples, and with them the extension before them, are there."""
-        self._pending: list[FloatArray | Float64Array] = []
-        self._pending_samples = 0
+        self._pending: Float64Array = np.zeros(0)
         self._tail: FloatArray = np.zeros(0, dtype=np.float32)
         """The last samples taken, for the extension after them."""
         self._forward: list[Float64Array] = []
@@ -112,53 +111,38 @@ class StreamHighPass(OneStream):
         """Samples of the extension before the signal that are still to be left out."""
 
     def _push(self, samples: FloatArray) -> FloatArray:
-        if len(samples):
-            self._pending.append(np.array(samples, dtype=np.float32))
-            self._pending_samples += len(samples)
-            self._tail = np.concatenate([self._tail, samples[-_PADDING_SAMPLES - 1 :]])[-_PADDING_SAMPLES - 1 :]
-        if self._states is None:
-            if self._pending_samples <= _PADDING_SAMPLES:
-                return np.zeros(0, dtype=np.float32)
-            self._begin(_PADDING_SAMPLES)
-        return self._ready()
-
-    def _flush(self) -> FloatArray:
-        if not len(self._tail):
-            return np.zeros(0, dtype=np.float32)
-        extension = min(_PADDING_SAMPLES, len(self._tail) - 1)
-        if self._states is None:
-            self._begin(extension)
-        assert self._states is not None
-        last = self._tail.astype(np.float64)
-        rest = np.concatenate([*self._pending, 2 * last[-1] - last[-2 : -2 - extension : -1]])
-        self._forward.append(_recursion.run(rest, self._states)[0])
-        backward = self._backward(np.concatenate(self._forward))
-        return self._given(backward[: backward.size - extension])
-
-    def _begin(self, extension: int) -> None:
-        first = np.concatenate(self._pending).astype(np.float64)
-        before = 2 * first[0] - first[extension:0:-1]
-        self._pending.insert(0, before)
-        self._pending_samples += extension
-        self._skip = extension
-        self._states = _recursion.at_rest(before[0] if extension else first[0])
-
-    def _ready(self) -> FloatArray:
-        assert self._states is not None
-        ready: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
-        if self._pending_samples >= _CHUNK_SAMPLES:
-            held = np.concatenate(self._pending)
-            for start in range(0, held.size - _CHUNK_SAMPLES + 1, _CHUNK_SAMPLES):
-                chunk = held[start : start + _CHUNK_SAMPLES].astype(np.float64)
+        self._pending = np.concatenate([self._pending, samples])
+        self._tail = np.concatenate([self._tail, samples[-_PADDING_SAMPLES - 1 :]])[-_PADDING_SAMPLES - 1 :]
+        if self._states is None and len(self._pending) > _PADDING_SAMPLES:
+            self._states = self._begin(_PADDING_SAMPLES)
+        if self._states is not None:
+            whole = len(self._pending) // _CHUNK_SAMPLES * _CHUNK_SAMPLES
+            for chunk in self._pending[:whole].reshape(-1, _CHUNK_SAMPLES):
                 filtered, self._states = _recursion.run(chunk, self._states)
                 self._forward.append(filtered)
-            self._pending_samples = held.size % _CHUNK_SAMPLES
-            self._pending = [held[held.size - self._pending_samples :].copy()]
+            self._pending = self._pending[whole:].copy()
+        ready = [np.zeros(0, dtype=np.float32)]
         while len(self._forward) > _CORE_CHUNKS:
             backward = self._backward(np.concatenate(self._forward[: _CORE_CHUNKS + 1]))
             ready.append(self._given(backward[: _CORE_CHUNKS * _CHUNK_SAMPLES]))
             del self._forward[:_CORE_CHUNKS]
         return np.concatenate(ready)
+
+    def _flush(self) -> FloatArray:
+        if not len(self._tail):
+            return np.zeros(0, dtype=np.float32)
+        extension = min(_PADDING_SAMPLES, len(self._tail) - 1)
+        states = self._begin(extension) if self._states is None else self._states
+        last = self._tail.astype(np.float64)
+        rest = np.concatenate([self._pending, 2 * last[-1] - last[-2 : -2 - extension : -1]])
+        self._forward.append(_recursion.run(rest, states)[0])
+        backward = self._backward(np.concatenate(self._forward))
+        return self._given(backward[: backward.size - extension])
+
+    def _begin(self, extension: int) -> Complex128Array:
+        before = 2 * self._pending[0] - self._pending[extension:0:-1]
+        self._pending, self._skip = np.concatenate([before, self._pending]), extension
+        return _recursion.at_rest(self._pending[0])
 
     def _backward(self, forward: Float64Array) -> Float64Array:
         return _recursion.run(forward[::-1], _recursion.at_rest(forward[-1]))[0][::-1]

@@ -53,27 +53,21 @@ class MomentCollector:
 
     def __init__(self, kernel: int = 10, stride: int = 5) -> None:
         self._kernel, self._stride = kernel, stride
-        self._pending: list[FloatArray] = []
-        self._pending_samples = 0
+        self._pending: FloatArray = np.zeros(0, dtype=np.float32)
         self._frames = 0
         self._sum = np.zeros(kernel, dtype=np.float64)
         self._products = np.zeros((kernel, kernel), dtype=np.float64)
 
     def push(self, samples: FloatArray) -> None:
-        self._pending.append(np.array(samples, dtype=np.float32))
-        self._pending_samples += len(samples)
+        self._pending = np.concatenate([self._pending, samples])
         step = _SUM_FRAMES * self._stride
         needed = step - self._stride + self._kernel
-        if self._pending_samples < needed:
-            return
-        held = np.concatenate(self._pending)
-        whole = (len(held) - needed) // step + 1
-        for start in range(0, whole * step, step):
-            self._add(held[start : start + needed])
-        self._pending, self._pending_samples = [held[whole * step :]], len(held) - whole * step
+        while len(self._pending) >= needed:
+            self._add(self._pending[:needed])
+            self._pending = self._pending[step:]
 
     def finish(self) -> MomentStatistics:
-        rest = np.concatenate([np.zeros(0, dtype=np.float32), *self._pending])
+        rest = self._pending
         if not self._frames and len(rest) < self._kernel:
             rest = np.pad(rest, (0, self._kernel - len(rest)))  # less than one vector counts as followed by silence
         if len(rest) >= self._kernel:

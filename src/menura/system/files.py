@@ -29,10 +29,7 @@ class NewFile:
     """A file that gets its name when it is complete: open beside it until then, under a name of its own.
 
     While it is open it is locked, so that `remove_abandoned` knows what killed processes left. A link's target is
-    replaced, the link stays. Call `publish` or `discard` once.
-
-    Raises:
-        OSError: from all functions.
+    replaced, the link stays. Call `publish` or `discard` once. All functions raise OSError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,8 +60,7 @@ class NewFile:
 def replacing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[Path]:
     """Write a file whole or not at all: what the block writes to the name it gets becomes the file at its end.
 
-    Raises:
-        MenuraError: of that kind, where the file can't be written.
+    Where the file can't be written, an error of that kind is raised; so it is by the functions below.
     """
     check_writable(path, kind)
     with writing(path, kind):
@@ -77,11 +73,7 @@ def replacing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[P
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all; devices and pipes are written through.
-
-    Raises:
-        ResourceError: it can't be written.
-    """
+    """Write a small file whole or not at all; devices and pipes are written through."""
     if not _is_stream(path):
         remove_unfinished([path])
         with replacing(path) as partial:
@@ -92,11 +84,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def append_whole(path: Path, data: bytes, kind: type[MenuraError] = ResourceError) -> None:
-    """Add to a file's end, all or nothing.
-
-    Raises:
-        MenuraError: of that kind, where it can't be written.
-    """
+    """Add to a file's end, all or nothing."""
     # Unbuffered: a buffer would be written at last when the file is closed, after what is half there was taken back.
     with writing(path, kind), path.open("ab", buffering=0) as file:
         before, rest = file.tell(), memoryview(data)
@@ -109,11 +97,7 @@ def append_whole(path: Path, data: bytes, kind: type[MenuraError] = ResourceErro
 
 
 def check_writable(path: Path, kind: type[MenuraError] = ResourceError) -> None:
-    """Refuse, before any work, a name that no complete file could get: a folder's, a device's, one in a closed folder.
-
-    Raises:
-        MenuraError: of that kind.
-    """
+    """Refuse, before any work, a name that no complete file could get: a folder's, a device's, in a closed folder."""
     if os.path.isdir(path):  # unlike Path.is_dir it takes any name
         raise kind(path, "is a folder", "Name a file in it")
     if _is_stream(path):
@@ -129,11 +113,7 @@ def check_writable(path: Path, kind: type[MenuraError] = ResourceError) -> None:
 
 @contextmanager
 def writing(path: Path, kind: type[MenuraError] = ResourceError) -> Iterator[None]:
-    """Any OSError in this block means that this file can't be written; errors of writing don't name theirs.
-
-    Raises:
-        MenuraError: of that kind, with what to do.
-    """
+    """Any OSError in this block means that this file can't be written; errors of writing don't name theirs."""
     try:
         yield
     except OSError as error:
@@ -216,9 +196,8 @@ def _lock(number: int) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    if os.path.abspath(path).startswith(_STREAMS):
-        return True
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return special or os.path.abspath(path).startswith(_STREAMS)
 
 
 def _prefix(path: Path) -> str:

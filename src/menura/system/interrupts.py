@@ -39,13 +39,7 @@ def handle_signals() -> None:
 
 
 def check_interrupts() -> None:
-    """Raise again what a signal raised and something swallowed: for work that still goes on.
-
-    Not for cleaning up on the exception's way.
-
-    Raises:
-        KeyboardInterrupt, TerminatedError: the signal came before.
-    """
+    """Raise again what a signal raised and something swallowed: for work that goes on, not for cleaning up."""
     if _received is not None:
         raise _received
 

@@ -30,20 +30,15 @@ _LEAST_ADDRESSES_BYTES = 1_500_000_000
 
 
 def check_address_space() -> None:
-    """Refuse what computes where the process's address space is limited too narrowly (`ulimit -v`).
-
-    Raises:
-        ResourceError: it is.
-    """
+    """Raise ResourceError where the process's address space is limited too narrowly (`ulimit -v`)."""
     try:
         import resource
     except ImportError:  # Windows
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESSES_BYTES:
-        raise ResourceError(
-            None, f"the address space is limited to {limit / 1e6:.0f} MB", "Allow at least 1500 MB (ulimit -v)"
-        )
+        problem = f"the address space is limited to {limit / 1e6:.0f} MB"
+        raise ResourceError(None, problem, "Allow at least 1500 MB (ulimit -v)")
 
 
 def available_memory_bytes() -> int:

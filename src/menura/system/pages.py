@@ -16,7 +16,7 @@ _PAGE_BYTES = mmap.PAGESIZE
 _DONT_NEED = 4
 """MADV_DONTNEED of Linux, the only system on which any pages are found."""
 
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+p \S+ \S+ [1-9][0-9]* ", re.MULTILINE)
+_FILE_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+p \S+ \S+ [1-9][0-9]* ", re.MULTILINE)
 """Of /proc/self/maps: a range of the process's own whose inode isn't 0, so that a file is behind it."""
 
 
@@ -35,11 +35,6 @@ class MappedPages:
         spans = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in weights]
         self._spans = _whole_pages(spans, _file_mappings()) if spans else []
 
-    @property
-    def size_bytes(self) -> int:
-        """Of all these pages."""
-        return sum(last - first for first, last in self._spans)
-
     def release(self) -> None:
         """Give them back. Takes milliseconds, and reading them again tens of them for hundreds of megabytes."""
         for first, last in self._spans:
@@ -52,7 +47,7 @@ def _file_mappings() -> list[tuple[int, int]]:
         text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    return [(int(match[1], 16), int(match[2], 16)) for match in _MAPPING.finditer(text)]
+    return [(int(match[1], 16), int(match[2], 16)) for match in _FILE_MAPPING.finditer(text)]
 
 
 def _whole_pages(spans: list[tuple[int, int]], mappings: list[tuple[int, int]]) -> list[tuple[int, int]]:

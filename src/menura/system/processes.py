@@ -49,12 +49,8 @@ def starting_processes() -> Iterator[None]:
 def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnProcess, Connection]:
     """Start a process that leaves Ctrl-C to this one, and that ends with it, however this one ends.
 
-    SIGTERM raises SystemExit there, so that what is half-written is removed. A closed pipe ends it quietly.
-
-    Args:
-        work: a module's function, called there with its end of the pipe and the arguments.
-        arguments: what can be pickled.
-        name: of the process.
+    There `work`, a module's function, gets its end of the pipe and the arguments, which are pickled. SIGTERM raises
+    SystemExit there, so that what is half-written is removed. A closed pipe ends it quietly.
 
     Returns:
         The process, and this end of the pipe.
