@@ -24,7 +24,7 @@ from menura.bench.timing import Timed, timed
 from menura.cli.terminal import table
 from menura.errors import MenuraError, OptionError
 from menura.options import ConversionOptions, EngineOptions
-from menura.voices.assets import bench_folder, home_folder
+from menura.voices.assets import cache_folder, home_folder
 
 IN, OUT, IN_FOLDER, OUT_FOLDER = "{in}", "{out}", "{in_dir}", "{out_dir}"
 _SHELL_WORDS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1", "&>"}
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = ConversionOptions(voice=given.voice, index=given.index)
     engine = EngineOptions(device=given.device, threads=given.threads, home=given.home)
     menura = menura_program(options, engine, folders=program.folders)
-    sounds = SUITES[given.suite].recordings(bench_folder(home_folder(given.home)), quick=given.quick)
+    sounds = SUITES[given.suite].recordings(cache_folder(home_folder(given.home)) / "bench", quick=given.quick)
     found = [compare(program, menura, sound, given.rounds) for sound in sounds]
     print("\n".join(tables(found)))
     if given.json is not None:

@@ -32,7 +32,7 @@ from menura.models.rmvpe import N_MELS, RmvpeConfig
 from menura.models.sizes import rvc_config
 from menura.retrieval.build import build_index
 from menura.system.files import replacing
-from menura.voices.assets import bench_folder, home_folder
+from menura.voices.assets import cache_folder, home_folder
 
 VOICE_NAME = "bench"
 TARGETS: dict[tuple[str, str], float] = {
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--json", type=Path)
     given, options = parser.parse_known_args(arguments)
-    home = make_home(bench_folder(home_folder(given.home)) / "full-size")
+    home = make_home(cache_folder(home_folder(given.home)) / "bench" / "full-size")
     with tempfile.TemporaryDirectory(prefix="menura-bench-") as folder:
         written = given.json or Path(folder, "figures.json")
         command = [sys.executable, "-m", "menura", "bench", "--home", str(home), "--voice", VOICE_NAME]

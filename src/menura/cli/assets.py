@@ -12,15 +12,7 @@ import click
 
 from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json, say_lines, table
-from menura.voices.assets import (
-    AssetStatus,
-    asset_status,
-    bench_folder,
-    fetch_steps,
-    home_folder,
-    needed_by,
-    packing_folder,
-)
+from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
 
 
 @click.group(cls=Group)
@@ -76,7 +68,7 @@ def clean(home: Path | None) -> None:
 
     folder = home_folder(home)
     remove_imports(folder)
-    for cache in (packing_folder(folder), bench_folder(folder)):
+    for cache in cache_folder(folder).glob("*"):
         if cache.is_dir():
             size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
             shutil.rmtree(cache)

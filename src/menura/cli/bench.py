@@ -12,7 +12,7 @@ from menura.cli.bench_tables import tables
 from menura.cli.derive import option_of, options_of, values_of
 from menura.cli.terminal import say, say_json, write_json
 from menura.options import ConversionOptions, EngineOptions
-from menura.voices.assets import bench_folder, home_folder
+from menura.voices.assets import cache_folder, home_folder
 from menura.voices.library import find_voice
 
 _ALL = "all"
@@ -66,7 +66,7 @@ def bench(
         quick=quick,
         rounds=rounds,
     )
-    document = measure_suites(plan, bench_folder(home), lambda text: say(text, err=True))
+    document = measure_suites(plan, cache_folder(home) / "bench", lambda text: say(text, err=True))
     if json_to == _STANDARD_OUTPUT:
         say_json(document)
         return

@@ -16,7 +16,7 @@ from menura.kernels.selftest import trusted_kernels
 from menura.kernels.voice import NativeVoice
 from menura.loading.pool import ModelKey, ModelPool
 from menura.models.voice import TorchVoice, Voice
-from menura.voices.assets import packing_folder
+from menura.voices.assets import cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ class Loader:
         library = trusted_kernels()
         if library is None:
             return TorchVoice(network)
-        return NativeVoice(network, library, PackingCache(packing_folder(self._home)))
+        return NativeVoice(network, library, PackingCache(cache_folder(self._home) / "kernels"))
 
     def _encoder(self, request: Request) -> ContentEncoder:
         name, path = request.config.content_encoder, request.content_path

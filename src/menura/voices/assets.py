@@ -130,14 +130,9 @@ def home_folder(home: Path | None = None) -> Path:
     return folder if folder.is_absolute() else _NO_HOME
 
 
-def packing_folder(home: Path) -> Path:
-    """Where the convolution kernels keep packed weights; it can be removed at any time."""
-    return home / "cache" / "kernels"
-
-
-def bench_folder(home: Path) -> Path:
-    """Where benchmarks keep recordings and networks that they make; it can be removed at any time."""
-    return home / "cache" / "bench"
+def cache_folder(home: Path) -> Path:
+    """Has `kernels` with packed weights and `bench` with benchmarks' recordings; all can be removed at any time."""
+    return home / "cache"
 
 
 def find_asset(name: str, home: Path | None = None) -> Path:
