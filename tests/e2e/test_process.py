@@ -25,6 +25,17 @@ def test_standard_input_and_output(talk: Path) -> None:
     assert run.stdout == Path("file.wav").read_bytes()
 
 
+def test_standard_input_is_explained(talk: Path) -> None:
+    command = [*CONVERT, "-", "--explain", "--json"]
+    run = subprocess.run(command, input=talk.read_bytes(), capture_output=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    (file,) = json.loads(run.stdout)["files"]
+    assert (file["input"], file["audio_s"], file["refusal"]) == ("-", 1.5, None)
+    empty = subprocess.run(command, input=b"", capture_output=True, timeout=120)
+    assert empty.returncode == 1
+    assert json.loads(empty.stdout)["files"][0]["refusal"]["problem"] == "the file is empty"
+
+
 def test_without_standard_output_and_with_names_that_are_not_unicode(talk: Path) -> None:
     name = os.fsencode("録音\n") + b"\xff.wav"
     os.rename(talk, name)

@@ -66,7 +66,7 @@ def convert(
     if output is None and inputs == (STANDARD,):
         output = STANDARD
     found = find_inputs(inputs, output, batch)
-    _check_standard_streams(found, to_stdout=output == STANDARD, as_json=as_json)
+    _check_standard_streams(found, to_stdout=output == STANDARD and not explain, as_json=as_json)
     if explain:
         ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
     items = plan_outputs(found, output, options)
