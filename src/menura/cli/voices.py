@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,22 @@ def info(voice: str, as_json: bool, home: Path | None) -> None:
     if as_json:
         say_json(facts)
         return
-    facts |= facts.pop("card")
-    known = {name: value for name, value in facts.items() if value not in (None, "", [])}
-    say_lines(table((name.replace("_", " "), str(value)) for name, value in known.items()))
+    say_lines(table(_rows(facts | facts.pop("card"))))
+
+
+def _rows(facts: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
+    """A voice's facts, lists and what has parts below their name."""
+    for name, value in facts.items():
+        label = indent + name.replace("_", " ")
+        if isinstance(value, dict):
+            yield label, ""
+            yield from _rows(value, indent + "  ")
+        elif isinstance(value, (list, tuple)):
+            yield from ((label if number == 0 else "", str(item)) for number, item in enumerate(value))
+        elif isinstance(value, bool):
+            yield label, "yes" if value else "no"
+        elif value not in (None, ""):
+            yield label, str(value)
 
 
 @voices.command(name="import")
