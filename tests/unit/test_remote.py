@@ -15,12 +15,12 @@ import pytest
 
 from menura.audio.listing import Selection
 from menura.audio.remote import (
-    RemoteNotes,
     file_facts,
     is_url,
     local_input,
     local_output,
     place_of,
+    read_notes,
     remote_files,
     remove_partial,
 )
@@ -143,7 +143,7 @@ def test_journal(memory: fsspec.AbstractFileSystem) -> None:
     assert journal.finished(FileStamp.of(source), output, "request") is None
     memory.pipe("/bucket/talks/out/a.wav", b"changed")
     assert journal.finished(stamp, output, "request") is None
-    assert len(RemoteNotes(OUT / ".menura-journal").read()) == 1
+    assert len(read_notes(OUT / ".menura-journal")) == 1
     memory.pipe("/bucket/talks/out/.menura-journal/damaged.json", b"{")
     Journal(OUT)
 

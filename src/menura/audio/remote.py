@@ -7,7 +7,6 @@ its name when it is complete. Every file system has errors of its own, so that a
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import re
 import secrets
@@ -46,22 +45,27 @@ def remote_files(text: str, selection: Selection) -> list[InputFile]:
     """
     url = Url(text.rstrip("/"))
     system, path = _reach(url)
-    is_pattern = _WILD.search(path) is not None
-    base = Url(_WILD.split(url.text)[0].rpartition("/")[0]) if is_pattern else url
+    base, folder = Url(_fixed_part(url.text)), _fixed_part(path)
     try:
-        if is_pattern:
-            found, folder = system.glob(path), _WILD.split(path)[0].rpartition("/")[0]
+        if folder != path:
+            found = system.glob(path)
         elif system.isfile(path):
             return [InputFile(path=url, relative=Path(url.name))]
         else:
-            found, folder = system.find(path) if selection.recursive else system.ls(path, detail=False), path
+            found = system.find(path) if selection.recursive else system.ls(path, detail=False)
         relatives = [Path(name[len(folder) :].strip("/")) for name in sorted(found)]
         entries = [InputFile(path=base / name, relative=name) for name in relatives if selection.takes(name)]
         if not found:
             system.info(folder)  # listings leave errors out
     except Exception as error:  # noqa: BLE001  (see the module)
         return [failed_input(url, _unreachable(error))]
-    return entries or [nothing_in(url, "pattern" if is_pattern else "folder", selection)]
+    return entries or [nothing_in(url, "folder" if folder == path else "pattern", selection)]
+
+
+def _fixed_part(text: str) -> str:
+    """Folder of a pattern above its first wildcard; anything else as it is."""
+    before, *wild = _WILD.split(text, maxsplit=1)
+    return before.rpartition("/")[0] if wild else text
 
 
 def _unreachable(error: Exception) -> str:
@@ -151,7 +155,7 @@ def _publish(local: Path, url: Url) -> None:
     except Exception as error:
         with contextlib.suppress(Exception):
             system.rm_file(partial)
-        raise EncodeError(url.text, f"can't be written: {_why(error)}", "Choose a writable folder") from error
+        raise _unwritable(url, error) from error
 
 
 def remove_partial(place: Place) -> None:
@@ -168,35 +172,30 @@ def remove_partial(place: Place) -> None:
                 system.rm_file(entry)
 
 
-class RemoteNotes:
-    """Small texts in a remote folder, each under a name; stores that can't append can hold them too.
+def read_notes(folder: Url) -> list[bytes]:
+    """The small texts that `write_note` put into a folder; those that can't be read are left out."""
+    system, path = _reach(folder)
+    try:
+        system.invalidate_cache(path)
+        names = [name for name in system.ls(path, detail=False) if name.endswith(".json")]
+        found = system.cat(names, on_error="omit") if names else {}
+    except Exception:  # noqa: BLE001  (see the module; mostly there is no such folder yet)
+        return []
+    return list(found.values())
 
-    Args:
-        folder: made when the first is written.
-    """
 
-    def __init__(self, folder: Url) -> None:
-        self._folder = folder
-        self._system, self._path = _reach(folder)
+def write_note(folder: Url, name: str, text: bytes) -> None:
+    """Write or replace a small text; stores that can't append can hold them too. Raises EncodeError."""
+    system, path = _reach(folder)
+    try:
+        system.makedirs(path, exist_ok=True)
+        system.pipe_file(f"{path}/{name}.json", text)
+    except Exception as error:
+        raise _unwritable(folder, error) from error
 
-    def read(self) -> list[bytes]:
-        """All of them; those that can't be read are left out."""
-        try:
-            self._system.invalidate_cache(self._path)
-            names = [n for n in self._system.ls(self._path, detail=False) if fnmatch.fnmatchcase(n, "*.json")]
-            found = self._system.cat(names, on_error="omit") if names else {}
-        except Exception:  # noqa: BLE001  (see the module; mostly there is no such folder yet)
-            return []
-        return list(found.values())
 
-    def write(self, name: str, text: bytes) -> None:
-        """Write one, or replace it. Raises EncodeError."""
-        try:
-            self._system.makedirs(self._path, exist_ok=True)
-            self._system.pipe_file(f"{self._path}/{name}.json", text)
-        except Exception as error:
-            problem = f"can't be written: {_why(error)}"
-            raise EncodeError(self._folder.text, problem, "Choose a writable folder") from error
+def _unwritable(url: Url, error: Exception) -> EncodeError:
+    return EncodeError(url.text, f"can't be written: {_why(error)}", "Choose a writable folder")
 
 
 def _reach(url: Url) -> tuple[Any, str]:

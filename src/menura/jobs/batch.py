@@ -79,10 +79,10 @@ def convert_items(
     items: Sequence[Item],
     request: Request,
     *,
-    folder: Place | None = None,
-    batch: BatchOptions | None = None,
-    engine: EngineOptions | None = None,
-    hooks: Hooks | None = None,
+    folder: Place | None,
+    batch: BatchOptions,
+    engine: EngineOptions,
+    hooks: Hooks,
 ) -> RunReport:
     """Convert many recordings: in this process, in several, or on a cluster.
 
@@ -98,7 +98,6 @@ def convert_items(
         MenuraError: the request as a whole can't be carried out, or the folder can't be written.
         CancelledError: the run was cancelled.
     """
-    batch, engine, hooks = batch or BatchOptions(), engine or EngineOptions(), hooks or Hooks()
     remove_unfinished(item.output for item in items if isinstance(item.output, Path))
     if items and request.options.transpose == "auto-batch":
         from menura.jobs.pitch import with_common_shift
@@ -115,35 +114,21 @@ def convert_items(
             results[position] = dataclasses.replace(result, input=str(item.source))
     missing = [position for position in range(len(items)) if position not in results]
 
+    finished = len(results)
+
+    def on_progress(progress: Progress) -> None:
+        counts = (progress.files, progress.files_begun, progress.files_done)
+        files, begun, done = (count + finished for count in counts)
+        hooks.on_progress(dataclasses.replace(progress, files=files, files_begun=begun, files_done=done))
+
     def on_result(position: int, result: FileResult) -> None:
         journal.record(stamps[missing[position]], result, identity)
         hooks.on_result(missing[position], result)
 
-    report = _convert(
-        [items[position] for position in missing],
-        request,
-        batch,
-        engine,
-        dataclasses.replace(hooks, on_progress=_counting(hooks, len(results)), on_result=on_result),
-    )
+    counting = dataclasses.replace(hooks, on_progress=on_progress, on_result=on_result)
+    report = _convert([items[position] for position in missing], request, batch, engine, counting)
     results |= dict(zip(missing, report.files, strict=True))
     return dataclasses.replace(report, files=tuple(results[position] for position in range(len(items))))
-
-
-def _counting(hooks: Hooks, finished: int) -> Callable[[Progress], None]:
-    """Progress that counts files of earlier runs, too."""
-
-    def on_progress(progress: Progress) -> None:
-        hooks.on_progress(
-            dataclasses.replace(
-                progress,
-                files=progress.files + finished,
-                files_begun=progress.files_begun + finished,
-                files_done=progress.files_done + finished,
-            )
-        )
-
-    return on_progress
 
 
 def _convert(

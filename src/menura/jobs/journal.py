@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from menura.audio.remote import RemoteNotes, file_facts
+from menura.audio.remote import file_facts, read_notes, write_note
 from menura.errors import EncodeError
 from menura.jobs.document import from_document, to_document
 from menura.system.files import append_whole, writing
@@ -103,7 +103,7 @@ class Journal:
 def _read(folder: Place) -> Iterable[bytes]:
     """All lines; makes the folder."""
     if isinstance(folder, Url):
-        return RemoteNotes(folder / REMOTE_JOURNAL_NAME).read()
+        return read_notes(folder / REMOTE_JOURNAL_NAME)
     path = folder / JOURNAL_NAME
     with writing(path, EncodeError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _read(folder: Place) -> Iterable[bytes]:
 def _append(folder: Place, output: str, line: bytes) -> None:
     if isinstance(folder, Url):
         name = hashlib.sha256(output.encode(errors="surrogateescape")).hexdigest()[:32]
-        RemoteNotes(folder / REMOTE_JOURNAL_NAME).write(name, line)
+        write_note(folder / REMOTE_JOURNAL_NAME, name, line)
     else:
         append_whole(folder / JOURNAL_NAME, line, EncodeError)
 
@@ -130,13 +130,7 @@ def _key(place: Place) -> str:
 
 
 def _line(entry: _Entry) -> bytes:
-    fields = {
-        "menura_journal": _FORMAT,
-        "source": dataclasses.asdict(entry.source),
-        "output": dataclasses.asdict(entry.output),
-        "request": entry.request,
-        "result": to_document(entry.result),
-    }
+    fields = {"menura_journal": _FORMAT, **dataclasses.asdict(entry), "result": to_document(entry.result)}
     return json.dumps(fields).encode() + b"\n"
 
 

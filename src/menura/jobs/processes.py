@@ -10,8 +10,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from menura.audio.remote import size_bytes
-from menura.jobs.scheduler import Link, WorkerLostError
-from menura.jobs.worker import Message, serve
+from menura.errors import MenuraError
+from menura.jobs.scheduler import WorkerLostError
+from menura.jobs.worker import Message, Ready, Worker
 from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
 from menura.system.device import cuda_devices, default_threads
@@ -97,37 +98,41 @@ class Processes:
         threads = engine.threads or max(1, default_threads() // workers)
         self._asked, self._engine = asked, dataclasses.replace(engine, threads=threads)
 
-    def start(self, number: int) -> Link:
+    def start(self, number: int) -> _Process:
         return _Process(*spawn(_work, self._asked, self._engine, number, name=f"menura-worker-{number}"))
 
-    def wait(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
-        ready = wait([link.pipe for link in _own(links)], timeout_s)
-        return [link for link in _own(links) if link.pipe in ready]
+    def wait(self, links: Sequence[_Process], timeout_s: float | None) -> list[_Process]:
+        ready = wait([link.pipe for link in links], timeout_s)
+        return [link for link in links if link.pipe in ready]
 
-    def discard(self, link: Link) -> None:
-        for lost in _own([link]):
-            lost.process.kill()
-            lost.process.join()
-            lost.pipe.close()
+    def discard(self, link: _Process) -> None:
+        link.process.kill()
+        link.process.join()
+        link.pipe.close()
 
-    def close(self, links: Sequence[Link], *, gently: bool) -> None:
+    def close(self, links: Sequence[_Process], *, gently: bool) -> None:
         """End all; those that are converting remove their partial outputs."""
-        for link in _own(links):
+        for link in links:
             if gently:
                 link.process.join(_END_S)
             link.process.terminate()
-        for link in _own(links):
+        for link in links:
             link.process.join(_END_S)
             self.discard(link)
             link.process.close()
 
 
-def _own(links: Sequence[Link]) -> list[_Process]:
-    return [link for link in links if isinstance(link, _Process)]
-
-
 def _work(pipe: Connection, asked: Asked, engine: EngineOptions, number: int) -> None:
-    serve(pipe, asked, dataclasses.replace(engine, device=_device(engine.device, number)))
+    """Convert what comes until there is nothing more."""
+    try:
+        worker = Worker(asked, dataclasses.replace(engine, device=_device(engine.device, number)))
+    except MenuraError as error:
+        pipe.send(error)
+        return
+    pipe.send(Ready())
+    while (item := pipe.recv()) is not None:
+        pipe.send(worker.convert(item, pipe.send))
+    pipe.send(worker.stats())
 
 
 def _device(name: str, number: int) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
-from menura.jobs.scheduler import Hooks, Link, WorkerLostError, share
+from menura.jobs.scheduler import Hooks, WorkerLostError, share
 from menura.jobs.worker import Message, Ready, Worker, with_names
 from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
@@ -240,12 +240,12 @@ class Actors:
             num_cpus=engine.threads or 1, num_gpus=gpus, max_restarts=0
         )
 
-    def start(self, number: int) -> Link:
+    def start(self, number: int) -> _Actor:
         return _Actor(self._ray, self._worker.remote(*self._arguments))
 
-    def wait(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
+    def wait(self, links: Sequence[_Actor], timeout_s: float | None) -> list[_Actor]:
         deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        asked = [link for link in _own(links) if link.answer is not None]
+        asked = [link for link in links if link.answer is not None]
         while True:
             left_s = min(_SLICE_S, max(0.0, deadline_s - time.monotonic()))
             answered, _ = self._ray.wait([link.answer for link in asked], num_returns=1, timeout=left_s)
@@ -253,20 +253,16 @@ class Actors:
             if answered or time.monotonic() >= deadline_s:
                 return [link for link in asked if link.answer in answered]
 
-    def discard(self, link: Link) -> None:
+    def discard(self, link: _Actor) -> None:
         self.close([link], gently=False)
 
-    def close(self, links: Sequence[Link], *, gently: bool) -> None:
+    def close(self, links: Sequence[_Actor], *, gently: bool) -> None:
         """End all at once: they hold nothing, and the scheduler removes partial outputs."""
-        for link in _own(links):
+        for link in links:
             link.kill()
         deadline_s = time.monotonic() + _END_S
-        for link in _own(links):
+        for link in links:
             link.await_end(deadline_s)
-
-
-def _own(links: Sequence[Link]) -> list[_Actor]:
-    return [link for link in links if isinstance(link, _Actor)]
 
 
 class Cluster:

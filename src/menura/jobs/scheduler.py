@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from menura.audio.remote import remove_partial, size_bytes
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError
@@ -49,22 +49,25 @@ class Link(Protocol):
         ...
 
 
-class Backend(Protocol):
+L = TypeVar("L", bound=Link)
+
+
+class Backend(Protocol[L]):
     """Where workers run."""
 
-    def start(self, number: int) -> Link:
+    def start(self, number: int) -> L:
         """Start a worker with that number; one that was lost is replaced by another of its number."""
         ...
 
-    def wait(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
+    def wait(self, links: Sequence[L], timeout_s: float | None) -> list[L]:
         """Those that have a message, or that are lost; waits until there is one, or the time is over."""
         ...
 
-    def discard(self, link: Link) -> None:
+    def discard(self, link: L) -> None:
         """Release what a lost worker held, and make sure that it is dead."""
         ...
 
-    def close(self, links: Sequence[Link], *, gently: bool) -> None:
+    def close(self, links: Sequence[L], *, gently: bool) -> None:
         """End all workers and wait until they are gone; gently, if they were sent None."""
         ...
 
@@ -86,7 +89,7 @@ class Hooks:
             raise CancelledError(None, "cancelled")
 
 
-def share(items: Sequence[Item], backend: Backend, *, workers: int, hooks: Hooks | None = None) -> RunReport:
+def share(items: Sequence[Item], backend: Backend[L], *, workers: int, hooks: Hooks | None = None) -> RunReport:
     """Convert many files by several workers, at most one for each file.
 
     Returns:
@@ -122,29 +125,29 @@ def _given_up(item: Item, how: str) -> FileResult:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Worker:
+class _Worker(Generic[L]):
     number: int
-    link: Link
+    link: L
     ready: bool = False
     position: int | None = None
     """Of the item it converts."""
 
 
-class _Scheduler:
+class _Scheduler(Generic[L]):
     """The workers, and who converts what; a context manager."""
 
-    def __init__(self, items: Sequence[Item], backend: Backend, hooks: Hooks) -> None:
+    def __init__(self, items: Sequence[Item], backend: Backend[L], hooks: Hooks) -> None:
         sizes = [size_bytes(item.source) for item in items]
         self._items, self._backend, self._hooks = items, backend, hooks
         self._waiting = sorted(range(len(items)), key=sizes.__getitem__)  # taken from the end: the longest first
-        self._workers: list[_Worker] = []
+        self._workers: list[_Worker[L]] = []
         self._attempts: Counter[int] = Counter()
         self._false_starts = 0
         self._meter = RunMeter(sizes)
         self._begun: set[int] = set()
         self.results: dict[int, FileResult] = {}
 
-    def __enter__(self) -> _Scheduler:
+    def __enter__(self) -> _Scheduler[L]:
         return self
 
     def __exit__(
@@ -165,7 +168,7 @@ class _Scheduler:
             for worker in self._wait(self._workers, None if self._hooks.cancel is None else _CANCEL_S):
                 self._next_message(worker)
 
-    def _next_message(self, worker: _Worker) -> None:
+    def _next_message(self, worker: _Worker[L]) -> None:
         try:
             message = worker.link.receive()
         except WorkerLostError as error:
@@ -175,7 +178,7 @@ class _Scheduler:
 
     def finish(self) -> list[ConverterStats]:
         """Let the workers end, and collect their counters."""
-        leaving: list[_Worker] = []
+        leaving: list[_Worker[L]] = []
         stats: list[ConverterStats] = []
         for worker in self._workers:
             with contextlib.suppress(WorkerLostError):  # killed when it was idle
@@ -193,14 +196,14 @@ class _Scheduler:
                     leaving.remove(worker)
         return stats
 
-    def _wait(self, workers: Sequence[_Worker], timeout_s: float | None) -> list[_Worker]:
+    def _wait(self, workers: Sequence[_Worker[L]], timeout_s: float | None) -> list[_Worker[L]]:
         links = self._backend.wait([worker.link for worker in workers], timeout_s)
         return [worker for worker in workers if worker.link in links]
 
     def _start(self, number: int) -> None:
         self._workers.append(_Worker(number=number, link=self._backend.start(number)))
 
-    def _take(self, worker: _Worker, message: Message) -> None:
+    def _take(self, worker: _Worker[L], message: Message) -> None:
         position = worker.position
         if isinstance(message, MenuraError):
             raise message
@@ -229,7 +232,7 @@ class _Scheduler:
             self._meter.finished()
         self._hooks.on_result(position, result)
 
-    def _lost(self, worker: _Worker, how: str) -> None:
+    def _lost(self, worker: _Worker[L], how: str) -> None:
         """A worker ended by itself: another takes its file, once."""
         self._workers.remove(worker)
         self._backend.discard(worker.link)

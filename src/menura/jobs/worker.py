@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from menura import __version__
 from menura.audio.remote import local_input, local_output
 from menura.errors import MenuraError, details_of
-from menura.loading.request import Asked, Request
+from menura.loading.request import Asked
 from menura.options import EngineOptions
 from menura.types import ConverterStats, FileResult, Item, Progress, failed_result
-
-if TYPE_CHECKING:
-    from menura.converter import Converter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +25,6 @@ class Ready:
 
 Message = Ready | MenuraError | Progress | FileResult | ConverterStats
 """Ready, or why the request can't be carried out; of a file its progress, then its result; at the end the counters."""
-
-
-class Channel(Protocol):
-    """The worker's end of its connection to the scheduler."""
-
-    def send(self, message: Message, /) -> None: ...
-
-    def recv(self) -> Item | None:
-        """The next file; None when there is nothing more."""
-        ...
 
 
 class Worker:
@@ -55,8 +41,8 @@ class Worker:
     def __init__(self, asked: Asked, engine: EngineOptions) -> None:
         from menura.converter import Converter
 
-        self._converter: Converter = Converter(engine)
-        self._request: Request = self._converter.resolve(asked)
+        self._converter = Converter(engine)
+        self._request = self._converter.resolve(asked)
         self._converter.preload(self._request)
 
     def convert(self, item: Item, on_progress: Callable[[Progress], None] | None = None) -> FileResult:
@@ -64,10 +50,9 @@ class Worker:
         try:
             with local_input(item.source) as source, local_output(item.output) as output:
                 report = self._converter.convert_files([(source, output)], self._request, on_progress=on_progress)
-                result = with_names(report.files[0], item, Item(source=source, output=output))
         except (MenuraError, OSError) as error:  # of a remote file system
             return failed_result(item.source, details_of(error))
-        return result
+        return with_names(report.files[0], item, Item(source=source, output=output))
 
     def stats(self) -> ConverterStats:
         return self._converter.stats()
@@ -82,16 +67,3 @@ def with_names(result: FileResult, item: Item, local: Item) -> FileResult:
         output=None if result.output is None else item.output,
         error=result.error and result.error.about(names),
     )
-
-
-def serve(channel: Channel, asked: Asked, engine: EngineOptions) -> None:
-    """Convert what comes until there is nothing more."""
-    try:
-        worker = Worker(asked, engine)
-    except MenuraError as error:
-        channel.send(error)
-        return
-    channel.send(Ready())
-    while (item := channel.recv()) is not None:
-        channel.send(worker.convert(item, channel.send))
-    channel.send(worker.stats())
