@@ -48,8 +48,7 @@ _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
 _VORBIS_HIGHEST_RATE_HZ = 192_000
 """libvorbis has no setup beyond 200 kHz, and libsndfile crashes when it asks for one."""
-_SUFFIX_FORMATS = {".wav": "wav", ".flac": "flac", ".ogg": "ogg", ".oga": "ogg", ".mp3": "mp3", ".opus": "opus"}
-_SUFFIX_FORMATS |= {".wave": "wav", ".m4a": "m4a"}
+_SUFFIX_FORMATS = {".oga": "ogg", ".wave": "wav"} | {f".{format}": format for format in FORMATS}
 
 
 def codec_rate(format: str, rate_hz: int) -> int:
@@ -94,7 +93,7 @@ class AudioWriter:
         format: one of `menura.options.FORMATS`; by default the name's ending, else wav.
         encoding: how the format stores it.
         tags: what the file says of it; covers are for mp3, flac and m4a.
-        expected_samples: about how many will come: a wav beyond 4 GiB is then written as RF64, which players of long
+        expected_samples: at most so many will come: a wav beyond 4 GiB is then written as RF64, which players of long
             files know.
 
     Raises:
@@ -121,9 +120,7 @@ class AudioWriter:
             raise EncodeError(self.path, f"'{self.format}' is not one of {', '.join(FORMATS)}")
         if codec_rate(self.format, sample_rate) != sample_rate:
             raise EncodeError(self.path, f"{self.format} doesn't support {sample_rate} Hz")
-        most_samples = _WAVE_BYTES // (encoding.bit_depth // 8)
-        long_wave = self.format == "wav" and expected_samples > most_samples
-        self._wave_samples = most_samples if self.format == "wav" and not long_wave else None
+        long_wave = self.format == "wav" and expected_samples * (encoding.bit_depth // 8) > _WAVE_BYTES
         check_writable(self.path, EncodeError)
         with writing(self.path, EncodeError):
             self._file = NewFile(self.path)
@@ -142,8 +139,6 @@ class AudioWriter:
         if self._finished:
             raise ValueError("The writer is closed.")
         with self._guard():
-            if self._wave_samples is not None and self.samples_written + len(samples) > self._wave_samples:
-                raise EncodeError(self.path, "a wav file can't be longer than 4 GiB", "Use {format=flac}")
             # Codecs go by full scale, and libmp3lame ends the whole process when it meets a NaN.
             finite = np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0)
             self._encoder.write(np.clip(finite, -1.0, 1.0) if self._clips else finite)

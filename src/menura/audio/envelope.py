@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.processor import OneStream
+from menura.audio.processor import Processor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -97,7 +97,7 @@ class RmsMeter:
         return rms
 
 
-class EnvelopeMatcher(OneStream):
+class EnvelopeMatcher(Processor):
     """A Processor that mixes the source's loudness envelope into one mono output stream, about 1.25 s behind it.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.processor import OneStream
+from menura.audio.processor import Processor
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _poles() -> tuple[Complex128Array, float]:
 _recursion = _Recursion()
 
 
-class StreamHighPass(OneStream):
+class StreamHighPass(Processor):
     """A Processor of one mono stream at 16 kHz.
 
     As many samples come out as went in, none shifted, equal to `scipy.signal.filtfilt` of the whole signal (its odd

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,35 +18,25 @@ _LOUDER = 4.0
 _FADES_A_WINDOW = 50
 
 
-class Processor(Protocol):
-    """One stream's processing: `push` blocks of any length, then `flush` once.
+class Processor(ABC):
+    """One stream's processing: `push` blocks of any length, then `flush` once; it refuses a second stream.
 
     Blocks are float32, (samples,) or (samples, channels), all of one stream alike. What comes out in all doesn't depend
     on how the samples were cut into blocks.
     """
-
-    def push(self, samples: FloatArray) -> FloatArray:
-        """Take the next samples; return what is ready, perhaps nothing."""
-        ...
-
-    def flush(self) -> FloatArray:
-        """Return the rest. The stream is over afterwards."""
-        ...
-
-
-class OneStream:
-    """Base of processors, which have `_push` and `_flush`; refuses a second stream."""
 
     _flushed = False
     _nothing: FloatArray = np.zeros(0, dtype=np.float32)
     """An empty block, with the channels of what was pushed."""
 
     def push(self, samples: FloatArray) -> FloatArray:
+        """Take the next samples; return what is ready, perhaps nothing."""
         self._check_open()
         self._nothing = np.zeros((0, *samples.shape[1:]), dtype=np.float32)
         return self._push(samples)
 
     def flush(self) -> FloatArray:
+        """Return the rest. The stream is over afterwards."""
         self._check_open()
         self._flushed = True
         return self._flush()
@@ -54,14 +45,14 @@ class OneStream:
         if self._flushed:
             raise ValueError(f"The stream was flushed; make a new {type(self).__name__} for another one.")
 
-    def _push(self, samples: FloatArray) -> FloatArray:
-        raise NotImplementedError
+    @abstractmethod
+    def _push(self, samples: FloatArray) -> FloatArray: ...
 
-    def _flush(self) -> FloatArray:
-        raise NotImplementedError
+    @abstractmethod
+    def _flush(self) -> FloatArray: ...
 
 
-class Chain(OneStream):
+class Chain(Processor):
     """Processors one after another; without any, samples pass unchanged."""
 
     def __init__(self, *processors: Processor) -> None:
@@ -80,7 +71,7 @@ class Chain(OneStream):
         return rest
 
 
-class ExactLength(OneStream):
+class ExactLength(Processor):
     """Cuts a stream off, or continues it by zeros, so that it has exactly so many samples."""
 
     def __init__(self, length_samples: int) -> None:
@@ -95,7 +86,7 @@ class ExactLength(OneStream):
         return np.zeros((self._missing_samples, *self._nothing.shape[1:]), dtype=np.float32)
 
 
-class MixDown(OneStream):
+class MixDown(Processor):
     """Channels to mono: their average, or one of them where they cancel each other out.
 
     Judged in windows on the stream's own grid, so that blocks make no difference; from one choice to another it fades

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
-from menura.audio.processor import OneStream
+from menura.audio.processor import Processor
 from menura.units import ceil_div, rescaled_length
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
 
-class StreamResampler(OneStream):
+class StreamResampler(Processor):
     """A Processor from one rate to another.
 
     The pushed and flushed outputs together have `rescaled_length(samples pushed, rate_in_hz, rate_out_hz)` samples.

@@ -148,8 +148,7 @@ def _stretches(recordings: Sequence[FloatArray]) -> list[FloatArray]:
 
 def _f0(samples: FloatArray) -> FloatArray:
     estimator = SwiftEstimator()
-    context = -(-estimator.context_frames // 8) * 8
+    context, frames = estimator.context_frames, len(samples) // FRAME_SAMPLES
     padded = reflect(samples, context * FRAME_SAMPLES, context * FRAME_SAMPLES)
-    frames = len(samples) // FRAME_SAMPLES
     contour: FloatArray = estimator.estimate(torch.from_numpy(padded)[None])[0, context : context + frames].numpy()
     return contour
