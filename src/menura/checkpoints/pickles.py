@@ -156,11 +156,9 @@ class _DataUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _load_data(file: IO[bytes], **options: Any) -> object:
-    return _DataUnpickler(file, **options).load()
-
-
-_DATA = SimpleNamespace(__name__="data", Unpickler=_DataUnpickler, load=_load_data)
+_DATA = SimpleNamespace(
+    __name__="data", Unpickler=_DataUnpickler, load=lambda file, **options: _DataUnpickler(file, **options).load()
+)
 """In place of the module `pickle`, as torch.load takes it."""
 
 
@@ -205,37 +203,16 @@ def _mappable(path: Path) -> bool:
 
 
 def save_tensors(content: object, path: Path) -> None:
-    """Write a torch file, down to the disk.
-
-    Raises:
-        OSError: it can't be written. torch itself would only say that it is not where it thought to be in the file.
-    """
+    """Write a torch file, down to the disk. Raises OSError."""
     with path.open("wb") as file:
-        output = _Output(file)
         try:
-            torch.save(content, cast("IO[bytes]", output))
+            torch.save(content, file)
         except RuntimeError as error:
-            raise (output.error or error) from error
+            if isinstance(error.__context__, OSError):  # torch only says that it isn't where it thought to be
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
-
-
-class _Output:
-    """A file that remembers why it could not be written: torch doesn't pass it on."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def _check_size(path: Path) -> None:
