@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
@@ -14,7 +16,6 @@ from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError, ResourceError
 from menura.f0.file import length_notes
 from menura.pipeline.analysis import Analysis, PitchShift, given_f0
-from menura.pipeline.background import read_ahead
 from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.first_pass import RecordingFacts, first_pass
 from menura.pipeline.progress import StageClock
@@ -37,6 +38,7 @@ _SPARE_SAMPLES = 64
 _BLOCKS_AHEAD = 8
 """Blocks of 2 s that are read while the networks compute."""
 
+T = TypeVar("T")
 Step: TypeAlias = Union[NetworkRequest, "FloatArray"]
 """What a conversion needs of the networks, or samples that are final."""
 
@@ -66,7 +68,7 @@ class Conversion:
         check: Callable[[], None] = lambda: None,
         windowing: Windowing | None = None,
     ) -> None:
-        self.recording, self.request, self.clock, self._check = recording, request, StageClock(), check
+        self.recording, self.request, self.clock = recording, request, StageClock()
         options, config = request.options, models.synthesizer.config
         extent_of = _extent_of(request, models.encoder.edge_frames)
         own = options.compat == "menura"
@@ -85,22 +87,14 @@ class Conversion:
             raise ResourceError(recording.name, decision.refusal.problem, decision.refusal.advice)
         self.widest_frames = decision.windowing.widest_frames(extent.frames)
         """Frames of the widest window that a network sees."""
-        self.output_rate, rate_notes = _output_rate(config.sample_rate, request, format)
-        length, least_notes = _output_length(facts, self.output_rate, format)
-        self._notes = request.notes + facts.notes + rate_notes + least_notes + _input_notes(facts, request)
+        self.output_rate, length, output_notes = _output(facts, options.sample_rate or config.sample_rate, format)
+        self._notes = request.notes + facts.notes + output_notes + _input_notes(facts, request)
         spare = 0 if self.output_rate == config.sample_rate else _SPARE_SAMPLES
         voice_length = ceil_div(length * config.sample_rate, self.output_rate) + spare
         self._output_frames = ceil_div(voice_length, config.frame_samples)
-        self._blocks = self._opened_blocks()
+        self._blocks = self._opened_blocks(check)
         self._analysis = self._planned_analysis(models, decision.windowing)
-        self._synthesis = Synthesis(
-            synthesizer=models.synthesizer,
-            analysis=self._analysis,
-            options=options,
-            windowing=decision.windowing,
-            silences=facts.silences,
-            clock=self.clock,
-        )
+        self._synthesis = Synthesis(synthesizer=models.synthesizer, analysis=self._analysis, options=options)
         self._chain = _chain(request, facts, voice_length, (config.sample_rate, self.output_rate), length)
 
     @property
@@ -137,24 +131,21 @@ class Conversion:
             notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
         return notes
 
-    def _opened_blocks(self) -> Generator[FloatArray, None, None]:
+    def _opened_blocks(self, check: Callable[[], None]) -> Generator[FloatArray, None, None]:
         """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
-        extent = self._extent
-        reader = self.recording.open()
-        feed = AnalysisFeed(reader, self.facts.gain, self.facts.limit, self._check).blocks()
-        extended = reflect_edges(feed, extent.left_samples, lambda _: extent.right_samples)
+        feed = AnalysisFeed(self.recording.open(), self.facts.gain, self.facts.limit, check)
+        extended = reflect_edges(feed.blocks(), self._extent.left_samples, lambda _: self._extent.right_samples)
         with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
             yield from self.clock.pulled("decode", blocks)
         raise DecodeError(self.recording.name, "the file changed while it was being read", "Convert it again")
 
     def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
-        options = self.request.options
         timeline = FeatureTimeline(
             start_frames=-self._extent.left_frames,
             has_f0=models.synthesizer.config.has_f0,
             index=models.index,
-            index_rate=options.index_rate,
-            protect=options.protect,
+            index_rate=self.request.options.index_rate,
+            protect=self.request.options.protect,
         )
         return Analysis(
             blocks=self._blocks,
@@ -168,6 +159,28 @@ class Conversion:
             silences=self.facts.silences,
             clock=self.clock,
         )
+
+
+@contextmanager
+def read_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator[T]]:
+    """Run a generator in a thread of its own, at most `depth` items ahead of who takes them.
+
+    What it raises is raised where its items are taken. When the block ends, it is closed.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="menura-read-ahead") as thread:
+
+        def taken() -> Iterator[T]:
+            waiting = deque(thread.submit(next, items, end) for _ in range(depth))
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, items, end))
+                yield item  # type: ignore[misc]
+
+        try:
+            yield taken()
+        finally:
+            thread.shutdown(cancel_futures=True)
+            items.close()
 
 
 def explain(recording: Recording, request: Request, machine: Machine) -> Explanation:
@@ -225,15 +238,15 @@ def _input_notes(facts: RecordingFacts, request: Request) -> tuple[str, ...]:
     return notes if request.f0_hz is None else notes + length_notes(len(request.f0_hz), facts.audio_s)
 
 
-def _output_rate(voice_rate: int, request: Request, format: str | None) -> tuple[int, tuple[str, ...]]:
-    wanted = request.options.sample_rate or voice_rate
-    rate = wanted if format is None else codec_rate(format, wanted)
-    notes = () if rate == wanted else (f"{format} has no {wanted} Hz; written at {rate} Hz.",)
-    return rate, notes
-
-
-def _output_length(facts: RecordingFacts, rate: int, format: str | None) -> tuple[int, tuple[str, ...]]:
+def _output(facts: RecordingFacts, rate: int, format: str | None) -> tuple[int, int, tuple[str, ...]]:
+    """Rate and length in samples of the output, as near to what is wanted as the format can have; and notes on that."""
     length = rescaled_length(facts.length_samples, facts.sample_rate, rate)
-    if format is None or length >= least_samples(format):
-        return length, ()
-    return least_samples(format), (f"{format} can't hold less than one sample; one was written.",)
+    if format is None:
+        return rate, length, ()
+    notes: tuple[str, ...] = ()
+    if (possible := codec_rate(format, rate)) != rate:
+        notes += (f"{format} has no {rate} Hz; written at {possible} Hz.",)
+        length = rescaled_length(facts.length_samples, facts.sample_rate, possible)
+    if length < (least := least_samples(format)):
+        notes += (f"{format} can't hold less than one sample; one was written.",)
+    return possible, max(length, least), notes

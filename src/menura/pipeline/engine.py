@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from menura.loading.request import Request
     from menura.pipeline.output import Sink
     from menura.pipeline.recording import Recording
-    from menura.pipeline.windows import Windowing
     from menura.types import FloatArray, Progress
 
 _PREPARED_AHEAD = 16
@@ -141,7 +140,6 @@ class Engine:
         networks: loads what requests need.
         frame_budget: recordings of equal shape are converted together while their windows have at most so many frames;
             by default what pays on the device.
-        windowing: how recordings are cut into segments.
         on_end: called with a ticket and its result as soon as its output is complete, or it failed: from any thread,
             but not twice at once. What it raises is raised by `step`.
     """
@@ -151,11 +149,9 @@ class Engine:
         networks: Networks,
         *,
         frame_budget: int | None = None,
-        windowing: Windowing | None = None,
         on_end: Callable[[Ticket, FileResult], None] = lambda _ticket, _result: None,
     ) -> None:
-        self._networks, self._windowing, self._on_end = networks, windowing, on_end
-        self._frame_budget = frame_budget
+        self._networks, self._frame_budget, self._on_end = networks, frame_budget, on_end
         self._executor = Executor(networks.device)
         self._queue: list[tuple[tuple[int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
@@ -183,14 +179,9 @@ class Engine:
         priority: int = 0,
         cancel: threading.Event | None = None,
     ) -> Ticket:
-        """Queue a recording.
+        """Queue a recording. A higher `priority` goes first: what is under way with a lower one waits.
 
-        Args:
-            recording: what to convert.
-            request: what is asked for.
-            sink: where the sound goes.
-            priority: higher ones go first; those under way with a lower one wait.
-            cancel: ends the conversion once it is set.
+        Setting `cancel` ends the conversion.
         """
         with self._lock:
             ticket = Ticket(
@@ -297,7 +288,6 @@ class Engine:
                 self._networks.load(ticket.request),
                 format=ticket.sink.format,
                 check=ticket.check,
-                windowing=self._windowing,
             )
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
@@ -445,20 +435,8 @@ def run_batch(
 ) -> list[Done | Failed]:
     """Convert recordings, each into its sink; what goes wrong with one is in its event, and stops no other.
 
-    Args:
-        networks: as for the Engine.
-        items: the recordings, and where their sound goes.
-        request: what is asked for, the same for all.
-        on_progress: called in this thread when a recording is begun and after every block.
-        on_result: called with an item's number and result, as the Engine's `on_end`.
-        cancel: ends the conversions once it is set.
-        frame_budget: as for the Engine.
-
-    Returns:
-        How each ended, in order.
-
-    Raises:
-        BaseException: what interrupts this thread (Ctrl-C), or what a hook raised.
+    `on_progress` is called in this thread when a recording is begun and after every block, `on_result` with an item's
+    number and result as the Engine's `on_end`. The rest is as there. Returns how each ended, in order.
     """
     meter = RunMeter([_size(recording.name) for recording, _ in items])
     ends: dict[int, Done | Failed] = {}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from menura.audio.envelope import RmsMeter
 from menura.errors import DecodeError
-from menura.pipeline.recording import AnalysisFeed, Reader, Recording, analysis_length, reflect_edges
+from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length, reflect_edges
 from menura.pipeline.silence import SilenceFinder, Silences
 from menura.pipeline.windows import Extent
 from menura.units import ANALYSIS_RATE_HZ
@@ -81,21 +81,15 @@ def first_pass(
 
     def read(limit: float) -> tuple[RecordingFacts, float]:
         collector = None if new_collector is None else new_collector()
-        reader = recording.open()
-        feed = AnalysisFeed(reader, limit=limit, check=check)
-        facts = _facts(recording.name, reader, feed, collector, extent_of, split_silence, adjust_level)
-        return replace(facts, limit=limit), feed.needed_limit
+        feed = AnalysisFeed(recording.open(), limit=limit, check=check)
+        return _facts(recording.name, feed, collector, extent_of, split_silence, adjust_level), feed.needed_limit
 
     facts, limit = read(math.inf)
-    if not adjust_level or limit == math.inf:
-        return facts
-    facts, _ = read(limit)
-    return replace(facts, notes=(*facts.notes, "Clicks far above full scale were limited."))
+    return read(limit)[0] if adjust_level and limit < math.inf else facts
 
 
 def _facts(
     name: str,
-    reader: Reader,
     feed: AnalysisFeed,
     collector: StatisticsCollector | None,
     extent_of: Callable[[int], Extent],
@@ -118,19 +112,20 @@ def _facts(
     if not feed.length_samples:
         raise DecodeError(name, "contains no audio")
     levels.append(meter.flush())
-    gain = _gain(feed.peak, adjust_level)
+    gain, rate = _gain(feed.peak, adjust_level), feed.reader.info.sample_rate
+    clicks = () if feed.limit == math.inf else ("Clicks far above full scale were limited.",)
     return RecordingFacts(
         length_samples=feed.length_samples,
-        sample_rate=reader.info.sample_rate,
-        analysis_samples=analysis_length(feed.length_samples, reader.info.sample_rate),
+        sample_rate=rate,
+        analysis_samples=analysis_length(feed.length_samples, rate),
         gain=gain,
-        limit=math.inf,
+        limit=feed.limit,
         silent=feed.peak < SILENT_PEAK,
         statistics=None if collector is None else collector.finish().scaled(gain),
         source_rms=np.asarray(np.concatenate(levels) * min(gain, 1.0), dtype=np.float32),
         silences=Silences() if finder is None else finder.finish(gain),
-        warning=reader.warning,
-        notes=reader.notes,
+        warning=feed.reader.warning,
+        notes=feed.reader.notes + clicks,
     )
 
 

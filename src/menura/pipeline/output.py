@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,41 +26,30 @@ PEAK_LIMIT_OUT = 0.99
 _SPOOL_BYTES = 8 * 2**20
 
 
-class Sink(Protocol):
+class Sink:
     """Takes one conversion's sound: `check`, `open`, `write` ..., `finish`; or `discard` at any time."""
 
-    @property
-    def path(self) -> Path | None:
-        """The file, if it is one."""
-        ...
-
-    @property
-    def format(self) -> str | None:
-        """One of FORMATS, which may not have every rate and length; None for samples in memory."""
-        ...
+    path: Path | None = None
+    """The file, if it is one."""
+    format: str | None = None
+    """One of FORMATS, which may not have every rate and length; None for samples in memory."""
 
     def check(self) -> None:
         """Raise MenuraError if nothing can be written there: before any work."""
-        ...
 
     def open(self, sample_rate: int) -> None:
         """Begin. May raise MenuraError or OSError, as the others."""
-        ...
 
     def write(self, samples: FloatArray) -> None:
         """Take (samples,) that are final."""
-        ...
 
     def finish(self, check: Callable[[], None]) -> None:
         """Complete, in a background thread; `check` is called from time to time, and what it raises leaves nothing."""
-        ...
 
-    def discard(self) -> None:
-        """Forget everything."""
-        ...
+    def discard(self) -> None: ...
 
 
-class FileSink:
+class FileSink(Sink):
     """An audio file, with its peak limited; it appears when it is complete.
 
     Args:
@@ -68,7 +57,6 @@ class FileSink:
         options: format, by default what the name's ending says, and how it stores sound.
         source: the file whose tags and cover it gets.
         keep: files (device, inode) that must not be replaced.
-        memory_bytes: kept in memory before the disk is used.
     """
 
     def __init__(
@@ -78,14 +66,12 @@ class FileSink:
         *,
         source: Path | None = None,
         keep: frozenset[tuple[int, int]] = frozenset(),
-        memory_bytes: int = _SPOOL_BYTES,
     ) -> None:
         self._options = options = options or ConversionOptions()
-        self.path, self.format = path, options.format or format_of(path)
-        self._source = source
-        self._keep, self._memory_bytes = keep, memory_bytes
+        self.path: Path = path
+        self.format = options.format or format_of(path)
+        self._source, self._keep, self._rate = source, keep, 0
         self._spool: SampleSpool | None = None
-        self._rate = 0
 
     def check(self) -> None:
         check_writable(self.path, EncodeError)
@@ -104,7 +90,7 @@ class FileSink:
         folder = self.path.parent
         with writing(self.path, EncodeError):
             folder.mkdir(parents=True, exist_ok=True)
-        self._rate, self._spool = sample_rate, SampleSpool(folder, self._memory_bytes)
+        self._rate, self._spool = sample_rate, SampleSpool(folder, _SPOOL_BYTES)
 
     def write(self, samples: FloatArray) -> None:
         assert self._spool is not None
@@ -128,19 +114,13 @@ class FileSink:
             self._spool.close()
 
 
-class MemorySink:
+class MemorySink(Sink):
     """Keeps blocks until they are taken; their peak isn't limited, as it is known only at the end."""
-
-    path = None
-    format = None
 
     def __init__(self) -> None:
         self.sample_rate = 0
         self._blocks: list[AudioBlock] = []
         self._length_samples = 0
-
-    def check(self) -> None:
-        pass
 
     def open(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
@@ -149,9 +129,6 @@ class MemorySink:
         start = self._length_samples
         self._blocks.append(AudioBlock(start_samples=start, samples=samples, sample_rate=self.sample_rate))
         self._length_samples += len(samples)
-
-    def finish(self, check: Callable[[], None]) -> None:
-        pass
 
     def discard(self) -> None:
         self._blocks.clear()

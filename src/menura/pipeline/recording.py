@@ -35,23 +35,18 @@ class Reader(Protocol):
     """An open recording."""
 
     @property
-    def info(self) -> AudioInfo:
-        """What the header says."""
-        ...
+    def info(self) -> AudioInfo: ...
 
     @property
     def warning(self) -> str | None:
         """Set when reading met damage."""
-        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else there is to say of the recording, as far as it was read."""
-        ...
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
         """Mono blocks in order."""
-        ...
 
 
 class Recording(Protocol):
@@ -60,11 +55,9 @@ class Recording(Protocol):
     @property
     def name(self) -> str:
         """For messages and results."""
-        ...
 
     def open(self) -> Reader:
         """Begin reading. Raises DecodeError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +142,7 @@ class AnalysisFeed:
     def __init__(
         self, reader: Reader, gain: float = 1.0, limit: float = math.inf, check: Callable[[], None] = lambda: None
     ) -> None:
-        self._reader, self._gain, self._limit, self._check = reader, gain, limit, check
+        self.reader, self._gain, self.limit, self._check = reader, gain, limit, check
         self._meter = PeakMeter()
         self.length_samples = 0
         """Samples read so far at the recording's own rate."""
@@ -163,20 +156,20 @@ class AnalysisFeed:
 
     def blocks(self) -> Iterator[FloatArray]:
         """Contiguous blocks, `analysis_length` of the recording's length together; `check` is called before each."""
-        rate = self._reader.info.sample_rate
+        rate = self.reader.info.sample_rate
         resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
-        for block in self._reader.blocks(BLOCK_S * rate):
+        for block in self.reader.blocks(BLOCK_S * rate):
             self._check()
             self.length_samples += len(block)
             self._meter.push(block)
-            block = block if self._limit == math.inf else np.clip(block, -self._limit, self._limit)
+            block = block if self.limit == math.inf else np.clip(block, -self.limit, self.limit)
             yield high_pass.push(self._measured(resampler.push(block)))
         yield high_pass.push(self._measured(self._at_least_one(resampler.flush())))
         yield high_pass.flush()
 
     def _at_least_one(self, rest: FloatArray) -> FloatArray:
         """A sample or two at a high rate are less than half a sample at 16 kHz, yet must be converted."""
-        exact = rescaled_length(self.length_samples, self._reader.info.sample_rate, ANALYSIS_RATE_HZ)
+        exact = rescaled_length(self.length_samples, self.reader.info.sample_rate, ANALYSIS_RATE_HZ)
         return np.zeros(1, dtype=np.float32) if self.length_samples and not exact else rest
 
     def _measured(self, samples: FloatArray) -> FloatArray:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from menura.models.voice import Voice
     from menura.options import ConversionOptions
     from menura.pipeline.analysis import Analysis, Steps
-    from menura.pipeline.progress import StageClock
-    from menura.pipeline.silence import Silences
-    from menura.pipeline.windows import Span, Windowing
+    from menura.pipeline.windows import Span
     from menura.types import FloatArray
 
 
@@ -33,47 +31,48 @@ class Synthesis:
     analysis: Analysis
     """Gives the features, as far as a segment needs them."""
     options: ConversionOptions
-    windowing: Windowing
-    silences: Silences
-    """Not computed."""
-    clock: StageClock
     seams_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._windowing, self._silences, self._clock = (
+            self.analysis.windowing,
+            self.analysis.silences,
+            self.analysis.clock,
+        )
         self._rate, self._hop = self.synthesizer.config.sample_rate, self.synthesizer.config.frame_samples
-        self._assembler = Assembler(self.windowing.crossfade_frames * self._hop, self._rate)
+        self._assembler = Assembler(self._windowing.crossfade_frames * self._hop, self._rate)
         self._seam_frames = 0
         """Where the segment to come begins."""
 
     def segments(self, output_frames: int) -> Iterator[Steps[FloatArray]]:
         """For each segment its steps, which return the sound that it makes final; together all frames."""
-        for cell in self.windowing.segments(output_frames):
+        for cell in self._windowing.segments(output_frames):
             yield self._segment(cell, last=cell[1] >= output_frames)
 
     def _segment(self, cell: Span, *, last: bool) -> Steps[FloatArray]:
-        seam, overlap = self._seam_frames, self.windowing.overlap_frames
-        context = self.windowing.context(cell, self.analysis.extent)
+        seam, overlap = self._seam_frames, self._windowing.overlap_frames
+        context = self._windowing.context(cell, self.analysis.extent)
         yield from self.analysis.until(context[1])
         stop = cell[1] if last else self._cut(cell[1])
         core = (seam - overlap if seam else 0, stop if last else stop + overlap)
         samples = yield from self._sound(context, core)
-        with self.clock.measure("assemble"):
+        with self._clock.measure("assemble"):
             joined = self._assembler.push(samples, 0 if last else 2 * overlap * self._hop)
         if seam:
             self.seams_s.append(seam / FRAME_RATE_HZ + self._assembler.shift_samples / self._rate)
         if not last:
-            self.analysis.forget(cell[1] - self.windowing.margin_frames)
+            self.analysis.forget(cell[1] - self._windowing.margin_frames)
         self._seam_frames = stop
         return joined
 
     def _cut(self, border: int) -> int:
-        reach = self.windowing.seam_search_frames
-        with self.clock.measure("assemble"):
+        reach = self._windowing.seam_search_frames
+        with self._clock.measure("assemble"):
             return seam_frame(self.analysis.samples(border - reach, border + reach), border - reach)
 
     def _sound(self, context: Span, core: Span) -> Steps[FloatArray]:
         """Sound of a segment's core; its silences are left out, if that was asked for."""
-        sounding = self.silences.sounding(*core)
+        sounding = self._silences.sounding(*core)
         if not sounding:
             return np.zeros((core[1] - core[0]) * self._hop, dtype=np.float32)
         samples = yield SynthesisRequest(
@@ -84,9 +83,9 @@ class Synthesis:
             seed=self.options.seed,
             noise_scale=self.options.noise_scale,
             sounding=sounding,
-            reach_frames=self.windowing.attention_frames,
-            clock=self.clock,
+            reach_frames=self._windowing.attention_frames,
+            clock=self._clock,
         )
         assert samples is not None
-        gate = self.silences.gate(*core, self._hop)
+        gate = self._silences.gate(*core, self._hop)
         return samples if gate is None else samples * gate
