@@ -121,16 +121,12 @@ def neighbour_weights(distances: FloatArray, places: npt.NDArray[np.int64]) -> F
         (rows, neighbours) float32: rows sum to 1, or are 0 where nothing was found. Where distances are 0, those
         neighbours share all of the weight.
     """
-    found = places >= 0
-    positive = np.maximum(distances.astype(np.float64), 0.0)
-    nearest = np.where(found, positive, np.inf).min(axis=1, keepdims=True)
-    exact = found & (positive == 0.0)
+    known = np.where(places >= 0, np.maximum(distances.astype(np.float64), 0.0), np.inf)
+    nearest = known.min(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(nearest > 0.0, nearest / positive, exact)
-    weights = np.where(found, np.square(ratios), 0.0)
-    total = weights.sum(axis=1, keepdims=True)
-    normalised: FloatArray = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0.0).astype(np.float32)
-    return normalised
+        weights = np.where(nearest > 0.0, np.square(nearest / known), known == 0.0)
+    weights = np.where(np.isinf(nearest), 0.0, weights / weights.sum(axis=1, keepdims=True))
+    return weights.astype(np.float32)
 
 
 def _check_header(header: bytes, path: Path) -> None:

@@ -33,10 +33,7 @@ that are waited for: with eight of them on two cores, 7 s of speech took 65 s in
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name, which must exist.
-
-    Args:
-        name: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
+    """A device by its name: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
         OptionError: no such device on this machine, or no such name.
