@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.turns import take_turns
-from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.models.layers import LEAKY_SLOPE
@@ -143,7 +143,7 @@ def native_layer(site: Site, library: KernelLibrary, rows: Tensor) -> Callable[[
     if site.kind == "convolution":
         convolution = Convolution(library, layer.weight, layer.bias, dilation)
         made = rows.new_empty(rows.shape[0], out)
-        return lambda: convolution(rows, made, site.slope, Epilogue())
+        return lambda: convolution(rows, made, site.slope)
     if site.kind == "upsampling":
         upsampling = Upsampling(library, layer.weight, layer.bias, stride, padding)
         longer = rows.new_empty(rows.shape[0] * stride, out)

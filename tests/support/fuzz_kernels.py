@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, gate
 from menura.kernels.conv2d import ImageConvolution
-from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.hubert_front import Front
-from menura.kernels.library import CallArguments, KernelLibrary, Mode, load_library
+from menura.kernels.library import CallArguments, KernelLibrary, load_library
 from menura.kernels.packing import padded_channels
 from menura.kernels.recurrent import Recurrent
 from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
@@ -31,9 +31,7 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     x[:, into:] = 0
     weight, bias = torch.randn(out, into, taps) / (into * taps) ** 0.5, torch.randn(out)
     residual = torch.zeros(steps, padded_channels(out))
-    made = Convolution(library, weight, bias, dilation)(
-        x, torch.empty_like(residual), 0.1, Epilogue(mode=Mode.ADD_RESIDUAL, residual=residual)
-    )
+    made = Convolution(library, weight, bias, dilation)(x, torch.empty_like(residual), 0.1, residual)
     signal = F.leaky_relu(x[:, :into].T[None], 0.1)
     wanted = F.conv1d(signal, weight, bias, padding=dilation * (taps - 1) // 2, dilation=dilation)[0].T
     torch.testing.assert_close(made[:, :out], wanted, rtol=0, atol=1e-4)

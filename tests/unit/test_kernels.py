@@ -24,7 +24,7 @@ from menura.kernels import library, transforms
 from menura.kernels import selftest as trust
 from menura.kernels.attention import gate
 from menura.kernels.conv2d import ImageConvolution
-from menura.kernels.convolution import Convolution, Epilogue, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.hubert_front import Front
 from menura.kernels.library import Algorithm, Mode
 from menura.kernels.recurrent import Recurrent
@@ -122,7 +122,7 @@ def test_convolution(
     before_threads = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        layer(padded(x), output, SLOPE, Epilogue(mode=mode, residual=padded(residual), scale=0.3))
+        layer(padded(x), output, SLOPE, padded(residual), mode, 0.3)
     finally:
         torch.set_num_threads(before_threads)
     reach = dilation * (taps - 1) // 2
@@ -217,7 +217,7 @@ def test_other_tensors_are_refused() -> None:
         with pytest.raises(ValueError, match="kernel"):
             line(rows, torch.zeros(9, 16))
     with pytest.raises(ValueError, match="residual"):
-        line(torch.zeros(9, 16), torch.zeros(9, 16), 1.0, Epilogue(mode=Mode.ADD_RESIDUAL, residual=torch.zeros(8, 16)))
+        line(torch.zeros(9, 16), torch.zeros(9, 16), 1.0, torch.zeros(8, 16))
 
 
 def test_only_some_images_layers_fit() -> None:
@@ -475,7 +475,7 @@ def test_what_the_kernels_refuse() -> None:
     with pytest.raises(ValueError, match="menura_convolve"):
         layer(x, torch.empty(9, 16))
     with pytest.raises(ValueError, match="menura_convolve"):
-        layer(x, torch.empty(10, 16), 1.0, Epilogue(mode=Mode.ADD_RESIDUAL))
+        layer(x, torch.empty(10, 16), 1.0, None, Mode.ADD_RESIDUAL)
     with pytest.raises(ValueError, match="menura_convolve"):
         Convolution(chosen, normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
     for taps, algorithm in ((5, Algorithm.TOOM_COOK_6_3), (3, Algorithm.TOOM_COOK_4_5)):
@@ -552,9 +552,7 @@ def test_structures_are_those_of_the_header() -> None:
     sizes = {"int32_t": 4, "int64_t": 8, "float": 4}
     found = re.findall(r"typedef struct \{([^}]*)\} (\w+);", header)
     structures = {
-        kind.__doc__.strip("`."): kind
-        for kind in ctypes.Structure.__subclasses__()
-        if kind.__module__ == library.__name__
+        kind.__name__: kind for kind in ctypes.Structure.__subclasses__() if kind.__module__ == library.__name__
     }
     assert len(found) == 9
     for body, name in found:
@@ -562,7 +560,10 @@ def test_structures_are_those_of_the_header() -> None:
         for line in filter(str.strip, body.split(";")):
             kind, names = re.fullmatch(r"\s*(?:const )?(\w+)([\s\S]*)", line).groups()
             fields += [(part.strip(" *\n"), 8 if "*" in names else sizes[kind]) for part in names.split(",")]
-        ours = [(field, ctypes.sizeof(kind)) for field, kind in structures[name]._fields_]
+        ours = [
+            (field, ctypes.sizeof(kind))
+            for field, kind in structures["".join(map(str.title, name.split("_")[1:])) + "Arguments"]._fields_
+        ]
         assert ours == fields, name
 
 

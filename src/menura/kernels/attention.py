@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -74,7 +73,6 @@ class Attention:
             head_channels=self._head_channels,
             window=self._window,
             scale=self._scale,
-            threads=torch.get_num_threads(),
         )
         self._library.call("menura_attend", arguments)
         return output
@@ -87,7 +85,6 @@ def gate(library: KernelLibrary, x: Tensor, output: Tensor) -> Tensor:
         output=address(output),
         steps=x.shape[0],
         channels=output.shape[1],
-        threads=torch.get_num_threads(),
     )
     library.call("menura_gate", arguments)
     return output

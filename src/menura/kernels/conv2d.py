@@ -75,7 +75,6 @@ class ImageConvolution(nn.Module):
             images=images,
             height=height,
             width=width,
-            threads=torch.get_num_threads(),
         )
         self._library.call("menura_convolve_image", self._arguments, call)
         return output

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from menura.kernels.cache import Packing
@@ -21,29 +19,28 @@ from menura.kernels.packing import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epilogue:
-    """What becomes of a convolution's sums."""
-
-    mode: Mode = Mode.STORE
-    residual: Tensor | None = None
-    scale: float = 1.0
-
-
-_STORE = Epilogue()
-
-
-class _Layer:
+class Layer:
     """A layer's arguments, and the tensors they point to."""
 
     def __init__(self, library: KernelLibrary, weights: Tensor, bias: Tensor, **numbers: int) -> None:
         self._library, self.weights, self.bias = library, weights, bias
-        self.arguments = LayerArguments(weights=weights.data_ptr(), bias=bias.data_ptr(), **numbers)
+        self.arguments = LayerArguments(weights=address(weights), bias=address(bias), **numbers)
 
-    def _run(self, function: str, x: Tensor, output: Tensor, slope: float, epilogue: Epilogue = _STORE) -> Tensor:
-        residual = epilogue.residual
+    def run(
+        self,
+        function: str,
+        x: Tensor,
+        output: Tensor,
+        slope: float = 1.0,
+        residual: Tensor | None = None,
+        mode: Mode | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """Write `output` and return it; without a mode a residual is added."""
         if residual is not None and residual.shape != output.shape:
             raise ValueError(f"a residual of shape {tuple(residual.shape)} for an output of {tuple(output.shape)}")
+        if mode is None:
+            mode = Mode.STORE if residual is None else Mode.ADD_RESIDUAL
         call = CallArguments(
             input=address(x, self.arguments.channels_in),
             output=address(output, self.arguments.channels_out),
@@ -51,9 +48,8 @@ class _Layer:
             steps_in=x.shape[0],
             steps_out=output.shape[0],
             slope=slope,
-            scale=epilogue.scale,
-            mode=epilogue.mode,
-            threads=torch.get_num_threads(),
+            scale=scale,
+            mode=mode,
         )
         self._library.call(function, self.arguments, call)
         return output
@@ -64,7 +60,7 @@ def bias_of(conv: nn.Conv1d) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
-class Convolution(_Layer):
+class Convolution(Layer):
     """A "same" convolution with an odd number of taps."""
 
     def __init__(
@@ -91,9 +87,17 @@ class Convolution(_Layer):
             dilation=dilation,
         )
 
-    def __call__(self, x: Tensor, output: Tensor, slope: float = 1.0, epilogue: Epilogue = _STORE) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        output: Tensor,
+        slope: float = 1.0,
+        residual: Tensor | None = None,
+        mode: Mode | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
         """(steps, channels_in) through a leaky ReLU and the convolution into `output` (steps, channels_out)."""
-        return self._run("menura_convolve", x, output, slope, epilogue)
+        return self.run("menura_convolve", x, output, slope, residual, mode, scale)
 
     def with_bias(self, bias: Tensor) -> Convolution:
         """The same weights with another bias, (channels_out,)."""
@@ -104,7 +108,7 @@ class Convolution(_Layer):
         return other
 
 
-class Upsampling(_Layer):
+class Upsampling(Layer):
     """A transposed convolution."""
 
     def __init__(
@@ -132,10 +136,10 @@ class Upsampling(_Layer):
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """(steps, channels_in) through a leaky ReLU and the convolution into `output` (steps * rate, channels_out)."""
-        return self._run("menura_upsample", x, output, slope)
+        return self.run("menura_upsample", x, output, slope)
 
 
-class SourceConvolution(_Layer):
+class SourceConvolution(Layer):
     """Brings the one-channel excitation down to a stage's rate and adds it there."""
 
     def __init__(self, library: KernelLibrary, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
@@ -146,10 +150,10 @@ class SourceConvolution(_Layer):
 
     def __call__(self, source: Tensor, output: Tensor) -> Tensor:
         """Add the convolution of (samples,) to `output` (steps, channels_out)."""
-        return self._run("menura_add_source", source, output, 1.0)
+        return self.run("menura_add_source", source, output)
 
 
-class LastConvolution(_Layer):
+class LastConvolution(Layer):
     """Down to one channel, and tanh."""
 
     def __init__(self, library: KernelLibrary, weight: Tensor, bias: Tensor | None) -> None:
@@ -161,4 +165,4 @@ class LastConvolution(_Layer):
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """(steps, channels_in) through a leaky ReLU, the convolution and tanh into `output` (steps,)."""
-        return self._run("menura_last", x, output, slope)
+        return self.run("menura_last", x, output, slope)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from menura.kernels.attention import Attention, spread
 from menura.kernels.cache import Packing
-from menura.kernels.convolution import Convolution, Epilogue, bias_of
-from menura.kernels.library import KernelLibrary, Mode
+from menura.kernels.convolution import Convolution, bias_of
+from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.models.layers import ChannelNorm, ConvFeedForward, RelativeAttention, length_mask
 from menura.models.synthesizer import TextEncoder, embedded
@@ -65,8 +65,7 @@ class _Layer:
         projected = self._projections(x, x.new_empty(x.shape[0], 3 * channels))
         attended = self._attention(projected, x.new_empty(x.shape[0], channels), reach)
         del projected
-        epilogue = Epilogue(mode=Mode.ADD_RESIDUAL, residual=x)
-        return self._feed_forward(self._norm_1(self._output(attended, torch.empty_like(x), epilogue=epilogue)))
+        return self._feed_forward(self._norm_1(self._output(attended, torch.empty_like(x), residual=x)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         frames, context = x.shape[0], self._context_frames
@@ -81,8 +80,7 @@ class _Layer:
 
     def _wide(self, x: Tensor) -> Tensor:
         hidden = self._first(x, x.new_empty(x.shape[0], self._wide_channels))
-        epilogue = Epilogue(mode=Mode.ADD_RESIDUAL, residual=x)
-        return self._norm_2(self._second(hidden, torch.empty_like(x), slope=0.0, epilogue=epilogue))
+        return self._norm_2(self._second(hidden, torch.empty_like(x), slope=0.0, residual=x))
 
 
 class Encoder:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from menura.kernels.attention import gate, spread
 from menura.kernels.cache import Packing
-from menura.kernels.convolution import Convolution, Epilogue, bias_of
-from menura.kernels.library import KernelLibrary, Mode
+from menura.kernels.convolution import Convolution, bias_of
+from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.models.synthesizer import Coupling, Flow
 
@@ -53,9 +53,9 @@ class _Coupling:
         for number, layer in enumerate(self._gated):
             offset = spread(self._biases[number] + offsets[number], 2)
             gate(self._library, layer.with_bias(offset)(x, wide), narrow)
-            self._moves[number](narrow, moving, epilogue=Epilogue(mode=Mode.ADD_RESIDUAL, residual=moving))
+            self._moves[number](narrow, moving, residual=moving)
             if number < len(self._added):
-                self._added[number](narrow, x, epilogue=Epilogue(mode=Mode.ADD_RESIDUAL, residual=x))
+                self._added[number](narrow, x, residual=x)
 
 
 class InverseFlow:

@@ -64,20 +64,16 @@ def _fields(*groups: tuple[type, str]) -> list[tuple[str, type]]:
     return [(name, kind) for kind, names in groups for name in names.split()]
 
 
-# The structures of cpp/menura_kernels.h; a test compares them.
+# The structures of cpp/menura_kernels.h; a test compares them by name.
 
 
 class LayerArguments(ctypes.Structure):
-    """`menura_layer`."""
-
     _fields_ = _fields(
         (_POINTER, "weights bias"), (_INT, "algorithm channels_in channels_out taps dilation rate padding")
     )
 
 
 class CallArguments(ctypes.Structure):
-    """`menura_call`."""
-
     _fields_ = _fields(
         (_POINTER, "input output residual"),
         (_LONG, "steps_in steps_out"),
@@ -88,38 +84,26 @@ class CallArguments(ctypes.Structure):
 
 
 class StageArguments(ctypes.Structure):
-    """`menura_stage`."""
-
     _fields_ = _fields((_POINTER, "layers ends"), (_INT, "count"))
 
 
 class ImageLayerArguments(ctypes.Structure):
-    """`menura_image_layer`."""
-
     _fields_ = _fields((_POINTER, "weights scale bias"), (_INT, "channels_in channels_out half"))
 
 
 class ImageCallArguments(ctypes.Structure):
-    """`menura_image_call`."""
-
     _fields_ = _fields((_POINTER, "input output residual"), (_LONG, "images height width"), (_INT, "threads"))
 
 
 class RecurrentLayerArguments(ctypes.Structure):
-    """`menura_recurrent_layer`."""
-
     _fields_ = _fields((_POINTER, "weights bias"), (_INT, "hidden directions"))
 
 
 class RecurrentCallArguments(ctypes.Structure):
-    """`menura_recurrent_call`."""
-
     _fields_ = _fields((_POINTER, "input output"), (_LONG, "sequences steps"), (_INT, "threads"))
 
 
 class AttentionArguments(ctypes.Structure):
-    """`menura_attention`."""
-
     _fields_ = _fields(
         (_POINTER, "query key value output near_keys near_values workspace"),
         (_LONG, "steps pitch output_pitch reach"),
@@ -130,8 +114,6 @@ class AttentionArguments(ctypes.Structure):
 
 
 class GatingArguments(ctypes.Structure):
-    """`menura_gating`."""
-
     _fields_ = _fields((_POINTER, "input output"), (_LONG, "steps"), (_INT, "channels threads"))
 
 
@@ -170,12 +152,13 @@ class KernelLibrary:
         return PATHS[self.path]
 
     def call(self, function: str, *arguments: ctypes.Structure) -> None:
-        """Run one kernel on the structures that it takes.
+        """Run one kernel on the structures that it takes, the last with a number of threads: torch's.
 
         Raises:
             MemoryError: a thread got no working memory.
             ValueError: shapes the kernel doesn't take.
         """
+        arguments[-1].threads = torch.get_num_threads()
         code = self.handle[function](self.path, *map(ctypes.byref, arguments))
         if code == -2:
             raise MemoryError("not enough memory for the compiled kernels")

@@ -60,7 +60,6 @@ class Recurrent(nn.Module):
             output=address(states),
             sequences=sequences,
             steps=steps,
-            threads=torch.get_num_threads(),
         )
         self._library.call("menura_run_recurrent", self._arguments, call)
         return states, None

@@ -8,16 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from menura.kernels.convolution import Convolution, Epilogue
-from menura.kernels.library import (
-    CallArguments,
-    KernelLibrary,
-    LayerArguments,
-    LayerEnd,
-    Mode,
-    StageArguments,
-    address,
-)
+from menura.kernels.convolution import Convolution
+from menura.kernels.library import CallArguments, KernelLibrary, LayerArguments, LayerEnd, Mode, StageArguments, address
 
 CHUNKED_CHANNELS = 64
 """Stages of at most so many channels are computed chunk by chunk. Wider ones would read more weights, again for every
@@ -32,35 +24,22 @@ class LayeredBlocks:
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
-        self.layers = _layers(blocks)
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """The mean of the blocks of (steps, channels) into `output` of the same shape, which isn't `x` itself."""
         free = [torch.empty_like(x) for _ in range(3)]
         for number, block in enumerate(self._blocks):
-            mode = Mode.ADD_TO_MEAN if number else Mode.START_MEAN
-            self._block(block, x, free, Epilogue(mode=mode, scale=1 / len(self._blocks)), output, slope)
+            mode, carried = Mode.ADD_TO_MEAN if number else Mode.START_MEAN, x
+            for place, (*inner, last) in enumerate(block):
+                y = carried
+                for convolution in inner:
+                    y = convolution(y, free[2], slope)
+                if place == len(block) - 1:
+                    last(y, output, slope, carried, mode, 1 / len(self._blocks))
+                else:
+                    # Never into what is read: the block's input belongs to its neighbours too.
+                    carried = last(y, free[place % 2], slope, carried)
         return output
-
-    def _block(
-        self,
-        steps: Sequence[Sequence[Convolution]],
-        x: Tensor,
-        free: Sequence[Tensor],
-        last: Epilogue,
-        output: Tensor,
-        slope: float,
-    ) -> None:
-        for number, convolutions in enumerate(steps):
-            carried = x
-            for convolution in convolutions[:-1]:
-                x = convolution(x, free[2], slope)
-            if number == len(steps) - 1:
-                convolutions[-1](x, output, slope, Epilogue(mode=last.mode, residual=carried, scale=last.scale))
-            else:
-                # Never into what is read: the block's input belongs to its neighbours too.
-                epilogue = Epilogue(mode=Mode.ADD_RESIDUAL, residual=carried)
-                x = convolutions[-1](x, free[number % 2], slope, epilogue)
 
 
 class ChunkedBlocks:
@@ -70,12 +49,12 @@ class ChunkedBlocks:
     """
 
     def __init__(self, library: KernelLibrary, blocks: Blocks) -> None:
-        self.layers = _layers(blocks)
-        count = len(self.layers)
+        self._layers = [layer for block in blocks for step in block for layer in step]
+        count = len(self._layers)
         self._library, self._scale = library, 1 / len(blocks)
-        self._channels = self.layers[0].arguments.channels_in
+        self._channels = self._layers[0].arguments.channels_in
         self._ends = (ctypes.c_int32 * count)(*_ends(blocks))
-        self._arguments = (LayerArguments * count)(*(layer.arguments for layer in self.layers))
+        self._arguments = (LayerArguments * count)(*(layer.arguments for layer in self._layers))
         self._stage = StageArguments(
             layers=ctypes.addressof(self._arguments), ends=ctypes.addressof(self._ends), count=count
         )
@@ -86,11 +65,10 @@ class ChunkedBlocks:
         call = CallArguments(
             input=address(x, self._channels),
             output=address(output, self._channels),
-            steps_in=x.shape[0],
-            steps_out=x.shape[0],
+            steps_in=len(x),
+            steps_out=len(x),
             slope=slope,
             scale=self._scale,
-            threads=torch.get_num_threads(),
         )
         self._library.call("menura_run_blocks", self._stage, call)
         return output
@@ -100,10 +78,6 @@ def residual_blocks(library: KernelLibrary, blocks: Blocks) -> LayeredBlocks | C
     """The faster of the two."""
     wide = blocks[0][0][0].arguments.channels_in > CHUNKED_CHANNELS
     return LayeredBlocks(blocks) if wide else ChunkedBlocks(library, blocks)
-
-
-def _layers(blocks: Blocks) -> list[Convolution]:
-    return [layer for block in blocks for step in block for layer in step]
 
 
 def _ends(blocks: Blocks) -> list[LayerEnd]:

@@ -91,7 +91,7 @@ class NativeVoice:
     def decode_tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:
         """See `Synthesizer.decode_tiled`."""
         if self._decoder is not None:
-            sound = self._decoder.tiled(z, g, source, core)
+            sound = self._decoder.tiled(z, g, source, Span(*core))
         else:
             assert self._vocoder is not None
             sound = self._vocoder.tiled(z, g, source, Span(*core), TILE_FRAMES)[:, 0]
