@@ -34,7 +34,6 @@ from menura.kernels.selftest import kernels_in_words, trusted_kernels
 from menura.kernels.voice import NativeVoice
 from menura.models.synthesizer import Synthesizer
 from menura.models.vocoders import HifiGanBase
-from menura.models.voice import TorchVoice
 from menura.system.device import flushed_denormals, physical_cores
 from menura.units import FRAME_RATE_HZ
 
@@ -150,7 +149,7 @@ def _measured(request: KernelRequest) -> KernelAnswer:
             if isinstance(network.dec, HifiGanBase):
                 layers += measure_layers(network.dec, libraries, threads, request.seconds, request.rounds)
     turns = Turns(threads=request.threads, seconds=request.seconds, rounds=request.rounds)
-    networks = measure_networks({TORCH: TorchVoice(network), **compiled}, request.sizes, libraries, turns)
+    networks = measure_networks({TORCH: network, **compiled}, request.sizes, libraries, turns)
     return KernelAnswer(
         machine=this_machine(_CPU, max(request.threads)),
         decoder_of="full-size v2 40k, seeded weights" if request.voice is None else str(request.voice),

@@ -15,7 +15,6 @@ from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
-from menura.models.voice import TorchVoice
 from menura.options import ConversionOptions
 from menura.pipeline.conversion import Conversion
 from menura.pipeline.engine import Failed, run_batch
@@ -135,7 +134,7 @@ class FakeF0:
 def tiny_models(*, has_f0: bool = True) -> VoiceModels:
     """A voice with stand-in analysis networks."""
     return VoiceModels(
-        synthesizer=TorchVoice(tiny_voice(tiny_config(has_f0=has_f0))),
+        synthesizer=tiny_voice(tiny_config(has_f0=has_f0)),
         encoder=FakeEncoder(),
         f0=FakeF0() if has_f0 else None,
         index=None,

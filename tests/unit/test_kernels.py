@@ -32,7 +32,6 @@ from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
 from menura.kernels.voice import NativeVoice
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
-from menura.models.voice import TorchVoice
 from support.kernels import LAYER_TOLERANCE, assert_close, built, largest_product, normal, paths
 from support.tiny import tiny_config
 
@@ -510,7 +509,7 @@ def test_whole_decoder(path: str, config: SynthesizerConfig) -> None:
         made = native.decode_tiled(z, g, source, core)
         wanted = whole[:, core[0] * hop : core[1] * hop]
         assert torch.allclose(made.double(), wanted, rtol=0, atol=2e-6)
-    by_torch = TorchVoice(net.float())
+    by_torch = net.float()
     assert torch.allclose(
         by_torch.decode_tiled(z, g, source, (97, 213)).double(), whole[:, 97 * hop : 213 * hop], atol=2e-6
     )

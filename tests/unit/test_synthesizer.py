@@ -233,7 +233,7 @@ def training_batch(has_f0: bool) -> TrainingBatch:
 @pytest.mark.parametrize("has_f0", [True, False])
 def test_training_pass_reaches_every_weight(has_f0: bool) -> None:
     voice = Synthesizer(tiny_config(has_f0=has_f0), training=True)
-    output = voice.forward_train(training_batch(has_f0))
+    output = voice(training_batch(has_f0))
     assert output.audio.shape == (2, 1, 32 * voice.config.frame_samples)
     assert bool((output.crop_start_frames + 32 <= torch.tensor([40, 34])).all())
     loss = output.audio.square().mean() + output.z_p.square().mean() + output.prior.mean.square().mean()

@@ -15,7 +15,7 @@ from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.kernels.voice import NativeVoice
 from menura.loading.pool import ModelKey, ModelPool
-from menura.models.voice import TorchVoice, Voice
+from menura.models.voice import Voice
 from menura.voices.assets import cache_folder
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class Loader:
     def _load_voice(self, path: Path) -> Voice:
         network = build_synthesizer(load_voice(path)).to(self.device)
         if self.device.type != "cpu":
-            return TorchVoice(network)
+            return network
         use_onednn(network.dec)
         library = trusted_kernels()
         if library is None:
-            return TorchVoice(network)
+            return network
         return NativeVoice(network, library, PackingCache(cache_folder(self._home) / "kernels"))
 
     def _encoder(self, request: Request) -> ContentEncoder:

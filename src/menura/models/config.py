@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -41,7 +42,4 @@ class SynthesizerConfig:
     @property
     def frame_samples(self) -> int:
         """Output samples in a frame of 10 ms."""
-        product = 1
-        for rate in self.upsample_rates:
-            product *= rate
-        return product
+        return math.prod(self.upsample_rates)

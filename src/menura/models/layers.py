@@ -6,6 +6,7 @@ Attribute names are RVC's checkpoint names. Layers come in two forms: for traini
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,8 +16,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 LEAKY_SLOPE = 0.1
 """Slope of HiFi-GAN's leaky ReLU below zero (Kong et al., 2020)."""
-
-
 _QUERY_BLOCK = 256
 """Queries whose scores are held at once where attention has a reach."""
 
@@ -98,10 +97,7 @@ class RelativeAttention(nn.Module):
         self.head_dim = channels // n_heads
         self.window = window
         self.p_dropout = p_dropout
-        self.conv_q = nn.Conv1d(channels, channels, 1)
-        self.conv_k = nn.Conv1d(channels, channels, 1)
-        self.conv_v = nn.Conv1d(channels, channels, 1)
-        self.conv_o = nn.Conv1d(channels, channels, 1)
+        self.conv_q, self.conv_k, self.conv_v, self.conv_o = (nn.Conv1d(channels, channels, 1) for _ in range(4))
         self.emb_rel_k = nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim))
         self.emb_rel_v = nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim))
         for embedding in (self.emb_rel_k, self.emb_rel_v):
@@ -110,15 +106,9 @@ class RelativeAttention(nn.Module):
             nn.init.xavier_uniform_(conv.weight)
 
     def forward(self, x: Tensor, mask: Tensor, reach: int | None = None) -> Tensor:
-        """Attend over the frames of each row.
+        """(batch, channels, frames) to the same shape; mask (batch, 1, frames) is 1 where a frame exists.
 
-        Args:
-            x: (batch, channels, frames).
-            mask: (batch, 1, frames), 1 where a frame exists.
-            reach: frames on each side that a frame attends to, at least `window`; None for all.
-
-        Returns:
-            (batch, channels, frames).
+        `reach`: frames on each side that a frame attends to, at least `window`; None for all.
         """
         frames = x.shape[-1]
         # Keys and values get rows on both sides, so that each block of queries sees an equally long stretch of them
@@ -165,12 +155,9 @@ class RelativeAttention(nn.Module):
 
 
 def _mask_corners(scores: Tensor, reach: int, skipped: int) -> None:
-    """Take what is out of reach out of a block of scores: two triangles.
+    """Take what is farther than `reach` out of a block of scores (batch, heads, rows, keys): two triangles.
 
-    Args:
-        scores: (batch, heads, rows, keys); key 0 is `reach - skipped` before the first row.
-        reach: the largest distance that stays.
-        skipped: keys before key 0 that the first row would reach.
+    Key 0 is `reach - skipped` before the first row.
     """
     rows = scores.shape[2]
     early, late = scores[..., : max(0, rows - skipped)], scores[..., 2 * reach - skipped :]
@@ -204,10 +191,7 @@ class WaveNet(nn.Module):
         super().__init__()
         self.channels, self.kernel_size, self.n_layers = channels, kernel_size, n_layers
         padding = same_padding(kernel_size)
-
-        def make(layer: nn.Module) -> nn.Module:
-            return maybe_weight_norm(layer, training=training)
-
+        make = partial(maybe_weight_norm, training=training)
         self.in_layers = nn.ModuleList(
             make(nn.Conv1d(channels, 2 * channels, kernel_size, padding=padding)) for _ in range(n_layers)
         )
@@ -236,91 +220,74 @@ class WaveNet(nn.Module):
         return skip_sum * mask
 
 
-class ResBlock1(nn.Module):
+class ResidualBlock(nn.Module):
+    """Dilated convolutions in steps: what a step's give is added to its input."""
+
+    slope = LEAKY_SLOPE
+
+    def steps(self) -> list[tuple[nn.Module, ...]]:
+        """The convolutions between one addition and the next, with a leaky ReLU before each."""
+        raise NotImplementedError
+
+    @property
+    def context_samples(self) -> int:
+        """Samples on each side that a sample depends on."""
+        return sum(int(cast("nn.Conv1d", conv).padding[0]) for step in self.steps() for conv in step)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
+        for first, *others in self.steps():
+            h = first(F.leaky_relu(x, self.slope))
+            for conv in others:
+                # In place on fresh convolution outputs only: a quarter less memory traffic, and safe for autograd.
+                h = conv(F.leaky_relu(h, self.slope, inplace=True))
+            x = h.add_(x)
+        return x
+
+
+class ResBlock1(ResidualBlock):
     """HiFi-GAN's residual block "1": pairs of convolutions, the first dilated."""
 
     def __init__(
-        self,
-        channels: int,
-        kernel_size: int,
-        dilations: tuple[int, ...],
-        *,
-        training: bool,
-        slope: float = LEAKY_SLOPE,
+        self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool, slope: float = LEAKY_SLOPE
     ) -> None:
         super().__init__()
         self.slope = slope
-        self.context_samples = sum(same_padding(kernel_size, d) + same_padding(kernel_size) for d in dilations)
         self.convs1 = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
         self.convs2 = nn.ModuleList(_same_conv(channels, kernel_size, 1, training=training) for _ in dilations)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
-        for first, second in zip(self.convs1, self.convs2, strict=True):
-            x = _residual_pair(x, first, second, self.slope)
-        return x
-
-    def steps(self) -> list[list[nn.Module]]:
-        """The convolutions between one addition and the next."""
-        return [[first, second] for first, second in zip(self.convs1, self.convs2, strict=True)]
+    def steps(self) -> list[tuple[nn.Module, ...]]:
+        return list(zip(self.convs1, self.convs2, strict=True))
 
 
-class MrfLayer(nn.Module):
-    """A pair of convolutions, the first dilated, as Applio's MRF HiFi-GAN names them."""
-
-    def __init__(self, channels: int, kernel_size: int, dilation: int, *, training: bool) -> None:
-        super().__init__()
-        self.conv1 = _same_conv(channels, kernel_size, dilation, training=training)
-        self.conv2 = _same_conv(channels, kernel_size, 1, training=training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
-        return _residual_pair(x, self.conv1, self.conv2, LEAKY_SLOPE)
-
-
-class MrfBlock(nn.Module):
-    """ResBlock1 by other names."""
-
-    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
-        super().__init__()
-        self.context_samples = sum(same_padding(kernel_size, d) + same_padding(kernel_size) for d in dilations)
-        self.layers = nn.ModuleList(MrfLayer(channels, kernel_size, d, training=training) for d in dilations)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    def steps(self) -> list[list[nn.Module]]:
-        """The convolutions between one addition and the next."""
-        return [[cast("MrfLayer", layer).conv1, cast("MrfLayer", layer).conv2] for layer in self.layers]
-
-
-def _residual_pair(x: Tensor, first: nn.Module, second: nn.Module, slope: float) -> Tensor:
-    # In place on fresh convolution outputs only: a quarter less memory traffic, and safe for autograd.
-    h = F.leaky_relu(first(F.leaky_relu(x, slope)), slope, inplace=True)
-    out: Tensor = second(h).add_(x)
-    return out
-
-
-class ResBlock2(nn.Module):
+class ResBlock2(ResidualBlock):
     """HiFi-GAN's lighter residual block "2": dilated convolutions only."""
 
     def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
         super().__init__()
-        self.context_samples = sum(same_padding(kernel_size, d) for d in dilations)
         self.convs = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
-        for conv in self.convs:
-            x = conv(F.leaky_relu(x, LEAKY_SLOPE)).add_(x)
-        return x
+    def steps(self) -> list[tuple[nn.Module, ...]]:
+        return [(conv,) for conv in self.convs]
 
-    def steps(self) -> list[list[nn.Module]]:
-        """The convolutions between one addition and the next."""
-        return [[conv] for conv in self.convs]
+
+class MrfBlock(ResidualBlock):
+    """ResBlock1 under the names of Applio's MRF HiFi-GAN."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "conv1": _same_conv(channels, kernel_size, dilation, training=training),
+                    "conv2": _same_conv(channels, kernel_size, 1, training=training),
+                }
+            )
+            for dilation in dilations
+        )
+
+    def steps(self) -> list[tuple[nn.Module, ...]]:
+        return [tuple(layer.children()) for layer in self.layers]
 
 
 def _same_conv(channels: int, kernel_size: int, dilation: int, *, training: bool) -> nn.Module:

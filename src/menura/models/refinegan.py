@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -128,32 +129,28 @@ class RefineGan(nn.Module):
         )
         self.conv_post = make(top // 2**stages, 1, bias=False)
 
-    @property
-    def context_frames(self) -> int:
-        """Latent (and source) frames on each side that the samples of a frame depend on."""
-        return max(self._latent_context()[0], self._source_context())
-
     def _latent_context(self) -> tuple[int, list[int]]:
         """Frames of latent on each side, and by stage the steps on each side that are joined in."""
         margins = Margins(left=0, right=0).widened(same_padding(KERNEL))
         joined = [0] * len(self.rates)
         for stage in reversed(range(len(self.rates))):
             block = self.upsample_conv_blocks[stage]
-            assert isinstance(block, ParallelBlock)
-            margins = margins.widened(block.context_samples)
+            margins = margins.widened(cast("ParallelBlock", block).context_samples)
             joined[stage] = max(margins.left, margins.right)
             margins = _before_interpolation(margins, self.rates[stage])
         margins = margins.widened(same_padding(KERNEL))
         return max(margins.left, margins.right), joined
 
-    def _source_context(self) -> int:
+    @property
+    def context_frames(self) -> int:
+        """Latent (and source) frames on each side that the samples of a frame depend on."""
         latent, joined = self._latent_context()
         steps = latent
         for stage, rate in enumerate(self.rates):
             below = (steps + same_padding(KERNEL)) * rate + lowpass_width(rate)
             steps = max(below, joined[stage])
         # One more: the source interpolates F0 between frames.
-        return ceil_div(steps + same_padding(KERNEL), self.frame_samples) + 1
+        return max(latent, ceil_div(steps + same_padding(KERNEL), self.frame_samples) + 1)
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """Latent to sound; as HifiGan's, but the source is needed."""

@@ -22,27 +22,14 @@ def wide(x: Tensor) -> Tensor:
 
 
 def advance_phase(phase_cycles: Tensor, f0_hz: Tensor, frame_s: float) -> Tensor:
-    """Phase after some frames, (batch,) float64 in [0, 1).
-
-    Args:
-        phase_cycles: (batch,) float64, phase before the first frame.
-        f0_hz: (batch, frames), constant within a frame; 0 (unvoiced) keeps the phase.
-        frame_s: seconds in a frame.
-    """
+    """The phase (batch,) float64 before some frames of F0 (batch, frames) to that after them, in [0, 1)."""
     return torch.remainder(phase_cycles + wide(f0_hz).sum(dim=1) * frame_s, 1.0)
 
 
 def sample_phases(phase_cycles: Tensor, f0_hz: Tensor, frame_samples: int, sample_rate: int) -> Tensor:
-    """Phase at every sample; the first sample of a frame is already one step of its F0 further.
+    """Phase at every sample, (batch, frames * frame_samples) float64 in [0, 1), where `wide` puts F0 (batch, frames).
 
-    Args:
-        phase_cycles: (batch,) float64, phase before the first sample.
-        f0_hz: (batch, frames).
-        frame_samples: samples in a frame.
-        sample_rate: Hz.
-
-    Returns:
-        (batch, frames * frame_samples) float64 in [0, 1), on the device of `f0_hz` where that has float64.
+    The first sample of a frame is already one step of its F0 beyond the phase before it.
     """
     step = wide(f0_hz) / sample_rate
     before = phase_cycles.to(step.device)[:, None] + (step.cumsum(dim=1) - step) * frame_samples

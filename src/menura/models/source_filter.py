@@ -12,6 +12,7 @@ DDSP (Engel et al., 2020), the blocks and the inverse transform are those of Voc
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +46,9 @@ class PulseSource(nn.Module):
         self.sample_rate, self.frame_samples = sample_rate, frame_samples
 
     def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
-        """The excitations.
+        """The excitations (batch, 3, samples), each of unit power where it sounds; arguments as SineSource's.
 
-        Args:
-            f0_hz: (batch, frames), 0 where unvoiced.
-            phase_cycles: (batch,) float64, phase before the first sample.
-            noise: (batch, frames * frame_samples) standard normal; None leaves only what is periodic.
-            noise_scale: not used: this noise is the sound of consonants, not a variation.
-
-        Returns:
-            (batch, 3, frames * frame_samples), each of unit power where it sounds.
+        Without noise only what is periodic is left. Its scale is ignored: it is the sound of consonants, no variation.
         """
         phases = sample_phases(phase_cycles, f0_hz, self.frame_samples, self.sample_rate)
         return self.excitations(phases.to(device=f0_hz.device, dtype=torch.float32), f0_hz, noise)
@@ -133,21 +127,17 @@ class SourceFilter(nn.Module):
     @property
     def context_frames(self) -> int:
         """Latent (and source) frames on each side that the samples of a frame depend on."""
-        fine = sum(_steps(block) for block in self.fine_blocks) + WINDOW_HOPS // 2
-        coarse = sum(_steps(block) for block in self.blocks) + KERNEL // 2
+        fine, coarse = (
+            sum(cast("ConvNextBlock", block).context_steps for block in blocks)
+            for blocks in (self.fine_blocks, self.blocks)
+        )
         # One more: filters are interpolated between frames.
-        return ceil_div(fine, FINE_STEPS) + coarse + 1
+        return ceil_div(fine + WINDOW_HOPS // 2, FINE_STEPS) + coarse + KERNEL // 2 + 1
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
-        """Latent to sound.
+        """Latent (batch, inter_channels, frames) to sound (batch, 1, samples), by source (batch, 3, samples).
 
-        Args:
-            z: (batch, inter_channels, frames).
-            g: (batch, gin_channels, 1).
-            source: (batch, 3, frames * frame_samples).
-
-        Returns:
-            (batch, 1, frames * frame_samples).
+        g is (batch, gin_channels, 1).
         """
         assert source is not None, "this vocoder needs F0"
         return self._shaped(source.float(), self.filters(z, g))
@@ -184,8 +174,3 @@ class SourceFilter(nn.Module):
         window = core.widened(self.context_frames, z.shape[-1])
         part: Tensor = self(z[..., window.slice], g, samples_of(source, window, self.frame_samples))
         return part[..., core.shifted(-window.start).scaled(self.frame_samples).slice]
-
-
-def _steps(block: nn.Module) -> int:
-    assert isinstance(block, ConvNextBlock)
-    return block.context_steps

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from menura.models.config import SynthesizerConfig
+from menura.models.footprint import network_bytes
 from menura.models.layers import (
     LEAKY_SLOPE,
     ChannelNorm,
@@ -240,12 +241,7 @@ class Synthesizer(nn.Module):
     """A voice's network."""
 
     def __init__(self, config: SynthesizerConfig, *, training: bool = False) -> None:
-        """Make the network with random weights.
-
-        Args:
-            config: the checkpoint's architecture.
-            training: with weight norm and the posterior encoder; else folded and without.
-        """
+        """Random weights; `training`: with weight norm and the posterior encoder, else folded and without."""
         super().__init__()
         self.config = config
         self.enc_p = TextEncoder(config)
@@ -255,6 +251,15 @@ class Synthesizer(nn.Module):
         self.flow = Flow(config, training=training)
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
         self.train(training)
+
+    @property
+    def device(self) -> torch.device:
+        return self.emb_g.weight.device
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of all weights."""
+        return network_bytes(self)
 
     @property
     def flow_context_frames(self) -> int:
@@ -291,15 +296,9 @@ class Synthesizer(nn.Module):
         return prior
 
     def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """The decoder's latent.
+        """z_p (batch, inter_channels, frames), drawn from the prior, to the decoder's latent of the same shape.
 
-        Args:
-            z_p: (batch, inter_channels, frames), drawn from the prior.
-            mask: (batch, 1, frames).
-            g: (batch, gin_channels, 1).
-
-        Returns:
-            (batch, inter_channels, frames).
+        mask is (batch, 1, frames), g (batch, gin_channels, 1).
         """
         return self.flow.inverse(z_p, mask, g)
 
@@ -319,15 +318,9 @@ class Synthesizer(nn.Module):
         return excitation
 
     def decode(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
-        """Sound of a latent, in one piece.
+        """Sound (batch, frames * frame_samples) of a latent (batch, inter_channels, frames), in one piece.
 
-        Args:
-            z: (batch, inter_channels, frames).
-            g: (batch, gin_channels, 1).
-            source: (batch, channels, frames * frame_samples) of `source`; None for a voice without F0.
-
-        Returns:
-            (batch, frames * frame_samples).
+        g is (batch, gin_channels, 1), source what `source` gives; None for a voice without F0.
         """
         sound: Tensor = self.dec(z, g, source)
         return sound[:, 0]
@@ -336,24 +329,14 @@ class Synthesizer(nn.Module):
     def decode_tiled(
         self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int], tile_frames: int = TILE_FRAMES
     ) -> Tensor:
-        """Sound of a stretch of a latent: equal to that part of `decode`, in less time and bounded memory.
+        """Sound of the frames `core` [start, stop): that part of `decode`'s, in less time and bounded memory.
 
         Only the stretch and `decode_context_frames` around it are computed. Give as much context as there is: at the
-        ends of `z` it is zeros, as in `decode`.
-
-        Args:
-            z: (batch, inter_channels, frames).
-            g: (batch, gin_channels, 1).
-            source: (batch, channels, frames * frame_samples) of `source`; None for a voice without F0.
-            core: frames [start, stop) of `z` to decode.
-            tile_frames: frames whose fastest layers are computed at once.
-
-        Returns:
-            (batch, core frames * frame_samples).
+        ends of `z` it is zeros, as in `decode`. The fastest layers compute `tile_frames` at once.
         """
         return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
 
-    def forward_train(self, batch: TrainingBatch) -> TrainingOutput:
+    def forward(self, batch: TrainingBatch) -> TrainingOutput:
         """One training pass: latents of the whole rows, sound of one random crop of each (torch's generator)."""
         g = self.condition(batch.speaker_id)
         prior = self.encode(batch.content, batch.f0_coarse, batch.lengths)
@@ -369,15 +352,8 @@ class Synthesizer(nn.Module):
             source = self.source(f0_crop, phase, noise, 1.0)
         audio = self.dec(crop(posterior.z, starts, crop_frames), g, source)
         return TrainingOutput(
-            audio=audio,
-            crop_start_frames=starts,
-            crop_frames=crop_frames,
-            prior=prior,
-            posterior=posterior,
-            z_p=z_p,
+            audio=audio, crop_start_frames=starts, crop_frames=crop_frames, prior=prior, posterior=posterior, z_p=z_p
         )
-
-    forward = forward_train
 
 
 def random_crop_starts(lengths: Tensor, crop_frames: int) -> Tensor:

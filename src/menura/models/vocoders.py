@@ -6,9 +6,10 @@ Latent frames go in, samples come out. Every output sample depends on a bounded 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from menura.models.layers import (
     MrfBlock,
     ResBlock1,
     ResBlock2,
+    ResidualBlock,
     TimeConv,
     TimeConvTranspose,
     maybe_weight_norm,
@@ -33,18 +35,6 @@ END_KERNEL = 7
 LAST_SLOPE = 0.01
 """Before the last convolution HiFi-GAN has torch's default."""
 MRF_OVERTONES = 8
-
-
-class ResidualBlock(Protocol):
-    """One of a stage's parallel branches."""
-
-    context_samples: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
-
-    def steps(self) -> list[list[nn.Module]]:
-        """The convolutions between one addition and the next, with a leaky ReLU before each."""
 
 
 class HifiGanBase(nn.Module, ABC):
@@ -70,18 +60,28 @@ class HifiGanBase(nn.Module, ABC):
     def blocks(self, stage: int) -> Sequence[ResidualBlock]:
         """The residual blocks whose outputs a stage averages."""
 
+    def _upsamplers(self, *, training: bool) -> nn.ModuleList:
+        convs = []
+        for stage, (rate, kernel) in enumerate(zip(self.rates, self.kernels, strict=True)):
+            padding, rest = ceil_div(kernel - rate, 2), (kernel - rate) % 2  # Applio's odd rates: one more at the end
+            channels = self.channels[stage]
+            conv = TimeConvTranspose(channels, channels // 2, kernel, rate, padding, output_padding=rest)
+            nn.init.normal_(conv.weight, 0.0, 0.01)
+            convs.append(maybe_weight_norm(conv, training=training))
+        return nn.ModuleList(convs)
+
     def _source_convs(self) -> nn.ModuleList:
         """Bring the source down to each stage's rate."""
-        return nn.ModuleList(
-            _source_conv(self.channels[i + 1], self.samples_per_step(i + 1)) for i in range(len(self.rates))
-        )
+        convs = []
+        for stage, channels in enumerate(self.channels[1:], start=1):
+            stride = self.samples_per_step(stage)
+            kernel = 2 * stride - stride % 2 if stride > 1 else 1
+            convs.append(TimeConv(1, channels, kernel, stride, (kernel - stride) // 2))
+        return nn.ModuleList(convs)
 
     def samples_per_step(self, stage: int) -> int:
         """Output samples in one step of the signal that enters a stage (stage 0: latent frames)."""
-        product = 1
-        for rate in self.rates[stage:]:
-            product *= rate
-        return product
+        return math.prod(self.rates[stage:])
 
     @property
     def context_frames(self) -> int:
@@ -113,33 +113,17 @@ class HifiGanBase(nn.Module, ABC):
         )
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
-        """Latent to sound.
+        """Latent (batch, inter_channels, frames) to sound (batch, 1, frames * frame_samples), within ±1.
 
-        Args:
-            z: (batch, inter_channels, frames).
-            g: (batch, gin_channels, 1).
-            source: (batch, 1, frames * frame_samples) of `m_source`; None for a voice without F0.
-
-        Returns:
-            (batch, 1, frames * frame_samples), within ±1.
+        g is (batch, gin_channels, 1), source as long as the sound, of `m_source`; None for a voice without F0.
         """
         return self._tail(self._head(z, g, source), source)
 
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
-        """Sound of a stretch of a latent, equal to that part of `forward`, in little memory and no gradients.
+        """Sound (batch, 1, samples) of the frames `core` of a latent: that part of `forward`, in little memory.
 
         The stages that run at a few hundred steps a second see the stretch and its context at once; the fast ones,
         where the memory would be, go from tile to tile.
-
-        Args:
-            z: as for `forward`, as are g and source.
-            g: the same.
-            source: the same.
-            core: the latent frames to decode.
-            tile_frames: frames decoded at once.
-
-        Returns:
-            (batch, 1, core frames * frame_samples).
         """
         window = core.widened(self.context_frames, z.shape[-1])
         source = samples_of(source, window, self.frame_samples)
@@ -173,7 +157,7 @@ class HifiGanBase(nn.Module, ABC):
             excitation = self.noise_convs[stage](source if x.dim() == 3 else source.unsqueeze(2))
             x = x.add_(excitation)
         blocks = self.blocks(stage)
-        total = blocks[0](x)
+        total: Tensor = blocks[0](x)
         for block in blocks[1:]:
             total = total.add_(block(x))
         return total.div_(len(blocks))
@@ -188,7 +172,7 @@ class HifiGan(HifiGanBase):
         if config.has_f0:
             self.m_source = SineSource(config.sample_rate, config.frame_samples)
         self.conv_pre = _end_conv(config.inter_channels, self.channels[0])
-        self.ups = _upsamplers(self.channels, config, training=training)
+        self.ups = self._upsamplers(training=training)
         if config.has_f0:
             self.noise_convs = self._source_convs()
         block = ResBlock1 if config.resblock == "1" else ResBlock2
@@ -215,7 +199,7 @@ class MrfHifiGan(HifiGanBase):
         super().__init__(config)
         self.m_source = SineSource(config.sample_rate, config.frame_samples, overtones=MRF_OVERTONES)
         self.conv_pre = maybe_weight_norm(_end_conv(config.inter_channels, self.channels[0]), training=training)
-        self.upsamples = _upsamplers(self.channels, config, training=training)
+        self.upsamples = self._upsamplers(training=training)
         self.noise_convs = self._source_convs()
         self.mrfs = nn.ModuleList(
             nn.ModuleList(
@@ -237,29 +221,3 @@ class MrfHifiGan(HifiGanBase):
 def _end_conv(channels_in: int, channels_out: int, *, bias: bool = True) -> TimeConv:
     """The first or last convolution."""
     return TimeConv(channels_in, channels_out, END_KERNEL, padding=same_padding(END_KERNEL), bias=bias)
-
-
-def _upsamplers(channels: Sequence[int], config: SynthesizerConfig, *, training: bool) -> nn.ModuleList:
-    return nn.ModuleList(
-        _upsampler(
-            channels[i], channels[i + 1], config.upsample_rates[i], config.upsample_kernel_sizes[i], training=training
-        )
-        for i in range(len(config.upsample_rates))
-    )
-
-
-def _upsampler(channels_in: int, channels_out: int, rate: int, kernel: int, *, training: bool) -> nn.Module:
-    # An odd difference (Applio's odd rates) is made up by one more sample at the end.
-    conv = TimeConvTranspose(
-        channels_in, channels_out, kernel, rate, ceil_div(kernel - rate, 2), output_padding=(kernel - rate) % 2
-    )
-    nn.init.normal_(conv.weight, 0.0, 0.01)
-    return maybe_weight_norm(conv, training=training)
-
-
-def _source_conv(channels: int, stride: int) -> TimeConv:
-    """Brings the source down to a stage's rate."""
-    if stride == 1:
-        return TimeConv(1, channels, 1)
-    kernel = 2 * stride - stride % 2
-    return TimeConv(1, channels, kernel, stride, (kernel - stride) // 2)

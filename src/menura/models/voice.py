@@ -1,4 +1,4 @@
-"""A loaded voice as the pipeline uses it, and the plain torch one."""
+"""A loaded voice as the pipeline uses it: `Synthesizer` by torch, `NativeVoice` on the compiled kernels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from menura.models.config import SynthesizerConfig
-from menura.models.footprint import network_bytes
-from menura.models.synthesizer import Synthesizer
 from menura.types import Prior
 
 
@@ -49,23 +47,3 @@ class Voice(Protocol):
     def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor: ...
 
     def decode_tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor: ...
-
-
-class TorchVoice:
-    """A `Voice` on any device."""
-
-    def __init__(self, network: Synthesizer) -> None:
-        self.config, self.device = network.config, network.emb_g.weight.device
-        self.needs_noise = network.needs_noise
-        self.flow_context_frames = network.flow_context_frames
-        self.decode_context_frames = network.decode_context_frames
-        self.resident_bytes = network_bytes(network)
-        self.condition = network.condition
-        self.encode = network.encode
-        self.reverse_flow = network.reverse_flow
-        self.source = network.source
-        self._network = network
-
-    def decode_tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:
-        """See `Synthesizer.decode_tiled`."""
-        return self._network.decode_tiled(z, g, source, core)

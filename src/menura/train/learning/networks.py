@@ -51,8 +51,7 @@ def _residual_blocks(generator: Synthesizer) -> list[nn.Module]:
     """Most of what training keeps is between their convolutions."""
     decoder = generator.dec
     if isinstance(decoder, HifiGanBase):
-        blocks = [block for stage in range(len(decoder.rates)) for block in decoder.blocks(stage)]
-        return [block for block in blocks if isinstance(block, nn.Module)]
+        return [block for stage in range(len(decoder.rates)) for block in decoder.blocks(stage)]
     if isinstance(decoder, SourceFilter):
         return [*decoder.blocks, *decoder.fine_blocks]
     assert isinstance(decoder, RefineGan)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from menura.models.source import sample_phases
 from menura.models.source_filter import SourceFilter
-from menura.models.synthesizer import Synthesizer, TrainingBatch, crop, random_crop_starts
+from menura.models.synthesizer import Synthesizer, TrainingBatch, TrainingOutput, crop, random_crop_starts
 from menura.train.learning.losses import kl_loss
 
 PRIOR_NOISE = 0.66666
@@ -94,5 +94,5 @@ def fundamental_phase(target: Tensor, cycles: Tensor, f0_hz: Tensor, frame_sampl
 
 def vits_pass(model: Synthesizer, batch: TrainingBatch, real: Tensor) -> Pass:
     """RVC's: sound from the posterior of the target's own spectrogram, the prior pulled towards it."""
-    output = model.forward_train(batch)
+    output: TrainingOutput = model(batch)
     return Pass(audio=output.audio[:, 0].float(), starts_frames=output.crop_start_frames, kl=kl_loss(output))
