@@ -26,14 +26,7 @@ class Attention:
     """Self-attention of some heads with learned vectors for near distances (Shaw et al., 2018)."""
 
     def __init__(self, library: KernelLibrary, near_keys: Tensor, near_values: Tensor, heads: int) -> None:
-        """Pack the vectors.
-
-        Args:
-            library: whose kernels will run it.
-            near_keys: (2 * window + 1, head channels) by distance from -window, added to keys.
-            near_values: of the same shape, added to values.
-            heads: that share them.
-        """
+        """Pack vectors (2 * window + 1, head channels) by distance from -window, added to keys and to values."""
         rows, channels = near_keys.shape
         self._library, self._heads, self._window = library, heads, rows // 2
         self._near_keys = pack_convolution(near_keys[:, :, None], Algorithm.DIRECT, library.panel_channels)
@@ -47,12 +40,9 @@ class Attention:
         return self._heads * self._head_channels
 
     def __call__(self, projected: Tensor, output: Tensor, reach: int | None) -> Tensor:
-        """Attend.
+        """Queries, keys and values (steps, 3 * channels), each head by head, to `output` (steps, channels), returned.
 
-        Args:
-            projected: (steps, 3 * channels), queries, keys and values, each with its heads one after the other.
-            output: (steps, channels), written and returned.
-            reach: steps on each side that a step attends to, at least the window; None for all.
+        `reach`: steps on each side that a step attends to, at least the window; None for all.
         """
         steps, pitch = projected.shape
         workspace = projected.new_empty(2 * self.channels * (steps + _WORKSPACE_STEPS))

@@ -49,15 +49,7 @@ class Packing:
         """All weights taken so far."""
 
     def take(self, size: int, pack: Callable[[], Tensor]) -> Tensor:
-        """The next layer's packed weights.
-
-        Args:
-            size: how many floats they are.
-            pack: makes them.
-
-        Raises:
-            PackingError: fewer are stored.
-        """
+        """The next layer's packed weights, `size` floats, made by `pack`. Raises PackingError if fewer are stored."""
         if self._stored is None:
             weights = pack()
         else:
@@ -81,7 +73,8 @@ class PackingCache:
 
     def load(self, key: str) -> Packing | None:
         """What is stored under a key, mapped into memory; None if that is nothing, or damaged."""
-        self._remove_abandoned()
+        for pattern in _UNFINISHED:
+            remove_abandoned(self._folder.glob(pattern))
         file = self._folder / (key + _SUFFIX)
         try:
             return Packing(_mapped(file)) if file.is_file() else None
@@ -101,30 +94,17 @@ class PackingCache:
             return False
         return True
 
-    def _files(self) -> list[Path]:
-        """Most recently used first."""
-        return sorted(self._folder.glob("*" + _SUFFIX), key=lambda file: file.stat().st_mtime, reverse=True)
-
     def _make_room(self) -> None:
         total = 0
-        for number, file in enumerate(self._files()):
+        files = sorted(self._folder.glob("*" + _SUFFIX), key=lambda file: file.stat().st_mtime, reverse=True)
+        for number, file in enumerate(files):
             total += file.stat().st_size
             if total > self._budget_bytes and number:
                 file.unlink(missing_ok=True)
 
-    def _remove_abandoned(self) -> None:
-        for pattern in _UNFINISHED:
-            remove_abandoned(self._folder.glob(pattern))
-
 
 def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, Tensor]) -> str:
-    """A hash of a network's architecture and weights, and of what they are packed for.
-
-    Args:
-        library: whose kernels will use them.
-        description: what the weights don't show, such as strides.
-        weights: on the CPU, by name.
-    """
+    """A hash of a network's weights, of what they don't show, such as strides, and of what they are packed for."""
     digest = hashlib.sha256(f"{VERSION} {library.path_name} {library.panel_channels} {description}".encode())
     for name, tensor in weights.items():
         digest.update(repr((name, tuple(tensor.shape))).encode())

@@ -5,13 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from menura.kernels.library import (
-    CHANNEL_MULTIPLE,
-    ImageCallArguments,
-    ImageLayerArguments,
-    KernelLibrary,
-    address,
-)
+from menura.kernels.library import CHANNEL_MULTIPLE, ImageCallArguments, ImageLayerArguments, KernelLibrary, address
 from menura.kernels.packing import pack_image
 
 
@@ -21,21 +15,15 @@ class ImageConvolution(nn.Module):
     weight: Tensor
 
     def __init__(self, library: KernelLibrary, weight: Tensor, scale: Tensor | None, bias: Tensor) -> None:
-        """Pack a layer.
+        """Pack a weight (channels_out, channels_in, 3, 3) that `fits`, and kept as float32 or float16.
 
-        Args:
-            library: whose kernels will run it.
-            weight: (channels_out, channels_in, 3, 3) that `fits`, float32 or float16, and kept as such.
-            scale: (channels_out,), None for 1.
-            bias: (channels_out,).
+        Scale, None for 1, and bias are (channels_out,).
         """
         super().__init__()
         self._library = library
         self.register_buffer("weight", pack_image(weight, library.panel_channels))
-        self._scale = (
-            torch.ones_like(bias, dtype=torch.float32) if scale is None else scale.float().contiguous().clone()
-        )
         self._bias = bias.float().contiguous().clone()
+        self._scale = torch.ones_like(self._bias) if scale is None else scale.float().contiguous().clone()
         self._arguments = ImageLayerArguments(
             weights=self.weight.data_ptr(),
             scale=self._scale.data_ptr(),
@@ -51,14 +39,9 @@ class ImageConvolution(nn.Module):
         return weight.shape[2:] == (3, 3) and all(channels % CHANNEL_MULTIPLE == 0 for channels in weight.shape[:2])
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Convolve a batch of images.
+        """(images, channels_in, height, width) float32 to (images, channels_out, height, width).
 
-        Args:
-            x: (images, channels_in, height, width) float32.
-            residual: (images, channels_out, height, width) float32; None for none.
-
-        Returns:
-            (images, channels_out, height, width), channels innermost in memory.
+        The result has its channels innermost in memory; the residual is of its shape.
         """
         x = x.contiguous(memory_format=torch.channels_last)
         images, _, height, width = x.shape

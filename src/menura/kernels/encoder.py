@@ -14,6 +14,7 @@ from menura.kernels.convolution import Convolution, bias_of
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.models.layers import ChannelNorm, ConvFeedForward, RelativeAttention, length_mask
+from menura.models.spans import Span
 from menura.models.synthesizer import TextEncoder, embedded
 from menura.types import Prior
 
@@ -72,10 +73,9 @@ class _Layer:
         if frames <= BLOCK_FRAMES:
             return self._wide(x)
         output = torch.empty_like(x)
-        for start in range(0, frames, BLOCK_FRAMES):
-            stop = min(start + BLOCK_FRAMES, frames)
-            low, high = max(0, start - context), min(frames, stop + context)
-            output[start:stop] = self._wide(x[low:high])[start - low : stop - low]
+        for block in Span(0, frames).tiles(BLOCK_FRAMES):
+            wide = block.widened(context, frames)
+            output[block.slice] = self._wide(x[wide.slice])[block.shifted(-wide.start).slice]
         return output
 
     def _wide(self, x: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from menura.kernels.attention import gate, spread
 from menura.kernels.cache import Packing
 from menura.kernels.convolution import Convolution, bias_of
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
+from menura.models.spans import Span
 from menura.models.synthesizer import Coupling, Flow
 
 BLOCK_FRAMES = 5000
@@ -39,12 +41,9 @@ class _Coupling:
         self._moves = [packed(weight, bias) for weight, bias in _moves(mixing, coupling.post, channels, flipped)]
 
     def __call__(self, still: Tensor, moving: Tensor, condition: Tensor) -> None:
-        """Undo the coupling in place.
+        """Undo the coupling: changes `moving` by `still`, both (frames, padded half).
 
-        Args:
-            still: (frames, padded half), left as it is.
-            moving: of the same shape, changed.
-            condition: (layers * 2 * channels,), added by the gated convolutions.
+        `condition` (layers * 2 * channels,) is added by the gated convolutions.
         """
         frames = still.shape[0]
         x = self._first(still, still.new_empty(frames, self._channels))
@@ -87,15 +86,14 @@ class InverseFlow:
         """One row's z_p (frames, channels) to z of the same shape; conditions by coupling, (layers * 2 * channels,)."""
         frames, context = z_p.shape[0], self._context_frames
         z = z_p.new_empty(z_p.shape)
-        for start in range(0, frames, BLOCK_FRAMES):
-            stop = min(start + BLOCK_FRAMES, frames)
-            low, high = max(0, start - context), min(frames, stop + context)
-            halves = [_padded(half) for half in z_p[low:high].chunk(2, dim=1)]
+        for block in Span(0, frames).tiles(BLOCK_FRAMES):
+            wide = block.widened(context, frames)
+            halves = [_padded(half) for half in z_p[wide.slice].chunk(2, dim=1)]
             for coupling, condition in zip(self._couplings, conditions, strict=True):
                 still, moving = halves[::-1] if coupling.flipped else halves
                 coupling(still, moving, condition)
             for half, target in zip(halves, z.chunk(2, dim=1), strict=True):
-                target[start:stop] = half[start - low : stop - low, : target.shape[1]]
+                target[block.slice] = half[block.shifted(-wide.start).slice, : target.shape[1]]
         return z
 
 
@@ -117,6 +115,5 @@ def _moves(
 
 def _padded(half: Tensor) -> Tensor:
     """A copy of (frames, channels) with zeros for the channels that fill up."""
-    padded = half.new_zeros(half.shape[0], padded_channels(half.shape[1]))
-    padded[:, : half.shape[1]] = half
-    return padded
+    missing = padded_channels(half.shape[1]) - half.shape[1]
+    return F.pad(half, (0, missing)) if missing else half.clone(memory_format=torch.contiguous_format)

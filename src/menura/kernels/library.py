@@ -118,14 +118,9 @@ class GatingArguments(ctypes.Structure):
 
 
 def address(tensor: Tensor, channels: int | None = None) -> int:
-    """A tensor's address, once its type, device and layout are checked.
+    """The address of a dense float32 tensor on the CPU; an image with its channels innermost counts as dense.
 
-    Args:
-        tensor: dense float32 on the CPU; an image with its channels innermost counts as dense.
-        channels: that its rows must have; None for any.
-
-    Raises:
-        ValueError: the kernels can't take it.
+    Raises ValueError if it is another, or has rows of another number of channels.
     """
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not dense:
@@ -154,9 +149,7 @@ class KernelLibrary:
     def call(self, function: str, *arguments: ctypes.Structure) -> None:
         """Run one kernel on the structures that it takes, the last with a number of threads: torch's.
 
-        Raises:
-            MemoryError: a thread got no working memory.
-            ValueError: shapes the kernel doesn't take.
+        Raises MemoryError if a thread got no working memory, ValueError for shapes the kernel doesn't take.
         """
         arguments[-1].threads = torch.get_num_threads()
         code = self.handle[function](self.path, *map(ctypes.byref, arguments))
@@ -197,12 +190,7 @@ def _status(asked: str) -> KernelStatus:
 
 
 def load_library(file: Path, asked: str = "") -> KernelStatus:
-    """Load a built library and choose its path.
-
-    Args:
-        file: the shared library.
-        asked: "avx2" or "avx512"; "" for the best that the CPU has.
-    """
+    """Load a built library and choose its path; asked for "", the best that the CPU has."""
     try:
         handle = ctypes.CDLL(str(file))
     except OSError as error:

@@ -55,12 +55,7 @@ class Recurrent(nn.Module):
         sequences, steps, _ = x.shape
         gates = F.linear(x, self.input_weight, self._input_bias)
         states = x.new_empty(sequences, steps, self._arguments.directions * self._arguments.hidden)
-        call = RecurrentCallArguments(
-            input=address(gates),
-            output=address(states),
-            sequences=sequences,
-            steps=steps,
-        )
+        call = RecurrentCallArguments(input=address(gates), output=address(states), sequences=sequences, steps=steps)
         self._library.call("menura_run_recurrent", self._arguments, call)
         return states, None
 

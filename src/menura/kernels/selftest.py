@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -11,36 +12,26 @@ from torch import Tensor
 from menura.kernels.library import KernelLibrary, kernel_status, kernels
 from menura.kernels.voice import NativeVoice
 from menura.models.blank import without_weights
-from menura.models.config import SynthesizerConfig
+from menura.models.sizes import rvc_config
 from menura.models.synthesizer import Synthesizer
+from menura.models.voice import Voice
 
 LARGEST_ERROR = 2e-5
 """Of the largest value of what a voice's part gives."""
 _FRAMES = 70
-_CONFIG = SynthesizerConfig(
-    spec_channels=65,
-    segment_size_frames=32,
+_CONFIG = replace(
+    rvc_config("v2", 40_000, 1, content="", has_f0=True, vocoder="HiFi-GAN"),
     inter_channels=32,
     hidden_channels=32,
     filter_channels=64,
-    n_heads=2,
     n_layers=1,
-    kernel_size=3,
-    p_dropout=0.0,
-    resblock="1",
     resblock_kernel_sizes=(3, 5, 7),
     resblock_dilation_sizes=((1,), (3,), (5,)),
     upsample_rates=(10, 2),
     upsample_initial_channel=160,
     upsample_kernel_sizes=(20, 4),
-    n_speakers=1,
     gin_channels=16,
-    sample_rate=2000,
     content_dim=16,
-    version="v2",
-    has_f0=True,
-    vocoder="HiFi-GAN",
-    content_encoder="",
 )
 """Wide and narrow stages, and every algorithm for convolutions."""
 
@@ -56,13 +47,17 @@ def trusted_kernels() -> KernelLibrary | None:
         return None
     try:
         error = largest_error(library)
-    except (MemoryError, ValueError) as problem:
-        _warn(str(problem))
-        return None
-    if error > LARGEST_ERROR:
-        _warn(f"wrong by {error:.1e}")
-        return None
-    return library
+        problem = f"wrong by {error:.1e}" if error > LARGEST_ERROR else ""
+    except (MemoryError, ValueError) as failure:
+        problem = str(failure)
+    if not problem:
+        return library
+    warnings.warn(
+        f"The compiled kernels don't work here ({problem}); PyTorch's are used, which are slower. Please report this.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
 
 
 def kernels_in_words() -> str:
@@ -88,20 +83,18 @@ def largest_error(library: KernelLibrary) -> float:
     content, z, g = (torch.randn(1, *shape, generator=random) for shape in ((_FRAMES, 16), (32, _FRAMES), (16, 1)))
     coarse, mask = torch.randint(256, (1, _FRAMES), generator=random), torch.ones(1, 1, _FRAMES)
     source = torch.randn(1, 1, _FRAMES * _CONFIG.frame_samples, generator=random)
-    lengths, core = torch.tensor([_FRAMES]), (3, _FRAMES - 3)
-    outputs = (
-        native.encode(content, coarse, lengths, 20).mean,
-        native.reverse_flow(z, mask, g),
-        native.decode_tiled(z, g, source, core),
-    )
+
+    def parts(voice: Voice, dtype: torch.dtype) -> list[Tensor]:
+        latent, speaker = z.to(dtype), g.to(dtype)
+        return [
+            voice.encode(content.to(dtype), coarse, torch.tensor([_FRAMES]), 20).mean,
+            voice.reverse_flow(latent, mask.to(dtype), speaker),
+            voice.decode_tiled(latent, speaker, source.to(dtype), (3, _FRAMES - 3)),
+        ]
+
+    outputs = parts(native, torch.float32)
     network.double()  # and with it what the native voice shares
-    content, z, g, mask, source = (tensor.double() for tensor in (content, z, g, mask, source))
-    expected = (
-        network.encode(content, coarse, lengths, 20).mean,
-        network.reverse_flow(z, mask, g),
-        network.decode_tiled(z, g, source, core),
-    )
-    return max(map(_error, outputs, expected))
+    return max(map(_error, outputs, parts(network, torch.float64)))
 
 
 def _random_voice(random: torch.Generator) -> Synthesizer:
@@ -119,11 +112,3 @@ def _random_voice(random: torch.Generator) -> Synthesizer:
 def _error(output: Tensor, expected: Tensor) -> float:
     error = float((output.double() - expected).abs().max() / expected.abs().max())
     return error if error == error else float("inf")
-
-
-def _warn(problem: str) -> None:
-    warnings.warn(
-        f"The compiled kernels don't work here ({problem}); PyTorch's are used, which are slower. Please report this.",
-        RuntimeWarning,
-        stacklevel=3,
-    )

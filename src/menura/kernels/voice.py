@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -24,39 +23,42 @@ LONG_PASS_FRAMES = 300
 """After a pass of so many frames the packed weights are left to the system's cache of files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """What there are kernels for."""
-
-    encoder: Encoder
-    flow: InverseFlow
-    decoder: Decoder | None
-    """None for other vocoders than HiFi-GAN's kinds."""
-    packed: list[Tensor]
-
-
 class NativeVoice:
     """A `Voice` on the CPU. It keeps only those parts of the network that it doesn't have packed."""
 
     def __init__(self, network: Synthesizer, library: KernelLibrary, cache: PackingCache | None = None) -> None:
-        """Pack the weights, or take them packed from the cache.
-
-        Args:
-            network: an inference network in float32 on the CPU, whose weights stay as they are.
-            library: whose kernels will run.
-            cache: where packed weights are kept from start to start; None packs them anew.
-        """
+        """Pack the weights of an inference network in float32 on the CPU, or take them packed from the cache."""
         self.config, self.device = network.config, torch.device("cpu")
         self.needs_noise = network.needs_noise
         self.flow_context_frames = network.flow_context_frames
         self.decode_context_frames = network.decode_context_frames
-        parts = _cached(network, library, cache) if cache is not None else _packed(network, library, Packing())
-        self._encoder, self._flow, self._decoder = parts.encoder, parts.flow, parts.decoder
+        key = packing_key(library, repr(network.config), network.state_dict()) if cache else ""
+        if cache is None or not self._load(network, library, cache, key):
+            self._pack(network, library, Packing())
+            if cache is not None and cache.store(key, self._packed):
+                # From now on what was stored: other processes share it, and it needn't be in memory all the time.
+                self._load(network, library, cache, key)
         self._speakers = network.emb_g
         self._excitation = network.dec.m_source if network.config.has_f0 else None
-        self._vocoder = network.dec if parts.decoder is None else None
-        self._packed = parts.packed
-        self._pages = MappedPages(parts.packed)
+        self._vocoder = network.dec if self._decoder is None else None
+        self._pages = MappedPages(self._packed)
+
+    def _pack(self, network: Synthesizer, library: KernelLibrary, packing: Packing) -> None:
+        """Make the parts that there are kernels for. Raises PackingError if the packing is of other layers."""
+        decoder = Decoder(library, network.dec, packing) if isinstance(network.dec, HifiGanBase) else None
+        encoder, flow = Encoder(library, network.enc_p, packing), InverseFlow(library, network.flow, packing)
+        packing.finish()
+        self._encoder, self._flow, self._decoder, self._packed = encoder, flow, decoder, packing.tensors
+
+    def _load(self, network: Synthesizer, library: KernelLibrary, cache: PackingCache, key: str) -> bool:
+        packing = cache.load(key)
+        if packing is None:
+            return False
+        try:
+            self._pack(network, library, packing)
+        except PackingError:
+            return False
+        return True
 
     @property
     def resident_bytes(self) -> int:
@@ -98,32 +100,3 @@ class NativeVoice:
         if len(z) * (core[1] - core[0]) >= LONG_PASS_FRAMES:
             self._pages.release()
         return sound
-
-
-def _packed(network: Synthesizer, library: KernelLibrary, packing: Packing) -> _Parts:
-    """All parts. Raises PackingError if the packing is of other layers."""
-    decoder = Decoder(library, network.dec, packing) if isinstance(network.dec, HifiGanBase) else None
-    encoder, flow = Encoder(library, network.enc_p, packing), InverseFlow(library, network.flow, packing)
-    packing.finish()
-    return _Parts(encoder=encoder, flow=flow, decoder=decoder, packed=packing.tensors)
-
-
-def _cached(network: Synthesizer, library: KernelLibrary, cache: PackingCache) -> _Parts:
-    key = packing_key(library, repr(network.config), network.state_dict())
-    parts = _stored(network, library, cache, key)
-    if parts is None:
-        parts = _packed(network, library, Packing())
-        if cache.store(key, parts.packed):
-            # From now on what was stored: other processes share it, and it needn't be in memory all the time.
-            parts = _stored(network, library, cache, key) or parts
-    return parts
-
-
-def _stored(network: Synthesizer, library: KernelLibrary, cache: PackingCache, key: str) -> _Parts | None:
-    packing = cache.load(key)
-    if packing is None:
-        return None
-    try:
-        return _packed(network, library, packing)
-    except PackingError:
-        return None
