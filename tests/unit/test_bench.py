@@ -102,7 +102,7 @@ def test_fresh_processes_answer_raise_or_are_gone() -> None:
         in_fresh_process(_square, -1.0)
     with pytest.raises(ResourceError, match="exit code 5"):
         in_fresh_process(_square, 0.0)
-    with pytest.raises(RuntimeError, match="KeyError: 'bug'"):
+    with pytest.raises(KeyError, match="bug"):
         in_fresh_process(_broken, None)
 
 

@@ -178,6 +178,13 @@ def with_weight(name: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def with_flat_weight_norm(content: dict[str, Any]) -> None:
+    """A folded weight without the dimensions that its norm is taken over."""
+    gain = next(name for name in content["weight"] if name.endswith(".weight_g"))
+    del content["weight"][gain], content["weight"][gain[:-2] + "_v"]
+    content["weight"][gain[:-2]] = torch.zeros(4)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -203,6 +210,7 @@ def with_weight(name: str, value: object) -> Callable[[dict[str, Any]], None]:
         (with_weight("dec.conv_post.weight", torch.zeros(1).expand(1, 1, 2**40)), "larger than the file"),
         (with_weight("dec.conv_pre.bias", torch.full((16,), float("nan"))), "contains NaN"),
         (with_weight("dec.extra", torch.zeros(1)), "unknown weights dec.extra"),
+        (with_flat_weight_norm, "unsupported RVC voice: it lacks"),
         (with_weight("emb_g.weight", "none"), "isn't a weight"),
         (with_weight("emb_g.weight", torch.tensor(1.0)), "can't be read"),
     ],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from menura.errors import MenuraError, ResourceError
+from menura.errors import ResourceError
 from menura.system.processes import spawn
 
 Answer = TypeVar("Answer")
@@ -48,10 +48,8 @@ def in_fresh_process(task: Callable[..., Answer], *arguments: object) -> Answer:
 def _answer(pipe: Connection, task: Callable[..., object], arguments: tuple[object, ...]) -> None:
     try:
         answer = task(*arguments)
-    except (MenuraError, OSError, MemoryError) as error:
-        answer = error
     except Exception as error:  # noqa: BLE001  (the process edge: the parent raises it)
-        answer = RuntimeError(f"{type(error).__name__}: {error}")
+        answer = error
     pipe.send(answer)
 
 

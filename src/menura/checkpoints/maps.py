@@ -56,8 +56,9 @@ def unfolded(state: Mapping[str, Tensor], normed: Iterable[str]) -> State:
     result = classic(state)
     for gain_name in normed:
         stem = gain_name[: -len("_g")]
-        if gain_name not in result and stem in result:
-            weight = result.pop(stem)
+        weight = result.get(stem)
+        if gain_name not in result and weight is not None and weight.dim() > 1:  # a flat one is damaged and stays
+            del result[stem]
             result[gain_name] = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
             result[f"{stem}_v"] = weight
     return result

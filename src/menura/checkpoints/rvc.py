@@ -43,7 +43,8 @@ _WRAPPERS = re.compile(r"^(?:module\.)+|_orig_mod\.")
 _NAMED_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "44k": 44_100, "44.1k": 44_100, "48k": 48_000}
 _MAX_TEXT = 1000
 _MAX_LISTED = 64
-_V1_DIM, _V2_DIM = 256, 768
+_VERSIONS = {256: "v1", 768: "v2"}
+"""By the width of the content, which decides: blended files sometimes state the wrong version or none."""
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -58,7 +59,7 @@ def load_voice(path: Path) -> LoadedVoice:
     """
     fields, state = _contents(path, "cpu")
     _check_extent(path, state)
-    return checked_voice(path, _config(path, fields, state), state, _parse_metadata(fields))
+    return checked_voice(path, _config(path, fields, state), state, _metadata(fields))
 
 
 def read_config(path: Path) -> SynthesizerConfig:
@@ -133,9 +134,9 @@ def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
     return SynthesizerConfig(
         **values,
         content_dim=content_dim,
-        version=_parse_version(content.get("version"), content_dim),
+        version=_VERSIONS.get(content_dim) or _text(content.get("version")) or "v2",
         has_f0="enc_p.emb_pitch.weight" in state,
-        vocoder=_parse_vocoder(content.get("vocoder"), state),
+        vocoder=_vocoder(content.get("vocoder"), state),
         content_encoder=_text(content.get("embedder_model")) or "contentvec",
     )
 
@@ -155,14 +156,7 @@ def _bounded(values: Any) -> Any:
     return values
 
 
-def _parse_version(value: Any, content_dim: int) -> str:
-    """The content's width decides between RVC's own two; blended files sometimes state the wrong one or none."""
-    if content_dim in (_V1_DIM, _V2_DIM):
-        return "v1" if content_dim == _V1_DIM else "v2"
-    return _text(value) or "v2"
-
-
-def _parse_vocoder(value: Any, state: State) -> str:
+def _vocoder(value: Any, state: State) -> str:
     """Applio's field, or what the names of the weights show where files lack it."""
     if any(name.startswith("dec.mrfs.") for name in state):
         return MRF_HIFI_GAN
@@ -171,7 +165,7 @@ def _parse_vocoder(value: Any, state: State) -> str:
     return _text(value) or HIFI_GAN
 
 
-def _parse_metadata(content: Mapping[Any, Any]) -> VoiceMetadata:
+def _metadata(content: Mapping[Any, Any]) -> VoiceMetadata:
     return VoiceMetadata(
         **{ours: _text(content.get(theirs)) for ours, theirs in _TEXTS.items()},
         epoch=_integer(content.get("epoch")),
