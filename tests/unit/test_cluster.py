@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 
 import pytest
 
 from menura.errors import OptionError
-from menura.jobs.ray import Cluster, Node, connected, divide_cluster
+from menura.jobs.ray import Node, connected, divide_cluster
 from menura.options import BatchOptions, EngineOptions
 
 CPU, GPU = Node(cpus=8, gpus=0), Node(cpus=16, gpus=4)
@@ -48,21 +47,6 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")
     with pytest.raises(OptionError, match=r"pip install 'menura\[ray\]'"), connected("local"):
         pass
-
-
-def test_sigterm_is_handled_between_ray_s_calls() -> None:
-    told: list[int] = []
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        cluster = Cluster(None, lambda number, _frame: told.append(number))
-        cluster.defer_sigterm()
-        signal.raise_signal(signal.SIGTERM)
-        assert told == []
-        cluster.check()
-        cluster.check()
-        assert told == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_nobody_answers() -> None:

@@ -54,7 +54,7 @@ class FakeBackend:
         self.links.append(FakeLink(number, self._act, first))
         return self.links[-1]
 
-    def wait(self, links: Sequence[Link], timeout_s: float | None) -> list[Link]:
+    def wait(self, links: Sequence[Link], timeout_s: float) -> list[Link]:
         return [link for link in links if isinstance(link, FakeLink) and link.told][:1]
 
     def discard(self, link: Link) -> None:

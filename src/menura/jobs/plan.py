@@ -123,19 +123,15 @@ def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> li
     get their own ending into it (a.wav and a.mp3 become a.wav and a-mp3.wav), or a number where that is the same.
     """
     claims: dict[str, InputFile] = {}
-    for item in items:
-        key = _key(_renamed(item.relative, ending))
-        if key not in claims or (
-            item.relative.suffix.lower() == ending and claims[key].relative.suffix.lower() != ending
-        ):
-            claims[key] = item
-    taken, plain = set(claims), {id(item) for item in claims.values()}
-    jobs = []
+    for item in sorted(items, key=lambda item: item.relative.suffix.lower() != ending):
+        claims.setdefault(_key(_renamed(item.relative, ending)), item)
+    taken, jobs = set(claims), list[Item]()
     for item in items:
         relative = _renamed(item.relative, ending)
-        if id(item) not in plain:
-            winner = claims[_key(relative)].relative
-            relative = next(name for name in _other_names(item.relative, winner, ending) if _key(name) not in taken)
+        winner = claims[_key(relative)]
+        if winner is not item:
+            names = _other_names(item.relative, winner.relative, ending)
+            relative = next(name for name in names if _key(name) not in taken)
             taken.add(_key(relative))
         jobs.append(Item(source=item.path, output=folder / relative))
     return jobs

@@ -101,7 +101,7 @@ class Processes:
     def start(self, number: int) -> _Process:
         return _Process(*spawn(_work, self._asked, self._engine, number, name=f"menura-worker-{number}"))
 
-    def wait(self, links: Sequence[_Process], timeout_s: float | None) -> list[_Process]:
+    def wait(self, links: Sequence[_Process], timeout_s: float) -> list[_Process]:
         ready = wait([link.pipe for link in links], timeout_s)
         return [link for link in links if link.pipe in ready]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import platform
 import queue
@@ -42,8 +41,6 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 
 _END_S = 20.0
 _ANSWER_S = 5.0
-_SLICE_S = 0.5
-"""Of waiting, between looks at whether SIGTERM came."""
 
 
 def convert_on_cluster(
@@ -70,15 +67,15 @@ def convert_on_cluster(
         MenuraError: the request as a whole can't be carried out.
         CancelledError: the run was cancelled.
     """
-    with connected(address) as cluster:
+    with connected(address) as ray:
         nodes = [
             Node(cpus=int(node["Resources"].get("CPU", 0)), gpus=int(node["Resources"].get("GPU", 0)))
-            for node in cluster.ray.nodes()
+            for node in ray.nodes()
             if node["Alive"]
         ]
         division = divide_cluster(nodes, engine, workers)
         engine = dataclasses.replace(engine, device=division.device, threads=division.threads, home=_home(engine))
-        backend = Actors(cluster, _absolute(request.options), engine, gpus=division.gpus)
+        backend = Actors(ray, _absolute(request.options), engine, gpus=division.gpus)
         return share(items, backend, workers=division.workers, hooks=hooks)
 
 
@@ -226,32 +223,24 @@ class Actors:
     """The scheduler's backend of actors.
 
     Args:
-        cluster: where they run.
+        ray: the module, connected.
         options: the request's, with paths that hold anywhere.
         engine: what each actor runs with; its threads are the CPUs that it claims.
         gpus: that each claims.
     """
 
-    def __init__(self, cluster: Cluster, options: ConversionOptions, engine: EngineOptions, *, gpus: int = 0) -> None:
-        self._cluster, self._ray = cluster, cluster.ray
-        self._arguments = options, engine
+    def __init__(self, ray: Any, options: ConversionOptions, engine: EngineOptions, *, gpus: int) -> None:
+        self._ray, self._arguments = ray, (options, engine)
         # Ray restarts nothing: the scheduler starts another worker, and gives it the file.
-        self._worker = self._ray.remote(ClusterWorker).options(
-            num_cpus=engine.threads or 1, num_gpus=gpus, max_restarts=0
-        )
+        self._worker = ray.remote(ClusterWorker).options(num_cpus=engine.threads, num_gpus=gpus, max_restarts=0)
 
     def start(self, number: int) -> _Actor:
         return _Actor(self._ray, self._worker.remote(*self._arguments))
 
-    def wait(self, links: Sequence[_Actor], timeout_s: float | None) -> list[_Actor]:
-        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    def wait(self, links: Sequence[_Actor], timeout_s: float) -> list[_Actor]:
         asked = [link for link in links if link.answer is not None]
-        while True:
-            left_s = min(_SLICE_S, max(0.0, deadline_s - time.monotonic()))
-            answered, _ = self._ray.wait([link.answer for link in asked], num_returns=1, timeout=left_s)
-            self._cluster.check()
-            if answered or time.monotonic() >= deadline_s:
-                return [link for link in asked if link.answer in answered]
+        answered, _ = self._ray.wait([link.answer for link in asked], timeout=timeout_s)
+        return [link for link in asked if link.answer in answered]
 
     def discard(self, link: _Actor) -> None:
         self.close([link], gently=False)
@@ -265,32 +254,9 @@ class Actors:
             link.await_end(deadline_s)
 
 
-class Cluster:
-    """A connected cluster.
-
-    Args:
-        ray: the module.
-        on_sigterm: the process's own handler. Ray's waiting calls swallow what a handler raises, so that it is called
-            between them.
-    """
-
-    def __init__(self, ray: Any, on_sigterm: Any = None) -> None:
-        self.ray = ray
-        self._on_sigterm, self._signals = on_sigterm, list[int]()
-
-    def defer_sigterm(self) -> None:
-        """Take SIGTERM over from the handler."""
-        signal.signal(signal.SIGTERM, lambda number, _frame: self._signals.append(number))
-
-    def check(self) -> None:
-        """Call the handler now, if the signal came."""
-        if self._signals:
-            self._on_sigterm(self._signals.pop(), None)
-
-
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Cluster]:
-    """Ray, connected; a connection that is there already is used and left.
+def connected(address: str) -> Iterator[Any]:
+    """The module ray, connected; a connection that is there already is used and left.
 
     Raises:
         OptionError: Ray isn't installed, or no cluster answers.
@@ -301,20 +267,13 @@ def connected(address: str) -> Iterator[Cluster]:
     _check_answers(address)
     ray = _imported(address)
     if ray.is_initialized():
-        yield Cluster(ray)
+        yield ray
         return
-    handler = signal.getsignal(signal.SIGTERM)
-    cluster = Cluster(ray, handler)
-    own_handler = threading.current_thread() is threading.main_thread()
     try:
         _initialise(ray, address)
-        if own_handler and callable(handler):
-            cluster.defer_sigterm()  # Ray has taken it for itself
-        yield cluster
+        yield ray
     finally:
         ray.shutdown()
-        if own_handler and handler is not None:
-            signal.signal(signal.SIGTERM, handler)
 
 
 def _imported(address: str) -> Any:
@@ -333,6 +292,7 @@ def _imported(address: str) -> Any:
 
 
 def _initialise(ray: Any, address: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     own = {"num_cpus": physical_cores(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == "local" else {}))
@@ -340,6 +300,9 @@ def _initialise(ray: Any, address: str) -> None:
         if address == "local":
             raise ResourceError(None, f"Ray can't start on this machine: {_why(error)}", "Use {workers}") from error
         raise _no_answer(address, error) from error
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # Ray has taken it for itself
 
 
 def _check_answers(address: str) -> None:

@@ -29,8 +29,8 @@ _MOST_ATTEMPTS = 2
 
 _MOST_FALSE_STARTS = 3
 _END_S = 20.0
-_CANCEL_S = 0.2
-"""Between looks at whether the run was cancelled."""
+_LOOK_S = 0.2
+"""Between looks at whether the run was cancelled, or a signal came that Ray swallowed."""
 
 
 class WorkerLostError(Exception):
@@ -59,7 +59,7 @@ class Backend(Protocol[L]):
         """Start a worker with that number; one that was lost is replaced by another of its number."""
         ...
 
-    def wait(self, links: Sequence[L], timeout_s: float | None) -> list[L]:
+    def wait(self, links: Sequence[L], timeout_s: float) -> list[L]:
         """Those that have a message, or that are lost; waits until there is one, or the time is over."""
         ...
 
@@ -165,16 +165,14 @@ class _Scheduler(Generic[L]):
             self._start(number)
         while self._waiting or any(worker.position is not None for worker in self._workers):
             self._hooks.check()
-            for worker in self._wait(self._workers, None if self._hooks.cancel is None else _CANCEL_S):
+            for worker in self._wait(self._workers):
                 self._next_message(worker)
 
     def _next_message(self, worker: _Worker[L]) -> None:
         try:
-            message = worker.link.receive()
+            self._take(worker, worker.link.receive())
         except WorkerLostError as error:
             self._lost(worker, str(error))
-        else:
-            self._take(worker, message)
 
     def finish(self) -> list[ConverterStats]:
         """Let the workers end, and collect their counters."""
@@ -185,8 +183,9 @@ class _Scheduler(Generic[L]):
                 worker.link.send(None)
                 leaving.append(worker)
         deadline_s = time.monotonic() + _END_S
-        while leaving and (left_s := deadline_s - time.monotonic()) > 0:
-            for worker in self._wait(leaving, left_s):
+        while leaving and time.monotonic() < deadline_s:
+            check_interrupts()
+            for worker in self._wait(leaving):
                 message: Message | None = None
                 with contextlib.suppress(WorkerLostError):
                     message = worker.link.receive()
@@ -196,8 +195,8 @@ class _Scheduler(Generic[L]):
                     leaving.remove(worker)
         return stats
 
-    def _wait(self, workers: Sequence[_Worker[L]], timeout_s: float | None) -> list[_Worker[L]]:
-        links = self._backend.wait([worker.link for worker in workers], timeout_s)
+    def _wait(self, workers: Sequence[_Worker[L]]) -> list[_Worker[L]]:
+        links = self._backend.wait([worker.link for worker in workers], _LOOK_S)
         return [worker for worker in workers if worker.link in links]
 
     def _start(self, number: int) -> None:
