@@ -57,14 +57,7 @@ class Converter:
     """
 
     def __init__(self, engine: EngineOptions | None = None) -> None:
-        """Choose device and threads.
-
-        Args:
-            engine: what the process runs with.
-
-        Raises:
-            OptionError: no such device here.
-        """
+        """Choose device and threads. Raises OptionError where there is no such device."""
         engine = engine or EngineOptions()
         self.device = resolve_device(engine.device)
         configure_torch(engine.threads, cudnn=engine.cudnn)
@@ -180,13 +173,9 @@ class Converter:
         Reading and writing go on beside computing, and short recordings of equal length share forward passes. What
         becomes of a file doesn't depend on the others.
 
-        Args:
-            items: (input, output) pairs.
-            options: what is asked for, the same for all.
-            on_progress: called after every block with what is done.
-            on_result: called with an item's place and result as soon as its file is complete, from any thread but not
-                twice at once. What it raises is raised.
-            cancel: ends the conversions once it is set: those that aren't complete fail.
+        `items` are (input, output) pairs. `on_progress` is called after every block with what is done, `on_result` with
+        an item's place and result as soon as its file is complete, from any thread but not twice at once; what it
+        raises is raised. Setting `cancel` ends the conversions: those that aren't complete fail.
         """
         pairs = [(Path(source), Path(output)) for source, output in items]
         start = time.perf_counter()
@@ -215,15 +204,8 @@ class Converter:
     ) -> Iterator[AudioBlock]:
         """Convert block by block, as the sound becomes final.
 
-        The output's peak is known only at the end, so blocks are not scaled down to 0.99 as `convert` does.
-
-        Args:
-            source: as for `convert`.
-            options: what is asked for.
-            cancel: ends the conversion once it is set.
-
-        Yields:
-            Contiguous blocks of exactly the recording's duration.
+        The blocks are contiguous, and as long as the recording together. Their peak is known only at the end, so they
+        are not scaled down to 0.99 as by `convert`, whose arguments these are.
 
         Raises:
             MenuraError: at once where the request can't be carried out, else while iterating.
@@ -233,11 +215,7 @@ class Converter:
         return self._blocks(source, request, cancel)
 
     def explain(self, source: Source, options: Asked | None = None) -> Explanation:
-        """Say what would be done with a recording on this device, and why, without converting it.
-
-        Raises:
-            MenuraError: the voice or the recording can't be read.
-        """
+        """Say what would be done with a recording on this device, and why. Raises MenuraError."""
         request = self.resolve(options)
         with _opened(source) as recording:
             return explain(recording, request, machine_of(self.device))

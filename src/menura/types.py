@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioInfo:
-    """What is known of a recording before or after reading it."""
+    """What a recording's header says."""
 
     sample_rate: int
     channels: int

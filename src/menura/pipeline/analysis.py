@@ -229,20 +229,26 @@ def analyse_clips(
     """
     analyses = [_clip_analysis(clip, encoder, estimator) for clip in clips]
     executor = Executor(device, most_frames=_CLIPS_PASS_FRAMES)
-    running = [(analysis, analysis.until(analysis.extent.end_frames)) for analysis in analyses]
+    running = [analysis.until(analysis.extent.end_frames) for analysis in analyses]
     answers: list[FloatArray | None] = [None] * len(running)
     while running:
         requests, waiting = [], []
-        for (analysis, steps), answer in zip(running, answers, strict=True):
+        for steps, answer in zip(running, answers, strict=True):
             with suppress(StopIteration):
                 requests.append(steps.send(answer))
-                waiting.append((analysis, steps))
+                waiting.append(steps)
         running, answers = waiting, []
         for answered in executor.execute(requests):
             if isinstance(answered, ResourceError):
                 raise answered
             answers.append(answered)
-    return [_clip_features(analysis, has_f0=estimator is not None) for analysis in analyses]
+    return [
+        ClipAnalysis(
+            content=analysis.timeline.content(0, analysis.extent.end_frames),
+            f0_hz=analysis.timeline.f0_hz(0, analysis.extent.end_frames) if estimator else None,
+        )
+        for analysis in analyses
+    ]
 
 
 def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estimator | None) -> Analysis:
@@ -259,12 +265,6 @@ def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estim
         f0=estimator,
         timeline=timeline,
     )
-
-
-def _clip_features(analysis: Analysis, *, has_f0: bool) -> ClipAnalysis:
-    end = analysis.extent.end_frames
-    f0_hz = analysis.timeline.f0_hz(0, end) if has_f0 else None
-    return ClipAnalysis(content=analysis.timeline.content(0, end), f0_hz=f0_hz)
 
 
 def _vectors(window: Window) -> int:

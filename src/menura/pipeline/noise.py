@@ -28,14 +28,7 @@ _ORIGIN_BLOCKS: Final = 1 << 48  # positions before the recording's start (refle
 def normals(seed: int, purpose: int, start: int, count: int) -> FloatArray:
     """Standard normal values at positions [start, start + count).
 
-    Args:
-        seed: the request's seed, 0 to 2^63 - 1.
-        purpose: LATENT or SOURCE: independent streams of one seed.
-        start: first position, may be negative (above -2^49).
-        count: how many.
-
-    Returns:
-        (count,) float32.
+    Seeds are 0 to 2^63 - 1, positions above -2^49; each purpose, LATENT or SOURCE, has a stream of its own.
     """
     block, skip = divmod(start, _DRAWS_A_BLOCK)
     key = np.array([seed, purpose], dtype=np.uint64)

@@ -209,7 +209,5 @@ def reflect_edges(
         keep = len(held) - LONGEST_EDGE_SAMPLES - 1  # what a reflection at the end may still need stays here
         yield held[:keep].copy()
         held = held[keep:]
-    if length and begun:
-        yield np.pad(held, (0, right(length)), mode="reflect")
-    elif length:
-        yield reflect(held, left, right(length))
+    if length:
+        yield reflect(held, 0 if begun else left, right(length))

@@ -106,10 +106,7 @@ def _calmest(samples: FloatArray, fade_samples: int, sample_rate: int) -> int:
     The sum of two decibels: of the highest frequencies within 2 ms against 15 ms on either side, and of the level of
     the 10 ms after against that of the 10 ms before.
 
-    Args:
-        samples: (overlap,) of both segments.
-        fade_samples: length of the crossfade, at least 34 ms unless it fills the overlap.
-        sample_rate: in Hz.
+    A crossfade has at least 34 ms, unless it fills the overlap.
     """
     near, around, half = (round(seconds * sample_rate) for seconds in (0.002, 0.015, 0.01))
     middle, reach = len(samples) // 2, (len(samples) - fade_samples) // 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from menura.pipeline.windows import Span
 from menura.units import FRAME_SAMPLES
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ FADE_FRAMES = 4
 _STEPS_A_DB = 2
 _SPEECH_PERCENTILE = 90
 _FAR = 1 << 40
-
-Span = tuple[int, int]
 
 
 class SilenceFinder:

@@ -30,14 +30,11 @@ _BYTES_A_FRAME = 4 * 40_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the decision depends on besides the request."""
+    """What the decision depends on besides the request: cpu, cuda or mps, cuDNN if it may be used, free memory."""
 
     device: str
-    """cpu, cuda or mps."""
     cudnn: bool
-    """Whether cuDNN may be used there."""
     free_bytes: int
-    """Of the device's memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +48,6 @@ class Decision:
 
 
 def machine_of(device: torch.device) -> Machine:
-    """The facts about a device now."""
     if device.type != "cuda":
         return Machine(device=device.type, cudnn=False, free_bytes=available_memory_bytes())
     import torch
@@ -68,15 +64,7 @@ def decide(
     machine: Machine,
     windowing: Windowing | None = None,
 ) -> Decision:
-    """Choose how to cut a recording: into segments, unless one pass over all of it is asked for.
-
-    Args:
-        options: what is asked for.
-        frames: of the recording's timeline, its reflected ends included.
-        config: the voice's.
-        machine: where it will run.
-        windowing: for segments.
-    """
+    """Choose how to cut a timeline of so many frames: into segments, unless one pass over all of it is asked for."""
     windowing = windowing or Windowing()
     compat = options.compat != "menura"
     if not compat and options.strategy != "whole":
@@ -129,13 +117,7 @@ def _refusal(frames: int, needed: int, machine: Machine, instead: str) -> ErrorD
 
 
 def _whole_bytes(frames: int, config: SynthesizerConfig, reach_frames: int | None) -> int:
-    """About how much memory one window takes, in bytes.
-
-    Args:
-        frames: of the window.
-        config: the voice's.
-        reach_frames: how far attention reaches; None for all of the window, whose scores grow with its square.
-    """
+    """About how much memory one window takes. Attention over all of it has scores that grow with its square."""
     scores = frames * frames if reach_frames is None else 0
     return _ATTENTION_COPIES * 4 * config.n_heads * scores + _BYTES_A_FRAME * frames
 

@@ -60,14 +60,11 @@ class FeatureTimeline:
         protect: float = 0.5,
     ) -> None:
         self._index = index if index_rate > 0 else None
-        self._index_rate = index_rate
-        self._protect = protect
+        self._index_rate, self._protect, self._has_f0 = index_rate, protect, has_f0
         self._content = Track(start_frames // 2)
         self._plain = Track(start_frames // 2)  # before retrieval; only kept where protect needs it
-        self._f0 = Track(start_frames)
-        self._phase = Track(start_frames)
+        self._f0, self._phase = Track(start_frames), Track(start_frames)
         self._phase_end = 0.0
-        self._has_f0 = has_f0
         self._keep_plain = has_f0 and self._index is not None and protect < 0.5
 
     @property

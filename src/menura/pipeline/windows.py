@@ -151,11 +151,7 @@ class Windowing:
     ) -> Iterator[Window]:
         """Windows of an analysis network: fixed and absolute, over the whole timeline, reflected ends included.
 
-        Args:
-            extent: the timeline.
-            core_frames: the network's own grid.
-            context_frames: real context on each side.
-            whole: one window for all.
+        Their grid is the network's own, `core_frames`, unless `analysis_frames` says otherwise.
         """
         first, end = -extent.left_frames, extent.end_frames
         cells = [(first, end)] if whole else _cells(first, end, self.analysis_frames or core_frames)
