@@ -157,7 +157,8 @@ def _rmvpe(config: RmvpeConfig, libraries: Libraries, seconds: float) -> Iterato
 
     def states(network: Rmvpe) -> Tensor:
         with threads_that_gain(network):
-            return network.states(features)
+            states: Tensor = network.gru(features)[0]
+            return states
 
     def salience(network: Rmvpe) -> Tensor:
         made = network.features(mel)

@@ -20,7 +20,7 @@ from menura.kernels.hubert import use_kernels
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
-from menura.models.hubert import ChannelStatistics, Hubert, LagMoments
+from menura.models.hubert import ChannelStatistics, Hubert
 from menura.system.pages import MappedPages
 
 if TYPE_CHECKING:
@@ -150,4 +150,4 @@ class ContentVec:
         rows = [row for row in statistics if isinstance(row, MomentStatistics)]
         first = torch.from_numpy(np.stack([row.mean for row in rows]))
         second = torch.from_numpy(np.stack([row.second for row in rows]))
-        return self._model.channel_statistics(LagMoments(first=first, second=second))
+        return self._model.channel_statistics(first, second)

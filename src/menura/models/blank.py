@@ -57,3 +57,11 @@ def reading_weights() -> Iterator[None]:
     except RuntimeError as error:
         detail = re.sub(r"\s+", " ", str(error))[:300]
         raise ValueError(f"the weights have other shapes than the network ({detail})") from error
+
+
+def normed_parts(tensors: Mapping[str, Tensor], layer: str) -> tuple[Tensor, Tensor]:
+    """Gain and direction of a layer's weight norm, by either style of names that torch has written."""
+    if f"{layer}.weight_g" in tensors:
+        return tensors[f"{layer}.weight_g"], tensors[f"{layer}.weight_v"]
+    first, second = (tensors[f"{layer}.parametrizations.weight.original{n}"] for n in (0, 1))
+    return first, second

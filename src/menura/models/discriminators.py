@@ -87,12 +87,7 @@ class RvcDiscriminators(nn.Module):
     """RVC's own: one by scale, six (v1) or eight (v2) by period, named as in its D files."""
 
     def __init__(self, version: str, *, width: int = RVC_WIDTH) -> None:
-        """Make them with random weights.
-
-        Args:
-            version: 'v1' or 'v2'.
-            width: of the period discriminators' first layer; RVC's is 32, tests take less.
-        """
+        """Random weights for version 'v1' or 'v2'; `width` is of the period discriminators' first layer."""
         super().__init__()
         periods = [RvcPeriodDiscriminator(period, width) for period in RVC_PERIODS[version]]
         self.discriminators = nn.ModuleList([RvcScaleDiscriminator(width), *periods])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.models.blank import reading_weights, without_weights
+from menura.models.blank import normed_parts, reading_weights, without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 
 SAMPLE_RATE_HZ = 16_000
@@ -36,21 +36,17 @@ class FcpeConfig:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> FcpeConfig:
-        """Read a file's `config_dict`.
-
-        Raises:
-            ValueError: it describes another network or another mel spectrogram.
-        """
-        parts = (fields.get("model"), fields.get("mel"))
-        model, mel = (part if isinstance(part, Mapping) else {} for part in parts)
+        """Read a file's `config_dict`. Raises ValueError for another network or another mel spectrogram."""
+        model, mel = (part if isinstance(part := fields.get(name), Mapping) else {} for name in ("model", "mel"))
         expected = {
             "sr": SAMPLE_RATE_HZ,
             "num_mels": N_MELS,
             "n_fft": N_FFT,
             "win_size": N_FFT,
             "hop_size": HOP_SAMPLES,
+            "fmin": 0,
+            "fmax": SAMPLE_RATE_HZ // 2,
         }
-        expected |= {"fmin": 0, "fmax": SAMPLE_RATE_HZ // 2}
         wrong = [name for name, value in expected.items() if mel.get(name) != value]
         if not model.get("conv_only"):
             wrong.append("conv_only")
@@ -62,13 +58,9 @@ class FcpeConfig:
 
 
 def log_mel(samples: Tensor) -> Tensor:
-    """FCPE's input.
+    """FCPE's input: (batch, samples) at 16 kHz to (batch, samples // 160 + 1, 128).
 
-    Args:
-        samples: (batch, samples) at 16 kHz.
-
-    Returns:
-        (batch, samples // 160 + 1, 128); frame i is centred on sample 160 i + 80, the ends are reflected.
+    Frame i is centred on sample 160 i + 80, the ends are reflected.
     """
     length = samples.shape[-1]
     left = (N_FFT - HOP_SAMPLES) // 2
@@ -122,11 +114,7 @@ class Fcpe(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: FcpeConfig | None = None) -> Fcpe:
-        """Build the network from the file's `model` tensors.
-
-        Raises:
-            ValueError: a tensor is missing or of another shape.
-        """
+        """Build the network from the file's `model` tensors. Raises ValueError if one is missing or misshapen."""
         config = config or FcpeConfig()
         with without_weights():
             model = cls(config)
@@ -173,13 +161,7 @@ def _state(tensors: Mapping[str, Tensor], config: FcpeConfig) -> dict[str, Tenso
             state[f"layers.{n}.{name}.weight"] = state[f"layers.{n}.{name}.weight"].squeeze(-1)
         depthwise = state[f"layers.{n}.depthwise.weight"].unsqueeze(2)
         state[f"layers.{n}.depthwise.weight"] = depthwise.contiguous(memory_format=torch.channels_last)
-    gain, direction = (
-        (tensors[f"output_proj.weight_{part}"] if f"output_proj.weight_{part}" in tensors else tensors[other]).double()
-        for part, other in (
-            ("g", "output_proj.parametrizations.weight.original0"),
-            ("v", "output_proj.parametrizations.weight.original1"),
-        )
-    )
+    gain, direction = (part.double() for part in normed_parts(tensors, "output_proj"))
     state["output.weight"] = (gain * direction / direction.norm(dim=1, keepdim=True)).float()
     state["output.bias"] = tensors["output_proj.bias"].float()
     state["cents"] = tensors["cent_table"].float()

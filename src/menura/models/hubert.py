@@ -7,6 +7,7 @@ convolutions over time are matrix products, run in tiles that stay in cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.models.blank import reading_weights, without_weights
+from menura.models.blank import normed_parts, reading_weights, without_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +37,7 @@ class HubertConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, object]) -> HubertConfig:
-        """Read a config.json's fields.
-
-        Raises:
-            ValueError: the fields describe another architecture.
-        """
+        """Read a config.json's fields. Raises ValueError if they describe another architecture."""
         expected = {
             "feat_extract_norm": "group",
             "feat_extract_activation": "gelu",
@@ -92,10 +89,7 @@ class HubertConfig:
     @property
     def hop_samples(self) -> int:
         """Samples between two frames (320)."""
-        hop = 1
-        for stride in self.conv_stride:
-            hop *= stride
-        return hop
+        return math.prod(self.conv_stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +98,6 @@ class ChannelStatistics:
 
     mean: Tensor
     variance: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LagMoments:
-    """Mean vector (batch, kernel) and mean outer product (batch, kernel, kernel), float64, of the first layer's inputs.
-
-    Frame t of the first convolution sees samples [stride t, stride t + kernel): these moments of that vector give
-    every channel's mean w·μ and mean square wᵀRw exactly.
-    """
-
-    first: Tensor
-    second: Tensor
-
-    @classmethod
-    def of(cls, samples: Tensor, kernel: int, stride: int) -> LagMoments:
-        """Moments of a batch (batch, samples), each row by itself."""
-        frames = in_double(samples).unfold(-1, kernel, stride)
-        second = frames.transpose(1, 2) @ frames
-        return cls(first=frames.mean(dim=1), second=second / frames.shape[1])
 
 
 def in_double(tensor: Tensor) -> Tensor:
@@ -152,12 +127,6 @@ class FeatureExtractor(nn.Module):
             self.near.append(torch.empty(outputs, stride * inputs))
             self.far.append(torch.empty(outputs, (kernel - stride) * inputs))
 
-    def statistics(self, moments: LagMoments) -> ChannelStatistics:
-        weight = in_double(self.first).to(moments.first.device)
-        mean = moments.first @ weight.T
-        square = torch.einsum("ci,bij,cj->bc", weight, moments.second, weight)
-        return ChannelStatistics(mean=mean, variance=(square - mean.square()).clamp(min=0.0))
-
     def forward(self, samples: Tensor, statistics: ChannelStatistics) -> Tensor:
         """(batch, samples) to (batch, frames, channels)."""
         first, norm_weight, norm_bias = (
@@ -178,12 +147,9 @@ class FeatureExtractor(nn.Module):
         return out
 
     def tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Frames (frames, channels) of a stretch of samples.
+        """Frames (frames, channels) of a stretch of samples (samples,).
 
-        Args:
-            samples: (samples,).
-            weight: (channels, taps) of the first convolution, its group norm folded in.
-            bias: (channels,) of the same.
+        Weight (channels, taps) and bias (channels,) are the first convolution's, its group norm folded in.
         """
         x = samples.unfold(0, self.config.conv_kernel[0], self.config.conv_stride[0])
         x = F.gelu(torch.addmm(bias, x, weight.T))
@@ -298,8 +264,7 @@ class Hubert(nn.Module):
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: HubertConfig) -> Hubert:
         """Build the network from a checkpoint's tensors (any float dtype; kept as float32).
 
-        Raises:
-            ValueError: a tensor is missing or of another shape.
+        Raises ValueError if one is missing or of another shape.
         """
         with without_weights():
             model = cls(config, with_projection="final_proj.weight" in tensors)
@@ -314,21 +279,24 @@ class Hubert(nn.Module):
 
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
         """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""
-        return self.channel_statistics(LagMoments.of(samples, self.config.conv_kernel[0], self.config.conv_stride[0]))
+        frames = in_double(samples).unfold(-1, self.config.conv_kernel[0], self.config.conv_stride[0])
+        return self.channel_statistics(frames.mean(dim=1), frames.transpose(1, 2) @ frames / frames.shape[1])
 
-    def channel_statistics(self, moments: LagMoments) -> ChannelStatistics:
-        """The first layer's statistics from its inputs' moments."""
-        return self.feature_extractor.statistics(moments)
+    def channel_statistics(self, first: Tensor, second: Tensor) -> ChannelStatistics:
+        """The first layer's statistics from its inputs' mean vector and mean outer product, float64.
+
+        Frame t of the first convolution sees samples [stride t, stride t + kernel): the moments (batch, kernel) and
+        (batch, kernel, kernel) of that vector give every channel's mean w·μ and mean square wᵀRw exactly.
+        """
+        weight = in_double(self.feature_extractor.first).to(first.device)
+        mean = first @ weight.T
+        square = torch.einsum("ci,bij,cj->bc", weight, second, weight)
+        return ChannelStatistics(mean=mean, variance=(square - mean.square()).clamp(min=0.0))
 
     def features(self, samples: Tensor, statistics: ChannelStatistics | None = None) -> Tensor:
-        """The convolutions' output.
+        """The convolutions' output (batch, frame_count(samples), channels) of (batch, samples) at 16 kHz.
 
-        Args:
-            samples: (batch, samples) at 16 kHz.
-            statistics: of the first layer; None takes each row's own.
-
-        Returns:
-            (batch, frame_count(samples), channels).
+        `statistics` are the first layer's; None takes each row's own.
         """
         features: Tensor = self.feature_extractor(samples, statistics or self.window_statistics(samples))
         return features
@@ -336,15 +304,9 @@ class Hubert(nn.Module):
     def forward(
         self, samples: Tensor, *, layers: Sequence[int], statistics: ChannelStatistics | None = None
     ) -> list[Tensor]:
-        """Hidden states after the given layers.
+        """Hidden states (batch, frames, hidden_size) after each of `layers`, counted from 1; none above is run.
 
-        Args:
-            samples: (batch, samples) at 16 kHz.
-            layers: which layers' outputs to give, counted from 1; layers above the last of these are not run.
-            statistics: of the first layer's group norm; None takes each row's own.
-
-        Returns:
-            A (batch, frames, hidden_size) tensor for each of `layers`.
+        Samples and statistics are those of `features`.
         """
         x = self.projection(self.projection_norm(self.features(samples, statistics)))
         x = self.layer_norm(x + self.pos_conv(x))
@@ -400,13 +362,10 @@ class _Source:
         return state
 
     def positional_weight(self) -> Tensor:
-        """The weight-normed positional kernel, folded; both styles of names that torch has written."""
+        """The weight-normed positional kernel, folded."""
         base = "encoder.pos_conv_embed.conv"
         if f"{base}.weight" in self.tensors:
             return self(f"{base}.weight")
-        if f"{base}.weight_g" in self.tensors:
-            gain, direction = self(f"{base}.weight_g"), self(f"{base}.weight_v")
-        else:
-            gain, direction = (self(f"{base}.parametrizations.weight.original{n}") for n in (0, 1))
+        gain, direction = (part.to(torch.float32) for part in normed_parts(self.tensors, base))
         norm = direction.to(torch.float64).square().sum(dim=(0, 1), keepdim=True).sqrt()
         return (gain * direction / norm).to(torch.float32)

@@ -27,16 +27,7 @@ def mel_filterbank(
 ) -> Tensor:
     """Triangular mel filters, each of unit area (Slaney's Auditory Toolbox normalisation, librosa's default).
 
-    Args:
-        sample_rate: of the sound, in Hz.
-        n_fft: length of the transform.
-        n_mels: number of filters.
-        low_hz: lower edge of the first filter.
-        high_hz: upper edge of the last filter.
-        htk: the HTK formula for mel instead of Slaney's.
-
-    Returns:
-        (n_mels, n_fft // 2 + 1) float32.
+    (n_mels, n_fft // 2 + 1) float32; `htk` takes the HTK formula for mel instead of Slaney's.
     """
     ends = _hz_to_mel(torch.tensor([low_hz, high_hz], dtype=torch.float64), htk)
     steps = torch.linspace(0.0, 1.0, n_mels + 2, dtype=torch.float64)
@@ -50,15 +41,9 @@ def mel_filterbank(
 
 
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
-    """Mirror the last axis at its two ends, as often as it takes (torch and numpy refuse more than its length).
+    """Mirror (..., length) at its ends to (..., left + length + right); the end elements are not repeated.
 
-    Args:
-        x: (..., length), length at least 1.
-        left: elements to add before.
-        right: elements to add after.
-
-    Returns:
-        (..., left + length + right); the end elements are not repeated.
+    As often as it takes: torch and numpy refuse more than the length.
     """
     length = x.shape[-1]
     period = max(2 * (length - 1), 1)
@@ -67,16 +52,9 @@ def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
 
 
 def magnitude_spectrogram(samples: Tensor, *, n_fft: int, hop_length: int, power_floor: float = 0.0) -> Tensor:
-    """Magnitudes of a Hann-windowed transform of frames that lie wholly inside `samples`.
+    """Magnitudes of a Hann-windowed transform of frames that lie wholly inside `samples` (batch, samples).
 
-    Args:
-        samples: (batch, samples), padded by the caller.
-        n_fft: window and transform length.
-        hop_length: samples between two frames.
-        power_floor: added to the power before its root.
-
-    Returns:
-        (batch, n_fft // 2 + 1, (samples - n_fft) // hop_length + 1).
+    (batch, n_fft // 2 + 1, (samples - n_fft) // hop_length + 1); `power_floor` is added before the root.
     """
     window = torch.hann_window(n_fft, device=samples.device, dtype=samples.dtype)
     spectrum = torch.stft(samples, n_fft=n_fft, hop_length=hop_length, window=window, center=False, return_complex=True)

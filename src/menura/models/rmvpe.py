@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from menura.models.blank import reading_weights, without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
+from menura.models.spans import Span
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
@@ -52,13 +53,9 @@ class RmvpeConfig:
 
 
 def log_mel(samples: Tensor) -> Tensor:
-    """RMVPE's input.
+    """RMVPE's input: (batch, samples) at 16 kHz, at least one, to (batch, 128, samples // 160 + 1).
 
-    Args:
-        samples: (batch, samples) at 16 kHz, at least one sample.
-
-    Returns:
-        (batch, 128, samples // 160 + 1); frame i is centred on sample 160 i, the ends are reflected.
+    Frame i is centred on sample 160 i, the ends are reflected.
     """
     half = N_FFT // 2
     magnitude = magnitude_spectrogram(reflect_pad(samples, half, half), n_fft=N_FFT, hop_length=HOP_SAMPLES)
@@ -153,14 +150,10 @@ class Rmvpe(nn.Module):
         self.register_buffer("input_scale", torch.ones(1))
         self.register_buffer("input_shift", torch.zeros(1))
         self.down = nn.ModuleList(
-            _blocks(1 if level == 0 else widths[level - 1], width, config.blocks) for level, width in enumerate(widths)
+            _blocks(inputs, width, config.blocks) for inputs, width in zip([1, *widths], widths, strict=False)
         )
-        self.bottleneck = nn.Sequential(
-            *(
-                _blocks(widths[-1] if n == 0 else bottom, bottom, config.blocks, half=half)
-                for n in range(config.bottleneck_layers)
-            )
-        )
+        inner = [widths[-1], *[bottom] * (config.bottleneck_layers - 1)]
+        self.bottleneck = nn.Sequential(*(_blocks(inputs, bottom, config.blocks, half=half) for inputs in inner))
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1) for width in widths[::-1]
         )
@@ -175,8 +168,7 @@ class Rmvpe(nn.Module):
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: RmvpeConfig | None = None) -> Rmvpe:
         """Build the network from rmvpe.pt's tensors (any float dtype; computed with in float32).
 
-        Raises:
-            ValueError: a tensor is missing or of another shape.
+        Raises ValueError if one is missing or of another shape.
         """
         config = config or RmvpeConfig()
         source = _Source(tensors)
@@ -198,13 +190,8 @@ class Rmvpe(nn.Module):
 
     def salience(self, features: Tensor) -> Tensor:
         """(batch, frames, features) to (batch, frames, classes): many small products, frame by frame, both ways."""
-        salience: Tensor = self.classes(self.states(features)).sigmoid()
+        salience: Tensor = self.classes(self.gru(features)[0]).sigmoid()
         return salience
-
-    def states(self, features: Tensor) -> Tensor:
-        """The recurrent layer's states, (batch, frames, 2 * gru_size), from the U-Net's output."""
-        states: Tensor = self.gru(features)[0]
-        return states
 
     def _unet(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
@@ -226,11 +213,11 @@ class Rmvpe(nn.Module):
         frames, last = skip.shape[2], len(self.up) - 1
         halo = 2 * (self.config.blocks + 2)  # two convolutions a block, the planes', and the upsampling; even
         parts = []
-        for start in range(0, frames, _STRETCH_FRAMES):
-            stop = min(start + _STRETCH_FRAMES, frames)
-            low, high = max(0, start - halo), min(frames, stop + halo)
-            planes = self.planes(self._merged(last, x[:, :, low // 2 : high // 2], skip[:, :, low:high]))
-            parts.append(planes[:, :, start - low : stop - low])
+        for stretch in Span(0, frames).tiles(_STRETCH_FRAMES):
+            wide = stretch.widened(halo, frames)
+            below = x[:, :, wide.start // 2 : wide.stop // 2]
+            planes = self.planes(self._merged(last, below, skip[:, :, wide.slice]))
+            parts.append(planes[:, :, stretch.shifted(-wide.start).slice])
         return torch.cat(parts, dim=2)
 
 
@@ -252,8 +239,7 @@ class _Source:
 
     def state(self, config: RmvpeConfig) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}
-        scale, shift = self._norm("unet.encoder.bn")
-        state["input_scale"], state["input_shift"] = scale, shift
+        state["input_scale"], state["input_shift"] = self._norm("unet.encoder.bn")
         for level in range(config.levels):
             for n in range(config.blocks):
                 self._block(state, f"down.{level}.{n}", f"unet.encoder.layers.{level}.conv.{n}")

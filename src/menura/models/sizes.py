@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from menura.models.config import SynthesizerConfig
 
 RVC_UPSAMPLING: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -23,16 +25,7 @@ MEL_BANDS = {24_000: 80, 32_000: 80, 40_000: 125, 48_000: 128}
 def rvc_config(
     version: str, sample_rate: int, n_speakers: int, *, content: str, has_f0: bool, vocoder: str
 ) -> SynthesizerConfig:
-    """RVC's own architecture.
-
-    Args:
-        version: 'v1' (256 wide content) or 'v2' (768).
-        sample_rate: Hz, one that this version has.
-        n_speakers: at least 1.
-        content: the content encoder's name.
-        has_f0: whether the voice follows pitch.
-        vocoder: by Applio's name; without F0 it is HiFi-GAN.
-    """
+    """RVC's own architecture for a version and sample rate of RVC_UPSAMPLING; without F0 the vocoder is HiFi-GAN."""
     rates, kernels = RVC_UPSAMPLING[version, sample_rate]
     return SynthesizerConfig(
         spec_channels=513 if sample_rate <= 32_000 else 1025,
@@ -62,34 +55,19 @@ def rvc_config(
 
 
 def small_config(sample_rate: int, n_speakers: int) -> SynthesizerConfig:
-    """The starter pack's architecture, an eighth of RVC's work, on the starter encoder's 384 wide content.
-
-    Args:
-        sample_rate: Hz.
-        n_speakers: at least 1.
-    """
-    return SynthesizerConfig(
-        spec_channels=513,
+    """The starter pack's architecture, an eighth of RVC's work, on the starter encoder's 384 wide content."""
+    base = rvc_config("v2", 32_000, n_speakers, content="menura-starter", has_f0=True, vocoder=SOURCE_FILTER)
+    return replace(
+        base,
         segment_size_frames=100,
-        inter_channels=192,
         hidden_channels=128,
         filter_channels=512,
-        n_heads=2,
         n_layers=5,
-        kernel_size=3,
-        p_dropout=0.0,
-        resblock="1",
         resblock_kernel_sizes=(7,) * 6,
         resblock_dilation_sizes=((1,),) * 6,
         upsample_rates=(2, sample_rate // 200),
         upsample_initial_channel=256,
         upsample_kernel_sizes=(4, sample_rate // 50),
-        n_speakers=n_speakers,
-        gin_channels=256,
         sample_rate=sample_rate,
         content_dim=384,
-        version="v2",
-        has_f0=True,
-        vocoder=SOURCE_FILTER,
-        content_encoder="menura-starter",
     )

@@ -1,7 +1,7 @@
 """The starter pack's content encoder: three blocks of Whisper tiny.en's encoder, less its speaker directions.
 
 Whisper (Radford et al., 2022; MIT licence, OpenAI) encodes what is said, and its third block still much of who says it.
-`to_content` normalises each dimension and removes the directions in which speakers differ, measured on parallel speech.
+So each dimension is normalised, and the directions in which speakers differ, measured on parallel speech, are removed.
 """
 
 from __future__ import annotations
@@ -49,15 +49,10 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, samples: Tensor, *, centred: bool = True) -> Tensor:
-        """Mel frames every 10 ms.
+        """(batch, samples) at 16 kHz to (batch, 80, frames), one every 10 ms.
 
-        Args:
-            samples: (batch, samples) at 16 kHz.
-            centred: frame i is centred on sample 160 i, with reflection at both ends, and the count is samples // 160;
-                otherwise frame i begins at sample 160 i and only whole frames count.
-
-        Returns:
-            (batch, 80, frames).
+        Centred, frame i is centred on sample 160 i, with reflection at both ends, and the count is samples // 160;
+        otherwise frame i begins at sample 160 i and only whole frames count.
         """
         if centred:
             samples = F.pad(samples, (N_FFT // 2, N_FFT // 2 - MEL_HOP), mode="reflect")
@@ -99,12 +94,6 @@ class WhisperContentEncoder(nn.Module):
     speaker_directions: Tensor
 
     def __init__(self, config: WhisperConfig, *, n_directions: int = 64) -> None:
-        """Make the network with random weights.
-
-        Args:
-            config: its sizes.
-            n_directions: speaker directions that are removed.
-        """
         super().__init__()
         self.config = config
         self.log_mel = LogMel()
@@ -122,20 +111,11 @@ class WhisperContentEncoder(nn.Module):
         return length_samples // (2 * MEL_HOP)
 
     def forward(self, samples: Tensor, log_mel_max: Tensor | None = None) -> Tensor:
-        """Content of a batch of windows.
+        """(batch, samples) at 16 kHz, at most 30 s, to content (batch, samples // 320, dim).
 
-        Args:
-            samples: (batch, samples) at 16 kHz, at most 30 s.
-            log_mel_max: (batch,) largest log-mel value of the recording each row was cut from, which Whisper's clamp
-                starts from; None takes each row's own.
-
-        Returns:
-            (batch, samples // 320, dim); vector i describes samples [320 i, 320 i + 320).
+        Vector i describes samples [320 i, 320 i + 320). `log_mel_max` (batch,): largest log-mel value of the recording
+        each row was cut from, which Whisper's clamp starts from; None takes each row's own.
         """
-        return self.to_content(self.hidden(samples, log_mel_max))
-
-    def hidden(self, samples: Tensor, log_mel_max: Tensor | None = None) -> Tensor:
-        """Output of the last block, speaker included; shapes as `forward`."""
         vectors = self.frame_count(samples.shape[-1])
         mel = self.log_mel(samples[:, : 2 * MEL_HOP * vectors])
         if log_mel_max is None:
@@ -144,9 +124,5 @@ class WhisperContentEncoder(nn.Module):
         x = F.gelu(self.conv_2(F.gelu(self.conv_1(mel)))).transpose(1, 2) + self.position[:vectors]
         for block in self.blocks:
             x = block(x)
-        return x
-
-    def to_content(self, hidden: Tensor) -> Tensor:
-        """Normalise, and remove the speaker directions: (..., dim) to the same shape."""
-        x = (hidden - self.mean) / self.deviation
+        x = (x - self.mean) / self.deviation
         return x - (x @ self.speaker_directions) @ self.speaker_directions.T
