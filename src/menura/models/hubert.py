@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from menura.models.blank import normed_parts, reading_weights, without_weights
+from menura.models.source import wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +101,6 @@ class ChannelStatistics:
     variance: Tensor
 
 
-def in_double(tensor: Tensor) -> Tensor:
-    """In double precision, which Apple's GPUs lack: there on the CPU."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
-
-
 class FeatureExtractor(nn.Module):
     """The strided convolutions from samples to (batch, frames, channels)."""
 
@@ -130,7 +126,7 @@ class FeatureExtractor(nn.Module):
     def forward(self, samples: Tensor, statistics: ChannelStatistics) -> Tensor:
         """(batch, samples) to (batch, frames, channels)."""
         first, norm_weight, norm_bias = (
-            in_double(p).to(statistics.mean.device) for p in (self.first, self.norm_weight, self.norm_bias)
+            wide(p).to(statistics.mean.device) for p in (self.first, self.norm_weight, self.norm_bias)
         )
         scale = norm_weight * (statistics.variance + 1e-5).rsqrt()
         bias = (norm_bias - statistics.mean * scale).float().to(samples)
@@ -279,7 +275,7 @@ class Hubert(nn.Module):
 
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
         """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""
-        frames = in_double(samples).unfold(-1, self.config.conv_kernel[0], self.config.conv_stride[0])
+        frames = wide(samples).unfold(-1, self.config.conv_kernel[0], self.config.conv_stride[0])
         return self.channel_statistics(frames.mean(dim=1), frames.transpose(1, 2) @ frames / frames.shape[1])
 
     def channel_statistics(self, first: Tensor, second: Tensor) -> ChannelStatistics:
@@ -288,7 +284,7 @@ class Hubert(nn.Module):
         Frame t of the first convolution sees samples [stride t, stride t + kernel): the moments (batch, kernel) and
         (batch, kernel, kernel) of that vector give every channel's mean w·μ and mean square wᵀRw exactly.
         """
-        weight = in_double(self.feature_extractor.first).to(first.device)
+        weight = wide(self.feature_extractor.first).to(first.device)
         mean = first @ weight.T
         square = torch.einsum("ci,bij,cj->bc", weight, second, weight)
         return ChannelStatistics(mean=mean, variance=(square - mean.square()).clamp(min=0.0))
@@ -348,14 +344,13 @@ class _Source:
         }
         state = {"pos_conv.bias": self("encoder.pos_conv_embed.conv.bias")}
         for n in range(config.num_hidden_layers):
-            base = f"encoder.layers.{n}"
-            names[f"layers.{n}.out_proj"] = f"{base}.attention.out_proj"
-            names[f"layers.{n}.layer_norm"] = f"{base}.layer_norm"
-            names[f"layers.{n}.intermediate_dense"] = f"{base}.feed_forward.intermediate_dense"
-            names[f"layers.{n}.output_dense"] = f"{base}.feed_forward.output_dense"
-            names[f"layers.{n}.final_layer_norm"] = f"{base}.final_layer_norm"
-            for part in "qkv":
-                names[f"layers.{n}.attention.{part}_proj"] = f"{base}.attention.{part}_proj"
+            ours, theirs = f"layers.{n}", f"encoder.layers.{n}"
+            names |= {f"{ours}.{part}": f"{theirs}.{part}" for part in ("layer_norm", "final_layer_norm")}
+            names |= {
+                f"{ours}.{part}_dense": f"{theirs}.feed_forward.{part}_dense" for part in ("intermediate", "output")
+            }
+            names |= {f"{ours}.attention.{part}_proj": f"{theirs}.attention.{part}_proj" for part in "qkv"}
+            names[f"{ours}.out_proj"] = f"{theirs}.attention.out_proj"
         for ours, theirs in names.items():
             for kind in ("weight", "bias"):
                 state[f"{ours}.{kind}"] = self(f"{theirs}.{kind}")
