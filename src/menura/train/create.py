@@ -38,8 +38,6 @@ _PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A new experiment, and what is worth knowing about it."""
-
     experiment: Experiment
     facts: DatasetFacts
     notes: tuple[ErrorDetails, ...]
@@ -87,8 +85,7 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
 
 
 def _copied(folder: Path, warm: WarmStart) -> WarmStart:
-    """With copies of the files in the experiment's folder, so that it can be moved before training has begun."""
-    kept = {}
+    kept = {}  # copies in the experiment's folder, so that it can be moved before training has begun
     for kind in ("generator", "discriminator"):
         if source := getattr(warm, kind):
             name = f"{BEGIN}/{kind}{Path(source).suffix}"

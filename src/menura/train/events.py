@@ -12,8 +12,6 @@ from menura.errors import ErrorDetails
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparing:
-    """Preparation has come this far."""
-
     stage: str
     """"slices" or "features"."""
     done: int
@@ -22,8 +20,6 @@ class Preparing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The recordings are cut, and their features computed."""
-
     report: Path
     """report.txt, for people."""
     seconds: Mapping[str, float]
@@ -32,8 +28,6 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Training begins, or resumes."""
-
     step: int
     """Steps that are done."""
     last_step: int
@@ -46,8 +40,6 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
-    """A step was made."""
-
     step: int
     """Steps that are done, with this one."""
     losses: Mapping[str, float]
@@ -71,23 +63,17 @@ class Validated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A checkpoint was written."""
-
     step: int
     path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The last step of this session is made; what follows is the index and the voice."""
-
     step: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexed:
-    """The retrieval index was made."""
-
     path: Path
     vectors: int
     cells: int
@@ -95,8 +81,6 @@ class Indexed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """The voice was written."""
-
     paths: tuple[Path, ...]
     """The voice first, its card last."""
 

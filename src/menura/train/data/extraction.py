@@ -39,11 +39,7 @@ class NetworkNames:
 
     @classmethod
     def of(cls, experiment: Experiment, home: Path | None, device: str = "cpu") -> NetworkNames:
-        """An experiment's networks, to be run on a device.
-
-        Raises:
-            AssetMissingError: weights are not installed.
-        """
+        """An experiment's networks, to be run on a device."""
         config = experiment.synthesizer
         return cls(
             content=config.content_encoder,
@@ -123,11 +119,6 @@ def extract_features(jobs: Sequence[FeatureJob]) -> list[PreparedSlice | None]:
 
 @contextmanager
 def whole_slice(job: FeatureJob) -> Iterator[None]:
-    """Say what to do where the job's slice can't be read in this block.
-
-    Raises:
-        TrainingError: it can't.
-    """
     try:
         yield
     except (OSError, soundfile.LibsndfileError) as error:

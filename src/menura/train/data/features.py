@@ -43,7 +43,6 @@ class ClipFeatures:
 
     @property
     def frames(self) -> int:
-        """Length in frames of 10 ms, even."""
         return int(self.f0_hz.shape[0])
 
 
@@ -57,11 +56,6 @@ class StoredClip:
 
     @classmethod
     def of(cls, path: Path) -> StoredClip:
-        """What the header of a clip's file says.
-
-        Raises:
-            TrainingError: the file is damaged.
-        """
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -115,11 +109,6 @@ class Extractor:
     """The networks'."""
 
     def extract(self, clip: ClipSource) -> ClipFeatures:
-        """All features of a clip.
-
-        Raises:
-            TrainingError: it is shorter than half a second.
-        """
         (made,) = self.extract_all([clip])
         if made is None:
             raise TrainingError(None, "the clip is shorter than half a second")
@@ -198,11 +187,6 @@ def save_features(path: Path, features: ClipFeatures) -> None:
 
 
 def load_features(path: Path) -> ClipFeatures:
-    """Read one clip's features.
-
-    Raises:
-        TrainingError: the file is damaged.
-    """
     from safetensors import SafetensorError, safe_open
 
     try:

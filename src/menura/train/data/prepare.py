@@ -177,7 +177,6 @@ def slice_recording(job: SliceJob) -> SlicedRecording:
 
 
 def _known(mark: Path) -> SlicedRecording | None:
-    """What an earlier run made of the recording; None where that isn't known, or damaged."""
     try:
         return SlicedRecording.of(json.loads(mark.read_bytes()))
     except (OSError, ValueError, TypeError, LookupError, AttributeError):

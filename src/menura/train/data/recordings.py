@@ -28,8 +28,6 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """How much there is in a data set's files."""
-
     seconds: dict[str, float]
     """By speaker."""
     unreadable: tuple[ErrorDetails, ...]
@@ -43,11 +41,7 @@ class DatasetFacts:
 
 
 def speakers_of(dataset: Path, name: str) -> tuple[str, ...]:
-    """The speakers of a data set: its sub-folders where all recordings lie in them, else one.
-
-    Raises:
-        TrainingError: there is no such folder, or no recording in it.
-    """
+    """The speakers of a data set: its sub-folders where all recordings lie in them, else one."""
     paths = _audio_below(dataset)
     folders = sorted({path.relative_to(dataset).parts[0] for path in paths if path.parent != dataset})
     alone = any(path.parent == dataset for path in paths) or len(folders) < 2
@@ -55,11 +49,7 @@ def speakers_of(dataset: Path, name: str) -> tuple[str, ...]:
 
 
 def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) -> tuple[Recording, ...]:
-    """All recordings of a data set, sorted.
-
-    Raises:
-        TrainingError: there is no such folder, or no recording of some speaker in it.
-    """
+    """All recordings of a data set, sorted."""
     found = []
     for path in _audio_below(dataset):
         relative = path.relative_to(dataset)
@@ -99,11 +89,7 @@ def _is_made(path: Path, dataset: Path, experiments: Set[Path]) -> bool:
 
 
 def survey_dataset(recordings: Sequence[Recording], sample_rate: int) -> DatasetFacts:
-    """Read the headers of all recordings, and those whole whose header gives no length.
-
-    Raises:
-        TrainingError: what can be read is too little.
-    """
+    """Read the headers of all recordings, and those whole whose header gives no length."""
     seconds = {recording.speaker: 0.0 for recording in recordings}
     unreadable, low = [], []
     for recording in recordings:

@@ -47,7 +47,6 @@ class SlicedRecording:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> SlicedRecording:
-        """From what JSON holds."""
         dropped = tuple(built(Dropped, item) for item in values["dropped"])
         made: SlicedRecording = built(cls, values | {"files": tuple(values["files"]), "dropped": dropped})
         return made
@@ -96,7 +95,6 @@ def reasons_against(recording: SlicedRecording) -> list[str]:
 
 
 def save_report(folder: Path, made: Preparation, *, name: str) -> Path:
-    """Write `report.txt`, for people."""
     path = folder / REPORT_FILE
     write_atomically(path, report_text(made, name=name).encode("utf-8", "backslashreplace"))
     return path
@@ -126,11 +124,6 @@ def _drawn(made: Preparation) -> list[SpeakerData]:
 
 
 def load_preparation(folder: Path) -> Preparation | None:
-    """Read `prepared.json`; None where there is none.
-
-    Raises:
-        TrainingError: it is damaged.
-    """
     path = folder / PREPARED_FILE
     if not path.is_file():
         return None

@@ -27,9 +27,6 @@ def resized(config: SynthesizerConfig, path: Path) -> SynthesizerConfig:
         config: what is not in the file, and all that isn't a size (speakers, content, vocoder).
         path: JSON with `model`, and perhaps `data` (`filter_length`, `hop_length`, `sampling_rate`) and `train`
             (`segment_size`).
-
-    Raises:
-        OptionError: it can't be read, or is for another sample rate.
     """
     try:
         content: Any = read_json(path)

@@ -40,9 +40,6 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keep other runs out: two would overwrite each other's checkpoints. Ends with this process, however that ends.
 
     File systems without locks, and folders that can't be written, keep nobody out.
-
-    Raises:
-        TrainingError: another run is at work there.
     """
     lock = FileLock(folder / LOCK, timeout=0)
     try:
@@ -82,8 +79,6 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """An experiment in a few words."""
-
     folder: Path
     step: int = 0
     """The last one that was logged."""
@@ -136,10 +131,6 @@ def remove_experiment(folder: Path, *, checkpoints_only: bool = False) -> Remove
     """Delete an experiment, or only its checkpoints: the exported voice then still converts, but can't be trained on.
 
     Other files in its folder stay, such as recordings that lie there.
-
-    Raises:
-        TrainingError: there is no experiment, or a run is at work on it.
-        ResourceError: something can't be deleted.
     """
     if not (folder / EXPERIMENT_FILE).exists():
         raise TrainingError(folder, "no experiment here")

@@ -25,8 +25,6 @@ _LONGEST_FILE_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
-    """How much each loss counts."""
-
     log_spectrum: float = 1.0
     """L1 of log magnitudes, over several resolutions."""
     mel: float = 2.0
@@ -87,8 +85,6 @@ class ContentMix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
-    """What is learnt from, and how it is cut."""
-
     dataset: str = ""
     """The folder of recordings when the experiment was made; not needed any more once they are prepared."""
     by_folder: bool = False
@@ -223,11 +219,6 @@ def save_experiment(folder: Path, experiment: Experiment) -> None:
 
 
 def load_experiment(folder: Path) -> Experiment:
-    """Read `experiment.json`.
-
-    Raises:
-        TrainingError: there is none, or it isn't valid.
-    """
     path = folder / EXPERIMENT_FILE
     try:
         return _parsed(read_small(path, _LONGEST_FILE_BYTES))
@@ -290,10 +281,6 @@ def _tuple(value: Any) -> Any:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        ResourceError: there is no room, or no right to write.
-    """
+    """Write a file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(data)

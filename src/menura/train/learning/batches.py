@@ -52,11 +52,7 @@ class Dataset:
         config: SynthesizerConfig,
         mix: ContentMix,
     ) -> None:
-        """Keep the clips that are long enough for a crop.
-
-        Raises:
-            TrainingError: a speaker has none.
-        """
+        """Keep the clips that are long enough for a crop."""
         self._clips = [clip for clip in clips if clip.frames > config.segment_size_frames + 2]
         self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
         self._speaker_ids = {name: number for number, name in enumerate(speakers)}
@@ -82,11 +78,7 @@ class Dataset:
         mix: ContentMix,
         memory_bytes: int,
     ) -> Dataset:
-        """Take the prepared clips of these files that are of the speakers.
-
-        Raises:
-            TrainingError: a file is damaged, or a speaker has none.
-        """
+        """Take the prepared clips of these files that are of the speakers."""
         stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in speakers]
         fits = sum(clip.path.stat().st_size for clip in stored) <= memory_bytes
         clips = [load_features(clip.path) if fits else clip for clip in stored]

@@ -23,11 +23,7 @@ _BYTES_GENERATOR, _BYTES_DISCRIMINATOR = 16, 12
 
 
 def write_state(path: Path, state: Mapping[str, Any], *, keep: int = 1) -> None:
-    """Write a checkpoint; the one that was there becomes `.1`, that one `.2`, up to `keep` in all.
-
-    Raises:
-        ResourceError: there is no room, or no right to write.
-    """
+    """Write a checkpoint; the one that was there becomes `.1`, that one `.2`, up to `keep` in all."""
     with replacing(path) as partial:
         save_tensors(dict(state), partial)
         for number in range(keep - 1, 0, -1):
@@ -50,11 +46,6 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint.
-
-    Raises:
-        TrainingError: it is damaged.
-    """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:

@@ -28,7 +28,6 @@ _LEAST_SHARE = 0.5
 
 
 def make_generator(experiment: Experiment) -> Synthesizer:
-    """A fresh synthesizer, in the layout that trains fastest."""
     generator = Synthesizer(experiment.synthesizer, training=True)
     if experiment.objective == "direct":
         del generator.enc_q
@@ -68,12 +67,7 @@ def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
 
 
 def warm_generator(generator: Synthesizer, path: Path) -> None:
-    """Take over what fits of a generator's checkpoint or of a voice; speakers beyond the file's begin at its mean.
-
-    Raises:
-        CheckpointError, UnsafeCheckpointError: the file can't be read.
-        TrainingError: it is of another architecture.
-    """
+    """Take over what fits of a generator's checkpoint or of a voice; speakers beyond the file's begin at its mean."""
     _fill(generator, _for_speakers(_generator_weights(path), generator), path)
 
 
@@ -90,12 +84,7 @@ def _for_speakers(state: State, generator: Synthesizer) -> dict[str, Tensor]:
 
 
 def warm_discriminators(discriminators: nn.Module, path: Path) -> None:
-    """Take over RVC's D file.
-
-    Raises:
-        CheckpointError, UnsafeCheckpointError: the file can't be read.
-        TrainingError: it is of other discriminators.
-    """
+    """Take over RVC's D file."""
     _fill(discriminators, parametrized(_training_state(path)), path)
 
 
@@ -117,11 +106,6 @@ def _training_state(path: Path) -> State:
 
 
 def initial_weights(folder: Path, name: str) -> Path:
-    """A file that an experiment begins with.
-
-    Raises:
-        TrainingError: it is missing, or elsewhere.
-    """
     path = folder / name
     if not path.is_file():
         raise TrainingError(path, "the initial weights are missing", "Put them back")
@@ -131,12 +115,7 @@ def initial_weights(folder: Path, name: str) -> Path:
 
 
 def check_warm_start(folder: Path, experiment: Experiment) -> None:
-    """Raise what training would, were it to begin with the weights that the experiment names.
-
-    Raises:
-        CheckpointError, UnsafeCheckpointError: a file can't be read.
-        TrainingError: it is of another architecture.
-    """
+    """Raise what training would, were it to begin with the weights that the experiment names."""
     warm = experiment.warm_start
     if warm.generator:
         with without_weights():

@@ -54,11 +54,6 @@ class Stepper:
         return self._optimizer.state_dict() | ({"scaler": scaler} if scaler else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
-
-        Raises:
-            ValueError, KeyError: it is of another network.
-        """
         for group in state["param_groups"]:
             group["fused"] = True
         self._optimizer.load_state_dict({name: state[name] for name in ("state", "param_groups")})

@@ -43,12 +43,10 @@ class Curves:
         self._append(step=begin_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """One point of each curve."""
         for tag, value in values.items():
             self._append(step=step, summary=self._summaries.scalar(tag, value))
 
     def sound(self, tag: str, samples: FloatArray, rate: int, step: int) -> None:
-        """A sound (samples,)."""
         self._append(step=step, summary=self._summaries.audio(tag, samples, rate))
 
     def _append(self, **fields: Any) -> None:
@@ -58,10 +56,8 @@ class Curves:
 
 
 def curves_available() -> bool:
-    """Whether the package tensorboard is installed."""
     return find_spec("tensorboard") is not None
 
 
 def open_curves(folder: Path, *, begin_step: int) -> Curves | None:
-    """A new event file; None where the package tensorboard is not installed."""
     return Curves(folder, begin_step=begin_step) if curves_available() else None

@@ -32,12 +32,6 @@ _ENDING_S = 2.0
 
 
 def check_devices(devices: int, device: torch.device, batch_size: int) -> None:
-    """Raise what `train_together` would, of what can be known before anything long is begun.
-
-    Raises:
-        OptionError: there are fewer devices, or the batch can't be shared evenly.
-        AssetMissingError: Fabric is not installed.
-    """
     if batch_size % devices:
         raise OptionError(
             None, f"a batch size of {batch_size} is not divisible by {devices}", "Change {batch_size}", "devices"

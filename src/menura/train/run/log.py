@@ -35,7 +35,6 @@ class TrainingLog:
         self.curves: Curves | None = open_curves(folder / LOGS, begin_step=begin_step)
 
     def log(self, stepped: Stepped, validated: Validated | None) -> None:
-        """A step, and the validation after it if there was one."""
         row = dataclasses.asdict(stepped)
         if validated is not None:
             row |= {"validation_mel": validated.mel, "best_step": validated.best_step}

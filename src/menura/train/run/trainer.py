@@ -73,7 +73,6 @@ class Trainer:
         validation: ValidationSet | None = None,
         peers: Peers = _ALONE,
     ) -> None:
-        """Make fresh networks."""
         self.peers = peers
         self.experiment, self.dataset, self.device, self.validation = experiment, dataset, device, validation
         self.step = 0
@@ -154,11 +153,7 @@ class Trainer:
         return bool(patience) and self.validations.since_best >= (patience or 0)
 
     def begin_warm(self, folder: Path) -> None:
-        """Take over the weights that the experiment begins with.
-
-        Raises:
-            CheckpointError, TrainingError: they can't be used.
-        """
+        """Take over the weights that the experiment begins with."""
         warm = self.experiment.warm_start
         if warm.generator:
             warm_generator(self.generator, initial_weights(folder, warm.generator))
@@ -292,7 +287,6 @@ class Trainer:
         torch._foreach_lerp_([self.average[n] for n in names], [now[n] for n in names], 1 - decay)
 
     def save(self, path: Path) -> None:
-        """Write everything a resumed run needs, atomically."""
         state: dict[str, Any] = {
             "step": self.step,
             "generator": self.generator.state_dict(),
@@ -306,11 +300,6 @@ class Trainer:
         write_state(path, state, keep=self.experiment.schedule.keep_last)
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            TrainingError: it can't be read or belongs to other networks.
-        """
         state = read_state(path, self.device)
         try:
             self.generator.load_state_dict(state["generator"])

@@ -29,8 +29,6 @@ _RISING = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """A slice and what the voice makes of it."""
-
     speaker: str
     real: FloatArray
     made: FloatArray
@@ -40,8 +38,6 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationResult:
-    """What the voice does with slices that it hasn't learnt from."""
-
     mel: float
     """Mean distance of log mel."""
     previews: tuple[Preview, ...]

@@ -75,9 +75,6 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
 
     Returns:
         The files.
-
-    Raises:
-        TrainingError: nothing was trained yet, or there is no such speaker.
     """
     name, experiment, prepared = folder.resolve().name, load_experiment(folder), load_preparation(folder)
     ours = experiment.synthesizer.vocoder == SOURCE_FILTER
@@ -109,11 +106,7 @@ def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
 
 
 def export_checkpoints(folder: Path) -> tuple[Path, ...]:
-    """Write G_<step>.pth and D_<step>.pth as RVC's own training does, to go on with there.
-
-    Raises:
-        TrainingError: nothing was trained yet.
-    """
+    """Write G_<step>.pth and D_<step>.pth as RVC's own training does, to go on with there."""
     experiment, state = load_experiment(folder), _newest(folder)
     step, written = int(state["step"]), []
     parts = [("G", "generator", "optimizer", experiment.schedule.learning_rate)]

@@ -19,11 +19,6 @@ _NAME = re.compile(r"added_IVF(?P<cells>\d+)_Flat_nprobe_1_.*_(?P<version>v[12])
 
 
 def adopt_index(folder: Path) -> Path | None:
-    """The experiment's index, where it has one, under the name that its folder has now.
-
-    Raises:
-        ResourceError: it can't be renamed.
-    """
     found = next(iter(sorted((folder / VOICE).glob("added_*.index"))), None)
     parts = None if found is None else _NAME.fullmatch(found.name)
     if found is None or parts is None:
