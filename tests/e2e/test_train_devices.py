@@ -19,7 +19,7 @@ from menura.errors import AssetMissingError, OptionError, ResourceError, Trainin
 from menura.train.events import ignore
 from menura.train.experiment.folder import CHECKPOINT
 from menura.train.experiment.settings import save_experiment
-from menura.train.learning.peers import Peers
+from menura.train.learning.stepper import Peers
 from menura.train.run.devices import train_together
 from menura.train.run.trainer import open_trainer
 from support.training import CPU, tiny_experiment, tiny_rvc, write_features

@@ -221,14 +221,7 @@ def test_batches_depend_on_seed_and_step_only(folder):
     experiment = tiny_experiment()
     draw = {"batch_size": 3, "row_frames": 40}
     first, second = (
-        Dataset.load(
-            sorted((folder / "features").glob("*")),
-            speakers=experiment.speakers,
-            config=experiment.synthesizer,
-            mix=experiment.mix,
-            memory_bytes=2**30,
-        )
-        for _ in range(2)
+        Dataset.load(sorted((folder / "features").glob("*")), experiment, memory_bytes=2**30) for _ in range(2)
     )
     first.draw(seed=1, step=4, **draw)
     assert torch.equal(first.draw(seed=1, step=5, **draw).audio, second.draw(seed=1, step=5, **draw).audio)

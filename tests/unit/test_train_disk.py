@@ -18,7 +18,7 @@ from menura.system.memory import enough_memory
 from menura.train.experiment.folder import CHECKPOINT, LOG, remove_unfinished
 from menura.train.experiment.settings import EXPERIMENT_FILE, save_experiment, write_atomically
 from menura.train.learning.checkpoint import write_state
-from menura.train.run.curves import Curves
+from menura.train.run.log import Curves
 from menura.train.run.trainer import open_trainer
 from menura.train.run.validation import ValidationSet
 from support.disk import no_file_longer_than

@@ -50,10 +50,10 @@ def test_equally_long_slices_share_a_pass_and_change_nothing() -> None:
         for n in lengths
     ]
     encoder = CountingEncoder()
-    extractor = Extractor(encoder=encoder, estimator=FakeEstimator(), sample_rate=24_000)
-    made = extractor.extract_all(clips, perturbed=0)
+    extractor = Extractor(encoder=encoder, estimator=FakeEstimator(), sample_rate=24_000, perturbed_variants=0)
+    made = extractor.extract_all(clips)
     together, encoder.passes = encoder.passes, []
-    alone = [extractor.extract_all([clip], perturbed=0)[0] for clip in clips]
+    alone = [extractor.extract_all([clip])[0] for clip in clips]
     assert sum(together) == sum(encoder.passes)
     assert len(together) <= len(encoder.passes) - 1  # the two of a second
     assert [features is None for features in made] == [False, False, False, True, False]
@@ -71,12 +71,12 @@ def test_slices_of_about_equal_length_share_a_pass() -> None:
     lengths = [int(24_000 * (3.21 + 0.015 * n)) for n in range(8)]
     clips = [ClipSource(speaker="anna", samples=rng.normal(0, 0.1, n).astype(np.float32), rate=24_000) for n in lengths]
     encoder, estimator = CountingEncoder(), FakeEstimator()
-    extractor = Extractor(encoder=encoder, estimator=estimator, sample_rate=24_000)
-    made = extractor.extract_all(clips, perturbed=0)
+    extractor = Extractor(encoder=encoder, estimator=estimator, sample_rate=24_000, perturbed_variants=0)
+    made = extractor.extract_all(clips)
     assert (encoder.passes, estimator.passes) == ([8], [8])
     assert [features.frames for features in made if features] == [n // 480 * 2 for n in lengths]
     for features, clip in zip(made, clips, strict=True):
-        alone = extractor.extract_all([clip], perturbed=0)[0]
+        alone = extractor.extract_all([clip])[0]
         assert features is not None
         assert alone is not None
         assert torch.equal(features.f0_hz, alone.f0_hz)

@@ -36,7 +36,7 @@ from menura.train.learning.batches import Dataset
 from menura.train.learning.checkpoint import check_disk_space, write_state
 from menura.train.learning.losses import RvcMelLoss
 from menura.train.learning.networks import make_generator, warm_discriminators, warm_generator
-from menura.train.run.curves import Curves
+from menura.train.run.log import Curves
 from menura.train.run.trainer import Trainer, open_trainer
 from menura.train.run.validation import ValidationResult, Validations, ValidationSet
 from menura.train.session import TrainingSession
@@ -95,7 +95,7 @@ def test_rvcs_own_training_learns(folder: Path, narrow, vocoder: str) -> None:
     )
     experiment = dataclasses.replace(experiment, synthesizer=config, schedule=schedule)
     clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
-    dataset = Dataset(clips, speakers=experiment.speakers, config=config, mix=experiment.mix)
+    dataset = Dataset(clips, experiment)
     losses = [result.losses for result in Trainer(experiment, dataset, CPU).steps(12)]
     named = {"mel", "kl", "discriminator", "adversarial", "features", "total", "gradient", "discriminator_gradient"}
     assert set(losses[0]) == named
@@ -328,7 +328,7 @@ def test_no_number_stops_with_advice(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_held_out_slices_are_measured_without_a_trace(folder: Path) -> None:
     experiment = load_experiment(folder)
     clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
-    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
+    dataset = Dataset(clips, experiment)
     held = ValidationSet(clips[:1], speakers=experiment.speakers, device=CPU)
     schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=2)
     measured = dataclasses.replace(experiment, schedule=schedule)
@@ -349,7 +349,7 @@ def test_held_out_slices_are_measured_without_a_trace(folder: Path) -> None:
 def test_training_stops_when_held_out_slices_get_worse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(folder)
     clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
-    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
+    dataset = Dataset(clips, experiment)
     schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=1, patience=4)
     trainer = Trainer(
         dataclasses.replace(experiment, schedule=schedule),
@@ -372,7 +372,7 @@ def test_stops_by_until_leave_no_trace(folder: Path, monkeypatch: pytest.MonkeyP
     """At measured steps, between them, before the best and after it."""
     experiment = load_experiment(folder)
     clips = [load_features(path) for path in sorted((folder / "features").glob("*"))]
-    dataset = Dataset(clips, speakers=experiment.speakers, config=experiment.synthesizer, mix=experiment.mix)
+    dataset = Dataset(clips, experiment)
     held = ValidationSet(clips[:1], speakers=experiment.speakers, device=CPU)
     schedule = dataclasses.replace(experiment.schedule, evaluate_every_steps=2, patience=patience, steps=12)
     experiment = dataclasses.replace(experiment, schedule=schedule)
@@ -486,7 +486,7 @@ def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_training_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("menura.train.run.curves.find_spec", lambda _: None)
+    monkeypatch.setattr("menura.train.run.log.find_spec", lambda _: None)
     notes = Heard(Noted)
     assert TrainingSession(folder, RunOptions(until=2), on_event=notes).run().step == 2
     assert [note.note.advice for note in notes] == ["pip install 'menura[curves]'"]

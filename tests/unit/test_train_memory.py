@@ -10,20 +10,14 @@ import torch
 
 from menura.errors import TrainingError
 from menura.train.data.features import SUFFIX, StoredClip, save_features
-from menura.train.experiment.settings import ContentMix, Experiment
+from menura.train.experiment.settings import Experiment
 from menura.train.learning.batches import Dataset, Example
 from menura.train.run.trainer import Trainer
 from support.training import CPU, clip, tiny_experiment, tiny_rvc, write_features
 
 
 def dataset_of(folder: Path, experiment: Experiment, *, memory_bytes: int = 2**30) -> Dataset:
-    return Dataset.load(
-        sorted((folder / "features").glob(f"*{SUFFIX}")),
-        speakers=experiment.speakers,
-        config=experiment.synthesizer,
-        mix=ContentMix(),
-        memory_bytes=memory_bytes,
-    )
+    return Dataset.load(sorted((folder / "features").glob(f"*{SUFFIX}")), experiment, memory_bytes=memory_bytes)
 
 
 def same(one: Example, other: Example) -> bool:

@@ -91,10 +91,10 @@ def run(name: Path, **given: Any) -> None:
     Steps, learning rate, batch size, precision, patience and dataset change the experiment permanently.
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
-    from menura.train.session import TrainingSession
-
     cancel = threading.Event()
     with _Display() as display, _finishing_step(display, cancel, several=options.devices > 1):
+        from menura.train.session import TrainingSession
+
         session = TrainingSession(name, options, engine, on_event=display, cancel=cancel)
         finished = session.run()
     _conclude(name, finished, display.signal)

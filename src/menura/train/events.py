@@ -103,10 +103,10 @@ class Finished:
     """"steps": all that were planned; "patience": no improvement; "until": as far as asked; "cancelled"."""
     best_step: int | None
     """Whose weights were exported, where validation chose; None for the newest."""
-    voice: Path | None
+    voice: Path | None = None
     """The exported voice; None where training isn't complete."""
-    index: Path | None
-    checkpoint_bytes: int
+    index: Path | None = None
+    checkpoint_bytes: int = 0
     """On disk, needed for further training only."""
 
 
@@ -117,4 +117,4 @@ OnEvent: TypeAlias = Callable[[TrainingEvent], None]
 
 
 def ignore(event: TrainingEvent) -> None:
-    """Nobody listens."""
+    """The default listener."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from menura.errors import ErrorDetails
 from menura.options import EngineOptions, RunOptions, TrainingOptions
-from menura.system.device import configure_torch, flushed_denormals
+from menura.system.device import configure_torch, flushed_denormals, physical_cores, resolve_device
+from menura.system.memory import enough_memory
+from menura.train.create import create_experiment, slow_device_note
+from menura.train.data.prepare import is_prepared, prepare
+from menura.train.data.recordings import find_recordings, survey_dataset
+from menura.train.data.report import REPORT_FILE, load_preparation
 from menura.train.events import Exported, Finished, Indexed, Noted, OnEvent, Prepared, Started, Trained, ignore
+from menura.train.experiment.defaults import changed
 from menura.train.experiment.folder import (
     BEST,
     CHECKPOINT,
@@ -21,15 +30,14 @@ from menura.train.experiment.folder import (
     size_of,
 )
 from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, load_experiment, save_experiment
-
-if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
-
-    import torch
-
-    from menura.train.learning.peers import Peers
-    from menura.train.run.trainer import Trainer
-
+from menura.train.learning.checkpoint import check_disk_space, remove_older
+from menura.train.learning.networks import check_warm_start
+from menura.train.learning.stepper import Peers
+from menura.train.run.log import curves_available
+from menura.train.run.trainer import open_trainer
+from menura.train.voice.export import export_experiment
+from menura.train.voice.index import adopt_index, make_index
+from menura.voices.assets import home_folder
 
 _NO_VALIDATION = ErrorDetails(
     kind="note",
@@ -103,13 +111,12 @@ class TrainingSession:
             return self._run()
 
     def _run(self) -> Finished:
-        from menura.system.device import resolve_device
-        from menura.train.create import slow_device_note
-        from menura.train.data.prepare import is_prepared
-        from menura.train.learning.networks import check_warm_start
-
         device = resolve_device(self._engine.device)
-        self._check_devices(device)
+        if self._options.devices > 1:  # preparing may take hours: what training lacks is told before
+            from menura.train.run.devices import check_devices
+
+            batch_size = self._options.batch_size or load_experiment(self._folder).schedule.batch_size
+            check_devices(self._options.devices, device, batch_size)
         experiment = self._change_experiment()
         again = self._options.dataset is not None or not is_prepared(self._folder, experiment)
         unprepared = bool(experiment.data.dataset) and again
@@ -119,27 +126,17 @@ class TrainingSession:
             check_warm_start(self._folder, experiment)
         if unprepared:
             self._prepare()
-        outcome = self._train(device)
-        self._on_event(Trained(step=outcome.step))
-        if outcome.reason in ("until", "cancelled"):
-            return self._finished(outcome)
-        index = self._index(again=unprepared)
-        voice = self._export()
-        return self._finished(outcome, voice, index)
-
-    def _check_devices(self, device: torch.device) -> None:
-        """Preparing may take hours: what training lacks is told before."""
-        if self._options.devices > 1:
-            from menura.train.run.devices import check_devices
-
-            batch_size = self._options.batch_size or load_experiment(self._folder).schedule.batch_size
-            check_devices(self._options.devices, device, batch_size)
+        finished = self._train(device)
+        self._on_event(Trained(step=finished.step))
+        if finished.reason in ("steps", "patience"):
+            finished = dataclasses.replace(finished, index=self._index(again=unprepared), voice=self._export())
+        checkpoints = (*checkpoint_paths(self._folder), self._folder / BEST)
+        finished = dataclasses.replace(finished, checkpoint_bytes=sum(map(size_of, checkpoints)))
+        self._on_event(finished)
+        return finished
 
     def _change_experiment(self) -> Experiment:
         """The experiment with what the options change, which is kept in it."""
-        from menura.train.data.recordings import find_recordings
-        from menura.train.experiment.defaults import changed
-
         before = load_experiment(self._folder)
         experiment = changed(before, self._options)
         if self._options.dataset is not None:  # what can't be right is not kept
@@ -149,14 +146,11 @@ class TrainingSession:
         return experiment
 
     def _prepare(self) -> Path:
-        from menura.system.device import physical_cores, resolve_device
-        from menura.system.memory import enough_memory
-        from menura.train.data.prepare import prepare
-        from menura.train.data.report import REPORT_FILE
-        from menura.voices.assets import home_folder
-
         experiment = load_experiment(self._folder)
-        self._check_disk_for_preparing(experiment)
+        data = experiment.data
+        recordings = find_recordings(Path(data.dataset), experiment.speakers, by_folder=data.by_folder)
+        facts = survey_dataset(recordings, experiment.synthesizer.sample_rate)
+        check_disk_space(self._folder, experiment, seconds=facts.total_s)
         with enough_memory("Use {workers=1}, and on a GPU {device=cpu}"):
             prepared = prepare(
                 self._folder,
@@ -171,37 +165,23 @@ class TrainingSession:
         self._on_event(Prepared(report=report, seconds=seconds))
         return report
 
-    def _check_disk_for_preparing(self, experiment: Experiment) -> None:
-        from menura.train.data.recordings import find_recordings, survey_dataset
-        from menura.train.learning.checkpoint import check_disk_space
-
-        data = experiment.data
-        recordings = find_recordings(Path(data.dataset), experiment.speakers, by_folder=data.by_folder)
-        facts = survey_dataset(recordings, experiment.synthesizer.sample_rate)
-        check_disk_space(self._folder, experiment, seconds=facts.total_s)
-
-    def _train(self, device: torch.device) -> _Outcome:
-        from menura.train.learning.peers import Peers
-
-        task = _Task(folder=self._folder, until=self._options.until, engine=self._engine)
+    def _train(self, device: torch.device) -> Finished:
+        task = (self._folder, self._options.until, self._engine)
         if self._options.devices == 1:
-            return _train_here(Peers(), device, task, self._on_event, self._cancel)
+            return _train_here(Peers(), device, *task, self._on_event, self._cancel)
         from menura.train.run.devices import events_of_processes, train_together
 
-        outcomes: list[_Outcome] = []
+        ends: list[Finished] = []
 
         def hear(event: Any) -> None:
-            outcomes.append(event) if isinstance(event, _Outcome) else self._on_event(event)
+            ends.append(event) if isinstance(event, Finished) else self._on_event(event)
 
         batch_size = load_experiment(self._folder).schedule.batch_size
         with events_of_processes(hear) as queue:
-            train_together(self._options.devices, device, batch_size, _train_with_peers, (task, queue))
-        return outcomes[0]
+            train_together(self._options.devices, device, batch_size, _train_with_peers, (*task, queue))
+        return ends[0]
 
     def _index(self, *, again: bool) -> Path | None:
-        from menura.train.data.report import load_preparation
-        from menura.train.voice.index import adopt_index, make_index
-
         if load_preparation(self._folder) is None:
             return None
         if not again and (index := adopt_index(self._folder)) is not None:
@@ -211,26 +191,10 @@ class TrainingSession:
         return index
 
     def _export(self) -> Path:
-        from menura.train.learning.checkpoint import remove_older
-        from menura.train.voice.export import export_experiment
-
         paths = export_experiment(self._folder)
         self._on_event(Exported(paths=paths))
         remove_older(self._folder / CHECKPOINT)  # the older ones were a reserve; the voice is complete
         return paths[0]
-
-    def _finished(self, outcome: _Outcome, voice: Path | None = None, index: Path | None = None) -> Finished:
-        finished = Finished(
-            step=outcome.step,
-            last_step=load_experiment(self._folder).schedule.steps,
-            reason=outcome.reason,
-            best_step=outcome.best_step,
-            voice=voice,
-            index=index,
-            checkpoint_bytes=sum(map(size_of, (*checkpoint_paths(self._folder), self._folder / BEST))),
-        )
-        self._on_event(finished)
-        return finished
 
 
 def train_voice(
@@ -270,9 +234,6 @@ def train_voice(
     """
     folder = Path(folder)
     if dataset is not None and not (folder / EXPERIMENT_FILE).exists():
-        from menura.train.create import create_experiment
-        from menura.voices.assets import home_folder
-
         home = home_folder(None if engine is None else engine.home)
         created = create_experiment(
             folder, dataset=Path(dataset), rights=rights, options=training or TrainingOptions(), home=home
@@ -282,40 +243,29 @@ def train_voice(
     return TrainingSession(folder, options, engine, on_event=on_event, cancel=cancel).run()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    folder: Path
-    until: int | None
-    engine: EngineOptions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
-    step: int
-    reason: str
-    best_step: int | None
-
-
-def _train_with_peers(peers: Peers, device: torch.device, given: tuple[_Task, SimpleQueue[Any]]) -> None:
-    task, queue = given
-    outcome = _train_here(peers, device, task, queue.put, None)
+def _train_with_peers(
+    peers: Peers, device: torch.device, given: tuple[Path, int | None, EngineOptions, SimpleQueue[Any]]
+) -> None:
+    folder, until, engine, queue = given
+    finished = _train_here(peers, device, folder, until, engine, queue.put, None)
     if peers.leads:
-        queue.put(outcome)
+        queue.put(finished)
 
 
 @flushed_denormals()
 def _train_here(
-    peers: Peers, device: torch.device, task: _Task, on_event: OnEvent, cancel: threading.Event | None
-) -> _Outcome:
-    from menura.system.memory import enough_memory
-    from menura.train.learning.checkpoint import check_disk_space
-    from menura.train.run.curves import curves_available
-    from menura.train.run.trainer import open_trainer
-
-    configure_torch(task.engine.threads, cudnn=task.engine.cudnn)
-    trainer = open_trainer(task.folder, device, peers)
+    peers: Peers,
+    device: torch.device,
+    folder: Path,
+    until: int | None,
+    engine: EngineOptions,
+    on_event: OnEvent,
+    cancel: threading.Event | None,
+) -> Finished:
+    configure_torch(engine.threads, cudnn=engine.cudnn)
+    trainer = open_trainer(folder, device, peers)
     schedule = trainer.experiment.schedule
-    last = task.until or schedule.steps
+    last = until or schedule.steps
     if trainer.step < last and not trainer.is_over:
         tell = on_event if peers.leads else ignore
         if schedule.patience and not trainer.validation:
@@ -323,26 +273,23 @@ def _train_here(
         if not curves_available():
             tell(Noted(note=_NO_CURVES))
         if peers.leads:
-            check_disk_space(task.folder, trainer.experiment)
+            check_disk_space(folder, trainer.experiment)
         tell(
             Started(
                 step=trainer.step,
                 last_step=last,
                 log_every_steps=schedule.log_every_steps,
                 seconds=trainer.dataset.seconds,
-                curves=task.folder / LOGS if curves_available() else None,
+                curves=folder / LOGS if curves_available() else None,
             )
         )
         with enough_memory("Lower {batch_size}, or make the experiment with {gradient_checkpointing}"):
-            trainer.run(task.folder, until_step=last, on_event=tell, cancel=cancel)
-    return _outcome(trainer, last)
-
-
-def _outcome(trainer: Trainer, last: int) -> _Outcome:
+            trainer.run(folder, until_step=last, on_event=tell, cancel=cancel)
     if trainer.is_over:
         reason = "patience"
     elif trainer.step < last:
         reason = "cancelled"
     else:
-        reason = "steps" if trainer.step >= trainer.experiment.schedule.steps else "until"
-    return _Outcome(step=trainer.step, reason=reason, best_step=trainer.validations.best_step)
+        reason = "steps" if trainer.step >= schedule.steps else "until"
+    best_step = trainer.validations.best_step
+    return Finished(step=trainer.step, last_step=schedule.steps, reason=reason, best_step=best_step)

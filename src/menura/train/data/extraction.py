@@ -35,10 +35,12 @@ class NetworkNames:
     f0: str
     f0_path: str
     sample_rate: int
-    device: str = "cpu"
+    perturbed: int
+    """Variants of each slice's content."""
+    device: str
 
     @classmethod
-    def of(cls, experiment: Experiment, home: Path | None, device: str = "cpu") -> NetworkNames:
+    def of(cls, experiment: Experiment, home: Path | None, device: str) -> NetworkNames:
         """An experiment's networks, to be run on a device."""
         config = experiment.synthesizer
         return cls(
@@ -48,6 +50,7 @@ class NetworkNames:
             f0=experiment.data.f0,
             f0_path=str(method_path(experiment.data.f0, home)),
             sample_rate=config.sample_rate,
+            perturbed=experiment.data.perturbed,
             device=device,
         )
 
@@ -59,7 +62,6 @@ class FeatureJob:
     slice_file: str
     """Below it."""
     speaker: str
-    perturbed: int
     networks: NetworkNames
 
 
@@ -74,6 +76,7 @@ def load_networks(names: NetworkNames) -> None:
             encoder=load_encoder(names.content, Path(names.content_path), device, projection_of(names.version)),
             estimator=load_estimator(names.f0, Path(names.f0_path), device, threads=torch.get_num_threads()),
             sample_rate=names.sample_rate,
+            perturbed_variants=names.perturbed,
             device=device,
         )
 
@@ -87,7 +90,7 @@ def unload_networks() -> None:
 
 def _content_key(job: FeatureJob, data: bytes) -> str:
     names = job.networks
-    facts = (_VERSION, names.content, names.version, names.f0, names.sample_rate, job.perturbed)
+    facts = (_VERSION, names.content, names.version, names.f0, names.sample_rate, names.perturbed)
     return hashlib.sha256(repr(facts).encode() + data).hexdigest()[:16]
 
 
@@ -127,14 +130,14 @@ def whole_slice(job: FeatureJob) -> Iterator[None]:
 
 
 def _extracted(jobs: Sequence[FeatureJob], seeds: Sequence[int]) -> list[ClipFeatures | None]:
-    first = jobs[0]
-    load_networks(first.networks)
+    networks = jobs[0].networks
+    load_networks(networks)
     clips = []
     for job, seed in zip(jobs, seeds, strict=True):
         with whole_slice(job):
             samples, rate = soundfile.read(Path(job.folder) / job.slice_file, dtype="float32")
         clips.append(ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=seed))
-    return _loaded[first.networks].extract_all(clips, perturbed=first.perturbed)
+    return _loaded[networks].extract_all(clips)
 
 
 def _result(job: FeatureJob, name: str, features: ClipFeatures) -> PreparedSlice:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -56,8 +57,6 @@ class StoredClip:
 
     @classmethod
     def of(cls, path: Path) -> StoredClip:
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(str(path), framework="pt") as file:
                 speaker = (file.metadata() or {})["speaker"]
@@ -114,21 +113,20 @@ class Extractor:
             raise TrainingError(None, "the clip is shorter than half a second")
         return made
 
-    def extract_all(self, clips: Sequence[ClipSource], *, perturbed: int | None = None) -> list[ClipFeatures | None]:
+    def extract_all(self, clips: Sequence[ClipSource]) -> list[ClipFeatures | None]:
         """All features of some clips, whose equally long windows share passes through the networks.
 
         Returns:
             None for what is shorter than half a second.
         """
-        variants = self.perturbed_variants if perturbed is None else perturbed
-        plans = [self._plan(clip, variants) for clip in clips]
+        plans = [self._plan(clip) for clip in clips]
         kept = [plan for plan in plans if plan is not None]
         own = iter(analyse_clips([plan.analysed for plan in kept], self.encoder, self.estimator, self.device))
         varied = [samples for plan in kept for samples in plan.varied]
         variations = iter(analyse_clips(varied, self.encoder, None, self.device))
         return [None if plan is None else plan.features(next(own), variations) for plan in plans]
 
-    def _plan(self, clip: ClipSource, variants: int) -> _Plan | None:
+    def _plan(self, clip: ClipSource) -> _Plan | None:
         audio = resample(clip.samples, clip.rate, self.sample_rate)
         frame_samples = self.sample_rate // FRAME_RATE_HZ
         frames = 2 * (len(audio) // (2 * frame_samples))
@@ -136,7 +134,7 @@ class Extractor:
             return None
         rng = np.random.default_rng(clip.seed)
         scaled = np.clip(audio[: frames * frame_samples], -1, 1) * 32767
-        spoken = [clip.samples] * variants + list(clip.aligned)
+        spoken = [clip.samples] * self.perturbed_variants + list(clip.aligned)
         return _Plan(
             speaker=clip.speaker,
             frames=frames,
@@ -187,8 +185,6 @@ def save_features(path: Path, features: ClipFeatures) -> None:
 
 
 def load_features(path: Path) -> ClipFeatures:
-    from safetensors import SafetensorError, safe_open
-
     try:
         tensors = load_file(str(path))
         with safe_open(str(path), framework="pt") as file:

@@ -34,6 +34,7 @@ from menura.train.data.report import (
     Preparation,
     PreparedSlice,
     SlicedRecording,
+    by_speaker,
     load_preparation,
     reasons_against,
     save_preparation,
@@ -41,7 +42,6 @@ from menura.train.data.report import (
 )
 from menura.train.data.slicing import (
     NEAR_SILENT,
-    Span,
     fault_of,
     high_passed,
     loudness_db,
@@ -52,7 +52,7 @@ from menura.train.data.slicing import (
 from menura.train.data.workers import run_all
 from menura.train.events import OnEvent, Preparing
 from menura.train.experiment.folder import FEATURES, SLICES
-from menura.train.experiment.settings import DataSettings, Experiment, write_atomically
+from menura.train.experiment.settings import DataSettings, Experiment, built, write_atomically
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
@@ -93,7 +93,7 @@ def prepare(
     home: Path | None,
     workers: int,
     on_event: OnEvent,
-    device: str = "cpu",
+    device: str,
 ) -> Preparation:
     """Cut what isn't cut and compute what isn't computed.
 
@@ -118,14 +118,14 @@ def prepare(
     for done in run_all(slice_recording, jobs, workers=workers):
         sliced.append(done)
         on_event(Preparing(stage=SLICES, done=len(sliced), total=len(jobs)))
-    slices = _computed(folder, experiment, sliced, networks, workers, on_event)
+    slices = _computed(folder, sliced, networks, workers, on_event)
     made = Preparation(
         settings_key=settings_key(experiment),
         recordings=tuple(sliced),
         slices=_with_held_out(slices, settings.held_out),
     )
     _check_speakers(folder, experiment.speakers, made)
-    save_preparation(folder, made, name=folder.resolve().name)
+    save_preparation(folder, made)
     return made
 
 
@@ -134,7 +134,7 @@ def _check_speakers(folder: Path, speakers: Sequence[str], made: Preparation) ->
     empty = sorted(set(speakers) - {item.speaker for item in made.slices})
     if not empty:
         return
-    path = save_report(folder, made, name=folder.resolve().name)
+    path = save_report(folder, made)
     faults = Counter(fault for item in made.recordings if item.speaker in empty for fault in reasons_against(item))
     raise TrainingError(
         ", ".join(empty),
@@ -178,9 +178,10 @@ def slice_recording(job: SliceJob) -> SlicedRecording:
 
 def _known(mark: Path) -> SlicedRecording | None:
     try:
-        return SlicedRecording.of(json.loads(mark.read_bytes()))
+        known: SlicedRecording = built(SlicedRecording, json.loads(mark.read_bytes()))
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
-        return None
+        return None  # unknown, or damaged
+    return known
 
 
 def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
@@ -211,11 +212,11 @@ def _cut(job: SliceJob, samples: FloatArray, rate: int, *, stem: str) -> SlicedR
     if not spans:
         dropped.append(Dropped(start_s=0.0, end_s=len(samples) / rate, fault=NEAR_SILENT))
     for number, span in enumerate(spans):
-        fault = fault_of(original[span.start : span.end], rate)
+        fault = fault_of(original[span], rate)
         if fault is not None:
-            dropped.append(Dropped(start_s=span.start / rate, end_s=span.end / rate, fault=fault))
+            dropped.append(Dropped(start_s=span.start / rate, end_s=span.stop / rate, fault=fault))
             continue
-        part = samples[span.start : span.end]
+        part = samples[span]
         if settings.loudness == "after":
             part = normalised(part, rate)
         name = f"{stem}.{number:04d}.flac"
@@ -232,7 +233,7 @@ def _cut(job: SliceJob, samples: FloatArray, rate: int, *, stem: str) -> SlicedR
     )
 
 
-def _spans(samples: FloatArray, rate: int, settings: DataSettings) -> Sequence[Span]:
+def _spans(samples: FloatArray, rate: int, settings: DataSettings) -> Sequence[slice]:
     if settings.slicing == "chunks":
         return spans_of_chunks(len(samples), rate, settings.slice_s, settings.overlap_s)
     if settings.slicing == "silence":
@@ -248,20 +249,13 @@ def _write_flac(path: Path, samples: FloatArray, rate: int) -> None:
 
 def _computed(
     folder: Path,
-    experiment: Experiment,
     sliced: Sequence[SlicedRecording],
     networks: NetworkNames,
     workers: int,
     on_event: OnEvent,
 ) -> list[PreparedSlice]:
     jobs = [
-        FeatureJob(
-            folder=str(folder),
-            slice_file=file,
-            speaker=recording.speaker,
-            perturbed=experiment.data.perturbed,
-            networks=networks,
-        )
+        FeatureJob(folder=str(folder), slice_file=file, speaker=recording.speaker, networks=networks)
         for recording in sliced
         for file in recording.files
     ]
@@ -298,8 +292,8 @@ def _length(job: FeatureJob) -> int:
 def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[PreparedSlice, ...]:
     """A share of each speaker's slices is marked: the first by the hash of their content, the same in every run."""
     held: set[str] = set()
-    for speaker in {item.speaker for item in slices}:
-        names = sorted({item.features for item in slices if item.speaker == speaker})
+    for own in by_speaker(slices).values():
+        names = sorted({item.features for item in own})
         if share > 0 and len(names) >= _FEWEST_TO_VALIDATE:
             held.update(names[: max(1, min(_MOST_VALIDATED, round(share * len(names))))])
     return tuple(dataclasses.replace(item, held_out=item.features in held) for item in slices)

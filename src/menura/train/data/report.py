@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from menura.errors import AssetMissingError, TrainingError
 from menura.plots import SpeakerData, draw_data
@@ -45,12 +44,6 @@ class SlicedRecording:
     fault: str | None = None
     """Why it could not be read at all."""
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> SlicedRecording:
-        dropped = tuple(built(Dropped, item) for item in values["dropped"])
-        made: SlicedRecording = built(cls, values | {"files": tuple(values["files"]), "dropped": dropped})
-        return made
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSlice:
@@ -81,10 +74,10 @@ class Preparation:
         medians = sorted(i.f0_hz[1] for i in self.slices if speaker in (None, i.speaker) and i.f0_hz[1] > 0)
         return medians[len(medians) // 2] if medians else None
 
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """One line for every recording that could not be read."""
-        return tuple(item.fault for item in self.recordings if item.fault)
+
+def by_speaker(slices: Sequence[PreparedSlice]) -> dict[str, list[PreparedSlice]]:
+    speakers = sorted({item.speaker for item in slices})
+    return {speaker: [item for item in slices if item.speaker == speaker] for speaker in speakers}
 
 
 def reasons_against(recording: SlicedRecording) -> list[str]:
@@ -94,33 +87,28 @@ def reasons_against(recording: SlicedRecording) -> list[str]:
     return sorted({item.fault for item in recording.dropped}) or ["too short"]
 
 
-def save_report(folder: Path, made: Preparation, *, name: str) -> Path:
+def save_report(folder: Path, made: Preparation) -> Path:
     path = folder / REPORT_FILE
-    write_atomically(path, report_text(made, name=name).encode("utf-8", "backslashreplace"))
+    write_atomically(path, report_text(made, name=folder.resolve().name).encode("utf-8", "backslashreplace"))
     return path
 
 
-def save_preparation(folder: Path, made: Preparation, *, name: str) -> None:
+def save_preparation(folder: Path, made: Preparation) -> None:
     """Write `prepared.json`, and for people `report.txt` and, where matplotlib is installed, `report.png`."""
-    save_report(folder, made, name=name)
+    save_report(folder, made)
     with contextlib.suppress(AssetMissingError):  # the text says it all; the picture is for those who have matplotlib
-        write_atomically(folder / PICTURE_FILE, draw_data(_drawn(made)))
+        drawn = [_drawn(name, slices) for name, slices in by_speaker(made.slices).items()]
+        write_atomically(folder / PICTURE_FILE, draw_data(drawn))
     write_atomically(folder / PREPARED_FILE, json.dumps(dataclasses.asdict(made), indent=1).encode())
 
 
-def _drawn(made: Preparation) -> list[SpeakerData]:
-    drawn = []
-    for speaker in sorted({item.speaker for item in made.slices}):
-        own = [item for item in made.slices if item.speaker == speaker]
-        drawn.append(
-            SpeakerData(
-                name=speaker,
-                seconds=[item.seconds for item in own],
-                f0_hz=[item.f0_hz[1] for item in own],
-                loudness_db=[item.loudness_db for item in own],
-            )
-        )
-    return drawn
+def _drawn(name: str, slices: Sequence[PreparedSlice]) -> SpeakerData:
+    return SpeakerData(
+        name=name,
+        seconds=[item.seconds for item in slices],
+        f0_hz=[item.f0_hz[1] for item in slices],
+        loudness_db=[item.loudness_db for item in slices],
+    )
 
 
 def load_preparation(folder: Path) -> Preparation | None:
@@ -128,10 +116,7 @@ def load_preparation(folder: Path) -> Preparation | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(read_small(path, _LONGEST_FILE_BYTES))
-        slices = tuple(built(PreparedSlice, item | {"f0_hz": tuple(item["f0_hz"])}) for item in values["slices"])
-        recordings = tuple(SlicedRecording.of(item) for item in values["recordings"])
-        made: Preparation = built(Preparation, values | {"recordings": recordings, "slices": slices})
+        made: Preparation = built(Preparation, json.loads(read_small(path, _LONGEST_FILE_BYTES)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrainingError(path, f"can't be read ({error})", "Delete it and prepare again") from error
     return made
@@ -139,8 +124,7 @@ def load_preparation(folder: Path) -> Preparation | None:
 
 def report_text(made: Preparation, *, name: str) -> str:
     lines = [f"{name}: {made.seconds() / 60:.1f} minutes in {len(made.slices)} slices", ""]
-    for speaker in sorted({item.speaker for item in made.slices}):
-        own = [item for item in made.slices if item.speaker == speaker]
+    for speaker, own in by_speaker(made.slices).items():
         held = sum(item.held_out for item in own)
         lines.append(f"{speaker}: {made.seconds(speaker) / 60:.1f} minutes, {len(own)} slices ({held} for validation)")
         lines.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +31,6 @@ _CUTOFF_HZ, _ORDER = 48.0, 5
 _FILTER_CHUNK_S, _FILTER_CONTEXT_S = 30.0, 0.5
 _TINY = 1e-12
 NEAR_SILENT = "near silent"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    start: int
-    end: int
 
 
 def high_passed(samples: FloatArray, rate: int) -> FloatArray:
@@ -79,16 +72,16 @@ def normalised(samples: FloatArray, rate: int) -> FloatArray:
     return (samples * gain).astype(np.float32)
 
 
-def spans_by_silence(samples: FloatArray, rate: int, longest_s: float) -> list[Span]:
+def spans_by_silence(samples: FloatArray, rate: int, longest_s: float) -> list[slice]:
     """Stretches between pauses; long ones are cut at their quietest places. Long pauses are left out."""
-    spans: list[Span] = []
+    spans: list[slice] = []
     for stretch in _without_pauses(samples, rate):
-        points = cut_points(samples[stretch.start : stretch.end], rate, longest_s)
-        spans.extend(Span(start=stretch.start + a, end=stretch.start + b) for a, b in itertools.pairwise(points))
+        points = cut_points(samples[stretch], rate, longest_s)
+        spans.extend(slice(stretch.start + a, stretch.start + b) for a, b in itertools.pairwise(points))
     return spans
 
 
-def _without_pauses(samples: FloatArray, rate: int) -> Iterator[Span]:
+def _without_pauses(samples: FloatArray, rate: int) -> Iterator[slice]:
     size = max(1, int(_FRAME_S * rate))
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     levels = 10 * np.log10(np.mean(np.square(frames, dtype=np.float64), axis=1) + _TINY)
@@ -99,10 +92,10 @@ def _without_pauses(samples: FloatArray, rate: int) -> Iterator[Span]:
         if end - begin < _PAUSE_S / _FRAME_S:
             continue
         if begin + kept > start and begin > 0:
-            yield Span(start=start * size, end=(begin + kept) * size)
+            yield slice(start * size, (begin + kept) * size)
         start = end - kept
     if start * size < len(samples) and not (len(quiet) and quiet[start:].all()):
-        yield Span(start=start * size, end=len(samples))
+        yield slice(start * size, len(samples))
 
 
 def cut_points(samples: FloatArray, rate: int, longest_s: float) -> list[int]:
@@ -121,11 +114,11 @@ def cut_points(samples: FloatArray, rate: int, longest_s: float) -> list[int]:
     return [*points, len(samples)]
 
 
-def spans_of_chunks(length: int, rate: int, chunk_s: float, overlap_s: float) -> list[Span]:
+def spans_of_chunks(length: int, rate: int, chunk_s: float, overlap_s: float) -> list[slice]:
     """Stretches of equal length that overlap; the last one is what is left."""
     size, step = int(chunk_s * rate), int((chunk_s - overlap_s) * rate)
     starts = range(0, max(1, length - int(overlap_s * rate)), step)
-    return [Span(start=start, end=min(start + size, length)) for start in starts]
+    return [slice(start, min(start + size, length)) for start in starts]
 
 
 def fault_of(samples: FloatArray, rate: int) -> str | None:

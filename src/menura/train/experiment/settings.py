@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import reprlib
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -171,13 +170,6 @@ def is_one_part(name: str) -> bool:
     return fine and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-_PARTS: Mapping[str, Callable[..., Any]] = {
-    "weights": LossWeights,
-    "schedule": Schedule,
-    "mix": ContentMix,
-    "data": DataSettings,
-    "warm_start": WarmStart,
-}
 _WITHDRAWN = {
     "discriminators", "periodicity", "reconstruction_with_gan", "discriminators_alone_steps", "discriminator_every",
     "even_upsampling_from_step", "even_upsampling_over_steps",
@@ -221,32 +213,20 @@ def save_experiment(folder: Path, experiment: Experiment) -> None:
 def load_experiment(folder: Path) -> Experiment:
     path = folder / EXPERIMENT_FILE
     try:
-        return _parsed(read_small(path, _LONGEST_FILE_BYTES))
+        made: Experiment = built(Experiment, json.loads(read_small(path, _LONGEST_FILE_BYTES).decode()))
     except FileNotFoundError as error:
         raise TrainingError(folder, "no experiment here", "Make one with 'menura train new'") from error
     except TrainingError as error:
         raise TrainingError(path, error.problem, error.advice) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise TrainingError(path, f"not a valid experiment ({error})") from error
-
-
-def _parsed(data: bytes) -> Experiment:
-    values = json.loads(data.decode())
-    values["synthesizer"] = built(SynthesizerConfig, {k: _tuple(v) for k, v in values["synthesizer"].items()})
-    values["speakers"] = _tuple(values["speakers"])
-    for name, kind in _PARTS.items():
-        values[name] = built(kind, values.get(name, {}))
-    made: Experiment = built(Experiment, values)
     return made
 
 
 def built(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    """A dataclass whose fields have their types and ranges: the file is edited by hand, and comes from others."""
-    known = {name: value for name, value in values.items() if name not in _WITHDRAWN}
+    """A dataclass from what JSON holds; its fields are checked, as files are edited by hand and come from others."""
     hints = _hints(kind)
-    for name in known.keys() & hints.keys():
-        _check_value(name, known[name], hints[name])
-    return kind(**known)
+    return kind(**{name: _checked(name, v, hints.get(name)) for name, v in values.items() if name not in _WITHDRAWN})
 
 
 @functools.cache
@@ -254,30 +234,30 @@ def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _check_value(name: str, value: Any, hint: Any) -> None:
-    if not _fits(value, hint):
-        wanted = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
-        raise TypeError(f"{name}: {reprlib.repr(value)} is not of type {wanted}")
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value, in the dataclasses and tuples that the hint names; None is the hint of an unknown name."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return built(hint, value)
+    kinds = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, list):
+            return tuple(_checked(name, item, kinds[0]) for item in value)
+        kinds = (list,)
+    if hint is not None and not any(_fits(value, kind) for kind in kinds):
+        raise TypeError(f"{name}: {reprlib.repr(value)} is not of type {getattr(hint, '__name__', hint)}")
     low, high = _RANGES.get(name, (-1e12, 1e12))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and not low <= value <= high:  # NaN is in no range
         raise ValueError(f"{name}: {reprlib.repr(value)} is outside {low:g} to {high:g}")
     if value not in _CHOICES.get(name, (value,)):
         raise ValueError(f"{name}: {reprlib.repr(value)} is not one of {', '.join(_CHOICES[name])}")
+    return value
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool) and abs(value) < 2**63
-    return isinstance(value, hint)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
+def _fits(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, kind)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from menura.errors import TrainingError
 from menura.f0.contour import coarse_bins
-from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import TrainingBatch
 from menura.train.data.features import KINDS, ClipFeatures, StoredClip, load_features
-from menura.train.experiment.settings import ContentMix
+from menura.train.experiment.settings import Experiment
+from menura.train.learning.losses import rvc_spectrogram
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,15 +44,9 @@ class Example:
 
 
 class Dataset:
-    def __init__(
-        self,
-        clips: Sequence[ClipFeatures | StoredClip],
-        *,
-        speakers: tuple[str, ...],
-        config: SynthesizerConfig,
-        mix: ContentMix,
-    ) -> None:
+    def __init__(self, clips: Sequence[ClipFeatures | StoredClip], experiment: Experiment) -> None:
         """Keep the clips that are long enough for a crop."""
+        config, speakers = experiment.synthesizer, experiment.speakers
         self._clips = [clip for clip in clips if clip.frames > config.segment_size_frames + 2]
         self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
         self._speaker_ids = {name: number for number, name in enumerate(speakers)}
@@ -62,31 +56,26 @@ class Dataset:
                 ", ".join(sorted(missing)), "no slice is long enough to train on", "Run 'menura train prepare'"
             )
         self._config = config
-        self._mix = np.array([getattr(mix, kind) for kind in KINDS])
+        self._mix = np.array([getattr(experiment.mix, kind) for kind in KINDS])
         lengths = np.array([clip.frames for clip in self._clips], dtype=np.float64)
         totals = {name: sum(c.frames for c in self._clips if c.speaker == name) for name in speakers}
         weights = lengths / np.array([totals[clip.speaker] for clip in self._clips])
         self._chances = weights / weights.sum()
 
     @classmethod
-    def load(
-        cls,
-        paths: Sequence[Path],
-        *,
-        speakers: tuple[str, ...],
-        config: SynthesizerConfig,
-        mix: ContentMix,
-        memory_bytes: int,
-    ) -> Dataset:
+    def load(cls, paths: Sequence[Path], experiment: Experiment, *, memory_bytes: int) -> Dataset:
         """Take the prepared clips of these files that are of the speakers."""
-        stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in speakers]
+        stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in experiment.speakers]
         fits = sum(clip.path.stat().st_size for clip in stored) <= memory_bytes
         clips = [load_features(clip.path) if fits else clip for clip in stored]
-        return cls(clips, speakers=speakers, config=config, mix=mix)
+        return cls(clips, experiment)
 
     @property
     def seconds(self) -> float:
         return sum(clip.frames for clip in self._clips) / 100
+
+    def __len__(self) -> int:
+        return len(self._clips)
 
     def draw(self, *, seed: int, step: int, batch_size: int, row_frames: int) -> Example:
         """The batch of a step: speakers evenly, clips by length, stretches and kinds of content at random."""
@@ -104,15 +93,11 @@ class Dataset:
             content=torch.stack(content),
             f0_coarse=coarse if self._config.has_f0 else None,
             f0_hz=f0_hz if self._config.has_f0 else None,
-            spectrogram=_spectrogram(torch.stack(audio), self._config),
+            spectrogram=rvc_spectrogram(torch.stack(audio), self._config),
             lengths=torch.tensor(lengths),
             speaker_id=torch.tensor(speakers),
         )
         return Example(batch=batch, audio=torch.stack(audio))
-
-    @property
-    def clips(self) -> int:
-        return len(self._clips)
 
     def _bucket(self, rng: np.random.Generator, row_frames: int) -> tuple[NDArray[np.int64], int]:
         """The clips of a batch and its length: those of about the same length come together, so little is padding."""
@@ -152,21 +137,3 @@ class Dataset:
         kind = KINDS[rng.choice(len(KINDS), p=chances / chances.sum())]
         variants = clip.content[kind]
         return variants[int(rng.integers(len(variants)))]
-
-
-def _spectrogram(audio: Tensor, config: SynthesizerConfig) -> Tensor:
-    """Linear magnitudes, one column a frame, as RVC's posterior encoder reads them.
-
-    Args:
-        audio: (batch, frames * frame_samples).
-        config: gives the FFT's size and the hop.
-
-    Returns:
-        (batch, spec_channels, frames).
-    """
-    size, hop = 2 * (config.spec_channels - 1), config.frame_samples
-    missing = size - hop
-    padded = F.pad(audio, (missing // 2, missing - missing // 2), mode="reflect")
-    window = torch.hann_window(size)
-    spectrum = torch.stft(padded, size, hop, window=window, center=False, return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()

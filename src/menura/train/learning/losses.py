@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from menura.models.config import SynthesizerConfig
 from menura.models.discriminators import Judgement
-from menura.models.mel import mel_filterbank
+from menura.models.mel import magnitude_spectrogram, mel_filterbank
 from menura.models.sizes import MEL_BANDS
 from menura.models.synthesizer import TrainingOutput
 
@@ -20,15 +18,8 @@ _FLOOR = 1e-3
 _RVC_FLOOR = 1e-5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpectralDistance:
-    log_spectrum: Tensor
-    mel: Tensor
-    convergence: Tensor
-
-
 class SpectralLoss(nn.Module):
-    """Short-time spectra at several resolutions (Yamamoto et al., 2020), linear and mel."""
+    """Short-time spectra at several resolutions (Yamamoto et al., 2020), linear and mel; distances by name."""
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
@@ -39,7 +30,7 @@ class SpectralLoss(nn.Module):
             )
             self.register_buffer(f"bank_{size}", bank / bank.sum(dim=1, keepdim=True).clamp(min=1e-6), persistent=False)
 
-    def forward(self, made: Tensor, real: Tensor) -> SpectralDistance:
+    def forward(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
         logs, mels, convergences = [], [], []
         for size in FFT_SIZES:
             a, b = self._magnitudes(made, size), self._magnitudes(real, size)
@@ -48,11 +39,8 @@ class SpectralLoss(nn.Module):
             convergences.append(((a - b).square().sum() / (b.square().sum() + 1e-3)).sqrt())
             bank = getattr(self, f"bank_{size}")
             mels.append((torch.log(bank @ a + _FLOOR) - torch.log(bank @ b + _FLOOR)).abs().mean())
-        return SpectralDistance(
-            log_spectrum=torch.stack(logs).mean(),
-            mel=torch.stack(mels).mean(),
-            convergence=torch.stack(convergences).mean(),
-        )
+        distances = {"log_spectrum": logs, "mel": mels, "convergence": convergences}
+        return {name: torch.stack(each).mean() for name, each in distances.items()}
 
     def _magnitudes(self, audio: Tensor, size: int) -> Tensor:
         window = getattr(self, f"window_{size}")
@@ -69,34 +57,43 @@ def kl_loss(output: TrainingOutput) -> Tensor:
     return (each * prior.mask).sum() / prior.mask.sum()
 
 
+def rvc_spectrogram(audio: Tensor, config: SynthesizerConfig) -> Tensor:
+    """Linear magnitudes, one column a frame, as RVC's posterior encoder reads them.
+
+    Args:
+        audio: (batch, frames * frame_samples).
+        config: gives the FFT's size and the hop.
+
+    Returns:
+        (batch, spec_channels, frames).
+    """
+    size, hop = 2 * (config.spec_channels - 1), config.frame_samples
+    padded = nn.functional.pad(audio, ((size - hop) // 2, (size - hop + 1) // 2), mode="reflect")
+    return magnitude_spectrogram(padded, n_fft=size, hop_length=hop, power_floor=1e-6)
+
+
 class RvcMelLoss(nn.Module):
     """RVC's: L1 of log mel at one resolution, that of the posterior encoder's spectrogram."""
 
-    window: Tensor
     bank: Tensor
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
-        self.size, self.hop = 2 * (config.spec_channels - 1), config.frame_samples
+        self.config = config
         bank = mel_filterbank(
             sample_rate=config.sample_rate,
-            n_fft=self.size,
+            n_fft=2 * (config.spec_channels - 1),
             n_mels=MEL_BANDS.get(config.sample_rate, 80),
             low_hz=0.0,
             high_hz=config.sample_rate / 2,
         )
-        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
         return (self._log_mel(made) - self._log_mel(real)).abs().mean()
 
     def _log_mel(self, audio: Tensor) -> Tensor:
-        missing = self.size - self.hop
-        padded = nn.functional.pad(audio, (missing // 2, missing - missing // 2), mode="reflect")
-        spectrum = torch.stft(padded, self.size, self.hop, window=self.window, center=False, return_complex=True)
-        magnitudes = (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()
-        return torch.log((self.bank @ magnitudes).clamp(min=_RVC_FLOOR))
+        return torch.log((self.bank @ rvc_spectrogram(audio, self.config)).clamp(min=_RVC_FLOOR))
 
 
 def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:

@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from menura.train.learning.networks import make_optimizer
-from menura.train.learning.peers import Peers
+
+if TYPE_CHECKING:
+    from menura.train.learning.batches import Example
 
 _FIRST_SCALE = 2.0**16
 _LEAST_SCALE = 1.0
 """Gradients that overflow float16 even so are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """The processes that train together, as one of them sees them."""
+
+    rank: int = 0
+    world: int = 1
+    average: Callable[[Tensor], Tensor] | None = None
+    """The mean of a tensor over all processes; None where there is one."""
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, example: Example) -> Example:
+        """Every `world`-th row of a batch."""
+        if self.world == 1:
+            return example
+        return example.mapped(lambda tensor: tensor[self.rank :: self.world])
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Give all processes the gradients of the whole batch.
+
+        By hand rather than by a wrapped module: the trainer calls parts of the networks, which wrappers don't see.
+        """
+        if self.average is None:
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        flat = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
+        means = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 class Stepper:
@@ -24,7 +61,7 @@ class Stepper:
     """
 
     def __init__(self, model: nn.Module, rate: float, *, device: torch.device, precision: str) -> None:
-        self._model = model
+        self.model = model
         self._optimizer = make_optimizer(model, rate)
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
@@ -36,9 +73,9 @@ class Stepper:
         """
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        peers.average_gradients(self._model)
+        peers.average_gradients(self.model)
         self._scaler.unscale_(self._optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self._model.parameters(), max_gradient))
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_gradient))
         self._scaler.step(self._optimizer)
         self._scaler.update()
         overflowed = self._scaler.is_enabled() and not math.isfinite(norm)

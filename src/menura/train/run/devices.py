@@ -20,7 +20,7 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from menura.errors import AssetMissingError, MenuraError, OptionError, ResourceError
-from menura.train.learning.peers import Peers
+from menura.train.learning.stepper import Peers
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue

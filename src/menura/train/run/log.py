@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
+import os
+import socket
+import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from menura.errors import AssetMissingError
 from menura.plots import Sound, draw_sounds
-from menura.system.files import append_whole
+from menura.system.files import append_whole, writing
 from menura.train.events import Stepped, Validated
 from menura.train.experiment.folder import LOG, LOGS
 from menura.train.experiment.settings import write_atomically
-from menura.train.run.curves import Curves, open_curves
 from menura.train.run.validation import Preview
 
-PREVIEWS = "previews"
+if TYPE_CHECKING:
+    from menura.types import FloatArray
 
 
 class TrainingLog:
@@ -60,10 +66,57 @@ class TrainingLog:
                         Sound(title=f"the voice at step {step}", samples=item.made, rate=rate),
                     ]
                 )
-                write_atomically(self._folder / LOGS / PREVIEWS / f"{step:08d}.{number}.png", picture)
+                write_atomically(self._folder / LOGS / "previews" / f"{step:08d}.{number}.png", picture)
             if self.curves is not None:
                 self.curves.sound(f"made/{name}", item.made, rate, step)
                 self.curves.sound(f"real/{name}", item.real, rate, step)
+
+
+class Curves:
+    """Appends to one event file.
+
+    Not by `SummaryWriter`: its thread would tell a full disk by a traceback, and leave half an event.
+    """
+
+    def __init__(self, folder: Path, *, begin_step: int = 0) -> None:
+        """Begin a file.
+
+        Raises:
+            ImportError: the package tensorboard is not installed.
+            ResourceError: here and from every function, where the disk is full or can't be written.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard import summary
+
+        self._event, self._records = Event, RecordWriter
+        self._summaries: Any = summary  # untyped
+        self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        with writing(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._append(file_version="brain.Event:2")
+        # A session's start: readers forget what they have of its step and of later ones.
+        self._append(step=begin_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._append(step=step, summary=self._summaries.scalar(tag, value))
+
+    def sound(self, tag: str, samples: FloatArray, rate: int, step: int) -> None:
+        self._append(step=step, summary=self._summaries.audio(tag, samples, rate))
+
+    def _append(self, **fields: Any) -> None:
+        buffer = io.BytesIO()
+        self._records(buffer).write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        append_whole(self._path, buffer.getvalue())
+
+
+def curves_available() -> bool:
+    return find_spec("tensorboard") is not None
+
+
+def open_curves(folder: Path, *, begin_step: int) -> Curves | None:
+    return Curves(folder, begin_step=begin_step) if curves_available() else None
 
 
 def _truncate(path: Path, step: int) -> None:

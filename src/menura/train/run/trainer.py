@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from menura.checkpoints.voice import build_synthesizer, check_config
 from menura.errors import TrainingError
-from menura.models.discriminators import RvcDiscriminators
 from menura.models.synthesizer import Synthesizer
 from menura.system.interrupts import deferred_interrupts
 from menura.system.memory import available_memory_bytes
@@ -43,9 +42,8 @@ from menura.train.learning.networks import (
     warm_generator,
 )
 from menura.train.learning.objective import Pass, direct_pass, vits_pass
-from menura.train.learning.peers import Peers
 from menura.train.learning.precision import autocast
-from menura.train.learning.stepper import Stepper
+from menura.train.learning.stepper import Peers, Stepper
 from menura.train.run.log import TrainingLog
 from menura.train.run.validation import PREVIEWS, ValidationResult, Validations, ValidationSet
 from menura.train.voice.export import voice_of
@@ -79,12 +77,11 @@ class Trainer:
         self.validations = Validations()
         torch.manual_seed(experiment.seed)
         self.generator: Synthesizer = make_generator(experiment).to(device)
-        self.discriminators: RvcDiscriminators | None = None
         self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         self._spectral = SpectralLoss(experiment.synthesizer.sample_rate).to(device)
         self._rvc_mel = RvcMelLoss(experiment.synthesizer).to(device) if experiment.objective == "vits" else None
         self._stepper = self._stepper_of(self.generator, experiment.schedule.learning_rate)
-        self._discriminator_stepper: Stepper | None = None
+        self._judges: Stepper | None = None
         self._saved_step, self._saved_s = 0, 0.0
 
     def run(self, folder: Path, *, until_step: int, on_event: OnEvent, cancel: threading.Event | None = None) -> None:
@@ -159,9 +156,7 @@ class Trainer:
             warm_generator(self.generator, initial_weights(folder, warm.generator))
             self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         if warm.discriminator:
-            self._add_discriminators()
-            assert self.discriminators is not None
-            warm_discriminators(self.discriminators, initial_weights(folder, warm.discriminator))
+            warm_discriminators(self._make_judges().model, initial_weights(folder, warm.discriminator))
 
     def measure(self) -> ValidationResult:
         """How far the averaged weights, as the network that converts, are from the validation slices."""
@@ -196,7 +191,7 @@ class Trainer:
             seed = self.experiment.seed * 1_000_003 + self.step
             torch.manual_seed(seed)  # all processes make the same discriminators
             if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
-                self._add_discriminators()
+                self._make_judges()
             if self.peers.rank:
                 torch.manual_seed(seed + 7_919_777 * self.peers.rank)
             drawn = self.dataset.draw(
@@ -215,7 +210,7 @@ class Trainer:
     def _train_step(self, example: Example) -> dict[str, float]:
         made = self._generate(example)
         real = self._real_crops(example, made)
-        judged = {} if self.discriminators is None else self._train_discriminators(made.audio.detach(), real)
+        judged = {} if self._judges is None else self._train_discriminators(self._judges, made.audio.detach(), real)
         losses = self._generator_losses(made, real)
         self._stepper.set_rate(learning_rate(self.experiment.schedule, self.step))
         norm = self._stepper.step(losses["total"], self.peers, self.experiment.schedule.max_gradient)
@@ -234,46 +229,37 @@ class Trainer:
         return torch.stack([row[s : s + length] for row, s in zip(example.audio, starts, strict=True)])
 
     def _generator_losses(self, made: Pass, real: Tensor) -> dict[str, Tensor]:
-        weights = self.experiment.weights
-        losses, total = self._reconstruction_losses(made.audio, real)
+        """By name, and their weighted sum, "total"."""
+        weights = dataclasses.asdict(self.experiment.weights)
+        weights["features"] = weights.pop("feature_matching")
+        losses = {"mel": self._rvc_mel(made.audio, real)} if self._rvc_mel else self._spectral(made.audio, real)
         if self.experiment.objective == "vits":
             losses["kl"] = made.kl
-            total = total + weights.kl * made.kl
-        if self.discriminators is not None:
-            self.discriminators.requires_grad_(False)
+        if self._judges is not None:
+            self._judges.model.requires_grad_(False)
             with autocast(self.device, self.experiment.precision):
-                judged_real, judged_made = self.discriminators(real), self.discriminators(made.audio)
-            self.discriminators.requires_grad_(True)
+                judged_real, judged_made = self._judges.model(real), self._judges.model(made.audio)
+            self._judges.model.requires_grad_(True)
             losses["adversarial"] = adversarial_loss(judged_made)
             losses["features"] = feature_matching_loss(judged_real, judged_made)
-            total = total + weights.adversarial * losses["adversarial"]
-            total = total + weights.feature_matching * losses["features"]
+        total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=self.device))
         return losses | {"total": total}
 
-    def _reconstruction_losses(self, made: Tensor, real: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """By name, and their weighted sum."""
-        weights = self.experiment.weights
-        if self._rvc_mel is not None:
-            mel = self._rvc_mel(made, real)
-            return {"mel": mel}, weights.mel * mel
-        distance = self._spectral(made, real)
-        losses = {"log_spectrum": distance.log_spectrum, "mel": distance.mel, "convergence": distance.convergence}
-        total = weights.log_spectrum * distance.log_spectrum + weights.mel * distance.mel
-        return losses, total + weights.convergence * distance.convergence
-
-    def _train_discriminators(self, made: Tensor, real: Tensor) -> dict[str, float]:
-        assert self.discriminators is not None
-        assert self._discriminator_stepper is not None
+    def _train_discriminators(self, judges: Stepper, made: Tensor, real: Tensor) -> dict[str, float]:
         with autocast(self.device, self.experiment.precision):
-            loss = discriminator_loss(self.discriminators(real), self.discriminators(made))
-        norm = self._discriminator_stepper.step(loss, self.peers, self.experiment.schedule.max_gradient)
+            loss = discriminator_loss(judges.model(real), judges.model(made))
+        norm = judges.step(loss, self.peers, self.experiment.schedule.max_gradient)
         return _numbers({"discriminator": loss}, "discriminator_gradient", norm)
 
-    def _add_discriminators(self) -> None:
-        if self.discriminators is None:
-            self.discriminators = make_discriminators(self.experiment).to(self.device)
-            rate = self.experiment.schedule.discriminator_learning_rate
-            self._discriminator_stepper = self._stepper_of(self.discriminators, rate)
+    @property
+    def discriminators(self) -> nn.Module | None:
+        return None if self._judges is None else self._judges.model
+
+    def _make_judges(self) -> Stepper:
+        if self._judges is None:
+            discriminators = make_discriminators(self.experiment).to(self.device)
+            self._judges = self._stepper_of(discriminators, self.experiment.schedule.discriminator_learning_rate)
+        return self._judges
 
     def _stepper_of(self, model: nn.Module, rate: float) -> Stepper:
         return Stepper(model, rate, device=self.device, precision=self.experiment.precision)
@@ -294,9 +280,9 @@ class Trainer:
             "optimizer": self._stepper.state_dict(),
             "course": dataclasses.asdict(self.validations),
         }
-        if self.discriminators is not None and self._discriminator_stepper is not None:
-            state["discriminators"] = self.discriminators.state_dict()
-            state["discriminator_optimizer"] = self._discriminator_stepper.state_dict()
+        if self._judges is not None:
+            state["discriminators"] = self._judges.model.state_dict()
+            state["discriminator_optimizer"] = self._judges.state_dict()
         write_state(path, state, keep=self.experiment.schedule.keep_last)
 
     def restore(self, path: Path) -> None:
@@ -306,11 +292,9 @@ class Trainer:
             self.average = state["average"]
             self._stepper.load_state_dict(state["optimizer"])
             if "discriminators" in state:
-                self._add_discriminators()
-                assert self.discriminators is not None
-                assert self._discriminator_stepper is not None
-                self.discriminators.load_state_dict(state["discriminators"])
-                self._discriminator_stepper.load_state_dict(state["discriminator_optimizer"])
+                judges = self._make_judges()
+                judges.model.load_state_dict(state["discriminators"])
+                judges.load_state_dict(state["discriminator_optimizer"])
             course = state.get("course", {"steps": (), "distances": ()})
             self.validations = Validations(steps=tuple(course["steps"]), distances=tuple(course["distances"]))
             self.step = int(state["step"])
@@ -332,13 +316,7 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
     own = (path for path in learnt if StoredClip.of(path).speaker in speakers)
     shown = [] if kept else [load_features(path) for path in itertools.islice(own, PREVIEWS)]
     validation = ValidationSet([load_features(path) for path in kept], speakers=speakers, device=device, learnt=shown)
-    dataset = Dataset.load(
-        learnt,
-        speakers=speakers,
-        config=experiment.synthesizer,
-        mix=experiment.mix,
-        memory_bytes=available_memory_bytes() // 2,
-    )
+    dataset = Dataset.load(learnt, experiment, memory_bytes=available_memory_bytes() // 2)
     trainer = Trainer(experiment, dataset, device, validation, peers)
     paths = checkpoint_paths(folder)
     for number, path in enumerate(paths, start=1):

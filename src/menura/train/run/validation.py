@@ -64,7 +64,7 @@ class ValidationSet:
         """Convert every slice into its own speaker, as conversion does, with fixed noise."""
         distances, previews = [], []
         for number, (clip, made, real) in enumerate(self._all_converted(model, self._clips)):
-            distances.append(float(loss(made, real).mel))
+            distances.append(float(loss(made, real)["mel"]))
             if number < PREVIEWS:
                 previews.append(_preview(clip, made, real))
         return ValidationResult(mel=float(np.mean(distances)), previews=tuple(previews))

@@ -49,13 +49,20 @@ def export_voice(
     Raises:
         TrainingError: nothing was trained yet, there is no such speaker, or RVC's layout can't hold the voice.
     """
-    experiment = load_experiment(folder)
-    _check_target(target, experiment)
-    state = _weights(folder, newest=newest)
-    if metadata is None:
-        metadata = _metadata(experiment, load_preparation(folder), int(state["step"]), name=target.stem)
-    voice = voice_of(experiment, state["average"], step=int(state["step"]), metadata=metadata, speaker=speaker)
+    _check_target(target, load_experiment(folder))
+    voice, _ = _voice(folder, name=target.stem, metadata=metadata, speaker=speaker, newest=newest)
     save_voice(target, voice)
+
+
+def _voice(
+    folder: Path, *, name: str, metadata: VoiceMetadata | None = None, speaker: str | None, newest: bool
+) -> tuple[LoadedVoice, dict[str, Any]]:
+    """An experiment's voice, and the checkpoint that it comes from."""
+    experiment, state = load_experiment(folder), _weights(folder, newest=newest)
+    step = int(state["step"])
+    if metadata is None:
+        metadata = _metadata(experiment, load_preparation(folder), step, name=name)
+    return voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker), state
 
 
 def _check_target(target: Path, experiment: Experiment) -> None:
@@ -80,10 +87,7 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     ours = experiment.synthesizer.vocoder == SOURCE_FILTER
     suffixes = (".safetensors",) if ours else (".pth", ".safetensors")
     paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in suffixes)
-    state = _weights(folder, newest=newest)
-    step = int(state["step"])
-    metadata = _metadata(experiment, prepared, step, name=name)
-    voice = voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker)
+    voice, state = _voice(folder, name=name, speaker=speaker, newest=newest)
     for path in paths:
         save_voice(path, voice)
     _remove_earlier_name(folder / VOICE, paths)
