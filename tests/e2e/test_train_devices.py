@@ -20,7 +20,7 @@ from menura.train.events import ignore
 from menura.train.experiment.folder import CHECKPOINT
 from menura.train.experiment.settings import save_experiment
 from menura.train.learning.stepper import Peers
-from menura.train.run.devices import train_together
+from menura.train.run.devices import check_devices, train_together
 from menura.train.run.trainer import open_trainer
 from support.training import CPU, tiny_experiment, tiny_rvc, write_features
 
@@ -81,7 +81,7 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     experiment = tiny_rvc()
     schedule = dataclasses.replace(experiment.schedule, batch_size=4, save_every_steps=3, gan_from_step=1)
     save_experiment(tmp_path, dataclasses.replace(experiment, schedule=schedule))
-    train_together(2, CPU, 4, train, tmp_path)
+    train_together(2, CPU, train, tmp_path)
     assert [(tmp_path / f"group.{rank}.txt").read_text() for rank in range(2)] == ["gone", "gone"]
     for network in ("end", "judges"):
         ends = [torch.load(tmp_path / f"{network}.{rank}.pt", weights_only=True) for rank in range(2)]
@@ -107,20 +107,20 @@ def test_one_that_fails_ends_all_with_its_own_error(
     tmp_path: Path, failure: Exception, kind: type[Exception], told: str
 ) -> None:
     with pytest.raises(kind, match=told):
-        train_together(2, CPU, 2, fail_alone, (tmp_path, failure))
+        train_together(2, CPU, fail_alone, (tmp_path, failure))
     assert (tmp_path / "group.1.txt").read_text() == "gone"
 
 
 @pytest.mark.slow
 def test_one_that_is_killed_ends_all(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="SIGKILL"):
-        train_together(2, CPU, 2, die_alone, None)
+        train_together(2, CPU, die_alone, None)
 
 
 @pytest.mark.slow
 def test_an_interruption_of_the_parent_ends_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_together(2, CPU, 2, interrupt_parent, tmp_path)
+        train_together(2, CPU, interrupt_parent, tmp_path)
     assert not multiprocessing.active_children()
     assert [(tmp_path / f"group.{rank}.txt").read_text() for rank in range(2)] == ["gone", "gone"]
 
@@ -143,11 +143,11 @@ def test_rows_are_shared_out_without_rest(tmp_path: Path) -> None:
 )
 def test_what_can_not_be_shared_is_refused(devices: int, device: torch.device, batch_size: int) -> None:
     with pytest.raises(OptionError) as caught:
-        train_together(devices, device, batch_size, train, None)
+        check_devices(devices, device, batch_size)
     assert caught.value.option == "devices"
 
 
 def test_without_fabric_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lightning_fabric", None)
     with pytest.raises(AssetMissingError, match="multi-gpu"):
-        train_together(2, CPU, 8, train, None)
+        check_devices(2, CPU, 8)

@@ -136,7 +136,6 @@ class TrainingSession:
         return finished
 
     def _change_experiment(self) -> Experiment:
-        """The experiment with what the options change, which is kept in it."""
         before = load_experiment(self._folder)
         experiment = changed(before, self._options)
         if self._options.dataset is not None:  # what can't be right is not kept
@@ -176,9 +175,8 @@ class TrainingSession:
         def hear(event: Any) -> None:
             ends.append(event) if isinstance(event, Finished) else self._on_event(event)
 
-        batch_size = load_experiment(self._folder).schedule.batch_size
         with events_of_processes(hear) as queue:
-            train_together(self._options.devices, device, batch_size, _train_with_peers, (*task, queue))
+            train_together(self._options.devices, device, _train_with_peers, (*task, queue))
         return ends[0]
 
     def _index(self, *, again: bool) -> Path | None:

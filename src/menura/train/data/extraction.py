@@ -27,8 +27,6 @@ _VERSION = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkNames:
-    """Which networks, and where their weights are."""
-
     content: str
     version: str
     content_path: str
@@ -58,9 +56,8 @@ class NetworkNames:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureJob:
     folder: str
-    """The experiment's."""
     slice_file: str
-    """Below it."""
+    """Below the experiment's folder."""
     speaker: str
     networks: NetworkNames
 

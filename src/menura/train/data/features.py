@@ -105,7 +105,6 @@ class Extractor:
     sample_rate: int
     perturbed_variants: int = 2
     device: torch.device = _CPU
-    """The networks'."""
 
     def extract(self, clip: ClipSource) -> ClipFeatures:
         (made,) = self.extract_all([clip])
@@ -160,7 +159,6 @@ class _Plan:
         return [*self.others, *(item.samples for item in self.perturbed)]
 
     def features(self, own: ClipAnalysis, variations: Iterator[ClipAnalysis]) -> ClipFeatures:
-        """Take this clip's variations, which come next."""
         vectors = self.frames // 2
         assert own.f0_hz is not None
         content = {

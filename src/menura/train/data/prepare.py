@@ -71,7 +71,6 @@ _FEWEST_TO_VALIDATE = 8
 class SliceJob:
     recording: Recording
     folder: str
-    """The experiment's."""
     settings: DataSettings
     sample_rate: int
 
@@ -95,15 +94,7 @@ def prepare(
     on_event: OnEvent,
     device: str,
 ) -> Preparation:
-    """Cut what isn't cut and compute what isn't computed.
-
-    Args:
-        folder: the experiment's.
-        experiment: of that folder.
-        home: Menura's data folder.
-        workers: processes.
-        on_event: called after each recording and each few slices.
-        device: where content and F0 are computed; on others than "cpu" by this process alone.
+    """Cut what isn't cut and compute what isn't computed: on other devices than "cpu" in this process alone.
 
     Raises:
         TrainingError: nothing usable is left of a speaker; the report says why.

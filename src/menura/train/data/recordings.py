@@ -31,7 +31,6 @@ class DatasetFacts:
     seconds: dict[str, float]
     """By speaker."""
     unreadable: tuple[ErrorDetails, ...]
-    """What is wrong with files that can't be read."""
     low_rate: tuple[str, ...]
     """Files whose rate is below the voice's: they have no sound at its top."""
 

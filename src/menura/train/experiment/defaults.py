@@ -134,7 +134,6 @@ def _schedule(options: TrainingOptions, *, small: bool) -> Schedule:
 
 
 def changed(experiment: Experiment, options: RunOptions) -> Experiment:
-    """The experiment as a run's options want it."""
     schedule = experiment.schedule
     rate = options.learning_rate
     schedule = dataclasses.replace(

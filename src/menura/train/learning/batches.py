@@ -45,7 +45,6 @@ class Example:
 
 class Dataset:
     def __init__(self, clips: Sequence[ClipFeatures | StoredClip], experiment: Experiment) -> None:
-        """Keep the clips that are long enough for a crop."""
         config, speakers = experiment.synthesizer, experiment.speakers
         self._clips = [clip for clip in clips if clip.frames > config.segment_size_frames + 2]
         self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
@@ -64,7 +63,6 @@ class Dataset:
 
     @classmethod
     def load(cls, paths: Sequence[Path], experiment: Experiment, *, memory_bytes: int) -> Dataset:
-        """Take the prepared clips of these files that are of the speakers."""
         stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in experiment.speakers]
         fits = sum(clip.path.stat().st_size for clip in stored) <= memory_bytes
         clips = [load_features(clip.path) if fits else clip for clip in stored]

@@ -63,9 +63,6 @@ def check_disk_space(folder: Path, experiment: Experiment, *, seconds: float = 0
         experiment: of that folder.
         seconds: of the recordings, where they are still to be prepared; else 0.
         copied_bytes: files that are yet to be copied into it.
-
-    Raises:
-        ResourceError: the disk is too small.
     """
     needed = copied_bytes + _checkpoint_bytes(folder, experiment) + _prepared_bytes(folder, experiment, seconds)
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())

@@ -130,7 +130,6 @@ def check_warm_start(folder: Path, experiment: Experiment) -> None:
 
 
 def _fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The weights that the network can take over."""
     own = network.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < _LEAST_SHARE * len(own):

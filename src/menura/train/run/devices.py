@@ -49,24 +49,20 @@ def check_devices(devices: int, device: torch.device, batch_size: int) -> None:
 
 
 def train_together(
-    devices: int, device: torch.device, batch_size: int, work: Callable[[Peers, torch.device, Any], None], given: Any
+    devices: int, device: torch.device, work: Callable[[Peers, torch.device, Any], None], given: Any
 ) -> None:
-    """Run `work` in a process for each device.
+    """Run `work` in a process for each device, after `check_devices`.
 
     Args:
         devices: how many.
         device: of which kind; CPU processes are for tests only.
-        batch_size: of all together.
         work: a module's function, called with the peers, its own device, and what is given.
         given: what it needs; must be picklable.
 
     Raises:
-        OptionError: there are fewer devices, or the batch can't be shared evenly.
-        AssetMissingError: Fabric is not installed.
         ResourceError: a process was killed, as systems do when memory runs out.
         Exception: what `work` raised first; MenuraError, OSError and MemoryError as they were, others as RuntimeError.
     """
-    check_devices(devices, device, batch_size)
     from lightning_fabric import Fabric
 
     fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")

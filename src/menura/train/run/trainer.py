@@ -85,13 +85,9 @@ class Trainer:
         self._saved_step, self._saved_s = 0, 0.0
 
     def run(self, folder: Path, *, until_step: int, on_event: OnEvent, cancel: threading.Event | None = None) -> None:
-        """Train and keep checkpoints and the log of losses in `folder`.
+        """Train up to a step, and keep checkpoints and the log of losses in the experiment's folder.
 
-        Args:
-            folder: the experiment's.
-            until_step: stop after this many steps in all.
-            on_event: gets what happened after each step.
-            cancel: stops after the current step, which is kept. Where it is given, Ctrl-C is its owner's business.
+        Setting `cancel` stops after the current step, which is kept; where it is given, Ctrl-C is its owner's business.
 
         Raises:
             KeyboardInterrupt: Ctrl-C without `cancel`; the step it came in is finished and kept.
@@ -145,12 +141,10 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """True where validation says that it doesn't get better any more."""
         patience = self.experiment.schedule.patience
         return bool(patience) and self.validations.since_best >= (patience or 0)
 
     def begin_warm(self, folder: Path) -> None:
-        """Take over the weights that the experiment begins with."""
         warm = self.experiment.warm_start
         if warm.generator:
             warm_generator(self.generator, initial_weights(folder, warm.generator))
@@ -164,7 +158,6 @@ class Trainer:
         return self.validation.measure(self._averaged(), self._spectral)
 
     def _averaged(self) -> Synthesizer:
-        """The network that converts, with the averaged weights."""
         voice = voice_of(self.experiment, {name: value.cpu() for name, value in self.average.items()}, step=self.step)
         return build_synthesizer(voice).to(self.device)
 

@@ -37,14 +37,10 @@ def export_voice(
     speaker: str | None = None,
     newest: bool = False,
 ) -> None:
-    """Write the averaged weights of an experiment as a voice.
+    """Write the averaged weights of an experiment as a voice: .pth (RVC's layout) or .safetensors.
 
-    Args:
-        folder: the experiment's.
-        target: a .pth (RVC's layout) or .safetensors file.
-        metadata: what the file says beside its weights; by default what Applio's files say.
-        speaker: keep only this one; all of them where None.
-        newest: take the newest weights, not those that validated best.
+    Those that validated best, unless `newest`; of one speaker, or all; what the file says beside them is by default
+    what Applio's files say.
 
     Raises:
         TrainingError: nothing was trained yet, there is no such speaker, or RVC's layout can't hold the voice.
