@@ -101,24 +101,20 @@ def run(name: Path, **given: Any) -> None:
 
 
 def _conclude(name: Path, finished: events.Finished, number: int) -> None:
-    command = f"menura train run {shlex.quote(str(name))}"
+    folder = shlex.quote(str(name))
     if finished.reason in ("until", "cancelled"):
-        say(f"Stopped after step {finished.step} of {finished.last_step}; saved. To resume: {command}")
+        resume = f"To resume: menura train run {folder}"
+        say(f"Stopped after step {finished.step} of {finished.last_step}; saved. {resume}")
         if finished.reason == "cancelled":
             raise click.exceptions.Exit(128 + number)
         return
     if finished.reason == "patience":
-        say(
-            f"Stopped after step {finished.step}: validation was best at step {finished.best_step}. "
-            "To continue anyway: --patience 0"
-        )
+        best = f"validation was best at step {finished.best_step}"
+        say(f"Stopped after step {finished.step}: {best}. To continue anyway: --patience 0")
     _hint(finished.voice, finished.index)
     if finished.checkpoint_bytes:
-        megabytes = finished.checkpoint_bytes / 1e6
-        say(
-            f"The checkpoint ({megabytes:.0f} MB) is only needed to train further. "
-            f"To delete it: menura train remove --checkpoints {shlex.quote(str(name))}"
-        )
+        delete = f"To delete it: menura train remove --checkpoints {folder}"
+        say(f"The checkpoint ({finished.checkpoint_bytes / 1e6:.0f} MB) is only needed to train further. {delete}")
 
 
 def _hint(voice: Path | None, index: Path | None) -> None:
@@ -157,7 +153,7 @@ class _Display:
         self.training = self._stopping = self._warned = False
         self.signal: int = signal.SIGINT
         self._line = LiveLine(self._text)
-        self._stage, self._stage_s = "loading ...", time.monotonic()
+        self._enter("loading ...")
         self._step = self._first_step = self._last_step = 0
         self._every, self._losses = 1, ""
         self._begun_s = self._stepped_s = self._said_s = -_QUIET_S
@@ -182,7 +178,7 @@ class _Display:
                 self._validated(event)
             case events.Trained():
                 self.training = False
-                self._stage, self._stage_s = "making the voice ...", time.monotonic()
+                self._enter("making the voice ...")
             case events.Indexed():
                 self._line.tell(f"{event.path}: {event.vectors} vectors in {event.cells} cells")
             case events.Exported():
@@ -190,6 +186,9 @@ class _Display:
             case events.Noted():
                 self._line.tell(event.note.text(flag_with), to=note)
         self._line.show()
+
+    def _enter(self, stage: str) -> None:
+        self._stage, self._stage_s = stage, time.monotonic()
 
     def finishing(self, number: int) -> None:
         """Answer a signal at once. From its handler, where nothing may be locked."""
@@ -228,7 +227,7 @@ class _Display:
             say(self._stage, err=True)
 
     def _prepared(self, event: events.Prepared) -> None:
-        self._stage, self._stage_s = "loading ...", time.monotonic()
+        self._enter("loading ...")
         for speaker, seconds in event.seconds.items():
             self._line.tell(f"{speaker}: {seconds / 60:.1f} minutes in slices (see {event.report})")
 

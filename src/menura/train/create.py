@@ -120,19 +120,18 @@ def _precision(asked: str) -> str:
 def slow_device_note(experiment: Experiment, device: torch.device) -> tuple[ErrorDetails, ...]:
     if device.type != "cpu" or experiment.objective == "direct":
         return ()
-    return (
-        _note(
-            "RVC's network needs a GPU: on this CPU training takes weeks",
-            "Make the experiment with {content=menura-starter} and {sample_rate=24k} for a small network that a CPU "
-            "trains in hours",
-        ),
-    )
+    return (_SLOW,)
 
 
 def _note(problem: str, advice: str | None = None) -> ErrorDetails:
     return ErrorDetails(kind="note", problem=problem, advice=advice)
 
 
+_SLOW = _note(
+    "RVC's network needs a GPU: on this CPU training takes weeks",
+    "Make the experiment with {content=menura-starter} and {sample_rate=24k} for a small network that a CPU trains in "
+    "hours",
+)
 _RANDOM = _note("training starts from random weights", "{pretrained_g} and {pretrained_d} give others")
 
 
