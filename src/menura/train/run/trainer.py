@@ -45,7 +45,7 @@ from menura.train.learning.objective import Pass, direct_pass, vits_pass
 from menura.train.learning.precision import autocast
 from menura.train.learning.stepper import Peers, Stepper
 from menura.train.run.log import TrainingLog
-from menura.train.run.validation import PREVIEWS, ValidationResult, Validations, ValidationSet
+from menura.train.run.validation import PREVIEWS, Validations, ValidationSet
 from menura.train.voice.export import voice_of
 
 _ALONE = Peers()
@@ -114,7 +114,7 @@ class Trainer:
         """Validate, log and save what is due after a step; whether to go on."""
         schedule = self.experiment.schedule
         every = schedule.evaluate_every_steps
-        validated = self._validate(folder, log) if every and self.step % every == 0 else None
+        validated = self._validate(folder) if every and self.step % every == 0 else None
         if log:
             if self.step % schedule.log_every_steps == 0 or validated is not None:
                 log.log(stepped, validated)
@@ -124,7 +124,7 @@ class Trainer:
         stop = self.is_over or self.step == until_step
         late = time.monotonic() - self._saved_s >= _SAVE_EVERY_S
         if log and (self.step % schedule.save_every_steps == 0 or stop or late):
-            self._keep(folder, None if validated is not None else log, on_event)
+            self._keep(folder, log, on_event)
         return not stop
 
     def _keep(self, folder: Path, log: TrainingLog | None, on_event: OnEvent) -> None:
@@ -152,7 +152,7 @@ class Trainer:
         if warm.discriminator:
             warm_discriminators(self._make_judges().model, initial_weights(folder, warm.discriminator))
 
-    def measure(self) -> ValidationResult:
+    def measure(self) -> float:
         """How far the averaged weights, as the network that converts, are from the validation slices."""
         assert self.validation is not None
         return self.validation.measure(self._averaged(), self._spectral)
@@ -161,21 +161,17 @@ class Trainer:
         voice = voice_of(self.experiment, {name: value.cpu() for name, value in self.average.items()}, step=self.step)
         return build_synthesizer(voice).to(self.device)
 
-    def _validate(self, folder: Path, log: TrainingLog | None) -> Validated | None:
+    def _validate(self, folder: Path) -> Validated | None:
         """Every process measures the same, so that all know when to stop."""
         if not self.validation:
             return None
-        measured = self.measure()
-        self.validations = self.validations.after(self.step, measured.mel)
+        mel = self.measure()
+        self.validations = self.validations.after(self.step, mel)
         best_step = self.validations.best_step
         assert best_step is not None
-        if log:
-            log.previews(measured.previews, self.step, self.experiment.synthesizer.sample_rate)
-        if log and best_step == self.step:
-            write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": measured.mel})
-        return Validated(
-            step=self.step, mel=measured.mel, best_step=best_step, overtraining=self.validations.overtraining
-        )
+        if self.peers.leads and best_step == self.step:
+            write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": mel})
+        return Validated(step=self.step, mel=mel, best_step=best_step, overtraining=self.validations.overtraining)
 
     def steps(self, until_step: int) -> Iterator[Stepped]:
         schedule = self.experiment.schedule

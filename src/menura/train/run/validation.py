@@ -32,15 +32,8 @@ class Preview:
     speaker: str
     real: FloatArray
     made: FloatArray
-    learnt: bool = False
+    learnt: bool
     """True where the voice learns from it, as there is no slice for validation."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationResult:
-    mel: float
-    """Mean distance of log mel."""
-    previews: tuple[Preview, ...]
 
 
 class ValidationSet:
@@ -60,20 +53,23 @@ class ValidationSet:
     def __len__(self) -> int:
         return len(self._clips)
 
-    def measure(self, model: Synthesizer, loss: SpectralLoss) -> ValidationResult:
-        """Convert every slice into its own speaker, as conversion does, with fixed noise."""
-        distances, previews = [], []
-        for number, (clip, made, real) in enumerate(self._all_converted(model, self._clips)):
-            distances.append(float(loss(made, real)["mel"]))
-            if number < PREVIEWS:
-                previews.append(_preview(clip, made, real))
-        return ValidationResult(mel=float(np.mean(distances)), previews=tuple(previews))
+    def measure(self, model: Synthesizer, loss: SpectralLoss) -> float:
+        """Mean distance of log mel where every slice is converted into its own speaker, with fixed noise."""
+        converted = self._all_converted(model, self._clips)
+        return float(np.mean([float(loss(made, real)["mel"]) for _, made, real in converted]))
 
     def previews(self, model: Synthesizer) -> tuple[Preview, ...]:
         """The first slices as `measure` makes them; where there are none, such that are learnt from."""
-        shown = self._clips[:PREVIEWS] or self._learnt
-        converted = self._all_converted(model, shown)
-        return tuple(_preview(clip, made, real, learnt=not self._clips) for clip, made, real in converted)
+        converted = self._all_converted(model, self._clips[:PREVIEWS] or self._learnt)
+        return tuple(
+            Preview(
+                speaker=clip.speaker,
+                real=real[0].cpu().numpy(),
+                made=made[0].cpu().numpy(),
+                learnt=not self._clips,
+            )
+            for clip, made, real in converted
+        )
 
     @torch.no_grad()
     def _all_converted(
@@ -106,10 +102,6 @@ class ValidationSet:
         made = model.decode(model.reverse_flow(z_p, prior.mask, g), g, source)
         real = clip.audio[start * size : (start + frames) * size].to(self._device, torch.float32)[None] / 32767
         return made.float(), real
-
-
-def _preview(clip: ClipFeatures, made: Tensor, real: Tensor, *, learnt: bool = False) -> Preview:
-    return Preview(speaker=clip.speaker, real=real[0].cpu().numpy(), made=made[0].cpu().numpy(), learnt=learnt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
