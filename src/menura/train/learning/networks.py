@@ -21,7 +21,6 @@ from menura.models.vocoders import HifiGan, HifiGanBase
 from menura.train.experiment.settings import Experiment
 from menura.train.learning.precision import keep_float32, prefer_channels_last, recompute_in_backward
 
-_BETAS = (0.8, 0.99)
 _INITIAL_LOG_SCALE = -3.0
 _LEAST_SHARE = 0.5
 """Of the weights that a warm start must fill, or it isn't one."""
@@ -60,10 +59,6 @@ def _residual_blocks(generator: Synthesizer) -> list[nn.Module]:
 def make_discriminators(experiment: Experiment) -> RvcDiscriminators:
     made = RvcDiscriminators(experiment.synthesizer.version)
     return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True)
 
 
 def warm_generator(generator: Synthesizer, path: Path) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from menura.train.learning.networks import make_optimizer
-
 if TYPE_CHECKING:
     from menura.train.learning.batches import Example
 
+_BETAS = (0.8, 0.99)
 _FIRST_SCALE = 2.0**16
 _LEAST_SCALE = 1.0
 """Gradients that overflow float16 even so are none."""
@@ -62,7 +61,9 @@ class Stepper:
 
     def __init__(self, model: nn.Module, rate: float, *, device: torch.device, precision: str) -> None:
         self.model = model
-        self._optimizer = make_optimizer(model, rate)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True
+        )
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
     def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> float | None:

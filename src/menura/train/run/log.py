@@ -38,7 +38,7 @@ class TrainingLog:
         """Open the logs of an experiment, and forget what an earlier run logged after its last checkpoint."""
         self._folder = folder
         _truncate(folder / LOG, begin_step)
-        self.curves: Curves | None = open_curves(folder / LOGS, begin_step=begin_step)
+        self.curves = Curves(folder / LOGS, begin_step=begin_step) if curves_available() else None
 
     def log(self, stepped: Stepped, validated: Validated | None) -> None:
         row = dataclasses.asdict(stepped)
@@ -113,10 +113,6 @@ class Curves:
 
 def curves_available() -> bool:
     return find_spec("tensorboard") is not None
-
-
-def open_curves(folder: Path, *, begin_step: int) -> Curves | None:
-    return Curves(folder, begin_step=begin_step) if curves_available() else None
 
 
 def _truncate(path: Path, step: int) -> None:
