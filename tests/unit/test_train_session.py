@@ -135,7 +135,7 @@ def test_float_recordings_over_full_scale_are_scaled_down_as_in_conversion(tmp_p
     folder = prepared_from(tmp_path, {"loud.wav": 2.8 * voice / np.abs(voice).max()})
     job = preparation.SliceJob(
         recording=preparation.find_recordings(tmp_path / "data", ("me",), by_folder=False)[0],
-        folder=str(folder),
+        folder=folder,
         settings=DataSettings(),
         sample_rate=24_000,
     )

@@ -55,7 +55,7 @@ class NetworkNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureJob:
-    folder: str
+    folder: Path
     slice_file: str
     """Below the experiment's folder."""
     speaker: str
@@ -102,17 +102,17 @@ def _cached(target: Path) -> ClipFeatures | None:
 
 def extract_features(jobs: Sequence[FeatureJob]) -> list[PreparedSlice | None]:
     """Compute features of slices for the same networks together, or take those that are cached; None: too short."""
-    data = [(Path(job.folder) / job.slice_file).read_bytes() for job in jobs]
+    data = [(job.folder / job.slice_file).read_bytes() for job in jobs]
     keys = [_content_key(job, content) for job, content in zip(jobs, data, strict=True)]
     names = [f"{FEATURES}/{job.speaker}.{key}{SUFFIX}" for job, key in zip(jobs, keys, strict=True)]
-    found = [_cached(Path(job.folder) / name) for job, name in zip(jobs, names, strict=True)]
+    found = [_cached(job.folder / name) for job, name in zip(jobs, names, strict=True)]
     missing = [number for number, features in enumerate(found) if features is None]
     if missing:
         made = _extracted([jobs[number] for number in missing], [int(keys[number][:8], 16) for number in missing])
         for number, features in zip(missing, made, strict=True):
             found[number] = features
             if features is not None:
-                save_features(Path(jobs[number].folder) / names[number], features)
+                save_features(jobs[number].folder / names[number], features)
     rows = zip(jobs, names, found, strict=True)
     return [None if features is None else _result(job, name, features) for job, name, features in rows]
 
@@ -122,7 +122,7 @@ def whole_slice(job: FeatureJob) -> Iterator[None]:
     try:
         yield
     except (OSError, soundfile.LibsndfileError) as error:
-        path = Path(job.folder) / job.slice_file
+        path = job.folder / job.slice_file
         raise TrainingError(path, "damaged slice", "Delete the file and prepare again") from error
 
 
@@ -132,7 +132,7 @@ def _extracted(jobs: Sequence[FeatureJob], seeds: Sequence[int]) -> list[ClipFea
     clips = []
     for job, seed in zip(jobs, seeds, strict=True):
         with whole_slice(job):
-            samples, rate = soundfile.read(Path(job.folder) / job.slice_file, dtype="float32")
+            samples, rate = soundfile.read(job.folder / job.slice_file, dtype="float32")
         clips.append(ClipSource(speaker=job.speaker, samples=samples, rate=rate, seed=seed))
     return _loaded[networks].extract_all(clips)
 

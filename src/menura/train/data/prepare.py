@@ -70,7 +70,7 @@ _FEWEST_TO_VALIDATE = 8
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceJob:
     recording: Recording
-    folder: str
+    folder: Path
     settings: DataSettings
     sample_rate: int
 
@@ -104,7 +104,7 @@ def prepare(
     rate = experiment.synthesizer.sample_rate
     networks = NetworkNames.of(experiment, home, device)
     recordings = find_recordings(Path(settings.dataset), experiment.speakers, by_folder=settings.by_folder)
-    jobs = [SliceJob(recording=r, folder=str(folder), settings=settings, sample_rate=rate) for r in recordings]
+    jobs = [SliceJob(recording=r, folder=folder, settings=settings, sample_rate=rate) for r in recordings]
     sliced: list[SlicedRecording] = []
     for done in run_all(slice_recording, jobs, workers=workers):
         sliced.append(done)
@@ -149,12 +149,12 @@ def settings_key(experiment: Experiment) -> str:
 def slice_recording(job: SliceJob) -> SlicedRecording:
     """Cut one recording into FLAC files, or take what an earlier run made of it."""
     path, settings = job.recording.path, job.settings
-    folder = Path(job.folder) / SLICES / job.recording.speaker
+    folder = job.folder / SLICES / job.recording.speaker
     try:
         key = _recording_key(path, settings, job.sample_rate)
         mark = folder / f"{key}.json"
         known = _known(mark)
-        if known is not None and all((Path(job.folder) / name).is_file() for name in known.files):
+        if known is not None and all((job.folder / name).is_file() for name in known.files):
             return dataclasses.replace(known, source=job.recording.relative)
         reader = open_audio(path)
         rate = reader.info.sample_rate
@@ -211,7 +211,7 @@ def _cut(job: SliceJob, samples: FloatArray, rate: int, *, stem: str) -> SlicedR
         if settings.loudness == "after":
             part = normalised(part, rate)
         name = f"{stem}.{number:04d}.flac"
-        _write_flac(Path(job.folder) / name, resample(part, rate, job.sample_rate), job.sample_rate)
+        _write_flac(job.folder / name, resample(part, rate, job.sample_rate), job.sample_rate)
         files.append(name)
     return SlicedRecording(
         source=job.recording.relative,
@@ -246,7 +246,7 @@ def _computed(
     on_event: OnEvent,
 ) -> list[PreparedSlice]:
     jobs = [
-        FeatureJob(folder=str(folder), slice_file=file, speaker=recording.speaker, networks=networks)
+        FeatureJob(folder=folder, slice_file=file, speaker=recording.speaker, networks=networks)
         for recording in sliced
         for file in recording.files
     ]
@@ -277,7 +277,7 @@ def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[list[int]]:
 
 def _length(job: FeatureJob) -> int:
     with whole_slice(job):
-        return int(soundfile.info(Path(job.folder) / job.slice_file).frames)
+        return int(soundfile.info(job.folder / job.slice_file).frames)
 
 
 def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[PreparedSlice, ...]:

@@ -25,20 +25,15 @@ _SAVE_EVERY_STEPS = 500
 _LOG_EVERY_STEPS = 25
 
 
-def size_of_network(options: TrainingOptions) -> str:
-    """The size that the options mean: "v1", "v2" or "small"."""
-    if options.size == "auto":
-        return SMALL if options.content == STARTER else "v2"
-    return options.size
-
-
 def network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
     """The network that the options ask for.
 
     Raises:
         OptionError: options that don't go together, or sizes that make no network.
     """
-    size = size_of_network(options)
+    size = options.size
+    if size == "auto":
+        size = SMALL if options.content == STARTER else "v2"
     if size == "v1" and options.content == STARTER:
         raise OptionError(None, f"v1 needs 256-dimensional content; {STARTER} has 384", "Take v2 or small", "size")
     rate = TRAINING_RATES[options.sample_rate]
