@@ -50,11 +50,9 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """The voice was measured on slices that it doesn't learn from."""
-
     step: int
     mel: float
-    """Mean distance of log mel spectra."""
+    """Mean distance of log mel spectra, on slices that the voice doesn't learn from."""
     best_step: int
     """Where that was least so far."""
     overtraining: bool
@@ -94,8 +92,6 @@ class Noted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The session has ended."""
-
     step: int
     last_step: int
     """As planned by the experiment."""

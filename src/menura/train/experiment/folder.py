@@ -59,15 +59,8 @@ def remove_unfinished(folder: Path) -> None:
 
     Voices stay out of it: they can be exported beside a run.
     """
-    places = (
-        folder.glob(_UNFINISHED),
-        *(
-            (folder / name).rglob(_UNFINISHED)
-            for name in (BEGIN, SLICES, FEATURES, LOGS)
-            if not (folder / name).is_symlink()
-        ),
-    )
-    remove_abandoned(itertools.chain(*places))
+    below = [folder / name for name in (BEGIN, SLICES, FEATURES, LOGS) if not (folder / name).is_symlink()]
+    remove_abandoned(itertools.chain(folder.glob(_UNFINISHED), *(place.rglob(_UNFINISHED) for place in below)))
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
