@@ -7,12 +7,14 @@ import dataclasses
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast, overload
+from typing import BinaryIO, TypeAlias, Union, cast, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from menura.audio.decode import spooled_input
 from menura.errors import DecodeError, EncodeError, MenuraError, details_of
@@ -22,21 +24,22 @@ from menura.loading.request import Asked
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.conversion import explain
 from menura.pipeline.engine import Done, Engine, Failed, run_batch
-from menura.pipeline.output import FileSink, MemorySink, output_gain
+from menura.pipeline.output import FileSink, MemorySink, Sink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
 from menura.system.device import configure_torch, peak_memory_mb, resolve_device
 from menura.system.files import temporary_folder
-from menura.types import AudioBlock, ConverterStats, Explanation, FileResult, Progress, RunReport, failed_result
+from menura.types import (
+    AudioBlock,
+    ConverterStats,
+    Explanation,
+    FileResult,
+    FloatArray,
+    Progress,
+    RunReport,
+    failed_result,
+)
 from menura.voices.assets import home_folder
-
-if TYPE_CHECKING:
-    import threading
-
-    import numpy.typing as npt
-
-    from menura.pipeline.output import Sink
-    from menura.types import FloatArray
 
 FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
 Source: TypeAlias = Union[FilePath, BinaryIO, "tuple[npt.ArrayLike, int]", Recording]

@@ -6,17 +6,13 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from menura.errors import AssetMissingError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 _WINDOW_S, _HOP_S = 0.032, 0.008
 _FLOOR_DB = -80.0

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,11 +25,7 @@ from menura.audio.processor import CANCELLED, MixDown
 from menura.audio.sndfile import SndfileSource
 from menura.errors import DecodeError
 from menura.system.files import temporary_folder, writing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 MINIMUM_RATE_HZ = 4_000
 MAXIMUM_RATE_HZ = 384_000

@@ -11,25 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
-from menura.audio.tags import Tags, flac_picture, id3_tag
+from menura.audio.tags import Cover, Tags, flac_picture, id3_tag
 from menura.errors import EncodeError
 from menura.options import FORMATS
 from menura.system.files import NewFile, check_writable, writing
 from menura.system.interrupts import deferred_interrupts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from menura.audio.tags import Cover
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 _CODEC_RATES_HZ = {
     "opus": (8_000, 12_000, 16_000, 24_000, 48_000),

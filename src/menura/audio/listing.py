@@ -5,16 +5,12 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from menura.errors import ErrorDetails
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from menura.types import Place
+from menura.types import Place
 
 _BASE = "wav wave w64 rf64 flac ogg oga opus mp3 aif aiff aifc au snd caf"
 _MEDIA = "m4a m4b mp4 mov m4v aac webm weba mkv mka wma wmv asf ac3 eac3 3gp amr mp2 avi flv ts wv ape"

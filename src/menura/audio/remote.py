@@ -12,16 +12,12 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from menura.audio.listing import InputFile, failed_input, nothing_in
+from menura.audio.listing import InputFile, Selection, failed_input, nothing_in
 from menura.errors import DecodeError, EncodeError, OptionError
 from menura.system.files import remove_unfinished, temporary_folder
-from menura.types import Url
-
-if TYPE_CHECKING:
-    from menura.audio.listing import Selection
-    from menura.types import Place
+from menura.types import Place, Url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")

@@ -6,16 +6,12 @@ samples are cut into blocks, and equals `soxr.resample` of the whole signal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import soxr
 
 from menura.audio.processor import Processor
+from menura.types import FloatArray
 from menura.units import ceil_div, rescaled_length
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
 
 
 class StreamResampler(Processor):

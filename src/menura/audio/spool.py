@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from menura.system.files import writing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 _SAMPLE_BYTES = 4
 

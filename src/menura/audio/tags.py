@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 import soundfile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 _LONGEST_TEXT_BYTES = 2000
 """In UTF-8. Of a wav with longer ones libsndfile reads none, and with much longer ones writes none."""

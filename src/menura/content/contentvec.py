@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +21,7 @@ from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert
 from menura.system.pages import MappedPages
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 _LAYER_OF_RVC_V1 = 9
 _SUM_FRAMES = 1 << 15

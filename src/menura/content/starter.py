@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +18,7 @@ from menura.errors import AssetMissingError
 from menura.kernels.linear import use_onednn
 from menura.models.footprint import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 _SILENT_LOG_MEL = -10.0
 

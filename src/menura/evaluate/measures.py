@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 _MOST_LAG_FRAMES = 10
 _FEWEST_FRAMES = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from menura.checkpoints.pickles import load_tensors
 from menura.errors import AssetMissingError, CheckpointError
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
 from menura.system.device import silence_onnxruntime
+from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ
 from menura.voices.assets import find_asset
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
 
 _MELS, _FFT, _HOP = 40, 400, 160
 _WIDTH, _LAYERS = 256, 3

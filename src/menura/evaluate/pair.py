@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +27,8 @@ from menura.evaluate.networks import Naturalness, Recogniser, SpeakerEncoder, wi
 from menura.f0.swift import SwiftEstimator
 from menura.pipeline.recording import reflect
 from menura.plots import Sound, draw_sounds
+from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
 
 T = TypeVar("T")
 _CHUNK_S = 6

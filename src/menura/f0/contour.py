@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 COARSE_BINS = 256
 """Rows of RVC's pitch embedding; 0 is its padding, 1 is unvoiced or below the lowest."""

@@ -6,17 +6,15 @@ import io
 import math
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from menura.errors import OptionError
 from menura.system.files import read_small
+from menura.types import FloatArray
 from menura.units import FRAME_RATE_HZ
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
 
 MAX_FILE_BYTES = 64 * 2**20
 """About 40 hours at 10 ms."""

@@ -7,24 +7,20 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from menura.errors import DecodeError
+from menura.f0.base import F0Estimator
 from menura.f0.contour import median_voiced_hz, semitones_between
 from menura.f0.registry import load_estimator
 from menura.loading import Request
 from menura.options import EngineOptions
 from menura.pipeline.recording import BLOCK_S, AnalysisFeed, FileRecording
 from menura.system.device import resolve_device
-from menura.types import Place
+from menura.types import FloatArray, Place
 from menura.units import ANALYSIS_RATE_HZ
-
-if TYPE_CHECKING:
-    from menura.f0.base import F0Estimator
-    from menura.types import FloatArray
 
 _MOST_RECORDINGS = 20
 _SECONDS = 30

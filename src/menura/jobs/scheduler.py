@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
 from menura.audio.remote import remove_partial, size_bytes
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError
@@ -20,9 +21,6 @@ from menura.jobs.worker import Message, Ready
 from menura.pipeline.progress import RunMeter
 from menura.system.interrupts import check_interrupts
 from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, failed_result
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _MOST_ATTEMPTS = 2
 """Workers that a file may end before it counts as failed."""

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer
+from menura.content.base import ContentEncoder
 from menura.content.registry import load_encoder, projection_of
+from menura.f0.base import F0Estimator
 from menura.f0.registry import load_estimator
 from menura.kernels.cache import PackingCache
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.kernels.voice import NativeVoice
 from menura.loading.pool import ModelKey, ModelPool
+from menura.loading.request import Request
 from menura.models.voice import Voice
+from menura.retrieval.faiss_index import FaissIndex
 from menura.voices.assets import cache_folder
-
-if TYPE_CHECKING:
-    import torch
-
-    from menura.content.base import ContentEncoder
-    from menura.f0.base import F0Estimator
-    from menura.loading.request import Request
-    from menura.retrieval.faiss_index import FaissIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

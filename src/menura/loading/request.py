@@ -7,16 +7,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union
+from typing import Literal, TypeAlias, Union
 
 from menura import __version__
 from menura.loading.pool import ModelKey
-
-if TYPE_CHECKING:
-    from menura.models.config import SynthesizerConfig
-    from menura.options import ConversionOptions
-    from menura.types import FloatArray
-    from menura.voices.library import VoiceEntry
+from menura.models.config import SynthesizerConfig
+from menura.options import ConversionOptions
+from menura.types import FloatArray
+from menura.voices.library import VoiceEntry
 
 _REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy")
 """Options that stand in an identity as what they came to."""

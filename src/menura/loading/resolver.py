@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from menura.content.registry import encoder_path
 from menura.errors import IndexFileError, OptionError
 from menura.f0.file import read_f0_file
 from menura.f0.registry import method_path, resolve_method
 from menura.loading.request import Request
+from menura.models.config import SynthesizerConfig
+from menura.options import ConversionOptions
 from menura.voices.library import VoiceEntry, find_voice
-
-if TYPE_CHECKING:
-    from menura.models.config import SynthesizerConfig
-    from menura.options import ConversionOptions
 
 
 def resolve(options: ConversionOptions, home: Path) -> Request:

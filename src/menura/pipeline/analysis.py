@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import torch
 
+from menura.content.base import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
+from menura.f0.base import F0Estimator
 from menura.f0.contour import fill_unvoiced, median_voiced_hz, semitones_between, transpose
 from menura.pipeline.execute import ContentRequest, Executor, F0Request, NetworkRequest
 from menura.pipeline.progress import StageClock
@@ -21,14 +24,8 @@ from menura.pipeline.recording import reflect
 from menura.pipeline.silence import Silences
 from menura.pipeline.timeline import FeatureTimeline, Track
 from menura.pipeline.windows import Extent, Window, Windowing, streaming_extent
+from menura.types import FloatArray
 from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
-
-if TYPE_CHECKING:
-    import torch
-
-    from menura.content.base import ContentEncoder, RecordingStatistics
-    from menura.f0.base import F0Estimator
-    from menura.types import FloatArray
 
 T = TypeVar("T")
 Steps = Generator[NetworkRequest, "FloatArray | None", T]

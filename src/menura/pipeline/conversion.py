@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
+from typing import TypeAlias, TypeVar, Union
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
@@ -15,6 +15,8 @@ from menura.audio.processor import Chain, ExactLength, Processor
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError, ResourceError
 from menura.f0.file import length_notes
+from menura.loading.loader import VoiceModels
+from menura.loading.request import Request
 from menura.pipeline.analysis import Analysis, PitchShift, given_f0
 from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.first_pass import RecordingFacts, first_pass
@@ -24,13 +26,8 @@ from menura.pipeline.strategy import Machine, decide, machine_of
 from menura.pipeline.synthesis import Synthesis
 from menura.pipeline.timeline import FeatureTimeline
 from menura.pipeline.windows import EDGE_FRAMES, Extent, Windowing, compat_extent, streaming_extent
-from menura.types import Explanation
+from menura.types import Explanation, FloatArray
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
-
-if TYPE_CHECKING:
-    from menura.loading.loader import VoiceModels
-    from menura.loading.request import Request
-    from menura.types import FloatArray
 
 _SPARE_SAMPLES = 64
 """Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""

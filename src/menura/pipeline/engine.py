@@ -14,26 +14,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
+import torch
 
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.loading.loader import VoiceModels
+from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
 from menura.pipeline.execute import STAGES, Answer, Executor, NetworkRequest
+from menura.pipeline.output import Sink
 from menura.pipeline.progress import RunMeter, StageClock
+from menura.pipeline.recording import Recording
 from menura.system.device import flushed_denormals
 from menura.system.interrupts import check_interrupts
-from menura.types import FileResult, State, failed_result
-
-if TYPE_CHECKING:
-    import torch
-
-    from menura.loading.loader import VoiceModels
-    from menura.loading.request import Request
-    from menura.pipeline.output import Sink
-    from menura.pipeline.recording import Recording
-    from menura.types import FloatArray, Progress
+from menura.types import FileResult, FloatArray, Progress, State, failed_result
 
 _PREPARED_AHEAD = 16
 _MOST_TOGETHER = 64

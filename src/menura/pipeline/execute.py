@@ -5,27 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, Union, cast
+from typing import ClassVar, TypeAlias, Union, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from menura.content.base import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
+from menura.f0.base import F0Estimator
 from menura.models.source import advance_phase
+from menura.models.voice import Voice
 from menura.pipeline.noise import latent_noise, source_noise
+from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
-from menura.types import Prior
+from menura.types import Features, FloatArray, Prior
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from menura.content.base import ContentEncoder, RecordingStatistics
-    from menura.f0.base import F0Estimator
-    from menura.models.voice import Voice
-    from menura.pipeline.progress import Stage, StageClock
-    from menura.types import Features, FloatArray
 
 LATENT_SCALE = 0.66666
 """RVC's temperature of the latent."""

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from menura.audio.envelope import RmsMeter
+from menura.content.base import RecordingStatistics, StatisticsCollector
 from menura.errors import DecodeError
 from menura.pipeline.recording import AnalysisFeed, Recording, analysis_length, reflect_edges
 from menura.pipeline.silence import SilenceFinder, Silences
 from menura.pipeline.windows import Extent
+from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ
-
-if TYPE_CHECKING:
-    from menura.content.base import RecordingStatistics, StatisticsCollector
-    from menura.types import FloatArray
 
 PEAK_LIMIT_IN = 0.95
 """Louder input is scaled down to this, as RVC does."""

@@ -6,14 +6,13 @@ is read without computing those before it. Normals come by the inverse distribut
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.random import Philox  # now: NumPy would load it amid the first segment, and Ctrl-C get lost in that
 
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 LATENT: Final = 1
 """Purpose of the synthesizer's latent noise; position = frame x channels + channel."""

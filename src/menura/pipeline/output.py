@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +14,7 @@ from menura.audio.tags import read_tags
 from menura.errors import EncodeError
 from menura.options import FORMATS, ConversionOptions
 from menura.system.files import check_writable, writing
-from menura.types import AudioBlock
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import AudioBlock, FloatArray
 
 PEAK_LIMIT_OUT = 0.99
 """Louder output is scaled down to this, as RVC does."""

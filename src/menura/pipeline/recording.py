@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,8 @@ from menura.audio.processor import CANCELLED, MixDown
 from menura.audio.resample import StreamResampler
 from menura.errors import DecodeError
 from menura.pipeline.windows import LONGEST_EDGE_SAMPLES
-from menura.types import AudioInfo
+from menura.types import AudioInfo, FloatArray
 from menura.units import ANALYSIS_RATE_HZ, rescaled_length
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
 
 BLOCK_S = 2
 """Seconds of a block when reading."""

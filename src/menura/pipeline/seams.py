@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
+from menura.types import FloatArray
 from menura.units import FRAME_SAMPLES
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from menura.types import FloatArray
 
 _QUIET_WINDOW_FRAMES = 5
 _STEP_REACH_SAMPLES, _AROUND_SAMPLES = 32, 240

@@ -7,16 +7,13 @@ after a sound and the 0.1 s before one are kept, so that no release and no attac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from menura.pipeline.windows import Span
+from menura.types import FloatArray
 from menura.units import FRAME_SAMPLES
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
 
 BELOW_SPEECH_DB = 50.0
 CEILING_DB = -50.0

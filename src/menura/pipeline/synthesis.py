@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from menura.models.voice import Voice
+from menura.options import ConversionOptions
+from menura.pipeline.analysis import Analysis, Steps
 from menura.pipeline.execute import SynthesisRequest
 from menura.pipeline.seams import Assembler, seam_frame
+from menura.pipeline.windows import Span
+from menura.types import FloatArray
 from menura.units import FRAME_RATE_HZ
-
-if TYPE_CHECKING:
-    from menura.models.voice import Voice
-    from menura.options import ConversionOptions
-    from menura.pipeline.analysis import Analysis, Steps
-    from menura.pipeline.windows import Span
-    from menura.types import FloatArray
 
 
 @dataclass(kw_only=True, eq=False)

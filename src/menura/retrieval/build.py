@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 
 from menura.errors import OptionError
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 METHODS = ("auto", "faiss", "kmeans")
 REDUCE_ABOVE = 200_000

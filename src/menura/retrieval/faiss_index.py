@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faiss
 import numpy as np
@@ -13,9 +13,7 @@ import torch
 
 from menura.errors import IndexFileError
 from menura.system.files import FETCH_AGAIN, stand_in
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.types import FloatArray
 
 NEIGHBOURS = 8
 MAX_FILE_BYTES = 4 * 2**30
