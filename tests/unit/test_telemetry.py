@@ -1,4 +1,4 @@
-"""Menura tells nobody that it is used, and neither do the libraries it loads."""
+"""No telemetry: neither Menura nor the libraries it loads report their use."""
 
 from __future__ import annotations
 
