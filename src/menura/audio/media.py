@@ -35,6 +35,19 @@ _DAMAGED = "damaged; what could be decoded was used"
 MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
 
 
+def open_container(file: Any) -> Any:
+    """PyAV's container of an open binary file.
+
+    Without a name, which would be taken as a hint; and with inline data as the only protocol: a playlist must not fetch
+    others.
+    """
+    import av
+
+    # Before 19, tags that aren't UTF-8 are errors unless said otherwise; from then on there is nothing to say.
+    tolerant = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+    return av.open(file, options={"protocol_whitelist": "data"}, **tolerant)
+
+
 class MediaSource:
     """A file that FFmpeg's libraries understand.
 
@@ -107,11 +120,9 @@ class MediaSource:
 
         with self._path.open("rb") as file:
             try:
-                # Without a name, which would be taken as a hint; and with inline data as the only protocol: a playlist
-                # must not fetch others.
                 pieces = PieceFile(file, (range(file.seek(0, 2)),))
                 with deferred_interrupts():
-                    container = av.open(pieces, options={"protocol_whitelist": "data"}, metadata_errors="replace")
+                    container = open_container(pieces)
             except (av.error.FFmpegError, ValueError) as error:
                 if pieces.error is not None:
                     raise pieces.error from error

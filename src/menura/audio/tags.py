@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 import soundfile
 
+from menura.audio.media import open_container
+
 _LONGEST_TEXT_BYTES = 2000
 """In UTF-8. Of a wav with longer ones libsndfile reads none, and with much longer ones writes none."""
 _LARGEST_COVER_BYTES = 2**24 - 2**10
@@ -127,7 +129,7 @@ def _read_sndfile(path: Path) -> Tags:
 def _read_media(path: Path) -> Tags:
     import av
 
-    with av.open(str(path), metadata_errors="replace") as container:
+    with path.open("rb") as file, open_container(file) as container:
         found = {name.lower(): text for name, text in container.metadata.items()}
         for stream in container.streams.audio[:1]:
             found = {name.lower(): text for name, text in stream.metadata.items()} | found
