@@ -44,7 +44,7 @@ def open_container(file: Any) -> Any:
     import av
 
     # Before 19, tags that aren't UTF-8 are errors unless said otherwise; from then on there is nothing to say.
-    tolerant = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+    tolerant: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
     return av.open(file, options={"protocol_whitelist": "data"}, **tolerant)
 
 
