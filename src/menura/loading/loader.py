@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,8 +21,10 @@ from menura.kernels.voice import NativeVoice
 from menura.loading.pool import ModelKey, ModelPool
 from menura.loading.request import Request
 from menura.models.voice import Voice
-from menura.retrieval.faiss_index import FaissIndex
 from menura.voices.assets import cache_folder
+
+if TYPE_CHECKING:
+    from menura.retrieval.faiss_index import FaissIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from menura.f0.contour import coarse_bins
-from menura.retrieval.faiss_index import FaissIndex
 from menura.types import Features, FloatArray
 from menura.units import FRAME_RATE_HZ, ceil_div
+
+if TYPE_CHECKING:
+    from menura.retrieval.faiss_index import FaissIndex
 
 
 class Track:
