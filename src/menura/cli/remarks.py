@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import BinaryIO
 
 _REMARKS = (b"[src/libmpg123", b"Note: ", b"Warning: Xing", b"Warning: Encountered", b"\n")
 
@@ -24,10 +23,14 @@ def drop_decoder_remarks() -> None:
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)
-    threading.Thread(target=_pass_on, args=(open(reading, "rb"), own), daemon=True).start()  # noqa: SIM115
+    threading.Thread(target=_pass_on, args=(reading, own), daemon=True).start()
 
 
-def _pass_on(lines: BinaryIO, target: int) -> None:
-    for line in lines:
-        if not line.startswith(_REMARKS):
-            os.write(target, line)
+def _pass_on(reading: int, target: int) -> None:
+    # No file object: Python aborts if it ends while a thread holds such a one's lock.
+    rest = b""
+    while data := os.read(reading, 1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if not (line + b"\n").startswith(_REMARKS):
+                os.write(target, line + b"\n")
