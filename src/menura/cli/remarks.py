@@ -14,7 +14,7 @@ _REMARKS = (b"[src/libmpg123", b"Note: ", b"Warning: Xing", b"Warning: Encounter
 
 def drop_decoder_remarks() -> None:
     """Pass on what native code writes to descriptor 2, less the remarks; Python keeps a descriptor of its own."""
-    if sys.stderr is not sys.__stderr__:  # it was closed: nobody reads it, and losing the stand-in would close 2
+    if sys.__stderr__ is None:  # it was closed: nobody reads it, and losing the stand-in would close 2
         return
     try:
         own = os.dup(2)
