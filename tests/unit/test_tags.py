@@ -199,7 +199,7 @@ def test_pyav_learns_no_names_and_fetches_nothing(tmp_path: Path, monkeypatch: p
         raise ValueError
 
     monkeypatch.setattr(av, "open", opened)
-    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.aac\n#EXT-X-ENDLIST\n")
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://localhost/x.aac\n#EXT-X-ENDLIST\n")
     assert read_tags(tmp_path / "list.m3u8") == Tags()
     ((file, named),) = calls
     assert not isinstance(file, (str, Path))
