@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.turns import take_turns
-from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
+from menura.kernels.layers import Convolution, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.models.layers import LEAKY_SLOPE

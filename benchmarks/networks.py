@@ -20,7 +20,7 @@ from benchmarks.turns import take_turns
 from menura.content.contentvec import ContentVec
 from menura.f0.rmvpe import threads_that_gain
 from menura.kernels import hubert, rmvpe
-from menura.kernels.attention import Attention
+from menura.kernels.layers import Attention
 from menura.kernels.library import KernelLibrary
 from menura.kernels.linear import onednn_product, onednn_works
 from menura.models.hubert import Hubert, HubertConfig

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from menura.kernels.transforms import IMAGE_POINTS, TOOM_COOK_POINTS, TOOM_COOK_SIZES, FilterMatrices, toom_cook
+from menura.kernels.packing import IMAGE_POINTS, TOOM_COOK_POINTS, TOOM_COOK_SIZES, FilterMatrices, toom_cook
 
 
 def toom_cook_header() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from menura.kernels import library
-from menura.kernels.transforms import TOOM_COOK_POINTS, fourier_weights, toom_cook
+from menura.kernels.packing import TOOM_COOK_POINTS, fourier_weights, toom_cook
 
 ROOT = Path(__file__).parents[2]
 DRIVER = ROOT / "tests" / "support" / "drive_kernels.cpp"

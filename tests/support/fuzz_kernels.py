@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels.attention import Attention, gate
-from menura.kernels.conv2d import ImageConvolution
-from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.hubert_front import Front
+from menura.kernels.decoder import ChunkedBlocks, LayeredBlocks
+from menura.kernels.hubert import Front
+from menura.kernels.layers import Attention, Convolution, LastConvolution, SourceConvolution, Upsampling, gate
 from menura.kernels.library import CallArguments, KernelLibrary, load_library
 from menura.kernels.packing import padded_channels
-from menura.kernels.recurrent import Recurrent
-from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
+from menura.kernels.rmvpe import ImageConvolution, Recurrent
 
 
 def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:

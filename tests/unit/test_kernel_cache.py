@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from menura.cli.main import cli
 from menura.kernels import cache as cache_module
-from menura.kernels import convolution
+from menura.kernels import layers
 from menura.kernels.cache import Packing, PackingCache, PackingError, packing_key
 from menura.kernels.library import KernelLibrary, kernels
 from menura.kernels.voice import NativeVoice
@@ -66,7 +66,7 @@ def test_second_start_packs_nothing(library: KernelLibrary, tmp_path: Path, monk
     def refuse(*_: object) -> None:
         raise AssertionError("packed again")
 
-    monkeypatch.setattr(convolution, "pack_convolution", refuse)
+    monkeypatch.setattr(layers, "pack_convolution", refuse)
     assert torch.equal(sound(NativeVoice(net, library, cache)), first)
     with pytest.raises(AssertionError, match="packed again"):
         NativeVoice(network(1), library, cache)

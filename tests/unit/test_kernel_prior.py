@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from menura.kernels import encoder, flow
-from menura.kernels.attention import Attention, gate, spread
+from menura.kernels import prior as subject
 from menura.kernels.cache import Packing
+from menura.kernels.layers import Attention, gate, spread
 from menura.kernels.voice import NativeVoice
 from menura.models.config import SynthesizerConfig
 from menura.models.footprint import network_bytes
@@ -180,8 +180,7 @@ def test_empty_rows_and_shared_masks() -> None:
 def test_blocks_meet(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     net = NativeVoice(random_voice(dataclasses.replace(tiny_config(), kernel_size=5)), built(paths()[0]))
     prior, z = encoded(net, [150, 80], 20), inverted(net, [150, 80])
-    monkeypatch.setattr(encoder, "BLOCK_FRAMES", block)
-    monkeypatch.setattr(flow, "BLOCK_FRAMES", block)
+    monkeypatch.setattr(subject, "BLOCK_FRAMES", block)
     assert_near(encoded(net, [150, 80], 20).mean, prior.mean.double())
     assert_near(inverted(net, [150, 80]), z.double())
 
@@ -192,8 +191,8 @@ def test_threads_change_nothing(path: str) -> None:
     config = CONFIGS["starter"]
     net, chosen = random_voice(config), built(path)
     encoder_, flow_ = (
-        encoder.Encoder(chosen, net.enc_p, Packing()),
-        flow.InverseFlow(chosen, net.flow, Packing()),
+        subject.Encoder(chosen, net.enc_p, Packing()),
+        subject.InverseFlow(chosen, net.flow, Packing()),
     )
     x, z_p = normal(0, 140, config.hidden_channels), normal(1, 140, config.inter_channels)
     conditions = [normal(number, 6 * config.hidden_channels) for number in range(4)]

@@ -20,15 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.kernels import library, transforms
+from menura.kernels import library, packing
 from menura.kernels import selftest as trust
-from menura.kernels.attention import gate
-from menura.kernels.conv2d import ImageConvolution
-from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling
-from menura.kernels.hubert_front import Front
+from menura.kernels.decoder import ChunkedBlocks, LayeredBlocks
+from menura.kernels.hubert import Front
+from menura.kernels.layers import Convolution, LastConvolution, SourceConvolution, Upsampling, gate
 from menura.kernels.library import Algorithm, Mode
-from menura.kernels.recurrent import Recurrent
-from menura.kernels.residual_stage import ChunkedBlocks, LayeredBlocks
+from menura.kernels.rmvpe import ImageConvolution, Recurrent
 from menura.kernels.voice import NativeVoice
 from menura.models.config import SynthesizerConfig
 from menura.models.synthesizer import Synthesizer
@@ -50,9 +48,9 @@ def padded(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("taps", [3, 5, 7, 11, 15])
 def test_minimal_filtering_matrices(taps: int) -> None:
     rng = np.random.default_rng(taps)
-    weight, x = rng.standard_normal(taps), rng.standard_normal(transforms.FOURIER_SIZE)
+    weight, x = rng.standard_normal(taps), rng.standard_normal(packing.FOURIER_SIZE)
     wanted = np.correlate(x, weight, mode="valid")
-    g = transforms.fourier_weights(taps) @ weight
+    g = packing.fourier_weights(taps) @ weight
     spectrum = np.fft.rfft(x)
     a, b = spectrum.real, spectrum.imag
     real, imaginary = np.empty_like(a), np.zeros_like(b)
@@ -60,19 +58,19 @@ def test_minimal_filtering_matrices(taps: int) -> None:
     for k in range(1, len(a) - 1):
         first, second, third = (a[k] + b[k]) * g[3 * k - 1], a[k] * g[3 * k], b[k] * g[3 * k + 1]
         real[k], imaginary[k] = first - third, first + second
-    made = np.fft.irfft(real + 1j * imaginary) * transforms.FOURIER_SIZE
+    made = np.fft.irfft(real + 1j * imaginary) * packing.FOURIER_SIZE
     np.testing.assert_allclose(made[: len(wanted)], wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize(("count", "taps"), transforms.TOOM_COOK_SIZES)
+@pytest.mark.parametrize(("count", "taps"), packing.TOOM_COOK_SIZES)
 def test_toom_cook_matrices(count: int, taps: int) -> None:
-    made = transforms.toom_cook(count, taps, transforms.TOOM_COOK_POINTS)
+    made = packing.toom_cook(count, taps, packing.TOOM_COOK_POINTS)
     rng = np.random.default_rng(0)
     weight, x = rng.standard_normal(taps), rng.standard_normal(8)
     outputs = made.outputs @ ((made.weights @ weight) * (made.inputs @ x))
     np.testing.assert_allclose(outputs, np.correlate(x, weight, mode="valid"), atol=1e-12)
     with pytest.raises(ValueError, match="7 different points"):
-        transforms.toom_cook(count, taps, transforms.TOOM_COOK_POINTS[:-1])
+        packing.toom_cook(count, taps, packing.TOOM_COOK_POINTS[:-1])
 
 
 def test_header_is_what_the_script_makes() -> None:

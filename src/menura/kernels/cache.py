@@ -6,11 +6,11 @@ size and the checksum that its header states; a layer takes exactly as many weig
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,8 +29,6 @@ SMALLEST_BYTES = 64 * 10**6
 """Smaller voices are packed anew at each start."""
 
 _SUFFIX = ".packed"
-_UNFINISHED = ("*.tmp", ".*.part")
-"""Partial files of the last version and of this one."""
 _HEADER_BYTES = 64
 _BLOCK_BYTES = 1 << 20
 
@@ -73,7 +71,7 @@ class PackingCache:
 
     def load(self, key: str) -> Packing | None:
         """What is stored under a key, mapped into memory; None if that is nothing, or damaged."""
-        for pattern in _UNFINISHED:
+        for pattern in ("*.tmp", ".*.part"):  # partial files of the last version and of this one
             remove_abandoned(self._folder.glob(pattern))
         file = self._folder / (key + _SUFFIX)
         try:
@@ -89,18 +87,14 @@ class PackingCache:
         try:
             with replacing(self._folder / (key + _SUFFIX)) as partial, partial.open("wb") as stream:
                 _write(stream, flat)
-            self._make_room()
+            files, total = self._folder.glob("*" + _SUFFIX), 0
+            for number, file in enumerate(sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)):
+                total += file.stat().st_size
+                if total > self._budget_bytes and number:
+                    file.unlink(missing_ok=True)
         except (OSError, ResourceError):
             return False
         return True
-
-    def _make_room(self) -> None:
-        total = 0
-        files = sorted(self._folder.glob("*" + _SUFFIX), key=lambda file: file.stat().st_mtime, reverse=True)
-        for number, file in enumerate(files):
-            total += file.stat().st_size
-            if total > self._budget_bytes and number:
-                file.unlink(missing_ok=True)
 
 
 def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, Tensor]) -> str:
@@ -108,8 +102,7 @@ def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, 
     digest = hashlib.sha256(f"{VERSION} {library.path_name} {library.panel_channels} {description}".encode())
     for name, tensor in weights.items():
         digest.update(repr((name, tuple(tensor.shape))).encode())
-        array: Any = tensor.detach().contiguous().numpy()
-        digest.update(memoryview(array).cast("B"))
+        digest.update(_bytes(tensor.detach().contiguous()))
     return digest.hexdigest()[:32]
 
 
@@ -124,7 +117,7 @@ def _mapped(file: Path) -> Tensor:
             raise ValueError("damaged")
         # Copy on write: torch wants memory that could be written, and nothing writes it.
         data = np.memmap(stream, dtype=np.float32, mode="c", offset=_HEADER_BYTES, shape=(size // 4,))
-    with contextlib.suppress(OSError):  # somebody else's file, or one that can't be written, serves as well
+    with suppress(OSError):  # somebody else's file, or one that can't be written, serves as well
         os.utime(file)
     return torch.from_numpy(data)
 
@@ -133,13 +126,16 @@ def _write(stream: BinaryIO, tensors: list[Tensor]) -> None:
     checksum = 0
     stream.write(bytes(_HEADER_BYTES))
     for tensor in tensors:
-        array: Any = tensor.numpy()
-        data = memoryview(array).cast("B")
-        checksum = zlib.crc32(data, checksum)
-        stream.write(data)
+        checksum = zlib.crc32(_bytes(tensor), checksum)
+        stream.write(_bytes(tensor))
     size = stream.tell() - _HEADER_BYTES
     stream.seek(0)
     stream.write(_header(size, checksum))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    array: Any = tensor.numpy()
+    return memoryview(array).cast("B")
 
 
 def _header(size: int, checksum: int) -> bytes:

@@ -6,16 +6,17 @@ fast stages, where a second of sound takes several megabytes, go from tile to ti
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from menura.kernels.cache import Packing
-from menura.kernels.convolution import Convolution, LastConvolution, SourceConvolution, Upsampling, bias_of
-from menura.kernels.library import KernelLibrary
-from menura.kernels.packing import padded_channels
-from menura.kernels.residual_stage import residual_blocks
+from menura.kernels.layers import Convolution, LastConvolution, Layer, SourceConvolution, Upsampling, bias_of
+from menura.kernels.library import CallArguments, KernelLibrary, LayerArguments, LayerEnd, Mode, StageArguments, address
+from menura.kernels.packing import padded
 from menura.models.layers import LEAKY_SLOPE
 from menura.models.spans import Span, samples_of
 from menura.models.vocoders import LAST_SLOPE, HifiGanBase
@@ -25,6 +26,70 @@ TILE_FRAMES = 200
 
 FIRST_STAGE_FRAMES = 700
 """Frames that the first, slow stage computes at once."""
+
+CHUNKED_CHANNELS = 64
+"""Stages of at most so many channels are computed chunk by chunk. Wider ones would read more weights, again for every
+chunk, than the cache saves."""
+
+Blocks = Sequence[Sequence[Sequence[Layer]]]
+"""Of every block its residual steps, of every step its one or two convolutions."""
+
+
+class LayeredBlocks:
+    """Residual blocks with the same input, whose outputs are averaged: layer after layer at full length."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+
+    def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
+        """The mean of the blocks of (steps, channels) into `output` of the same shape, which isn't `x` itself."""
+        free = [torch.empty_like(x) for _ in range(3)]
+        for number, block in enumerate(self._blocks):
+            mode, carried = Mode.ADD_TO_MEAN if number else Mode.START_MEAN, x
+            for place, (*inner, last) in enumerate(block):
+                y = carried
+                for convolution in inner:
+                    y = convolution(y, free[2], slope)
+                if place == len(block) - 1:
+                    last(y, output, slope, carried, mode, 1 / len(self._blocks))
+                else:
+                    # Never into what is read: the block's input belongs to its neighbours too.
+                    carried = last(y, free[place % 2], slope, carried)
+        return output
+
+
+class ChunkedBlocks:
+    """The same in less time and memory: a thread takes a chunk through all layers of all blocks within its cache.
+
+    The context of a chunk is recomputed, 2 to 5 % of the work.
+    """
+
+    def __init__(self, library: KernelLibrary, blocks: Blocks) -> None:
+        self._library, self._scale = library, 1 / len(blocks)
+        ends: list[LayerEnd] = []
+        for block in blocks:
+            for step in block:
+                ends += [LayerEnd.WITHIN_STEP] * (len(step) - 1) + [LayerEnd.STEP]
+            ends[-1] = LayerEnd.BLOCK
+        count = len(ends)
+        self._layers = [layer for block in blocks for step in block for layer in step]
+        self._arguments = (LayerArguments * count)(*(layer.arguments for layer in self._layers))
+        self._ends = (ctypes.c_int32 * count)(*ends)
+        self._stage = StageArguments(ctypes.addressof(self._arguments), ctypes.addressof(self._ends), count)
+
+    def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
+        if x.shape != output.shape:
+            raise ValueError(f"an output of shape {tuple(output.shape)} for an input of {tuple(x.shape)}")
+        call = CallArguments(
+            input=address(x, self._arguments[0].channels_in),
+            output=address(output),
+            steps_in=len(x),
+            steps_out=len(x),
+            slope=slope,
+            scale=self._scale,
+        )
+        self._library.call("menura_run_blocks", self._stage, call)
+        return output
 
 
 class _Stage:
@@ -36,7 +101,6 @@ class _Stage:
         self.context_steps = vocoder.context_steps(number)
         """Of the signal that enters the stage, on each side, that the sound of a step depends on."""
         self.step_samples = vocoder.samples_per_step(number)
-        self._channels = padded_channels(up.out_channels)
         self._upsampling = Upsampling(library, up.weight, up.bias, self.rate, int(up.padding[0]), packing)
         self._source = None
         if hasattr(vocoder, "noise_convs"):
@@ -44,14 +108,14 @@ class _Stage:
             padding = int(conv.padding[0])
             self._source = SourceConvolution(library, conv.weight, conv.bias, conv.stride[0], padding)
 
-        def packed(conv: nn.Conv1d) -> Convolution:
-            return Convolution(library, conv.weight, conv.bias, conv.dilation[0], None, packing)
+        def packed(conv: nn.Module) -> Convolution:
+            assert isinstance(conv, nn.Conv1d)
+            return Convolution(library, conv.weight, conv.bias, conv.dilation[0], packing=packing)
 
-        blocks = [
-            [[packed(cast("nn.Conv1d", conv)) for conv in step] for step in block.steps()]
-            for block in vocoder.blocks(number)
-        ]
-        self._blocks = residual_blocks(library, blocks)
+        blocks = [[list(map(packed, step)) for step in block.steps()] for block in vocoder.blocks(number)]
+        self._channels = blocks[0][0][0].arguments.channels_in
+        chunked = self._channels <= CHUNKED_CHANNELS
+        self._blocks = ChunkedBlocks(library, blocks) if chunked else LayeredBlocks(blocks)
 
     def __call__(self, x: Tensor, span: Span, source: Tensor | None) -> Tensor:
         """(steps, channels), steps `span` of what enters the stage, to (steps * rate, channels) of the next one."""
@@ -74,16 +138,12 @@ class Decoder:
         self._first_bias = bias_of(first).detach().clone()
         self._stages = [_Stage(library, vocoder, number, packing) for number in range(len(vocoder.rates))]
         self._last = LastConvolution(library, last.weight, last.bias)
-        self._channels_in = padded_channels(first.in_channels)
 
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span) -> Tensor:
         """See `Synthesizer.decode_tiled`."""
         offsets = self.condition(g)[:, :, 0] + self._first_bias
-        rows = [
-            self._decode(latent.float(), offset, None if source is None else source[row, 0].float().contiguous(), core)
-            for row, (latent, offset) in enumerate(zip(z, offsets, strict=True))
-        ]
-        return torch.stack(rows)
+        sources = [None] * len(z) if source is None else [row[0].float().contiguous() for row in source]
+        return torch.stack([self._decode(*row, core) for row in zip(z.float(), offsets, sources, strict=True)])
 
     def _decode(self, z: Tensor, offset: Tensor, source: Tensor | None, core: Span) -> Tensor:
         """Sound (samples,) of some frames of z (channels, frames).
@@ -91,9 +151,7 @@ class Decoder:
         `offset` is the first layer's bias with the speaker's condition, `source` all frames' (samples,).
         """
         frames = core.widened(self._stages[0].context_steps, z.shape[1])
-        x = z.new_zeros(len(frames), self._channels_in)
-        x[:, : z.shape[0]] = z[:, frames.slice].T
-        x = self._first.with_bias(offset)(x, x.new_empty(len(x), padded_channels(len(offset))))
+        x = self._first.with_bias(offset)(padded(z[:, frames.slice].T).contiguous())
         x = self._first_stage(x, frames, source)
         frame_samples = self._stages[0].step_samples
         sound = z.new_empty(len(core) * frame_samples)

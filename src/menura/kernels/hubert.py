@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from menura.kernels.attention import Attention
-from menura.kernels.hubert_front import Front
+from menura.kernels.layers import Attention, Layer
 from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
-from menura.kernels.packing import padded_channels
-from menura.models.hubert import FeatureExtractor, Hubert, Layer, SelfAttention
+from menura.kernels.packing import pack_halving
+from menura.models import hubert
+from menura.models.hubert import FeatureExtractor, Hubert, SelfAttention
 
 
 def use_kernels(model: Hubert, library: KernelLibrary) -> None:
     """Move the layers that the kernels support to them. For a network on the CPU; safe to repeat."""
     extractor = model.feature_extractor
-    weights, strides = _halving_weights(extractor), extractor.config.conv_stride[1:]
-    if weights and weights[0].shape[1] % CHANNEL_MULTIPLE == 0 and Front.fits(weights, strides):
+    config = extractor.config
+    weights = [  # (channels_out, channels_in, taps) of all but the first; none where the kernels have them already
+        torch.cat([near, far], dim=1).detach().reshape(len(near), -1, inputs).transpose(1, 2)
+        for near, far, inputs in zip(extractor.near, extractor.far, config.conv_dim, strict=False)
+    ]
+    if weights and Front.fits(weights, config.conv_stride[1:]):
         model.feature_extractor = NativeExtractor(extractor, weights, library)
     for layer in model.layers:
-        assert isinstance(layer, Layer)
+        assert isinstance(layer, hubert.Layer)
         attention = layer.attention
-        if isinstance(attention, SelfAttention) and attention.head_width == padded_channels(attention.head_width):
+        if isinstance(attention, SelfAttention) and attention.head_width % CHANNEL_MULTIPLE == 0:
             layer.attention = NativeSelfAttention(attention, library)
 
 
-def _halving_weights(extractor: FeatureExtractor) -> list[Tensor]:
-    """(channels_out, channels_in, taps) of all convolutions but the first; none where the kernels have them already."""
-    return [
-        torch.cat([near, far], dim=1).detach().reshape(len(near), -1, inputs).transpose(1, 2)
-        for near, far, inputs in zip(extractor.near, extractor.far, extractor.config.conv_dim, strict=False)
-    ]
+class Front:
+    """One convolution from a single channel, then those that halve the rate; GELU after each, no padding, no biases."""
+
+    def __init__(self, library: KernelLibrary, first_rate: int, weights: Sequence[Tensor]) -> None:
+        """Pack layers of weights (channels_out, channels_in, taps) float32 that `fit`; the first's come with calls."""
+        self._library, self._first_rate = library, first_rate
+        self.weights = [pack_halving(weight, library.panel_channels) for weight in weights]
+        self._layers = [
+            self._layer("menura_halve", packed, torch.zeros(len(weight)), weight.shape, 2)
+            for weight, packed in zip(weights, self.weights, strict=True)
+        ]
+
+    @staticmethod
+    def fits(weights: Sequence[Tensor], rates: Sequence[int]) -> bool:
+        """Whether the kernels take layers of weights (channels_out, channels_in, taps) and of those strides."""
+        return all(
+            rate == 2 and weight.shape[2] in (2, 3) and not any(n % CHANNEL_MULTIPLE for n in weight.shape[:2])
+            for weight, rate in zip(weights, rates, strict=True)
+        )
+
+    def __call__(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(samples,) by the first layer's weight (channels, taps) and bias (channels,) to (whole windows, channels)."""
+        shape = (len(weight), 1, weight.shape[1])
+        first = self._layer("menura_first", weight.T.contiguous(), bias.contiguous(), shape, self._first_rate)
+        x = samples.contiguous()
+        for layer in (first, *self._layers):
+            steps = max(0, (len(x) - layer.arguments.taps) // layer.arguments.rate + 1)
+            x = layer(x, x.new_empty(steps, layer.arguments.channels_out))
+        return x
+
+    def _layer(self, function: str, weights: Tensor, bias: Tensor, shape: Sequence[int], rate: int) -> Layer:
+        numbers = dict(zip(("channels_out", "channels_in", "taps"), shape, strict=True))
+        return Layer(self._library, function, weights, bias, **numbers, dilation=1, rate=rate)
 
 
 class NativeExtractor(FeatureExtractor):

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -27,94 +26,52 @@ SWITCH = "MENURA_KERNELS"
 PATHS = ("avx2", "avx512")
 """Instruction sets, the better one last."""
 _FILE_NAMES = ("libmenura_kernels.so", "libmenura_kernels.dylib", "menura_kernels.dll")
-_RUNTIME = re.compile(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*$")
-
-
-class Algorithm(IntEnum):
-    """How a convolution is computed."""
-
-    DIRECT = 0
-    TOOM_COOK_6_3 = 1
-    FOURIER_32 = 2
-    TOOM_COOK_4_5 = 3
-
-
-class Mode(IntEnum):
-    """What becomes of a convolution's sums."""
-
-    STORE = 0
-    ADD_RESIDUAL = 1
-    START_MEAN = 2
-    ADD_TO_MEAN = 3
-
-
-class LayerEnd(IntEnum):
-    """What follows a layer of a stage's residual blocks."""
-
-    WITHIN_STEP = 0
-    STEP = 1
-    BLOCK = 2
-
-
+_RUNTIME = re.compile(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*$", re.MULTILINE)
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 
 
-def _fields(*groups: tuple[type, str]) -> list[tuple[str, type]]:
-    """A structure's fields, from groups of names of one type."""
-    return [(name, kind) for kind, names in groups for name in names.split()]
+def _structure(name: str, *groups: tuple[type, str]) -> type[ctypes.Structure]:
+    """A structure from groups of fields of one type."""
+    fields = [(field, kind) for kind, names in groups for field in names.split()]
+    return type(f"{name}Arguments", (ctypes.Structure,), {"_fields_": fields})
 
 
-# The structures of cpp/menura_kernels.h; a test compares them by name.
+# The enumerations and structures of cpp/menura_kernels.h, which tells what they mean; a test compares the latter.
+Algorithm = IntEnum("Algorithm", ["DIRECT", "TOOM_COOK_6_3", "FOURIER_32", "TOOM_COOK_4_5"], start=0)
+Mode = IntEnum("Mode", ["STORE", "ADD_RESIDUAL", "START_MEAN", "ADD_TO_MEAN"], start=0)
+LayerEnd = IntEnum("LayerEnd", ["WITHIN_STEP", "STEP", "BLOCK"], start=0)
 
-
-class LayerArguments(ctypes.Structure):
-    _fields_ = _fields(
-        (_POINTER, "weights bias"), (_INT, "algorithm channels_in channels_out taps dilation rate padding")
-    )
-
-
-class CallArguments(ctypes.Structure):
-    _fields_ = _fields(
-        (_POINTER, "input output residual"),
-        (_LONG, "steps_in steps_out"),
-        (_FLOAT, "slope scale"),
-        (_INT, "mode threads"),
-        (_LONG, "offset"),
-    )
-
-
-class StageArguments(ctypes.Structure):
-    _fields_ = _fields((_POINTER, "layers ends"), (_INT, "count"))
-
-
-class ImageLayerArguments(ctypes.Structure):
-    _fields_ = _fields((_POINTER, "weights scale bias"), (_INT, "channels_in channels_out half"))
-
-
-class ImageCallArguments(ctypes.Structure):
-    _fields_ = _fields((_POINTER, "input output residual"), (_LONG, "images height width"), (_INT, "threads"))
-
-
-class RecurrentLayerArguments(ctypes.Structure):
-    _fields_ = _fields((_POINTER, "weights bias"), (_INT, "hidden directions"))
-
-
-class RecurrentCallArguments(ctypes.Structure):
-    _fields_ = _fields((_POINTER, "input output"), (_LONG, "sequences steps"), (_INT, "threads"))
-
-
-class AttentionArguments(ctypes.Structure):
-    _fields_ = _fields(
-        (_POINTER, "query key value output near_keys near_values workspace"),
-        (_LONG, "steps pitch output_pitch reach"),
-        (_INT, "heads head_channels window"),
-        (_FLOAT, "scale"),
-        (_INT, "threads"),
-    )
-
-
-class GatingArguments(ctypes.Structure):
-    _fields_ = _fields((_POINTER, "input output"), (_LONG, "steps"), (_INT, "channels threads"))
+LayerArguments = _structure(
+    "Layer", (_POINTER, "weights bias"), (_INT, "algorithm channels_in channels_out taps dilation rate padding")
+)
+CallArguments = _structure(
+    "Call",
+    (_POINTER, "input output residual"),
+    (_LONG, "steps_in steps_out"),
+    (_FLOAT, "slope scale"),
+    (_INT, "mode threads"),
+    (_LONG, "offset"),
+)
+StageArguments = _structure("Stage", (_POINTER, "layers ends"), (_INT, "count"))
+ImageLayerArguments = _structure(
+    "ImageLayer", (_POINTER, "weights scale bias"), (_INT, "channels_in channels_out half")
+)
+ImageCallArguments = _structure(
+    "ImageCall", (_POINTER, "input output residual"), (_LONG, "images height width"), (_INT, "threads")
+)
+RecurrentLayerArguments = _structure("RecurrentLayer", (_POINTER, "weights bias"), (_INT, "hidden directions"))
+RecurrentCallArguments = _structure(
+    "RecurrentCall", (_POINTER, "input output"), (_LONG, "sequences steps"), (_INT, "threads")
+)
+AttentionArguments = _structure(
+    "Attention",
+    (_POINTER, "query key value output near_keys near_values workspace"),
+    (_LONG, "steps pitch output_pitch reach"),
+    (_INT, "heads head_channels window"),
+    (_FLOAT, "scale"),
+    (_INT, "threads"),
+)
+GatingArguments = _structure("Gating", (_POINTER, "input output"), (_LONG, "steps"), (_INT, "channels threads"))
 
 
 def address(tensor: Tensor, channels: int | None = None) -> int:
@@ -130,7 +87,7 @@ def address(tensor: Tensor, channels: int | None = None) -> int:
     return tensor.data_ptr()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class KernelLibrary:
     """The loaded library with the path that runs."""
 
@@ -143,7 +100,6 @@ class KernelLibrary:
 
     @property
     def path_name(self) -> str:
-        """The instruction set in use."""
         return PATHS[self.path]
 
     def call(self, function: str, *arguments: ctypes.Structure) -> None:
@@ -159,7 +115,7 @@ class KernelLibrary:
             raise ValueError(f"{function}: arguments the kernel doesn't take")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class KernelStatus:
     """What runs, and why."""
 
@@ -173,20 +129,22 @@ def kernels() -> KernelLibrary | None:
 
 
 def kernel_status() -> KernelStatus:
-    """The library to use and why."""
     return _status(os.environ.get(SWITCH, "").strip().lower())
 
 
 @cache
 def _status(asked: str) -> KernelStatus:
     if asked == "off":
-        return KernelStatus(library=None, reason=f"{SWITCH}=off")
+        return KernelStatus(None, f"{SWITCH}=off")
     if asked not in ("", *PATHS):
-        return KernelStatus(library=None, reason=f"{SWITCH}={asked} isn't one of off, {', '.join(PATHS)}")
-    file = next(_candidates(), None)
-    if file is None:
-        return KernelStatus(library=None, reason="not built (no C++ compiler when Menura was installed)")
-    return load_library(file, asked)
+        return KernelStatus(None, f"{SWITCH}={asked} isn't one of off, {', '.join(PATHS)}")
+    # Where an installation puts the library: beside this file, or (editable) in the environment.
+    roots = [sysconfig.get_path("platlib"), sysconfig.get_path("purelib"), *filter(None, sys.path)]
+    for folder in (Path(__file__).parent, *(Path(root, "menura", "kernels") for root in roots)):
+        for name in _FILE_NAMES:
+            if (folder / name).is_file():
+                return load_library(folder / name, asked)
+    return KernelStatus(None, "not built (no C++ compiler when Menura was installed)")
 
 
 def load_library(file: Path, asked: str = "") -> KernelStatus:
@@ -194,45 +152,20 @@ def load_library(file: Path, asked: str = "") -> KernelStatus:
     try:
         handle = ctypes.CDLL(str(file))
     except OSError as error:
-        return KernelStatus(library=None, reason=f"{file} can't be loaded ({error})")
+        return KernelStatus(None, f"{file} can't be loaded ({error})")
     version = int(handle.menura_version())
     if version != VERSION:
-        return KernelStatus(library=None, reason=f"{file} is of version {version}, not {VERSION}: install Menura again")
-    return _choose(handle, file, asked)
-
-
-def _choose(handle: ctypes.CDLL, file: Path, asked: str) -> KernelStatus:
-    supported = [path for path in range(len(PATHS)) if int(handle.menura_supported_paths()) >> path & 1]
+        return KernelStatus(None, f"{file} is of version {version}, not {VERSION}: install Menura again")
+    supported = [name for path, name in enumerate(PATHS) if int(handle.menura_supported_paths()) >> path & 1]
     if not supported:
-        return KernelStatus(library=None, reason="this CPU has no AVX2")
-    path = supported[-1]
-    if asked:
-        path = PATHS.index(asked)
-        if path not in supported:
-            return KernelStatus(library=None, reason=f"this CPU has no {asked.upper()}")
-    runtime = _parallel_function()
-    handle.menura_set_parallel.argtypes = [ctypes.c_void_p]
-    handle.menura_set_parallel.restype = None
-    handle.menura_set_parallel(runtime)
-    library = KernelLibrary(
-        file=file,
-        path=path,
-        panel_channels=int(handle.menura_panel_channels(path)),
-        shares_threads=runtime is not None,
-        handle=handle,
-    )
-    return KernelStatus(library=library, reason=f"{PATHS[path]}, the best that this CPU has")
-
-
-def _candidates() -> Iterator[Path]:
-    """Where an installation puts the library: beside this file, or (editable) in the environment."""
-    folders = [Path(__file__).parent]
-    folders += [Path(sysconfig.get_path(kind)) / "menura" / "kernels" for kind in ("platlib", "purelib")]
-    folders += [Path(entry) / "menura" / "kernels" for entry in sys.path if entry]
-    for folder in dict.fromkeys(folders):
-        for name in _FILE_NAMES:
-            if (folder / name).is_file():
-                yield folder / name
+        return KernelStatus(None, "this CPU has no AVX2")
+    chosen = asked or supported[-1]
+    if chosen not in supported:
+        return KernelStatus(None, f"this CPU has no {chosen.upper()}")
+    path, runtime = PATHS.index(chosen), _parallel_function()
+    handle.menura_set_parallel(ctypes.c_void_p(runtime))
+    library = KernelLibrary(file, path, int(handle.menura_panel_channels(path)), runtime is not None, handle)
+    return KernelStatus(library, f"{chosen}, the best that this CPU has")
 
 
 def _parallel_function() -> int | None:
@@ -242,10 +175,9 @@ def _parallel_function() -> int | None:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    runtimes = {match.group(0) for line in maps.splitlines() if (match := _RUNTIME.search(line))}
     # Torch's own copy lies beside it; another package may have brought a second runtime.
     beside = str(Path(torch.__file__).parent)
-    for name in sorted(runtimes, key=lambda name: (not name.startswith(beside), name)):
+    for name in sorted(set(_RUNTIME.findall(maps)), key=lambda name: (not name.startswith(beside), name)):
         try:
             function = ctypes.CDLL(name).GOMP_parallel
         except (OSError, AttributeError):

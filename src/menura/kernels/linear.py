@@ -31,6 +31,10 @@ def use_onednn(network: nn.Module) -> None:
                 layer.__class__ = OneDnnLinear
 
 
+def onednn_gains() -> bool:
+    return processor_maker() == "AMD" and torch.backends.cpu.get_cpu_capability() == "AVX512" and onednn_works()
+
+
 class OneDnnLinear(nn.Linear):
     """`nn.Linear` by other means, where no gradients are recorded and there are enough rows."""
 
@@ -53,11 +57,6 @@ def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     product: Any = torch.ops.mkldnn._linear_pointwise.default  # private, so it may go, or change
     output: Tensor = product(padded, weight, bias, "none", [], "")
     return output[: len(rows)]
-
-
-def onednn_gains() -> bool:
-    """Whether this machine is of that kind, and this torch has the product."""
-    return processor_maker() == "AMD" and torch.backends.cpu.get_cpu_capability() == "AVX512" and onednn_works()
 
 
 @cache

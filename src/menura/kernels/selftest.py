@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import cache
+from math import inf, isnan
 
 import torch
 from torch import Tensor
@@ -43,21 +44,10 @@ def trusted_kernels() -> KernelLibrary | None:
     Warns (RuntimeWarning) and gives None where it doesn't.
     """
     library = kernels()
-    if library is None:
-        return None
-    try:
-        error = largest_error(library)
-        problem = f"wrong by {error:.1e}" if error > LARGEST_ERROR else ""
-    except (MemoryError, ValueError) as failure:
-        problem = str(failure)
-    if not problem:
-        return library
-    warnings.warn(
-        f"The compiled kernels don't work here ({problem}); PyTorch's are used, which are slower. Please report this.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None
+    problem = "" if library is None else _problem(library)
+    if problem:
+        warnings.warn(f"{problem} Please report this.", RuntimeWarning, stacklevel=2)
+    return None if problem else library
 
 
 def kernels_in_words() -> str:
@@ -65,20 +55,35 @@ def kernels_in_words() -> str:
     status = kernel_status()
     if status.library is None:
         return f"torch's: {status.reason}"
-    with warnings.catch_warnings(record=True) as problems:
-        warnings.simplefilter("always")
-        trusted = trusted_kernels()
-    if trusted is None:
-        return "; ".join(str(problem.message) for problem in problems) or "torch's: the self-test failed"
     threads = "" if status.library.shares_threads else "; on one thread, torch's OpenMP runtime wasn't found"
-    return f"{status.reason}{threads}"
+    return _problem(status.library) or f"{status.reason}{threads}"
+
+
+def _problem(library: KernelLibrary) -> str:
+    """What the self-test finds wrong; '' for nothing."""
+    try:
+        error = largest_error(library)
+    except (MemoryError, ValueError) as failure:
+        found = str(failure)
+    else:
+        if error <= LARGEST_ERROR:
+            return ""
+        found = f"wrong by {error:.1e}"
+    return f"The compiled kernels don't work here ({found}); PyTorch's are used, which are slower."
 
 
 @torch.inference_mode()
 def largest_error(library: KernelLibrary) -> float:
     """Difference from torch in float64 over a small voice's parts, relative to each one's largest output."""
     random = torch.Generator().manual_seed(20)
-    network = _random_voice(random)
+    with without_weights():
+        network = Synthesizer(_CONFIG)
+    weights = {  # signals stay near 1
+        name: torch.randn(weight.shape, generator=random) / max(1, weight[0].numel()) ** 0.5
+        for name, weight in network.state_dict().items()
+    }
+    network.load_state_dict(weights, assign=True)
+    network.requires_grad_(False).eval()
     native = NativeVoice(network, library)
     content, z, g = (torch.randn(1, *shape, generator=random) for shape in ((_FRAMES, 16), (32, _FRAMES), (16, 1)))
     coarse, mask = torch.randint(256, (1, _FRAMES), generator=random), torch.ones(1, 1, _FRAMES)
@@ -97,18 +102,6 @@ def largest_error(library: KernelLibrary) -> float:
     return max(map(_error, outputs, parts(network, torch.float64)))
 
 
-def _random_voice(random: torch.Generator) -> Synthesizer:
-    """Weights that keep signals near 1."""
-    with without_weights():
-        network = Synthesizer(_CONFIG)
-    weights = {
-        name: torch.randn(weight.shape, generator=random) / max(1, weight[0].numel()) ** 0.5
-        for name, weight in network.state_dict().items()
-    }
-    network.load_state_dict(weights, assign=True)
-    return network.requires_grad_(False).eval()
-
-
 def _error(output: Tensor, expected: Tensor) -> float:
     error = float((output.double() - expected).abs().max() / expected.abs().max())
-    return error if error == error else float("inf")
+    return inf if isnan(error) else error

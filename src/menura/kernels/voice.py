@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from menura.kernels.cache import Packing, PackingCache, PackingError, packing_key
 from menura.kernels.decoder import Decoder
-from menura.kernels.encoder import Encoder
-from menura.kernels.flow import InverseFlow
 from menura.kernels.library import KernelLibrary
+from menura.kernels.prior import Encoder, InverseFlow
 from menura.models.footprint import tensor_bytes
 from menura.models.spans import Span
 from menura.models.synthesizer import TILE_FRAMES, Synthesizer

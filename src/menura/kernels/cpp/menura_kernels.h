@@ -86,7 +86,7 @@ typedef struct {
 
 // A gated recurrent unit in one or both directions.
 typedef struct {
-  const float* weights;  // [directions], each in panels (kernels/recurrent.py): of the state before to the three gates
+  const float* weights;  // [directions], each in panels (kernels/rmvpe.py): of the state before to the three gates
   const float* bias;     // [directions][3][hidden], of the same
   int32_t hidden;        // a multiple of MENURA_CHANNEL_MULTIPLE
   int32_t directions;    // 1, or 2: the second runs from the end

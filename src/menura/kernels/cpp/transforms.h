@@ -3,7 +3,7 @@
 //   y = A [(G w) * (B x)]
 //
 // B and A are applied here, lane by lane for kLanes channels at a time; G w is computed once when weights are packed
-// (kernels/transforms.py has all three matrices and their sources). Summed over input channels, the products in the
+// (kernels/packing.py has all three matrices and their sources). Summed over input channels, the products in the
 // middle are one matrix product for each of the kPoints points.
 #pragma once
 #include "linear.h"
