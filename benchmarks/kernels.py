@@ -22,11 +22,10 @@ from benchmarks.layers import CHANNELS_LAST, EAGER, LayerRow, measure_layers
 from benchmarks.networks import ONEDNN, TORCH, AnalysisSizes, NetworkRow, Turns, measure_networks
 from benchmarks.onnx import ONNX, decoder_session, export_decoder, why_not
 from benchmarks.turns import take_turns
-from menura.bench.conversion import sgemm_gflops
-from menura.bench.machine import this_machine
+from menura.bench.conversion import sgemm_gflops, this_machine
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import LoadedVoice, build_synthesizer
-from menura.cli.bench_tables import about_lines
+from menura.cli.bench import about_lines
 from menura.cli.terminal import table
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library
 from menura.kernels.linear import onednn_works

@@ -6,13 +6,16 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from menura.errors import AssetMissingError
 from menura.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _WINDOW_S, _HOP_S = 0.032, 0.008
 _FLOOR_DB = -80.0
@@ -44,11 +47,7 @@ class SpeakerData:
 
 
 def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> bytes:
-    """Spectrograms above each other on one time axis, with F0 drawn in.
-
-    Args:
-        sounds: source, conversion, ...; the first 20 s of each.
-        seams_s: marked in the last one.
+    """Spectrograms of the first 20 s above each other on one time axis, F0 drawn in; the seams in the last.
 
     Raises:
         AssetMissingError: matplotlib is not installed.
@@ -59,10 +58,8 @@ def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> by
     rows = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
     for axes, sound in zip(rows, sounds, strict=True):
         _draw_spectrogram(axes, sound)
-        axes.set_ylim(0, top_hz / 1000)
-        axes.set_xlim(0, max(longest_s, _WINDOW_S))
+        axes.set(ylim=(0, top_hz / 1000), xlim=(0, max(longest_s, _WINDOW_S)), ylabel="kHz")
         axes.set_title(sound.title, fontsize=10, loc="left")
-        axes.set_ylabel("kHz")
     for seam_s in seams_s:
         rows[-1].axvline(seam_s, color="white", linewidth=0.8, linestyle=":")
     rows[-1].set_xlabel("seconds")
@@ -77,21 +74,17 @@ def draw_data(speakers: Sequence[SpeakerData]) -> bytes:
     """
     figure = _figure(10, 2.4 * len(speakers))
     rows = figure.subplots(len(speakers), 3, squeeze=False)
-    for axes, speaker in zip(rows, speakers, strict=True):
-        pitched = np.array([hz for hz in speaker.f0_hz if hz > 0])
-        minutes = sum(speaker.seconds) / 60
-        axes[0].set_title(
-            f"{speaker.name}: {minutes:.1f} minutes, {len(speaker.seconds)} slices", fontsize=10, loc="left"
-        )
-        axes[0].hist(pitched, bins=np.geomspace(50, 800, 49), color="#3b6ea5")
-        axes[0].set_xscale("log")
-        axes[0].set_xticks([50, 100, 200, 400, 800], ["50", "100", "200", "400", "800"])
-        axes[0].minorticks_off()
-        axes[0].set_xlabel("median F0 of a slice, Hz")
-        axes[1].hist(np.array(speaker.loudness_db), bins=np.arange(-60, 1, 1.5), color="#5a9367")
-        axes[1].set_xlabel("loudness, dB")
-        axes[2].hist(np.array(speaker.seconds), bins=24, color="#a5683b")
-        axes[2].set_xlabel("length, s")
+    for (pitch, loudness, length), speaker in zip(rows, speakers, strict=True):
+        title = f"{speaker.name}: {sum(speaker.seconds) / 60:.1f} minutes, {len(speaker.seconds)} slices"
+        pitch.set_title(title, fontsize=10, loc="left")
+        pitch.hist([hz for hz in speaker.f0_hz if hz > 0], bins=np.geomspace(50, 800, 49), color="#3b6ea5")
+        pitch.set(xscale="log", xlabel="median F0 of a slice, Hz")
+        pitch.set_xticks([50, 100, 200, 400, 800], ["50", "100", "200", "400", "800"])
+        pitch.minorticks_off()
+        loudness.hist(speaker.loudness_db, bins=np.arange(-60, 1, 1.5), color="#5a9367")
+        loudness.set_xlabel("loudness, dB")
+        length.hist(speaker.seconds, bins=24, color="#a5683b")
+        length.set_xlabel("length, s")
     return _png(figure)
 
 
@@ -99,9 +92,8 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise AssetMissingError(
-            None, "pictures need matplotlib, which is not installed", "Install it: pip install 'menura[plots]'"
-        ) from error
+        problem = "pictures need matplotlib, which is not installed"
+        raise AssetMissingError(None, problem, "Install it: pip install 'menura[plots]'") from error
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
@@ -120,18 +112,10 @@ def _draw_spectrogram(axes: Axes, sound: Sound) -> None:
     frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(size)))
     level = 20 * np.log10(np.maximum(power / max(float(power.max(initial=0.0)), 1e-9), 10 ** (_FLOOR_DB / 20)))
-    axes.imshow(
-        level.T,
-        origin="lower",
-        aspect="auto",
-        extent=(0.0, len(frames) * hop / sound.rate, 0.0, sound.rate / 2000),
-        vmin=_FLOOR_DB,
-        vmax=0.0,
-        cmap="magma",
-        interpolation="nearest",
-    )
+    extent = (0.0, len(frames) * hop / sound.rate, 0.0, sound.rate / 2000)
+    shades = axes.imshow(level.T, "magma", extent=extent, origin="lower", aspect="auto", interpolation="nearest")
+    shades.set_clim(_FLOOR_DB, 0.0)
     if sound.f0_hz is not None:
         shown = sound.f0_hz[: int(_LONGEST_S * 100)]
-        axes.plot(
-            (np.arange(len(shown)) + 0.5) / 100, np.where(shown > 0, shown / 1000, np.nan), color="cyan", linewidth=0.8
-        )
+        times_s = (np.arange(len(shown)) + 0.5) / 100
+        axes.plot(times_s, np.where(shown > 0, shown / 1000, np.nan), color="cyan", linewidth=0.8)

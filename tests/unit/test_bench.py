@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from menura.bench import recordings as inputs
 from menura.bench import suites
-from menura.bench.conversion import ConversionAnswer, measure_conversion
-from menura.bench.machine import commit
-from menura.bench.measurement import Measurement
-from menura.bench.recordings import recordings
-from menura.bench.suites import SUITES, Plan, SuiteResult, convert_command, measure_suites
+from menura.bench.conversion import ConversionAnswer, commit, measure_conversion
+from menura.bench.suites import SUITES, Measurement, Plan, SuiteResult, convert_command, measure_suites, recordings
 from menura.bench.timing import in_fresh_process, timed
 from menura.cli import bench as command
-from menura.cli.bench_tables import tables
+from menura.cli.bench import tables
 from menura.cli.main import run
 from menura.errors import MenuraError, ResourceError, VoiceNotFoundError
 from menura.options import ConversionOptions, EngineOptions
@@ -76,7 +72,7 @@ def test_timing_knows_how_a_program_ended() -> None:
 
 def test_who_measures_memory_is_small_itself() -> None:
     """A program's largest memory is at least that of the process which starts it."""
-    code = "import sys; import menura.bench.suites, menura.bench.recordings; print('torch' in sys.modules)"
+    code = "import sys; import menura.bench.suites; print('torch' in sys.modules)"
     took = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert took.stdout == "False\n"
 
@@ -123,7 +119,7 @@ def test_recordings_are_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.
     def fails(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(inputs, "_loop", fails)
+    monkeypatch.setattr(suites, "_loop", fails)
     with pytest.raises(ResourceError):
         recordings(1, 9.0, tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == list(made.paths)

@@ -13,7 +13,7 @@ from benchmarks import compare as command
 from benchmarks.compare import Failure, Program, compare, main, parse_program
 from benchmarks.full_size import target_lines
 from benchmarks.turns import take_turns
-from menura.bench.recordings import Recordings
+from menura.bench.suites import Recordings
 from menura.errors import MenuraError, OptionError
 
 PYTHON = sys.executable
@@ -136,7 +136,7 @@ def test_the_command_prints_a_row_and_says_what_failed(
     fake: Fake, sound: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "menura_program", lambda *_, folders: fake.program("menura", folders=folders))
-    monkeypatch.setattr("menura.bench.recordings.recordings", lambda *_: sound)
+    monkeypatch.setattr("menura.bench.suites.recordings", lambda *_: sound)
     words = [PYTHON, str(fake.script), "other", str(fake.log), "{in}", "{out}", "fails"]
     figures = tmp_path / "figures.json"
     assert main([" ".join(words), "--home", str(tmp_path), "--json", str(figures)]) == 1

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from menura.checkpoints.pickles import load_weights
-from menura.system.pages import MappedPages
+from menura.system.memory import MappedPages
 from support.pages import mapped_bytes
 
 MEGABYTE = 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import numpy as np
@@ -49,3 +50,8 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(AssetMissingError, match="plots"):
         draw_sounds([tone(100, 1.0)])
+
+
+def test_what_draws_is_loaded_without_matplotlib() -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; import menura.evaluate.pair, menura.train.session"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,26 +1,36 @@
-"""One conversion measured, in a process that does nothing else."""
+"""One conversion measured in a process that does nothing else, and what it ran on: versions, hardware, kernels."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from menura.bench.machine import this_machine
-from menura.bench.measurement import Measurement
+from menura import __version__
+from menura.bench.suites import Measurement
 from menura.converter import Converter
 from menura.errors import MenuraError
+from menura.kernels.selftest import kernels_in_words
 from menura.options import ConversionOptions, EngineOptions
+from menura.system.device import physical_cores, processor_name
 from menura.system.files import temporary_folder
 from menura.types import StageTimes
 
-_SGEMM_SIZE = 2048
-_SGEMM_RUNS = 10
+_SGEMM_SIZE, _SGEMM_RUNS = 2048, 10
+_PACKAGES = ("torch", "numpy", "onnxruntime", "faiss-cpu")
+_PACKAGE = Path(__file__).resolve().parent.parent
+_GIT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +95,47 @@ def sgemm_gflops(device: torch.device) -> float:
         torch.mm(a, b)[0, 0].item()  # on a GPU: wait for it
         best_s = min(best_s, time.perf_counter() - start_s)
     return 2 * _SGEMM_SIZE**3 / best_s / 1e9
+
+
+def this_machine(device: torch.device, threads: int) -> dict[str, Any]:
+    """What this process runs on, as a document.
+
+    `commit` is that of the checkout that runs, with '-dirty' where it was changed, None for an installed package;
+    `vector_instructions` are those that torch uses; `kernels` says which compiled convolutions run, and why.
+    """
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    windows = sys.platform == "win32"
+    return {
+        "menura": __version__,
+        "commit": commit(_PACKAGE),
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "logical_cores": os.cpu_count(),
+        "physical_cores": physical_cores(),
+        "memory_gb": None if windows else round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "device": str(device) if device.type != "cuda" else f"{device} ({torch.cuda.get_device_name(device)})",
+        "threads": threads,
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": kernels_in_words() if device.type == "cpu" else "torch's: they are for the CPU",
+    }
+
+
+def commit(package: Path) -> str | None:
+    """The commit of the checkout that a package's folder lies in, None where it lies in none of its own."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_TIMEOUT_S)
+        return done.stdout.strip()
+
+    root = package.parent.parent
+    with suppress(OSError, subprocess.SubprocessError):
+        # An environment's site-packages may lie in somebody else's checkout.
+        if root / "src" / package.name == package and Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return None

@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from menura.bench.measurement import Measurement
 from menura.bench.timing import in_fresh_process, timed
 from menura.errors import MenuraError
 from menura.options import ConversionOptions, EngineOptions
-from menura.system.files import temporary_folder
+from menura.system.files import replacing, temporary_folder
+from menura.types import StageTimes
 
-if TYPE_CHECKING:
-    from menura.bench.recordings import Recordings
-
+_CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo" / "librivox_0870.flac"
+_SINGLE_SEED = 99
 _AGAIN_RUNS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recordings:
+    """Files of equal length, alone in their folder."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    seconds: float
+    """Of each."""
+
+
+def recordings(count: int, seconds: float, cache: Path) -> Recordings:
+    """The bundled recording, looped and varied: so many of that length, all different, 16 kHz, 16 bits; made once.
+
+    Raises:
+        ResourceError: they can't be written.
+    """
+    folder = cache / "inputs" / f"{count}x{seconds:g}s"
+    paths = tuple(folder / f"{number:02}.wav" for number in range(count))
+    for seed, path in enumerate(paths) if count > 1 else [(_SINGLE_SEED, paths[0])]:
+        if not path.exists():
+            with replacing(path) as partial:
+                _loop(partial, seconds, seed)
+    return Recordings(folder=folder, paths=paths, seconds=seconds)
+
+
+def _loop(path: Path, seconds: float, seed: int) -> None:
+    """Write the clip again and again, from changing places, at changing speed and level."""
+    import numpy as np
+    import soundfile
+
+    clip, rate = soundfile.read(_CLIP, dtype="float32")
+    rng, missing = np.random.default_rng(seed), int(seconds * rate)
+    with soundfile.SoundFile(path, "w", rate, 1, format="WAV") as file:
+        while missing > 0:
+            speed, level, start = rng.uniform(0.9, 1.1), rng.uniform(0.5, 1.0), int(rng.integers(0, len(clip) // 2))
+            piece = clip[start:]
+            at = np.arange(0, len(piece) - 1, speed)
+            varied = np.interp(at, np.arange(len(piece)), piece)[:missing] * level
+            file.write(varied.astype(np.float32))
+            missing -= len(varied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +76,6 @@ class Suite:
 
     def recordings(self, cache: Path, *, quick: bool) -> Iterator[Recordings]:
         """The recordings of each length. Raises ResourceError."""
-        from menura.bench.recordings import recordings  # loads numpy
-
         for seconds in self.quick_seconds if quick else self.seconds:
             yield recordings(self.quick_files if quick else self.files, seconds, cache)
 
@@ -62,6 +102,50 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Figures of one run."""
+
+    wall_s: float
+    audio_s: float
+    files: int
+    sgemm_gflops: float
+    """What matrix products reached with the same threads at the same time: the machine's speed."""
+    peak_mb: float
+    """Largest resident memory of the process, MiB."""
+    busy_cores: float
+    """CPU time by wall time: with less than the threads, the machine was shared or threads waited."""
+    stages: StageTimes = field(default_factory=StageTimes)
+    """Sums over the files; files overlap."""
+
+    @property
+    def cost(self) -> float:
+        """GFLOP that could have been done for a second of audio: comparable between machines."""
+        return self.wall_s * self.sgemm_gflops / self.audio_s
+
+    @property
+    def real_time_factor(self) -> float:
+        return self.wall_s / self.audio_s
+
+    def document(self) -> dict[str, Any]:
+        stages = {name.removesuffix("_s"): round(value, 6) for name, value in dataclasses.asdict(self.stages).items()}
+        return {
+            "wall_s": round(self.wall_s, 6),
+            "audio_s": round(self.audio_s, 6),
+            "files": self.files,
+            "sgemm_gflops": round(self.sgemm_gflops, 2),
+            "cost": round(self.cost, 3),
+            "real_time_factor": round(self.real_time_factor, 6),
+            "peak_mb": round(self.peak_mb, 1),
+            "busy_cores": round(self.busy_cores, 3),
+            **({"stages": stages} if any(stages.values()) else {}),
+        }
+
+    def best_with(self, other: Measurement) -> Measurement:
+        """The one of the least cost, with the largest peak."""
+        return replace(min(self, other, key=lambda run: run.cost), peak_mb=max(self.peak_mb, other.peak_mb))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
     """A suite's figures."""
 
@@ -77,15 +161,10 @@ class SuiteResult:
         return document | ({"lengths": [figures.document() for figures in self.loaded]} if several else {})
 
     def best_with(self, other: SuiteResult) -> SuiteResult:
-        """The least cost of each figure, and the largest peak."""
         return SuiteResult(
-            loaded=tuple(map(_least, self.loaded, other.loaded)),
-            others={name: _least(figures, other.others[name]) for name, figures in self.others.items()},
+            loaded=tuple(map(Measurement.best_with, self.loaded, other.loaded)),
+            others={name: figures.best_with(other.others[name]) for name, figures in self.others.items()},
         )
-
-
-def _least(a: Measurement, b: Measurement) -> Measurement:
-    return replace(min(a, b, key=lambda run: run.cost), peak_mb=max(a.peak_mb, b.peak_mb))
 
 
 def convert_command(
@@ -103,10 +182,7 @@ def convert_command(
 def measure_suites(plan: Plan, cache: Path, on_step: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and give each suite's figures by its name, with `about`: where and with what they were taken.
 
-    Args:
-        plan: what.
-        cache: where the recordings are kept.
-        on_step: called with a line at each step.
+    Recordings are kept in the cache; `on_step` is called with a line at each step.
 
     Raises:
         MenuraError: a conversion failed.
@@ -126,13 +202,12 @@ def _measured(name: str, plan: Plan, cache: Path, on_step: Callable[[str], None]
     """A suite's figures, and the machine they belong to."""
     from menura.bench.conversion import measure_conversion
 
-    suite, loaded = SUITES[name], []
+    suite, loaded, others = SUITES[name], [], {}
     for sound in suite.recordings(cache, quick=plan.quick):
         on_step(f"{name}: {len(sound.paths)} × {sound.seconds:g} s")
         again_runs = _AGAIN_RUNS if suite.cold else 0
         answer = in_fresh_process(measure_conversion, sound.paths, plan.options, plan.engine, again_runs)
         loaded.append(answer.loaded)
-    others = {}
     for key, count in {"cold": len(sound.paths), "cold_one": 1}.items() if suite.cold else ():
         on_step(f"{name}: {count} from process start")
         others[key] = _cold(plan, sound, count, answer.loaded.sgemm_gflops)

@@ -33,9 +33,8 @@ def in_fresh_process(task: Callable[..., Answer], *arguments: object) -> Answer:
         answer: Answer | Exception = pipe.recv()
     except EOFError:
         process.join(_END_S)
-        raise ResourceError(
-            None, f"the measuring process ended with exit code {process.exitcode}", "Most likely memory ran out"
-        ) from None
+        problem = f"the measuring process ended with exit code {process.exitcode}"
+        raise ResourceError(None, problem, "Most likely memory ran out") from None
     finally:
         pipe.close()
         process.kill()
@@ -70,17 +69,19 @@ class Timed:
 
 def timed(command: Sequence[str]) -> Timed:
     """Run a program, without a shell, and time it; what it prints is thrown away. Raises OSError if it can't start."""
+    quiet, cpu_s, peak_mb = subprocess.DEVNULL, 0.0, 0.0
     with tempfile.TemporaryFile() as errors:
         start_s = time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,  # so that it can be ended with its children
-        )
+        # In a session of its own, so that it can be ended with its children.
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=errors, start_new_session=True)
         try:
-            cpu_s, peak_mb = _wait(process)
+            if hasattr(os, "wait4"):
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                cpu_s = usage.ru_utime + usage.ru_stime
+                peak_mb = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+            else:  # Windows
+                process.wait()
         finally:
             if process.returncode is None:
                 if hasattr(os, "killpg"):
@@ -91,13 +92,3 @@ def timed(command: Sequence[str]) -> Timed:
         errors.seek(0)
         *_, last_line = ("", *errors.read().decode(errors="replace").strip().splitlines())
     return Timed(wall_s=wall_s, cpu_s=cpu_s, peak_mb=peak_mb, exit_code=process.returncode, last_line=last_line.strip())
-
-
-def _wait(process: subprocess.Popen[bytes]) -> tuple[float, float]:
-    """CPU seconds, and the largest memory in MiB."""
-    if not hasattr(os, "wait4"):  # Windows
-        process.wait()
-        return 0.0, 0.0
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

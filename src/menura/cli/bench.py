@@ -1,22 +1,23 @@
-"""`menura bench`."""
+"""`menura bench`, and its JSON document as tables."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from menura.bench.suites import SUITES, Plan, measure_suites
-from menura.cli.bench_tables import tables
 from menura.cli.derive import option_of, options_of, values_of
-from menura.cli.terminal import say, say_json, write_json
+from menura.cli.terminal import say, say_json, say_lines, table, write_json
 from menura.options import ConversionOptions, EngineOptions
 from menura.voices.assets import cache_folder, home_folder
 from menura.voices.library import find_voice
 
 _ALL = "all"
 _STANDARD_OUTPUT = "-"
+_RUN_HEADER = ("", "files", "audio s", "wall s", "RTF", "cost", "busy cores", "peak MB")
 
 
 @click.command()
@@ -70,7 +71,59 @@ def bench(
     if json_to == _STANDARD_OUTPUT:
         say_json(document)
         return
-    for line in tables(document):
-        say(line)
+    say_lines(tables(document))
     if json_to is not None:
         write_json(document, Path(json_to))
+
+
+def tables(document: Mapping[str, Any]) -> Iterator[str]:
+    about = document["about"]
+    yield from about_lines(about)
+    yield f"voice {about['voice']}" + ("; quick: not comparable" if about["quick"] else "")
+    suites = {name: figures for name, figures in document.items() if figures is not about}
+    yield ""
+    runs = ((title, run) for name, figures in suites.items() for title, run in _runs(name, figures))
+    yield from table([_RUN_HEADER, *(_row(title, run) for title, run in runs)], numbers=True)
+    stages = [figures.get("stages", {}) for figures in suites.values()]
+    rows: list[Sequence[str]] = [("by stage", *stages[0])]
+    for (name, figures), times in zip(suites.items(), stages, strict=True):
+        scale = figures["cost"] / figures["wall_s"]
+        rows.append((f"{name}, seconds", *(f"{value:.2f}" for value in times.values())))
+        rows.append((f"{name}, cost", *(f"{value * scale:.1f}" for value in times.values())))
+    yield ""
+    yield from table(rows, numbers=True)
+
+
+def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
+    """Where something was measured."""
+    commit = f" ({about['commit'][:12]})" if about["commit"] else ""
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    yield f"menura {about['menura']}{commit}, Python {about['python']}, {packages}"
+    memory = f", {about['memory_gb']:g} GB" if about["memory_gb"] else ""
+    yield f"{about['processor']}, {about['physical_cores']} cores{memory}; {about['system']}"
+    threads = f"{about['threads']} thread{'' if about['threads'] == 1 else 's'}"
+    yield f"device {about['device']}, {threads}; convolution kernels: {about['kernels']}"
+
+
+def _runs(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if "lengths" in figures:
+        yield from ((f"{name}, {length['audio_s']:.0f} s", length) for length in figures["lengths"])
+        return
+    titles = {"cold": "from process start", "cold_one": "one file, from process start"}
+    for key, title in {**titles, "": "networks loaded", "again": "one file again, warm"}.items():
+        run = figures.get(key) if key else figures
+        if run is not None:
+            yield f"{name}, {title}", run
+
+
+def _row(title: str, run: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        title,
+        str(run["files"]),
+        f"{run['audio_s']:.1f}",
+        f"{run['wall_s']:.2f}",
+        f"{run['real_time_factor']:.3f}",
+        f"{run['cost']:.1f}",
+        f"{run['busy_cores']:.2f}",
+        f"{run['peak_mb']:.0f}",
+    )

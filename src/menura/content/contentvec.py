@@ -20,7 +20,7 @@ from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert
-from menura.system.pages import MappedPages
+from menura.system.memory import MappedPages
 from menura.types import FloatArray
 
 _LAYER_OF_RVC_V1 = 9

@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from menura.system.text import system_text
+
 VERSION = 4
 CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
@@ -171,10 +173,7 @@ def load_library(file: Path, asked: str = "") -> KernelStatus:
 def _parallel_function() -> int | None:
     """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; Intel's and LLVM's have it too."""
     torch.get_num_threads()
-    try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    maps = system_text(Path("/proc/self/maps"))
     # Torch's own copy lies beside it; another package may have brought a second runtime.
     beside = str(Path(torch.__file__).parent)
     for name in sorted(set(_RUNTIME.findall(maps)), key=lambda name: (not name.startswith(beside), name)):

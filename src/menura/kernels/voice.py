@@ -15,7 +15,7 @@ from menura.models.footprint import tensor_bytes
 from menura.models.spans import Span
 from menura.models.synthesizer import TILE_FRAMES, Synthesizer
 from menura.models.vocoders import HifiGanBase
-from menura.system.pages import MappedPages
+from menura.system.memory import MappedPages
 from menura.types import Prior
 
 LONG_PASS_FRAMES = 300

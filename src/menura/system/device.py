@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
+import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.errors import OptionError
+from menura.system.text import system_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -72,51 +72,23 @@ def cuda_devices() -> int:
 
 def physical_cores() -> int:
     """Cores this process may use: hyper-threads counted once, within its affinity and its control group's quota."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    cores = {_core_of(cpu) for cpu in allowed}
-    return max(1, int(min(len(cores), _quota_cores())))
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    # A core by the logical CPUs that are its threads; where the system doesn't say, each is one.
+    cores = {system_text(_CPU_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list") or cpu for cpu in allowed}
+    return max(1, int(min([len(cores), *_quotas()])))
 
 
-def _core_of(cpu: int) -> str:
-    """Name of the physical core that a logical CPU is a thread of; its own number where the system doesn't say."""
-    try:
-        return (_CPU_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text(encoding="ascii").strip()
-    except OSError:
-        return str(cpu)
-
-
-def _quota_cores() -> float:
-    """CPUs within the control group's quota (v2 and v1), the narrowest of all levels; infinite without one."""
-    quotas = [math.inf]
-    for own in _own_cgroups():
-        for folder in (own, *own.parents):
-            quotas.append(_read_quota(folder / "cpu.max"))
-            quotas.append(_read_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
-    return min(quotas)
-
-
-def _own_cgroups() -> list[Path]:
-    """The process's control groups that can hold a CPU quota."""
-    try:
-        lines = [line.split(":", 2) for line in _OWN_CGROUP.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return []
-    folders = []
-    for _, controllers, path in (fields for fields in lines if len(fields) == 3):
-        if not controllers:
-            folders.append(_CGROUPS / path.lstrip("/"))
-        elif "cpu" in controllers.split(","):
-            folders += [_CGROUPS / mount / path.lstrip("/") for mount in (controllers, "cpu")]
-    return folders
-
-
-def _read_quota(*files: Path) -> float:
-    """Quota by period, in one file (v2) or two."""
-    try:
-        quota, period = map(float, " ".join(file.read_text(encoding="ascii") for file in files).split())
-    except (OSError, ValueError):
-        return math.inf  # no such file, or "max"
-    return quota / period if quota > 0 else math.inf
+def _quotas() -> Iterator[float]:
+    """CPUs within the quotas of the process's control groups (v2 and v1), on all their levels."""
+    for line in system_text(_OWN_CGROUP).splitlines():
+        _, controllers, path = [*line.split(":", 2), "-", "-"][:3]
+        mounts = [""] if not controllers else [controllers, "cpu"] if "cpu" in controllers.split(",") else []
+        own = [_CGROUPS / mount / path.lstrip("/") for mount in mounts]
+        for folder in (level for lowest in own for level in (lowest, *lowest.parents)):
+            for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+                numbers = " ".join(system_text(folder / name) for name in names).split()
+                if len(numbers) == 2 and all(map(str.isdecimal, numbers)):  # "max" or -1 for none
+                    yield int(numbers[0]) / int(numbers[1])
 
 
 def default_threads() -> int:
@@ -134,10 +106,7 @@ def prepare_own_process() -> None:
 
 
 def silence_onnxruntime() -> None:
-    """Switch off ONNX Runtime's telemetry; its wheels number the computer and report to their maker.
-
-    Call it before the import: there is no other way that keeps it from writing its number.
-    """
+    """Before its import: switch off ONNX Runtime's telemetry, which numbers the computer and reports to its maker."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -186,22 +155,15 @@ def has_bfloat16() -> bool:
 
 def _cpu_info(name: str) -> str:
     """A field of Linux's /proc/cpuinfo for the first CPU; '' if there is none."""
-    try:
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(name):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return ""
+    fields = (line.partition(":") for line in system_text(_CPU_INFO).splitlines())
+    return next((value.strip() for field, _, value in fields if field.strip() == name), "")
 
 
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MiB; 0 where the system doesn't say."""
-    try:  # Linux: unlike getrusage, not inherited from the process that started this one
-        status = _OWN_STATUS.read_text(encoding="ascii", errors="replace")
-        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
-    except (OSError, IndexError, ValueError):
-        pass
+    # Linux: unlike getrusage, not inherited from the process that started this one
+    if found := re.search(r"VmHWM:\s*(\d+)", system_text(_OWN_STATUS)):
+        return int(found[1]) / 2**10
     try:
         import resource
     except ImportError:  # Windows
