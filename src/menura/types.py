@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
+Float64Array: TypeAlias = "npt.NDArray[np.float64]"
 
 
 @dataclass(frozen=True, slots=True)

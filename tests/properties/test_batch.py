@@ -14,8 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.audio.encode import AudioWriter
-from menura.audio.spool import SampleSpool
+from menura.audio.encode import AudioWriter, SampleSpool
 from menura.errors import EncodeError, ResourceError
 from menura.loading.loader import VoiceModels
 from menura.pipeline.engine import Done, Engine, Failed, run_batch

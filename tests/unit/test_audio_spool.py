@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from menura.audio.spool import SampleSpool
+from menura.audio.encode import SampleSpool
 from menura.errors import ResourceError
 
 

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
@@ -19,43 +18,27 @@ from typing import BinaryIO
 import numpy as np
 
 from menura.audio.containers import inspect
+from menura.audio.containers.structure import Structure
 from menura.audio.listing import MEDIA_SUFFIXES
 from menura.audio.media import MEDIA_ADVICE, MediaSource
 from menura.audio.processor import CANCELLED, MixDown
-from menura.audio.sndfile import SndfileSource
+from menura.audio.sndfile import NO_SAMPLES, UNSUPPORTED, Findings, SndfileSource
 from menura.errors import DecodeError
 from menura.system.files import temporary_folder, writing
 from menura.types import FloatArray
 
 MINIMUM_RATE_HZ = 4_000
 MAXIMUM_RATE_HZ = 384_000
-NO_SAMPLES = "contains no audio"
 _MOST_WINDOW_VALUES = 1 << 20
 
 
-@dataclass
-class Findings:
-    """What reading a file brought to light, each text once and without the file's name."""
-
-    damage: dict[str, None] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-
-    def damaged(self, problem: str) -> None:
-        """Not all of the recording can be read; begins in lower case, without a full stop."""
-        self.damage[problem] = None
-
-    def note(self, text: str) -> None:
-        """Something worth knowing of a whole recording; a sentence."""
-        self.notes[text] = None
-
-
 class AudioReader:
-    """An opened recording. Each call of `chunks` or `blocks` is a new pass from the beginning."""
+    """An opened recording. Each call of `blocks` is a new pass from the beginning."""
 
-    def __init__(self, path: Path, source: SndfileSource | MediaSource) -> None:
+    def __init__(self, path: Path, structure: Structure, source: SndfileSource | MediaSource) -> None:
         self.path = path
         self.info = source.info
-        self._source = source
+        self._structure, self._source = structure, source
         self._findings = Findings()
 
     @property
@@ -86,13 +69,14 @@ class AudioReader:
         if block_samples < 1:
             raise ValueError(f"Blocks must have at least one sample, not {block_samples}.")
         empty = True
-        for block in regrouped(self._mixed(), block_samples):
+        for block in _regrouped(self._mixed(), block_samples):
             empty = False
             yield block
         if empty:
             raise DecodeError(self.path, NO_SAMPLES)
 
     def _mixed(self) -> Iterator[FloatArray]:
+        """Chunks of any length; the number of channels may change on the way."""
         for channels, chunks in groupby(self._finite_chunks(), key=lambda chunk: chunk.shape[1]):
             mixer = MixDown(max(1, min(self.info.sample_rate, _MOST_WINDOW_VALUES // channels)))
             for chunk in chunks:
@@ -102,20 +86,37 @@ class AudioReader:
                 self._findings.note(CANCELLED)
 
     def _finite_chunks(self) -> Iterator[FloatArray]:
-        """The recording as (samples, channels) of any length; channels may change on the way."""
+        count = 0
         try:
             for chunk in self._source.chunks(self._findings):
+                count += len(chunk)
                 finite = np.isfinite(chunk)
-                if finite.all():
-                    yield chunk
-                else:
+                if not finite.all():
                     self._findings.damaged("NaN or infinite samples were replaced by silence")
-                    yield np.where(finite, chunk, np.float32(0))
+                    chunk = np.where(finite, chunk, np.float32(0))
+                yield chunk
         except OSError as error:
             raise _unreadable(self.path, error) from error
+        self._judge(count)
+
+    def _judge(self, count: int) -> None:
+        """Say what is missing, from what was announced and the samples that came."""
+        structure, findings, rate_hz = self._structure, self._findings, self.info.sample_rate
+        announced = self.info.length_samples or 0
+        if announced <= count:
+            announced = round(count / structure.present) if structure.present else count
+        seconds = f"{count / rate_hz:.2f} s"
+        if announced - count > self._source.slack_s * rate_hz:
+            findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
+        elif structure.cut_off or (count < announced and not structure.media):
+            findings.damaged(f"cut off: the end is missing; {seconds} could be read")
+        elif structure.damaged:
+            findings.damaged(f"damaged; {seconds} could be read")
+        if structure.problem is not None:
+            findings.damaged(structure.problem)
 
 
-def regrouped(chunks: Iterable[FloatArray], block_samples: int) -> Iterator[FloatArray]:
+def _regrouped(chunks: Iterable[FloatArray], block_samples: int) -> Iterator[FloatArray]:
     """(samples,) chunks of any lengths as blocks of `block_samples`, the last one what is left."""
     pending: list[FloatArray] = []
     held = 0
@@ -140,25 +141,22 @@ def open_audio(path: Path | str) -> AudioReader:
         DecodeError: the file is missing, empty, a folder, no audio, or has no samples; or it needs the extra `media`.
     """
     path = Path(path)
+    if os.path.isdir(path):
+        raise DecodeError(path, "is a folder, not a recording")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DecodeError(path, "is not a regular file; pipes and devices are not supported")
     try:
-        _check_readable(path)
-        source = _open_source(path)
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise DecodeError(path, "the file is empty")
+            structure = inspect(file)
+        source = _open_source(path, structure)
     except OSError as error:
         raise _unreadable(path, error) from error
     rate_hz = source.info.sample_rate
     if not MINIMUM_RATE_HZ <= rate_hz <= MAXIMUM_RATE_HZ:
         raise DecodeError(path, f"sample rate of {rate_hz} Hz is outside {MINIMUM_RATE_HZ} to {MAXIMUM_RATE_HZ} Hz")
-    return AudioReader(path, source)
-
-
-def _check_readable(path: Path) -> None:
-    if os.path.isdir(path):
-        raise DecodeError(path, "is a folder, not a recording")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise DecodeError(path, "is not a regular file; pipes and devices are not supported")
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise DecodeError(path, "the file is empty")
+    return AudioReader(path, structure, source)
 
 
 def _unreadable(path: Path, error: OSError) -> DecodeError:
@@ -167,24 +165,22 @@ def _unreadable(path: Path, error: OSError) -> DecodeError:
     return DecodeError(path, f"can't be read: {error.strerror or error}")
 
 
-def _open_source(path: Path) -> SndfileSource | MediaSource:
-    with path.open("rb") as file:
-        found = inspect(file)
-    if not found.parts:
-        raise DecodeError(path, found.problem or "unsupported or damaged audio file")
+def _open_source(path: Path, structure: Structure) -> SndfileSource | MediaSource:
+    if not structure.parts:
+        raise DecodeError(path, structure.problem or UNSUPPORTED)
     try:
-        return SndfileSource(path, found)
+        return SndfileSource(path, structure)
     except DecodeError as error:
         sndfile_error = error
     if MediaSource.available():
         try:
-            return MediaSource(path, found)
+            return MediaSource(path, structure)
         except DecodeError as error:
             # A header without samples is libsndfile's to name; of other files PyAV knows more.
             raise (sndfile_error if sndfile_error.problem == NO_SAMPLES else error) from None
     if sndfile_error.problem == NO_SAMPLES:
         raise sndfile_error
-    needs_media = found.media or path.suffix.lower() in MEDIA_SUFFIXES
+    needs_media = structure.media or path.suffix.lower() in MEDIA_SUFFIXES
     raise DecodeError(path, "this format needs PyAV" if needs_media else sndfile_error.problem, MEDIA_ADVICE)
 
 

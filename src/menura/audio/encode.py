@@ -1,17 +1,17 @@
 """Writing recordings: wav flac ogg mp3 opus by libsndfile, m4a by PyAV (extra `media`).
 
-A file appears under its name only when it is complete.
-
-Every format keeps the exact number of samples, none shifted: Menura reads back what it wrote, and FFmpeg does too from
-wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip and last granule). In m4a the edit list and the duration of
-the last packet say where the sound ends; players that heed only the first give up to 1023 samples of padding more.
+A file appears under its name only when it is complete. Every format keeps the exact number of samples, none shifted:
+Menura reads back what it wrote, and FFmpeg does too from wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip
+and last granule). In m4a the edit list and the duration of the last packet say where the sound ends; players that heed
+only the first give up to 1023 samples of padding more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from menura.audio.tags import Cover, Tags, flac_picture, id3_tag
+from menura.audio.tags import Tags, flac_picture, id3_tag
 from menura.errors import EncodeError
 from menura.options import FORMATS
 from menura.system.files import NewFile, check_writable, writing
@@ -32,6 +32,7 @@ _CODEC_RATES_HZ = {
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
 }
+_SAMPLE_BYTES = 4
 DEFAULT_BIT_DEPTH = 16
 _SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 """By bits of a sample."""
@@ -48,10 +49,7 @@ _SUFFIX_FORMATS = {".oga": "ogg", ".wave": "wav"} | {f".{format}": format for fo
 
 
 def codec_rate(format: str, rate_hz: int) -> int:
-    """Rate at which `format` can hold a signal of `rate_hz`: the same, or the next higher that the codec has.
-
-    A signal above the codec's highest rate gets that highest rate.
-    """
+    """Rate at which `format` can hold a signal of `rate_hz`: the same, or the next higher, or highest, of the codec."""
     if format == "ogg":
         return min(rate_hz, _VORBIS_HIGHEST_RATE_HZ)
     rates = _CODEC_RATES_HZ.get(format)
@@ -66,6 +64,51 @@ def least_samples(format: str) -> int:
 def format_of(path: Path) -> str | None:
     """Output format that a file name's ending asks for, or None."""
     return _SUFFIX_FORMATS.get(path.suffix.lower())
+
+
+class SampleSpool:
+    """Mono float32 samples between two passes, given back in blocks as often as asked; use it as a context manager.
+
+    Up to `memory_bytes` stay in memory, more in a nameless temporary file in `folder`, which is gone with the spool.
+
+    Raises:
+        ResourceError: on `append`, when the disk is full.
+    """
+
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
+        self._folder = folder
+        # Closed by close(): a context manager here would end with the constructor.
+        self._file = tempfile.SpooledTemporaryFile(memory_bytes, dir=str(folder), prefix="menura-")  # noqa: SIM115
+        self.length_samples = 0
+        self.peak = 0.0
+        """Largest |sample| so far."""
+
+    def append(self, samples: FloatArray) -> None:
+        """Add (samples,) at the end."""
+        if not len(samples):
+            return
+        with writing(self._folder):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(np.ascontiguousarray(samples, dtype=np.float32).data.cast("B"))
+        self.length_samples += len(samples)
+        self.peak = max(self.peak, float(np.max(np.abs(samples))))
+
+    def blocks(self, block_samples: int, gain: float = 1.0) -> Iterator[FloatArray]:
+        """Yield all samples times `gain`, `block_samples` at a time."""
+        for start in range(0, self.length_samples, block_samples):
+            self._file.seek(start * _SAMPLE_BYTES)
+            count = min(block_samples, self.length_samples - start)
+            yield np.frombuffer(self._file.read(count * _SAMPLE_BYTES), dtype=np.float32) * np.float32(gain)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what a full disk left in a buffer isn't wanted either
+            self._file.close()
+
+    def __enter__(self) -> SampleSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +126,12 @@ class Encoding:
 class AudioWriter:
     """Writes one mono recording; use it as a context manager.
 
-    Args:
-        path: the file; folders above it are made, an older file of the name is replaced when the new one is complete.
-        sample_rate: in Hz, one that `codec_rate` gives for the format.
-        format: one of `menura.options.FORMATS`; by default the name's ending, else wav.
-        encoding: how the format stores it.
-        tags: what the file says of it; covers are for mp3, flac and m4a.
-        expected_samples: at most so many will come: a wav beyond 4 GiB is then written as RF64, which players of long
-            files know.
+    Folders above the file are made, an older file of the name is replaced when the new one is complete. The format is
+    by default the one of the name's ending, else wav, which is written as RF64 where `expected_samples` need that.
 
     Raises:
         EncodeError: on opening, `write` or `close`, where the folder can't be written, the disk is full, the format
-            lacks the rate, or PyAV is needed and not installed.
+            lacks the rate (see `codec_rate`), or PyAV is needed and not installed.
     """
 
     def __init__(
@@ -108,7 +145,6 @@ class AudioWriter:
     ) -> None:
         self.path = Path(path)
         self.format = format or format_of(self.path) or "wav"
-        self.samples_written = 0
         self._finished = False
         encoding, tags = encoding or Encoding(), tags or Tags()
         self._clips = self.format != "wav" or encoding.bit_depth < 32
@@ -139,7 +175,6 @@ class AudioWriter:
             finite = np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0)
             self._encoder.write(np.clip(finite, -1.0, 1.0) if self._clips else finite)
             self._output.check()
-        self.samples_written += len(samples)
 
     def close(self) -> None:
         """Finish the file and give it its name. Closing twice does nothing."""
@@ -187,15 +222,11 @@ class AudioWriter:
 class _Output:
     """A file for libsndfile and FFmpeg, whose callbacks swallow errors of writing: it remembers the first.
 
-    Args:
-        file: the new file.
-        inserted: bytes that the encoder doesn't see; they are written at once.
-        at: where they stand.
+    They don't see what is `inserted` at a byte.
     """
 
-    def __init__(self, file: BinaryIO, inserted: bytes = b"", at: int = 0) -> None:
-        self._file = file
-        self._at, self._hidden = at, len(inserted)
+    def __init__(self, file: BinaryIO, inserted: bytes, at: int) -> None:
+        self._file, self._at, self._hidden = file, at, len(inserted)
         self._position = 0
         self.error: OSError | None = None
         file.seek(at)
@@ -203,46 +234,38 @@ class _Output:
         self.seek(0)
 
     def write(self, data: bytes) -> int:
-        before = max(0, self._at - self._position) if self._hidden else len(data)
-        return self._write(data[:before]) + self._write(data[before:])
-
-    def read(self, count: int = -1) -> bytes:
-        data = self._file.read(count)
-        self._position += len(data)
-        return data
+        before = max(0, self._at - self._position)
+        for piece in (data[:before], data[before:]):
+            if self._position == self._at:
+                self.seek(self._at)
+            self._position += len(piece)
+            with self._remembering():
+                self._file.write(piece)
+        return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            offset += self._attempt(lambda: self._file.seek(0, os.SEEK_END)) - self._hidden
-        self._position = offset
-        self._attempt(lambda: self._file.seek(offset + (self._hidden if offset >= self._at else 0)))
+        with self._remembering():
+            if whence == os.SEEK_CUR:
+                offset += self._position
+            elif whence == os.SEEK_END:
+                offset += self._file.seek(0, os.SEEK_END) - self._hidden
+            self._position = offset
+            self._file.seek(offset + (self._hidden if offset >= self._at else 0))
         return offset
 
     def tell(self) -> int:
         return self._position
 
-    def _write(self, data: bytes) -> int:
-        if self._position == self._at:
-            self.seek(self._position)
-        self._position += len(data)
-        self._attempt(lambda: self._file.write(data))
-        return len(data)
-
-    def flush(self) -> None:
-        self._attempt(lambda: self._file.flush() or 0)
-
     def check(self) -> None:
         if self.error is not None:
             raise self.error
 
-    def _attempt(self, action: Callable[[], int]) -> int:
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
         try:
-            return action()
+            yield
         except OSError as error:
             self.error = self.error or error
-            return 0
 
 
 def _inserted(format: str, tags: Tags) -> tuple[bytes, int]:
@@ -301,7 +324,13 @@ class _AacEncoder:
         self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=bit_rate)
         self._container.metadata.update(tags.texts)
         if tags.cover is not None and hasattr(self._container, "add_mux_stream"):  # not in the oldest PyAV
-            self._add_cover(tags.cover)
+            codec = "png" if tags.cover.mime == "image/png" else "mjpeg"
+            picture = self._container.add_mux_stream(codec, width=1, height=1)
+            picture.disposition = av.stream.Disposition.attached_pic
+            packet = av.Packet(tags.cover.data)
+            packet.stream, packet.pts, packet.dts = picture, 0, 0
+            self._container.start_encoding()
+            self._container.mux(packet)
 
     def write(self, samples: FloatArray) -> None:
         if not len(samples):
@@ -316,14 +345,6 @@ class _AacEncoder:
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
         self._container.close()
-
-    def _add_cover(self, cover: Cover) -> None:
-        picture = self._container.add_mux_stream("png" if cover.mime == "image/png" else "mjpeg", width=1, height=1)
-        picture.disposition = self._av.stream.Disposition.attached_pic
-        packet = self._av.Packet(cover.data)
-        packet.stream, packet.pts, packet.dts = picture, 0, 0
-        self._container.start_encoding()
-        self._container.mux(packet)
 
 
 def _level(encoding: Encoding, quality: float, range_kbps: tuple[int, int]) -> float:

@@ -8,18 +8,12 @@ gives it the source's.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from menura.audio.processor import Processor
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from menura.types import FloatArray
-
-    Float64Array = npt.NDArray[np.float64]
+from menura.types import Float64Array, FloatArray
 
 _RMS_FLOOR = 1e-6
 """Least RMS of the output that is divided by (RVC's)."""
@@ -37,7 +31,6 @@ class PeakMeter:
         self._largest: FloatArray = np.zeros(0, dtype=np.float32)
 
     def push(self, samples: FloatArray) -> None:
-        """Take the next samples."""
         magnitudes = np.abs(samples)
         peak = float(magnitudes.max(initial=0.0))
         self.peak = max(self.peak, peak)
@@ -52,8 +45,7 @@ class PeakMeter:
 
         Infinite where there are none.
         """
-        several = len(self._largest) == _FEWEST_SAMPLES
-        rest = float(self._largest.min()) if several else 1.0
+        rest = float(self._largest.min()) if len(self._largest) == _FEWEST_SAMPLES else 1.0
         return rest if self.peak > _CLICK_RATIO * rest else math.inf
 
 
@@ -61,9 +53,9 @@ def within_full_scale(samples: FloatArray) -> FloatArray:
     """(samples,) without clicks, and scaled down where they still exceed full scale: float files aren't clipped."""
     meter = PeakMeter()
     meter.push(samples)
-    peak = min(meter.peak, meter.limit)
     if meter.peak <= 1.0:
         return samples
+    peak = min(meter.peak, meter.limit)
     return np.asarray(np.clip(samples, -peak, peak) / np.float32(max(peak, 1.0)), dtype=np.float32)
 
 
@@ -98,7 +90,7 @@ class RmsMeter:
 
 
 class EnvelopeMatcher(Processor):
-    """A Processor that mixes the source's loudness envelope into one mono output stream, about 1.25 s behind it.
+    """Mixes the source's loudness envelope into one mono output stream, about 1.25 s behind it.
 
     Args:
         source_rms: (frames,) of the source's RmsMeter, at whatever rate it was measured.
@@ -109,8 +101,7 @@ class EnvelopeMatcher(Processor):
 
     def __init__(self, source_rms: npt.NDArray[np.floating], output_length: int, rate_hz: int, mix_rate: float) -> None:
         self._source_rms = np.asarray(source_rms, dtype=np.float64)
-        self._length = output_length
-        self._mix_rate = mix_rate
+        self._length, self._mix_rate = output_length, mix_rate
         self._meter = RmsMeter(rate_hz)
         self._frame_count = 1 + output_length // self._meter.hop_samples
         self._target_rms = np.zeros(0)
@@ -122,23 +113,17 @@ class EnvelopeMatcher(Processor):
     def _push(self, samples: FloatArray) -> FloatArray:
         self._pending = np.concatenate([self._pending, samples])
         self._target_rms = np.concatenate([self._target_rms, self._meter.push(samples)])
-        return self._give(self._ready_samples())
+        known = self._first_frame + self._target_rms.size
+        if known >= self._frame_count:
+            return self._give(self._pending.size)
+        # Sample i lies at frame (i + 0.5) * frames / length - 0.5 and needs the next frame too; one sample less, for
+        # rounding.
+        reach = int((known - 0.5) * self._length / self._frame_count - 0.5) - 1 if known > 1 else 0
+        return self._give(min(max(reach - self._given_samples, 0), self._pending.size))
 
     def _flush(self) -> FloatArray:
         self._target_rms = np.concatenate([self._target_rms, self._meter.flush()])
         return self._give(self._pending.size)
-
-    def _ready_samples(self) -> int:
-        """Pending samples whose two neighbouring frames are both known."""
-        known = self._first_frame + self._target_rms.size
-        if known >= self._frame_count:
-            return self._pending.size
-        if known < 2:
-            return 0
-        # Sample i lies at frame (i + 0.5) * frames / length - 0.5 and needs the next frame too; one sample less, for
-        # rounding.
-        reach = int((known - 0.5) * self._length / self._frame_count - 0.5) - 1
-        return min(max(reach - self._given_samples, 0), self._pending.size)
 
     def _give(self, count: int) -> FloatArray:
         if not count:
@@ -149,16 +134,12 @@ class EnvelopeMatcher(Processor):
         target = _stretched(self._target_rms, self._first_frame, self._frame_count, index, self._length)
         gain = (source / np.maximum(target, _RMS_FLOOR)) ** (1 - self._mix_rate)
         self._given_samples += count
-        self._forget()
+        needed = int((self._given_samples + 0.5) * self._frame_count / self._length - 0.5) - 1
+        forgotten = min(max(needed - self._first_frame, 0), self._target_rms.size)
+        self._target_rms = self._target_rms[forgotten:]
+        self._first_frame += forgotten
         mixed: FloatArray = (samples * gain).astype(np.float32)
         return mixed
-
-    def _forget(self) -> None:
-        """Drop frames that no later sample needs."""
-        needed = int((self._given_samples + 0.5) * self._frame_count / self._length - 0.5) - 1
-        drop = min(max(needed - self._first_frame, 0), self._target_rms.size)
-        self._target_rms = self._target_rms[drop:]
-        self._first_frame += drop
 
 
 def _stretched(values: Float64Array, first: int, count: int, index: npt.NDArray[np.int64], length: int) -> Float64Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,6 @@ BASE_SUFFIXES = frozenset(f".{name}" for name in _BASE.split())
 MEDIA_SUFFIXES = frozenset(f".{name}" for name in _MEDIA.split())
 """Read with the extra `media` (PyAV)."""
 AUDIO_SUFFIXES = BASE_SUFFIXES | MEDIA_SUFFIXES
-
-_GLOB_CHARACTERS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +58,10 @@ class Selection:
 
 
 def audio_files(paths: Sequence[Path | str], selection: Selection | None = None) -> list[InputFile]:
-    """Expand files, folders and globs into recordings, each once, in the order given, folders sorted.
+    """Expand files, folders and globs (`*`, `?`, `[...]`, `**`) into recordings, each once, in the order given.
 
-    In folders and globs hidden files and endings that aren't audio are left out; a file that is named is taken
-    whatever it is called. An argument that matches nothing gives an entry with `error` set.
-
-    Args:
-        paths: files, folders, or patterns with `*`, `?`, `[...]` and `**`.
-        selection: which of the files in folders and patterns are taken; by default all directly in a folder.
+    Folders are sorted; in them and in globs hidden files and endings that aren't audio are left out, while a file that
+    is named is taken whatever it is called. An argument that matches nothing gives an entry with `error` set.
     """
     found: dict[Path, InputFile] = {}
     for given in paths:
@@ -80,11 +75,11 @@ def _expand(path: Path, selection: Selection) -> list[InputFile]:
         names = path.rglob("*") if selection.recursive else path.glob("*")
         return _chosen(names, path, selection) or [nothing_in(path, "folder", selection)]
     # A file whose name has brackets is a file first.
-    if not os.path.exists(path) and _GLOB_CHARACTERS & set(str(path)):
-        matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
-        chosen = _chosen(matches, _fixed_part(path), selection)
-        return chosen or [nothing_in(path, "pattern", selection)]
-    return [InputFile(path=path, relative=Path(path.name))]
+    if os.path.exists(path) or not glob.has_magic(str(path)):
+        return [InputFile(path=path, relative=Path(path.name))]
+    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
+    return _chosen(matches, folder, selection) or [nothing_in(path, "pattern", selection)]
 
 
 def _chosen(names: Iterable[Path], folder: Path, selection: Selection) -> list[InputFile]:
@@ -93,13 +88,6 @@ def _chosen(names: Iterable[Path], folder: Path, selection: Selection) -> list[I
         for name in sorted(names)
         if selection.takes(name.relative_to(folder)) and name.is_file()
     ]
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """Folder of a pattern above its first wildcard."""
-    parts = pattern.parts
-    wild = next(index for index, part in enumerate(parts) if _GLOB_CHARACTERS & set(part))
-    return Path(*parts[:wild])
 
 
 def nothing_in(place: Place, kind: str, selection: Selection) -> InputFile:

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from menura.audio.containers.structure import PieceFile
-from menura.audio.sndfile import judge, silence
+from menura.audio.containers.structure import PieceFile, Structure
+from menura.audio.sndfile import ANOTHER_RATE, NO_SAMPLES, UNSUPPORTED, Findings, silence
 from menura.errors import DecodeError
 from menura.system.interrupts import deferred_interrupts
-from menura.types import AudioInfo
+from menura.types import AudioInfo, FloatArray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from menura.audio.containers.structure import Structure
-    from menura.audio.decode import Findings
-    from menura.types import FloatArray
-
+MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
 _MOST_DAMAGES = 1000
 """Damaged packets after which the rest is given up."""
-_SLACK_S = 0.25
-"""A container's duration may be this much longer than its sound without anything being missing."""
 _TIMED = ("matroska", "mp4", "flv", "asf")
 """Containers in which a hole between two timestamps is silence; transport streams' clocks jump."""
 _HOLE_S, _BACK_S, _MOST_SILENCE_S = 0.05, 1.0, 6 * 3600.0
 _DAMAGED = "damaged; what could be decoded was used"
-
-
-MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
 
 
 def open_container(file: Any) -> Any:
@@ -55,19 +46,21 @@ class MediaSource:
     padding at the end too. Raw AAC, MPEG-TS, FLV and AVI don't say, and begin with their codec's delay.
     """
 
+    slack_s = 0.25
+    """A container's duration may be this much longer than its sound without anything being missing."""
+
     def __init__(self, path: Path, structure: Structure) -> None:
         """Open `path`, of which `structure` was made, and decode its first samples.
 
         Raises:
             DecodeError: FFmpeg doesn't know the format, there is no audio track, or it has no samples.
         """
-        self._path = path
-        self._structure = structure
+        self._path, self._cut_off = path, structure.cut_off
         with self._opened() as container:
             # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
             first = next(_frames(container, lambda _: None), None)
             if first is None:
-                raise DecodeError(path, "contains no audio")
+                raise DecodeError(path, NO_SAMPLES)
             announced_s = _stated_s(container)
         self.info = AudioInfo(
             sample_rate=int(first.sample_rate),
@@ -86,55 +79,32 @@ class MediaSource:
         The number of channels may change on the way, as it does in broadcasts.
         """
         with self._opened() as container:
-            count = 0
-            for chunk in self._timed(container, findings):
-                count += len(chunk)
-                yield chunk
-        announced, rate_hz = self.info.length_samples, self.info.sample_rate
-        slack_samples = round(_SLACK_S * rate_hz)
-        judge(self._structure, findings, count, announced or count, rate_hz, slack_samples=slack_samples)
-
-    def _timed(self, container: Any, findings: Findings) -> Iterator[FloatArray]:
-        tracks = len(container.streams.audio)
-        if tracks > 1:
-            chosen = container.streams.audio.index(_track(container)) + 1
-            findings.note(f"The file has {tracks} audio tracks; track {chosen} was used.")
-        packer, holes = _Packer(), _Holes(self.info.sample_rate, container.format.name)
-        held: FloatArray | None = None
-        stated: int | None = None
-        for frame in _frames(container, findings.damaged):
-            if frame.sample_rate != self.info.sample_rate:
-                findings.damaged("the sample rate changes within the file; parts at another rate were left out")
-                continue
-            if held is not None:
-                yield held
-            held = packer.pack(frame, findings)
-            yield from silence(holes.before(frame, len(held), findings), held.shape[1])
-            stated = _stated_samples(frame)
-        if held is not None:
-            yield held[:stated]  # only of the last frame a part may be padding
+            tracks = container.streams.audio
+            if len(tracks) > 1:
+                chosen = tracks.index(_track(container)) + 1
+                findings.note(f"The file has {len(tracks)} audio tracks; track {chosen} was used.")
+            frames = _trimmed(_packed(container, self.info.sample_rate, findings))
+            if any(name in container.format.name for name in _TIMED):
+                yield from _without_holes(frames, self.info.sample_rate, findings)
+            else:
+                yield from (samples for _, samples in frames)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
         import av
 
-        with self._path.open("rb") as file:
+        with self._path.open("rb") as file, PieceFile(file, (range(file.seek(0, 2)),)) as pieces:
             try:
-                pieces = PieceFile(file, (range(file.seek(0, 2)),))
                 with deferred_interrupts():
                     container = open_container(pieces)
             except (av.error.FFmpegError, ValueError) as error:
-                if pieces.error is not None:
-                    raise pieces.error from error
-                if self._structure.cut_off:
-                    raise DecodeError(self._path, "cut off, and what is left can't be decoded") from error
-                raise DecodeError(self._path, "unsupported or damaged audio file") from error
+                raise DecodeError(
+                    self._path, "cut off, and what is left can't be decoded" if self._cut_off else UNSUPPORTED
+                ) from error
             with container:
                 if not container.streams.audio:
                     raise DecodeError(self._path, "has no audio track")
                 yield container
-                if pieces.error is not None:
-                    raise pieces.error
 
 
 def _track(container: Any) -> Any:
@@ -161,82 +131,73 @@ def _frames(container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
     packets = container.demux(_track(container))
     for _ in range(_MOST_DAMAGES):
         with contextlib.suppress(av.error.FFmpegError):
-            while (frames := _next_frames(packets, warn)) is not None:
+            while True:
+                with deferred_interrupts():
+                    packet = next(packets, None)
+                    if packet is None:
+                        return
+                    if packet.is_corrupt:
+                        warn(_DAMAGED)
+                    frames = list(packet.decode())
                 yield from frames
-            return
         warn(_DAMAGED)
 
 
-def _next_frames(packets: Iterator[Any], warn: Callable[[str], None]) -> list[Any] | None:
-    with deferred_interrupts():
-        packet = next(packets, None)
-        if packet is None:
-            return None
-        if packet.is_corrupt:
-            warn(_DAMAGED)
-        return list(packet.decode())
+def _packed(container: Any, rate_hz: int, findings: Findings) -> Iterator[tuple[Any, FloatArray]]:
+    """Frames of any sample format, each as (samples, channels) float32 too, full scale 1.
+
+    PyAV misreads planar frames of eight and more channels (it looks for planes beyond the list's end), so FFmpeg packs
+    them; what its converter refuses, as damage makes it, is left out.
+    """
+    import av
+
+    frames = _frames(container, findings.damaged)
+    for kind, run in groupby(frames, lambda frame: (frame.sample_rate, frame.format.name, frame.layout.name)):
+        if kind[0] != rate_hz:
+            findings.damaged(ANOTHER_RATE)
+            continue
+        resampler: Any = av.AudioResampler(format="flt")
+        for frame in run:
+            channels = len(frame.layout.channels)
+            packed = [np.zeros((0, channels), np.float32)]
+            try:
+                packed += [piece.to_ndarray().reshape(-1, channels) for piece in resampler.resample(frame)]
+            except (av.error.FFmpegError, ValueError):
+                findings.damaged(_DAMAGED)
+                resampler = av.AudioResampler(format="flt")
+            yield frame, np.concatenate(packed)
 
 
-def _stated_samples(frame: Any) -> int | None:
-    """Samples of a frame as its container has it, None where that counts in coarser steps."""
-    step = frame.time_base * frame.sample_rate if frame.time_base else 0
-    return round(frame.duration * step) if frame.duration and 0 < step <= 2 else None
+def _trimmed(frames: Iterator[tuple[Any, FloatArray]]) -> Iterator[tuple[Any, FloatArray]]:
+    """Without the padding that a container states for the last frame."""
+    held: tuple[Any, FloatArray] | None = None
+    for following in frames:
+        if held is not None:
+            yield held
+        held = following
+    if held is not None:
+        frame, samples = held
+        step = frame.time_base * frame.sample_rate if frame.time_base else 0  # coarser ones say nothing exact
+        yield frame, samples[: round(frame.duration * step) if frame.duration and 0 < step <= 2 else None]
 
 
-class _Holes:
-    """Silence between frames whose timestamps leave a hole."""
-
-    def __init__(self, rate_hz: int, container: str) -> None:
-        self._rate_hz = rate_hz
-        self._timed = any(name in container for name in _TIMED)
-        self._left_s = _MOST_SILENCE_S
-        self._expected_s: float | None = None
-
-    def before(self, frame: Any, samples: int, findings: Findings) -> int:
-        """Samples of silence before a frame that has so many samples."""
-        if not self._timed:
-            return 0
+def _without_holes(frames: Iterator[tuple[Any, FloatArray]], rate_hz: int, findings: Findings) -> Iterator[FloatArray]:
+    """Silence where timestamps leave a hole."""
+    expected_s: float | None = None
+    left_s = _MOST_SILENCE_S
+    for frame, samples in frames:
         gap_s = 0.0
         if frame.pts is not None and frame.time_base:
             at_s = float(frame.pts * frame.time_base)
-            gap_s = at_s - self._expected_s if self._expected_s is not None else 0.0
+            gap_s = 0.0 if expected_s is None else at_s - expected_s
             # A little back is rounding, or a clock that differs from the sound's; much back is a new one.
-            if self._expected_s is None or gap_s > 0 or gap_s < -_BACK_S:
-                self._expected_s = at_s
-        if self._expected_s is not None:
-            self._expected_s += samples / self._rate_hz
-        if gap_s <= _HOLE_S:
-            return 0
-        if gap_s > self._left_s:
+            if expected_s is None or not -_BACK_S <= gap_s <= 0:
+                expected_s = at_s
+        if expected_s is not None:
+            expected_s += len(samples) / rate_hz
+        if _HOLE_S < gap_s <= left_s:
+            left_s -= gap_s
+            yield from silence(round(gap_s * rate_hz), samples.shape[1])
+        elif gap_s > _HOLE_S:
             findings.damaged(f"a gap of {gap_s:.0f} s in the timestamps was ignored")
-            return 0
-        self._left_s -= gap_s
-        return round(gap_s * self._rate_hz)
-
-
-class _Packer:
-    """Turns frames of any sample format into (samples, channels) float32, full scale 1.
-
-    PyAV misreads planar frames of eight and more channels (it looks for planes beyond the list's end), so FFmpeg packs
-    them.
-    """
-
-    def __init__(self) -> None:
-        self._kind: tuple[str, str] | None = None
-        self._resampler: Any = None
-
-    def pack(self, frame: Any, findings: Findings) -> FloatArray:
-        """Pack one frame; one that FFmpeg's converter refuses, as damage makes them, is left out."""
-        import av
-
-        kind = (frame.format.name, frame.layout.name)
-        if kind != self._kind:
-            self._kind, self._resampler = kind, av.AudioResampler(format="flt")
-        channels = len(frame.layout.channels)
-        try:
-            packed = [piece.to_ndarray().reshape(-1, channels) for piece in self._resampler.resample(frame)]
-        except (av.error.FFmpegError, ValueError):
-            findings.damaged(_DAMAGED)
-            self._kind, packed = None, []
-        samples: FloatArray = np.concatenate(packed) if packed else np.zeros((0, channels), np.float32)
-        return samples
+        yield samples

@@ -87,11 +87,8 @@ class ExactLength(Processor):
 class MixDown(Processor):
     """Channels to mono: their average, or one of them where they cancel each other out.
 
-    Judged in windows on the stream's own grid, so that blocks make no difference; from one choice to another it fades
-    over the first fiftieth of a window.
-
-    Args:
-        window_samples: of a window; a second is sensible.
+    Judged in windows (a second is sensible) on the stream's own grid, so that blocks make no difference; from one
+    choice to another it fades over the first fiftieth of a window.
     """
 
     def __init__(self, window_samples: int) -> None:
@@ -149,10 +146,8 @@ class MixDown(Processor):
 
 def mix_down(samples: FloatArray) -> FloatArray:
     """Average of the channels: (samples, channels) or (samples,) in, (samples,) out."""
-    if samples.ndim == 1:
-        return samples
-    if samples.shape[1] == 1:
-        return np.ascontiguousarray(samples[:, 0])
+    if samples.ndim == 1 or samples.shape[1] == 1:
+        return np.ascontiguousarray(samples.reshape(-1))
     # Divided before it is summed: float files may hold values whose sum would overflow.
     share = np.float32(samples.shape[1])
     mono: FloatArray = samples[:, 0] / share

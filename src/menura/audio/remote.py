@@ -78,23 +78,20 @@ def file_facts(place: Place, *, fresh: bool = False) -> tuple[int, int] | None:
     remembered within a process, unless the answer is to be `fresh`.
     """
     if isinstance(place, Path):
-        try:
+        with contextlib.suppress(OSError):
             facts = place.stat()
-        except OSError:
-            return None
-        return facts.st_size, facts.st_mtime_ns
+            return facts.st_size, facts.st_mtime_ns
+        return None
     system, path = _reach(place)
-    try:
+    with contextlib.suppress(Exception):  # what can't be asked for isn't known
         if fresh:
             system.invalidate_cache(path.rpartition("/")[0])
         size = int(system.info(path)["size"] or 0)
         try:
-            changed = int(system.modified(path).timestamp() * 1e9)
+            return size, int(system.modified(path).timestamp() * 1e9)
         except NotImplementedError:
-            changed = int(hashlib.sha256(str(system.ukey(path)).encode()).hexdigest()[:15], 16)
-    except Exception:  # noqa: BLE001  (see the module; what can't be asked for isn't known)
-        return None
-    return size, changed
+            return size, int(hashlib.sha256(str(system.ukey(path)).encode()).hexdigest()[:15], 16)
+    return None
 
 
 def size_bytes(place: Place) -> int:
@@ -132,26 +129,24 @@ def local_output(place: Place) -> Iterator[Path]:
     if isinstance(place, Path):
         yield place
         return
-    with temporary_folder() as folder:
-        local = folder / place.name
+    with temporary_folder() as temporary:
+        local = temporary / place.name
         yield local
-        if local.is_file():
-            _publish(local, place)
-
-
-def _publish(local: Path, url: Url) -> None:
-    system, path = _reach(url)
-    folder, _, name = path.rpartition("/")
-    partial = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
-    try:
-        system.makedirs(folder, exist_ok=True)
-        system.put_file(str(local), partial)
-        system.mv(partial, path)
-        system.invalidate_cache(folder)
-    except Exception as error:
-        with contextlib.suppress(Exception):
-            system.rm_file(partial)
-        raise _unwritable(url, error) from error
+        if not local.is_file():
+            return
+        system, path = _reach(place)
+        folder, _, name = path.rpartition("/")
+        partial = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
+        with _writing(place):
+            try:
+                system.makedirs(folder, exist_ok=True)
+                system.put_file(str(local), partial)
+                system.mv(partial, path)
+                system.invalidate_cache(folder)
+            except Exception:
+                with contextlib.suppress(Exception):
+                    system.rm_file(partial)
+                raise
 
 
 def remove_partial(place: Place) -> None:
@@ -171,27 +166,27 @@ def remove_partial(place: Place) -> None:
 def read_notes(folder: Url) -> list[bytes]:
     """The small texts that `write_note` put into a folder; those that can't be read are left out."""
     system, path = _reach(folder)
-    try:
+    with contextlib.suppress(Exception):  # mostly there is no such folder yet
         system.invalidate_cache(path)
         names = [name for name in system.ls(path, detail=False) if name.endswith(".json")]
-        found = system.cat(names, on_error="omit") if names else {}
-    except Exception:  # noqa: BLE001  (see the module; mostly there is no such folder yet)
-        return []
-    return list(found.values())
+        return list(system.cat(names, on_error="omit").values()) if names else []
+    return []
 
 
 def write_note(folder: Url, name: str, text: bytes) -> None:
     """Write or replace a small text; stores that can't append can hold them too. Raises EncodeError."""
     system, path = _reach(folder)
-    try:
+    with _writing(folder):
         system.makedirs(path, exist_ok=True)
         system.pipe_file(f"{path}/{name}.json", text)
+
+
+@contextlib.contextmanager
+def _writing(url: Url) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(url: Url, error: Exception) -> EncodeError:
-    return EncodeError(url.text, f"can't be written: {_why(error)}", "Choose a writable folder")
+        raise EncodeError(url.text, f"can't be written: {_why(error)}", "Choose a writable folder") from error
 
 
 def _reach(url: Url) -> tuple[Any, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,7 +76,7 @@ def read_tags(path: Path) -> Tags:
                 return _read_id3(begin, file)
             if begin[:4] == b"fLaC":
                 file.seek(4)
-                return dataclasses.replace(_read_sndfile(path), cover=_fitting(_flac_cover(file)))
+                return replace(_read_sndfile(path), cover=_fitting(_flac_cover(file)))
         if begin[:4] == b"OggS":  # libsndfile knows no covers
             with suppress(Exception):
                 return _read_media(path)
@@ -89,11 +89,12 @@ def read_tags(path: Path) -> Tags:
 
 def id3_tag(tags: Tags) -> bytes:
     """An ID3v2.4 tag; nothing for no tags."""
-    frames = [_id3_frame(_ID3_FRAMES[name][0], text) for name, text in tags.texts.items()]
+    frames = {_ID3_FRAMES[name][0]: b"\3" + text.encode() for name, text in tags.texts.items()}
+    if "COMM" in frames:
+        frames["COMM"] = b"\3und\0" + frames["COMM"][1:]
     if tags.cover is not None:
-        head = b"\3" + tags.cover.mime.encode("ascii") + bytes((0, _FRONT_COVER, 0))
-        frames.append(b"APIC" + _synchsafe(len(head) + len(tags.cover.data)) + b"\0\0" + head + tags.cover.data)
-    body = b"".join(frames)
+        frames["APIC"] = b"\3" + tags.cover.mime.encode() + bytes((0, _FRONT_COVER, 0)) + tags.cover.data
+    body = b"".join(name.encode() + _synchsafe(len(data)) + b"\0\0" + data for name, data in frames.items())
     return b"ID3\4\0\0" + _synchsafe(len(body)) + body if body else b""
 
 
@@ -122,17 +123,15 @@ def _plain(text: str) -> str:
 
 def _read_sndfile(path: Path) -> Tags:
     with soundfile.SoundFile(str(path)) as file:
-        names = {name: "tracknumber" if name == "track" else name for name in _ID3_FRAMES}
-        return _tags({name: getattr(file, theirs) for name, theirs in names.items()})
+        return _tags({name: getattr(file, "tracknumber" if name == "track" else name) for name in _ID3_FRAMES})
 
 
 def _read_media(path: Path) -> Tags:
     import av
 
     with path.open("rb") as file, open_container(file) as container:
-        found = {name.lower(): text for name, text in container.metadata.items()}
-        for stream in container.streams.audio[:1]:
-            found = {name.lower(): text for name, text in stream.metadata.items()} | found
+        texts = itertools.chain(*(source.metadata.items() for source in (*container.streams.audio[:1], container)))
+        found = {name.lower(): text for name, text in texts}
         for picture in container.streams.video:
             mime = _COVER_CODECS.get(picture.codec_context.name)
             if mime and picture.disposition & av.stream.Disposition.attached_pic:
@@ -144,11 +143,9 @@ def _flac_cover(file: BinaryIO) -> Cover | None:
     last = False
     while not last:
         (head,) = struct.unpack(">I", file.read(4))
-        last, kind, size = bool(head >> 31), head >> 24 & 0x7F, head & 0xFFFFFF
-        if kind != _PICTURE_BLOCK:
-            file.seek(size, 1)
+        last, block = head >> 31, file.read(head & 0xFFFFFF)
+        if head >> 24 & 0x7F != _PICTURE_BLOCK:
             continue
-        block = file.read(size)
         (mime_length,) = struct.unpack_from(">I", block, 4)
         (text_length,) = struct.unpack_from(">I", block, 8 + mime_length)
         at = 8 + mime_length + 4 + text_length + 16
@@ -212,11 +209,6 @@ def _id3_cover(name: str, data: bytes) -> Cover | None:
         end = next((at for at in range(0, len(rest), 2) if rest[at : at + 2] == b"\0\0"), len(rest))
         return Cover(mime, rest[end + 2 :])
     return Cover(mime, rest.partition(b"\0")[2])
-
-
-def _id3_frame(name: str, text: str) -> bytes:
-    data = (b"\3und\0" if name == "COMM" else b"\3") + text.encode()
-    return name.encode("ascii") + _synchsafe(len(data)) + b"\0\0" + data
 
 
 def _synchsafe(number: int) -> bytes:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from menura.audio.encode import DEFAULT_BIT_DEPTH, AudioWriter, Encoding, format_of
-from menura.audio.spool import SampleSpool
+from menura.audio.encode import DEFAULT_BIT_DEPTH, AudioWriter, Encoding, SampleSpool, format_of
 from menura.audio.tags import read_tags
 from menura.errors import EncodeError
 from menura.options import FORMATS, ConversionOptions

@@ -9,14 +9,9 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
-from menura.audio.containers.structure import Structure, after_id3, bytes_at, positions_of
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
-
-    from menura.audio.containers.structure import Piece
+from menura.audio.containers.structure import Piece, Structure, after_id3, bytes_at, positions_of
 
 _V2_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _KBPS = {
@@ -24,10 +19,8 @@ _KBPS = {
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): _V2_KBPS,
-    (2, 3): _V2_KBPS,
 }
-"""By version (2 also stands for 2.5) and layer."""
+"""By version (2 also stands for 2.5) and layer, where that isn't `_V2_KBPS`."""
 _RATES_HZ = (44_100, 48_000, 32_000)
 _SAME_STREAM = 0xFFFE0C00
 """Header bits that all frames of a stream share: sync, version, layer, rate."""
@@ -76,7 +69,8 @@ def inspect_mpeg(file: BinaryIO, size: int) -> Structure | None:
 
 
 def _inspect_frames(file: BinaryIO, position: int, size: int) -> Structure:
-    first, runs = _header(file, position), list[_Run]()
+    first = _header(file, position)
+    runs: list[_Run] = []
     damaged = cut_off = False
     while position < size and not cut_off:
         length = _frame_bytes_at(file, position, first)
@@ -112,7 +106,7 @@ def _next_frame(file: BinaryIO, position: int, size: int, first: int) -> tuple[i
         return size, False
     for place in positions_of(file, _SYNC, position + 1, size):
         length = _frame_bytes_at(file, place, first)
-        if length and (place + length == size or _same_stream(_header(file, place + length), first)):
+        if length and (place + length == size or _frame_bytes_at(file, place + length, first)):
             return place, True
     return size, False
 
@@ -134,7 +128,7 @@ def _are_frames(file: BinaryIO, position: int, count: int) -> bool:
 def _frame_bytes_at(file: BinaryIO, position: int, first: int) -> int:
     """Length of the frame at a position, 0 if there is none of the stream that `first` begins."""
     header = _header(file, position)
-    return frame_bytes(header) if _same_stream(header, first) else 0
+    return 0 if (header ^ first) & _SAME_STREAM else frame_bytes(header)
 
 
 def frame_bytes(header: int) -> int:
@@ -143,7 +137,7 @@ def frame_bytes(header: int) -> int:
     rate, bits = header >> 10 & 3, header >> 12 & 15
     if header >> 21 != 0x7FF or version == 1 or layer == 4 or rate == 3 or bits in (0, 15):
         return 0
-    kbps = _KBPS[1 if version == 3 else 2, layer][bits - 1]
+    kbps = _KBPS.get((1 if version == 3 else 2, layer), _V2_KBPS)[bits - 1]
     rate_hz = _RATES_HZ[rate] >> (0 if version == 3 else 1 if version == 2 else 2)
     padding = header >> 9 & 1
     if layer == 1:
@@ -153,10 +147,6 @@ def frame_bytes(header: int) -> int:
 
 def _layer(header: int) -> int:
     return 4 - (header >> 17 & 3)
-
-
-def _same_stream(one: int, other: int) -> bool:
-    return (one ^ other) & _SAME_STREAM == 0
 
 
 def _header(file: BinaryIO, position: int) -> int:

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
-from menura.audio.containers.structure import MOST_PARTS, Structure, bytes_at, positions_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
-    from menura.audio.containers.structure import Piece
+from menura.audio.containers.structure import ANOTHER_FOLLOWS, MOST_PARTS, Piece, Structure, bytes_at, positions_of
 
 _ENDLESS_BYTES = 0x7F000000
 """Announced sizes from here on, in a file that is smaller, are a piped program's stand-in (sox, arecord, ffmpeg)."""
@@ -43,7 +38,7 @@ class _Layout:
 
     def behind(self, start: int, length: int) -> int:
         """Where the chunk after one of this place and length begins."""
-        return start + max(length, 0) + -max(length, 0) % self.unit
+        return start + length + -length % self.unit
 
 
 _WAVE = _Layout(rb"(?:RIFF|RF64|BW64)....WAVE", 12, "<4sI", b"data")
@@ -58,44 +53,23 @@ _LAYOUTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Samples:
-    """Where a container has its samples, and how many bytes of them it announces, in which place and form."""
-
-    start: int
-    announced: int
-    size_at: int
-    size_form: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One container of the file."""
-
-    pieces: tuple[Piece, ...]
-    end: int
-    announced: int = 0
-    present: int = 0
-
-
 def inspect_pcm(file: BinaryIO, size: int) -> Structure | None:
     """Compare announced with present bytes; None for other containers."""
-    parts: list[_Part] = []
-    position = 0
+    parts: list[tuple[Piece, ...]] = []
+    position = announced = present = 0
     while position < size and len(parts) < MOST_PARTS and (layout := _layout_at(file, position)):
         try:
-            parts.append(_part(file, layout, position, size))
+            pieces, position, said, there = _part(file, layout, position, size)
         except ValueError:
             return Structure(parts=())
-        position = parts[-1].end
+        parts.append(pieces)
+        announced, present = announced + said, present + there
     if not parts:
         return None
-    announced, present = sum(part.announced for part in parts), sum(part.present for part in parts)
-    pieces = tuple(part.pieces for part in parts if part.pieces)
-    problem = "another recording follows the first and was left out" if position < size else None
+    problem = ANOTHER_FOLLOWS if position < size else None
     return Structure(
-        parts=pieces,
-        problem=problem if pieces else "contains no audio",
+        parts=tuple(filter(None, parts)),
+        problem=problem if any(parts) else "contains no audio",
         present=present / announced if announced else 1.0,
         cut_off=present < announced,
     )
@@ -106,42 +80,42 @@ def _layout_at(file: BinaryIO, position: int) -> _Layout | None:
     return next((layout for layout in _LAYOUTS if re.match(layout.start, head, re.DOTALL)), None)
 
 
-def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> _Part:
-    """The container at `base`; ValueError where it has too many chunks to be true."""
+def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> tuple[tuple[Piece, ...], int, int, int]:
+    """Pieces and end of the container at `base`, bytes announced and present; ValueError after too many chunks."""
     found = _find_samples(file, layout, base)
     if found is None:
-        return _Part((range(base, size),), size)
-    there, announced, end = max(size - found.start, 0), max(found.announced, 0), size
-    if _is_open(file, layout, found, size):
+        return (range(base, size),), size, 0, 0
+    start, announced, size_at, size_form = found
+    there, end, written = max(size - start, 0), size, announced
+    if _is_open(file, layout, start, announced, size):
         if layout is _WAVE:
-            end = next(positions_of(file, _WAVE_START, found.start, size), size)
-        announced = there = max(end - found.start, 0)
+            end = next(positions_of(file, _WAVE_START, start, size), size)
+        announced = there = max(end - start, 0)
     else:
         there = min(announced, there)
-        ends = (layout.behind(found.start, there), _container_end(file, layout, base))
+        ends = (layout.behind(start, there), _container_end(file, layout, base))
         end = next((at for at in ends if base < at < size and _begins_sound(file, at)), size)
-    if there == found.announced:
-        return _Part((range(base, end),), end, announced, there) if there > layout.lead else _Part((), end)
-    width = struct.calcsize(found.size_form)
-    number = struct.pack(found.size_form, min(there + layout.counted, (1 << 8 * width) - 1))
-    pieces = (range(base, found.size_at), number, range(found.size_at + width, end))
-    return _Part(pieces, end, announced, there)
+    if there == written:
+        return (range(base, end),) if there > layout.lead else (), end, announced, there
+    width = struct.calcsize(size_form)
+    number = struct.pack(size_form, min(there + layout.counted, (1 << 8 * width) - 1))
+    return (range(base, size_at), number, range(size_at + width, end)), end, announced, there
 
 
-def _find_samples(file: BinaryIO, layout: _Layout, base: int) -> _Samples | None:
-    """None where the file ends before them; ValueError where there are too many chunks to be true."""
+def _find_samples(file: BinaryIO, layout: _Layout, base: int) -> tuple[int, int, int, str] | None:
+    """Where the samples are, how many bytes of them are announced, at which place and in which form; None without."""
     if not layout.samples:
         offset, announced = struct.unpack(">4xII", bytes_at(file, base, 12).ljust(12, b"\0"))
-        return _Samples(base + offset, announced, base + 8, ">I")
+        return base + offset, announced, base + 8, ">I"
     size_form = layout.header[0] + layout.header[-1]
     long_size = None
     for name, start, length in _chunks(file, layout, base + layout.first):
         if name == b"ds64":
-            long_size = (int.from_bytes(bytes_at(file, start + 8, 8), "little"), start + 8, "<q")
-        if name == layout.samples and long_size is not None and length == 0xFFFFFFFF:
-            return _Samples(start, *long_size)
+            long_size = int.from_bytes(bytes_at(file, start + 8, 8), "little"), start + 8, "<q"
         if name == layout.samples:
-            return _Samples(start, length, start - struct.calcsize(size_form), size_form)
+            if long_size is not None and length == 0xFFFFFFFF:
+                return start, *long_size
+            return start, length, start - struct.calcsize(size_form), size_form
     return None
 
 
@@ -153,25 +127,25 @@ def _chunks(file: BinaryIO, layout: _Layout, position: int) -> Iterator[tuple[by
         if len(header) < header_bytes:
             return
         name, counted = struct.unpack(layout.header, header)
-        start, length = position + header_bytes, counted - layout.counted
+        start, length = position + header_bytes, max(counted - layout.counted, 0)
         yield name, start, length
         position = layout.behind(start, length)
     raise ValueError
 
 
-def _is_open(file: BinaryIO, layout: _Layout, found: _Samples, size: int) -> bool:
+def _is_open(file: BinaryIO, layout: _Layout, start: int, announced: int, size: int) -> bool:
     """Whether the number of samples was never written."""
-    present = max(size - found.start, 0)
-    if found.announced > layout.lead:
-        return found.announced >= _ENDLESS_BYTES and found.announced > present
+    present = max(size - start, 0)
+    if announced > layout.lead:
+        return announced >= _ENDLESS_BYTES and announced > present
     if not layout.samples or present <= layout.lead:
         return present > layout.lead
     # Whole chunks up to the end say that an empty one before them is meant to be empty.
-    end = found.start + max(found.announced, 0)
-    for name, start, length in _chunks(file, layout, end):
+    end = start + announced
+    for name, at, length in _chunks(file, layout, end):
         if not re.match(rb"[ -~]{4}", name):
             return True
-        end = layout.behind(start, length)
+        end = layout.behind(at, length)
     return not 0 <= end - size <= 1
 
 

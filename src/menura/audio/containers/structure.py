@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import BinaryIO, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import BinaryIO
-
-    Piece = bytes | range
-    """Bytes to put in, or a range of the file's bytes."""
+Piece: TypeAlias = "bytes | range"
+"""Bytes to put in, or a range of the file's bytes."""
+MOST_PARTS = 1000
+"""Recordings one behind the other in a file; the rest is left out."""
+ANOTHER_FOLLOWS = "another recording follows the first and was left out"
+_SEARCH_BYTES = 1 << 16
+_LONGEST_PATTERN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +30,12 @@ class Structure:
     damaged: bool = False
     """Whether something other than sound lies between the sound."""
     cut_off: bool = False
-    """Whether the end is missing."""
     length_samples: int | None = None
     """Exact, where the structure tells more than libsndfile."""
     media: bool = False
     """Whether the container is one that PyAV is for."""
     problem: str | None = None
     """What else keeps some of the sound, or all of it, from being read."""
-
-
-MOST_PARTS = 1000
-"""Recordings one behind the other in a file; the rest is left out."""
-_SEARCH_BYTES = 1 << 16
-_LONGEST_PATTERN = 16
 
 
 def bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
@@ -76,14 +71,22 @@ def after_id3(file: BinaryIO, position: int) -> int:
 class PieceFile:
     """Reads the pieces of a file as if they were one, for soundfile and PyAV.
 
-    An error of the disk is kept in `error` and looks like the file's end: soundfile would print and forget it.
+    To them an error of the disk looks like the file's end (soundfile would print and forget it); the `with` block that
+    uses this ends in it, whatever they made of it.
     """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
         self._file, self._pieces = file, pieces
         self._ends = [0, *accumulate(map(len, pieces))]
         self._position = 0
-        self.error: OSError | None = None
+        self._error: OSError | None = None
+
+    def __enter__(self) -> PieceFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._error is not None and (kind is None or issubclass(kind, Exception)):
+            raise self._error
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
@@ -99,18 +102,14 @@ class PieceFile:
         while self._position < stop:
             index = bisect_right(self._ends, self._position) - 1
             start = self._ends[index]
-            chunk = self._taken(self._pieces[index][self._position - start : stop - start])
+            piece = self._pieces[index][self._position - start : stop - start]
+            try:
+                chunk = piece if isinstance(piece, bytes) else bytes_at(self._file, piece.start, len(piece))
+            except OSError as error:
+                self._error = error
+                break
             if not chunk:
                 break
             chunks.append(chunk)
             self._position += len(chunk)
         return b"".join(chunks)
-
-    def _taken(self, piece: Piece) -> bytes:
-        if isinstance(piece, bytes):
-            return piece
-        try:
-            return bytes_at(self._file, piece.start, len(piece))
-        except OSError as error:
-            self.error = error
-            return b""
