@@ -23,7 +23,7 @@ from menura.loading.loader import Loader
 from menura.loading.request import Asked
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.conversion import explain
-from menura.pipeline.engine import Done, Engine, Failed, run_batch
+from menura.pipeline.engine import Engine, Failed, run_batch
 from menura.pipeline.output import FileSink, MemorySink, Sink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.strategy import machine_of
@@ -46,7 +46,6 @@ Source: TypeAlias = Union[FilePath, BinaryIO, "tuple[npt.ArrayLike, int]", Recor
 """A file, an open binary file, (samples, sample rate), or anything that can be read twice."""
 
 _log = logging.getLogger("menura")
-_STREAM = "<stream>"
 
 
 class Converter:
@@ -145,22 +144,24 @@ class Converter:
         request = self.resolve(options)
         with contextlib.ExitStack() as stack:
             recording = stack.enter_context(_opened(source))
-            if output is None:
-                memory = MemorySink()
-                self._convert_one(recording, memory, request, on_progress, cancel)
-                return _limited(memory.joined()), memory.sample_rate
-            file = recording.path if isinstance(recording, FileRecording) else None
-            if isinstance(output, (str, os.PathLike)):
-                sink = FileSink(Path(output), request.options, source=file, keep=_identities([file] if file else []))
-                return self._convert_one(recording, sink, request, on_progress, cancel)
-            if not hasattr(output, "write"):
-                raise EncodeError(None, f"a {type(output).__name__} is not an output", "Give a path or a file")
-            copy = stack.enter_context(temporary_folder()) / f"output.{request.options.format or 'wav'}"
-            sink = FileSink(copy, request.options, source=file)
-            result = self._convert_one(recording, sink, request, on_progress, cancel)
-            with copy.open("rb") as converted:
+            sink = _sink(output, recording, request.options, stack)
+            sink.check()
+            self._loader.load(request)
+            one = [(recording, sink)]
+            (end,) = run_batch(
+                self._loader, one, request, on_progress=on_progress, on_result=_log_result, cancel=cancel
+            )
+            if isinstance(end, Failed):
+                raise end.error
+            if isinstance(sink, MemorySink):
+                samples = sink.joined()
+                samples *= np.float32(output_gain(float(np.max(np.abs(samples), initial=0.0))))
+                return samples, sink.sample_rate
+            if output is None or isinstance(output, (str, os.PathLike)):
+                return end.result
+            with cast("Path", sink.path).open("rb") as converted:
                 shutil.copyfileobj(converted, output, 1 << 20)
-            return dataclasses.replace(result, output=None)
+            return dataclasses.replace(end.result, output=None)
 
     def convert_files(
         self,
@@ -180,6 +181,12 @@ class Converter:
         an item's place and result as soon as its file is complete, from any thread but not twice at once; what it
         raises is raised. Setting `cancel` ends the conversions: those that aren't complete fail.
         """
+
+        def ended(number: int, result: FileResult) -> None:
+            _log_result(number, result)
+            if on_result is not None:
+                on_result(number, result)
+
         pairs = [(Path(source), Path(output)) for source, output in items]
         start = time.perf_counter()
         try:
@@ -188,18 +195,16 @@ class Converter:
         except (MenuraError, OSError) as error:  # of the request, so of every recording
             files = [failed_result(source, details_of(error)) for source, _ in pairs]
         else:
-            keep = _identities(source for source, _ in pairs)
+            keep = frozenset(_identities(source for source, _ in pairs))
             batch = [
                 (FileRecording(source), FileSink(output, request.options, source=source, keep=keep))
                 for source, output in pairs
             ]
-            files = [end.result for end in self._run(batch, request, on_progress, on_result, cancel)]
-        stats = self.stats()
+            ends = run_batch(self._loader, batch, request, on_progress=on_progress, on_result=ended, cancel=cancel)
+            files = [end.result for end in ends]
+        wall_s, stats = time.perf_counter() - start, self.stats()
         return RunReport(
-            files=tuple(files),
-            wall_s=time.perf_counter() - start,
-            peak_memory_mb=stats.peak_memory_mb,
-            model_loads=stats.model_loads,
+            files=tuple(files), wall_s=wall_s, peak_memory_mb=stats.peak_memory_mb, model_loads=stats.model_loads
         )
 
     def stream(
@@ -233,36 +238,6 @@ class Converter:
                         raise event.error
                 yield from sink.take()
 
-    def _convert_one(
-        self,
-        recording: Recording,
-        sink: Sink,
-        request: Request,
-        on_progress: Callable[[Progress], None] | None,
-        cancel: threading.Event | None,
-    ) -> FileResult:
-        sink.check()
-        self._loader.load(request)
-        (end,) = self._run([(recording, sink)], request, on_progress, None, cancel)
-        if isinstance(end, Failed):
-            raise end.error
-        return end.result
-
-    def _run(
-        self,
-        items: Sequence[tuple[Recording, Sink]],
-        request: Request,
-        on_progress: Callable[[Progress], None] | None,
-        on_result: Callable[[int, FileResult], None] | None,
-        cancel: threading.Event | None,
-    ) -> list[Done | Failed]:
-        def ended(number: int, result: FileResult) -> None:
-            _log_result(result)
-            if on_result is not None:
-                on_result(number, result)
-
-        return run_batch(self._loader, items, request, on_progress=on_progress, on_result=ended, cancel=cancel)
-
 
 @contextlib.contextmanager
 def _opened(source: Source) -> Iterator[Recording]:
@@ -274,33 +249,40 @@ def _opened(source: Source) -> Iterator[Recording]:
     elif hasattr(source, "read"):
         with spooled_input(cast("BinaryIO", source)) as path:
             try:
-                yield FileRecording(path, label=_STREAM)
+                yield FileRecording(path, label="<stream>")
             except MenuraError as error:
-                raise error.about({str(path): _STREAM}) from None
+                raise error.about({str(path): "<stream>"}) from None
     elif hasattr(source, "open"):
         yield source
     else:
-        raise DecodeError(
-            None, f"a {type(source).__name__} is not a recording", "Give a path, a file or (samples, rate)"
-        )
+        what = type(source).__name__
+        raise DecodeError(None, f"a {what} is not a recording", "Give a path, a file or (samples, rate)")
 
 
-def _identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
+def _sink(
+    output: FilePath | BinaryIO | None, recording: Recording, options: ConversionOptions, stack: contextlib.ExitStack
+) -> Sink:
+    """Where `convert` puts its sound: for an open file first into a temporary one."""
+    if output is None:
+        return MemorySink()
+    file = recording.path if isinstance(recording, FileRecording) else None
+    if isinstance(output, (str, os.PathLike)):
+        return FileSink(Path(output), options, source=file, keep=frozenset(_identities([file] if file else [])))
+    if not hasattr(output, "write"):
+        raise EncodeError(None, f"a {type(output).__name__} is not an output", "Give a path or a file")
+    copy = stack.enter_context(temporary_folder()) / f"output.{options.format or 'wav'}"
+    return FileSink(copy, options, source=file)
+
+
+def _identities(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
     """Of files on disk, links followed: they are inputs, so that no output may replace them."""
-    found = []
     for path in paths:
         with contextlib.suppress(OSError, ValueError):  # the recording's own reader says what is wrong with the name
             status = path.stat()
-            found.append((status.st_dev, status.st_ino))
-    return frozenset(found)
+            yield status.st_dev, status.st_ino
 
 
-def _limited(samples: FloatArray) -> FloatArray:
-    limited: FloatArray = samples * np.float32(output_gain(float(np.max(np.abs(samples), initial=0.0))))
-    return limited
-
-
-def _log_result(result: FileResult) -> None:
+def _log_result(_number: int, result: FileResult) -> None:
     if result.error is not None:
         _log.info("%s: %s", result.state.value, result.error)
     if result.output_rate:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OptionNaming: TypeAlias = Callable[[str, str | None], str]
-"""How an interface writes an option: (field, value or None) -> text."""
-
 _OPTION = re.compile(r"\{([a-z][a-z0-9_]*)(?:=([^{}]*))?\}")
 
 
-def by_field(name: str, value: str | None) -> str:
+def _by_field(name: str, value: str | None) -> str:
     """An option as Python and JSON name it: `strategy`, `strategy=stream`."""
     return name if value is None else f"{name}={value}"
 
@@ -36,13 +33,13 @@ class ErrorDetails:
     option: str | None = None
     """The field of the option at fault."""
 
-    def text(self, naming: OptionNaming = by_field) -> str:
-        """One line: 'subject: problem. Advice.', options written as `naming` does."""
+    def text(self, naming: Callable[[str, str | None], str] = _by_field) -> str:
+        """One line: 'subject: problem. Advice.'; `naming` makes text of an option's (field, value or None)."""
         about = self.subject or (naming(self.option, None) if self.option else None)
-        said = self.problem if about is None else f"{about}: {self.problem}"
-        if self.advice is None:
-            return _sentence(said)
-        return f"{_sentence(said)} {_sentence(_OPTION.sub(lambda m: naming(m[1], m[2]), self.advice))}"
+        parts = [self.problem if about is None else f"{about}: {self.problem}"]
+        if self.advice is not None:
+            parts.append(_OPTION.sub(lambda m: naming(m[1], m[2]), self.advice))
+        return " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
 
     def __str__(self) -> str:
         return self.text()
@@ -74,8 +71,9 @@ class MenuraError(Exception):
     @property
     def details(self) -> ErrorDetails:
         """The error as data."""
+        kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Error")).lower()
         return ErrorDetails(
-            kind=_kind(type(self)), subject=self.subject, problem=self.problem, advice=self.advice, option=self.option
+            kind=kind, subject=self.subject, problem=self.problem, advice=self.advice, option=self.option
         )
 
     def about(self, names: Mapping[str, str]) -> MenuraError:
@@ -152,15 +150,6 @@ def details_of(error: BaseException) -> ErrorDetails:
     if isinstance(error, MemoryError):
         return ErrorDetails(kind="memory", problem="not enough memory", advice="Close other programs")
     if isinstance(error, OSError) and error.strerror:
-        subject = None if error.filename is None else str(error.filename)
-        return ErrorDetails(kind="system", subject=subject, problem=error.strerror)
+        return ErrorDetails(kind="system", subject=error.filename and str(error.filename), problem=error.strerror)
     said = " ".join(str(error).split()) or "no message"
     return ErrorDetails(kind="unexpected", problem=f"unexpected {type(error).__name__}: {said}")
-
-
-def _kind(error: type[MenuraError]) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__.removesuffix("Error")).lower()
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "?", "!", ":")) else f"{text}."

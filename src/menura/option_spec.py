@@ -15,18 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from menura.errors import OptionError
 
-GROUPS = {
-    "voice": "Voice",
-    "pitch": "Pitch",
-    "sound": "Sound",
-    "output": "Output",
-    "files": "Files",
-    "report": "Reports",
-    "data": "Data",
-    "network": "Network",
-    "learning": "Learning",
-    "machine": "Machine",
-}
+_TITLES = ("Voice", "Pitch", "Sound", "Output", "Files", "Report", "Data", "Network", "Learning", "Machine")
+GROUPS = {title.lower(): title for title in _TITLES} | {"report": "Reports"}
 """Keys and titles, in the order of presentation."""
 
 _UNBOUNDED = 2**31 - 1
@@ -36,8 +26,8 @@ _UNBOUNDED = 2**31 - 1
 class OptionSpec:
     """All that an interface needs to know of an option."""
 
-    help: str
     group: str
+    help: str
     label: str = ""
     advanced: bool = False
     unit: str = ""
@@ -53,7 +43,6 @@ class OptionSpec:
     """Command-line name where it isn't the field's own: --no-cudnn."""
     bare: str | None = None
     """What the option means on the command line without a value."""
-
     # Taken from the dataclass's field:
     name: str = ""
     kind: type = str
@@ -78,31 +67,22 @@ class OptionSpec:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     def checked(self, value: Any) -> Any:
-        """The value in the option's own type.
-
-        Raises:
-            OptionError: it is of another kind, out of range, or not one of the choices.
-        """
-        if value is None and self.optional:
-            return None
-        if isinstance(value, str) and value in self.words:
+        """The value in the option's own type. Raises OptionError: of another kind, out of range, or no choice."""
+        if (value is None and self.optional) or (isinstance(value, str) and value in self.words):
             return value
         try:
             value = _KINDS[self.kind].convert(_hertz(value) if self.unit == "Hz" else value)
         except (TypeError, ValueError, OverflowError):
             raise self._refused(value, f"is not {self._expected()}") from None
         if self.choices:
-            return self._choice(value)
+            for choice in self.choices:
+                if choice.lower() == value.lower() or (self.unit == "Hz" and _hertz(choice) == value):
+                    return choice
+            raise self._refused(value, f"is not {self._expected()}")
         if self.range is not None and not self.range[0] <= value <= self.range[1]:
             over = value > self.range[1] >= _UNBOUNDED
             raise self._refused(value, f"is more than {self.range[1]}" if over else f"is outside {self.range_text}")
         return value
-
-    def _choice(self, value: str) -> str:
-        for choice in self.choices:
-            if choice.lower() == value.lower() or (self.unit == "Hz" and _hertz(choice) == value):
-                return choice
-        raise self._refused(value, f"is not {self._expected()}")
 
     def _expected(self) -> str:
         if self.choices:
@@ -115,7 +95,7 @@ class OptionSpec:
         return OptionError(None, f"{shown} {why}", option=self.name)
 
 
-def option(default: Any, group: str, help: str, **spec: Any) -> Any:
+def option(group: str, default: Any, help: str, **spec: Any) -> Any:
     """A dataclass field that is an option; `spec` are OptionSpec's fields."""
     return field(default=default, metadata={"spec": OptionSpec(group=group, help=help, **spec)})
 
@@ -124,6 +104,20 @@ def specs_of(cls: type) -> tuple[OptionSpec, ...]:
     """The options of a dataclass made with `option`."""
     hints = typing.get_type_hints(cls)
     return tuple(_completed(f, hints[f.name]) for f in dataclasses.fields(cls))
+
+
+def _completed(f: dataclasses.Field[Any], hint: Any) -> OptionSpec:
+    spec: OptionSpec = f.metadata["spec"]
+    members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    kinds = [typing.get_origin(member) or member for member in members]
+    return dataclasses.replace(
+        spec,
+        name=f.name,
+        label=spec.label or f.name.replace("_", " ").capitalize(),
+        kind=next(kind for kind in kinds if kind not in (types.NoneType, Literal)),
+        optional=types.NoneType in kinds,
+        default=f.default,
+    )
 
 
 def spec_of(cls: type, name: str) -> OptionSpec:
@@ -161,36 +155,10 @@ def _property(spec: OptionSpec) -> dict[str, Any]:
     return about | ({"anyOf": [value, *others]} if others else value)
 
 
-def _completed(f: dataclasses.Field[Any], hint: Any) -> OptionSpec:
-    spec = f.metadata["spec"]
-    assert isinstance(spec, OptionSpec)
-    members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    kinds = [typing.get_origin(member) or member for member in members]
-    return dataclasses.replace(
-        spec,
-        name=f.name,
-        label=spec.label or f.name.replace("_", " ").capitalize(),
-        kind=next(kind for kind in kinds if kind not in (types.NoneType, Literal)),
-        optional=types.NoneType in kinds,
-        default=f.default,
-    )
-
-
-_NO_NUMBERS = (bool, bytes, bytearray)  # which int() and float() take
-
-
 def _integer(value: Any) -> int:
-    whole = int(value)
-    if isinstance(value, _NO_NUMBERS) or (not isinstance(value, str) and whole != value):
+    if isinstance(value, _NO_NUMBERS) or (int(value) != value and not isinstance(value, str)):
         raise ValueError
-    return whole
-
-
-def _hertz(value: Any) -> Any:
-    """Sample rates as text in Hz: of 24000, 24k, 44.1k."""
-    if isinstance(value, str) and value[-1:] in ("k", "K"):
-        return f"{1000 * float(value[:-1]):g}"
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return int(value)
 
 
 def _number(value: Any) -> float:
@@ -198,6 +166,16 @@ def _number(value: Any) -> float:
     if isinstance(value, _NO_NUMBERS) or not math.isfinite(number):
         raise ValueError
     return number
+
+
+_NO_NUMBERS = (bool, bytes, bytearray)  # which int() and float() take
+
+
+def _hertz(value: Any) -> Any:
+    """Sample rates as text in Hz: of 24000, 24k, 44.1k."""
+    if isinstance(value, str) and value[-1:] in ("k", "K"):
+        return f"{1000 * float(value[:-1]):g}"
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _switch(value: Any) -> bool:
@@ -214,7 +192,7 @@ def _text(value: Any) -> str:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_text(item) for item in ((value,) if isinstance(value, (str, os.PathLike)) else value))
+    return tuple(map(_text, (value,) if isinstance(value, (str, os.PathLike)) else value))
 
 
 class _Kind(NamedTuple):

@@ -4,108 +4,88 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from menura.errors import OptionError
-from menura.option_spec import check, option, spec_of
+from menura.option_spec import GROUPS, check, option, spec_of
+
+_voice, _pitch, _sound, _output, _files, _report, _data, _network, _learning, _machine = (
+    partial(option, group) for group in GROUPS
+)
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 """That training computes in."""
 F0_METHODS = ("auto", "rmvpe", "fcpe", "swift")
-STRATEGIES = ("auto", "stream", "whole")
-COMPAT_MODES = ("menura", "applio", "rvc")
 FORMATS = ("wav", "flac", "ogg", "mp3", "opus", "m4a")
-_BITRATE_FORMATS = ("mp3", "opus", "m4a")
-_QUALITY_FORMATS = ("ogg", "mp3")
 _BIT_DEPTHS = {"wav": (16, 24, 32), "flac": (16, 24)}
 DEFAULT_VOICE = "wren"
+TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}
+SIZES = ("auto", "v1", "v2", "small")
+VOCODERS = ("auto", "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN", "Source-filter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionOptions:
     """What one request asks for."""
 
-    voice: str = option(
-        DEFAULT_VOICE, "voice", "Name of a starter or installed voice, or an RVC model file (.pth).", metavar="VOICE"
+    voice: str = _voice(
+        DEFAULT_VOICE, "Name of a starter or installed voice, or an RVC model file (.pth).", metavar="VOICE"
     )
-    index: Path | None = option(None, "voice", "Retrieval index (.index).", unset="the voice's own")
-    index_rate: float = option(
-        0.75, "voice", "Strength of the index: 0 is off, 1 replaces the input's content.", range=(0, 1)
-    )
-    speaker_id: int = option(0, "voice", "Speaker of a multi-speaker voice.", advanced=True, range=(0, 4095))
-    transpose: float | Literal["auto", "auto-batch"] | None = option(
+    index: Path | None = _voice(None, "Retrieval index (.index).", unset="the voice's own")
+    index_rate: float = _voice(0.75, "Strength of the index: 0 is off, 1 replaces the input's content.", range=(0, 1))
+    speaker_id: int = _voice(0, "Speaker of a multi-speaker voice.", advanced=True, range=(0, 4095))
+    transpose: float | Literal["auto", "auto-batch"] | None = _pitch(
         None,
-        "pitch",
         "Pitch shift. auto matches each recording's median pitch to the voice's, auto-batch with one shift for all.",
         unit="semitones",
         range=(-48, 48),
         words=("auto", "auto-batch"),
         unset="auto if the voice's pitch is known, else 0",
     )
-    f0: str = option(
-        "auto", "pitch", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS
+    f0: str = _pitch("auto", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS)
+    f0_file: Path | None = _pitch(
+        None, "F0 to use instead of an estimate: a CSV file of 'seconds,hz' every 10 ms.", advanced=True
     )
-    f0_file: Path | None = option(
-        None, "pitch", "F0 to use instead of an estimate: a CSV file of 'seconds,hz' every 10 ms.", advanced=True
+    protect: float = _sound(
+        0.33, "Protect consonants and breaths from index blending: 0 is strongest, 0.5 is off.", range=(0, 0.5)
     )
-    protect: float = option(
-        0.33, "sound", "Protect consonants and breaths from index blending: 0 is strongest, 0.5 is off.", range=(0, 0.5)
+    rms_mix_rate: float = _sound(
+        1.0, "Volume envelope: 1 keeps the voice's, 0 follows the input's.", label="Volume envelope", range=(0, 1)
     )
-    rms_mix_rate: float = option(
-        1.0,
-        "sound",
-        "Volume envelope: 1 keeps the voice's, 0 follows the input's.",
-        label="Volume envelope",
-        range=(0, 1),
-    )
-    split_silence: bool = option(False, "sound", "Skip computing silences over 0.5 s; they stay silent.")
-    seed: int = option(
-        0, "sound", "Random seed; the same seed gives the same output.", advanced=True, range=(0, 2**63 - 1)
-    )
-    noise_scale: float = option(1.0, "sound", "Scale of the synthesis noise; 1 is RVC's.", advanced=True, range=(0, 4))
-    strategy: str = option(
+    split_silence: bool = _sound(False, "Skip computing silences over 0.5 s; they stay silent.")
+    seed: int = _sound(0, "Random seed; the same seed gives the same output.", advanced=True, range=(0, 2**63 - 1))
+    noise_scale: float = _sound(1.0, "Scale of the synthesis noise; 1 is RVC's.", advanced=True, range=(0, 4))
+    strategy: str = _sound(
         "auto",
-        "sound",
         "How recordings are processed: stream in segments (bounded memory), whole in one pass.",
         advanced=True,
-        choices=STRATEGIES,
+        choices=("auto", "stream", "whole"),
     )
-    compat: str = option(
+    compat: str = _sound(
         "menura",
-        "sound",
         "Reproduce the output of Applio or RVC WebUI.",
         label="Compatibility",
         advanced=True,
-        choices=COMPAT_MODES,
+        choices=("menura", "applio", "rvc"),
     )
-    format: str | None = option(
-        None, "output", "Output format.", choices=FORMATS, unset="by the output's name, else wav"
+    format: str | None = _output(None, "Output format.", choices=FORMATS, unset="by the output's name, else wav")
+    sample_rate: int | None = _output(
+        None, "Output sample rate.", unit="Hz", range=(4000, 384_000), unset="the voice's"
     )
-    sample_rate: int | None = option(
-        None, "output", "Output sample rate.", unit="Hz", range=(4000, 384_000), unset="the voice's"
-    )
-    bitrate: int | None = option(
+    bitrate: int | None = _output(
         None,
-        "output",
         "Bitrate of mp3, opus and m4a.",
         unit="kbps",
         range=(8, 320),
         unset="variable in mp3, 181 in opus, 160 in m4a",
     )
-    quality: float | None = option(
-        None,
-        "output",
-        "Quality of ogg and mp3 at a variable bitrate: 10 is best.",
-        range=(0, 10),
-        unset="7 in ogg, 10 in mp3",
+    quality: float | None = _output(
+        None, "Quality of ogg and mp3 at a variable bitrate: 10 is best.", range=(0, 10), unset="7 in ogg, 10 in mp3"
     )
-    bit_depth: int | None = option(
-        None,
-        "output",
-        "Bits per sample: 16 or 24 in wav and flac, 32 in wav (floating point).",
-        range=(16, 32),
-        unset="16",
+    bit_depth: int | None = _output(
+        None, "Bits per sample: 16 or 24 in wav and flac, 32 in wav (floating point).", range=(16, 32), unset="16"
     )
 
     def __post_init__(self) -> None:
@@ -113,9 +93,7 @@ class ConversionOptions:
         if self.compat != "menura" and self.strategy == "stream":
             raise OptionError(None, "compatibility modes have no segments", "Leave out {strategy=stream}", "strategy")
         if self.compat != "menura" and self.split_silence:
-            raise OptionError(
-                None, "compatibility modes convert silences", "Leave out {split_silence}", "split_silence"
-            )
+            raise OptionError(None, "compatibility modes skip nothing", "Leave out {split_silence}", "split_silence")
         if self.bitrate is not None and self.quality is not None:
             raise OptionError(None, "a fixed bitrate has no quality", "Leave out {bitrate}", "quality")
         if self.bit_depth is not None and self.bit_depth not in _BIT_DEPTHS["wav"]:
@@ -126,12 +104,9 @@ class ConversionOptions:
     def check_format(self, format: str) -> None:
         """Raise OptionError for a bitrate, quality or bit depth that this output format doesn't have."""
         depths = _BIT_DEPTHS.get(format, ())
-        for name, has in (
-            ("bitrate", format in _BITRATE_FORMATS),
-            ("quality", format in _QUALITY_FORMATS),
-            ("bit_depth", bool(depths)),
-        ):
-            if getattr(self, name) is not None and not has:
+        has = {"bitrate": format in ("mp3", "opus", "m4a"), "quality": format in ("ogg", "mp3"), "bit_depth": depths}
+        for name in has:
+            if getattr(self, name) is not None and not has[name]:
                 raise OptionError(None, f"{format} has no {name.replace('_', ' ')}", f"Leave out {{{name}}}", name)
         if self.bit_depth is not None and self.bit_depth not in depths:
             raise OptionError(None, f"{format} has no {self.bit_depth} bits", "Use {bit_depth=24}", "bit_depth")
@@ -141,20 +116,13 @@ class ConversionOptions:
 class EngineOptions:
     """What a process runs with."""
 
-    device: str = option("auto", "machine", "cpu, cuda, cuda:N, mps, or auto.", metavar="DEVICE")
-    threads: int | None = option(
-        None,
-        "machine",
-        "CPU threads of each process.",
-        range=(1, 1024),
-        unset="$OMP_NUM_THREADS, else the physical cores",
+    device: str = _machine("auto", "cpu, cuda, cuda:N, mps, or auto.", metavar="DEVICE")
+    threads: int | None = _machine(
+        None, "CPU threads of each process.", range=(1, 1024), unset="$OMP_NUM_THREADS, else the physical cores"
     )
-    cudnn: bool = option(
-        True, "machine", "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn"
-    )
-    home: Path | None = option(
+    cudnn: bool = _machine(True, "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn")
+    home: Path | None = _machine(
         None,
-        "machine",
         "Folder of installed voices and weights.",
         label="Data folder",
         advanced=True,
@@ -166,141 +134,112 @@ class EngineOptions:
         check(self)
 
 
-_RAY_ADDRESS = re.compile(r"auto|local|[^/\s]+:\d+")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
     """Which recordings of folders are converted, and by how many processes."""
 
-    recursive: bool = option(True, "files", "Include sub-folders.")
-    include: tuple[str, ...] = option(
+    recursive: bool = _files(True, "Include sub-folders.")
+    include: tuple[str, ...] = _files(
         (),
-        "files",
         "Only files matching GLOB; repeatable. '*.flac' matches names, 'day1/*' paths below the folder.",
         metavar="GLOB",
     )
-    exclude: tuple[str, ...] = option((), "files", "Skip files matching GLOB; repeatable.", metavar="GLOB")
-    force: bool = option(False, "files", "Convert files again that an earlier run has finished.")
-    workers: int | None = option(
+    exclude: tuple[str, ...] = _files((), "Skip files matching GLOB; repeatable.", metavar="GLOB")
+    force: bool = _files(False, "Convert files again that an earlier run has finished.")
+    workers: int | None = _machine(
         None,
-        "machine",
         "Processes that share the files of a folder.",
         range=(1, 256),
         unset="1, or one per GPU, or one per 4 CPU cores",
     )
-    ray: str | None = option(
+    ray: str | None = _machine(
         None,
-        "machine",
         "Share the files over a Ray cluster (extra 'ray'): HOST:PORT, local, or by default $RAY_ADDRESS.",
         advanced=True,
         bare="auto",
         metavar="ADDRESS",
     )
-    report: Path | None = option(None, "report", "Also write the JSON report to FILE.", advanced=True)
+    report: Path | None = _report(None, "Also write the JSON report to FILE.", advanced=True)
 
     def __post_init__(self) -> None:
         check(self)
-        if self.ray is not None and not _RAY_ADDRESS.fullmatch(self.ray):
+        if self.ray is not None and not re.fullmatch(r"auto|local|[^/\s]+:\d+", self.ray):
             problem = f"'{self.ray}' is not an address (HOST:PORT, or local)"
             raise OptionError(None, problem, "Put {ray} after the inputs", "ray")
-
-
-TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}
-SIZES = ("auto", "v1", "v2", "small")
-VOCODERS = ("auto", "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN", "Source-filter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
     """What a new experiment is."""
 
-    sample_rate: str = option("40k", "network", "Sample rate of the voice.", unit="Hz", choices=tuple(TRAINING_RATES))
-    content: str = option(
+    sample_rate: str = _network("40k", "Sample rate of the voice.", unit="Hz", choices=tuple(TRAINING_RATES))
+    content: str = _network(
         "contentvec",
-        "network",
         "Content encoder: contentvec (RVC's), menura-starter (light enough for a CPU), or another that is installed.",
         label="Content encoder",
         metavar="ENCODER",
     )
-    size: str = option(
-        "auto",
-        "network",
-        "Network: RVC's v1 or v2, or small. auto is small for menura-starter, else v2.",
-        choices=SIZES,
+    size: str = _network(
+        "auto", "Network: RVC's v1 or v2, or small. auto is small for menura-starter, else v2.", choices=SIZES
     )
-    vocoder: str = option(
+    vocoder: str = _network(
         "auto",
-        "network",
         "auto is Source-filter for small networks, else HiFi-GAN, the only one that RVC WebUI reads.",
         choices=VOCODERS,
     )
-    pitch: bool = option(True, "network", "Follow the input's pitch.", label="Follow pitch", flag="--no-pitch")
-    f0: str = option(
-        "auto", "data", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS
-    )
-    config: Path | None = option(None, "network", "RVC config file (JSON) with other network sizes.", advanced=True)
-    slicing: str = option(
+    pitch: bool = _network(True, "Follow the input's pitch.", label="Follow pitch", flag="--no-pitch")
+    f0: str = _data("auto", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS)
+    config: Path | None = _network(None, "RVC config file (JSON) with other network sizes.", advanced=True)
+    slicing: str = _data(
         "silence",
-        "data",
         "Cut recordings at silences, into chunks of equal length, or not at all.",
         choices=("silence", "chunks", "none"),
     )
-    slice_length: float = option(
-        8.0, "data", "Longest slice; the length of chunks.", advanced=True, unit="seconds", range=(1, 30)
+    slice_length: float = _data(
+        8.0, "Longest slice; the length of chunks.", advanced=True, unit="seconds", range=(1, 30)
     )
-    overlap: float = option(0.3, "data", "Overlap of neighbouring chunks.", advanced=True, unit="seconds", range=(0, 4))
-    loudness: str = option(
+    overlap: float = _data(0.3, "Overlap of neighbouring chunks.", advanced=True, unit="seconds", range=(0, 4))
+    loudness: str = _data(
         "none",
-        "data",
         "Normalize to -23 dB: recordings (before slicing) or slices (after).",
         choices=("none", "before", "after"),
     )
-    denoise: float = option(
-        0.0, "data", "Reduce steady noise such as hiss, hum and fans: 0 is off, 1 is strongest.", range=(0, 1)
+    denoise: float = _data(
+        0.0, "Reduce steady noise such as hiss, hum and fans: 0 is off, 1 is strongest.", range=(0, 1)
     )
-    high_pass: bool = option(True, "data", "Remove frequencies below 48 Hz.", advanced=True, flag="--no-high-pass")
-    steps: int | None = option(
-        None, "learning", "Total steps.", range=(1, 2**53), unset="10000; 3000 with Source-filter"
+    high_pass: bool = _data(True, "Remove frequencies below 48 Hz.", advanced=True, flag="--no-high-pass")
+    steps: int | None = _learning(None, "Total steps.", range=(1, 2**53), unset="10000; 3000 with Source-filter")
+    batch_size: int = _learning(8, "Batch size.", range=(1, 1024))
+    learning_rate: float | None = _learning(
+        None, "Initial learning rate.", advanced=True, range=(1e-8, 0.1), unset="0.0001; 0.0005 if small"
     )
-    batch_size: int = option(8, "learning", "Batch size.", range=(1, 1024))
-    learning_rate: float | None = option(
-        None, "learning", "Initial learning rate.", advanced=True, range=(1e-8, 0.1), unset="0.0001; 0.0005 if small"
-    )
-    precision: str = option(
+    precision: str = _learning(
         "auto",
-        "learning",
         "auto is bf16 where the device computes it fast, fp16 on NVIDIA Volta and Turing, else fp32.",
         advanced=True,
         choices=("auto", *PRECISIONS),
     )
-    gradient_checkpointing: bool = option(False, "learning", "Save memory at the cost of speed.", advanced=True)
-    base: str = option(
+    gradient_checkpointing: bool = _learning(False, "Save memory at the cost of speed.", advanced=True)
+    base: str = _learning(
         "auto",
-        "learning",
         "Voice to start from, or none. auto: RVC's pretrained weights if installed; a starter voice if small.",
         label="Start from",
         metavar="VOICE",
     )
-    pretrained_g: Path | None = option(
-        None, "learning", "Pretrained generator to start from (RVC's G file).", advanced=True
+    pretrained_g: Path | None = _learning(None, "Pretrained generator to start from (RVC's G file).", advanced=True)
+    pretrained_d: Path | None = _learning(
+        None, "Pretrained discriminators to start from (RVC's D file).", advanced=True
     )
-    pretrained_d: Path | None = option(
-        None, "learning", "Pretrained discriminators to start from (RVC's D file).", advanced=True
-    )
-    patience: int = option(
-        0, "learning", "Early stopping: validation checks without improvement; 0 is off.", range=(0, 9999)
-    )
-    keep: int = option(
+    patience: int = _learning(0, "Early stopping: validation checks without improvement; 0 is off.", range=(0, 9999))
+    keep: int = _learning(
         2,
-        "learning",
         "Checkpoints to keep; the best one is always kept.",
         label="Checkpoints to keep",
         advanced=True,
         range=(1, 1000),
     )
-    seed: int = option(
-        0, "learning", "Random seed; the same seed and data give the same voice.", advanced=True, range=(0, 2**31 - 1)
+    seed: int = _learning(
+        0, "Random seed; the same seed and data give the same voice.", advanced=True, range=(0, 2**31 - 1)
     )
 
     def __post_init__(self) -> None:
@@ -315,7 +254,7 @@ def _change(name: str, help: str, **spec: Any) -> Any:
     """The option that changes one of TrainingOptions in an experiment."""
     original = spec_of(TrainingOptions, name)
     spec = {"range": original.range, "advanced": original.advanced, "unset": "the experiment's"} | spec
-    return option(None, original.group, help, **spec)
+    return option(original.group, None, help, **spec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,28 +262,25 @@ class RunOptions:
     """How a training run goes; what changes the experiment is kept in it."""
 
     steps: int | None = _change("steps", "Change the total steps.")
-    until: int | None = option(
-        None, "learning", "Stop after this step without exporting.", range=(1, 2**53), unset="the last step"
+    until: int | None = _learning(
+        None, "Stop after this step without exporting.", range=(1, 2**53), unset="the last step"
     )
     batch_size: int | None = _change("batch_size", "Change the batch size.")
     learning_rate: float | None = _change("learning_rate", "Change the initial learning rate.")
     precision: str | None = _change("precision", "Change the precision.", choices=PRECISIONS)
     patience: int | None = _change("patience", "Change early stopping; 0 is off.")
-    dataset: Path | None = option(
-        None, "data", "New location of the recordings.", metavar="FOLDER", unset="the experiment's"
-    )
-    index_method: str = option(
+    dataset: Path | None = _data(None, "New location of the recordings.", metavar="FOLDER", unset="the experiment's")
+    index_method: str = _data(
         "auto",
-        "data",
         "Reduce large indexes to 10,000 k-means centres: auto above 200,000 vectors, kmeans above 10,000, faiss never.",
         advanced=True,
         choices=("auto", "faiss", "kmeans"),
     )
-    devices: int = option(
-        1, "machine", "GPUs that train together; each takes a share of the batch (extra 'multi-gpu').", range=(1, 64)
+    devices: int = _machine(
+        1, "GPUs that train together; each takes a share of the batch (extra 'multi-gpu').", range=(1, 64)
     )
-    workers: int | None = option(
-        None, "machine", "Processes that prepare the data.", advanced=True, range=(1, 1024), unset="the physical cores"
+    workers: int | None = _machine(
+        None, "Processes that prepare the data.", advanced=True, range=(1, 1024), unset="the physical cores"
     )
 
     def __post_init__(self) -> None:

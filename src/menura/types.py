@@ -54,7 +54,7 @@ class AudioInfo:
     sample_rate: int
     channels: int
     length_samples: int | None
-    """Samples per channel, None when it is only known at the end."""
+    """Of each channel; None where it is only known at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class FileResult:
     stages: StageTimes = field(default_factory=StageTimes)
     seams_s: tuple[float, ...] = ()
     resumed: bool = False
-    """True if an earlier run finished it, and this one left it as it is."""
+    """Whether an earlier run finished it."""
 
     @property
     def real_time_factor(self) -> float | None:
@@ -153,7 +153,7 @@ class Explanation:
     input: str
     audio_s: float = 0.0
     strategy: str | None = None
-    """stream or whole; None if the input can't be read."""
+    """stream or whole."""
     reasons: tuple[str, ...] = ()
     segments: int = 0
     widest_frames: int = 0
@@ -167,7 +167,6 @@ class Progress:
     """How far a run has come."""
 
     file: str
-    """What is being worked on."""
     files_begun: int
     files_done: int
     """Written, or failed."""
@@ -185,9 +184,8 @@ class Progress:
     @property
     def left_s(self) -> float | None:
         """Seconds until the end at this speed; None while nothing is known."""
-        if self.real_time_factor is None or self.audio_s is None:
-            return None
-        return max(0.0, self.audio_s - self.audio_done_s) * self.real_time_factor
+        factor = self.real_time_factor
+        return None if factor is None or self.audio_s is None else max(0.0, self.audio_s - self.audio_done_s) * factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +195,8 @@ class ConverterStats:
     model_loads: dict[str, int]
     """How often each network, voice and index was read from disk."""
     resident_bytes: int
-    """That networks, voices and indexes hold now."""
+    """That they hold now."""
     peak_memory_mb: float
-    """Of the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +207,7 @@ class RunReport:
     wall_s: float = 0.0
     peak_memory_mb: float = 0.0
     model_loads: dict[str, int] = field(default_factory=dict)
-    """How often each network, voice and index was read from disk in this process."""
+    """How often each network, voice and index was read from disk."""
 
     @property
     def failed(self) -> tuple[FileResult, ...]:

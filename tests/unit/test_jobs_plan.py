@@ -16,7 +16,6 @@ from menura.jobs.plan import (
     folder_outputs,
     plan_outputs,
     single_output,
-    voice_label,
 )
 from menura.options import ConversionOptions
 from menura.types import Item
@@ -162,4 +161,4 @@ def test_a_folder_may_be_named_as_a_file(folder: Path, monkeypatch: pytest.Monke
     ("voice", "label"), [("wren", "wren"), ("a/b.pth", "b"), ("B.2.safetensors", "B.2"), ("v1.5", "v1.5")]
 )
 def test_voice_label(voice: str, label: str) -> None:
-    assert voice_label(voice) == label
+    assert single_output(item("talk.mp3"), None, voice, ".wav").name == f"talk.{label}.wav"

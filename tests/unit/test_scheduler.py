@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from menura.errors import CancelledError, ResourceError, VoiceNotFoundError
-from menura.jobs.scheduler import Hooks, Link, WorkerLostError, share
-from menura.jobs.worker import Message, Ready
+from menura.jobs.scheduler import Hooks, Link, Message, Ready, WorkerLostError, share
 from menura.types import ConverterStats, FileResult, Item, Progress, State
 
 READY = Ready()
@@ -46,8 +45,7 @@ class FakeBackend:
     def __init__(self, act: Callable[[Item], list[Message | str]], first: Sequence[Message | str] = ()) -> None:
         self._act, self._first = act, list(first)
         self.links: list[FakeLink] = []
-        self.discarded: list[Link] = []
-        self.closed: list[bool] = []
+        self.closed: list[tuple[list[Link], bool]] = []
 
     def start(self, number: int) -> Link:
         first = self._first.pop(0) if self._first else READY
@@ -57,11 +55,8 @@ class FakeBackend:
     def wait(self, links: Sequence[Link], timeout_s: float) -> list[Link]:
         return [link for link in links if isinstance(link, FakeLink) and link.told][:1]
 
-    def discard(self, link: Link) -> None:
-        self.discarded.append(link)
-
     def close(self, links: Sequence[Link], *, gently: bool) -> None:
-        self.closed.append(gently)
+        self.closed.append((list(links), gently))
 
 
 def done(item: Item) -> list[Message | str]:
@@ -86,7 +81,8 @@ def test_the_longest_first_and_results_in_order(items: list[Item]) -> None:
     assert backend.links[0].done == ["d", "c", "b", "a"]
     assert [result.input for result in report.files] == [str(item.source) for item in items]
     assert [told[number] for number in range(4)] == list(report.files)
-    assert (report.model_loads, report.peak_memory_mb, backend.closed) == ({"voice": 1}, 100.0, [True])
+    assert (report.model_loads, report.peak_memory_mb) == ({"voice": 1}, 100.0)
+    assert backend.closed == [(backend.links, True)]
     assert (seen[-1].files, seen[-1].files_done, seen[-1].audio_done_s) == (4, 4, 4.0)
 
 
@@ -108,7 +104,7 @@ def test_another_takes_the_file_and_the_place_of_a_lost_one(items: list[Item]) -
     backend = FakeBackend(act)
     report = share(items, backend, workers=2)
     assert [link.number for link in backend.links] == [0, 1, 0]
-    assert backend.discarded == backend.links[:1]
+    assert backend.closed == [(backend.links[:1], False), (backend.links[1:], True)]
     assert report.exit_code == 0
 
 
@@ -130,7 +126,7 @@ def test_workers_that_never_begin(items: list[Item]) -> None:
     with pytest.raises(ResourceError, match=r"crash on start-up \(no memory\)"):
         share(items, backend, workers=2)
     assert len(backend.links) < 6
-    assert backend.closed == [False]
+    assert backend.closed == [*(([link], False) for link in backend.links), ([], False)]
 
 
 def test_what_is_wrong_with_the_request(items: list[Item]) -> None:
@@ -149,7 +145,7 @@ def test_a_cancelled_batch_ends(items: list[Item]) -> None:
     with pytest.raises(CancelledError):
         share(items, backend, workers=1, hooks=Hooks(on_result=on_result, cancel=cancel))
     assert finished == [2]
-    assert backend.closed == [False]
+    assert backend.closed == [(backend.links, False)]
 
 
 def test_an_interruption_leaves_nothing_half_written(items: list[Item], tmp_path: Path) -> None:
@@ -165,7 +161,7 @@ def test_an_interruption_leaves_nothing_half_written(items: list[Item], tmp_path
     backend = FakeBackend(act)
     with pytest.raises(KeyboardInterrupt):
         share(items, backend, workers=2, hooks=Hooks(on_progress=interrupt))
-    assert backend.closed == [False]
+    assert backend.closed == [(backend.links, False)]
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -178,5 +174,5 @@ def test_a_swallowed_ctrl_c_ends_the_batch(items: list[Item]) -> None:
     backend = FakeBackend(done)
     with pytest.raises(KeyboardInterrupt):
         share(items, backend, workers=2, hooks=Hooks(on_progress=swallow))
-    assert backend.closed == [False]
+    assert backend.closed == [(backend.links, False)]
     assert sum(len(link.done) for link in backend.links) < len(items)

@@ -114,8 +114,7 @@ def _converted(
 ) -> RunReport:
     """Convert; an error of the request as a whole is raised, one of a recording reported."""
     from menura.jobs.batch import convert_items
-    from menura.jobs.scheduler import Hooks
-    from menura.jobs.worker import with_names
+    from menura.jobs.scheduler import Hooks, with_names
     from menura.loading import resolve
 
     if not items:

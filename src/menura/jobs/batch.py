@@ -60,23 +60,18 @@ def convert_folder(
     folder = f"{os.fspath(output).rstrip('/')}/"
     inputs = find_inputs([os.fspath(each) for each in sources], folder, batch)
     items = plan_outputs(inputs, folder, options)
-    report = convert_items(
-        items,
-        resolve(options, home_folder(engine.home)),
-        folder=place_of(folder),
-        batch=batch,
-        engine=engine,
-        hooks=Hooks(
-            on_progress=on_progress or (lambda _: None),
-            on_result=(lambda _, result: on_result(result)) if on_result else (lambda *_: None),
-            cancel=cancel,
-        ),
+    hooks = Hooks(
+        on_progress=on_progress or (lambda _: None),
+        on_result=(lambda _, result: on_result(result)) if on_result else (lambda *_: None),
+        cancel=cancel,
     )
+    request = resolve(options, home_folder(engine.home))
+    report = convert_items(items, request, folder=place_of(folder), batch=batch, engine=engine, hooks=hooks)
     return dataclasses.replace(report, files=(*report.files, *missing_results(inputs)))
 
 
 def convert_items(
-    items: Sequence[Item],
+    items: list[Item],
     request: Request,
     *,
     folder: Place | None,
@@ -86,17 +81,8 @@ def convert_items(
 ) -> RunReport:
     """Convert many recordings: in this process, in several, or on a cluster.
 
-    Args:
-        items: recordings and their outputs.
-        request: the same for all.
-        folder: of all outputs: its journal is kept there, and what it has as finished isn't converted again.
-        batch: `force` converts all, finished or not; `workers` and `ray` say where.
-        engine: what each process runs with. It is started only if something is to be converted.
-        hooks: callbacks, which are not called for results of earlier runs, and cancellation.
-
-    Raises:
-        MenuraError: the request as a whole can't be carried out, or the folder can't be written.
-        CancelledError: the run was cancelled.
+    In the `folder` of all outputs a journal is kept, and what it has as finished isn't converted again, nor told to the
+    hooks. Raises MenuraError where the request as a whole can't be carried out, and CancelledError.
     """
     remove_unfinished(item.output for item in items if isinstance(item.output, Path))
     if items and request.options.transpose == "auto-batch":
@@ -114,11 +100,9 @@ def convert_items(
             results[position] = dataclasses.replace(result, input=str(item.source))
     missing = [position for position in range(len(items)) if position not in results]
 
-    finished = len(results)
-
     def on_progress(progress: Progress) -> None:
         counts = (progress.files, progress.files_begun, progress.files_done)
-        files, begun, done = (count + finished for count in counts)
+        files, begun, done = (count + len(items) - len(missing) for count in counts)
         hooks.on_progress(dataclasses.replace(progress, files=files, files_begun=begun, files_done=done))
 
     def on_result(position: int, result: FileResult) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from menura import __version__
@@ -27,35 +27,22 @@ def report_document(report: RunReport) -> dict[str, Any]:
 
 def to_document(result: FileResult) -> dict[str, Any]:
     """A file's result as plain values; `error` has kind, subject, problem, advice and option."""
-    wall_s = round(result.wall_s, 6)
-    factor = wall_s / result.audio_s if result.audio_s else None  # of what is written, so that it reads back the same
-    stages = dataclasses.asdict(result.stages)
-    return {
-        "input": result.input,
+    wall_s = round(result.wall_s, 6)  # the factor is of what is written, so that it reads back the same
+    return asdict(result) | {
         "output": None if result.output is None else str(result.output),
         "state": result.state.value,
-        "error": None if result.error is None else dataclasses.asdict(result.error),
         "notes": list(result.notes),
-        "audio_s": result.audio_s,
-        "output_samples": result.output_samples,
-        "output_rate": result.output_rate,
-        "f0_method": result.f0_method,
         "transpose": None if result.transpose is None else result.transpose + 0.0,  # not -0.0
         "wall_s": wall_s,
-        "real_time_factor": None if factor is None else round(factor, 6),
-        "stages": {name.removesuffix("_s"): round(seconds, 6) for name, seconds in stages.items()},
+        "real_time_factor": round(wall_s / result.audio_s, 6) if result.audio_s else None,
+        "stages": {name.removesuffix("_s"): round(seconds, 6) for name, seconds in asdict(result.stages).items()},
         "seams_s": list(result.seams_s),
-        "resumed": result.resumed,
     }
 
 
 def from_document(document: Mapping[str, Any]) -> FileResult:
-    """The result that `to_document` made this of.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no such document.
-    """
-    output, error = document["output"], document["error"]
+    """The result that `to_document` made this of. Raises KeyError, TypeError, ValueError or AttributeError."""
+    output, error, transpose = document["output"], document["error"], document["transpose"]
     stages: dict[str, Any] = document["stages"]
     return FileResult(
         input=_checked(str, document["input"]),
@@ -67,7 +54,7 @@ def from_document(document: Mapping[str, Any]) -> FileResult:
         output_samples=_checked(int, document["output_samples"]),
         output_rate=_checked(int, document["output_rate"]),
         f0_method=_text(document["f0_method"]),
-        transpose=None if document["transpose"] is None else _number(document["transpose"]),
+        transpose=None if transpose is None else _number(transpose),
         wall_s=_number(document["wall_s"]),
         stages=StageTimes(**{f"{name}_s": _number(seconds) for name, seconds in stages.items()}),
         seams_s=tuple(map(_number, document["seams_s"])),
@@ -84,11 +71,11 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int) else _checked(float, value)
 
 
+def _text(value: Any) -> str | None:
+    return None if value is None else _checked(str, value)
+
+
 def _checked(kind: type[T], value: Any) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else _checked(str, value)

@@ -1,8 +1,8 @@
 """What earlier runs finished in an output folder: one line of JSON for each output, appended when it is complete.
 
 An output counts as done only if it is the file that was written then (size and time of change), made from the input as
-it is now (path, size and time of change), for the same request (options, voice, index and networks). Lines that can't
-be read, such as one cut off when the process was killed, count for nothing. Loads no torch.
+it is now (path, size and time of change), for the same request. Lines that can't be read, such as one cut off when the
+process was killed, count for nothing. Loads no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from menura.audio.remote import file_facts, read_notes, write_note
@@ -24,7 +24,7 @@ from menura.system.files import append_whole, writing
 from menura.types import FileResult, Place, Url
 
 JOURNAL_NAME = ".menura-journal.jsonl"
-REMOTE_JOURNAL_NAME = ".menura-journal"
+_REMOTE_NAME = ".menura-journal"
 _FORMAT = 3
 
 
@@ -43,21 +43,10 @@ class FileStamp:
         return facts and cls(path=_key(place), size_bytes=facts[0], modified_ns=facts[1])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    source: FileStamp
-    output: FileStamp
-    request: str
-    result: FileResult
-
-
 class Journal:
-    """An output folder's journal. Several runs may share a folder, and threads a journal.
+    """An output folder's journal, which is made if it isn't there. Several runs may share it, and threads.
 
     In a folder that is a URL each line is a file of its own, because most such stores can't append.
-
-    Args:
-        folder: the output folder; made if it isn't there.
 
     Raises:
         EncodeError: the folder can't be written.
@@ -65,45 +54,49 @@ class Journal:
 
     def __init__(self, folder: Place) -> None:
         self._folder = folder
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, dict[str, Any]] = {}
         self._writing = threading.Lock()
         for line in _read(folder):
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                entry = _entry(json.loads(line))
-                self._entries[entry.output.path] = entry
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                entry = json.loads(line)
+                if entry["menura_journal"] == _FORMAT:
+                    self._entries[entry["output"]["path"]] = entry
 
     def finished(self, source: FileStamp | None, output: Place, request: str) -> FileResult | None:
         """The result of an earlier run, if its output still stands for this input and request."""
         entry = self._entries.get(_key(output))
-        if source is None or entry is None or (entry.source, entry.request) != (source, request):
+        if entry is None or source is None:
             return None
-        if entry.output != FileStamp.of(output):
-            return None
-        return dataclasses.replace(entry.result, output=output, resumed=True)
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            ours = (entry["source"], entry["request"]) == (asdict(source), request)
+            stamp = FileStamp.of(output) if ours else None
+            if stamp is not None and entry["output"] == asdict(stamp):
+                return dataclasses.replace(from_document(entry["result"]), output=output, resumed=True)
+        return None
 
     def record(self, source: FileStamp | None, result: FileResult, request: str) -> None:
-        """Write down that an output is complete. What failed is not written down: it will be tried again.
+        """Write down that an output is complete, made of `source` as it was before it was read. Raises EncodeError.
 
-        Args:
-            source: the input as it was before it was read.
-            result: what became of it.
-            request: identity of what was asked for.
-
-        Raises:
-            EncodeError: the journal can't be written.
+        What failed is not written down: it will be tried again.
         """
         output = None if result.output is None else FileStamp.of(result.output, fresh=True)
         if source is None or output is None:
             return
-        entry = _Entry(source=source, output=output, request=request, result=result)
+        stamps = {"source": asdict(source), "output": asdict(output)}
+        fields = {"menura_journal": _FORMAT, **stamps, "request": request, "result": to_document(result)}
+        line = json.dumps(fields).encode() + b"\n"
         with self._writing:
-            _append(self._folder, output.path, _line(entry))
+            if isinstance(self._folder, Url):
+                name = hashlib.sha256(output.path.encode(errors="surrogateescape")).hexdigest()[:32]
+                write_note(self._folder / _REMOTE_NAME, name, line)
+            else:
+                append_whole(self._folder / JOURNAL_NAME, line, EncodeError)
 
 
 def _read(folder: Place) -> Iterable[bytes]:
     """All lines; makes the folder."""
     if isinstance(folder, Url):
-        return read_notes(folder / REMOTE_JOURNAL_NAME)
+        return read_notes(folder / _REMOTE_NAME)
     path = folder / JOURNAL_NAME
     with writing(path, EncodeError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,30 +109,6 @@ def _read(folder: Place) -> Iterable[bytes]:
     return lines
 
 
-def _append(folder: Place, output: str, line: bytes) -> None:
-    if isinstance(folder, Url):
-        name = hashlib.sha256(output.encode(errors="surrogateescape")).hexdigest()[:32]
-        write_note(folder / REMOTE_JOURNAL_NAME, name, line)
-    else:
-        append_whole(folder / JOURNAL_NAME, line, EncodeError)
-
-
 def _key(place: Place) -> str:
     """What a stamp of it calls it."""
     return str(place) if isinstance(place, Url) else str(place.resolve())
-
-
-def _line(entry: _Entry) -> bytes:
-    fields = {"menura_journal": _FORMAT, **dataclasses.asdict(entry), "result": to_document(entry.result)}
-    return json.dumps(fields).encode() + b"\n"
-
-
-def _entry(fields: dict[str, Any]) -> _Entry:
-    if fields["menura_journal"] != _FORMAT:
-        raise ValueError("another format")
-    return _Entry(
-        source=FileStamp(**fields["source"]),
-        output=FileStamp(**fields["output"]),
-        request=fields["request"],
-        result=from_document(fields["result"]),
-    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from menura.audio.listing import InputFile, Selection, audio_files
+from menura.audio.listing import InputFile, Selection, audio_files, failed_input
 from menura.audio.remote import is_url, place_of, remote_files
-from menura.errors import ErrorDetails, OptionError
+from menura.errors import OptionError
 from menura.options import FORMATS, BatchOptions, ConversionOptions
 from menura.system.files import check_writable
 from menura.types import FileResult, Item, Place, Url, failed_result
@@ -36,11 +36,8 @@ class Inputs:
 def find_inputs(arguments: Sequence[str], output: str | None, batch: BatchOptions | None = None) -> Inputs:
     """Find the recordings that arguments stand for, each once.
 
-    Args:
-        arguments: files, folders (taken with all below them), patterns with * ? [ ], URLs of these, `-` for standard
-            input.
-        output: the output as given; what lies in that folder is no input of another.
-        batch: which of the recordings in folders and patterns are taken.
+    An argument is a file, a folder, a pattern with * ? [ ], a URL of these, or `-` for standard input. What lies in the
+    output's folder is no input of another.
 
     Raises:
         OptionError: an argument is empty, or all recordings lie in the output folder.
@@ -51,33 +48,28 @@ def find_inputs(arguments: Sequence[str], output: str | None, batch: BatchOption
         raise OptionError(None, "the name is empty", option="output")
     batch = batch or BatchOptions()
     selection = Selection(recursive=batch.recursive, include=batch.include, exclude=batch.exclude)
-    urls = [argument for argument in arguments if is_url(argument)]
     local = [argument for argument in arguments if not is_url(argument)]
-    entries = audio_files(local, selection)
-    named: set[Place] = {Path(argument) for argument in local}
-    target = place_of(output or STANDARD)
+    entries, named, target = audio_files(local, selection), set[Place](map(Path, local)), place_of(output or STANDARD)
     many = len(arguments) > 1 or any(entry.path not in named or entry.error for entry in entries)
-    entries += {entry.path: entry for url in urls for entry in remote_files(url, selection)}.values()
+    remote = [entry for argument in arguments if is_url(argument) for entry in remote_files(argument, selection)]
+    entries += {entry.path: entry for entry in remote}.values()
     entries = [e for e in entries if e.error or e.path in named or not _within(e.path, target, named)]
     if not entries:
-        raise OptionError(None, "all recordings lie in the output folder", "Choose another {output}", option="output")
+        raise OptionError(None, "all recordings lie in the output folder", "Choose another {output}", "output")
     entries = [_looked_at(entry) for entry in entries]
     return Inputs(
         arguments=tuple(arguments),
         items=tuple(entry for entry in entries if entry.error is None),
         missing=tuple(entry for entry in entries if entry.error is not None),
-        many=many or bool(urls) or isinstance(target, Url),
+        many=many or len(local) < len(arguments) or isinstance(target, Url),
     )
 
 
 def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions) -> list[Item]:
     """Where the conversions go.
 
-    Args:
-        inputs: the recordings.
-        output: of one recording a file, an existing folder, a new one if it ends with a slash, `-` for standard output,
-            or None for beside the recording; of several a folder.
-        options: format and voice, which name outputs where nothing else does.
+    `output` is of one recording a file, an existing folder, a new one if it ends with a slash, `-` for standard output,
+    or None for beside the recording; of several a folder. Format and voice name outputs where nothing else does.
 
     Raises:
         OptionError: the output doesn't suit the inputs, or is one of them.
@@ -85,7 +77,7 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
     ending = f".{options.format or 'wav'}"
     if output == STANDARD:
         if inputs.many:
-            raise OptionError(None, "standard output takes one recording", "Add {output=FOLDER}", option="output")
+            raise OptionError(None, "standard output takes one recording", "Add {output=FOLDER}", "output")
         return [Item(source=item.path, output=Path(STANDARD)) for item in inputs.items]
     if inputs.many:
         options.check_format(options.format or "wav")
@@ -110,7 +102,9 @@ def single_output(item: InputFile, output: str | None, voice: str, ending: str) 
     """Where one recording's conversion goes; `ending` is used where the output's name doesn't give one."""
     assert isinstance(item.path, Path)  # with URLs outputs go to a folder
     if output is None:
-        return item.path.with_name(f"{item.relative.stem}.{voice_label(voice)}{ending}")
+        file = Path(voice)
+        label = file.stem if file.suffix.lower() in VOICE_SUFFIXES else file.name
+        return item.path.with_name(f"{item.relative.stem}.{label}{ending}")
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
         return Path(output) / _renamed(Path(item.relative.name), ending)
     return Path(output)
@@ -119,8 +113,8 @@ def single_output(item: InputFile, output: str | None, voice: str, ending: str) 
 def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> list[Item]:
     """Where many recordings' conversions go: the same tree below a folder, no two under one name.
 
-    Of recordings that would share a name, the one that has the output's ending keeps it (else the first). The others
-    get their own ending into it (a.wav and a.mp3 become a.wav and a-mp3.wav), or a number where that is the same.
+    Of those that would share one, that with the output's ending keeps it (else the first). The others get their own
+    ending into it (a.wav and a.mp3 become a.wav and a-mp3.wav), or a number where that is the same.
     """
     claims: dict[str, InputFile] = {}
     for item in sorted(items, key=lambda item: item.relative.suffix.lower() != ending):
@@ -130,7 +124,11 @@ def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> li
         relative = _renamed(item.relative, ending)
         winner = claims[_key(relative)]
         if winner is not item:
-            names = _other_names(item.relative, winner.relative, ending)
+            suffix = item.relative.suffix.lower()
+            differs = suffix not in ("", winner.relative.suffix.lower())
+            stem = f"{item.relative.stem}-{suffix[1:]}" if differs else item.relative.stem
+            more = itertools.chain([""] * differs, (f"-{number}" for number in itertools.count(2)))
+            names = (relative.with_name(stem + end + ending) for end in more)
             relative = next(name for name in names if _key(name) not in taken)
             taken.add(_key(relative))
         jobs.append(Item(source=item.path, output=folder / relative))
@@ -142,32 +140,21 @@ def check_outputs(jobs: Sequence[Item]) -> None:
     sources = {_resolved(job.source) for job in jobs if str(job.source) != STANDARD}
     for job in jobs:
         if _resolved(job.output) in sources:
-            raise OptionError(
-                str(job.output), "would overwrite the recording", "Choose another {output}", option="output"
-            )
-
-
-def voice_label(voice: str) -> str:
-    """A voice in a file name: its own name, or its file's."""
-    path = Path(voice)
-    return path.stem if path.suffix.lower() in VOICE_SUFFIXES else path.name
+            problem = "would overwrite the recording"
+            raise OptionError(str(job.output), problem, "Choose another {output}", "output")
 
 
 def _looked_at(entry: InputFile) -> InputFile:
-    """The entry, with its error where the file isn't there or is empty."""
+    """The entry, or what is wrong where the file isn't there or is empty."""
     if entry.error or isinstance(entry.path, Url) or str(entry.path) == STANDARD:
         return entry
     try:
         found = entry.path.stat()
-    except FileNotFoundError:
-        problem = "no such file"
     except OSError as error:
-        problem = error.strerror or "can't be read"
-    else:
-        if found.st_size or not stat.S_ISREG(found.st_mode):
-            return entry
-        problem = "the file is empty"
-    return replace(entry, error=ErrorDetails(kind="decode", subject=str(entry.path), problem=problem))
+        missing = isinstance(error, FileNotFoundError)
+        return failed_input(entry.path, "no such file" if missing else error.strerror or "can't be read")
+    empty = stat.S_ISREG(found.st_mode) and not found.st_size
+    return failed_input(entry.path, "the file is empty") if empty else entry
 
 
 def _folder(inputs: Inputs, output: str | None) -> Place:
@@ -176,21 +163,21 @@ def _folder(inputs: Inputs, output: str | None) -> Place:
 
     last, missing = inputs.arguments[-1], {str(entry.path) for entry in inputs.missing}
     if output is None:
-        if len(inputs.arguments) > 1 and last in missing and format_of(Path(last)):
-            raise OptionError(last, "no such file", f"Did you mean {{output={last}}}?", option="output")
         if len(inputs.arguments) > 1:
-            raise OptionError(None, "several recordings need a folder", "Add {output=FOLDER}", option="output")
+            if last in missing and format_of(Path(last)):
+                raise OptionError(last, "no such file", f"Did you mean {{output={last}}}?", "output")
+            raise OptionError(None, "several recordings need a folder", "Add {output=FOLDER}", "output")
         what = "a URL" if is_url(last) else "a folder" if os.path.isdir(last) else "a pattern"
-        raise OptionError(last, f"{what} needs an output folder", "Add {output=FOLDER}", option="output")
+        raise OptionError(last, f"{what} needs an output folder", "Add {output=FOLDER}", "output")
     folder = place_of(output)
     if isinstance(folder, Path) and folder.exists():
         if not folder.is_dir():
             raise OptionError(folder, "is a file, but several recordings need a folder", option="output")
         if any(Path(a).is_dir() and folder.samefile(a) for a in inputs.arguments if not is_url(a)):
-            raise OptionError(folder, "is the folder of the recordings", "Choose another {output}", option="output")
+            raise OptionError(folder, "is the folder of the recordings", "Choose another {output}", "output")
     elif not output.endswith(("/", os.sep)) and format_of(Path(folder.name)):
         advice = f"If it is to be a folder, end it in a slash: {{output={output}/}}"
-        raise OptionError(output, "is named as a file, but several recordings need a folder", advice, option="output")
+        raise OptionError(output, "is named as a file, but several recordings need a folder", advice, "output")
     return folder
 
 
@@ -202,9 +189,9 @@ def _checked_format(output: Place, format: str | None) -> str:
     if by_name is None and format is None:
         problem = f"unsupported format '{output.suffix}'" if output.suffix else "the name has no format"
         advice = f"End it in .{', .'.join(FORMATS)}, or in a slash for a folder, or add {{format}}"
-        raise OptionError(output, problem, advice, option="output")
+        raise OptionError(output, problem, advice, "output")
     if by_name is not None and format is not None and by_name != format:
-        raise OptionError(output, f"the name is for {by_name}, not {format}", "Change it or {format}", option="format")
+        raise OptionError(output, f"the name is for {by_name}, not {format}", "Change it or {format}", "format")
     return format or by_name or "wav"
 
 
@@ -223,15 +210,6 @@ def _within(place: Place, target: Place, named: set[Place]) -> bool:
 
 def _renamed(relative: Path, ending: str) -> Path:
     return relative.with_name(("stdin" if str(relative) == STANDARD else relative.stem) + ending)
-
-
-def _other_names(relative: Path, winner: Path, ending: str) -> Iterator[Path]:
-    stem = relative.stem
-    if relative.suffix.lower() != winner.suffix.lower() and relative.suffix:
-        stem += f"-{relative.suffix.lower()[1:]}"
-        yield relative.with_name(stem + ending)
-    for number in itertools.count(2):
-        yield relative.with_name(f"{stem}-{number}{ending}")
 
 
 def _key(path: Path) -> str:

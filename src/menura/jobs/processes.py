@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from menura.audio.remote import size_bytes
 from menura.errors import MenuraError
-from menura.jobs.scheduler import WorkerLostError
-from menura.jobs.worker import Message, Ready, Worker
+from menura.jobs.scheduler import Message, Ready, Worker, WorkerLostError
 from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
 from menura.system.device import cuda_devices, default_threads
@@ -21,15 +22,11 @@ from menura.system.processes import spawn
 from menura.types import Item
 
 _END_S = 20.0
-
 _CORES_A_PROCESS = 4
 """One process keeps about four busy: its networks' layers are too short for more."""
-
 _STARTER_BYTES, _FULL_SIZE_BYTES = 600 * 10**6, 2 * 10**9
 """Peak memory of a process with a starter voice, and with a voice of RVC's size (docs/performance.md)."""
-
 _SHARE_OF_FREE_MEMORY = 0.5
-
 _INPUT_BYTES_A_PROCESS = 2 * 2**20
 """A process takes seconds to start: 20 s of 16-bit sound at 48 kHz, or two minutes of MP3, for each at least."""
 
@@ -38,14 +35,9 @@ def process_count(items: Sequence[Item], engine: EngineOptions, batch: BatchOpti
     """How many processes share a batch on this machine.
 
     `workers` where it is given. Else one, with these exceptions: one for each of several CUDA devices, and on a CPU of
-    many cores one for every four, as far as half of the free memory holds their networks. A single file has one, so
-    have a few seconds of sound, and with `threads` the caller has divided the cores already.
-
-    Args:
-        items: the recordings.
-        engine: what each process runs with.
-        batch: `workers`.
-        builtin: whether the voice is a starter voice, which is small.
+    many cores one for every four, as far as half of the free memory holds their networks (a starter voice's, which is
+    `builtin`, are small). A single file has one, so have a few seconds of sound, and with `threads` the caller has
+    divided the cores already.
     """
     if batch.workers is not None:
         return min(batch.workers, max(1, len(items)))
@@ -62,17 +54,16 @@ def process_count(items: Sequence[Item], engine: EngineOptions, batch: BatchOpti
     return max(1, min(most, default_threads() // _CORES_A_PROCESS, held))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Process:
     """A worker process, and the pipe to it."""
 
-    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
-        self.process, self.pipe = process, pipe
+    process: SpawnProcess
+    pipe: Connection
 
     def send(self, item: Item | None) -> None:
-        try:
+        with contextlib.suppress(OSError):  # receive() tells it
             self.pipe.send(item)
-        except OSError as error:
-            raise WorkerLostError(str(error)) from error
 
     def receive(self) -> Message:
         try:
@@ -85,13 +76,9 @@ class _Process:
 
 
 class Processes:
-    """The scheduler's backend of processes that end with this one.
+    """The scheduler's backend of so many processes, which end with this one.
 
-    Args:
-        asked: the request.
-        engine: what each process runs with; without `threads` the cores are divided among them, and several CUDA
-            devices are taken in turn.
-        workers: how many there will be.
+    Without `threads` in `engine` the cores are divided among them; several CUDA devices are taken in turn.
     """
 
     def __init__(self, asked: Asked, engine: EngineOptions, workers: int) -> None:
@@ -105,27 +92,26 @@ class Processes:
         ready = wait([link.pipe for link in links], timeout_s)
         return [link for link in links if link.pipe in ready]
 
-    def discard(self, link: _Process) -> None:
-        link.process.kill()
-        link.process.join()
-        link.pipe.close()
-
     def close(self, links: Sequence[_Process], *, gently: bool) -> None:
-        """End all; those that are converting remove their partial outputs."""
+        """End them; those that are converting remove their partial outputs."""
         for link in links:
             if gently:
                 link.process.join(_END_S)
             link.process.terminate()
         for link in links:
             link.process.join(_END_S)
-            self.discard(link)
+            link.process.kill()
+            link.process.join()
+            link.pipe.close()
             link.process.close()
 
 
 def _work(pipe: Connection, asked: Asked, engine: EngineOptions, number: int) -> None:
-    """Convert what comes until there is nothing more."""
+    """Convert what comes until there is nothing more; several CUDA devices are taken in turn."""
+    count = cuda_devices() if engine.device in ("auto", "cuda") else 0
+    device = f"cuda:{number % count}" if count > 1 else engine.device
     try:
-        worker = Worker(asked, dataclasses.replace(engine, device=_device(engine.device, number)))
+        worker = Worker(asked, dataclasses.replace(engine, device=device))
     except MenuraError as error:
         pipe.send(error)
         return
@@ -133,13 +119,3 @@ def _work(pipe: Connection, asked: Asked, engine: EngineOptions, number: int) ->
     while (item := pipe.recv()) is not None:
         pipe.send(worker.convert(item, pipe.send))
     pipe.send(worker.stats())
-
-
-def _device(name: str, number: int) -> str:
-    """Several CUDA devices are taken in turn."""
-    if name not in ("auto", "cuda"):
-        return name
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return f"cuda:{number % count}" if count > 1 else name

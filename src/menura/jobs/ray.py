@@ -1,16 +1,13 @@
 """A batch shared by actors of a Ray cluster, each with networks that stay loaded. Ray is the extra `ray`.
 
 The scheduler stays in this process and is the only one that writes the journal. Actors need Menura, the recordings, the
-output folder and the voice's files at the same paths. Ray's own retries and its ActorPool aren't used: a pool doesn't
-say which file its actor died of, and the scheduler's rules hold for processes of one machine anyway.
+output folder and the voice's files at the same paths.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-import platform
 import queue
 import signal
 import socket
@@ -18,14 +15,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
-from menura.jobs.scheduler import Hooks, WorkerLostError, share
-from menura.jobs.worker import Message, Ready, Worker, with_names
+from menura.jobs.scheduler import Hooks, Message, Ready, Worker, WorkerLostError, share, with_names
 from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.device import physical_cores
@@ -35,10 +31,8 @@ from menura.voices.library import VOICE_SUFFIXES
 
 _MOST_THREADS = 4
 """Of an actor by default: more of them gain less than a second actor does."""
-
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Nearly the least that Ray takes; sound doesn't travel through it."""
-
 _END_S = 20.0
 _ANSWER_S = 5.0
 
@@ -68,83 +62,58 @@ def convert_on_cluster(
         CancelledError: the run was cancelled.
     """
     with connected(address) as ray:
-        nodes = [
-            Node(cpus=int(node["Resources"].get("CPU", 0)), gpus=int(node["Resources"].get("GPU", 0)))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [Node(cpus=int(has.get("CPU", 0)), gpus=int(has.get("GPU", 0))) for has in machines]
         division = divide_cluster(nodes, engine, workers)
-        engine = dataclasses.replace(engine, device=division.device, threads=division.threads, home=_home(engine))
+        named = engine.home or os.environ.get(HOME_VARIABLE)  # else it is each machine's own
+        home = Path(named).expanduser().absolute() if named else None
+        engine = replace(engine, device=division.device, threads=division.threads, home=home)
         backend = Actors(ray, _absolute(request.options), engine, gpus=division.gpus)
         return share(items, backend, workers=division.workers, hooks=hooks)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(NamedTuple):
     """A machine of a cluster."""
 
     cpus: int
     gpus: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Division:
-    """How a cluster is divided among workers."""
+class Division(NamedTuple):
+    """How a cluster is divided among workers; the threads of each are the CPUs that it claims, with 0 or 1 GPUs."""
 
     workers: int
     threads: int
-    """Of each, and the CPUs that it claims."""
     gpus: int
-    """That each claims: 0 or 1."""
     device: str
 
 
 def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | None) -> Division:
-    """Divide a cluster: a worker for each GPU, or for every few CPUs.
-
-    Args:
-        nodes: the machines.
-        engine: `threads` are each worker's.
-        workers: how many; None for as many as there is room for.
-
-    Raises:
-        OptionError: no machine can hold such a worker.
-    """
+    """A worker for each GPU, or for every few CPUs: as many as asked for, or as there is room for."""
     kind = engine.device.partition(":")[0]
     with_gpu = [node for node in nodes if node.gpus]
     if kind == "cuda" and not with_gpu:
         raise OptionError(None, "no machine of the cluster offers Ray a GPU", "Use {device=cpu}", option="device")
-    if with_gpu and kind in ("auto", "cuda"):
-        fair = min(node.cpus // node.gpus for node in with_gpu)
-        threads = engine.threads or max(1, min(_MOST_THREADS, fair))
-        room = sum(min(node.gpus, node.cpus // threads) for node in with_gpu)
-        division = Division(workers=workers or room, threads=threads, gpus=1, device="cuda")
+    gpus = int(bool(with_gpu) and kind in ("auto", "cuda"))
+    if gpus:
+        fair = min(_MOST_THREADS, *(node.cpus // node.gpus for node in with_gpu))
     else:
         widest, total = max((node.cpus for node in nodes), default=0), sum(node.cpus for node in nodes)
-        fair = min(widest, total // workers) if workers else min(widest, _MOST_THREADS)
-        threads = engine.threads or max(1, fair)
-        room = sum(node.cpus // threads for node in nodes)
-        device = "cpu" if kind == "auto" else engine.device
-        division = Division(workers=workers or room, threads=threads, gpus=0, device=device)
+        fair = min(widest, total // workers if workers else _MOST_THREADS)
+    threads = engine.threads or max(1, fair)
+    room = sum(min(node.gpus, node.cpus // threads) if gpus else node.cpus // threads for node in nodes)
     if not room:
-        needed = f"{division.threads} CPUs{' and a GPU' if division.gpus else ''}"
-        raise OptionError(
-            None, f"no machine of the cluster has {needed} for a worker", "Use fewer {threads}", option="threads"
-        )
-    return division
+        problem = f"no machine of the cluster has {threads} CPUs{' and a GPU' if gpus else ''} for a worker"
+        raise OptionError(None, problem, "Use fewer {threads}", option="threads")
+    device = "cuda" if gpus else "cpu" if kind == "auto" else engine.device
+    return Division(workers=workers or room, threads=threads, gpus=gpus, device=device)
 
 
 class ClusterWorker:
-    """What runs in an actor; its methods are Ray's streaming generators of messages.
-
-    Args:
-        options: the request's, resolved there.
-        engine: what the process runs with.
-    """
+    """What runs in an actor; its methods are Ray's streaming generators of messages."""
 
     def __init__(self, options: ConversionOptions, engine: EngineOptions) -> None:
         self._options, self._engine = options, engine
-        self._worker: Worker | None = None
 
     def load(self) -> Iterator[Message]:
         try:
@@ -152,21 +121,19 @@ class ClusterWorker:
         except MenuraError as error:
             yield error
         else:
-            yield Ready(version=__version__, host=platform.node(), process=os.getpid())
+            yield Ready()
 
     def convert(self, item: Item) -> Iterator[Message]:
         """A thread converts, as progress comes by callback."""
-        assert self._worker is not None
-        worker, messages = self._worker, queue.SimpleQueue[Message | None]()
+        messages = queue.SimpleQueue[Message | None]()
         with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
-            done = pool.submit(worker.convert, item, messages.put)
+            done = pool.submit(self._worker.convert, item, messages.put)
             done.add_done_callback(lambda _: messages.put(None))
             while (message := messages.get()) is not None:
                 yield message
             yield done.result()
 
     def stats(self) -> Iterator[Message]:
-        assert self._worker is not None
         yield self._worker.stats()
 
 
@@ -174,26 +141,34 @@ class _Actor:
     """An actor, and what it was asked last."""
 
     def __init__(self, ray: Any, actor: Any) -> None:
-        self._ray, self._actor = ray, actor
+        self._ray, self.actor = ray, actor
         self._where: str | None = None
         self.process: int | None = None
         self.item: Item | None = None
-        self.answer: Any = self._ask("load")
+        self.answer: Any = self.ask("load")
         """Ray's generator of messages; None while it is idle."""
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.actor, method).options(num_returns="streaming").remote(*arguments)
 
     def send(self, item: Item | None) -> None:
         if self._where is None:  # waiting for room in the cluster, for all that is known
             raise WorkerLostError("not loaded")
         self.item = item
-        self.answer = self._ask("stats") if item is None else self._ask("convert", _anywhere(item))
+        self.answer = self.ask("stats") if item is None else self.ask("convert", _anywhere(item))
 
     def receive(self) -> Message:
         try:
             message: Message = self._ray.get(next(self.answer))
         except self._ray.exceptions.RayError as error:
-            raise WorkerLostError(self._how(error)) from error
+            how = f"Ray's actor, {self._where}"
+            if self._where is None or "creation task" in str(error):  # Menura can't be imported there, for one
+                how = f"Ray: {(str(error).strip().splitlines() or [type(error).__name__])[-1].strip()}"
+            raise WorkerLostError(how) from error
         if isinstance(message, Ready):
-            _check_version(message)
+            if message.version != __version__:
+                problem = f"has Menura {message.version}, this is {__version__}"
+                raise ResourceError(message.host, problem, "Install the same version on all machines")
             self._where, self.process = f"process {message.process} on {message.host}", message.process
         if not isinstance(message, Progress):
             self.answer = None
@@ -201,33 +176,9 @@ class _Actor:
             return with_names(message, self.item, _anywhere(self.item))
         return message
 
-    def kill(self) -> None:
-        self._ray.kill(self._actor)
-
-    def await_end(self, deadline_s: float) -> None:
-        """Wait until a killed actor answers no more."""
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.get(next(self._ask("stats")), timeout=max(0.0, deadline_s - time.monotonic()))
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._actor, method).options(num_returns="streaming").remote(*arguments)
-
-    def _how(self, error: Exception) -> str:
-        lines = str(error).strip().splitlines()
-        if self._where is None or "creation task" in str(error):  # Menura can't be imported there, for one
-            return f"Ray: {lines[-1].strip() if lines else type(error).__name__}"
-        return f"Ray's actor, {self._where}"
-
 
 class Actors:
-    """The scheduler's backend of actors.
-
-    Args:
-        ray: the module, connected.
-        options: the request's, with paths that hold anywhere.
-        engine: what each actor runs with; its threads are the CPUs that it claims.
-        gpus: that each claims.
-    """
+    """The scheduler's backend of actors, whose `engine.threads` are the CPUs that each claims."""
 
     def __init__(self, ray: Any, options: ConversionOptions, engine: EngineOptions, *, gpus: int) -> None:
         self._ray, self._arguments = ray, (options, engine)
@@ -242,16 +193,14 @@ class Actors:
         answered, _ = self._ray.wait([link.answer for link in asked], timeout=timeout_s)
         return [link for link in asked if link.answer in answered]
 
-    def discard(self, link: _Actor) -> None:
-        self.close([link], gently=False)
-
     def close(self, links: Sequence[_Actor], *, gently: bool) -> None:
-        """End all at once: they hold nothing, and the scheduler removes partial outputs."""
+        """End all at once, as they hold nothing, and wait until they answer no more."""
         for link in links:
-            link.kill()
+            self._ray.kill(link.actor)
         deadline_s = time.monotonic() + _END_S
         for link in links:
-            link.await_end(deadline_s)
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.get(next(link.ask("stats")), timeout=max(0.0, deadline_s - time.monotonic()))
 
 
 @contextlib.contextmanager
@@ -264,7 +213,12 @@ def connected(address: str) -> Iterator[Any]:
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "local")
-    _check_answers(address)
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():  # at once where nobody listens: Ray itself tries for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        except OSError as error:
+            raise _no_answer(address, error) from error
     ray = _imported(address)
     if ray.is_initialized():
         yield ray
@@ -297,44 +251,24 @@ def _initialise(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        if address == "local":
-            raise ResourceError(None, f"Ray can't start on this machine: {_why(error)}", "Use {workers}") from error
         raise _no_answer(address, error) from error
     finally:
         if threading.current_thread() is threading.main_thread() and handler is not None:
             signal.signal(signal.SIGTERM, handler)  # Ray has taken it for itself
 
 
-def _check_answers(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself tries for minutes."""
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except OSError as error:
-        raise _no_answer(address, error) from error
-
-
-def _no_answer(address: str, error: Exception) -> OptionError:
-    problem = f"no cluster answers at {address}: {_why(error)}"
-    return OptionError(None, problem, "Start one with 'ray start --head', or give another address", option="ray")
-
-
-def _why(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _home(engine: EngineOptions) -> Path | None:
-    """The data folder where it was named; else it is each machine's own."""
-    named = engine.home or os.environ.get(HOME_VARIABLE)
-    return Path(named).expanduser().absolute() if named else None
+def _no_answer(address: str, error: Exception) -> MenuraError:
+    why = " ".join(str(error).split()) or type(error).__name__
+    if address == "local":
+        return ResourceError(None, f"Ray can't start on this machine: {why}", "Use {workers}")
+    advice = "Start one with 'ray start --head', or give another address"
+    return OptionError(None, f"no cluster answers at {address}: {why}", advice, option="ray")
 
 
 def _absolute(options: ConversionOptions) -> ConversionOptions:
     """The options with paths that don't depend on the working folder."""
     voice = Path(options.voice).expanduser()
-    return dataclasses.replace(
+    return replace(
         options,
         voice=str(voice.absolute()) if voice.suffix.lower() in VOICE_SUFFIXES else options.voice,
         index=options.index and options.index.absolute(),
@@ -346,10 +280,3 @@ def _anywhere(item: Item) -> Item:
     """The same with paths that don't depend on the working folder."""
     source, output = (p.absolute() if isinstance(p, Path) else p for p in (item.source, item.output))
     return Item(source=source, output=output)
-
-
-def _check_version(ready: Ready) -> None:
-    """Raise ResourceError where an actor has another Menura."""
-    if ready.version != __version__:
-        problem = f"has Menura {ready.version}, this is {__version__}"
-        raise ResourceError(ready.host, problem, "Install the same version on all machines")

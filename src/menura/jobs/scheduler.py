@@ -1,34 +1,82 @@
 """One batch shared by several workers: each converts whole files, the longest first, and one that dies stops nothing.
 
-The scheduler doesn't know what its workers are: `jobs/processes.py` starts processes of this machine, `jobs/ray.py`
-actors of a Ray cluster. Loads no torch.
+The scheduler doesn't know where its workers run: `jobs/processes.py` starts processes of this machine, `jobs/ray.py`
+actors of a Ray cluster. Loads no torch by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
-from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
-from menura.audio.remote import remove_partial, size_bytes
-from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError
-from menura.jobs.worker import Message, Ready
+from menura import __version__
+from menura.audio.remote import local_input, local_output, remove_partial, size_bytes
+from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.loading.request import Asked
+from menura.options import EngineOptions
 from menura.pipeline.progress import RunMeter
 from menura.system.interrupts import check_interrupts
 from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, failed_result
 
 _MOST_ATTEMPTS = 2
 """Workers that a file may end before it counts as failed."""
-
 _MOST_FALSE_STARTS = 3
 _END_S = 20.0
 _LOOK_S = 0.2
 """Between looks at whether the run was cancelled, or a signal came that Ray swallowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The worker's networks are loaded."""
+
+    version: str = __version__
+    host: str = field(default_factory=platform.node)
+    process: int = field(default_factory=os.getpid)
+
+
+Message = Ready | MenuraError | Progress | FileResult | ConverterStats
+"""Ready, or why the request can't be carried out; of a file its progress, then its result; at the end the counters."""
+
+
+class Worker:
+    """Converts file after file with networks that stay loaded; options are resolved where it runs."""
+
+    def __init__(self, asked: Asked, engine: EngineOptions) -> None:
+        from menura.converter import Converter
+
+        self._converter = Converter(engine)
+        self._request = self._converter.resolve(asked)
+        self._converter.preload(self._request)
+        self.stats = self._converter.stats
+
+    def convert(self, item: Item, on_progress: Callable[[Progress], None]) -> FileResult:
+        """Convert a file; what is remote is fetched before, and put there afterwards."""
+        try:
+            with local_input(item.source) as source, local_output(item.output) as output:
+                report = self._converter.convert_files([(source, output)], self._request, on_progress=on_progress)
+        except (MenuraError, OSError) as error:  # of a remote file system
+            return failed_result(item.source, details_of(error))
+        return with_names(report.files[0], item, Item(source=source, output=output))
+
+
+def with_names(result: FileResult, item: Item, local: Item) -> FileResult:
+    """The result of an item's local copies, with the item's own names."""
+    names = {str(local.source): str(item.source), str(local.output): str(item.output)}
+    return dataclasses.replace(
+        result,
+        input=str(item.source),
+        output=None if result.output is None else item.output,
+        error=result.error and result.error.about(names),
+    )
 
 
 class WorkerLostError(Exception):
@@ -39,35 +87,23 @@ class Link(Protocol):
     """The scheduler's end of its connection to a worker."""
 
     def send(self, item: Item | None) -> None:
-        """Give the worker a file; None lets it end. May raise WorkerLostError."""
-        ...
+        """Give the worker a file; None lets it end. Raises WorkerLostError if it can't be told to yet."""
 
     def receive(self) -> Message:
         """The next message of a worker that has one. Raises WorkerLostError."""
-        ...
 
 
-L = TypeVar("L", bound=Link)
+class Backend(Protocol):
+    """Where workers run; its links are of its own kind."""
 
-
-class Backend(Protocol[L]):
-    """Where workers run."""
-
-    def start(self, number: int) -> L:
+    def start(self, number: int) -> Link:
         """Start a worker with that number; one that was lost is replaced by another of its number."""
-        ...
 
-    def wait(self, links: Sequence[L], timeout_s: float) -> list[L]:
+    def wait(self, links: Sequence[Any], timeout_s: float) -> Sequence[Link]:
         """Those that have a message, or that are lost; waits until there is one, or the time is over."""
-        ...
 
-    def discard(self, link: L) -> None:
-        """Release what a lost worker held, and make sure that it is dead."""
-        ...
-
-    def close(self, links: Sequence[L], *, gently: bool) -> None:
-        """End all workers and wait until they are gone; gently, if they were sent None."""
-        ...
+    def close(self, links: Sequence[Any], *, gently: bool) -> None:
+        """End workers, lost ones too, and wait until they are gone; gently, if they were sent None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,20 +123,21 @@ class Hooks:
             raise CancelledError(None, "cancelled")
 
 
-def share(items: Sequence[Item], backend: Backend[L], *, workers: int, hooks: Hooks | None = None) -> RunReport:
-    """Convert many files by several workers, at most one for each file.
-
-    Returns:
-        The report; loads and peak memory are the sums over the workers.
+def share(items: Sequence[Item], backend: Backend, *, workers: int, hooks: Hooks | None = None) -> RunReport:
+    """Convert many files by several workers, at most one for each file; counters are the sums over them.
 
     Raises:
         MenuraError: the request as a whole can't be carried out.
         CancelledError: the run was cancelled.
     """
     start_s = time.perf_counter()
-    with _Scheduler(items, backend, hooks or Hooks()) as scheduler:
+    scheduler, gently = _Scheduler(items, backend, hooks or Hooks()), False
+    try:
         scheduler.run(workers)
         stats = scheduler.finish()
+        gently = True
+    finally:
+        scheduler.end(gently=gently)
     loads: Counter[str] = Counter()
     for each in stats:
         loads.update(each.model_loads)
@@ -112,50 +149,28 @@ def share(items: Sequence[Item], backend: Backend[L], *, workers: int, hooks: Ho
     )
 
 
-def _given_up(item: Item, how: str) -> FileResult:
-    error = ErrorDetails(
-        kind="resource",
-        subject=str(item.source),
-        problem=f"its worker process ended {_MOST_ATTEMPTS} times ({how})",
-        advice="If memory is short, use fewer {workers}",
-    )
-    return failed_result(item.source, error)
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Worker(Generic[L]):
+class _Worker:
     number: int
-    link: L
+    link: Link
     ready: bool = False
     position: int | None = None
     """Of the item it converts."""
 
 
-class _Scheduler(Generic[L]):
-    """The workers, and who converts what; a context manager."""
+class _Scheduler:
+    """The workers, and who converts what."""
 
-    def __init__(self, items: Sequence[Item], backend: Backend[L], hooks: Hooks) -> None:
+    def __init__(self, items: Sequence[Item], backend: Backend, hooks: Hooks) -> None:
         sizes = [size_bytes(item.source) for item in items]
         self._items, self._backend, self._hooks = items, backend, hooks
         self._waiting = sorted(range(len(items)), key=sizes.__getitem__)  # taken from the end: the longest first
-        self._workers: list[_Worker[L]] = []
+        self._workers: list[_Worker] = []
         self._attempts: Counter[int] = Counter()
         self._false_starts = 0
         self._meter = RunMeter(sizes)
         self._begun: set[int] = set()
         self.results: dict[int, FileResult] = {}
-
-    def __enter__(self) -> _Scheduler[L]:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End all workers, and remove the partial outputs of those that were converting."""
-        self._backend.close([worker.link for worker in self._workers], gently=kind is None)
-        for worker in self._workers:
-            if worker.position is not None:
-                remove_partial(self._items[worker.position].output)
 
     def run(self, count: int) -> None:
         """Have all items converted."""
@@ -164,9 +179,9 @@ class _Scheduler(Generic[L]):
         while self._waiting or any(worker.position is not None for worker in self._workers):
             self._hooks.check()
             for worker in self._wait(self._workers):
-                self._next_message(worker)
+                self._attend(worker)
 
-    def _next_message(self, worker: _Worker[L]) -> None:
+    def _attend(self, worker: _Worker) -> None:
         try:
             self._take(worker, worker.link.receive())
         except WorkerLostError as error:
@@ -174,10 +189,10 @@ class _Scheduler(Generic[L]):
 
     def finish(self) -> list[ConverterStats]:
         """Let the workers end, and collect their counters."""
-        leaving: list[_Worker[L]] = []
+        leaving: list[_Worker] = []
         stats: list[ConverterStats] = []
         for worker in self._workers:
-            with contextlib.suppress(WorkerLostError):  # killed when it was idle
+            with contextlib.suppress(WorkerLostError):
                 worker.link.send(None)
                 leaving.append(worker)
         deadline_s = time.monotonic() + _END_S
@@ -193,14 +208,21 @@ class _Scheduler(Generic[L]):
                     leaving.remove(worker)
         return stats
 
-    def _wait(self, workers: Sequence[_Worker[L]]) -> list[_Worker[L]]:
-        links = self._backend.wait([worker.link for worker in workers], _LOOK_S)
-        return [worker for worker in workers if worker.link in links]
+    def end(self, *, gently: bool) -> None:
+        """End all workers, and remove the partial outputs of those that were converting."""
+        self._backend.close([worker.link for worker in self._workers], gently=gently)
+        for worker in self._workers:
+            if worker.position is not None:
+                remove_partial(self._items[worker.position].output)
 
     def _start(self, number: int) -> None:
         self._workers.append(_Worker(number=number, link=self._backend.start(number)))
 
-    def _take(self, worker: _Worker[L], message: Message) -> None:
+    def _wait(self, workers: Sequence[_Worker]) -> list[_Worker]:
+        links = self._backend.wait([worker.link for worker in workers], _LOOK_S)
+        return [worker for worker in workers if worker.link in links]
+
+    def _take(self, worker: _Worker, message: Message) -> None:
         position = worker.position
         if isinstance(message, MenuraError):
             raise message
@@ -216,8 +238,7 @@ class _Scheduler(Generic[L]):
             worker.position = None
         if worker.position is None and self._waiting:
             worker.position = self._waiting.pop()
-            with contextlib.suppress(WorkerLostError):  # receive() raises it next
-                worker.link.send(self._items[worker.position])
+            worker.link.send(self._items[worker.position])
         if position is not None:
             self._hooks.on_progress(self._meter.progress(str(self._items[position].source)))
 
@@ -229,10 +250,10 @@ class _Scheduler(Generic[L]):
             self._meter.finished()
         self._hooks.on_result(position, result)
 
-    def _lost(self, worker: _Worker[L], how: str) -> None:
+    def _lost(self, worker: _Worker, how: str) -> None:
         """A worker ended by itself: another takes its file, once."""
         self._workers.remove(worker)
-        self._backend.discard(worker.link)
+        self._backend.close([worker.link], gently=False)
         if worker.position is not None:
             item = self._items[worker.position]
             remove_partial(item.output)
@@ -240,7 +261,10 @@ class _Scheduler(Generic[L]):
             if self._attempts[worker.position] < _MOST_ATTEMPTS:
                 self._waiting.append(worker.position)
             else:
-                self._done(worker.position, _given_up(item, how))
+                problem = f"its worker process ended {_MOST_ATTEMPTS} times ({how})"
+                advice = "If memory is short, use fewer {workers}"
+                error = ErrorDetails(kind="resource", subject=str(item.source), problem=problem, advice=advice)
+                self._done(worker.position, failed_result(item.source, error))
         if not worker.ready:
             self._false_starts += 1
         if self._waiting and self._false_starts < _MOST_FALSE_STARTS:
