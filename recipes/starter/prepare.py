@@ -47,7 +47,9 @@ def main() -> None:
                 aligned=[other for name, other in audio.items() if name != voice],
                 seed=2 * record["index"] + number,
             )
-            save_features(options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}", extractor.extract(clip))
+            (features,) = extractor.extract_all([clip])
+            if features is not None:
+                save_features(options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}", features)
         print(path.stem, round(record["seconds"], 1), flush=True)
 
 

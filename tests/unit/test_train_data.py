@@ -20,7 +20,7 @@ from menura.cli.main import run
 from menura.errors import AssetMissingError, CheckpointError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions
 from menura.train.create import create_experiment
-from menura.train.data import extraction as work
+from menura.train.data import features
 from menura.train.data.features import ClipSource, Extractor
 from menura.train.data.prepare import is_prepared, prepare
 from menura.train.data.recordings import speakers_of
@@ -38,13 +38,13 @@ from menura.train.data.slicing import (
 from menura.train.events import Preparing, ignore
 from menura.train.experiment.defaults import changed, network
 from menura.train.experiment.folder import checkpoint_paths
-from menura.train.experiment.settings import WarmStart, load_experiment, save_experiment
+from menura.train.experiment.settings import Experiment, WarmStart, load_experiment, save_experiment
 from menura.train.learning import checkpoint as room
 from menura.train.learning.networks import initial_weights
 from menura.train.run.trainer import open_trainer
 from menura.train.session import TrainingSession
 from menura.train.voice.export import export_voice
-from support.training import RVC_CONFIG, FakeEncoder
+from support.training import CPU, RVC_CONFIG, FakeEncoder
 
 RATE = 16_000
 
@@ -136,17 +136,15 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[ClipSource]:
             extracted.extend(clips)
             return super().extract_all(clips)
 
-    def load(names: work.NetworkNames) -> None:
-        work._loaded[names] = Counting(
+    def load(experiment: Experiment, home: Path, device: torch.device) -> Extractor:
+        return Counting(
             encoder=FakeEncoder(384),
             estimator=FakeEstimator(),
-            sample_rate=names.sample_rate,
-            perturbed_variants=names.perturbed,
+            sample_rate=experiment.synthesizer.sample_rate,
+            perturbed_variants=experiment.data.perturbed,
         )
 
-    monkeypatch.setattr(work, "_loaded", {})
-    monkeypatch.setattr(work, "load_networks", load)
-    monkeypatch.setattr("menura.train.data.prepare.load_networks", load)
+    monkeypatch.setattr(features, "load_networks", load)
     return extracted
 
 
@@ -173,7 +171,7 @@ def create_in(tmp_path: Path, dataset: Path, options: TrainingOptions = OPTIONS)
 def run_prepare(tmp_path: Path):
     folder = tmp_path / "exp"
     told: list[Preparing] = []
-    made = prepare(folder, load_experiment(folder), home=tmp_path, workers=1, on_event=told.append, device="cpu")
+    made = prepare(folder, load_experiment(folder), home=tmp_path, workers=1, on_event=told.append, device=CPU)
     return made, told
 
 
@@ -302,7 +300,7 @@ def test_an_experiment_is_no_recording(tmp_path: Path, counted) -> None:
         create_experiment(folder, dataset=data, rights="me", options=OPTIONS, home=tmp_path)
         counts = []
         for _ in range(2):
-            made = prepare(folder, load_experiment(folder), home=tmp_path, workers=1, on_event=ignore, device="cpu")
+            made = prepare(folder, load_experiment(folder), home=tmp_path, workers=1, on_event=ignore, device=CPU)
             counts.append(len(made.slices))
         assert counts[0] == counts[1] > 5
 

@@ -99,7 +99,8 @@ def test_the_networks_get_their_input_on_their_device() -> None:
 
     extractor = Extractor(encoder=Encoder(), estimator=Estimator(), sample_rate=24_000, device=elsewhere)
     samples = np.random.default_rng(3).normal(0, 0.1, 48_000).astype(np.float32)
-    made = extractor.extract(ClipSource(speaker="anna", samples=samples, rate=24_000))
+    (made,) = extractor.extract_all([ClipSource(speaker="anna", samples=samples, rate=24_000)])
+    assert made is not None
     assert sorted(made.content) == ["own", "perturbed"]
 
 
@@ -112,8 +113,9 @@ def test_real_networks_give_the_same_together() -> None:
         encoder=StarterEncoder.load(CPU), estimator=SwiftEstimator(threads=1), sample_rate=24_000, perturbed_variants=1
     )
     for together, source in zip(extractor.extract_all(clips), clips, strict=True):
-        alone = extractor.extract(source)
+        (alone,) = extractor.extract_all([source])
         assert together is not None
+        assert alone is not None
         for kind, rows in alone.content.items():
             assert float((together.content[kind] - rows).abs().max()) <= 2e-3 * float(rows.abs().max())  # float16
         assert torch.equal(together.f0_hz > 0, alone.f0_hz > 0)

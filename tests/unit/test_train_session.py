@@ -133,13 +133,8 @@ def test_float_recordings_over_full_scale_are_scaled_down_as_in_conversion(tmp_p
     t = np.arange(12 * 16_000) / 16_000
     voice = sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 12)) * (0.55 + 0.45 * np.sin(2 * np.pi * 3 * t))
     folder = prepared_from(tmp_path, {"loud.wav": 2.8 * voice / np.abs(voice).max()})
-    job = preparation.SliceJob(
-        recording=preparation.find_recordings(tmp_path / "data", ("me",), by_folder=False)[0],
-        folder=folder,
-        settings=DataSettings(),
-        sample_rate=24_000,
-    )
-    sliced = preparation.slice_recording(job)
+    (recording,) = preparation.find_recordings(tmp_path / "data", ("me",), by_folder=False)
+    sliced = preparation.slice_recording(recording, folder=folder, settings=DataSettings(), sample_rate=24_000)
     assert not sliced.dropped
     assert len(sliced.files) >= 2
     samples, _ = soundfile.read(folder / sliced.files[0])

@@ -314,7 +314,7 @@ def remove(name: Path, checkpoints: bool) -> None:
     """Delete the experiment NAME with its slices, features, checkpoints and voice. The recordings stay."""
     from menura.train.experiment.folder import remove_experiment
 
-    removed = remove_experiment(name, checkpoints_only=checkpoints)
-    say(f"{removed.size_bytes / 1e6:.0f} MB freed")
-    for path in removed.kept:
+    freed_bytes, kept = remove_experiment(name, checkpoints_only=checkpoints)
+    say(f"{freed_bytes / 1e6:.0f} MB freed")
+    for path in kept:
         say(f"kept: {path}")

@@ -21,13 +21,7 @@ from menura.system.files import replacing
 from menura.train.data.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
 from menura.train.experiment.defaults import experiment_of, network
 from menura.train.experiment.folder import BEGIN
-from menura.train.experiment.settings import (
-    EXPERIMENT_FILE,
-    DataSettings,
-    Experiment,
-    WarmStart,
-    save_experiment,
-)
+from menura.train.experiment.settings import EXPERIMENT_FILE, DataSettings, Experiment, WarmStart, save_experiment
 from menura.train.learning.checkpoint import check_disk_space
 from menura.train.learning.networks import check_warm_start
 from menura.train.learning.precision import fastest_precision
@@ -54,45 +48,29 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
         CheckpointError, UnsafeCheckpointError: the weights to begin with can't be read.
     """
     if (folder / EXPERIMENT_FILE).exists():
-        raise TrainingError(
-            folder, "an experiment with this name exists", "Take another name, or delete it with 'menura train remove'"
-        )
-    if not rights.strip():
-        raise OptionError(
-            None, "empty", "Say who made the recordings and what allows their use: it is kept in the voice", "rights"
-        )
+        advice = "Take another name, or delete it with 'menura train remove'"
+        raise TrainingError(folder, "an experiment with this name exists", advice)
+    if not (rights := rights.strip()):
+        advice = "Say who made the recordings and what allows their use: it is kept in the voice"
+        raise OptionError(None, "empty", advice, "rights")
     speakers = speakers_of(dataset, folder.resolve().name)
     config = checked_network(options, len(speakers))
     _check_encoder(config.content_encoder, home)
     warm, notes = warm_start(options, config, home)
-    data = DataSettings(
-        dataset=str(dataset.resolve()),
-        by_folder=len(speakers) > 1,
-        rights=rights.strip(),
-        f0=resolve_method(options.f0, home),
-    )
-    experiment = experiment_of(options, config, speakers, data, precision=_precision(options.precision))
-    experiment = dataclasses.replace(experiment, warm_start=warm)
-    recordings = find_recordings(dataset, speakers, by_folder=data.by_folder)
-    facts = survey_dataset(recordings, config.sample_rate)
-    copied = sum(Path(path).stat().st_size for path in (warm.generator, warm.discriminator) if path)
-    check_disk_space(folder, experiment, seconds=facts.total_s, copied_bytes=copied)
+    f0, by_folder = resolve_method(options.f0, home), len(speakers) > 1
+    data = DataSettings(dataset=str(dataset.resolve()), by_folder=by_folder, rights=rights, f0=f0)
+    if options.precision == "auto":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        options = dataclasses.replace(options, precision=fastest_precision(device))
+    experiment = dataclasses.replace(experiment_of(options, config, speakers, data), warm_start=warm)
+    facts = survey_dataset(find_recordings(dataset, speakers, by_folder=by_folder), config.sample_rate)
+    copied_bytes = sum(Path(path).stat().st_size for path in (warm.generator, warm.discriminator) if path)
+    check_disk_space(folder, experiment, seconds=facts.total_s, copied_bytes=copied_bytes)
     check_warm_start(folder, experiment)
     experiment = dataclasses.replace(experiment, warm_start=_copied(folder, warm))
     save_experiment(folder, experiment)
-    slow = slow_device_note(experiment, resolve_device("auto"))
-    return Created(experiment=experiment, facts=facts, notes=(*_data_notes(facts, config), *notes, *slow))
-
-
-def _copied(folder: Path, warm: WarmStart) -> WarmStart:
-    kept = {}  # copies in the experiment's folder, so that it can be moved before training has begun
-    for kind in ("generator", "discriminator"):
-        if source := getattr(warm, kind):
-            name = f"{BEGIN}/{kind}{Path(source).suffix}"
-            with replacing(folder / name) as partial:
-                shutil.copyfile(source, partial)
-            kept[kind] = name
-    return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)
+    notes = (*_data_notes(facts, config), *notes, *slow_device_note(experiment, resolve_device("auto")))
+    return Created(experiment=experiment, facts=facts, notes=notes)
 
 
 def checked_network(options: TrainingOptions, n_speakers: int) -> SynthesizerConfig:
@@ -112,67 +90,35 @@ def _check_encoder(name: str, home: Path) -> None:
         raise type(error)(error.subject, error.problem, advice, error.option) from error
 
 
-def _precision(asked: str) -> str:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return fastest_precision(device) if asked == "auto" else asked
-
-
-def slow_device_note(experiment: Experiment, device: torch.device) -> tuple[ErrorDetails, ...]:
-    if device.type != "cpu" or experiment.objective == "direct":
-        return ()
-    return (_SLOW,)
-
-
-def _note(problem: str, advice: str | None = None) -> ErrorDetails:
-    return ErrorDetails(kind="note", problem=problem, advice=advice)
-
-
-_SLOW = _note(
-    "RVC's network needs a GPU: on this CPU training takes weeks",
-    "Make the experiment with {content=menura-starter} and {sample_rate=24k} for a small network that a CPU trains in "
-    "hours",
-)
-_RANDOM = _note("training starts from random weights", "{pretrained_g} and {pretrained_d} give others")
-
-
 def warm_start(
     options: TrainingOptions, config: SynthesizerConfig, home: Path
 ) -> tuple[WarmStart, tuple[ErrorDetails, ...]]:
-    if options.pretrained_g is not None:
-        return _given(options.pretrained_g, options.pretrained_d), ()
-    if options.base not in ("auto", "none"):
-        return _from_voice(options.base, home), ()
-    if options.base == "none":
+    g, d, base = options.pretrained_g, options.pretrained_d, options.base
+    if g is not None:
+        for path, option in ((g, "pretrained_g"), (d, "pretrained_d")):
+            if path is not None and not path.is_file():
+                raise OptionError(str(path), "no such file", option=option)
+        return WarmStart(generator=str(g.resolve()), discriminator=str(d.resolve()) if d else ""), ()
+    if base == "none":
         return WarmStart(), ()
-    if options.config is not None and config != network(dataclasses.replace(options, config=None), config.n_speakers):
-        return WarmStart(), (_RANDOM,)  # nothing is pretrained for other sizes
-    if config.content_encoder == STARTER and config.vocoder == SOURCE_FILTER:
-        return _from_voice(DEFAULT_VOICE, home), ()
+    usual = options.config is None or config == network(dataclasses.replace(options, config=None), config.n_speakers)
+    if base == "auto" and usual and config.content_encoder == STARTER and config.vocoder == SOURCE_FILTER:
+        base = DEFAULT_VOICE
+    if base != "auto":
+        voice = find_voice(base, home)
+        return WarmStart(generator=str(voice.path.resolve()), origin=voice.name), ()
+    rvcs = config.vocoder == "HiFi-GAN" and config.content_encoder == "contentvec" and config.sample_rate >= 32_000
+    if not usual or not rvcs:  # nothing is pretrained for other sizes
+        others = "{pretrained_g} and {pretrained_d} give others"
+        return WarmStart(), (_note("training starts from random weights", others),)
     return _pretrained(config, home)
-
-
-def _given(generator: Path, discriminator: Path | None) -> WarmStart:
-    for path, option in ((generator, "pretrained_g"), (discriminator, "pretrained_d")):
-        if path is not None and not path.is_file():
-            raise OptionError(str(path), "no such file", option=option)
-    return WarmStart(
-        generator=str(generator.resolve()), discriminator=str(discriminator.resolve()) if discriminator else ""
-    )
-
-
-def _from_voice(name: str, home: Path) -> WarmStart:
-    voice = find_voice(name, home)
-    return WarmStart(generator=str(voice.path.resolve()), origin=voice.name)
 
 
 def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple[ErrorDetails, ...]]:
     """RVC's pretrained files where they are installed, or where they come from."""
     part = "pretrained" if config.version == "v1" else "pretrained_v2"
-    suffix = f"{config.sample_rate // 1000}k.pth"
-    names = [f"{'f0' if config.has_f0 else ''}{kind}{suffix}" for kind in "GD"]
+    names = [f"{'f0' if config.has_f0 else ''}{kind}{config.sample_rate // 1000}k.pth" for kind in "GD"]
     paths = [home / "assets" / part / name for name in names]
-    if config.vocoder != "HiFi-GAN" or config.content_encoder != "contentvec" or config.sample_rate < 32_000:
-        return WarmStart(), (_RANDOM,)
     if all(path.is_file() for path in paths):
         note = _note(f"training starts from {part}/{names[0]}")
         return WarmStart(generator=str(paths[0]), discriminator=str(paths[1])), (note,)
@@ -184,6 +130,16 @@ def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple
     return WarmStart(), (note,)
 
 
+def _copied(folder: Path, warm: WarmStart) -> WarmStart:
+    kept = {}  # copies in the experiment's folder, so that it can be moved before training has begun
+    for kind, source in (("generator", warm.generator), ("discriminator", warm.discriminator)):
+        if source:
+            kept[kind] = f"{BEGIN}/{kind}{Path(source).suffix}"
+            with replacing(folder / kept[kind]) as partial:
+                shutil.copyfile(source, partial)
+    return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)
+
+
 def _data_notes(facts: DatasetFacts, config: SynthesizerConfig) -> list[ErrorDetails]:
     notes = [dataclasses.replace(fault, problem=f"left out: {fault.problem}") for fault in facts.unreadable]
     if facts.total_s < ADVISED_S:
@@ -191,11 +147,23 @@ def _data_notes(facts: DatasetFacts, config: SynthesizerConfig) -> list[ErrorDet
         notes.append(_note(minutes, "Ten minutes or more make a better voice"))
     if facts.low_rate:
         lower = config.sample_rate > min(TRAINING_RATES.values())
-        notes.append(
-            _note(
-                f"{len(facts.low_rate)} recordings have a lower sample rate than the voice's {config.sample_rate} Hz "
-                f"and lack its highest frequencies (the first: {facts.low_rate[0]})",
-                "A lower {sample_rate} fits them better" if lower else None,
-            )
+        narrow = (
+            f"{len(facts.low_rate)} recordings have a lower sample rate than the voice's {config.sample_rate} Hz "
+            f"and lack its highest frequencies (the first: {facts.low_rate[0]})"
         )
+        notes.append(_note(narrow, "A lower {sample_rate} fits them better" if lower else None))
     return notes
+
+
+def slow_device_note(experiment: Experiment, device: torch.device) -> tuple[ErrorDetails, ...]:
+    if device.type != "cpu" or experiment.objective == "direct":
+        return ()
+    advice = (
+        "Make the experiment with {content=menura-starter} and {sample_rate=24k} for a small network that a CPU trains "
+        "in hours"
+    )
+    return (_note("RVC's network needs a GPU: on this CPU training takes weeks", advice),)
+
+
+def _note(problem: str, advice: str | None = None) -> ErrorDetails:
+    return ErrorDetails(kind="note", problem=problem, advice=advice)

@@ -1,4 +1,4 @@
-"""What a training session tells: each event once, as it happens. Loads no torch."""
+"""What a training session tells: each event once, as it happens; a step counts as done. Loads no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Preparing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     report: Path
-    """report.txt, for people."""
     seconds: Mapping[str, float]
     """Sound in slices, by speaker."""
 
@@ -29,7 +28,6 @@ class Prepared:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     step: int
-    """Steps that are done."""
     last_step: int
     log_every_steps: int
     seconds: float
@@ -41,11 +39,9 @@ class Started:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
     step: int
-    """Steps that are done, with this one."""
     losses: Mapping[str, float]
     learning_rate: float
     seconds: float
-    """That it took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +50,6 @@ class Validated:
     mel: float
     """Mean distance of log mel spectra, on slices that the voice doesn't learn from."""
     best_step: int
-    """Where that was least so far."""
     overtraining: bool
     """True where it has been rising for some time."""
 
@@ -85,8 +80,6 @@ class Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noted:
-    """Something worth knowing that stops nothing."""
-
     note: ErrorDetails
 
 

@@ -157,7 +157,7 @@ class TrainingSession:
                 home=home_folder(self._engine.home),
                 workers=self._options.workers or physical_cores(),
                 on_event=self._on_event,
-                device=str(resolve_device(self._engine.device)),
+                device=resolve_device(self._engine.device),
             )
         report = self._folder / REPORT_FILE
         seconds = {speaker: prepared.seconds(speaker) for speaker in experiment.speakers}

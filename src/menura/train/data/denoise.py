@@ -22,19 +22,10 @@ _TINY = 1e-20
 
 
 def denoised(samples: FloatArray, rate: int, strength: float) -> FloatArray:
-    """Less of what is there all the time: hiss, hum, fans.
+    """(samples,) with less of what is there all the time, for a strength of 0 to 1: hiss, hum, fans.
 
-    A band's noise is what the recording doesn't go below there in nine tenths of the time (minimum statistics, Martin
-    2001, over the whole recording). The gain is Wiener's, with the decision-directed ratio of speech to noise of
-    Ephraim and Malah (1984), and at least `1 - strength`.
-
-    Args:
-        samples: (samples,).
-        rate: Hz.
-        strength: 0 to 1.
-
-    Returns:
-        (samples,), of the same length and timing.
+    A band's noise is what it doesn't go below in nine tenths of the recording (minimum statistics, Martin 2001). The
+    gain is Wiener's, with Ephraim and Malah's decision-directed ratio (1984), and at least `1 - strength`.
     """
     size = 2 * max(8, int(_WINDOW_S * rate / 2))
     if len(samples) < _AVERAGED_FRAMES * size or strength <= 0:

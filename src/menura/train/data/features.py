@@ -1,13 +1,17 @@
-"""What the trainer needs of a recording, computed once: audio at the voice's rate, F0, content in several variants."""
+"""What the trainer needs of a slice, computed once: audio at the voice's rate, F0, content in several variants."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import soundfile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -15,11 +19,16 @@ from torch import Tensor
 
 from menura.audio.resample import resample
 from menura.content.base import ContentEncoder
+from menura.content.registry import encoder_path, load_encoder, projection_of
 from menura.errors import TrainingError
 from menura.f0.base import F0Estimator
+from menura.f0.registry import load_estimator, method_path
 from menura.pipeline.analysis import ClipAnalysis, analyse_clips
-from menura.train.data.perturb import Perturbed, perturb
-from menura.train.experiment.settings import write_atomically
+from menura.train.data.perturb import perturb
+from menura.train.data.report import PreparedSlice
+from menura.train.data.slicing import loudness_db
+from menura.train.experiment.folder import FEATURES
+from menura.train.experiment.settings import Experiment, write_atomically
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ
 
 if TYPE_CHECKING:
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 KINDS = ("own", "aligned", "perturbed")
 _CPU = torch.device("cpu")
+_VERSION = 3
+"""Of the features themselves: a change of their computation makes old ones worthless."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,32 +68,30 @@ class StoredClip:
 
     @classmethod
     def of(cls, path: Path) -> StoredClip:
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                speaker = (file.metadata() or {})["speaker"]
-                frames = file.get_slice("f0_hz").get_shape()[0]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise damaged(path) from error
-        return cls(path=path, speaker=speaker, frames=frames)
+        with _opened(path) as (file, speaker):
+            return cls(path=path, speaker=speaker, frames=file.get_slice("f0_hz").get_shape()[0])
 
 
-def damaged(path: Path) -> TrainingError:
-    return TrainingError(path, "damaged features", "Delete the file and prepare again")
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, str]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file, (file.metadata() or {})["speaker"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise TrainingError(path, "damaged features", "Delete the file and prepare again") from error
 
 
-def at_original_times(content: FloatArray, speed: float, vectors: int) -> FloatArray:
-    """Content of speech that was played at another speed, interpolated back to the original's time axis.
+def load_features(path: Path) -> ClipFeatures:
+    with _opened(path) as (_, speaker):
+        tensors = load_file(str(path))
+        content = {name.removeprefix("content."): rows for name, rows in tensors.items() if name.startswith("content.")}
+        return ClipFeatures(speaker=speaker, audio=tensors["audio"], f0_hz=tensors["f0_hz"], content=content)
 
-    Args:
-        content: (vectors, dim).
-        speed: how much faster than the original.
-        vectors: how many are wanted.
-    """
-    at = (np.arange(vectors) + 0.5) / speed - 0.5
-    low = np.clip(np.floor(at).astype(np.int64), 0, len(content) - 1)
-    high = np.clip(low + 1, 0, len(content) - 1)
-    part = np.clip(at - low, 0, 1).astype(np.float32)[:, None]
-    return np.asarray(content[low] * (1 - part) + content[high] * part, dtype=np.float32)
+
+def save_features(path: Path, features: ClipFeatures) -> None:
+    tensors = {f"content.{kind}": rows.contiguous() for kind, rows in features.content.items()}
+    tensors |= {"audio": features.audio.contiguous(), "f0_hz": features.f0_hz.contiguous()}
+    write_atomically(path, save(tensors, metadata={"speaker": features.speaker}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,88 +115,126 @@ class Extractor:
     perturbed_variants: int = 2
     device: torch.device = _CPU
 
-    def extract(self, clip: ClipSource) -> ClipFeatures:
-        (made,) = self.extract_all([clip])
-        if made is None:
-            raise TrainingError(None, "the clip is shorter than half a second")
-        return made
-
     def extract_all(self, clips: Sequence[ClipSource]) -> list[ClipFeatures | None]:
-        """All features of some clips, whose equally long windows share passes through the networks.
+        """All features of some clips, whose equally long windows share passes; None of less than half a second."""
+        audio = [self._audio(clip) for clip in clips]
+        kept = [(clip, samples) for clip, samples in zip(clips, audio, strict=True) if len(samples)]
+        varied = [list(self._variants(clip)) for clip, _ in kept]
+        spoken = [resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ) for clip, _ in kept]
+        own = analyse_clips(spoken, self.encoder, self.estimator, self.device)
+        others = [samples for variants in varied for _, samples, _ in variants]
+        contents = (made.content for made in analyse_clips(others, self.encoder, None, self.device))
+        made = (
+            self._features(clip.speaker, samples, analysis, variants, contents)
+            for (clip, samples), analysis, variants in zip(kept, own, varied, strict=True)
+        )
+        return [next(made) if len(samples) else None for samples in audio]
 
-        Returns:
-            None for what is shorter than half a second.
-        """
-        plans = [self._plan(clip) for clip in clips]
-        kept = [plan for plan in plans if plan is not None]
-        own = iter(analyse_clips([plan.analysed for plan in kept], self.encoder, self.estimator, self.device))
-        varied = [samples for plan in kept for samples in plan.varied]
-        variations = iter(analyse_clips(varied, self.encoder, None, self.device))
-        return [None if plan is None else plan.features(next(own), variations) for plan in plans]
+    def _audio(self, clip: ClipSource) -> Tensor:
+        """(samples,) int16 at the voice's rate, of an even number of frames; empty where they are too few."""
+        samples = resample(clip.samples, clip.rate, self.sample_rate)
+        two_frames = 2 * (self.sample_rate // FRAME_RATE_HZ)
+        count = len(samples) // two_frames if len(samples) // two_frames >= FRAME_RATE_HZ // 4 else 0
+        return torch.from_numpy(np.rint(np.clip(samples[: count * two_frames], -1, 1) * 32767).astype(np.int16))
 
-    def _plan(self, clip: ClipSource) -> _Plan | None:
-        audio = resample(clip.samples, clip.rate, self.sample_rate)
-        frame_samples = self.sample_rate // FRAME_RATE_HZ
-        frames = 2 * (len(audio) // (2 * frame_samples))
-        if frames < FRAME_RATE_HZ // 2:
-            return None
+    def _variants(self, clip: ClipSource) -> Iterator[tuple[str, FloatArray, float]]:
+        """Kind, (samples,) at 16 kHz, speed."""
+        for other in clip.aligned:
+            yield "aligned", resample(other, clip.rate, ANALYSIS_RATE_HZ), 1.0
         rng = np.random.default_rng(clip.seed)
-        scaled = np.clip(audio[: frames * frame_samples], -1, 1) * 32767
-        spoken = [clip.samples] * self.perturbed_variants + list(clip.aligned)
-        return _Plan(
-            speaker=clip.speaker,
-            frames=frames,
-            audio=torch.from_numpy(np.rint(scaled).astype(np.int16)),
-            analysed=resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ),
-            others=[resample(other, clip.rate, ANALYSIS_RATE_HZ) for other in clip.aligned],
-            perturbed=[perturb(samples, clip.rate, rng) for samples in spoken],
-        )
+        for samples in [clip.samples] * self.perturbed_variants + list(clip.aligned):
+            yield "perturbed", *perturb(samples, clip.rate, rng)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    speaker: str
-    frames: int
-    audio: Tensor
-    analysed: FloatArray
-    others: list[FloatArray]
-    perturbed: list[Perturbed]
-
-    @property
-    def varied(self) -> list[FloatArray]:
-        """What else has content."""
-        return [*self.others, *(item.samples for item in self.perturbed)]
-
-    def features(self, own: ClipAnalysis, variations: Iterator[ClipAnalysis]) -> ClipFeatures:
-        vectors = self.frames // 2
+    def _features(
+        self,
+        speaker: str,
+        audio: Tensor,
+        own: ClipAnalysis,
+        variants: Sequence[tuple[str, FloatArray, float]],
+        contents: Iterator[FloatArray],
+    ) -> ClipFeatures:
+        frames = len(audio) // (self.sample_rate // FRAME_RATE_HZ)
+        rows = {"own": [own.content[: frames // 2]]}
+        for kind, _, speed in variants:
+            rows.setdefault(kind, []).append(at_original_times(next(contents), speed, frames // 2))
         assert own.f0_hz is not None
-        content = {
-            "own": [own.content[:vectors]],
-            "aligned": [next(variations).content[:vectors] for _ in self.others],
-            "perturbed": [at_original_times(next(variations).content, item.speed, vectors) for item in self.perturbed],
-        }
-        return ClipFeatures(
-            speaker=self.speaker,
-            audio=self.audio,
-            f0_hz=torch.from_numpy(own.f0_hz[: self.frames].copy()),
-            content={
-                kind: torch.from_numpy(np.stack(rows)).to(torch.float16) for kind, rows in content.items() if rows
-            },
-        )
+        content = {kind: torch.from_numpy(np.stack(values)).to(torch.float16) for kind, values in rows.items()}
+        f0_hz = torch.from_numpy(own.f0_hz[:frames].copy())
+        return ClipFeatures(speaker=speaker, audio=audio, f0_hz=f0_hz, content=content)
 
 
-def save_features(path: Path, features: ClipFeatures) -> None:
-    tensors = {f"content.{kind}": rows.contiguous() for kind, rows in features.content.items()}
-    tensors |= {"audio": features.audio.contiguous(), "f0_hz": features.f0_hz.contiguous()}
-    write_atomically(path, save(tensors, metadata={"speaker": features.speaker}))
+def at_original_times(content: FloatArray, speed: float, vectors: int) -> FloatArray:
+    """So many vectors of speech that was played at another speed, interpolated back to the original's time axis."""
+    at = (np.arange(vectors) + 0.5) / speed - 0.5
+    low = np.clip(np.floor(at).astype(np.int64), 0, len(content) - 1)
+    high = np.clip(low + 1, 0, len(content) - 1)
+    part = np.clip(at - low, 0, 1).astype(np.float32)[:, None]
+    return np.asarray(content[low] * (1 - part) + content[high] * part, dtype=np.float32)
 
 
-def load_features(path: Path) -> ClipFeatures:
+@functools.lru_cache(maxsize=1)
+def load_networks(experiment: Experiment, home: Path, device: torch.device) -> Extractor:
+    """The same networks as in conversion, once in each process."""
+    config, f0 = experiment.synthesizer, experiment.data.f0
+    weights, projection = encoder_path(config.content_encoder, home), projection_of(config.version)
+    return Extractor(
+        encoder=load_encoder(config.content_encoder, weights, device, projection),
+        estimator=load_estimator(f0, method_path(f0, home), device, threads=torch.get_num_threads()),
+        sample_rate=config.sample_rate,
+        perturbed_variants=experiment.data.perturbed,
+        device=device,
+    )
+
+
+def extract_features(
+    slices: Sequence[tuple[str, str]], *, folder: Path, experiment: Experiment, home: Path, device: torch.device
+) -> list[PreparedSlice | None]:
+    """Compute features of slices (speaker, file) together, or take those that are cached; None: too short."""
+    config, data = experiment.synthesizer, experiment.data
+    facts = (_VERSION, config.content_encoder, config.version, data.f0, config.sample_rate, data.perturbed)
+    names: list[str] = []
+    found: dict[str, ClipFeatures | None] = {}
+    missing: dict[str, ClipSource] = {}
+    for speaker, file in slices:
+        key = hashlib.sha256(repr(facts).encode() + (folder / file).read_bytes()).hexdigest()[:16]
+        name = f"{FEATURES}/{speaker}.{key}{SUFFIX}"
+        names.append(name)
+        with suppress(TrainingError):  # damaged: computed again
+            found[name] = load_features(folder / name)
+        if name not in found:
+            with whole_slice(folder / file) as path:
+                samples, rate = soundfile.read(path, dtype="float32")
+            missing[name] = ClipSource(speaker=speaker, samples=samples, rate=rate, seed=int(key[:8], 16))
+    made = load_networks(experiment, home, device).extract_all(list(missing.values())) if missing else []
+    for name, features in zip(missing, made, strict=True):
+        found[name] = features
+        if features is not None:
+            save_features(folder / name, features)
+    rows = zip(slices, names, strict=True)
+    return [_prepared(file, name, found[name], config.sample_rate) for (_, file), name in rows]
+
+
+@contextmanager
+def whole_slice(path: Path) -> Iterator[Path]:
     try:
-        tensors = load_file(str(path))
-        with safe_open(str(path), framework="pt") as file:
-            speaker = (file.metadata() or {})["speaker"]
-        content = {name.removeprefix("content."): rows for name, rows in tensors.items() if name.startswith("content.")}
-        return ClipFeatures(speaker=speaker, audio=tensors["audio"], f0_hz=tensors["f0_hz"], content=content)
-    except (SafetensorError, OSError, KeyError) as error:
-        raise damaged(path) from error
+        yield path
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise TrainingError(path, "damaged slice", "Delete the file and prepare again") from error
+
+
+def _prepared(file: str, name: str, features: ClipFeatures | None, rate: int) -> PreparedSlice | None:
+    if features is None:
+        return None
+    audio = features.audio.numpy().astype(np.float32) / np.float32(32767)
+    f0 = features.f0_hz.numpy()
+    voiced = f0[f0 > 0]
+    low, middle, high = np.percentile(voiced, [5, 50, 95]).tolist() if voiced.size else (0.0, 0.0, 0.0)
+    return PreparedSlice(
+        file=file,
+        features=name,
+        speaker=features.speaker,
+        seconds=features.frames / 100,
+        loudness_db=round(loudness_db(audio, rate), 1),
+        f0_hz=(round(low, 1), round(middle, 1), round(high, 1)),
+        voiced=round(float((f0 > 0).mean()), 3),
+    )

@@ -1,13 +1,10 @@
 """Speech as if by another speaker in another room, with the same words: what the content encoder is to see through.
 
-A voice that is trained on content of its own speech alone learns to read itself out of it, and then passes on whoever
-speaks in conversion. So it also gets content of its speech with pitch and formants moved (together by playing faster
-or slower, formants alone through the spectral envelope), filtered, with echoes and in noise.
+A voice that is trained on content of its own speech alone passes on whoever speaks in conversion.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +13,6 @@ from menura.audio.resample import resample
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from menura.types import FloatArray
 
 _SPEED = (0.82, 1.22)
@@ -31,22 +26,18 @@ _ECHOING = 0.4
 """How often there are echoes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Perturbed:
-    samples: FloatArray
-    """(samples,) at 16 kHz."""
-    speed: float
-    """How much faster than the original: time t lies at t / speed."""
+def perturb(samples: FloatArray, rate: int, rng: np.random.Generator) -> tuple[FloatArray, float]:
+    """Another speaker and room at random.
 
-
-def perturb(samples: FloatArray, rate: int, rng: np.random.Generator) -> Perturbed:
-    """Another speaker and room at random."""
+    Returns:
+        (samples,) at 16 kHz, and how much faster it is: time t lies at t / speed.
+    """
     speed = _between(rng, *_SPEED)
     other = resample(samples, round(rate * speed), ANALYSIS_RATE_HZ)
     other = with_formants(other, _between(rng, *_FORMANTS))
     if rng.random() < _ECHOING:
         other = _echoing(other, rng)
-    return Perturbed(samples=_coloured(other, rng), speed=speed)
+    return _coloured(other, rng), speed
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
@@ -55,16 +46,9 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def with_formants(samples: FloatArray, factor: float) -> FloatArray:
-    """The same pitch with all formants at `factor` times their frequencies.
+    """(samples,) of the same pitch and loudness with all formants at `factor` times their frequencies.
 
     The envelope is the smooth part of each frame's cepstrum (Oppenheim and Schafer's homomorphic analysis).
-
-    Args:
-        samples: (samples,), any rate.
-        factor: above 1 for a shorter vocal tract.
-
-    Returns:
-        (samples,) of the same loudness.
     """
     window = np.sqrt(np.hanning(_WINDOW + 1)[:-1])
     size = len(samples)
@@ -73,7 +57,9 @@ def with_formants(samples: FloatArray, factor: float) -> FloatArray:
     padded[_WINDOW - _HOP : _WINDOW - _HOP + size] = samples
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * window
     spectra = np.fft.rfft(frames, axis=1)
-    envelope = _log_envelope(spectra)
+    cepstrum = np.fft.irfft(np.log(np.abs(spectra) + 1e-6), axis=1)
+    cepstrum[:, _ENVELOPE_QUEFRENCY + 1 : -_ENVELOPE_QUEFRENCY] = 0
+    envelope = np.fft.rfft(cepstrum, axis=1).real  # in the logarithm
     bins = np.arange(envelope.shape[1]) / factor
     low = np.minimum(bins.astype(np.int64), envelope.shape[1] - 2)
     part = np.minimum(bins - low, 1.0)
@@ -89,26 +75,16 @@ def with_formants(samples: FloatArray, factor: float) -> FloatArray:
     return np.asarray(made * loudness, dtype=np.float32)
 
 
-def _log_envelope(spectra: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
-    """(frames, bins), smooth over frequency."""
-    cepstrum = np.fft.irfft(np.log(np.abs(spectra) + 1e-6), axis=1)
-    cepstrum[:, _ENVELOPE_QUEFRENCY + 1 : -_ENVELOPE_QUEFRENCY] = 0
-    smooth: npt.NDArray[np.float64] = np.fft.rfft(cepstrum, axis=1).real
-    return smooth
-
-
 def _echoing(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
     """With the echoes of a room: noise that dies away, 6 to 18 dB below the direct sound."""
-    reverberation_s = rng.uniform(0.1, 0.5)
-    length = int(reverberation_s * ANALYSIS_RATE_HZ)
+    length = int(rng.uniform(0.1, 0.5) * ANALYSIS_RATE_HZ)
     decay = 10 ** (-3 * np.arange(1, length + 1) / length)  # 60 dB
     echoes = rng.normal(0, 1, length) * decay
     echoes *= 10 ** (-rng.uniform(6, 18) / 20) / np.sqrt(np.sum(echoes**2))
-    size = len(samples)
-    points = 1 << (size + length).bit_length()
+    points = 1 << (len(samples) + length).bit_length()
     response = np.concatenate([[1.0], echoes])
-    wet = np.fft.irfft(np.fft.rfft(samples, points) * np.fft.rfft(response, points), points)[:size]
-    return np.asarray(wet, dtype=np.float32)
+    wet = np.fft.irfft(np.fft.rfft(samples, points) * np.fft.rfft(response, points), points)
+    return np.asarray(wet[: len(samples)], dtype=np.float32)
 
 
 def _coloured(samples: FloatArray, rng: np.random.Generator) -> FloatArray:

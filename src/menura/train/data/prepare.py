@@ -7,27 +7,24 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import soundfile
+import torch
 
 from menura.audio.decode import open_audio
 from menura.audio.envelope import within_full_scale
 from menura.audio.resample import resample
+from menura.content.registry import encoder_path
 from menura.errors import AudioError, TrainingError, details_of
+from menura.f0.registry import method_path
 from menura.train.data.denoise import denoised
-from menura.train.data.extraction import (
-    FeatureJob,
-    NetworkNames,
-    extract_features,
-    load_networks,
-    unload_networks,
-    whole_slice,
-)
+from menura.train.data.features import extract_features, load_networks, whole_slice
 from menura.train.data.recordings import Recording, find_recordings
 from menura.train.data.report import (
     Dropped,
@@ -36,7 +33,6 @@ from menura.train.data.report import (
     SlicedRecording,
     by_speaker,
     load_preparation,
-    reasons_against,
     save_preparation,
     save_report,
 )
@@ -52,11 +48,19 @@ from menura.train.data.slicing import (
 from menura.train.data.workers import run_all
 from menura.train.events import OnEvent, Preparing
 from menura.train.experiment.folder import FEATURES, SLICES
-from menura.train.experiment.settings import DataSettings, Experiment, built, write_atomically
+from menura.train.experiment.settings import (
+    DataSettings,
+    Experiment,
+    read_dataclass,
+    write_atomically,
+    write_dataclass,
+)
 
 if TYPE_CHECKING:
     from menura.types import FloatArray
 
+SliceFile: TypeAlias = tuple[str, str]
+"""Speaker, and file below the experiment's folder."""
 _UNCUT_S = 30.0
 """Recordings that are said to be slices are still cut where they are longer."""
 _TOGETHER = 8
@@ -67,57 +71,76 @@ _FEWEST_TO_VALIDATE = 8
 """Of fewer slices none is kept for validation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceJob:
-    recording: Recording
-    folder: Path
-    settings: DataSettings
-    sample_rate: int
-
-
 def is_prepared(folder: Path, experiment: Experiment) -> bool:
     """Whether everything was prepared with the settings that the experiment has now, and is still there."""
     done = load_preparation(folder)
-    return (
-        done is not None
-        and done.settings_key == settings_key(experiment)
-        and all((folder / item.features).is_file() for item in done.slices)
-    )
+    if done is None or done.settings_key != settings_key(experiment):
+        return False
+    return all((folder / item.features).is_file() for item in done.slices)
 
 
 def prepare(
-    folder: Path,
-    experiment: Experiment,
-    *,
-    home: Path | None,
-    workers: int,
-    on_event: OnEvent,
-    device: str,
+    folder: Path, experiment: Experiment, *, home: Path, workers: int, on_event: OnEvent, device: torch.device
 ) -> Preparation:
-    """Cut what isn't cut and compute what isn't computed: on other devices than "cpu" in this process alone.
+    """Cut what isn't cut and compute what isn't computed: on other devices than the CPU in this process alone.
 
     Raises:
         TrainingError: nothing usable is left of a speaker; the report says why.
         AssetMissingError: a network's weights are not installed.
     """
-    settings = experiment.data
-    rate = experiment.synthesizer.sample_rate
-    networks = NetworkNames.of(experiment, home, device)
+    settings, config = experiment.data, experiment.synthesizer
+    encoder_path(config.content_encoder, home)
+    method_path(settings.f0, home)
     recordings = find_recordings(Path(settings.dataset), experiment.speakers, by_folder=settings.by_folder)
-    jobs = [SliceJob(recording=r, folder=folder, settings=settings, sample_rate=rate) for r in recordings]
+    cut = partial(slice_recording, folder=folder, settings=settings, sample_rate=config.sample_rate)
     sliced: list[SlicedRecording] = []
-    for done in run_all(slice_recording, jobs, workers=workers):
+    for done in run_all(cut, recordings, workers=workers):
         sliced.append(done)
-        on_event(Preparing(stage=SLICES, done=len(sliced), total=len(jobs)))
-    slices = _computed(folder, sliced, networks, workers, on_event)
-    made = Preparation(
-        settings_key=settings_key(experiment),
-        recordings=tuple(sliced),
-        slices=_with_held_out(slices, settings.held_out),
-    )
-    _check_speakers(folder, experiment.speakers, made)
-    save_preparation(folder, made)
+        on_event(Preparing(stage=SLICES, done=len(sliced), total=len(recordings)))
+    extract = partial(extract_features, folder=folder, experiment=experiment, home=home, device=device)
+    files = [(recording.speaker, file) for recording in sliced for file in recording.files]
+    made = _in_portions(extract, files, folder, workers if device.type == "cpu" else 1, on_event)
+    load_networks.cache_clear()  # training needs the memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    slices = _with_held_out([item for file in files if (item := made[file]) is not None], settings.held_out)
+    prepared = Preparation(settings_key=settings_key(experiment), recordings=tuple(sliced), slices=slices)
+    _check_speakers(folder, experiment.speakers, prepared)
+    save_preparation(folder, prepared)
+    return prepared
+
+
+def _in_portions(
+    extract: Callable[[Sequence[SliceFile]], list[PreparedSlice | None]],
+    files: Sequence[SliceFile],
+    folder: Path,
+    workers: int,
+    on_event: OnEvent,
+) -> dict[SliceFile, PreparedSlice | None]:
+    """Slices of about equal length go through the networks together: their windows share passes."""
+
+    def length(file: SliceFile) -> int:
+        with whole_slice(folder / file[1]) as path:
+            return int(soundfile.info(path).frames)
+
+    ordered = sorted(dict.fromkeys(files), key=length)
+    size = max(1, min(_TOGETHER, len(ordered) // (2 * workers)))  # smaller where they would be too few for all workers
+    portions = [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
+    made: dict[SliceFile, PreparedSlice | None] = {}
+    for portion, results in zip(portions, run_all(extract, portions, workers=workers), strict=True):
+        made |= zip(portion, results, strict=True)
+        on_event(Preparing(stage=FEATURES, done=len(made), total=len(ordered)))
     return made
+
+
+def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[PreparedSlice, ...]:
+    """A share of each speaker's slices is marked: the first by the hash of their content, the same in every run."""
+    held: set[str] = set()
+    for own in by_speaker(slices).values():
+        names = sorted({item.features for item in own})
+        if share > 0 and len(names) >= _FEWEST_TO_VALIDATE:
+            held.update(names[: max(1, min(_MOST_VALIDATED, round(share * len(names))))])
+    return tuple(dataclasses.replace(item, held_out=item.features in held) for item in slices)
 
 
 def _check_speakers(folder: Path, speakers: Sequence[str], made: Preparation) -> None:
@@ -125,54 +148,52 @@ def _check_speakers(folder: Path, speakers: Sequence[str], made: Preparation) ->
     empty = sorted(set(speakers) - {item.speaker for item in made.slices})
     if not empty:
         return
-    path = save_report(folder, made)
-    faults = Counter(fault for item in made.recordings if item.speaker in empty for fault in reasons_against(item))
-    raise TrainingError(
-        ", ".join(empty),
-        f"no usable recordings: {', '.join(f'{count} {fault}' for fault, count in sorted(faults.items()))}",
-        f"See {path}",
-    )
+    faults: Counter[str] = Counter()
+    for item in made.recordings:
+        if item.speaker in empty:
+            faults.update(["unreadable"] if item.fault else {part.fault for part in item.dropped} or ["too short"])
+    reasons = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
+    raise TrainingError(", ".join(empty), f"no usable recordings: {reasons}", f"See {save_report(folder, made)}")
 
 
 def settings_key(experiment: Experiment) -> str:
     """Changes with everything that slices and features depend on."""
     facts = dataclasses.asdict(experiment.data)
-    for name in ("dataset", "rights"):
-        facts.pop(name)
+    del facts["dataset"], facts["rights"]
     if not facts["denoise"]:  # as it was before there was such a setting
-        facts.pop("denoise")
+        del facts["denoise"]
     config = experiment.synthesizer
     text = json.dumps([facts, experiment.speakers, config.sample_rate, config.content_encoder, config.version])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def slice_recording(job: SliceJob) -> SlicedRecording:
+def slice_recording(recording: Recording, *, folder: Path, settings: DataSettings, sample_rate: int) -> SlicedRecording:
     """Cut one recording into FLAC files, or take what an earlier run made of it."""
-    path, settings = job.recording.path, job.settings
-    folder = job.folder / SLICES / job.recording.speaker
     try:
-        key = _recording_key(path, settings, job.sample_rate)
-        mark = folder / f"{key}.json"
-        known = _known(mark)
-        if known is not None and all((job.folder / name).is_file() for name in known.files):
-            return dataclasses.replace(known, source=job.recording.relative)
-        reader = open_audio(path)
+        stem = f"{SLICES}/{recording.speaker}/{_recording_key(recording.path, settings, sample_rate)}"
+        mark = folder / f"{stem}.json"
+        with suppress(OSError, ValueError):  # unknown, or damaged
+            known = read_dataclass(SlicedRecording, mark, most_bytes=1 << 30)
+            if all((folder / name).is_file() for name in known.files):
+                return dataclasses.replace(known, source=recording.relative)
+        reader = open_audio(recording.path)
         rate = reader.info.sample_rate
         samples = within_full_scale(np.concatenate(list(reader.blocks(rate))))
     except (AudioError, OSError) as error:
         fault = details_of(error).text()
-        return SlicedRecording(source=job.recording.relative, speaker=job.recording.speaker, fault=fault)
-    made = _cut(job, samples, rate, stem=f"{SLICES}/{job.recording.speaker}/{key}")
-    write_atomically(mark, json.dumps(dataclasses.asdict(made)).encode())
+        return SlicedRecording(source=recording.relative, speaker=recording.speaker, fault=fault)
+    files, dropped = _write_slices(samples, rate, settings, folder / stem, sample_rate)
+    made = SlicedRecording(
+        source=recording.relative,
+        speaker=recording.speaker,
+        seconds=len(samples) / rate,
+        rate=rate,
+        loudness_db=round(loudness_db(samples, rate), 1),
+        files=tuple(path.relative_to(folder).as_posix() for path in files),
+        dropped=tuple(dropped),
+    )
+    write_dataclass(mark, made)
     return made
-
-
-def _known(mark: Path) -> SlicedRecording | None:
-    try:
-        known: SlicedRecording = built(SlicedRecording, json.loads(mark.read_bytes()))
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
-        return None  # unknown, or damaged
-    return known
 
 
 def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
@@ -189,102 +210,30 @@ def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cut(job: SliceJob, samples: FloatArray, rate: int, *, stem: str) -> SlicedRecording:
-    settings = job.settings
-    original = samples
-    if settings.high_pass:
-        samples = high_passed(samples, rate)
-    if settings.denoise:
-        samples = denoised(samples, rate, settings.denoise)
+def _write_slices(
+    samples: FloatArray, rate: int, settings: DataSettings, stem: Path, sample_rate: int
+) -> tuple[list[Path], list[Dropped]]:
+    treated = high_passed(samples, rate) if settings.high_pass else samples
+    treated = denoised(treated, rate, settings.denoise)
     if settings.loudness == "before":
-        samples = normalised(samples, rate)
-    files, dropped = [], []
-    spans = _spans(original, rate, settings)
-    if not spans:
-        dropped.append(Dropped(start_s=0.0, end_s=len(samples) / rate, fault=NEAR_SILENT))
+        treated = normalised(treated, rate)
+    spans = _spans(samples, rate, settings)
+    files: list[Path] = []
+    dropped = [] if spans else [Dropped(start_s=0.0, end_s=len(samples) / rate, fault=NEAR_SILENT)]
     for number, span in enumerate(spans):
-        fault = fault_of(original[span], rate)
-        if fault is not None:
+        if (fault := fault_of(samples[span], rate)) is not None:
             dropped.append(Dropped(start_s=span.start / rate, end_s=span.stop / rate, fault=fault))
             continue
-        part = samples[span]
-        if settings.loudness == "after":
-            part = normalised(part, rate)
-        name = f"{stem}.{number:04d}.flac"
-        _write_flac(job.folder / name, resample(part, rate, job.sample_rate), job.sample_rate)
-        files.append(name)
-    return SlicedRecording(
-        source=job.recording.relative,
-        speaker=job.recording.speaker,
-        seconds=len(samples) / rate,
-        rate=rate,
-        loudness_db=round(loudness_db(original, rate), 1),
-        files=tuple(files),
-        dropped=tuple(dropped),
-    )
+        part = normalised(treated[span], rate) if settings.loudness == "after" else treated[span]
+        part, buffer = resample(part, rate, sample_rate), io.BytesIO()
+        soundfile.write(buffer, np.clip(part, -1, 1), sample_rate, format="FLAC", subtype="PCM_24")
+        files.append(stem.with_name(f"{stem.name}.{number:04d}.flac"))
+        write_atomically(files[-1], buffer.getvalue())
+    return files, dropped
 
 
 def _spans(samples: FloatArray, rate: int, settings: DataSettings) -> Sequence[slice]:
-    if settings.slicing == "chunks":
-        return spans_of_chunks(len(samples), rate, settings.slice_s, settings.overlap_s)
     if settings.slicing == "silence":
         return spans_by_silence(samples, rate, settings.slice_s)
-    return spans_of_chunks(len(samples), rate, _UNCUT_S, 0.0)
-
-
-def _write_flac(path: Path, samples: FloatArray, rate: int) -> None:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(samples, -1, 1), rate, format="FLAC", subtype="PCM_24")
-    write_atomically(path, buffer.getvalue())
-
-
-def _computed(
-    folder: Path,
-    sliced: Sequence[SlicedRecording],
-    networks: NetworkNames,
-    workers: int,
-    on_event: OnEvent,
-) -> list[PreparedSlice]:
-    jobs = [
-        FeatureJob(folder=folder, slice_file=file, speaker=recording.speaker, networks=networks)
-        for recording in sliced
-        for file in recording.files
-    ]
-    if networks.device != "cpu":
-        workers = 1
-    made: list[PreparedSlice | None] = [None] * len(jobs)
-    portions, count = _portions(jobs, workers), 0
-    rows = [[jobs[number] for number in portion] for portion in portions]
-    results = run_all(extract_features, rows, workers=workers, prepare=load_networks, using=networks)
-    for portion, done in zip(portions, results, strict=True):
-        for number, result in zip(portion, done, strict=True):
-            made[number] = result
-        count += len(portion)
-        on_event(Preparing(stage=FEATURES, done=count, total=len(jobs)))
-    unload_networks()
-    return [item for item in made if item is not None]
-
-
-def _portions(jobs: Sequence[FeatureJob], workers: int) -> list[list[int]]:
-    """Which jobs go through the networks together: such of about equal length, whose windows share passes.
-
-    Smaller where there would be too few for all workers.
-    """
-    size = max(1, min(_TOGETHER, len(jobs) // (2 * workers)))
-    order = sorted(range(len(jobs)), key=lambda number: _length(jobs[number]))
-    return [order[begin : begin + size] for begin in range(0, len(order), size)]
-
-
-def _length(job: FeatureJob) -> int:
-    with whole_slice(job):
-        return int(soundfile.info(job.folder / job.slice_file).frames)
-
-
-def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[PreparedSlice, ...]:
-    """A share of each speaker's slices is marked: the first by the hash of their content, the same in every run."""
-    held: set[str] = set()
-    for own in by_speaker(slices).values():
-        names = sorted({item.features for item in own})
-        if share > 0 and len(names) >= _FEWEST_TO_VALIDATE:
-            held.update(names[: max(1, min(_MOST_VALIDATED, round(share * len(names))))])
-    return tuple(dataclasses.replace(item, held_out=item.features in held) for item in slices)
+    length_s, overlap_s = (settings.slice_s, settings.overlap_s) if settings.slicing == "chunks" else (_UNCUT_S, 0.0)
+    return spans_of_chunks(len(samples), rate, length_s, overlap_s)

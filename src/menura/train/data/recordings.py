@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def speakers_of(dataset: Path, name: str) -> tuple[str, ...]:
     return (name,) if alone else tuple(folders)
 
 
-def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) -> tuple[Recording, ...]:
+def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) -> list[Recording]:
     """All recordings of a data set, sorted."""
     found = []
     for path in _audio_below(dataset):
@@ -58,33 +58,28 @@ def find_recordings(dataset: Path, speakers: Sequence[str], *, by_folder: bool) 
     missing = set(speakers) - {recording.speaker for recording in found}
     if missing:
         raise TrainingError(dataset, f"has no recordings of {', '.join(sorted(missing))} any more", "Put them back")
-    return tuple(found)
+    return found
 
 
 def _audio_below(dataset: Path) -> list[Path]:
+    """Recordings, but no hidden ones and none that an experiment made, such as its slices."""
     if not dataset.is_dir():
         raise TrainingError(dataset, "no such folder", "Give the folder of the recordings with {dataset}", "dataset")
     below = sorted(dataset.rglob("*"))
     experiments = {path.parent for path in below if path.name == EXPERIMENT_FILE}
+    made = {dataset / name for name in (SLICES, FEATURES, LOGS, VOICE)} if dataset in experiments else set()
+    made |= experiments - {dataset}
     paths = [
         path
         for path in below
         if path.suffix.lower() in AUDIO_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(dataset).parts)
-        and not _is_made(path, dataset, experiments)
+        and made.isdisjoint(path.parents)
         and path.is_file()
     ]
     if not paths:
         raise TrainingError(dataset, "contains no recordings (wav, flac, mp3, ...)", option="dataset")
     return paths
-
-
-def _is_made(path: Path, dataset: Path, experiments: Set[Path]) -> bool:
-    """Whether a file is an experiment's own, such as its slices, and no recording."""
-    for folder in experiments & set(path.parents):
-        if folder != dataset or path.relative_to(folder).parts[0] in (SLICES, FEATURES, LOGS, VOICE):
-            return True
-    return False
 
 
 def survey_dataset(recordings: Sequence[Recording], sample_rate: int) -> DatasetFacts:

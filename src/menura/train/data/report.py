@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from menura.errors import AssetMissingError, TrainingError
 from menura.plots import SpeakerData, draw_data
-from menura.system.files import read_small
-from menura.train.experiment.settings import built, write_atomically
+from menura.train.experiment.settings import read_dataclass, write_atomically, write_dataclass
 
-PREPARED_FILE = "prepared.json"
 REPORT_FILE = "report.txt"
-PICTURE_FILE = "report.png"
+_PREPARED_FILE = "prepared.json"
 _BAR_WIDTH = 40
-_LONGEST_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +75,6 @@ def by_speaker(slices: Sequence[PreparedSlice]) -> dict[str, list[PreparedSlice]
     return {speaker: [item for item in slices if item.speaker == speaker] for speaker in speakers}
 
 
-def reasons_against(recording: SlicedRecording) -> list[str]:
-    """Why nothing of a recording is learnt from, each reason once."""
-    if recording.fault is not None:
-        return ["unreadable"]
-    return sorted({item.fault for item in recording.dropped}) or ["too short"]
-
-
 def save_report(folder: Path, made: Preparation) -> Path:
     path = folder / REPORT_FILE
     write_atomically(path, report_text(made, name=folder.resolve().name).encode("utf-8", "backslashreplace"))
@@ -96,76 +84,55 @@ def save_report(folder: Path, made: Preparation) -> Path:
 def save_preparation(folder: Path, made: Preparation) -> None:
     """Write `prepared.json`, and for people `report.txt` and, where matplotlib is installed, `report.png`."""
     save_report(folder, made)
-    with contextlib.suppress(AssetMissingError):  # the text says it all; the picture is for those who have matplotlib
-        drawn = [_drawn(name, slices) for name, slices in by_speaker(made.slices).items()]
-        write_atomically(folder / PICTURE_FILE, draw_data(drawn))
-    write_atomically(folder / PREPARED_FILE, json.dumps(dataclasses.asdict(made), indent=1).encode())
-
-
-def _drawn(name: str, slices: Sequence[PreparedSlice]) -> SpeakerData:
-    return SpeakerData(
-        name=name,
-        seconds=[item.seconds for item in slices],
-        f0_hz=[item.f0_hz[1] for item in slices],
-        loudness_db=[item.loudness_db for item in slices],
-    )
+    with suppress(AssetMissingError):  # the text says it all; the picture is for those who have matplotlib
+        drawn = [
+            SpeakerData(
+                name=name,
+                seconds=[item.seconds for item in slices],
+                f0_hz=[item.f0_hz[1] for item in slices],
+                loudness_db=[item.loudness_db for item in slices],
+            )
+            for name, slices in by_speaker(made.slices).items()
+        ]
+        write_atomically(folder / "report.png", draw_data(drawn))
+    write_dataclass(folder / _PREPARED_FILE, made)
 
 
 def load_preparation(folder: Path) -> Preparation | None:
-    path = folder / PREPARED_FILE
-    if not path.is_file():
-        return None
+    path = folder / _PREPARED_FILE
     try:
-        made: Preparation = built(Preparation, json.loads(read_small(path, _LONGEST_FILE_BYTES)))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return read_dataclass(Preparation, path, most_bytes=1 << 30) if path.is_file() else None
+    except (OSError, ValueError) as error:
         raise TrainingError(path, f"can't be read ({error})", "Delete it and prepare again") from error
-    return made
 
 
 def report_text(made: Preparation, *, name: str) -> str:
     lines = [f"{name}: {made.seconds() / 60:.1f} minutes in {len(made.slices)} slices", ""]
     for speaker, own in by_speaker(made.slices).items():
-        held = sum(item.held_out for item in own)
-        lines.append(f"{speaker}: {made.seconds(speaker) / 60:.1f} minutes, {len(own)} slices ({held} for validation)")
-        lines.append(
-            f"  voiced {100 * sum(i.voiced * i.seconds for i in own) / made.seconds(speaker):.0f} % of the time"
-        )
-        pitched = [item.f0_hz for item in own if item.f0_hz[1] > 0]
-        if pitched:
+        held, seconds = sum(item.held_out for item in own), made.seconds(speaker)
+        lines.append(f"{speaker}: {seconds / 60:.1f} minutes, {len(own)} slices ({held} for validation)")
+        lines.append(f"  voiced {100 * sum(i.voiced * i.seconds for i in own) / seconds:.0f} % of the time")
+        if pitched := [item.f0_hz for item in own if item.f0_hz[1] > 0]:
             low, middle, high = min(p[0] for p in pitched), made.f0_median_hz(speaker), max(p[2] for p in pitched)
             lines.append(f"  F0 {low:.0f} to {high:.0f} Hz, median {middle:.0f} Hz; slices by their median:")
-            lines.extend(
-                _histogram([12 * math.log2(p[1] / 440) + 69 for p in pitched], step=2, unit="Hz by 2 semitones")
-            )
+            notes = [12 * math.log2(p[1] / 440) + 69 for p in pitched]
+            lines += _histogram(notes, 2, lambda note: f"{440 * 2 ** ((note - 69) / 12):.0f} Hz")
         lines.append("  loudness of slices:")
-        lines.extend(_histogram([item.loudness_db for item in own], step=3, unit="dB"))
-    lines.extend(_left_out(made.recordings))
+        lines += _histogram([item.loudness_db for item in own], 3, "{} dB".format)
+    lines.append("")
+    dropped = [(item, recording.source) for recording in made.recordings for item in recording.dropped]
+    for fault, count in sorted(Counter(item.fault for item, _ in dropped).items()):
+        lines.append(f"left out, {fault}: {count}")
+        if fault != "too short":
+            places = [(source, item.start_s, item.end_s) for item, source in dropped if item.fault == fault]
+            lines += [f"  {source} {start_s:.1f} to {end_s:.1f} s" for source, start_s, end_s in places]
+    if unread := [f"  {recording.fault}" for recording in made.recordings if recording.fault]:
+        lines += [f"unreadable: {len(unread)}", *unread]
     return "\n".join(lines) + "\n"
 
 
-def _histogram(values: Sequence[float], *, step: int, unit: str) -> list[str]:
+def _histogram(values: Sequence[float], step: int, label: Callable[[int], str]) -> list[str]:
     counts = Counter(step * math.floor(value / step) for value in values)
     most = max(counts.values())
-    lines = []
-    for low in range(min(counts), max(counts) + step, step):
-        label = f"{440 * 2 ** ((low - 69) / 12):.0f} Hz" if unit.startswith("Hz") else f"{low} {unit}"
-        lines.append(f"    {label:>8} {'#' * round(_BAR_WIDTH * counts[low] / most)} {counts[low]}")
-    return lines
-
-
-def _left_out(recordings: Sequence[SlicedRecording]) -> list[str]:
-    lines = [""]
-    by_fault = Counter(item.fault for recording in recordings for item in recording.dropped)
-    for fault, count in sorted(by_fault.items()):
-        lines.append(f"left out, {fault}: {count}")
-        lines.extend(
-            f"  {recording.source} {item.start_s:.1f} to {item.end_s:.1f} s"
-            for recording in recordings
-            for item in recording.dropped
-            if item.fault == fault and fault != "too short"
-        )
-    unread = [recording.fault for recording in recordings if recording.fault]
-    if unread:
-        lines.append(f"unreadable: {len(unread)}")
-        lines.extend(f"  {fault}" for fault in unread)
-    return lines
+    lows = range(min(counts), max(counts) + step, step)
+    return [f"    {label(low):>8} {'#' * round(_BAR_WIDTH * counts[low] / most)} {counts[low]}" for low in lows]

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from menura.types import FloatArray
 
-SHORTEST_S = 0.6
+NEAR_SILENT = "near silent"
+_SHORTEST_S = 0.6
 """Shorter slices are left out: a training crop needs a third of a second, and its context."""
-TARGET_DB = -23.0
-"""Loudness that slices or recordings are brought to."""
+_TARGET_DB = -23.0
 _PEAK = 0.97
 _SEARCH_SHARE = 0.4
 """A slice that must end somewhere ends at the quietest place of its last 40 %."""
@@ -30,15 +32,11 @@ _CLIPPED_SHARE = 5e-4
 _CUTOFF_HZ, _ORDER = 48.0, 5
 _FILTER_CHUNK_S, _FILTER_CONTEXT_S = 30.0, 0.5
 _TINY = 1e-12
-NEAR_SILENT = "near silent"
 
 
 def high_passed(samples: FloatArray, rate: int) -> FloatArray:
-    """Without what is below 48 Hz (RVC's order 5 Butterworth, run both ways: no phase is moved).
-
-    In chunks with half a second of context, which is dozens of times the filter's memory.
-    """
-    chunk, context = int(_FILTER_CHUNK_S * rate), int(_FILTER_CONTEXT_S * rate)
+    """Without what is below 48 Hz (RVC's order 5 Butterworth, run both ways: no phase is moved)."""
+    chunk, context = int(_FILTER_CHUNK_S * rate), int(_FILTER_CONTEXT_S * rate)  # dozens of times its memory
     out = np.empty_like(samples)
     padded = np.pad(samples, context, mode="reflect" if len(samples) > context else "constant")
     for start in range(0, len(samples), chunk):
@@ -64,21 +62,20 @@ def loudness_db(samples: FloatArray, rate: int) -> float:
 
 
 def normalised(samples: FloatArray, rate: int) -> FloatArray:
-    """At TARGET_DB, or as near as its peak allows."""
-    gain = 10 ** ((TARGET_DB - loudness_db(samples, rate)) / 20)
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak > 0:
+    """At -23 dB, or as near as its peak allows."""
+    gain = 10 ** ((_TARGET_DB - loudness_db(samples, rate)) / 20)
+    if peak := float(np.abs(samples).max(initial=0.0)):
         gain = min(gain, _PEAK / peak)
     return (samples * gain).astype(np.float32)
 
 
 def spans_by_silence(samples: FloatArray, rate: int, longest_s: float) -> list[slice]:
     """Stretches between pauses; long ones are cut at their quietest places. Long pauses are left out."""
-    spans: list[slice] = []
-    for stretch in _without_pauses(samples, rate):
-        points = cut_points(samples[stretch], rate, longest_s)
-        spans.extend(slice(stretch.start + a, stretch.start + b) for a, b in itertools.pairwise(points))
-    return spans
+    return [
+        slice(stretch.start + begin, stretch.start + end)
+        for stretch in _without_pauses(samples, rate)
+        for begin, end in itertools.pairwise(cut_points(samples[stretch], rate, longest_s))
+    ]
 
 
 def _without_pauses(samples: FloatArray, rate: int) -> Iterator[slice]:
@@ -86,9 +83,8 @@ def _without_pauses(samples: FloatArray, rate: int) -> Iterator[slice]:
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     levels = 10 * np.log10(np.mean(np.square(frames, dtype=np.float64), axis=1) + _TINY)
     quiet = levels < np.clip(loudness_db(samples, rate) - 30, -60, -38)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]])))
     kept, start = int(_KEPT_PAUSE_S / _FRAME_S), 0
-    for begin, end in edges.reshape(-1, 2).tolist():
+    for begin, end in _runs(quiet).tolist():
         if end - begin < _PAUSE_S / _FRAME_S:
             continue
         if begin + kept > start and begin > 0:
@@ -99,11 +95,7 @@ def _without_pauses(samples: FloatArray, rate: int) -> Iterator[slice]:
 
 
 def cut_points(samples: FloatArray, rate: int, longest_s: float) -> list[int]:
-    """Borders of slices of at most `longest_s`, each at the quietest place of the last part allowed.
-
-    Returns:
-        Samples, from 0 to the recording's end.
-    """
+    """Borders of slices from 0 to the end in samples, each at the quietest place of the last part allowed."""
     longest, window = int(longest_s * rate), max(1, int(_WINDOW_S * rate))
     search = max(window, int(longest * _SEARCH_SHARE))
     points = [0]
@@ -123,7 +115,7 @@ def spans_of_chunks(length: int, rate: int, chunk_s: float, overlap_s: float) ->
 
 def fault_of(samples: FloatArray, rate: int) -> str | None:
     """Why a slice is not to be learnt from: "too short", "near silent", "clipped"; None if it is."""
-    if len(samples) < SHORTEST_S * rate:
+    if len(samples) < _SHORTEST_S * rate:
         return "too short"
     tenth = max(1, rate // 10)
     blocks = samples[: len(samples) // tenth * tenth].reshape(-1, tenth)
@@ -134,7 +126,10 @@ def fault_of(samples: FloatArray, rate: int) -> str | None:
 
 def clipped_share(samples: FloatArray) -> float:
     """Share of samples in runs at full scale: single peaks there are no clipping."""
-    full = np.abs(samples) >= _FULL_SCALE
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], full.astype(np.int8), [0]]))).reshape(-1, 2)
-    runs = edges[:, 1] - edges[:, 0]
-    return float(runs[runs >= _CLIPPED_RUN].sum()) / max(1, len(samples))
+    lengths = np.diff(_runs(np.abs(samples) >= _FULL_SCALE))
+    return float(lengths[lengths >= _CLIPPED_RUN].sum()) / max(1, len(samples))
+
+
+def _runs(holds: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """(runs, 2) where each stretch of True begins and ends."""
+    return np.flatnonzero(np.diff(holds, prepend=False, append=False)).reshape(-1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,16 +32,13 @@ BEST = "best.pt"
 _UNFINISHED = ".*.part"
 _TAIL_BYTES = 1 << 16
 _OWN_FILES = (
-    EXPERIMENT_FILE, "prepared.json", "report.txt", "report.png", LOG, LOCK, BEST, "checkpoint*.pt",
+    EXPERIMENT_FILE, "prepared.json", "report.txt", "report.png", LOG, BEST, "checkpoint*.pt",
 )  # fmt: skip
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other runs out: two would overwrite each other's checkpoints. Ends with this process, however that ends.
-
-    File systems without locks, and folders that can't be written, keep nobody out.
-    """
+    """Keep other runs out; file systems without locks, and folders that can't be written, keep nobody out."""
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -55,10 +53,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed runs of an experiment left half-written. Only call it while no other run is at work there.
-
-    Voices stay out of it: they can be exported beside a run.
-    """
+    """Delete what killed runs left half-written, while no other is at work; voices may be exported beside a run."""
     below = [folder / name for name in (BEGIN, SLICES, FEATURES, LOGS) if not (folder / name).is_symlink()]
     remove_abandoned(itertools.chain(folder.glob(_UNFINISHED), *(place.rglob(_UNFINISHED) for place in below)))
 
@@ -90,59 +85,39 @@ def find_experiments(folder: Path) -> list[Summary]:
 
 
 def _summary(folder: Path) -> Summary:
+    size_bytes, step = size_of(folder), 0
     try:
         steps = load_experiment(folder).schedule.steps
     except TrainingError as error:
-        return Summary(folder=folder, size_bytes=size_of(folder), problem=error.problem)
-    return Summary(
-        folder=folder,
-        step=_logged_step(folder / LOG),
-        steps=steps,
-        exported=any((folder / VOICE).glob("*.safetensors")),
-        size_bytes=size_of(folder),
-    )
+        return Summary(folder=folder, size_bytes=size_bytes, problem=error.problem)
+    with suppress(OSError, ValueError, LookupError, TypeError), (folder / LOG).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        step = int(json.loads(file.read().splitlines()[-1])["step"])
+    exported = any((folder / VOICE).glob("*.safetensors"))
+    return Summary(folder=folder, step=step, steps=steps, exported=exported, size_bytes=size_bytes)
 
 
-def _logged_step(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = file.read(_TAIL_BYTES).splitlines()
-        return int(json.loads(lines[-1])["step"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
-    size_bytes: int
-    kept: tuple[Path, ...]
-    """What isn't Menura's, and so still there."""
-
-
-def remove_experiment(folder: Path, *, checkpoints_only: bool = False) -> Removed:
+def remove_experiment(folder: Path, *, checkpoints_only: bool = False) -> tuple[int, list[Path]]:
     """Delete an experiment, or only its checkpoints: the exported voice then still converts, but can't be trained on.
 
-    Other files in its folder stay, such as recordings that lie there.
+    Returns:
+        Bytes freed, and what stays in its folder as it isn't Menura's, such as recordings that lie there.
     """
     if not (folder / EXPERIMENT_FILE).exists():
         raise TrainingError(folder, "no experiment here")
     names = (BEST, "checkpoint*.pt") if checkpoints_only else (*_OWN_FILES, BEGIN, SLICES, FEATURES, LOGS, VOICE)
     with alone_in(folder):
         own = [path for name in names for path in folder.glob(name)]
-        freed = sum(size_of(path) for path in own)
+        freed_bytes = sum(map(size_of, own))
         for path in own:
             with writing(path):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     if checkpoints_only:
-        return Removed(size_bytes=freed, kept=())
+        return freed_bytes, []
     with suppress(OSError):
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
-    return Removed(size_bytes=freed, kept=tuple(sorted(folder.iterdir())) if folder.is_dir() else ())
+    return freed_bytes, sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def size_of(path: Path) -> int:

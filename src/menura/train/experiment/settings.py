@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from menura.errors import TrainingError
 from menura.models.config import SynthesizerConfig
@@ -19,7 +19,8 @@ from menura.options import PRECISIONS
 from menura.system.files import read_small, replacing
 
 EXPERIMENT_FILE = "experiment.json"
-_LONGEST_FILE_BYTES = 4 << 20
+Made = TypeVar("Made")
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,22 +142,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Raise TrainingError for what can't be trained."""
-        direct = self.objective == "direct"
+        direct, vocoder, n_speakers = self.objective == "direct", self.synthesizer.vocoder, self.synthesizer.n_speakers
         wrong = {
-            f"objective '{self.objective}' is not one of direct, vits": self.objective not in ("direct", "vits"),
-            f"precision '{self.precision}' is not one of {', '.join(PRECISIONS)}": self.precision not in PRECISIONS,
-            f"the objective 'direct' trains {SOURCE_FILTER} only, not {self.synthesizer.vocoder}": (
-                direct and self.synthesizer.vocoder != SOURCE_FILTER
-            ),
-            f"the objective 'vits' can't train {SOURCE_FILTER}": (
-                not direct and self.synthesizer.vocoder == SOURCE_FILTER
-            ),
+            f"the objective '{self.objective}' can't train {vocoder}: 'direct' trains {SOURCE_FILTER} only, 'vits' all "
+            "else": direct != (vocoder == SOURCE_FILTER),
             "the objective 'direct' has no discriminators (gan_from_step)": (
                 direct and self.schedule.gan_from_step is not None
             ),
-            "a speaker's name must be a plain folder name": not all(is_one_part(name) for name in self.speakers),
-            f"{len(self.speakers)} speakers are named, but the network has {self.synthesizer.n_speakers}": (
-                len(self.speakers) != self.synthesizer.n_speakers
+            "a speaker's name must be a plain folder name": not all(map(is_one_part, self.speakers)),
+            f"{len(self.speakers)} speakers are named, but the network has {n_speakers}": (
+                len(self.speakers) != n_speakers
             ),
         }
         for problem, holds in wrong.items():
@@ -175,31 +170,26 @@ _WITHDRAWN = {
     "even_upsampling_from_step", "even_upsampling_over_steps",
 }  # fmt: skip
 """Fields of earlier versions. They had an effect with the small HiFi-GAN only, which `Experiment` refuses."""
+_ANY_COUNT, _COUNT, _SHARE = (0, 2**53), (1, 2**53), (0, 1)
 _RANGES: Mapping[str, tuple[float, float]] = {
-    "steps": (1, 2**53),
+    **dict.fromkeys(("steps", "save_every_steps", "log_every_steps"), _COUNT),
+    **dict.fromkeys(("warmup_steps", "gan_from_step", "evaluate_every_steps", "patience"), _ANY_COUNT),
+    **dict.fromkeys(("final_learning_rate", "keep_average", "denoise"), _SHARE),
+    **dict.fromkeys(("learning_rate", "discriminator_learning_rate"), (1e-12, 1)),
     "batch_size": (1, 1024),
     "row_frames": (16, 10_000),
-    "learning_rate": (1e-12, 1),
-    "final_learning_rate": (0, 1),
-    "discriminator_learning_rate": (1e-12, 1),
-    "warmup_steps": (0, 2**53),
-    "gan_from_step": (0, 2**53),
-    "keep_average": (0, 1),
-    "save_every_steps": (1, 2**53),
-    "log_every_steps": (1, 2**53),
     "keep_last": (1, 1000),
-    "evaluate_every_steps": (0, 2**53),
-    "patience": (0, 2**53),
     "max_gradient": (1e-6, 1e9),
     "slice_s": (1, 30),
     "overlap_s": (0, 15),
     "perturbed": (0, 16),
-    "denoise": (0, 1),
     "held_out": (0, 0.9),
     "seed": (0, 2**63 - 1),
     "own": (1e-6, 1e6),  # every slice has its own content, so that there is always one to draw
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {
+    "objective": ("direct", "vits"),
+    "precision": PRECISIONS,
     "slicing": ("silence", "chunks", "none"),
     "loudness": ("none", "before", "after"),
     "f0": ("rmvpe", "fcpe", "swift"),
@@ -207,60 +197,65 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def save_experiment(folder: Path, experiment: Experiment) -> None:
-    write_atomically(folder / EXPERIMENT_FILE, json.dumps(dataclasses.asdict(experiment), indent=1).encode())
+    write_dataclass(folder / EXPERIMENT_FILE, experiment)
 
 
 def load_experiment(folder: Path) -> Experiment:
     path = folder / EXPERIMENT_FILE
     try:
-        made: Experiment = built(Experiment, json.loads(read_small(path, _LONGEST_FILE_BYTES).decode()))
+        return read_dataclass(Experiment, path, most_bytes=4 << 20)
     except FileNotFoundError as error:
         raise TrainingError(folder, "no experiment here", "Make one with 'menura train new'") from error
     except TrainingError as error:
         raise TrainingError(path, error.problem, error.advice) from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise TrainingError(path, f"not a valid experiment ({error})") from error
-    return made
 
 
-def built(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    """A dataclass from what JSON holds; its fields are checked, as files are edited by hand and come from others."""
-    hints = _hints(kind)
-    return kind(**{name: _checked(name, v, hints.get(name)) for name, v in values.items() if name not in _WITHDRAWN})
-
-
-@functools.cache
-def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value, in the dataclasses and tuples that the hint names; None is the hint of an unknown name."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return built(hint, value)
-    kinds = typing.get_args(hint) or (hint,)
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, list):
-            return tuple(_checked(name, item, kinds[0]) for item in value)
-        kinds = (list,)
-    if hint is not None and not any(_fits(value, kind) for kind in kinds):
-        raise TypeError(f"{name}: {reprlib.repr(value)} is not of type {getattr(hint, '__name__', hint)}")
-    low, high = _RANGES.get(name, (-1e12, 1e12))
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and not low <= value <= high:  # NaN is in no range
-        raise ValueError(f"{name}: {reprlib.repr(value)} is outside {low:g} to {high:g}")
-    if value not in _CHOICES.get(name, (value,)):
-        raise ValueError(f"{name}: {reprlib.repr(value)} is not one of {', '.join(_CHOICES[name])}")
-    return value
-
-
-def _fits(value: Any, kind: type) -> bool:
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool) and abs(value) < 2**63
-    return isinstance(value, kind)
+def write_dataclass(path: Path, made: Any) -> None:
+    write_atomically(path, json.dumps(dataclasses.asdict(made), indent=1).encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(data)
+
+
+def read_dataclass(kind: Callable[..., Made], path: Path, *, most_bytes: int) -> Made:
+    """A dataclass from a JSON file; its fields are checked, as files are edited by hand and come from others.
+
+    Raises:
+        OSError, ValueError, TrainingError: it can't be read, is none, or has impossible values.
+    """
+    try:
+        made: Made = _built(kind, json.loads(read_small(path, most_bytes).decode()))
+    except (TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    return made
+
+
+def _built(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    hints = _type_hints(kind)  # a name that has none is refused by the dataclass
+    known = {name: value for name, value in values.items() if name not in _WITHDRAWN}
+    return kind(**{name: _checked(name, value, hints.get(name, object)) for name, value in known.items()})
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value, in the dataclasses and tuples that the hint names."""
+    if dataclasses.is_dataclass(hint):
+        return _built(hint, value)  # type: ignore[arg-type]
+    kinds = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, list):
+            return tuple(_checked(name, item, kinds[0]) for item in value)
+        kinds = (list,)
+    truth = isinstance(value, bool)
+    if not isinstance(value, (*kinds, int) if float in kinds else kinds) or (truth and bool not in kinds):
+        raise TypeError(f"{name}: {reprlib.repr(value)} is not of type {getattr(hint, '__name__', hint)}")
+    low, high = _RANGES.get(name, (-1e12, 1e12))
+    if isinstance(value, (int, float)) and not truth and not low <= value <= high:  # NaN is in no range
+        raise ValueError(f"{name}: {reprlib.repr(value)} is outside {low:g} to {high:g}")
+    if value not in _CHOICES.get(name, (value,)):
+        raise ValueError(f"{name}: {reprlib.repr(value)} is not one of {', '.join(_CHOICES[name])}")
+    return value
