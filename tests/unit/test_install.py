@@ -18,9 +18,8 @@ import torch
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
 from menura.voices import install
-from menura.voices.card import read_card
 from menura.voices.install import ImportRequest, import_voices
-from menura.voices.library import VoiceEntry, list_voices
+from menura.voices.library import VoiceEntry, list_voices, read_card
 from support.tiny import DIM
 from support.voicefiles import write_voice
 

@@ -10,8 +10,7 @@ import pytest
 
 from menura.errors import OptionError, VoiceNotFoundError
 from menura.voices import library
-from menura.voices.card import read_card
-from menura.voices.library import check_name, find_voice, list_voices, remove_voice
+from menura.voices.library import check_name, find_voice, list_voices, read_card, remove_voice
 
 
 @pytest.fixture

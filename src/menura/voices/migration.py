@@ -13,9 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from safetensors.torch import save
+
+from menura.checkpoints.fairseq import read_fairseq_hubert
+from menura.checkpoints.hubert import CONFIG_NAME, WEIGHTS_NAMES, load_hubert
+from menura.checkpoints.pickles import load_tensors, load_weights
 from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError, VoiceExistsError
+from menura.models.hubert import Hubert, HubertConfig
 from menura.system.files import replacing, write_whole
-from menura.voices.assets import SAFE_NAME, is_installed
+from menura.voices.assets import SAFE_NAME, status_of
 from menura.voices.install import ImportRequest, import_voices
 
 _FAIRSEQ = (
@@ -81,30 +87,34 @@ def _encoders(folder: Path, home: Path) -> Iterator[TakenOver]:
     for place in _EMBEDDERS:
         for config in sorted((folder / place).glob("*/config.json")):
             name = config.parent.name.replace("hubert_base", "hubert-base").replace("_hubert", "-hubert")
-            weights = _first(config.parent, ("model.safetensors", "pytorch_model.bin"))
+            weights = _first(config.parent, WEIGHTS_NAMES)
             if weights is not None and SAFE_NAME.fullmatch(name):
                 install = partial(_copy_encoder, config.parent, home / "assets" / name)
-                yield _taken(name, weights, install, present=is_installed(name, home))
+                yield _taken(name, weights, install, present=status_of(name, home).path is not None)
 
 
 def _networks(folder: Path, home: Path) -> Iterator[TakenOver]:
-    assets = home / "assets"
-    for name, places, install in (
-        ("contentvec", _FAIRSEQ, partial(_convert_encoder, target=assets / "contentvec")),
-        ("rmvpe", _RMVPE, partial(_copy, target=assets / "rmvpe.pt", check=_check_rmvpe)),
-        ("fcpe", _FCPE, partial(_copy, target=assets / "fcpe.pt", check=_check_fcpe)),
+    fcpe = partial(
+        _check_parts, parts=("config_dict", "model"), problem="an FCPE file of another kind than torchfcpe's"
+    )
+    for file, places, install in (
+        ("contentvec", _FAIRSEQ, _convert_encoder),
+        ("rmvpe.pt", _RMVPE, partial(_copy, check=load_weights)),
+        ("fcpe.pt", _FCPE, partial(_copy, check=fcpe)),
     ):
-        source = _first(folder, places)
-        if source is not None:
-            yield _taken(name, source, partial(install, source), present=is_installed(name, home))
+        name = file.removesuffix(".pt")
+        if source := _first(folder, places):
+            present = status_of(name, home).path is not None
+            yield _taken(name, source, partial(install, source, home / "assets" / file), present=present)
 
 
 def _pretrained(folder: Path, home: Path) -> Iterator[TakenOver]:
+    check = partial(_check_parts, parts=("model",), problem="not a pretrained network of RVC")
     for place, part in _PRETRAINED.items():
         for source in sorted((folder / place).glob("*.pth")):
-            target = home / "assets" / part / source.name
             if _PRETRAINED_NAME.fullmatch(source.name):
-                install = partial(_copy, source, target, _check_pretrained)
+                target = home / "assets" / part / source.name
+                install = partial(_copy, source, target, check)
                 yield _taken(f"{part}/{source.name}", source, install, present=target.exists())
 
 
@@ -135,8 +145,6 @@ def _copy(source: Path, target: Path, check: Callable[[Path], object]) -> None:
 
 
 def _copy_encoder(source: Path, target: Path) -> None:
-    from menura.checkpoints.hubert import CONFIG_NAME, WEIGHTS_NAMES, load_hubert
-
     load_hubert(source)
     for name in (*WEIGHTS_NAMES, CONFIG_NAME):  # the config last: without it the encoder isn't there
         if (source / name).is_file():
@@ -144,37 +152,16 @@ def _copy_encoder(source: Path, target: Path) -> None:
 
 
 def _convert_encoder(source: Path, target: Path) -> None:
-    from safetensors.torch import save
-
-    from menura.checkpoints.fairseq import read_fairseq_hubert
-    from menura.models.hubert import Hubert, HubertConfig
-
     state, config = read_fairseq_hubert(source)
     try:
         Hubert.from_tensors(state, HubertConfig.from_json(config))
     except ValueError as error:
         raise CheckpointError(source, "not HuBERT base as fairseq saves it") from error
     write_whole(target / "model.safetensors", save(state))
-    write_whole(target / "config.json", json.dumps(config, indent=2).encode())
-
-
-def _check_rmvpe(path: Path) -> None:
-    from menura.checkpoints.pickles import load_weights
-
-    load_weights(path)
-
-
-def _check_fcpe(path: Path) -> None:
-    _check_parts(path, ("config_dict", "model"), "an FCPE file of another kind than torchfcpe's")
-
-
-def _check_pretrained(path: Path) -> None:
-    _check_parts(path, ("model",), "not a pretrained network of RVC")
+    write_whole(target / CONFIG_NAME, json.dumps(config, indent=2).encode())
 
 
 def _check_parts(path: Path, parts: tuple[str, ...], problem: str) -> None:
-    from menura.checkpoints.pickles import load_tensors
-
     content = load_tensors(path, device="meta")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
         raise CheckpointError(path, problem)

@@ -24,7 +24,7 @@ from menura.train.data.report import Preparation, load_preparation
 from menura.train.experiment.folder import BEST, VOICE, checkpoint_paths
 from menura.train.experiment.settings import Experiment, is_one_part, load_experiment, write_atomically
 from menura.train.learning.checkpoint import read_state, write_state
-from menura.voices.card import CARD_NAME, read_card
+from menura.voices.library import CARD_NAME, read_card
 
 _CPU = torch.device("cpu")
 
