@@ -280,7 +280,7 @@ def test_a_damaged_mp3_is_read_on_and_the_command_keeps_the_decoder_quiet(tmp_pa
     data[len(data) // 2 : len(data) // 2 + 700] = bytes(700)
     (tmp_path / "in.mp3").write_bytes(data)
     command = (
-        "import os, sys; from menura.audio.decode import open_audio; from menura.cli.remarks import *;"
+        "import os, sys; from menura.audio.decode import open_audio; from menura.cli.terminal import *;"
         "drop_decoder_remarks(); r = open_audio(sys.argv[1]); os.write(2, b'native\\n');"
         "n = sum(len(b) for b in r.blocks(4096)); print(n, r.warning)"
     )

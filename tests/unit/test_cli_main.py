@@ -12,7 +12,7 @@ from collections.abc import Callable
 import click
 import pytest
 
-from menura.cli import commands, main
+from menura.cli import main
 from menura.errors import DecodeError, MenuraError, OptionError
 from menura.system.interrupts import TerminatedError
 
@@ -147,8 +147,8 @@ def test_every_suggested_option_exists() -> None:
             assert isinstance(found, click.Group)
             found = found.get_command(context, word) or found
         known |= {name for parameter in found.params for name in parameter.opts}
-    assert set(commands._OPTIONS.values()) <= known
-    assert known.isdisjoint({*commands._OPTIONS, *commands._SENTENCES})
+    assert set(main._OPTIONS.values()) <= known
+    assert known.isdisjoint({*main._OPTIONS, *main._SENTENCES})
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from menura.audio.remote import place_of
-from menura.cli.derive import GroupedCommand, grouped_option, options_of, values_of
-from menura.cli.explain import explain_inputs
-from menura.cli.report import ProgressLine, failed_report, show_problems, show_results, show_timings
-from menura.cli.terminal import pass_on, say_json, write_json
+from menura import __version__
+from menura.audio.remote import local_input, place_of
+from menura.cli.derive import GroupedCommand, flag_with, grouped_option, options_of, values_of
+from menura.cli.report import ProgressLine, show_problems, show_results, show_timings
+from menura.cli.terminal import pass_on, say_json, say_lines, write_json
 from menura.errors import MenuraError, OptionError
 from menura.jobs.document import report_document
 from menura.jobs.plan import STANDARD, Inputs, find_inputs, missing_results, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.system.files import check_writable, temporary_folder
-from menura.types import Item, Place, RunReport
+from menura.types import Explanation, Item, Place, RunReport, failed_result
 from menura.voices.assets import home_folder
 
 
@@ -68,14 +69,15 @@ def convert(
     found = find_inputs(inputs, output, batch)
     _check_standard_streams(found, to_stdout=output == STANDARD and not explain, as_json=as_json)
     if explain:
-        ctx.exit(explain_inputs(found, options, engine, as_json=as_json))
+        ctx.exit(_explain(found, options, engine, as_json=as_json))
     items = plan_outputs(found, output, options)
     folder = place_of(output) if found.many and output is not None else None
     try:
         with contextlib.closing(ProgressLine(quiet=quiet or as_json)) as progress:
             report = _converted(items, folder, options, engine, batch, progress)
     except MenuraError as error:
-        _show_document(failed_report([item.source for item in items], error.details), batch.report, as_json=as_json)
+        failed = RunReport(files=tuple(failed_result(item.source, error.details) for item in items))
+        _show_document(failed, batch.report, as_json=as_json)
         raise
     report = replace(report, files=(*report.files, *missing_results(found)))
     _show_document(report, batch.report, as_json=as_json)
@@ -141,3 +143,38 @@ def _with_files(item: Item, options: ConversionOptions, stack: contextlib.ExitSt
         spooled = stack.enter_context(temporary_folder()) / f"stdout.{options.format or 'wav'}"
         item = replace(item, output=spooled)
     return item
+
+
+def _explain(found: Inputs, options: ConversionOptions, engine: EngineOptions, *, as_json: bool) -> int:
+    """Show the plan for every input; the exit code is 0 only if all of them can be converted."""
+    from menura.converter import Converter
+    from menura.loading import resolve
+
+    request, converter = resolve(options, home_folder(engine.home)), Converter(engine)
+    explanations = []
+    for item in found.items:
+        place = str(item.path)
+        try:
+            with contextlib.nullcontext(sys.stdin.buffer) if place == STANDARD else local_input(item.path) as source:
+                explanations.append(replace(converter.explain(source, request), input=place))
+        except MenuraError as error:
+            explanations.append(Explanation(input=place, refusal=error.details))
+    explanations += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
+    if as_json:
+        files = [dataclasses.asdict(explanation) for explanation in explanations]
+        say_json({"version": __version__, "files": files})
+    else:
+        say_lines(line for explanation in explanations for line in _lines(explanation))
+    return 0 if all(explanation.refusal is None for explanation in explanations) else 1
+
+
+def _lines(explanation: Explanation) -> Iterator[str]:
+    if explanation.strategy is None:
+        assert explanation.refusal is not None
+        yield replace(explanation.refusal, subject=explanation.input).text(flag_with)
+        return
+    several = f", {explanation.segments} segments" if explanation.segments > 1 else ""
+    yield f"{explanation.input}: {explanation.audio_s:.2f} s, {explanation.strategy}{several}"
+    yield from (f"  {reason}" for reason in explanation.reasons)
+    if explanation.refusal is not None:
+        yield f"  refused: {explanation.refusal.text(flag_with)}"

@@ -40,7 +40,7 @@ class OptionValue(click.ParamType[Any]):
             return [CompletionItem(incomplete, type="file")]
         words = (*self._spec.choices, *self._spec.words)
         if self._spec.metavar == "VOICE":
-            words = tuple(entry.name for entry in list_voices(home_folder(None)))
+            words = tuple(entry.name for entry in list_voices(home_folder()))
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
@@ -50,11 +50,6 @@ class GroupedOption(click.Option):
     def __init__(self, *args: Any, group: str = "report", advanced: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group, self.advanced = group, advanced
-
-    @property
-    def section(self) -> str:
-        """Its title in the help."""
-        return "Advanced" if self.advanced else GROUPS[self.group]
 
 
 grouped_option = partial(click.option, cls=GroupedOption)
@@ -73,9 +68,11 @@ class GroupedCommand(click.Command):
         """Every option as (names, help), by the titles of their sections."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS.values(), "Advanced", "Other")}
         for option in self.get_params(ctx):
-            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
-            if record is not None:
-                sections[option.section if isinstance(option, GroupedOption) else "Other"].append(record)
+            title = "Other"
+            if isinstance(option, GroupedOption):
+                title = "Advanced" if option.advanced else GROUPS[option.group]
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
+                sections[title].append(record)
         found = {title: records for title, records in sections.items() if records}
         if found.keys() <= {"Advanced", "Other"}:  # too few for sections
             return {"Options": sections["Advanced"] + sections["Other"]}
@@ -138,13 +135,9 @@ def _option(spec: OptionSpec) -> Callable[[Command], Command]:
     if spec.bare is not None:
         facts |= {"is_flag": False, "flag_value": spec.bare, "metavar": f"[{spec.metavar}]"}
     facts |= {"multiple": True} if spec.kind is tuple else {"default": spec.default}
-    return grouped_option(flag, spec.name, type=OptionValue(spec), help=_help(spec), **facts)
-
-
-def _help(spec: OptionSpec) -> str:
-    facts = [spec.range_text, f"default: {spec.default_text}" if spec.default_text else ""]
-    shown = "; ".join(filter(None, facts))
-    return f"{spec.help}  [{shown}]" if shown else spec.help
+    shown = "; ".join(filter(None, (spec.range_text, spec.default_text and f"default: {spec.default_text}")))
+    help = f"{spec.help}  [{shown}]" if shown else spec.help
+    return grouped_option(flag, spec.name, type=OptionValue(spec), help=help, **facts)
 
 
 home_option = option_of(EngineOptions, "home")

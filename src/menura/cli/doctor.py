@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,10 @@ from menura.voices.assets import asset_status, home_folder, needed_by
 from menura.voices.library import list_voices
 
 _PACKAGES = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "soundfile": "soundfile",
-    "soxr": "soxr",
-    "safetensors": "safetensors",
-    "faiss": "faiss-cpu",
-    "onnxruntime": "onnxruntime",
-    "swift_f0": "swift-f0",
-    "click": "click",
-    "platformdirs": "platformdirs",
-    "av": "av",
-}
+    "torch": "torch", "numpy": "numpy", "soundfile": "soundfile", "soxr": "soxr", "safetensors": "safetensors",
+    "faiss": "faiss-cpu", "onnxruntime": "onnxruntime", "swift_f0": "swift-f0", "click": "click",
+    "platformdirs": "platformdirs", "av": "av",
+}  # fmt: skip
 """Module and distribution of what Menura runs on; av belongs to the extra `media`."""
 
 
@@ -52,18 +44,21 @@ def doctor(as_json: bool, home: Path | None) -> None:
     if as_json:
         say_json(findings)
         return
-    say_lines(f"- {line}" for line in findings["advice"] or ["no problems found"])
-    _section("device", _fact_lines(findings["device"]))
-    _section("voices", voice_lines(list_voices(folder)))
     needed = needed_by(folder)
-    _section("weights", asset_lines(asset_status(folder, needed), folder, needed, everything=False))
-    for title in ("formats", "folders", "menura", "packages"):
-        _section(title, _fact_lines(findings[title]))
+    sections = {
+        "device": _fact_lines(findings["device"]),
+        "voices": voice_lines(list_voices(folder)),
+        "weights": asset_lines(asset_status(folder, needed), folder, needed, everything=False),
+        **{title: _fact_lines(findings[title]) for title in ("formats", "folders", "menura", "packages")},
+    }
+    say_lines(f"- {line}" for line in findings["advice"] or ["no problems found"])
+    for title, lines in sections.items():
+        say_lines(("", title, *(f"  {line}" for line in lines)))
 
 
 def _findings(home: Path) -> dict[str, Any]:
     packages = {module: _package(module, name) for module, name in _PACKAGES.items()}
-    media = _problem(packages["av"]) is None
+    media = packages["av"] is not None and not packages["av"].startswith("broken")
     findings: dict[str, Any] = {
         "menura": {
             "version": __version__,
@@ -86,7 +81,7 @@ def _findings(home: Path) -> dict[str, Any]:
         ],
         "memory_mb": round(peak_memory_mb(), 1),
     }
-    return findings | {"advice": _advice(findings)}
+    return findings | {"advice": list(_advice(findings))}
 
 
 def _package(module: str, distribution: str) -> str | None:
@@ -104,29 +99,20 @@ def _package(module: str, distribution: str) -> str | None:
     return version
 
 
-def _problem(version: str | None) -> str | None:
-    if version is None:
-        return "missing"
-    return version if version.startswith("broken") else None
-
-
 def _device() -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "cpu": processor_name(),
-        "logical_cores": os.cpu_count(),
-        "threads": default_threads(),
-    }
+    facts = {"cpu": processor_name(), "logical_cores": os.cpu_count(), "threads": default_threads()}
     try:
         import torch
     except Exception:  # noqa: BLE001  (reported under packages)
         return facts
     from menura.kernels.selftest import kernels_in_words
 
-    facts["auto"] = str(resolve_device("auto"))
-    facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    facts["vector_instructions"] = torch.backends.cpu.get_cpu_capability()
-    facts["convolution_kernels"] = kernels_in_words()
-    return facts
+    return facts | {
+        "auto": str(resolve_device("auto")),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "convolution_kernels": kernels_in_words(),
+    }
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -139,32 +125,23 @@ def _folder(path: Path) -> dict[str, Any]:
     }
 
 
-def _advice(findings: dict[str, Any]) -> list[str]:
+def _advice(findings: dict[str, Any]) -> Iterator[str]:
     """What to do about problems."""
-    advice = []
     for module, version in findings["packages"].items():
-        problem = _problem(version)
         if module == "av" and version is None:
-            advice.append("m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'.")
-        elif problem:
-            advice.append(f"{_PACKAGES[module]} is {problem}. Reinstall Menura.")
+            yield "m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'."
+        elif version is None or version.startswith("broken"):
+            yield f"{_PACKAGES[module]} is {version or 'missing'}. Reinstall Menura."
     for name, folder in findings["folders"].items():
         if not folder["writable"]:
-            advice.append(f"The {name} folder {folder['path']} is not writable. Change its permissions or location.")
+            yield f"The {name} folder {folder['path']} is not writable. Change its permissions or location."
         elif folder["free_gb"] < 1:
-            advice.append(f"The {name} folder {folder['path']} has less than 1 GB free.")
+            yield f"The {name} folder {folder['path']} has less than 1 GB free."
     if not any(voice["name"] == DEFAULT_VOICE for voice in findings["voices"]):
-        advice.append(f"The starter voice '{DEFAULT_VOICE}' is missing. Reinstall Menura.")
+        yield f"The starter voice '{DEFAULT_VOICE}' is missing. Reinstall Menura."
     if any(asset["name"] == "contentvec" and not asset["found"] for asset in findings["assets"]):
-        advice.append(
-            "RVC voices need contentvec (starter voices don't): 'menura assets import FOLDER' takes it from Applio or "
-            "RVC WebUI, 'menura assets list --all' says where to fetch it."
-        )
-    return advice
-
-
-def _section(title: str, lines: Iterable[str]) -> None:
-    say_lines(("", title, *(f"  {line}" for line in lines)))
+        fetch = "'menura assets import FOLDER' takes it from Applio or RVC WebUI, 'menura assets list --all' says where"
+        yield f"RVC voices need contentvec (starter voices don't): {fetch} to fetch it."
 
 
 def _fact_lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 
 from menura.cli.derive import home_option
 from menura.cli.terminal import note, say_json, say_lines, table
+from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
     from menura.evaluate.pair import Evaluation
@@ -50,7 +52,6 @@ def evaluate(
     """
     from menura.evaluate import pair
     from menura.system.files import write_whole
-    from menura.voices.assets import home_folder
 
     request = pair.Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:
@@ -64,26 +65,23 @@ def evaluate(
         note(f"not measured: {line}")
 
 
-def _rows(made: Evaluation) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = [
-        ("character error rate", _percent(made.character_error_rate)),
-        ("  of the source", _percent(made.source_character_error_rate)),
-    ]
+def _rows(made: Evaluation) -> Iterator[tuple[str, str]]:
+    yield "character error rate", _percent(made.character_error_rate)
+    yield "  of the source", _percent(made.source_character_error_rate)
     if made.speaker:
-        rows.append(("speaker shift (0: source, 1: target)", _number(made.speaker.moved)))
-        rows.append(("  cosine to target", f"{made.speaker.to_target:.3f}, source {made.speaker.source_to_target:.3f}"))
+        yield "speaker shift (0: source, 1: target)", _number(made.speaker.moved)
+        yield "  cosine to target", f"{made.speaker.to_target:.3f}, source {made.speaker.source_to_target:.3f}"
     if made.pitch:
-        rows.append(("F0 correlation", _number(made.pitch.correlation)))
-        rows.append(("  voicing agreement", _percent(made.pitch.voiced_agreement)))
-        rows.append(("  shift in semitones", _number(made.pitch.shift_semitones)))
-        rows.append(("  gross errors", _percent(made.pitch.gross_error)))
+        yield "F0 correlation", _number(made.pitch.correlation)
+        yield "  voicing agreement", _percent(made.pitch.voiced_agreement)
+        yield "  shift in semitones", _number(made.pitch.shift_semitones)
+        yield "  gross errors", _percent(made.pitch.gross_error)
     for name, value in (made.naturalness or {}).items():
-        rows.append((f"DNSMOS {name}", f"{value:.2f}, source {(made.source_naturalness or {}).get(name, 0.0):.2f}"))
+        yield f"DNSMOS {name}", f"{value:.2f}, source {(made.source_naturalness or {}).get(name, 0.0):.2f}"
     if made.buzz_db is not None:
-        rows.append(("buzz at the frame rate (0: none)", f"{made.buzz_db:.1f} dB"))
+        yield "buzz at the frame rate (0: none)", f"{made.buzz_db:.1f} dB"
     if made.seams:
-        rows.append(("seam detectability, AUC (0.5: none)", f"{made.seams.auc:.2f}, worst {made.seams.worst:.2f}"))
-    return rows
+        yield "seam detectability, AUC (0.5: none)", f"{made.seams.auc:.2f}, worst {made.seams.worst:.2f}"
 
 
 def _percent(value: float | None) -> str:

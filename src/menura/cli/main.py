@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 
 from menura import __version__
 from menura.cli import terminal
-from menura.cli.commands import LazyGroup, advice_on_option
 from menura.cli.derive import flag_with
-from menura.cli.remarks import drop_decoder_remarks
 from menura.errors import details_of
 from menura.system.device import prepare_own_process
 from menura.system.interrupts import TerminatedError, check_interrupts, handle_signals
@@ -31,19 +32,79 @@ _COMMANDS = {
     "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),
     "doctor": ("menura.cli.doctor:doctor", "Check this installation."),
-    "completion": ("menura.cli.commands:completion", "Print a script for completion in bash, zsh or fish."),
-    "help": ("menura.cli.commands:help_", "Show the help of a command."),
+    "completion": ("menura.cli.main:completion", "Print a script for completion in bash, zsh or fish."),
+    "help": ("menura.cli.main:help_", "Show the help of a command."),
 }
 _COMPUTING = ("convert", "train", "evaluate", "bench")
 """Commands that load torch."""
 _STOPPED = "finished work is kept, and no partial files are left."
 
+_OTHER_NAMES = {
+    "--voice": "-v --model --model-name --pth-path",
+    "--index": "--index-path",
+    "--index-rate": "--search-feature-ratio --feature-ratio",
+    "--speaker-id": "--sid",
+    "--transpose": "--pitch --key --f0-up-key --f0up-key",
+    "--f0": "--f0-method --f0method",
+    "--f0-file": "--f0-curve",
+    "--rms-mix-rate": "--volume-envelope --volume",
+    "--format": "--export-format",
+    "--sample-rate": "--resample-sr --sampling-rate",
+    "--output": "--output-path --opt --opt-path",
+    "--dataset": "--dataset-path",
+    "--size": "--rvc-version",
+    "--steps": "--total-epoch --epochs",
+    "--patience": "--overtraining-threshold --overtraining-detector",
+    "--workers": "--cpu-cores",
+    "--device": "--gpu",
+    "--pretrained-g": "--g-pretrained-path",
+    "--pretrained-d": "--d-pretrained-path",
+    "--index-method": "--index-algorithm",
+}
+"""What Applio, RVC WebUI and habit call our options."""
+_OPTIONS = {other: name for name, others in _OTHER_NAMES.items() for other in others.split()}
+_SENTENCES = {
+    "--input": "Give inputs without an option: menura convert INPUT",
+    "--input-path": "Give inputs without an option: menura convert INPUT",
+    "--split-audio": "It isn't needed: recordings of any length are processed in segments",
+    "--embedder-model": "It isn't needed: the voice says which content encoder it uses",
+    "--hop-length": "It isn't needed: the hop is 10 ms",
+    "--filter-radius": "It isn't needed: it belongs to F0 methods that Menura doesn't have",
+    "--f0-autotune": "Menura has no autotune yet",
+    "--clean-audio": "Menura has no noise reduction yet",
+    "--formant-shifting": "Menura has no formant shift yet",
+    "--post-process": "Menura has no effects yet",
+}
 
-@click.group(
-    cls=LazyGroup,
-    lazy=_COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is called, and names the nearest where there is none of a name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            close = difflib.get_close_matches(args[0].lower(), _COMMANDS, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"no such command '{args[0]}'.{hint}", ctx) from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = pkgutil.resolve_name(_COMMANDS[cmd_name][0])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", message="menura %(version)s")
 def cli() -> None:
     """Voice conversion for recordings of any length.
@@ -58,18 +119,37 @@ def cli() -> None:
         check_address_space()
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave the process.
+@click.command(name="help")
+@click.argument("command", nargs=-1)
+def help_(command: tuple[str, ...]) -> None:
+    """Show the help of COMMAND, such as 'convert' or 'voices import'."""
+    with cli.make_context("menura", [*command, "--help"]) as asked:
+        cli.invoke(asked)
 
-    Args:
-        argv: arguments without the program's name; by default the process's own.
-    """
+
+@click.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> None:
+    """Print a script that completes menura's commands and options in SHELL.
+
+    \b
+    bash, in ~/.bashrc:   eval "$(menura completion bash)"
+    zsh, in ~/.zshrc:     eval "$(menura completion zsh)"
+    fish:                 menura completion fish > ~/.config/fish/completions/menura.fish
+    """  # noqa: D301  (click's mark for "leave these lines as they are")
+    kind = get_completion_class(shell)
+    assert kind is not None
+    terminal.say_lines(kind(cli, {}, "menura", "_MENURA_COMPLETE").source().splitlines())
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line with `argv`, by default the process's own arguments, and leave the process."""
     terminal.open_standard_streams()
     if "_MENURA_COMPLETE" in os.environ:
         cli(prog_name="menura")
     prepare_own_process()
     handle_signals()
-    drop_decoder_remarks()
+    terminal.drop_decoder_remarks()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -111,9 +191,22 @@ def _invoke(argv: Sequence[str]) -> int:
 def _usage(error: click.UsageError) -> str:
     place = error.ctx.command_path if error.ctx else "menura"
     if isinstance(error, click.NoSuchOption):
-        return f"no such option {error.option_name}.{advice_on_option(error)} See '{place} --help'."
+        return f"no such option {error.option_name}.{_advice(error)} See '{place} --help'."
     message = " ".join(error.format_message().split())
     return f"{message[:1].lower()}{message[1:]} See '{place} --help'."
+
+
+def _advice(error: click.NoSuchOption) -> str:
+    """What an option that doesn't exist may have meant."""
+    asked = error.option_name.replace("_", "-").lower()
+    known = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
+    for name in (asked, _OPTIONS.get(asked)):
+        if name in known:
+            return f" Did you mean {name}?"
+    if asked in _SENTENCES:
+        return f" {_SENTENCES[asked]}."
+    close = difflib.get_close_matches(asked, known, n=2)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def _message(error: Exception) -> str:
@@ -137,7 +230,3 @@ def _failed(message: str, code: int) -> int:
         traceback.print_exc()
     terminal.fail(message)
     return code
-
-
-if __name__ == "__main__":
-    main()

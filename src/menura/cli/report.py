@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from typing import TextIO
 
 from menura.cli.derive import flag_with
 from menura.cli.terminal import LiveLine, columns_of, cut_start, fail, say, say_lines, table, warn
-from menura.errors import ErrorDetails
 from menura.jobs.plan import STANDARD
-from menura.types import FileResult, Place, Progress, RunReport, StageTimes, State, failed_result
+from menura.types import Progress, RunReport, StageTimes, State
 
 STAGES = tuple(field.name for field in dataclasses.fields(StageTimes))
 _LABEL = 23
 _SHORTEST_NAME = 12
-
-
-def failed_report(inputs: Sequence[Place], error: ErrorDetails) -> RunReport:
-    """A run that could not even begin."""
-    return RunReport(files=tuple(failed_result(place, error) for place in inputs))
 
 
 def show_results(report: RunReport, *, err: bool, common_shift: bool = False) -> None:
@@ -28,7 +21,11 @@ def show_results(report: RunReport, *, err: bool, common_shift: bool = False) ->
     for result in report.files:
         if result.output is None or result.resumed:
             continue
-        say(f"{result.output}  {result.audio_s:.2f} s at {result.output_rate} Hz, {_speed(result)}", err=err)
+        speed = "no sound"
+        if factor := result.real_time_factor:
+            comparison = f"{1 / factor:.1f} times faster" if factor < 1 else f"{factor:.1f} times slower"
+            speed = f"in {result.wall_s:.2f} s, {comparison} than real time"
+        say(f"{result.output}  {result.audio_s:.2f} s at {result.output_rate} Hz, {speed}", err=err)
         for note in result.notes:
             say(f"  note: {note}", err=err)
     if len(report.files) > 1:
@@ -83,14 +80,6 @@ def _timing_row(name: str, stages: StageTimes, wall_s: float, audio_s: float) ->
     return cut_start(name, _LABEL), *seconds, f"{wall_s:.3f}", f"{wall_s / audio_s:.3f}" if audio_s else "-"
 
 
-def _speed(result: FileResult) -> str:
-    factor = result.real_time_factor
-    if not factor:
-        return "no sound"
-    comparison = f"{1 / factor:.1f} times faster" if factor < 1 else f"{factor:.1f} times slower"
-    return f"in {result.wall_s:.2f} s, {comparison} than real time"
-
-
 class ProgressLine:
     """Progress on standard error: one live line on a terminal, else a line for every file begun of several."""
 
@@ -121,18 +110,13 @@ class ProgressLine:
         if progress is None:
             return f"loading ... {clock(now_s - self._begun_s)}"
         since_s = now_s - self._updated_s
-        bar, begin = _bar(progress), f"{progress.files_begun}/{progress.files} "
+        filled = min(10, round(10 * progress.audio_done_s / progress.audio_s)) if progress.audio_s else 0
+        bar, begin = f"[{'#' * filled}{'-' * (10 - filled)}] ", f"{progress.files_begun}/{progress.files} "
         end = f"  {_pace(dataclasses.replace(progress, wall_s=progress.wall_s + since_s), since_s)}"
         room = columns - columns_of(bar + begin + end)
         if room < min(_SHORTEST_NAME, columns_of(progress.file)):  # a narrow terminal
             bar, room = "", columns - columns_of(begin + end)
         return f"{bar}{begin}{cut_start(progress.file, max(room, 1))}{end}"
-
-
-def _bar(progress: Progress, width: int = 10) -> str:
-    part = progress.audio_done_s / progress.audio_s if progress.audio_s else 0.0
-    filled = min(width, round(width * part))
-    return "[" + "#" * filled + "-" * (width - filled) + "] "
 
 
 def _pace(progress: Progress, since_s: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,10 +22,7 @@ _LONGEST_LINE = 2000
 _LINE_EDGE = 900
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _RED, _YELLOW, _FAINT = "31", "33", "2"
-
-
-class OutputError(OSError):
-    """Standard output can't be written."""
+_REMARKS = (b"[src/libmpg123", b"Note: ", b"Warning: Xing", b"Warning: Encountered", b"\n")
 
 
 def open_standard_streams() -> None:
@@ -38,6 +36,35 @@ def open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def drop_decoder_remarks() -> None:
+    """Pass on what native code writes to descriptor 2, less the remarks; Python keeps a descriptor of its own.
+
+    A damaged MP3 causes one for every frame. libsndfile has no switch for them; a library must not touch descriptors.
+    """
+    if sys.__stderr__ is None:  # it was closed: nobody reads it, and losing the stand-in would close 2
+        return
+    try:
+        own = os.dup(2)
+    except OSError:  # no standard error
+        return
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    sys.stderr = open(own, "w", buffering=1, encoding=encoding, errors=errors)  # noqa: SIM115  (for the process)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    threading.Thread(target=_pass_on, args=(reading, own), daemon=True).start()
+
+
+def _pass_on(reading: int, target: int) -> None:
+    # No file object: Python aborts if it ends while a thread holds such a one's lock.
+    rest = b""
+    while data := os.read(reading, 1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if not (line + b"\n").startswith(_REMARKS):
+                os.write(target, line + b"\n")
+
+
 def printable(text: str) -> str:
     """One line without control characters, which names and files may bring; of a very long one its two ends."""
     text = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
@@ -48,7 +75,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str = "", *, err: bool = False) -> None:
-    """Print one line. Raises OutputError, or BrokenPipeError where the reader has gone."""
+    """Print one line. Raises OSError as `_output_errors` says; so do the other functions for standard output."""
     _print(f"{printable(text)}\n", sys.stderr if err else sys.stdout)
 
 
@@ -61,23 +88,25 @@ def table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> Iterator[s
     """Lines with rows in columns; all but the first column to the right if they are numbers."""
     rows = list(rows)
     widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [_padded(cell, width, right=numbers) for cell, width in zip(others, widths[1:], strict=True)]
-        yield "  ".join([_padded(first, widths[0]), *cells]).rstrip()
+    for row in rows:
+        gaps = [" " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            gap + cell if numbers and place else cell + gap
+            for place, (cell, gap) in enumerate(zip(row, gaps, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
 
 
 def note(text: str) -> None:
-    """Print a remark on standard error."""
+    """Print a remark on standard error, as `warn` does what went half wrong, and `fail` what went wrong."""
     _complain(text, _FAINT)
 
 
 def warn(text: str) -> None:
-    """Print what went half wrong on standard error."""
     _complain(f"warning: {text}", _YELLOW)
 
 
 def fail(text: str) -> None:
-    """Print what went wrong on standard error."""
     _complain(text, _RED)
 
 
@@ -93,14 +122,14 @@ def write_json(value: object, path: Path) -> None:
 
 
 def pass_on(path: Path) -> None:
-    """Write a file's bytes to standard output. Raises OutputError."""
+    """Write a file's bytes to standard output."""
     with path.open("rb") as file, _output_errors():
         shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
         sys.stdout.buffer.flush()
 
 
 def flush() -> None:
-    """Write out what was printed. Raises OutputError."""
+    """Write out what was printed."""
     with _output_errors():
         sys.stdout.flush()
 
@@ -129,9 +158,11 @@ class LiveLine:
         """Draw the line, unless it was drawn a moment ago."""
         if self.live and time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + self._INTERVAL_S
-            columns = self._terminal_columns() - 1
+            columns = 80
+            with contextlib.suppress(OSError, ValueError):  # of this stream: standard output may go elsewhere
+                columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(self._stream.fileno()).columns) or 80
             with self._lock:
-                self._draw(cut(printable(self._text(columns)), columns))
+                self._draw(cut(printable(self._text(columns - 1)), columns - 1))
 
     def tell(self, *lines: str, to: Callable[[str], None] = say) -> None:
         """Print lines above it: by `say`, `note`, `warn` or `fail`."""
@@ -147,12 +178,6 @@ class LiveLine:
         if self.live:
             self._pulse.join()
             self._draw("")
-
-    def _terminal_columns(self) -> int:
-        try:  # of this stream: standard output may go elsewhere
-            return int(os.environ.get("COLUMNS") or os.get_terminal_size(self._stream.fileno()).columns) or 80
-        except (OSError, ValueError):
-            return 80
 
     def _beat(self) -> None:
         while not self._ended.wait(self._PULSE_S):
@@ -176,23 +201,13 @@ def cut(text: str, columns: int) -> str:
     """The start of a text that fits into columns, with an ellipsis where some is missing."""
     if columns_of(text) <= columns:
         return text
-    kept, used = [], 1
-    for character in text:
-        used += _columns(character)
-        if used > columns:
-            break
-        kept.append(character)
-    return "".join(kept) + "…"
+    kept = sum(used < columns for used in itertools.accumulate(map(_columns, text)))
+    return f"{text[:kept]}…"
 
 
 def cut_start(text: str, columns: int) -> str:
     """The end of a text that fits into columns."""
     return cut(text[::-1], columns)[::-1]
-
-
-def _padded(text: str, columns: int, *, right: bool = False) -> str:
-    gap = " " * (columns - columns_of(text))
-    return gap + text if right else text + gap
 
 
 def _columns(character: str) -> int:
@@ -202,14 +217,11 @@ def _columns(character: str) -> int:
 
 
 def _complain(text: str, colour: str) -> None:
-    name = f"\x1b[{colour}m" + "menura:" + "\x1b[0m" if _has_colour(sys.stderr) else "menura:"
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    name = f"\x1b[{colour}mmenura:\x1b[0m" if coloured else "menura:"
     with contextlib.suppress(OSError, ValueError):  # standard error is gone as well
         sys.stderr.write(f"{name} {printable(text)}\n")
         sys.stderr.flush()
-
-
-def _has_colour(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _print(text: str, stream: TextIO) -> None:
@@ -219,12 +231,13 @@ def _print(text: str, stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def _output_errors() -> Iterator[None]:
+    """Where standard output can't be written, the error says so; BrokenPipeError where its reader has gone."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(error.errno, error.strerror, "standard output") from error
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _json(value: object, *, ascii: bool = False) -> str:
