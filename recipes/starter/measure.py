@@ -22,8 +22,7 @@ import numpy as np
 from cast import NAMES, PAIRS
 
 from menura import ConversionOptions, Converter
-from menura.evaluate.measures import characters
-from menura.evaluate.pair import Evaluation, Judge, Request
+from menura.evaluate import Evaluation, Request, evaluate
 from menura.train.experiment.settings import write_atomically
 
 DEMO = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
@@ -49,7 +48,7 @@ def texts(folder: Path) -> dict[str, str]:
 def summary(rows: list[Row]) -> dict[str, Any]:
     """Means over recordings; error rates over all their characters."""
     spoken = [row for row in rows if row.text]
-    sizes = [len(characters(row.text or "")) for row in spoken]
+    sizes = [sum(map(str.isalnum, row.text or "")) for row in spoken]
     moved = [row.made.speaker.moved for row in rows if row.made.speaker and row.made.speaker.moved is not None]
     pitches = [row.made.pitch for row in rows if row.made.pitch]
     natural = [(row.made.naturalness, row.made.source_naturalness) for row in rows]
@@ -77,9 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     said = texts(options.recordings)
     recordings = sorted(path for path in options.recordings.iterdir() if path.suffix in SUFFIXES)
-    converter, judge = Converter(), Judge()
-    if judge.missing:
-        raise SystemExit("\n".join(judge.missing))
+    converter = Converter()
     quality, lines = {}, []
     patterns = {options.voice: "*.flac"} if options.voice else {NAMES[k]: f"*.{k}.flac" for k in PAIRS["shipped"]}
     for voice, pattern in patterns.items():
@@ -90,7 +87,9 @@ def main() -> None:
             converted.parent.mkdir(parents=True, exist_ok=True)
             converter.convert(source, converted, asked)
             request = Request(source=source, converted=converted, targets=targets, text=said.get(source.name))
-            rows.append(Row(recording=source.name, text=request.text, made=judge.evaluate(request)))
+            rows.append(Row(recording=source.name, text=request.text, made=evaluate(request)))
+            if rows[-1].made.missing:
+                raise SystemExit("\n".join(rows[-1].made.missing))
             lines.append(json.dumps({"voice": name, **dataclasses.asdict(rows[-1])}))
         quality[name] = summary(rows[:-1]) | {"buzz_db_on_the_demonstration": round(rows[-1].made.buzz_db or 0.0, 1)}
         print(name, json.dumps(quality[name], indent=1), flush=True)

@@ -14,7 +14,7 @@ from menura.cli.terminal import note, say_json, say_lines, table
 from menura.voices.assets import home_folder
 
 if TYPE_CHECKING:
-    from menura.evaluate.pair import Evaluation
+    from menura.evaluate import Evaluation
 
 _FILE = click.Path(path_type=Path)
 
@@ -50,13 +50,13 @@ def evaluate(
     Intelligibility, speaker similarity and naturalness need optional networks; measures whose network is missing are
     listed.
     """
-    from menura.evaluate import pair
+    from menura import evaluate as measures
     from menura.system.files import write_whole
 
-    request = pair.Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
+    request = measures.Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:
-        write_whole(plot, pair.draw_pair(request))
-    made = pair.evaluate(request, home_folder(home))
+        write_whole(plot, measures.draw_pair(request))
+    made = measures.evaluate(request, home_folder(home))
     if as_json:
         say_json(dataclasses.asdict(made))
         return
