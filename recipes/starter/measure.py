@@ -22,7 +22,7 @@ import numpy as np
 from cast import NAMES, PAIRS
 
 from menura import ConversionOptions, Converter
-from menura.evaluate import Evaluation, Request, evaluate
+from menura.evaluate import Evaluation, evaluate
 from menura.train.experiment.settings import write_atomically
 
 DEMO = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
@@ -86,10 +86,11 @@ def main() -> None:
             converted = options.out / name / f"{source.stem}.wav"
             converted.parent.mkdir(parents=True, exist_ok=True)
             converter.convert(source, converted, asked)
-            request = Request(source=source, converted=converted, targets=targets, text=said.get(source.name))
-            rows.append(Row(recording=source.name, text=request.text, made=evaluate(request)))
-            if rows[-1].made.missing:
-                raise SystemExit("\n".join(rows[-1].made.missing))
+            text = said.get(source.name)
+            made = evaluate(source, converted, targets=targets, text=text)
+            rows.append(Row(recording=source.name, text=text, made=made))
+            if made.missing:
+                raise SystemExit("\n".join(made.missing))
             lines.append(json.dumps({"voice": name, **dataclasses.asdict(rows[-1])}))
         quality[name] = summary(rows[:-1]) | {"buzz_db_on_the_demonstration": round(rows[-1].made.buzz_db or 0.0, 1)}
         print(name, json.dumps(quality[name], indent=1), flush=True)

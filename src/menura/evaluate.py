@@ -86,16 +86,6 @@ class SeamScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    source: Path
-    converted: Path
-    targets: Sequence[Path]
-    text: str | None = None
-    """The words that are spoken; by default recognized from the source."""
-    seams_s: Sequence[float] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What is known of a conversion; None where a network is missing or there is too little sound."""
 
@@ -108,13 +98,20 @@ class Evaluation:
     source_naturalness: dict[str, float] | None
     seams: SeamScores | None
     buzz_db: float | None
-    """At the rate of frames; about 0 for real speech."""
     missing: tuple[str, ...]
     """What to install for the measures that could not be taken."""
 
 
-def evaluate(request: Request, home: Path | None = None) -> Evaluation:
-    """Judge a conversion by all measures whose networks are installed.
+def evaluate(
+    source_path: Path,
+    converted_path: Path,
+    home: Path | None = None,
+    *,
+    targets: Sequence[Path],
+    text: str | None = None,
+    seams_s: Sequence[float] = (),
+) -> Evaluation:
+    """Judge a conversion by all measures whose networks are installed; `text` is by default what the source says.
 
     Raises:
         DecodeError: a recording can't be read.
@@ -123,18 +120,18 @@ def evaluate(request: Request, home: Path | None = None) -> Evaluation:
     recogniser = _available(Recogniser, home, missing)
     encoder = _available(SpeakerEncoder.load, home, missing)
     naturalness = _available(Naturalness, home, missing)
-    source, (samples, rate) = _read(request.source), _decoded(request.converted)
+    source, (samples, rate) = _read(source_path), _decoded(converted_path)
     converted = resample(samples, rate, ANALYSIS_RATE_HZ)
     error = own = speaker = None
     if recogniser is not None:
         heard, in_source = recogniser.transcribe(converted), recogniser.transcribe(source)
-        own = character_error_rate(request.text, in_source) if request.text else None
-        error = character_error_rate(request.text or in_source, heard)
-    if encoder is not None and request.targets:
-        pool = np.concatenate([without_silence(_read(path)) for path in request.targets])
+        own = character_error_rate(text, in_source) if text else None
+        error = character_error_rate(text or in_source, heard)
+    if encoder is not None and targets:
+        pool = np.concatenate([without_silence(_read(path)) for path in targets])
         starts = range(0, max(1, len(pool) - _CHUNK_SAMPLES // 2), _CHUNK_SAMPLES)
-        targets = [encoder.embed(pool[start : start + _CHUNK_SAMPLES]) for start in starts]
-        speaker = speaker_scores(encoder.embed(source), encoder.embed(converted), targets)
+        own_parts = [encoder.embed(pool[start : start + _CHUNK_SAMPLES]) for start in starts]
+        speaker = speaker_scores(encoder.embed(source), encoder.embed(converted), own_parts)
     return Evaluation(
         character_error_rate=error,
         source_character_error_rate=own,
@@ -142,13 +139,13 @@ def evaluate(request: Request, home: Path | None = None) -> Evaluation:
         pitch=pitch_scores(_f0(source), _f0(converted)),
         naturalness=naturalness.scores(converted) if naturalness else None,
         source_naturalness=naturalness.scores(source) if naturalness else None,
-        seams=seam_scores(samples, rate, request.seams_s) if request.seams_s else None,
+        seams=seam_scores(samples, rate, seams_s) if seams_s else None,
         buzz_db=buzz_db(samples, rate),
         missing=tuple(missing),
     )
 
 
-def draw_pair(request: Request) -> bytes:
+def draw_pair(source: Path, converted: Path, seams_s: Sequence[float]) -> bytes:
     """Spectrograms and F0 of the source and of the conversion, as PNG.
 
     Raises:
@@ -156,11 +153,11 @@ def draw_pair(request: Request) -> bytes:
         AssetMissingError: matplotlib is not installed.
     """
     sounds = []
-    for title, path in (("source", request.source), ("converted", request.converted)):
+    for title, path in (("source", source), ("converted", converted)):
         samples, rate = _decoded(path)
         f0_hz = _f0(resample(samples, rate, ANALYSIS_RATE_HZ))
         sounds.append(Sound(title=f"{title}: {path.name}", samples=samples, rate=rate, f0_hz=f0_hz))
-    return draw_sounds(sounds, seams_s=request.seams_s)
+    return draw_sounds(sounds, seams_s=seams_s)
 
 
 def _available(load: Callable[[Path | None], T], home: Path | None, missing: list[str]) -> T | None:

@@ -77,7 +77,7 @@ def test_a_killed_actor_s_file_is_done_by_another(
         if not killed and progress.file.endswith("long.wav"):
             killed.append(kill_who_does("long.wav", links))
 
-    monkeypatch.setattr("menura.cli.report.ProgressLine.__call__", kill)
+    monkeypatch.setattr("menura.cli.convert.ProgressLine.__call__", kill)
     assert run([*CONVERT, "--ray", "--report", "report.json"]) == 1
     told = capfd.readouterr()
     document = json.loads(told.out)

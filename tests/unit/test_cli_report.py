@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from menura.cli.report import ProgressLine, show_problems, show_results, show_timings
+from menura.cli.convert import ProgressLine, show_problems, show_results, show_timings
 from menura.cli.terminal import LiveLine, columns_of
 from menura.errors import ErrorDetails
 from menura.types import FileResult, Progress, State

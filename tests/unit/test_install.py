@@ -17,9 +17,8 @@ import torch
 
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
-from menura.voices import install
-from menura.voices.install import ImportRequest, import_voices
-from menura.voices.library import VoiceEntry, list_voices, read_card
+from menura.voices import library
+from menura.voices.library import ImportRequest, VoiceEntry, import_voices, list_voices, read_card
 from support.tiny import DIM
 from support.voicefiles import write_voice
 
@@ -27,7 +26,7 @@ from support.voicefiles import write_voice
 @pytest.fixture(autouse=True)
 def any_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any bytes are an index that serves any voice."""
-    monkeypatch.setattr(install, "_check_index", lambda *_: None)
+    monkeypatch.setattr(library, "_check_index", lambda *_: None)
 
 
 @pytest.fixture
@@ -137,10 +136,10 @@ def test_archives_that_reach_out_are_refused(home: Path, voice: Path, tmp_path: 
 def test_archives_without_bounds_are_refused(
     home: Path, voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "MAX_ARCHIVE_ENTRIES", 3)
+    monkeypatch.setattr(library, "MAX_ARCHIVE_ENTRIES", 3)
     many = archive(tmp_path / "many.zip", {"v.pth": voice, **{f"{i}.txt": b"" for i in range(3)}})
     refused(home, many, CheckpointError, "4 files are too many")
-    monkeypatch.setattr(install, "MAX_MEMBER_BYTES", voice.stat().st_size - 1)
+    monkeypatch.setattr(library, "MAX_MEMBER_BYTES", voice.stat().st_size - 1)
     refused(home, archive(tmp_path / "large.zip", {"v.pth": voice}), CheckpointError, "larger than any voice")
 
 
@@ -152,7 +151,7 @@ def test_a_member_that_lies_about_its_size_is_refused(
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         struct.pack_into("<I", content, content.index(signature) + offset, 10)
     source.write_bytes(content)
-    monkeypatch.setattr(install, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(library, "MAX_MEMBER_BYTES", 1000)
     refused(home, source, CheckpointError, "not a torch file|damaged|larger than any voice")
 
 
@@ -219,7 +218,7 @@ def test_an_index_that_can_t_serve_the_voice_stops_the_import(
         asked.append((index.read_bytes(), content_dim))
         raise IndexFileError(index, "is damaged")
 
-    monkeypatch.setattr(install, "_check_index", check)
+    monkeypatch.setattr(library, "_check_index", check)
     source = archive(tmp_path / "voice.zip", {"v.pth": voice, "added_v.index": b"index"})
     with pytest.raises(IndexFileError, match=r"voice\.zip.*is damaged"):
         import_voice(source, home)
@@ -303,7 +302,7 @@ def test_several_imports_of_one_name_at_once(
     (tmp_path / "x.index").write_bytes(b"x")
     together = threading.Barrier(4)
     # All have found the name free.
-    monkeypatch.setattr(install, "_check_index", lambda *_: together.wait(timeout=60))
+    monkeypatch.setattr(library, "_check_index", lambda *_: together.wait(timeout=60))
 
     def attempt(_: int) -> str:
         try:

@@ -12,7 +12,7 @@ import torch
 
 from menura.content.contentvec import ContentVec
 from menura.errors import OptionError, ResourceError
-from menura.voices import assets, install
+from menura.voices import assets, library
 from menura.voices.assets import asset_status, find_asset, needed_by
 from menura.voices.library import list_voices
 from menura.voices.migration import take_over
@@ -30,7 +30,7 @@ ADDED = "added_IVF9_Flat_nprobe_1_singer_v2.index"
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no package with weights were installed, and any bytes were an index that serves any voice."""
     monkeypatch.setattr(assets, "_packaged", lambda place: None)
-    monkeypatch.setattr(install, "_check_index", lambda *_: None)
+    monkeypatch.setattr(library, "_check_index", lambda *_: None)
 
 
 def put(path: Path, content: object) -> None:

@@ -17,10 +17,9 @@ import click
 
 from menura import __version__
 from menura.audio.listing import BASE_SUFFIXES, MEDIA_SUFFIXES
-from menura.cli.assets import asset_document, asset_lines
 from menura.cli.derive import home_option
+from menura.cli.library import asset_document, asset_lines, voice_lines
 from menura.cli.terminal import say_json, say_lines, table
-from menura.cli.voices import voice_lines
 from menura.options import DEFAULT_VOICE, FORMATS
 from menura.system.device import default_threads, peak_memory_mb, processor_name, resolve_device
 from menura.voices.assets import asset_status, home_folder, needed_by
@@ -126,7 +125,6 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _advice(findings: dict[str, Any]) -> Iterator[str]:
-    """What to do about problems."""
     for module, version in findings["packages"].items():
         if module == "av" and version is None:
             yield "m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'."

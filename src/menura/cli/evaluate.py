@@ -16,23 +16,18 @@ from menura.voices.assets import home_folder
 if TYPE_CHECKING:
     from menura.evaluate import Evaluation
 
-_FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("source", type=_FILE)
-@click.argument("converted", type=_FILE)
+@click.argument("source", type=FILE)
+@click.argument("converted", type=FILE)
 @click.option(
-    "--target",
-    "targets",
-    type=_FILE,
-    multiple=True,
-    metavar="FILE",
-    help="A recording of the target voice; repeatable.",
+    "--target", "targets", type=FILE, multiple=True, metavar="FILE", help="A recording of the target voice; repeatable."
 )
 @click.option("--text", help="The words that are spoken; by default recognized from SOURCE.")
 @click.option("--seam", "seams_s", type=float, multiple=True, metavar="SECONDS", help="Position of a seam; repeatable.")
-@click.option("--plot", type=_FILE, help="Draw spectrograms and F0 of both to a PNG file (extra 'plots').")
+@click.option("--plot", type=FILE, help="Draw spectrograms and F0 of both to a PNG file (extra 'plots').")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @home_option
 def evaluate(
@@ -53,10 +48,9 @@ def evaluate(
     from menura import evaluate as measures
     from menura.system.files import write_whole
 
-    request = measures.Request(source=source, converted=converted, targets=targets, text=text, seams_s=seams_s)
     if plot is not None:
-        write_whole(plot, measures.draw_pair(request))
-    made = measures.evaluate(request, home_folder(home))
+        write_whole(plot, measures.draw_pair(source, converted, seams_s))
+    made = measures.evaluate(source, converted, home_folder(home), targets=targets, text=text, seams_s=seams_s)
     if as_json:
         say_json(dataclasses.asdict(made))
         return

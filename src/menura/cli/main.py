@@ -9,7 +9,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import get_completion_class
@@ -26,8 +26,8 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 128 + 2, 128 + 13, 128 + 1
 
 _COMMANDS = {
     "convert": ("menura.cli.convert:convert", "Convert recordings to a voice."),
-    "voices": ("menura.cli.voices:voices", "List, describe, import and remove voices."),
-    "assets": ("menura.cli.assets:assets", "List model weights, or import them from Applio or RVC WebUI."),
+    "voices": ("menura.cli.library:voices", "List, describe, import and remove voices."),
+    "assets": ("menura.cli.library:assets", "List model weights, or import them from Applio or RVC WebUI."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),
@@ -80,9 +80,7 @@ _SENTENCES = {
 class LazyGroup(click.Group):
     """Imports a command's module when it is called, and names the nearest where there is none of a name."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:

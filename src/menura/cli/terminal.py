@@ -13,15 +13,14 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from menura.system.files import write_whole
 
-_LONGEST_LINE = 2000
-_LINE_EDGE = 900
+_LONGEST_LINE, _LINE_EDGE = 2000, 900
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_RED, _YELLOW, _FAINT = "31", "33", "2"
 _REMARKS = (b"[src/libmpg123", b"Note: ", b"Warning: Xing", b"Warning: Encountered", b"\n")
 
 
@@ -76,7 +75,8 @@ def printable(text: str) -> str:
 
 def say(text: str = "", *, err: bool = False) -> None:
     """Print one line. Raises OSError as `_output_errors` says; so do the other functions for standard output."""
-    _print(f"{printable(text)}\n", sys.stderr if err else sys.stdout)
+    with _output_errors():
+        (sys.stderr if err else sys.stdout).write(f"{printable(text)}\n")
 
 
 def say_lines(lines: Iterable[str], *, err: bool = False) -> None:
@@ -97,23 +97,28 @@ def table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> Iterator[s
         yield "  ".join(cells).rstrip()
 
 
-def note(text: str) -> None:
-    """Print a remark on standard error, as `warn` does what went half wrong, and `fail` what went wrong."""
-    _complain(text, _FAINT)
+def _complain(colour: str, text: str) -> None:
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    name = f"\x1b[{colour}mmenura:\x1b[0m" if coloured else "menura:"
+    with contextlib.suppress(OSError, ValueError):  # standard error is gone as well
+        sys.stderr.write(f"{name} {printable(text)}\n")
+        sys.stderr.flush()
+
+
+note, fail = partial(_complain, "2"), partial(_complain, "31")
+"""Print a remark on standard error, faint; or what went wrong, in red."""
 
 
 def warn(text: str) -> None:
-    _complain(f"warning: {text}", _YELLOW)
-
-
-def fail(text: str) -> None:
-    _complain(text, _RED)
+    """Print what went half wrong, in yellow."""
+    _complain("33", f"warning: {text}")
 
 
 def say_json(value: object) -> None:
     """Print one JSON document on standard output, in ASCII where the stream isn't UTF-8."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    _print(_json(value, ascii=not unicode), sys.stdout)
+    with _output_errors():
+        sys.stdout.write(_json(value, ascii=not unicode))
 
 
 def write_json(value: object, path: Path) -> None:
@@ -129,7 +134,6 @@ def pass_on(path: Path) -> None:
 
 
 def flush() -> None:
-    """Write out what was printed."""
     with _output_errors():
         sys.stdout.flush()
 
@@ -173,7 +177,6 @@ class LiveLine:
             flush()
 
     def close(self) -> None:
-        """Take the line away for good."""
         self._ended.set()
         if self.live:
             self._pulse.join()
@@ -190,6 +193,13 @@ class LiveLine:
                 self._stream.write(f"\r{text}{' ' * (self._width - width)}" + ("" if text else "\r"))
                 self._stream.flush()
         self._width = width
+
+
+def clock(seconds: float) -> str:
+    """0:07, 1:46, 2:03:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def columns_of(text: str) -> int:
@@ -214,19 +224,6 @@ def _columns(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _complain(text: str, colour: str) -> None:
-    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    name = f"\x1b[{colour}mmenura:\x1b[0m" if coloured else "menura:"
-    with contextlib.suppress(OSError, ValueError):  # standard error is gone as well
-        sys.stderr.write(f"{name} {printable(text)}\n")
-        sys.stderr.flush()
-
-
-def _print(text: str, stream: TextIO) -> None:
-    with _output_errors():
-        stream.write(text)
 
 
 @contextlib.contextmanager

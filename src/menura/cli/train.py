@@ -15,8 +15,7 @@ from typing import Any
 import click
 
 from menura.cli.derive import Group, flag_with, grouped_option, home_option, option_of, options_of, values_of
-from menura.cli.report import clock
-from menura.cli.terminal import LiveLine, note, say, say_lines, table, warn
+from menura.cli.terminal import LiveLine, clock, note, say, say_lines, table, warn
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train import events
 

@@ -58,7 +58,6 @@ class AssetStatus:
     asset: Asset
     path: Path | None
     missing: tuple[str, ...] = ()
-    """Those of its files that aren't there."""
     note: str = ""
 
 
@@ -206,7 +205,6 @@ def _packaged(place: str) -> Path | None:
 
 
 def fetch_steps(status: AssetStatus, home: Path) -> list[str]:
-    """What to do for each missing file."""
     asset, steps = status.asset, []
     size = f" ({asset.size_bytes / 1e6:.0f} MB)" if asset.size_bytes else ""
     for file in status.missing:

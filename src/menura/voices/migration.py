@@ -22,7 +22,7 @@ from menura.errors import CheckpointError, MenuraError, OptionError, ResourceErr
 from menura.models.hubert import Hubert, HubertConfig
 from menura.system.files import replacing, write_whole
 from menura.voices.assets import SAFE_NAME, status_of
-from menura.voices.install import ImportRequest, import_voices
+from menura.voices.library import ImportRequest, import_voices
 
 _FAIRSEQ = (
     "assets/hubert/hubert_base.pt", "hubert_base.pt", "rvc/models/embedders/contentvec_base.pt",

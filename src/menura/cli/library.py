@@ -1,0 +1,229 @@
+"""`menura voices` and `menura assets`."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from menura.cli.derive import Group, flag_with, home_option
+from menura.cli.terminal import fail, say, say_json, say_lines, table
+from menura.errors import VoiceExistsError
+from menura.voices import library
+from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(cls=Group)
+def voices() -> None:
+    """List, describe, import and remove voices."""
+
+
+@voices.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of name, builtin and source.")
+@home_option
+def list_voices(as_json: bool, home: Path | None) -> None:
+    """List the voices that --voice knows by name."""
+    entries = library.list_voices(home_folder(home))
+    if as_json:
+        say_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
+    else:
+        say_lines(voice_lines(entries))
+
+
+@voices.command()
+@click.argument("voice")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@home_option
+def info(voice: str, as_json: bool, home: Path | None) -> None:
+    """Describe a VOICE: a name, or a .pth or .safetensors file."""
+    facts = _facts(library.find_voice(voice, home_folder(home)))
+    say_json(facts) if as_json else say_lines(table(_rows(facts | facts.pop("card"))))
+
+
+def _rows(facts: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
+    """A voice's facts, lists and what has parts below their name."""
+    for name, value in facts.items():
+        label = indent + name.replace("_", " ")
+        if isinstance(value, dict):
+            yield label, ""
+            yield from _rows(value, indent + "  ")
+        elif isinstance(value, (list, tuple)):
+            yield from ((label if number == 0 else "", str(item)) for number, item in enumerate(value))
+        elif isinstance(value, bool):
+            yield label, "yes" if value else "no"
+        elif value not in (None, ""):
+            yield label, str(value)
+
+
+@voices.command(name="import")
+@click.argument("path", type=_PATH)
+@click.option("--name", help="Name of the voice; by default its file's name.")
+@click.option("--index", type=_PATH, help="Its retrieval index; by default the one found beside it.")
+@click.option("--all", "every_epoch", is_flag=True, help="Import every epoch of a voice, not only the newest.")
+@home_option
+def import_voices(path: Path, name: str | None, index: Path | None, every_epoch: bool, home: Path | None) -> None:
+    """Install voices from PATH: a .pth or .safetensors file, or a folder or .zip with voices.
+
+    Weights are read without running any code that a file may carry.
+    """
+    home = home_folder(home)
+    request = library.ImportRequest(source=path, home=home, name=name, index=index, every_epoch=every_epoch)
+    results = list(library.import_voices(request))
+    if len(results) == 1 and results[0].error is not None:
+        raise results[0].error
+    for result in results:
+        if result.voice is not None:
+            index = result.voice.index_path
+            with_index = f" with its index ({index.name})" if index else ""
+            say(f"installed '{result.name}'{with_index} in {result.voice.path.parent}")
+            if result.voice.note and not index:
+                say(f"  {result.voice.note}")
+        elif isinstance(result.error, VoiceExistsError):
+            say(f"'{result.name}' exists already")
+        elif result.error is not None:
+            fail(result.error.details.text(flag_with))
+    if any(result.error and not isinstance(result.error, VoiceExistsError) for result in results):
+        raise click.exceptions.Exit(1)
+
+
+@voices.command()
+@click.argument("name")
+@home_option
+def remove(name: str, home: Path | None) -> None:
+    """Delete the installed voice NAME with its index."""
+    say(f"removed '{library.remove_voice(name, home_folder(home)).name}'")
+
+
+def voice_lines(entries: Iterable[library.VoiceEntry]) -> Iterator[str]:
+    return table(
+        (e.name, "built in" if e.builtin else "installed", f"{e.source}{', with index' if e.index_path else ''}")
+        for e in entries
+    )
+
+
+def _facts(entry: library.VoiceEntry) -> dict[str, Any]:
+    from menura.checkpoints.rvc import load_voice
+
+    voice = load_voice(entry.path)
+    config, metadata = voice.config, voice.metadata
+    facts: dict[str, Any] = {
+        "name": entry.name,
+        "builtin": entry.builtin,
+        "source": entry.source,
+        "path": str(entry.path),
+        "size_mb": round(entry.path.stat().st_size / 1e6, 1),
+        "index": str(entry.index_path) if entry.index_path else None,
+        "version": config.version,
+        "sample_rate": config.sample_rate,
+        "has_f0": config.has_f0,
+        "speakers": config.n_speakers,
+        "speaker_names": list(metadata.speaker_names),
+        "vocoder": config.vocoder,
+        "content_encoder": config.content_encoder,
+        "parameters": sum(tensor.numel() for tensor in voice.state.values()),
+        "author": metadata.author,
+        "info": metadata.info,
+        "epoch": metadata.epoch,
+        "licence": metadata.licence,
+    }
+    own = entry.builtin or entry.path.parent.name == entry.name
+    card = library.read_card(entry.path.parent / library.CARD_NAME).fields if own else {}
+    facts["card"] = {key: value for key, value in card.items() if key not in facts}
+    return facts
+
+
+@click.group(cls=Group)
+def assets() -> None:
+    """List model weights, import them from Applio or RVC WebUI, clean up."""
+
+
+@assets.command(name="list")
+@click.option("--all", "everything", is_flag=True, help="Also show where to download each missing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@home_option
+def list_assets(everything: bool, as_json: bool, home: Path | None) -> None:
+    """List model weights: first those that installed voices lack, then the installed ones, then the others."""
+    folder = home_folder(home)
+    needed = needed_by(folder)
+    statuses = asset_status(folder, needed)
+    if as_json:
+        say_json([asset_document(status, folder) for status in statuses])
+        return
+    say_lines(asset_lines(statuses, folder, needed, everything=everything))
+    if not everything and any(status.path is None for status in statuses):
+        say("From Applio or RVC WebUI: menura assets import FOLDER. Addresses: menura assets list --all")
+
+
+@assets.command(name="import")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@home_option
+def import_assets(folder: Path, home: Path | None) -> None:
+    """Import networks, pretrained files and voices from FOLDER, where Applio or RVC WebUI is installed.
+
+    Existing files are kept. Nothing in FOLDER is changed or executed.
+    """
+    from menura.voices.migration import take_over
+
+    labels = {"imported": "imported", "present": "already there", "failed": "failed", "unknown": "not recognized"}
+    outcomes: Counter[str] = Counter()
+    for item in take_over(folder, home_folder(home)):
+        outcomes[item.outcome] += 1
+        if item.outcome == "failed" and item.error is not None:
+            fail(f"{labels[item.outcome]:<14}  {item.name}: {item.error.details.text(flag_with)}")
+        else:
+            say(f"{labels[item.outcome]:<14}  {item.name}")
+    say(", ".join(f"{outcomes[key]} {label}" for key, label in labels.items() if outcomes[key]))
+    if outcomes["failed"]:
+        raise click.exceptions.Exit(1)
+
+
+@assets.command()
+@home_option
+def clean(home: Path | None) -> None:
+    """Remove caches, which are made again when needed, and what interrupted imports left behind."""
+    folder = home_folder(home)
+    library.remove_imports(folder)
+    for cache in cache_folder(folder).glob("*"):
+        if cache.is_dir():
+            size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+            shutil.rmtree(cache)
+            say(f"{size / 1e6:.0f} MB removed from {cache}")
+
+
+def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
+    asset = status.asset
+    return {
+        "name": asset.name,
+        "purpose": asset.purpose,
+        "found": status.path is not None,
+        "path": None if status.path is None else str(status.path),
+        "note": status.note,
+        "missing": [
+            {"put_at": str(home / "assets" / file), "fetch": asset.fetch_from(file), "size_bytes": asset.size_bytes}
+            for file in status.missing
+        ],
+        "advice": asset.advice,
+    }
+
+
+def asset_lines(
+    statuses: tuple[AssetStatus, ...], home: Path, needed: dict[str, list[str]], *, everything: bool
+) -> Iterator[str]:
+    """One line for every asset, and what to do for those that voices lack, or for all that are missing."""
+    ordered = sorted(statuses, key=lambda s: (s.path is not None or s.asset.name not in needed, s.path is None))
+    rows = []
+    for status in ordered:
+        name, path, note = status.asset.name, status.path, status.note and f" ({status.note})"
+        who = f"; needed by {', '.join(needed[name])}" if name in needed else ""
+        rows.append((name, "found", f"{path}{note}") if path else (name, "missing", f"{status.asset.purpose}{who}"))
+    for status, line in zip(ordered, table(rows), strict=True):
+        yield line
+        if status.path is None and (everything or status.asset.name in needed):
+            steps = [*fetch_steps(status, home), status.asset.advice]
+            yield from (f"    {step}" for step in steps if step)
