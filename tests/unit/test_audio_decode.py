@@ -18,7 +18,7 @@ import soundfile
 
 from menura.audio import decode
 from menura.audio.decode import open_audio, spooled_input
-from menura.audio.media import MediaSource
+from menura.audio.sources import MediaSource
 from menura.errors import DecodeError, ResourceError
 from support.media import encode_media
 

@@ -15,7 +15,7 @@ import soundfile
 from av.stream import Disposition
 
 from menura.audio.decode import open_audio
-from menura.audio.media import MediaSource
+from menura.audio.sources import MediaSource
 from menura.errors import DecodeError
 from menura.train.data.recordings import Recording, survey_dataset
 from support.media import encode_media

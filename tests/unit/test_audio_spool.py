@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from menura.errors import ResourceError
 @pytest.mark.parametrize("memory_bytes", [1, 1000, 1 << 20])
 def test_gives_back_what_was_appended_with_gain_and_peak(tmp_path: Path, memory_bytes: int) -> None:
     x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    with SampleSpool(tmp_path, memory_bytes) as spool:
+    with closing(SampleSpool(tmp_path, memory_bytes)) as spool:
         for start in range(0, 1000, 130):
             spool.append(x[start : start + 130])
         assert spool.length_samples == 1000
@@ -30,7 +31,7 @@ def test_gives_back_what_was_appended_with_gain_and_peak(tmp_path: Path, memory_
 
 
 def test_empty_spool_has_no_blocks(tmp_path: Path) -> None:
-    with SampleSpool(tmp_path, 1000) as spool:
+    with closing(SampleSpool(tmp_path, 1000)) as spool:
         spool.append(np.zeros(0, dtype=np.float32))
         assert spool.length_samples == 0
         assert spool.peak == 0
@@ -48,7 +49,10 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, block: int) ->
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with SampleSpool(tmp_path, 1000) as spool, pytest.raises(ResourceError, match="can't be written") as caught:
+        with (
+            closing(SampleSpool(tmp_path, 1000)) as spool,
+            pytest.raises(ResourceError, match="can't be written") as caught,
+        ):
             fill(spool, 40_000, block)
         closed = SampleSpool(tmp_path, 1000)
         fill(closed, 24_990, block)

@@ -20,9 +20,8 @@ import numpy as np
 from menura.audio.containers import inspect
 from menura.audio.containers.structure import Structure
 from menura.audio.listing import MEDIA_SUFFIXES
-from menura.audio.media import MEDIA_ADVICE, MediaSource
 from menura.audio.processor import CANCELLED, MixDown
-from menura.audio.sndfile import NO_SAMPLES, UNSUPPORTED, Findings, SndfileSource
+from menura.audio.sources import MEDIA_ADVICE, NO_SAMPLES, UNSUPPORTED, Findings, MediaSource, SndfileSource
 from menura.errors import DecodeError
 from menura.system.files import temporary_folder, writing
 from menura.types import FloatArray
@@ -58,13 +57,10 @@ class AudioReader:
         return sum(len(block) for block in self.blocks(self.info.sample_rate))
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        """Yield the recording from its start as float32 (samples,), mixed down; see MixDown.
+        """Yield the recording from its start as float32 (samples,), mixed down (see MixDown).
 
-        Every block has `block_samples` samples, the last one what is left. How many samples there are in all is only
-        certain at the end: `info.length_samples` is the header's word.
-
-        Raises:
-            DecodeError: the file can't be read any more, or nothing of it could be decoded.
+        Every block has `block_samples` samples, the last one what is left. How many there are in all is only certain
+        at the end: `info.length_samples` is the header's word.
         """
         if block_samples < 1:
             raise ValueError(f"Blocks must have at least one sample, not {block_samples}.")
@@ -186,11 +182,7 @@ def _open_source(path: Path, structure: Structure) -> SndfileSource | MediaSourc
 
 @contextmanager
 def spooled_input(stream: BinaryIO, folder: Path | None = None) -> Iterator[Path]:
-    """Copy a stream that can't be read twice, such as standard input, to a temporary file, gone when the block ends.
-
-    Raises:
-        ResourceError: the temporary folder has no room for it.
-    """
+    """Copy a stream that can't be read twice to a temporary file, gone when the block ends; may raise ResourceError."""
     with ExitStack() as stack:
         with writing(folder or Path(tempfile.gettempdir())):
             path = stack.enter_context(temporary_folder(parent=folder)) / "stdin"

@@ -1,9 +1,8 @@
 """Writing recordings: wav flac ogg mp3 opus by libsndfile, m4a by PyAV (extra `media`).
 
-A file appears under its name only when it is complete. Every format keeps the exact number of samples, none shifted:
-Menura reads back what it wrote, and FFmpeg does too from wav, flac, ogg, mp3 (LAME's gapless tag) and opus (pre-skip
-and last granule). In m4a the edit list and the duration of the last packet say where the sound ends; players that heed
-only the first give up to 1023 samples of padding more.
+A file appears under its name only when it is complete. Every format keeps the exact number of samples, none shifted;
+in m4a the edit list and the duration of the last packet say where the sound ends, and players that heed only the first
+give up to 1023 samples of padding more.
 """
 
 from __future__ import annotations
@@ -62,18 +61,11 @@ def least_samples(format: str) -> int:
 
 
 def format_of(path: Path) -> str | None:
-    """Output format that a file name's ending asks for, or None."""
     return _SUFFIX_FORMATS.get(path.suffix.lower())
 
 
 class SampleSpool:
-    """Mono float32 samples between two passes, given back in blocks as often as asked; use it as a context manager.
-
-    Up to `memory_bytes` stay in memory, more in a nameless temporary file in `folder`, which is gone with the spool.
-
-    Raises:
-        ResourceError: on `append`, when the disk is full.
-    """
+    """Mono float32 samples between two passes: up to `memory_bytes` in memory, more in a nameless file in `folder`."""
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         self._folder = folder
@@ -84,7 +76,7 @@ class SampleSpool:
         """Largest |sample| so far."""
 
     def append(self, samples: FloatArray) -> None:
-        """Add (samples,) at the end."""
+        """Add (samples,) at the end; ResourceError where the disk is full."""
         if not len(samples):
             return
         with writing(self._folder):
@@ -94,7 +86,6 @@ class SampleSpool:
         self.peak = max(self.peak, float(np.max(np.abs(samples))))
 
     def blocks(self, block_samples: int, gain: float = 1.0) -> Iterator[FloatArray]:
-        """Yield all samples times `gain`, `block_samples` at a time."""
         for start in range(0, self.length_samples, block_samples):
             self._file.seek(start * _SAMPLE_BYTES)
             count = min(block_samples, self.length_samples - start)
@@ -103,12 +94,6 @@ class SampleSpool:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what a full disk left in a buffer isn't wanted either
             self._file.close()
-
-    def __enter__(self) -> SampleSpool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +109,10 @@ class Encoding:
 
 
 class AudioWriter:
-    """Writes one mono recording; use it as a context manager.
+    """Writes one mono recording; use it as a context manager. Each method may raise EncodeError.
 
-    Folders above the file are made, an older file of the name is replaced when the new one is complete. The format is
-    by default the one of the name's ending, else wav, which is written as RF64 where `expected_samples` need that.
-
-    Raises:
-        EncodeError: on opening, `write` or `close`, where the folder can't be written, the disk is full, the format
-            lacks the rate (see `codec_rate`), or PyAV is needed and not installed.
+    Folders above the file are made. The rate must be one that `codec_rate` gives; the format is by default the one of
+    the name's ending, else wav, which is written as RF64 where `expected_samples` need that.
     """
 
     def __init__(

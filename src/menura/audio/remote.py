@@ -24,21 +24,15 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def place_of(text: str) -> Place:
-    """The Url or Path that an argument names."""
     return Url(text.rstrip("/")) if is_url(text) else Path(text)
 
 
 def is_url(text: str) -> bool:
-    """Whether an argument is a URL."""
     return _URL.match(text) is not None
 
 
 def remote_files(text: str, selection: Selection) -> list[InputFile]:
-    """Expand a URL of a file, folder or pattern into recordings, by the rules of `listing.audio_files`.
-
-    Raises:
-        OptionError: there is no file system for such a URL here.
-    """
+    """Expand a URL of a file, folder or pattern into recordings, by the rules of `listing.audio_files`."""
     url = Url(text.rstrip("/"))
     system, path = _reach(url)
     base, folder = Url(_fixed_part(url.text)), _fixed_part(path)
@@ -74,8 +68,8 @@ def _unreachable(error: Exception) -> str:
 def file_facts(place: Place, *, fresh: bool = False) -> tuple[int, int] | None:
     """A file's size in bytes, and the time of its last change in ns; None if there is none.
 
-    Where a remote file system has no times, the second is a number that changes with what it has. Listings may be
-    remembered within a process, unless the answer is to be `fresh`.
+    Where a remote file system has no times, the second is a number that changes with what it has; a `fresh` answer
+    heeds no listing that the process remembers.
     """
     if isinstance(place, Path):
         with contextlib.suppress(OSError):
@@ -101,11 +95,7 @@ def size_bytes(place: Place) -> int:
 
 @contextlib.contextmanager
 def local_input(place: Place) -> Iterator[Path]:
-    """A recording as a local file: itself, or a copy of a remote one, gone when the block ends.
-
-    Raises:
-        DecodeError: it can't be downloaded.
-    """
+    """A recording as a local file: itself, or a copy of a remote one, gone when the block ends."""
     if isinstance(place, Path):
         yield place
         return
@@ -121,11 +111,7 @@ def local_input(place: Place) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_output(place: Place) -> Iterator[Path]:
-    """A local name to write to: itself, or one whose file, if there is one, is put at the URL when the block ends.
-
-    Raises:
-        EncodeError: it can't be put there.
-    """
+    """A local name to write to: itself, or one whose file, if there is one, is put at the URL when the block ends."""
     if isinstance(place, Path):
         yield place
         return
@@ -174,7 +160,7 @@ def read_notes(folder: Url) -> list[bytes]:
 
 
 def write_note(folder: Url, name: str, text: bytes) -> None:
-    """Write or replace a small text; stores that can't append can hold them too. Raises EncodeError."""
+    """Write or replace a small text; stores that can't append can hold them too."""
     system, path = _reach(folder)
     with _writing(folder):
         system.makedirs(path, exist_ok=True)
@@ -196,10 +182,9 @@ def _reach(url: Url) -> tuple[Any, str]:
     except ImportError as error:
         raise OptionError(url.text, "URLs need fsspec", "Run pip install 'menura[remote]'") from error
     try:
-        system, path = fsspec.core.url_to_fs(str(url))
+        return fsspec.core.url_to_fs(str(url))
     except (ImportError, ValueError) as error:  # fsspec names the package that is missing
         raise OptionError(url.text, _why(error)) from error
-    return system, str(path)
 
 
 def _why(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import soundfile
 
-from menura.audio.media import open_container
+from menura.audio.sources import open_container
 
 _LONGEST_TEXT_BYTES = 2000
 """In UTF-8. Of a wav with longer ones libsndfile reads none, and with much longer ones writes none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ class FileSink(Sink):
     def finish(self, check: Callable[[], None]) -> None:
         assert self._spool is not None
         count, gain = self._spool.length_samples, output_gain(self._spool.peak)
-        with self._spool as spool:
+        with closing(self._spool) as spool:
             check()
             options = self._options
             encoding = Encoding(options.bitrate, options.quality, options.bit_depth or DEFAULT_BIT_DEPTH)

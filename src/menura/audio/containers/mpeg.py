@@ -37,9 +37,8 @@ class _Run:
 
     header: int
     announced_frames: int | None
-    """What the Xing header says, None without one."""
     frames: int = 0
-    """Audio frames found, the Xing header's own left out."""
+    """Without the Xing header's own, which announces some."""
     pieces: list[range] = field(default_factory=list)
 
     def add(self, position: int, length: int) -> None:
@@ -49,7 +48,13 @@ class _Run:
     def part(self) -> tuple[Piece, ...]:
         if _layer(self.header) < 3 or (self.announced_frames is not None and self.announced_frames >= self.frames):
             return tuple(self.pieces)
-        return (_xing_frame(self.header, self.frames), *self.pieces)
+        # A silent frame with a Xing header: the frame count, and no gapless trimming.
+        header = self.header | 0x10000  # no checksum
+        needed = 4 + _side_bytes(header) + 12
+        headers = (header & ~0xF200 | bits << 12 for bits in range(1, 15))
+        header = next(header for header in headers if frame_bytes(header) >= needed)
+        tag = bytes(_side_bytes(header)) + b"Xing" + struct.pack(">II", 1, self.frames)
+        return (header.to_bytes(4, "big") + tag).ljust(frame_bytes(header), b"\0"), *self.pieces
 
 
 def inspect_mpeg(file: BinaryIO, size: int) -> Structure | None:
@@ -172,13 +177,3 @@ def _xing_frames(file: BinaryIO, position: int, length: int) -> int | None:
         return None
     flags, frames = struct.unpack(">II", data[at + 4 : at + 12].ljust(8, b"\0"))
     return int(frames) if flags & 1 else 0
-
-
-def _xing_frame(header: int, frames: int) -> bytes:
-    """A silent layer III frame with a Xing header: the frame count, and no gapless trimming."""
-    header |= 0x10000  # no checksum
-    needed = 4 + _side_bytes(header) + 12
-    headers = (header & ~0xF200 | bits << 12 for bits in range(1, 15))
-    header = next(header for header in headers if frame_bytes(header) >= needed)
-    tag = b"Xing" + struct.pack(">II", 1, frames)
-    return (header.to_bytes(4, "big") + bytes(_side_bytes(header)) + tag).ljust(frame_bytes(header), b"\0")

@@ -18,6 +18,7 @@ _ENDLESS_BYTES = 0x7F000000
 """Announced sizes from here on, in a file that is smaller, are a piped program's stand-in (sox, arecord, ffmpeg)."""
 _MOST_CHUNKS = 10_000
 """Chunks in a row after which a file is given up: zeros look like any number of empty ones."""
+_XIPH = re.compile(rb"fLaC|OggS")
 _WAVE_START = re.compile(rb"(?:RIFF|RF64)....WAVEfmt ", re.DOTALL)
 
 
@@ -29,12 +30,9 @@ class _Layout:
     first: int
     header: str
     samples: bytes
-    lead: int = 0
-    """Bytes in that chunk before the samples."""
-    counted: int = 0
-    """Bytes of its header that a chunk's size includes."""
-    unit: int = 2
-    """Chunks are padded to multiples of it."""
+    lead: int = 0  # bytes in that chunk before the samples
+    counted: int = 0  # bytes of its header that a chunk's size includes
+    unit: int = 2  # chunks are padded to multiples of it
 
     def behind(self, start: int, length: int) -> int:
         """Where the chunk after one of this place and length begins."""
@@ -94,7 +92,8 @@ def _part(file: BinaryIO, layout: _Layout, base: int, size: int) -> tuple[tuple[
     else:
         there = min(announced, there)
         ends = (layout.behind(start, there), _container_end(file, layout, base))
-        end = next((at for at in ends if base < at < size and _begins_sound(file, at)), size)
+        begun = (at for at in ends if base < at < size and (_layout_at(file, at) or _XIPH.match(bytes_at(file, at, 4))))
+        end = next(begun, size)
     if there == written:
         return (range(base, end),) if there > layout.lead else (), end, announced, there
     width = struct.calcsize(size_form)
@@ -147,10 +146,6 @@ def _is_open(file: BinaryIO, layout: _Layout, start: int, announced: int, size: 
             return True
         end = layout.behind(at, length)
     return not 0 <= end - size <= 1
-
-
-def _begins_sound(file: BinaryIO, position: int) -> bool:
-    return _layout_at(file, position) is not None or bytes_at(file, position, 4) in (b"fLaC", b"OggS")
 
 
 def _container_end(file: BinaryIO, layout: _Layout, base: int) -> int:

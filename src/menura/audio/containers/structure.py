@@ -71,8 +71,7 @@ def after_id3(file: BinaryIO, position: int) -> int:
 class PieceFile:
     """Reads the pieces of a file as if they were one, for soundfile and PyAV.
 
-    To them an error of the disk looks like the file's end (soundfile would print and forget it); the `with` block that
-    uses this ends in it, whatever they made of it.
+    To them an error of the disk looks like the file's end: soundfile would print it. The `with` block ends in it.
     """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:

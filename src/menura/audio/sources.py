@@ -1,46 +1,165 @@
-"""Decoding by PyAV (FFmpeg's libraries): m4a aac webm mp4 mkv mov wma ac3 and the rest. Optional: extra `media`."""
+"""Decoding by libsndfile, or by PyAV (FFmpeg's libraries, the extra `media`) what that doesn't know."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import chain, groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import soundfile
 
-from menura.audio.containers.structure import PieceFile, Structure
-from menura.audio.sndfile import ANOTHER_RATE, NO_SAMPLES, UNSUPPORTED, Findings, silence
+from menura.audio.containers.structure import Piece, PieceFile, Structure
+from menura.audio.containers.xiph import rest_of_flac
 from menura.errors import DecodeError
 from menura.system.interrupts import deferred_interrupts
 from menura.types import AudioInfo, FloatArray
 
-MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
+NO_SAMPLES = "contains no audio"
+UNSUPPORTED = "unsupported or damaged audio file"
+ANOTHER_RATE = "the sample rate changes within the file; parts at another rate were left out"
+_READ_SAMPLES = 1 << 15
+"""Samples of all channels together that are asked of libsndfile at once."""
+_ENDLESS_SAMPLES = 2**62
+"""libsndfile's length of a file that doesn't give one is beyond this."""
 _MOST_DAMAGES = 1000
-"""Damaged packets after which the rest is given up."""
+"""Damaged places or packets in one file after which the rest is given up."""
+MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
 _TIMED = ("matroska", "mp4", "flv", "asf")
 """Containers in which a hole between two timestamps is silence; transport streams' clocks jump."""
 _HOLE_S, _BACK_S, _MOST_SILENCE_S = 0.05, 1.0, 6 * 3600.0
 _DAMAGED = "damaged; what could be decoded was used"
 
 
-def open_container(file: Any) -> Any:
-    """PyAV's container of an open binary file.
+@dataclass
+class Findings:
+    """What reading a file brought to light, each text once and without the file's name."""
 
-    Without a name, which would be taken as a hint; and with inline data as the only protocol: a playlist must not fetch
-    others.
+    damage: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def damaged(self, problem: str) -> None:
+        """Something can't be read; begins in lower case, without a full stop."""
+        self.damage[problem] = None
+
+    def note(self, text: str) -> None:
+        """Something worth knowing of a whole recording; a sentence."""
+        self.notes[text] = None
+
+
+class _Sound(soundfile.SoundFile):  # type: ignore[misc]
+    """Only moves forward: soundfile seeks after every read, which a FLAC that is cut off refuses and MP3 pays for."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class SndfileSource:
+    """wav rf64 w64 flac ogg opus mp3 aiff au caf and libsndfile's other formats.
+
+    DecodeError where it is none of them, or its first part has no samples; for the other source likewise.
     """
+
+    slack_s = 0.01
+    """A header's length may be this much longer than the sound without anything being missing."""
+
+    def __init__(self, path: Path, structure: Structure) -> None:
+        self._path, self._parts = path, structure.parts
+        lengths: list[int] = []
+        with path.open("rb") as file:
+            for part in self._parts:
+                with self._opened(file, part) as sound:
+                    if not lengths:
+                        rate_hz, channels = sound.samplerate, sound.channels
+                        silent = not len(_read(sound)[0])
+                    lengths.append(sound.frames)
+        if silent and len(lengths) == 1:
+            raise DecodeError(path, NO_SAMPLES)
+        length = structure.length_samples
+        if length is None and max(lengths) < _ENDLESS_SAMPLES:
+            length = sum(lengths)
+        self.info = AudioInfo(sample_rate=rate_hz, channels=channels, length_samples=length)
+
+    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
+        """Yield (samples, channels) float32."""
+        with self._path.open("rb") as file:
+            for part in self._parts:
+                yield from self._part_chunks(file, part, findings)
+
+    def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], findings: Findings) -> Iterator[FloatArray]:
+        count, position, stream, rate_hz = 0, 0, part[0], self.info.sample_rate
+        for _ in range(_MOST_DAMAGES):
+            damaged = False
+            with self._opened(file, part) as sound:
+                if sound.samplerate != rate_hz:
+                    findings.damaged(ANOTHER_RATE)
+                    return
+                while not damaged:
+                    chunk, damaged = _read(sound)
+                    if not len(chunk):
+                        break
+                    count += len(chunk)
+                    yield chunk
+            if not damaged:
+                return
+            rest = rest_of_flac(file, stream, count, position) if isinstance(stream, range) else None
+            if rest is None:
+                if self.info.length_samples is None:  # else the total tells
+                    findings.damaged(f"damaged or cut off at {count / rate_hz:.2f} s")
+                return
+            start, position, part = rest
+            gap_s = (start - count) / rate_hz
+            findings.damaged(f"damaged at {count / rate_hz:.2f} s: {gap_s:.2f} s were replaced by silence")
+            yield from silence(start - count, self.info.channels)
+            count = start
+
+    @contextlib.contextmanager
+    def _opened(self, file: BinaryIO, part: tuple[Piece, ...]) -> Iterator[_Sound]:
+        with PieceFile(file, part) as pieces:
+            try:
+                with deferred_interrupts():
+                    sound = _Sound(pieces)
+            except soundfile.LibsndfileError as error:
+                raise DecodeError(self._path, UNSUPPORTED) from error
+            with sound:
+                yield sound
+
+
+def _read(sound: _Sound) -> tuple[FloatArray, bool]:
+    """Read on; where that fails, True and the samples that were decoded before."""
+    out = np.full((max(_READ_SAMPLES // sound.channels, 1), sound.channels), np.nan, dtype=np.float32)
+    try:
+        with deferred_interrupts():
+            return sound.read(len(out), out=out), False
+    except soundfile.LibsndfileError:
+        # soundfile doesn't say how much it got; untouched places still hold NaN.
+        untouched = np.isnan(out).all(axis=1)
+        return out[: int(np.argmax(untouched))] if untouched.any() else out, True
+
+
+def silence(samples: int, channels: int) -> Iterator[FloatArray]:
+    """(samples, channels) zeros in chunks."""
+    step = max(_READ_SAMPLES // channels, 1)
+    for start in range(0, samples, step):
+        yield np.zeros((min(step, samples - start), channels), dtype=np.float32)
+
+
+def open_container(file: Any) -> Any:
+    """PyAV's container of an open binary file, without a name that it would take as a hint."""
     import av
 
     # Before 19, tags that aren't UTF-8 are errors unless said otherwise; from then on there is nothing to say.
     tolerant: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+    # Inline data as the only protocol: a playlist must fetch nothing.
     return av.open(file, options={"protocol_whitelist": "data"}, **tolerant)
 
 
 class MediaSource:
-    """A file that FFmpeg's libraries understand.
+    """m4a aac webm mp4 mkv mov wma ac3 and FFmpeg's other formats.
 
     What FFmpeg knows of priming samples (MP4 edit lists, Opus and Matroska delays) is left out of the sound; in MP4 the
     padding at the end too. Raw AAC, MPEG-TS, FLV and AVI don't say, and begin with their codec's delay.
@@ -50,11 +169,6 @@ class MediaSource:
     """A container's duration may be this much longer than its sound without anything being missing."""
 
     def __init__(self, path: Path, structure: Structure) -> None:
-        """Open `path`, of which `structure` was made, and decode its first samples.
-
-        Raises:
-            DecodeError: FFmpeg doesn't know the format, there is no audio track, or it has no samples.
-        """
         self._path, self._cut_off = path, structure.cut_off
         with self._opened() as container:
             # What the decoder gives counts, not the header: HE-AAC declares half the rate that comes out.
@@ -74,10 +188,7 @@ class MediaSource:
         return importlib.util.find_spec("av") is not None
 
     def chunks(self, findings: Findings) -> Iterator[FloatArray]:
-        """Yield (samples, channels) float32 from the start, silence where the timestamps leave a hole.
-
-        The number of channels may change on the way, as it does in broadcasts.
-        """
+        """Yield (samples, channels) float32; the number of channels may change on the way, as it does in broadcasts."""
         with self._opened() as container:
             tracks = container.streams.audio
             if len(tracks) > 1:
@@ -98,9 +209,8 @@ class MediaSource:
                 with deferred_interrupts():
                     container = open_container(pieces)
             except (av.error.FFmpegError, ValueError) as error:
-                raise DecodeError(
-                    self._path, "cut off, and what is left can't be decoded" if self._cut_off else UNSUPPORTED
-                ) from error
+                problem = "cut off, and what is left can't be decoded" if self._cut_off else UNSUPPORTED
+                raise DecodeError(self._path, problem) from error
             with container:
                 if not container.streams.audio:
                     raise DecodeError(self._path, "has no audio track")
@@ -170,15 +280,10 @@ def _packed(container: Any, rate_hz: int, findings: Findings) -> Iterator[tuple[
 
 def _trimmed(frames: Iterator[tuple[Any, FloatArray]]) -> Iterator[tuple[Any, FloatArray]]:
     """Without the padding that a container states for the last frame."""
-    held: tuple[Any, FloatArray] | None = None
-    for following in frames:
-        if held is not None:
-            yield held
-        held = following
-    if held is not None:
-        frame, samples = held
-        step = frame.time_base * frame.sample_rate if frame.time_base else 0  # coarser ones say nothing exact
-        yield frame, samples[: round(frame.duration * step) if frame.duration and 0 < step <= 2 else None]
+    for (frame, samples), (following, _) in pairwise(chain(frames, [(None, np.zeros(0, np.float32))])):
+        step = frame.time_base * frame.sample_rate if frame.time_base else 0
+        stated = frame.duration and 0 < step <= 2  # coarser ones aren't exact
+        yield frame, samples[: round(frame.duration * step)] if stated and following is None else samples
 
 
 def _without_holes(frames: Iterator[tuple[Any, FloatArray]], rate_hz: int, findings: Findings) -> Iterator[FloatArray]:
