@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from menura.audio.resample import resample
+from menura.audio.processor import resample
 from menura.models.whisper_encoder import WhisperConfig, WhisperContentEncoder
 
 CLUSTERS = 48

@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile as sf
 
 from menura import ConversionOptions, Converter
-from menura.audio.resample import resample
+from menura.audio.processor import resample
 from menura.plots import Sound, draw_sounds
 from menura.train.experiment.settings import write_atomically
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from menura.audio.decode import open_audio
-from menura.audio.resample import resample
+from menura.audio.processor import resample
 from menura.checkpoints.pickles import load_tensors
 from menura.errors import AssetMissingError, CheckpointError
 from menura.f0.swift import SwiftEstimator

@@ -13,7 +13,7 @@ from scipy import signal
 
 from menura.audio.envelope import EnvelopeMatcher, RmsMeter
 from menura.audio.filters import StreamHighPass
-from menura.audio.resample import StreamResampler, resample
+from menura.audio.processor import StreamResampler, resample
 from menura.units import rescaled_length
 
 RATES_HZ = (4_000, 8_000, 11_025, 16_000, 22_050, 32_000, 40_000, 44_100, 48_000, 96_000, 192_000, 384_000)

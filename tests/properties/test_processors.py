@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.filters import StreamHighPass
-from menura.audio.processor import Chain, ExactLength, MixDown, Processor, mix_down
-from menura.audio.resample import StreamResampler
+from menura.audio.processor import Chain, ExactLength, MixDown, Processor, StreamResampler, mix_down
 
 Samples = npt.NDArray[np.float32]
 

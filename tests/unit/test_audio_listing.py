@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from menura.audio.listing import Selection, audio_files
+from menura.audio.places import Selection, audio_files
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from menura.audio.envelope import EnvelopeMatcher, RmsMeter
 from menura.audio.filters import StreamHighPass
-from menura.audio.resample import StreamResampler, resample
+from menura.audio.processor import StreamResampler, resample
 
 
 @pytest.mark.parametrize(("rate_in_hz", "rate_out_hz"), [(16_000, 40_000), (48_000, 16_000), (44_100, 16_000)])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from menura.audio.listing import InputFile
+from menura.audio.places import InputFile
 from menura.errors import OptionError
 from menura.jobs.plan import (
     check_outputs,

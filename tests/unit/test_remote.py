@@ -13,8 +13,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from menura.audio.listing import Selection
-from menura.audio.remote import (
+from menura.audio.places import (
+    Selection,
     file_facts,
     is_url,
     local_input,

@@ -19,9 +19,9 @@ import numpy as np
 
 from menura.audio.containers import inspect
 from menura.audio.containers.structure import Structure
-from menura.audio.listing import MEDIA_SUFFIXES
+from menura.audio.places import MEDIA_SUFFIXES
 from menura.audio.processor import CANCELLED, MixDown
-from menura.audio.sources import MEDIA_ADVICE, NO_SAMPLES, UNSUPPORTED, Findings, MediaSource, SndfileSource
+from menura.audio.sources import MEDIA_ADVICE, NO_SAMPLES, UNSUPPORTED, MediaSource, SndfileSource
 from menura.errors import DecodeError
 from menura.system.files import temporary_folder, writing
 from menura.types import FloatArray
@@ -38,17 +38,18 @@ class AudioReader:
         self.path = path
         self.info = source.info
         self._structure, self._source = structure, source
-        self._findings = Findings()
+        self._damage: dict[str, None] = {}
+        self._cancelled = False
 
     @property
     def warning(self) -> str | None:
         """What was wrong with the file, as far as it has been read; None if nothing was."""
-        return "; ".join(self._findings.damage) or None
+        return "; ".join(self._damage) or None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else there is to say of it, as far as it has been read."""
-        return tuple(self._findings.notes)
+        return self._source.notes + ((CANCELLED,) if self._cancelled else ())
 
     def length_samples(self) -> int:
         """The recording's length: by its header, or counted by reading all of it where the header doesn't say."""
@@ -78,17 +79,16 @@ class AudioReader:
             for chunk in chunks:
                 yield mixer.push(chunk)
             yield mixer.flush()
-            if mixer.cancelled:
-                self._findings.note(CANCELLED)
+            self._cancelled |= mixer.cancelled
 
     def _finite_chunks(self) -> Iterator[FloatArray]:
         count = 0
         try:
-            for chunk in self._source.chunks(self._findings):
+            for chunk in self._source.chunks(self._damage.setdefault):
                 count += len(chunk)
                 finite = np.isfinite(chunk)
                 if not finite.all():
-                    self._findings.damaged("NaN or infinite samples were replaced by silence")
+                    self._damage.setdefault("NaN or infinite samples were replaced by silence")
                     chunk = np.where(finite, chunk, np.float32(0))
                 yield chunk
         except OSError as error:
@@ -97,19 +97,19 @@ class AudioReader:
 
     def _judge(self, count: int) -> None:
         """Say what is missing, from what was announced and the samples that came."""
-        structure, findings, rate_hz = self._structure, self._findings, self.info.sample_rate
+        structure, damaged, rate_hz = self._structure, self._damage.setdefault, self.info.sample_rate
         announced = self.info.length_samples or 0
         if announced <= count:
             announced = round(count / structure.present) if structure.present else count
         seconds = f"{count / rate_hz:.2f} s"
         if announced - count > self._source.slack_s * rate_hz:
-            findings.damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
+            damaged(f"damaged or cut off: {seconds} of {announced / rate_hz:.2f} s could be read")
         elif structure.cut_off or (count < announced and not structure.media):
-            findings.damaged(f"cut off: the end is missing; {seconds} could be read")
+            damaged(f"cut off: the end is missing; {seconds} could be read")
         elif structure.damaged:
-            findings.damaged(f"damaged; {seconds} could be read")
+            damaged(f"damaged; {seconds} could be read")
         if structure.problem is not None:
-            findings.damaged(structure.problem)
+            damaged(structure.problem)
 
 
 def _regrouped(chunks: Iterable[FloatArray], block_samples: int) -> Iterator[FloatArray]:
@@ -167,17 +167,17 @@ def _open_source(path: Path, structure: Structure) -> SndfileSource | MediaSourc
     try:
         return SndfileSource(path, structure)
     except DecodeError as error:
-        sndfile_error = error
+        failure = error
     if MediaSource.available():
         try:
             return MediaSource(path, structure)
         except DecodeError as error:
             # A header without samples is libsndfile's to name; of other files PyAV knows more.
-            raise (sndfile_error if sndfile_error.problem == NO_SAMPLES else error) from None
-    if sndfile_error.problem == NO_SAMPLES:
-        raise sndfile_error
-    needs_media = structure.media or path.suffix.lower() in MEDIA_SUFFIXES
-    raise DecodeError(path, "this format needs PyAV" if needs_media else sndfile_error.problem, MEDIA_ADVICE)
+            failure = failure if failure.problem == NO_SAMPLES else error
+    elif failure.problem != NO_SAMPLES:
+        needs_media = structure.media or path.suffix.lower() in MEDIA_SUFFIXES
+        failure = DecodeError(path, "this format needs PyAV" if needs_media else failure.problem, MEDIA_ADVICE)
+    raise failure
 
 
 @contextmanager

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain, groupby, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import soundfile
@@ -35,20 +34,8 @@ _HOLE_S, _BACK_S, _MOST_SILENCE_S = 0.05, 1.0, 6 * 3600.0
 _DAMAGED = "damaged; what could be decoded was used"
 
 
-@dataclass
-class Findings:
-    """What reading a file brought to light, each text once and without the file's name."""
-
-    damage: dict[str, None] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-
-    def damaged(self, problem: str) -> None:
-        """Something can't be read; begins in lower case, without a full stop."""
-        self.damage[problem] = None
-
-    def note(self, text: str) -> None:
-        """Something worth knowing of a whole recording; a sentence."""
-        self.notes[text] = None
+Report: TypeAlias = Callable[[str], None]
+"""Takes what can't be read; begins in lower case, without a full stop."""
 
 
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]
@@ -64,6 +51,7 @@ class SndfileSource:
     DecodeError where it is none of them, or its first part has no samples; for the other source likewise.
     """
 
+    notes: tuple[str, ...] = ()
     slack_s = 0.01
     """A header's length may be this much longer than the sound without anything being missing."""
 
@@ -84,36 +72,36 @@ class SndfileSource:
             length = sum(lengths)
         self.info = AudioInfo(sample_rate=rate_hz, channels=channels, length_samples=length)
 
-    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
+    def chunks(self, damaged: Report) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32."""
         with self._path.open("rb") as file:
             for part in self._parts:
-                yield from self._part_chunks(file, part, findings)
+                yield from self._part_chunks(file, part, damaged)
 
-    def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], findings: Findings) -> Iterator[FloatArray]:
+    def _part_chunks(self, file: BinaryIO, part: tuple[Piece, ...], damaged: Report) -> Iterator[FloatArray]:
         count, position, stream, rate_hz = 0, 0, part[0], self.info.sample_rate
         for _ in range(_MOST_DAMAGES):
-            damaged = False
+            broken = False
             with self._opened(file, part) as sound:
                 if sound.samplerate != rate_hz:
-                    findings.damaged(ANOTHER_RATE)
+                    damaged(ANOTHER_RATE)
                     return
-                while not damaged:
-                    chunk, damaged = _read(sound)
+                while not broken:
+                    chunk, broken = _read(sound)
                     if not len(chunk):
                         break
                     count += len(chunk)
                     yield chunk
-            if not damaged:
+            if not broken:
                 return
             rest = rest_of_flac(file, stream, count, position) if isinstance(stream, range) else None
             if rest is None:
                 if self.info.length_samples is None:  # else the total tells
-                    findings.damaged(f"damaged or cut off at {count / rate_hz:.2f} s")
+                    damaged(f"damaged or cut off at {count / rate_hz:.2f} s")
                 return
             start, position, part = rest
             gap_s = (start - count) / rate_hz
-            findings.damaged(f"damaged at {count / rate_hz:.2f} s: {gap_s:.2f} s were replaced by silence")
+            damaged(f"damaged at {count / rate_hz:.2f} s: {gap_s:.2f} s were replaced by silence")
             yield from silence(start - count, self.info.channels)
             count = start
 
@@ -165,6 +153,7 @@ class MediaSource:
     padding at the end too. Raw AAC, MPEG-TS, FLV and AVI don't say, and begin with their codec's delay.
     """
 
+    notes: tuple[str, ...] = ()
     slack_s = 0.25
     """A container's duration may be this much longer than its sound without anything being missing."""
 
@@ -176,6 +165,10 @@ class MediaSource:
             if first is None:
                 raise DecodeError(path, NO_SAMPLES)
             announced_s = _stated_s(container)
+            tracks = container.streams.audio
+            if len(tracks) > 1:
+                chosen = tracks.index(_track(container)) + 1
+                self.notes = (f"The file has {len(tracks)} audio tracks; track {chosen} was used.",)
         self.info = AudioInfo(
             sample_rate=int(first.sample_rate),
             channels=len(first.layout.channels),
@@ -187,16 +180,12 @@ class MediaSource:
         """Whether PyAV is installed."""
         return importlib.util.find_spec("av") is not None
 
-    def chunks(self, findings: Findings) -> Iterator[FloatArray]:
+    def chunks(self, damaged: Report) -> Iterator[FloatArray]:
         """Yield (samples, channels) float32; the number of channels may change on the way, as it does in broadcasts."""
         with self._opened() as container:
-            tracks = container.streams.audio
-            if len(tracks) > 1:
-                chosen = tracks.index(_track(container)) + 1
-                findings.note(f"The file has {len(tracks)} audio tracks; track {chosen} was used.")
-            frames = _trimmed(_packed(container, self.info.sample_rate, findings))
+            frames = _trimmed(_packed(container, self.info.sample_rate, damaged))
             if any(name in container.format.name for name in _TIMED):
-                yield from _without_holes(frames, self.info.sample_rate, findings)
+                yield from _without_holes(frames, self.info.sample_rate, damaged)
             else:
                 yield from (samples for _, samples in frames)
 
@@ -235,7 +224,7 @@ def _stated_s(container: Any) -> float | None:
     return None
 
 
-def _frames(container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
+def _frames(container: Any, damaged: Report) -> Iterator[Any]:
     import av
 
     packets = container.demux(_track(container))
@@ -247,13 +236,13 @@ def _frames(container: Any, warn: Callable[[str], None]) -> Iterator[Any]:
                     if packet is None:
                         return
                     if packet.is_corrupt:
-                        warn(_DAMAGED)
+                        damaged(_DAMAGED)
                     frames = list(packet.decode())
                 yield from frames
-        warn(_DAMAGED)
+        damaged(_DAMAGED)
 
 
-def _packed(container: Any, rate_hz: int, findings: Findings) -> Iterator[tuple[Any, FloatArray]]:
+def _packed(container: Any, rate_hz: int, damaged: Report) -> Iterator[tuple[Any, FloatArray]]:
     """Frames of any sample format, each as (samples, channels) float32 too, full scale 1.
 
     PyAV misreads planar frames of eight and more channels (it looks for planes beyond the list's end), so FFmpeg packs
@@ -261,10 +250,10 @@ def _packed(container: Any, rate_hz: int, findings: Findings) -> Iterator[tuple[
     """
     import av
 
-    frames = _frames(container, findings.damaged)
+    frames = _frames(container, damaged)
     for kind, run in groupby(frames, lambda frame: (frame.sample_rate, frame.format.name, frame.layout.name)):
         if kind[0] != rate_hz:
-            findings.damaged(ANOTHER_RATE)
+            damaged(ANOTHER_RATE)
             continue
         resampler: Any = av.AudioResampler(format="flt")
         for frame in run:
@@ -273,7 +262,7 @@ def _packed(container: Any, rate_hz: int, findings: Findings) -> Iterator[tuple[
             try:
                 packed += [piece.to_ndarray().reshape(-1, channels) for piece in resampler.resample(frame)]
             except (av.error.FFmpegError, ValueError):
-                findings.damaged(_DAMAGED)
+                damaged(_DAMAGED)
                 resampler = av.AudioResampler(format="flt")
             yield frame, np.concatenate(packed)
 
@@ -286,7 +275,7 @@ def _trimmed(frames: Iterator[tuple[Any, FloatArray]]) -> Iterator[tuple[Any, Fl
         yield frame, samples[: round(frame.duration * step)] if stated and following is None else samples
 
 
-def _without_holes(frames: Iterator[tuple[Any, FloatArray]], rate_hz: int, findings: Findings) -> Iterator[FloatArray]:
+def _without_holes(frames: Iterator[tuple[Any, FloatArray]], rate_hz: int, damaged: Report) -> Iterator[FloatArray]:
     """Silence where timestamps leave a hole."""
     expected_s: float | None = None
     left_s = _MOST_SILENCE_S
@@ -304,5 +293,5 @@ def _without_holes(frames: Iterator[tuple[Any, FloatArray]], rate_hz: int, findi
             left_s -= gap_s
             yield from silence(round(gap_s * rate_hz), samples.shape[1])
         elif gap_s > _HOLE_S:
-            findings.damaged(f"a gap of {gap_s:.0f} s in the timestamps was ignored")
+            damaged(f"a gap of {gap_s:.0f} s in the timestamps was ignored")
         yield samples

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 
 from menura import __version__
-from menura.audio.remote import local_input, place_of
+from menura.audio.places import local_input, place_of
 from menura.cli import terminal
 from menura.cli.derive import GroupedCommand, flag_with, grouped_option, options_of, values_of
 from menura.cli.terminal import LiveLine, clock, columns_of, cut_start, fail, say, say_json, say_lines, table, warn

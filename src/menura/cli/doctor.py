@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from menura import __version__
-from menura.audio.listing import BASE_SUFFIXES, MEDIA_SUFFIXES
+from menura.audio.places import BASE_SUFFIXES, MEDIA_SUFFIXES
 from menura.cli.derive import home_option
 from menura.cli.library import asset_document, asset_lines, voice_lines
 from menura.cli.terminal import say_json, say_lines, table

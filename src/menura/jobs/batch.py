@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
-from menura.audio.remote import place_of
+from menura.audio.places import place_of
 from menura.errors import CancelledError
 from menura.jobs.journal import FileStamp, Journal
 from menura.jobs.plan import find_inputs, missing_results, plan_outputs

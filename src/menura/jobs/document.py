@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from menura import __version__
-from menura.audio.remote import place_of
+from menura.audio.places import place_of
 from menura.errors import ErrorDetails
 from menura.types import FileResult, RunReport, StageTimes, State
 

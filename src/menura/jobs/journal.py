@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from menura.audio.remote import file_facts, read_notes, write_note
+from menura.audio.places import file_facts, read_notes, write_note
 from menura.errors import EncodeError
 from menura.jobs.document import from_document, to_document
 from menura.system.files import append_whole, writing

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from menura.audio.listing import InputFile, Selection, audio_files, failed_input
-from menura.audio.remote import is_url, place_of, remote_files
+from menura.audio.places import InputFile, Selection, audio_files, failed_input, is_url, place_of, remote_files
 from menura.errors import OptionError
 from menura.options import FORMATS, BatchOptions, ConversionOptions
 from menura.system.files import check_writable

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from menura.audio.remote import size_bytes
+from menura.audio.places import size_bytes
 from menura.errors import MenuraError
 from menura.jobs.scheduler import Message, Ready, Worker, WorkerLostError
 from menura.loading.request import Asked

@@ -18,7 +18,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from menura import __version__
-from menura.audio.remote import local_input, local_output, remove_partial, size_bytes
+from menura.audio.places import local_input, local_output, remove_partial, size_bytes
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.loading.request import Asked
 from menura.options import EngineOptions

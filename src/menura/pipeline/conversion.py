@@ -11,8 +11,7 @@ from typing import TypeAlias, TypeVar, Union
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
-from menura.audio.processor import Chain, ExactLength, Processor
-from menura.audio.resample import StreamResampler
+from menura.audio.processor import Chain, ExactLength, Processor, StreamResampler
 from menura.errors import DecodeError, ResourceError
 from menura.f0.file import length_notes
 from menura.loading.loader import VoiceModels

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from menura.audio.decode import open_audio
 from menura.audio.envelope import PeakMeter
 from menura.audio.filters import StreamHighPass
-from menura.audio.processor import CANCELLED, MixDown
-from menura.audio.resample import StreamResampler
+from menura.audio.processor import CANCELLED, MixDown, StreamResampler
 from menura.errors import DecodeError
 from menura.pipeline.windows import LONGEST_EDGE_SAMPLES
 from menura.types import AudioInfo, FloatArray

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from menura.audio.resample import resample
+from menura.audio.processor import resample
 from menura.content.base import ContentEncoder
 from menura.content.registry import encoder_path, load_encoder, projection_of
 from menura.errors import TrainingError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.resample import resample
+from menura.audio.processor import resample
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:

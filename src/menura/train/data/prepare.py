@@ -19,7 +19,7 @@ import torch
 
 from menura.audio.decode import open_audio
 from menura.audio.envelope import within_full_scale
-from menura.audio.resample import resample
+from menura.audio.processor import resample
 from menura.content.registry import encoder_path
 from menura.errors import AudioError, TrainingError, details_of
 from menura.f0.registry import method_path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from menura.audio.decode import open_audio
-from menura.audio.listing import AUDIO_SUFFIXES
+from menura.audio.places import AUDIO_SUFFIXES
 from menura.errors import AudioError, ErrorDetails, TrainingError
 from menura.train.experiment.folder import FEATURES, LOGS, SLICES, VOICE
 from menura.train.experiment.settings import EXPERIMENT_FILE
