@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from menura.train.data.denoise import denoised
+from menura.train.data.slicing import denoised
 
 
 def test_noise_is_taken_out_and_speech_left() -> None:

@@ -21,7 +21,7 @@ from menura.system.files import replacing
 from menura.train.data.recordings import ADVISED_S, DatasetFacts, find_recordings, speakers_of, survey_dataset
 from menura.train.experiment.defaults import experiment_of, network
 from menura.train.experiment.folder import BEGIN
-from menura.train.experiment.settings import EXPERIMENT_FILE, DataSettings, Experiment, WarmStart, save_experiment
+from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, WarmStart, save_experiment
 from menura.train.learning.checkpoint import check_disk_space
 from menura.train.learning.networks import check_warm_start
 from menura.train.learning.precision import fastest_precision
@@ -57,13 +57,13 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
     config = checked_network(options, len(speakers))
     _check_encoder(config.content_encoder, home)
     warm, notes = warm_start(options, config, home)
-    f0, by_folder = resolve_method(options.f0, home), len(speakers) > 1
-    data = DataSettings(dataset=str(dataset.resolve()), by_folder=by_folder, rights=rights, f0=f0)
+    options = dataclasses.replace(options, f0=resolve_method(options.f0, home))
     if options.precision == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         options = dataclasses.replace(options, precision=fastest_precision(device))
-    experiment = dataclasses.replace(experiment_of(options, config, speakers, data), warm_start=warm)
-    facts = survey_dataset(find_recordings(dataset, speakers, by_folder=by_folder), config.sample_rate)
+    experiment = experiment_of(options, config, speakers, dataset=dataset, rights=rights)
+    experiment = dataclasses.replace(experiment, warm_start=warm)
+    facts = survey_dataset(find_recordings(dataset, speakers, by_folder=experiment.data.by_folder), config.sample_rate)
     copied_bytes = sum(Path(path).stat().st_size for path in (warm.generator, warm.discriminator) if path)
     check_disk_space(folder, experiment, seconds=facts.total_s, copied_bytes=copied_bytes)
     check_warm_start(folder, experiment)

@@ -23,7 +23,7 @@ from menura.audio.processor import resample
 from menura.content.registry import encoder_path
 from menura.errors import AudioError, TrainingError, details_of
 from menura.f0.registry import method_path
-from menura.train.data.denoise import denoised
+from menura.train.data import slicing
 from menura.train.data.features import extract_features, load_networks, whole_slice
 from menura.train.data.recordings import Recording, find_recordings
 from menura.train.data.report import (
@@ -35,15 +35,6 @@ from menura.train.data.report import (
     load_preparation,
     save_preparation,
     save_report,
-)
-from menura.train.data.slicing import (
-    NEAR_SILENT,
-    fault_of,
-    high_passed,
-    loudness_db,
-    normalised,
-    spans_by_silence,
-    spans_of_chunks,
 )
 from menura.train.data.workers import run_all
 from menura.train.events import OnEvent, Preparing
@@ -65,10 +56,8 @@ _UNCUT_S = 30.0
 """Recordings that are said to be slices are still cut where they are longer."""
 _TOGETHER = 8
 """Slices that one pass over the networks takes; a run that is killed loses no more."""
-_MOST_VALIDATED = 8
-"""Slices of a speaker."""
-_FEWEST_TO_VALIDATE = 8
-"""Of fewer slices none is kept for validation."""
+_MOST_VALIDATED, _FEWEST_TO_VALIDATE = 8, 8
+"""Slices of a speaker; of fewer none is kept for validation."""
 
 
 def is_prepared(folder: Path, experiment: Experiment) -> bool:
@@ -188,7 +177,7 @@ def slice_recording(recording: Recording, *, folder: Path, settings: DataSetting
         speaker=recording.speaker,
         seconds=len(samples) / rate,
         rate=rate,
-        loudness_db=round(loudness_db(samples, rate), 1),
+        loudness_db=round(slicing.loudness_db(samples, rate), 1),
         files=tuple(path.relative_to(folder).as_posix() for path in files),
         dropped=tuple(dropped),
     )
@@ -197,34 +186,28 @@ def slice_recording(recording: Recording, *, folder: Path, settings: DataSetting
 
 
 def _recording_key(path: Path, settings: DataSettings, rate: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    cutting: tuple[object, ...] = (
-        settings.slicing, settings.slice_s, settings.overlap_s, settings.loudness, settings.high_pass, rate,
-    )  # fmt: skip
-    if settings.denoise:
-        cutting = (*cutting, settings.denoise)
-    digest.update(repr(cutting).encode())
+    cutting = (settings.slicing, settings.slice_s, settings.overlap_s, settings.loudness, settings.high_pass, rate)
+    facts = (*cutting, settings.denoise) if settings.denoise else cutting
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(repr(facts).encode())
     return digest.hexdigest()[:16]
 
 
 def _write_slices(
     samples: FloatArray, rate: int, settings: DataSettings, stem: Path, sample_rate: int
 ) -> tuple[list[Path], list[Dropped]]:
-    treated = high_passed(samples, rate) if settings.high_pass else samples
-    treated = denoised(treated, rate, settings.denoise)
+    treated = slicing.high_passed(samples, rate) if settings.high_pass else samples
+    treated = slicing.denoised(treated, rate, settings.denoise)
     if settings.loudness == "before":
-        treated = normalised(treated, rate)
+        treated = slicing.normalised(treated, rate)
     spans = _spans(samples, rate, settings)
     files: list[Path] = []
-    dropped = [] if spans else [Dropped(start_s=0.0, end_s=len(samples) / rate, fault=NEAR_SILENT)]
+    dropped = [] if spans else [Dropped(start_s=0.0, end_s=len(samples) / rate, fault=slicing.NEAR_SILENT)]
     for number, span in enumerate(spans):
-        if (fault := fault_of(samples[span], rate)) is not None:
+        if (fault := slicing.fault_of(samples[span], rate)) is not None:
             dropped.append(Dropped(start_s=span.start / rate, end_s=span.stop / rate, fault=fault))
             continue
-        part = normalised(treated[span], rate) if settings.loudness == "after" else treated[span]
+        part = slicing.normalised(treated[span], rate) if settings.loudness == "after" else treated[span]
         part, buffer = resample(part, rate, sample_rate), io.BytesIO()
         soundfile.write(buffer, np.clip(part, -1, 1), sample_rate, format="FLAC", subtype="PCM_24")
         files.append(stem.with_name(f"{stem.name}.{number:04d}.flac"))
@@ -234,6 +217,6 @@ def _write_slices(
 
 def _spans(samples: FloatArray, rate: int, settings: DataSettings) -> Sequence[slice]:
     if settings.slicing == "silence":
-        return spans_by_silence(samples, rate, settings.slice_s)
+        return slicing.spans_by_silence(samples, rate, settings.slice_s)
     length_s, overlap_s = (settings.slice_s, settings.overlap_s) if settings.slicing == "chunks" else (_UNCUT_S, 0.0)
-    return spans_of_chunks(len(samples), rate, length_s, overlap_s)
+    return slicing.spans_of_chunks(len(samples), rate, length_s, overlap_s)

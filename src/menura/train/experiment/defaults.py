@@ -14,7 +14,7 @@ from menura.options import TRAINING_RATES, RunOptions, TrainingOptions
 from menura.system.files import read_json
 from menura.train.experiment.settings import FILTER_WEIGHTS, RVC_WEIGHTS, DataSettings, Experiment, Schedule
 
-_SAVE_EVERY_STEPS, _LOG_EVERY_STEPS = 500, 25
+_SAVE_EVERY_STEPS = 500
 _VALIDATION_SHARE = 0.05
 _NUMBERS = (
     "inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers", "kernel_size",
@@ -120,7 +120,7 @@ def _check_crops(config: SynthesizerConfig) -> None:
 
 
 def experiment_of(
-    options: TrainingOptions, config: SynthesizerConfig, speakers: tuple[str, ...], data: DataSettings
+    options: TrainingOptions, config: SynthesizerConfig, speakers: tuple[str, ...], *, dataset: Path, rights: str
 ) -> Experiment:
     small = config.vocoder == SOURCE_FILTER
     return Experiment(
@@ -132,8 +132,11 @@ def experiment_of(
         weights=FILTER_WEIGHTS if small else RVC_WEIGHTS,
         schedule=_schedule(options, small=small),
         gradient_checkpointing=options.gradient_checkpointing,
-        data=dataclasses.replace(
-            data,
+        data=DataSettings(
+            dataset=str(dataset.resolve()),
+            by_folder=len(speakers) > 1,
+            rights=rights,
+            f0=options.f0,
             slicing=options.slicing,
             slice_s=options.slice_length,
             overlap_s=options.overlap,
@@ -149,23 +152,20 @@ def experiment_of(
 def _schedule(options: TrainingOptions, *, small: bool) -> Schedule:
     rate = options.learning_rate or (5e-4 if small else 1e-4)
     steps = options.steps or (3_000 if small else 10_000)
-    common = Schedule(
+    base = Schedule() if small else Schedule(row_frames=300, gan_from_step=0, max_gradient=1000.0)
+    return dataclasses.replace(
+        base,
         steps=steps,
         batch_size=options.batch_size,
         learning_rate=rate,
         final_learning_rate=rate / (10 if small else 2),
         warmup_steps=min(300, steps // 10) if small else 0,
+        discriminator_learning_rate=2e-4 if small else min(rate, 2e-4),
         save_every_steps=min(_SAVE_EVERY_STEPS, steps),
-        log_every_steps=min(_LOG_EVERY_STEPS, steps),
+        log_every_steps=min(25, steps),
         keep_last=options.keep,
         evaluate_every_steps=min(_SAVE_EVERY_STEPS, steps),
         patience=options.patience or None,
-    )
-    if small:
-        return common
-    judged = min(rate, 2e-4)
-    return dataclasses.replace(
-        common, row_frames=300, gan_from_step=0, discriminator_learning_rate=judged, max_gradient=1000.0
     )
 
 

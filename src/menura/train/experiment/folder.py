@@ -31,9 +31,7 @@ BEST = "best.pt"
 
 _UNFINISHED = ".*.part"
 _TAIL_BYTES = 1 << 16
-_OWN_FILES = (
-    EXPERIMENT_FILE, "prepared.json", "report.txt", "report.png", LOG, BEST, "checkpoint*.pt",
-)  # fmt: skip
+_OWN_FILES = (EXPERIMENT_FILE, "prepared.json", "report.txt", "report.png", LOG, BEST, "checkpoint*.pt")
 
 
 @contextmanager
@@ -69,9 +67,8 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 class Summary:
     folder: Path
     step: int = 0
-    """The last one that was logged."""
+    """The last one that was logged, of `steps` as planned."""
     steps: int = 0
-    """As planned; 0 where the experiment can't be read."""
     exported: bool = False
     size_bytes: int = 0
     problem: str | None = None

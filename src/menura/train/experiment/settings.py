@@ -85,26 +85,23 @@ class ContentMix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
+    """How recordings become slices; what isn't explained is as in TrainingOptions."""
+
     dataset: str = ""
     """The folder of recordings when the experiment was made; not needed any more once they are prepared."""
     by_folder: bool = False
-    """True if each sub-folder of it is a speaker's."""
+    """Each sub-folder of it is a speaker's."""
     rights: str = ""
     """Who recorded it and what allows its use; kept in the voice's card."""
     f0: str = "swift"
     slicing: str = "silence"
-    """"silence", "chunks" or "none"."""
     slice_s: float = 8.0
-    """Longest slice; the length of chunks."""
     overlap_s: float = 0.3
-    """Of chunks."""
     loudness: str = "none"
-    """Normalised "before" slicing (each recording), "after" it (each slice), or not at all: "none"."""
     high_pass: bool = True
     perturbed: int = 0
     """Perturbed content variants of each slice."""
     denoise: float = 0.0
-    """Strength of the noise reduction, 0 to 1; 0 for none."""
     held_out: float = 0.0
     """Share of each speaker's slices that is kept for validation."""
 
@@ -116,7 +113,6 @@ class WarmStart:
     generator: str = ""
     """RVC's checkpoint of a generator ({model, ...}), or a voice file; below the experiment's folder."""
     discriminator: str = ""
-    """RVC's checkpoint of the discriminators, likewise."""
     origin: str = ""
     """What the generator's file was called; for the card."""
 
