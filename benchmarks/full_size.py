@@ -27,9 +27,9 @@ from torch import Tensor
 from benchmarks.recipe import Rule, around, drawn, gain, signed_uniform
 from menura.checkpoints.rvc import save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes
+from menura.models.config import rvc_config
 from menura.models.hubert import HubertConfig
 from menura.models.rmvpe import N_MELS, RmvpeConfig
-from menura.models.sizes import rvc_config
 from menura.retrieval.build import build_index
 from menura.system.files import replacing
 from menura.voices.assets import cache_folder, home_folder

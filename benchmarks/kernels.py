@@ -32,7 +32,7 @@ from menura.kernels.linear import onednn_works
 from menura.kernels.selftest import kernels_in_words, trusted_kernels
 from menura.kernels.voice import NativeVoice
 from menura.models.synthesizer import Synthesizer
-from menura.models.vocoders import HifiGanBase
+from menura.models.vocoders import HifiGan
 from menura.system.device import flushed_denormals, physical_cores
 from menura.units import FRAME_RATE_HZ
 
@@ -130,7 +130,7 @@ def _measured(request: KernelRequest) -> KernelAnswer:
     libraries = _libraries()
     compiled = _compiled(voice, libraries)
     variants = _torch_variants(network, latent)
-    if isinstance(network.dec, HifiGanBase):  # other vocoders have no kernels
+    if isinstance(network.dec, HifiGan):  # other vocoders have no kernels
         variants |= {name: _tiled(native, latent) for name, native in compiled.items()}
     missing = [] if libraries else [f"kernels: {kernels_in_words()}"]
     missing += [] if onednn_works() else [f"{ONEDNN}: this torch doesn't have it"]
@@ -145,7 +145,7 @@ def _measured(request: KernelRequest) -> KernelAnswer:
             sgemm[threads] = sgemm_gflops(_CPU)
             more = {} if exported is None else {ONNX: exported(threads)}
             rows += _decoder_rows(variants | more, wanted, threads, request)
-            if isinstance(network.dec, HifiGanBase):
+            if isinstance(network.dec, HifiGan):
                 layers += measure_layers(network.dec, libraries, threads, request.seconds, request.rounds)
     turns = Turns(threads=request.threads, seconds=request.seconds, rounds=request.rounds)
     networks = measure_networks({TORCH: network, **compiled}, request.sizes, libraries, turns)

@@ -14,7 +14,7 @@ from menura.kernels.layers import Convolution, LastConvolution, SourceConvolutio
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
 from menura.models.layers import LEAKY_SLOPE
-from menura.models.vocoders import LAST_SLOPE, HifiGanBase
+from menura.models.vocoders import LAST_SLOPE, HifiGan
 from menura.units import FRAME_RATE_HZ
 
 EAGER, CHANNELS_LAST = "torch eager", "torch channels-last"
@@ -52,7 +52,7 @@ class Site:
         return 2 * self.layer.weight.numel() * rate_hz / 1e9
 
 
-def sites(vocoder: HifiGanBase) -> Iterator[Site]:
+def sites(vocoder: HifiGan) -> Iterator[Site]:
     """One layer of every kind in every stage."""
     rate_hz = FRAME_RATE_HZ
     yield _site("first", "convolution", vocoder.conv_pre, rate_hz, 1.0)
@@ -78,7 +78,7 @@ def _site(name: str, kind: str, layer: nn.Module, rate_hz: int, slope: float) ->
 
 
 def measure_layers(
-    vocoder: HifiGanBase, libraries: Mapping[str, KernelLibrary], threads: int, seconds: float, rounds: int
+    vocoder: HifiGan, libraries: Mapping[str, KernelLibrary], threads: int, seconds: float, rounds: int
 ) -> list[LayerRow]:
     """Time one layer of every kind.
 

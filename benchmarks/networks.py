@@ -23,10 +23,10 @@ from menura.kernels import hubert, rmvpe
 from menura.kernels.layers import Attention
 from menura.kernels.library import KernelLibrary
 from menura.kernels.linear import onednn_product, onednn_works
+from menura.kernels.voice import Voice
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig
 from menura.models.synthesizer import PITCH_BINS
-from menura.models.voice import Voice
 from menura.pipeline.windows import Windowing
 from menura.units import FRAME_RATE_HZ
 

@@ -14,7 +14,7 @@ import torch
 from cast import NAMES, PAIRS
 
 from menura.checkpoints.rvc import load_voice
-from menura.models.sizes import small_config
+from menura.models.config import small_config
 from menura.train.experiment.settings import (
     FILTER_WEIGHTS,
     ContentMix,

@@ -297,7 +297,7 @@ class SpeakerEncoder(nn.Module):
         self.lstm = nn.LSTM(_MELS, _WIDTH, _LAYERS, batch_first=True)
         self.linear = nn.Linear(_WIDTH, _WIDTH)
         rate = ANALYSIS_RATE_HZ
-        bank = mel_filterbank(sample_rate=rate, n_fft=_FFT, n_mels=_MELS, low_hz=0.0, high_hz=rate / 2)
+        bank = mel_filterbank(sample_rate=rate, n_fft=_FFT, n_mels=_MELS)
         self.register_buffer("bank", bank, persistent=False)
 
     @classmethod

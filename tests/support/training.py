@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from menura.content.base import RecordingStatistics
-from menura.models.sizes import rvc_config, small_config
+from menura.models.config import rvc_config, small_config
 from menura.train.data.features import ClipFeatures, save_features
 from menura.train.events import Stepped, ignore
 from menura.train.experiment.settings import FILTER_WEIGHTS, RVC_WEIGHTS, Experiment, Schedule

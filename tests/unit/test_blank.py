@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from menura.models.blank import without_weights
+from menura.models.weights import without_weights
 
 
 def test_shapes_without_memory() -> None:

@@ -15,13 +15,11 @@ from torch import Tensor
 from menura.kernels import prior as subject
 from menura.kernels.cache import Packing
 from menura.kernels.layers import Attention, gate, spread
-from menura.kernels.voice import NativeVoice
-from menura.models.config import SynthesizerConfig
-from menura.models.footprint import network_bytes
+from menura.kernels.voice import NativeVoice, Voice
+from menura.models.config import SynthesizerConfig, rvc_config, small_config
 from menura.models.layers import RelativeAttention
-from menura.models.sizes import rvc_config, small_config
 from menura.models.synthesizer import Synthesizer
-from menura.models.voice import Voice
+from menura.models.weights import network_bytes
 from menura.types import Prior
 from support.kernels import assert_close, built, normal, paths
 from support.tiny import tiny_config

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from menura.loading.pool import ModelKey, ModelPool
-from menura.models.footprint import network_bytes
+from menura.models.weights import network_bytes
 from support.tiny import tiny_voice
 
 

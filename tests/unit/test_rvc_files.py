@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from menura.checkpoints.maps import folded, parametrized
 from menura.checkpoints.rvc import (
     LoadedVoice,
     VoiceMetadata,
@@ -21,6 +20,7 @@ from menura.checkpoints.rvc import (
 from menura.checkpoints.voice import build_synthesizer, expected_shapes
 from menura.errors import CheckpointError, EncodeError
 from menura.models.synthesizer import Synthesizer
+from menura.models.weights import folded, parametrized
 from support.disk import no_file_longer_than
 from support.tiny import tiny_config
 from support.voicefiles import write_voice

@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from menura.checkpoints.maps import classic
 from menura.checkpoints.rvc import load_voice, save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, build_synthesizer, check_config
 from menura.errors import CheckpointError
-from menura.models.config import SynthesizerConfig
-from menura.models.sizes import small_config
+from menura.models.config import SynthesizerConfig, small_config
 from menura.models.source import advance_phase
 from menura.models.source_filter import EXCITATIONS, PulseSource, SourceFilter, cosine_sum
 from menura.models.synthesizer import Synthesizer
+from menura.models.weights import classic
 from menura.options import TrainingOptions
 from menura.train import create
 from menura.train.experiment.defaults import network

@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from menura.checkpoints.maps import classic
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, OptionError, ResourceError, TrainingError, UnsafeCheckpointError
-from menura.models.blank import without_weights
+from menura.models.config import rvc_config
 from menura.models.discriminators import RvcDiscriminators
-from menura.models.sizes import rvc_config
+from menura.models.weights import classic, without_weights
 from menura.options import RunOptions
 from menura.retrieval import build
 from menura.retrieval.build import build_index, cell_count, cluster_centres, index_name

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from menura.checkpoints.maps import classic, folded, parametrized, unfolded
 from menura.checkpoints.voice import expected_shapes
 from menura.models.synthesizer import Synthesizer
+from menura.models.weights import classic, folded, parametrized, unfolded
 from support.recipe import load_manifest
 from support.tiny import tiny_config
 

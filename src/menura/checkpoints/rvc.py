@@ -15,19 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from menura.checkpoints.maps import State
 from menura.checkpoints.pickles import load_tensors, reading, save_tensors
-from menura.checkpoints.voice import (
-    HIFI_GAN,
-    MRF_HIFI_GAN,
-    REFINE_GAN,
-    LoadedVoice,
-    VoiceMetadata,
-    check_config,
-    checked_voice,
-)
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, check_config, checked_voice
 from menura.errors import CheckpointError, EncodeError
-from menura.models.config import SynthesizerConfig
+from menura.models.config import HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN, SynthesizerConfig
+from menura.models.weights import State
 from menura.system.files import replacing
 from menura.system.text import printable
 

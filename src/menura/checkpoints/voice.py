@@ -10,17 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from menura.checkpoints.maps import State, classic, folded, unfolded
 from menura.errors import CheckpointError
-from menura.models.blank import without_weights
-from menura.models.config import SynthesizerConfig
-from menura.models.sizes import SOURCE_FILTER
+from menura.models.config import HIFI_GAN, REFINE_GAN, SOURCE_FILTER, SynthesizerConfig
 from menura.models.source_filter import FINE_STEPS, WINDOW_HOPS
 from menura.models.synthesizer import VOCODERS, Synthesizer
+from menura.models.weights import State, classic, folded, unfolded, without_weights
 from menura.system.text import printable
 from menura.units import FRAME_RATE_HZ
 
-HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN = "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN"
 _POSTERIOR_PREFIX = "enc_q."
 """The posterior encoder is needed in training only and left out of voices."""
 

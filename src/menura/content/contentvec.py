@@ -18,8 +18,8 @@ from menura.errors import CheckpointError
 from menura.kernels.hubert import use_kernels
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
-from menura.models.footprint import network_bytes
 from menura.models.hubert import ChannelStatistics, Hubert
+from menura.models.weights import network_bytes
 from menura.system.memory import MappedPages
 from menura.types import FloatArray
 

@@ -16,7 +16,7 @@ from menura.content.base import RecordingStatistics
 from menura.content.registry import STARTER, STARTER_WEIGHTS
 from menura.errors import AssetMissingError
 from menura.kernels.linear import use_onednn
-from menura.models.footprint import network_bytes
+from menura.models.weights import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
 from menura.types import FloatArray
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from menura.checkpoints.pickles import load_tensors
 from menura.errors import CheckpointError
 from menura.models.fcpe import Fcpe, FcpeConfig, log_mel
-from menura.models.footprint import network_bytes
+from menura.models.weights import network_bytes
 
 _THRESHOLD = 0.006
 """Frames of less salience are unvoiced (Applio's, and torchfcpe's own advice)."""

@@ -13,8 +13,8 @@ from menura.checkpoints.pickles import load_weights
 from menura.errors import CheckpointError
 from menura.kernels.rmvpe import use_kernels
 from menura.kernels.selftest import trusted_kernels
-from menura.models.footprint import network_bytes
 from menura.models.rmvpe import HOP_SAMPLES, Rmvpe, decode_salience, log_mel
+from menura.models.weights import network_bytes
 
 _THRESHOLD = 0.03
 """Frames of less salience are unvoiced (RVC's)."""

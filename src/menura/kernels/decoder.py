@@ -17,9 +17,8 @@ from menura.kernels.cache import Packing
 from menura.kernels.layers import Convolution, LastConvolution, Layer, SourceConvolution, Upsampling, bias_of
 from menura.kernels.library import CallArguments, KernelLibrary, LayerArguments, LayerEnd, Mode, StageArguments, address
 from menura.kernels.packing import padded
-from menura.models.layers import LEAKY_SLOPE
-from menura.models.spans import Span, samples_of
-from menura.models.vocoders import LAST_SLOPE, HifiGanBase
+from menura.models.layers import LEAKY_SLOPE, Span, samples_of
+from menura.models.vocoders import LAST_SLOPE, HifiGan
 
 TILE_FRAMES = 200
 """Frames whose fast stages are computed at once: 2 s, about 50 MB. Shorter tiles recompute more context."""
@@ -95,7 +94,7 @@ class ChunkedBlocks:
 class _Stage:
     """Upsampling, excitation, and residual blocks whose outputs are averaged."""
 
-    def __init__(self, library: KernelLibrary, vocoder: HifiGanBase, number: int, packing: Packing) -> None:
+    def __init__(self, library: KernelLibrary, vocoder: HifiGan, number: int, packing: Packing) -> None:
         up = cast("nn.ConvTranspose1d", vocoder.upsampler(number))
         self.rate = vocoder.rates[number]
         self.context_steps = vocoder.context_steps(number)
@@ -129,7 +128,7 @@ class _Stage:
 class Decoder:
     """A decoder ready to run. Rows of a batch are decoded one after the other: each keeps all threads busy."""
 
-    def __init__(self, library: KernelLibrary, vocoder: HifiGanBase, packing: Packing) -> None:
+    def __init__(self, library: KernelLibrary, vocoder: HifiGan, packing: Packing) -> None:
         """Pack the weights; of the vocoder only what the speaker's embedding goes through is kept."""
         first, last = cast("nn.Conv1d", vocoder.conv_pre), cast("nn.Conv1d", vocoder.conv_post)
         self.condition = vocoder.cond

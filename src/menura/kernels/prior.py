@@ -14,8 +14,7 @@ from menura.kernels.cache import Packing
 from menura.kernels.layers import Attention, Convolution, bias_of, gate, spread
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded
-from menura.models.layers import ChannelNorm, ConvFeedForward, RelativeAttention, length_mask
-from menura.models.spans import Span
+from menura.models.layers import ChannelNorm, ConvFeedForward, RelativeAttention, Span, length_mask
 from menura.models.synthesizer import Coupling, Flow, TextEncoder, embedded
 from menura.types import Prior
 
@@ -161,7 +160,8 @@ class InverseFlow:
         """Pack the weights; of the flow only what the speaker's embedding goes through is kept."""
         packed = partial(Convolution, library, packing=packing)
         self._couplings = [
-            _Coupling(library, packed, coupling, flipped=flipped) for coupling, flipped in flow.inverse_order()
+            _Coupling(library, packed, coupling, flipped=number % 2 == 0)
+            for number, coupling in enumerate(reversed(flow.couplings))
         ]
         self._context_frames = flow.context_frames
 

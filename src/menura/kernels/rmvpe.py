@@ -16,7 +16,7 @@ from menura.kernels.library import (
     address,
 )
 from menura.kernels.packing import panels
-from menura.models.rmvpe import Block, Conv, HalfConv, Rmvpe
+from menura.models.rmvpe import Block, Conv, Rmvpe
 
 _STATE_VECTORS, _REST_VECTORS = 12, 3
 """Vectors in a panel and in a remainder's panel: kStateVecs and kRestVecs of cpp/recurrent.h."""
@@ -32,11 +32,10 @@ def use_kernels(model: Rmvpe, library: KernelLibrary) -> None:
 
 
 def _native(layer: nn.Module, library: KernelLibrary) -> nn.Module:
-    if not isinstance(layer, (Conv, HalfConv)) or not ImageConvolution.fits(layer.weight):
+    if not isinstance(layer, Conv) or not ImageConvolution.fits(layer.weight):
         return layer
     assert layer.bias is not None
-    scale = layer.scale.flatten() if isinstance(layer, HalfConv) else None
-    return ImageConvolution(library, layer.weight.detach(), scale, layer.bias.detach().flatten())
+    return ImageConvolution(library, layer.weight.detach(), layer.scale, layer.bias.detach())
 
 
 class ImageConvolution(nn.Module):

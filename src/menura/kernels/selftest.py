@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from menura.kernels.library import KernelLibrary, kernel_status, kernels
-from menura.kernels.voice import NativeVoice
-from menura.models.blank import without_weights
-from menura.models.sizes import rvc_config
+from menura.kernels.voice import NativeVoice, Voice
+from menura.models.config import rvc_config
 from menura.models.synthesizer import Synthesizer
-from menura.models.voice import Voice
+from menura.models.weights import without_weights
 
 LARGEST_ERROR = 2e-5
 """Of the largest value of what a voice's part gives."""

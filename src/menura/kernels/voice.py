@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from menura.kernels.cache import Packing, PackingCache, PackingError, packing_ke
 from menura.kernels.decoder import Decoder
 from menura.kernels.library import KernelLibrary
 from menura.kernels.prior import Encoder, InverseFlow
-from menura.models.footprint import tensor_bytes
-from menura.models.spans import Span
+from menura.models.layers import Span
 from menura.models.synthesizer import TILE_FRAMES, Synthesizer
-from menura.models.vocoders import HifiGanBase
+from menura.models.vocoders import HifiGan
+from menura.models.weights import tensor_bytes
 from menura.system.memory import MappedPages
 from menura.types import Prior
 
@@ -23,7 +24,7 @@ LONG_PASS_FRAMES = 300
 
 
 class NativeVoice:
-    """A `Voice` on the CPU. It keeps only those parts of the network that it doesn't have packed."""
+    """A `Synthesizer`'s twin on the CPU. It keeps only those parts of the network that it doesn't have packed."""
 
     def __init__(self, network: Synthesizer, library: KernelLibrary, cache: PackingCache | None = None) -> None:
         """Pack the weights of an inference network in float32 on the CPU, or take them packed from the cache."""
@@ -44,7 +45,7 @@ class NativeVoice:
 
     def _pack(self, network: Synthesizer, library: KernelLibrary, packing: Packing) -> None:
         """Make the parts that there are kernels for. Raises PackingError if the packing is of other layers."""
-        decoder = Decoder(library, network.dec, packing) if isinstance(network.dec, HifiGanBase) else None
+        decoder = Decoder(library, network.dec, packing) if isinstance(network.dec, HifiGan) else None
         encoder, flow = Encoder(library, network.enc_p, packing), InverseFlow(library, network.flow, packing)
         packing.finish()
         self._encoder, self._flow, self._decoder, self._packed = encoder, flow, decoder, packing.tensors
@@ -99,3 +100,7 @@ class NativeVoice:
         if len(z) * (core[1] - core[0]) >= LONG_PASS_FRAMES:
             self._pages.release()
         return sound
+
+
+Voice: TypeAlias = Synthesizer | NativeVoice
+"""A loaded voice as the pipeline uses it."""

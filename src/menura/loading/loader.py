@@ -17,10 +17,9 @@ from menura.f0.registry import load_estimator
 from menura.kernels.cache import PackingCache
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
-from menura.kernels.voice import NativeVoice
+from menura.kernels.voice import NativeVoice, Voice
 from menura.loading.pool import ModelKey, ModelPool
 from menura.loading.request import Request
-from menura.models.voice import Voice
 from menura.voices.assets import cache_folder
 
 if TYPE_CHECKING:

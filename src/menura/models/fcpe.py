@@ -13,47 +13,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.models.blank import normed_parts, reading_weights, without_weights
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
+from menura.models.weights import classic, reading_weights, without_weights
 
-SAMPLE_RATE_HZ = 16_000
-HOP_SAMPLES = 160
-N_FFT = 1024
-N_MELS = 128
-MEL_FLOOR = 1e-5
-POWER_FLOOR = 1e-9
+SAMPLE_RATE_HZ, HOP_SAMPLES = 16_000, 160
+N_FFT, N_MELS = 1024, 128
+MEL_FLOOR, POWER_FLOOR = 1e-5, 1e-9
 DEPTHWISE_TAPS = 31
 NEIGHBOUR_BINS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FcpeConfig:
-    """Sizes of the network, from the file's `config_dict`; the defaults are the published file's."""
+    """Sizes of the network, from the file's `config_dict`."""
 
-    hidden_dims: int = 512
-    n_layers: int = 6
-    out_dims: int = 360
+    hidden_dims: int
+    n_layers: int
+    out_dims: int
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> FcpeConfig:
         """Read a file's `config_dict`. Raises ValueError for another network or another mel spectrogram."""
         model, mel = (part if isinstance(part := fields.get(name), Mapping) else {} for name in ("model", "mel"))
-        expected = {
-            "sr": SAMPLE_RATE_HZ,
-            "num_mels": N_MELS,
-            "n_fft": N_FFT,
-            "win_size": N_FFT,
-            "hop_size": HOP_SAMPLES,
-            "fmin": 0,
-            "fmax": SAMPLE_RATE_HZ // 2,
-        }
+        expected = {"sr": SAMPLE_RATE_HZ, "num_mels": N_MELS, "n_fft": N_FFT, "win_size": N_FFT}
+        expected |= {"hop_size": HOP_SAMPLES, "fmin": 0, "fmax": SAMPLE_RATE_HZ // 2}
         wrong = [name for name, value in expected.items() if mel.get(name) != value]
-        if not model.get("conv_only"):
-            wrong.append("conv_only")
         sizes = {name: model.get(name) for name in cls.__slots__}
         wrong += [name for name, value in sizes.items() if not isinstance(value, int) or value < 1]
-        if wrong:
-            raise ValueError(f"describes another network than FCPE's ({', '.join(wrong)})")
+        if wrong or not model.get("conv_only"):
+            raise ValueError(f"describes another network than FCPE's ({', '.join(wrong) or 'conv_only'})")
         return cls(**sizes)  # type: ignore[arg-type]
 
 
@@ -68,10 +56,8 @@ def log_mel(samples: Tensor) -> Tensor:
     # Too short to be mirrored: silence, as torchfcpe has it.
     padded = reflect_pad(samples, left, right) if right < length else F.pad(samples, (left, right))
     magnitude = magnitude_spectrogram(padded, n_fft=N_FFT, hop_length=HOP_SAMPLES, power_floor=POWER_FLOOR)
-    filters = mel_filterbank(
-        sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=0.0, high_hz=SAMPLE_RATE_HZ / 2
-    )
-    mel = (filters.to(samples) @ magnitude).clamp(min=MEL_FLOOR).log().transpose(1, 2)
+    filters = mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS).to(samples)
+    mel = (filters @ magnitude).clamp(min=MEL_FLOOR).log().transpose(1, 2)
     missing = length // HOP_SAMPLES + 1 - mel.shape[1]
     return torch.cat((mel, mel[:, -1:].expand(-1, missing, -1)), dim=1) if missing > 0 else mel
 
@@ -102,7 +88,6 @@ class Fcpe(nn.Module):
 
     def __init__(self, config: FcpeConfig) -> None:
         super().__init__()
-        self.config = config
         width = config.hidden_dims
         self.first = nn.Conv1d(N_MELS, width, 3, padding=1)
         self.first_norm = nn.GroupNorm(4, width)
@@ -113,9 +98,8 @@ class Fcpe(nn.Module):
         self.register_buffer("cents", torch.empty(config.out_dims))
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], config: FcpeConfig | None = None) -> Fcpe:
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: FcpeConfig) -> Fcpe:
         """Build the network from the file's `model` tensors. Raises ValueError if one is missing or misshapen."""
-        config = config or FcpeConfig()
         with without_weights():
             model = cls(config)
         with reading_weights():
@@ -148,21 +132,18 @@ class Fcpe(nn.Module):
 
 def _state(tensors: Mapping[str, Tensor], config: FcpeConfig) -> dict[str, Tensor]:
     """The file's tensors under this module's names, the output's weight norm folded."""
+    tensors = classic(tensors)
     names = {"first": "input_stack.0", "first_norm": "input_stack.1", "second": "input_stack.3", "norm": "norm"}
     for n in range(config.n_layers):
-        base = f"net.encoder_layers.{n}.conformer.net"
-        names[f"layers.{n}.norm"] = f"{base}.0"
-        names[f"layers.{n}.widen"] = f"{base}.2"
-        names[f"layers.{n}.depthwise"] = f"{base}.4.conv"
-        names[f"layers.{n}.narrow"] = f"{base}.6"
+        for ours, theirs in {"norm": "0", "widen": "2", "depthwise": "4.conv", "narrow": "6"}.items():
+            names[f"layers.{n}.{ours}"] = f"net.encoder_layers.{n}.conformer.net.{theirs}"
     state = {f"{a}.{kind}": tensors[f"{b}.{kind}"].float() for a, b in names.items() for kind in ("weight", "bias")}
-    for n in range(config.n_layers):
-        for name in ("widen", "narrow"):
-            state[f"layers.{n}.{name}.weight"] = state[f"layers.{n}.{name}.weight"].squeeze(-1)
-        depthwise = state[f"layers.{n}.depthwise.weight"].unsqueeze(2)
-        state[f"layers.{n}.depthwise.weight"] = depthwise.contiguous(memory_format=torch.channels_last)
-    gain, direction = (part.double() for part in normed_parts(tensors, "output_proj"))
+    for name, tensor in state.items():
+        if name.endswith(("widen.weight", "narrow.weight")):
+            state[name] = tensor.squeeze(-1)
+        elif name.endswith("depthwise.weight"):
+            state[name] = tensor.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    gain, direction = (tensors[f"output_proj.weight_{part}"].double() for part in "gv")
     state["output.weight"] = (gain * direction / direction.norm(dim=1, keepdim=True)).float()
-    state["output.bias"] = tensors["output_proj.bias"].float()
-    state["cents"] = tensors["cent_table"].float()
+    state["output.bias"], state["cents"] = tensors["output_proj.bias"].float(), tensors["cent_table"].float()
     return state

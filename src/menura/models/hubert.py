@@ -1,8 +1,7 @@
 """HuBERT base (Hsu et al. 2021, arXiv:2106.07447) and ContentVec (Qian et al. 2022, arXiv:2204.09224), for inference.
 
-Keys follow the files that transformers' HubertModel writes, with RVC's `final_proj` beside them. Two things are
-arranged for speed without changing the result: the first layer's group norm is folded into its convolution, and the
-convolutions over time are matrix products, run in tiles that stay in cache.
+Keys follow the files that transformers' HubertModel writes, with RVC's `final_proj` beside them. For speed the first
+layer's group norm is folded into its convolution, and those over time are matrix products, in tiles that stay in cache.
 """
 
 from __future__ import annotations
@@ -10,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.models.blank import normed_parts, reading_weights, without_weights
 from menura.models.source import wide
+from menura.models.weights import State, classic, reading_weights, without_weights
+from menura.units import ceil_div
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,36 +40,23 @@ class HubertConfig:
     @classmethod
     def from_json(cls, fields: Mapping[str, object]) -> HubertConfig:
         """Read a config.json's fields. Raises ValueError if they describe another architecture."""
-        expected = {
-            "feat_extract_norm": "group",
-            "feat_extract_activation": "gelu",
-            "hidden_act": "gelu",
-            "conv_bias": False,
-            "do_stable_layer_norm": False,
-            "conv_pos_batch_norm": False,
-            "feat_proj_layer_norm": True,
-        }
-        for name, value in expected.items():
+        expected = {"feat_extract_norm": "group", "feat_extract_activation": "gelu", "hidden_act": "gelu"}
+        switches = {"conv_bias": False, "do_stable_layer_norm": False, "conv_pos_batch_norm": False}
+        for name, value in {**expected, **switches, "feat_proj_layer_norm": True}.items():
             if fields.get(name, value) != value:
                 raise ValueError(f"has {name} = {fields[name]!r}, HuBERT base has {value!r}")
         known = {name: fields[name] for name in cls.__slots__ if name in fields}
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         for name, value in known.items():
-            if isinstance(value, list):
-                known[name] = tuple(value)
-        config = cls(**known)  # type: ignore[arg-type]
-        config._check()
-        return config
-
-    def _check(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
             items = value if isinstance(value, tuple) else (value,)
             if not items or not all(isinstance(v, (int, float)) and v > 0 for v in items):
                 raise ValueError(f"has {name} = {value!r}, which isn't a size")
-        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
+        config = cls(**known)  # type: ignore[arg-type]
+        if not len(config.conv_dim) == len(config.conv_kernel) == len(config.conv_stride):
             raise ValueError("has convolution lists of unequal length")
-        if any(not stride <= kernel <= 2 * stride for kernel, stride in self.convolutions[1:]):
+        if any(not stride <= kernel <= 2 * stride for kernel, stride in config.convolutions[1:]):
             raise ValueError("has convolutions that HuBERT base doesn't have")
+        return config
 
     @property
     def convolutions(self) -> list[tuple[int, int]]:
@@ -86,11 +74,6 @@ class HubertConfig:
         for kernel, stride in reversed(self.convolutions):
             frames = (frames - 1) * stride + kernel
         return frames
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples between two frames (320)."""
-        return math.prod(self.conv_stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +95,11 @@ class FeatureExtractor(nn.Module):
         self.config = config
         channels = config.conv_dim
         self.first = nn.Parameter(torch.empty(channels[0], config.conv_kernel[0]))
-        self.norm_weight = nn.Parameter(torch.empty(channels[0]))
-        self.norm_bias = nn.Parameter(torch.empty(channels[0]))
+        self.norm_weight, self.norm_bias = (nn.Parameter(torch.empty(channels[0])) for _ in range(2))
         # Each later kernel k of stride s is split into its first s taps, which read a plain reshape of the
         # input, and the k - s taps after them, which read the next group of s: two products, no copies.
-        self.near = nn.ParameterList()
-        self.far = nn.ParameterList()
-        layers = zip(channels[:-1], channels[1:], config.convolutions[1:], strict=True)
-        for inputs, outputs, (kernel, stride) in layers:
+        self.near, self.far = nn.ParameterList(), nn.ParameterList()
+        for (inputs, outputs), (kernel, stride) in zip(pairwise(channels), config.convolutions[1:], strict=True):
             self.near.append(torch.empty(outputs, stride * inputs))
             self.far.append(torch.empty(outputs, (kernel - stride) * inputs))
 
@@ -133,20 +113,17 @@ class FeatureExtractor(nn.Module):
         weight = (first * scale.unsqueeze(-1)).float().to(samples)
         frames = self.config.frame_count(samples.shape[-1])
         out = samples.new_empty(samples.shape[0], frames, self.config.conv_dim[-1])
+        hop = math.prod(self.config.conv_stride)
         step = self.tile_frames if samples.device.type == "cpu" else max(1, frames)
         for row in range(samples.shape[0]):
             for start in range(0, frames, step):
                 stop = min(start + step, frames)
-                offset = start * self.config.hop_samples
-                tile = samples[row, offset : offset + self.config.samples_for(stop - start)]
+                tile = samples[row, start * hop : start * hop + self.config.samples_for(stop - start)]
                 out[row, start:stop] = self.tile(tile, weight[row], bias[row])
         return out
 
     def tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Frames (frames, channels) of a stretch of samples (samples,).
-
-        Weight (channels, taps) and bias (channels,) are the first convolution's, its group norm folded in.
-        """
+        """(samples,) to (frames, channels); weight (channels, taps) and bias are the first layer's with its norm."""
         x = samples.unfold(0, self.config.conv_kernel[0], self.config.conv_stride[0])
         x = F.gelu(torch.addmm(bias, x, weight.T))
         for near, far, (kernel, stride) in zip(self.near, self.far, self.config.convolutions[1:], strict=True):
@@ -166,16 +143,14 @@ class _PositionalConvolution(nn.Module):
 
     def __init__(self, channels: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.kernel, self.groups = kernel, groups
-        self.block = 2 * kernel
+        self.kernel, self.groups, self.block = kernel, groups, 2 * kernel
         width = channels // groups
         self.bias = nn.Parameter(torch.empty(channels))
         shape = (kernel + 1, groups, width, width)
         self.register_buffer("spectrum", torch.empty(shape, dtype=torch.complex64), persistent=False)
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take the folded weight (channels, channels / groups, kernel)."""
-        # A convolution layer correlates: conjugate.
+        """Take the folded weight (channels, channels / groups, kernel); a convolution layer correlates: conjugate."""
         spectrum = torch.fft.rfft(weight.to(torch.float64), n=self.block).conj()
         grouped = spectrum.unflatten(0, (self.groups, -1))  # (groups, out, in, bins)
         self.spectrum = grouped.permute(3, 0, 2, 1).to(torch.complex64).contiguous()
@@ -184,7 +159,7 @@ class _PositionalConvolution(nn.Module):
         """(batch, frames, channels) to the same shape, after GELU."""
         batch, frames, channels = x.shape
         step = self.block - self.kernel + 1
-        blocks = -(-frames // step)
+        blocks = ceil_div(frames, step)
         # transformers pads by kernel // 2 on both sides and drops the last frame of an even kernel.
         left = self.kernel // 2
         padded = F.pad(x, (0, 0, left, (blocks - 1) * step + self.block - left - frames))
@@ -204,17 +179,14 @@ class SelfAttention(nn.Module):
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.head_width = width // self.heads
+        self.heads, self.head_width = config.num_attention_heads, width // config.num_attention_heads
         # Not joined: joined ones would be a copy beside the file's, which are only mapped, and gain nothing.
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, frames, channels) to the same shape."""
-        query, key, value = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        ways = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (way(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for way in ways)
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
@@ -258,19 +230,12 @@ class Hubert(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: HubertConfig) -> Hubert:
-        """Build the network from a checkpoint's tensors (any float dtype; kept as float32).
-
-        Raises ValueError if one is missing or of another shape.
-        """
+        """The network in float32 from a checkpoint's tensors. Raises ValueError if one is missing or misshapen."""
         with without_weights():
             model = cls(config, with_projection="final_proj.weight" in tensors)
-        source = _Source(tensors)
         with reading_weights():
-            state = source.extractor(config) | source.layers(config)
-            if model.final_proj is not None:
-                state |= {f"final_proj.{kind}": source(f"final_proj.{kind}") for kind in ("weight", "bias")}
-            model.load_state_dict(state, assign=True)
-            model.pos_conv.set_weight(source.positional_weight())
+            model.load_state_dict(_state(tensors, config), assign=True)
+            model.pos_conv.set_weight(_positional_weight(classic(tensors)))
         return model.eval().requires_grad_(False)
 
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
@@ -290,20 +255,14 @@ class Hubert(nn.Module):
         return ChannelStatistics(mean=mean, variance=(square - mean.square()).clamp(min=0.0))
 
     def features(self, samples: Tensor, statistics: ChannelStatistics | None = None) -> Tensor:
-        """The convolutions' output (batch, frame_count(samples), channels) of (batch, samples) at 16 kHz.
-
-        `statistics` are the first layer's; None takes each row's own.
-        """
+        """(batch, samples) to the convolutions' (batch, frames, channels); statistics by default each row's own."""
         features: Tensor = self.feature_extractor(samples, statistics or self.window_statistics(samples))
         return features
 
     def forward(
         self, samples: Tensor, *, layers: Sequence[int], statistics: ChannelStatistics | None = None
     ) -> list[Tensor]:
-        """Hidden states (batch, frames, hidden_size) after each of `layers`, counted from 1; none above is run.
-
-        Samples and statistics are those of `features`.
-        """
+        """Hidden states (batch, frames, hidden_size) after each of `layers`, counted from 1; else as `features`."""
         x = self.projection(self.projection_norm(self.features(samples, statistics)))
         x = self.layer_norm(x + self.pos_conv(x))
         outputs: dict[int, Tensor] = {}
@@ -314,53 +273,45 @@ class Hubert(nn.Module):
         return [outputs[number] for number in layers]
 
 
-class _Source:
-    """Reads a checkpoint's tensors by their published names."""
+def _state(tensors: Mapping[str, Tensor], config: HubertConfig) -> State:
+    """A checkpoint's tensors under this module's names, those of the convolutions reshaped."""
+    names = {
+        "projection_norm": "feature_projection.layer_norm",
+        "projection": "feature_projection.projection",
+        "layer_norm": "encoder.layer_norm",
+    }
+    parts = {f"attention.{part}_proj": f"attention.{part}_proj" for part in "qkv"} | {
+        "out_proj": "attention.out_proj",
+        "layer_norm": "layer_norm",
+        "intermediate_dense": "feed_forward.intermediate_dense",
+        "output_dense": "feed_forward.output_dense",
+        "final_layer_norm": "final_layer_norm",
+    }
+    for n in range(config.num_hidden_layers):
+        names |= {f"layers.{n}.{ours}": f"encoder.layers.{n}.{theirs}" for ours, theirs in parts.items()}
+    if "final_proj.weight" in tensors:
+        names["final_proj"] = "final_proj"
+    base = "feature_extractor.conv_layers"
+    copied = {
+        "pos_conv.bias": "encoder.pos_conv_embed.conv.bias",
+        "feature_extractor.first": f"{base}.0.conv.weight",
+        "feature_extractor.norm_weight": f"{base}.0.layer_norm.weight",
+        "feature_extractor.norm_bias": f"{base}.0.layer_norm.bias",
+    } | {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in names.items() for kind in ("weight", "bias")}
+    state = {ours: tensors[theirs].to(torch.float32) for ours, theirs in copied.items()}
+    state["feature_extractor.first"] = state["feature_extractor.first"].flatten(1)
+    for number, (_, stride) in enumerate(config.convolutions[1:]):
+        weight = tensors[f"{base}.{number + 1}.conv.weight"].to(torch.float32).transpose(1, 2)  # (out, taps, in)
+        state[f"feature_extractor.near.{number}"] = weight[:, :stride].flatten(1)
+        state[f"feature_extractor.far.{number}"] = weight[:, stride:].flatten(1)
+    return state
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
 
-    def __call__(self, name: str) -> Tensor:
-        return self.tensors[name].to(torch.float32)
-
-    def extractor(self, config: HubertConfig) -> dict[str, Tensor]:
-        base = "feature_extractor.conv_layers"
-        state = {
-            "feature_extractor.first": self(f"{base}.0.conv.weight").flatten(1),
-            "feature_extractor.norm_weight": self(f"{base}.0.layer_norm.weight"),
-            "feature_extractor.norm_bias": self(f"{base}.0.layer_norm.bias"),
-        }
-        for number, (_, stride) in enumerate(config.convolutions[1:]):
-            weight = self(f"{base}.{number + 1}.conv.weight").transpose(1, 2)  # (out, taps, in)
-            state[f"feature_extractor.near.{number}"] = weight[:, :stride].flatten(1)
-            state[f"feature_extractor.far.{number}"] = weight[:, stride:].flatten(1)
-        return state
-
-    def layers(self, config: HubertConfig) -> dict[str, Tensor]:
-        names = {
-            "projection_norm": "feature_projection.layer_norm",
-            "projection": "feature_projection.projection",
-            "layer_norm": "encoder.layer_norm",
-        }
-        state = {"pos_conv.bias": self("encoder.pos_conv_embed.conv.bias")}
-        for n in range(config.num_hidden_layers):
-            ours, theirs = f"layers.{n}", f"encoder.layers.{n}"
-            names |= {f"{ours}.{part}": f"{theirs}.{part}" for part in ("layer_norm", "final_layer_norm")}
-            names |= {
-                f"{ours}.{part}_dense": f"{theirs}.feed_forward.{part}_dense" for part in ("intermediate", "output")
-            }
-            names |= {f"{ours}.attention.{part}_proj": f"{theirs}.attention.{part}_proj" for part in "qkv"}
-            names[f"{ours}.out_proj"] = f"{theirs}.attention.out_proj"
-        for ours, theirs in names.items():
-            for kind in ("weight", "bias"):
-                state[f"{ours}.{kind}"] = self(f"{theirs}.{kind}")
-        return state
-
-    def positional_weight(self) -> Tensor:
-        """The weight-normed positional kernel, folded."""
-        base = "encoder.pos_conv_embed.conv"
-        if f"{base}.weight" in self.tensors:
-            return self(f"{base}.weight")
-        gain, direction = (part.to(torch.float32) for part in normed_parts(self.tensors, base))
-        norm = direction.to(torch.float64).square().sum(dim=(0, 1), keepdim=True).sqrt()
-        return (gain * direction / norm).to(torch.float32)
+def _positional_weight(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The weight-normed positional kernel, folded."""
+    base = "encoder.pos_conv_embed.conv"
+    if f"{base}.weight" in tensors:
+        return tensors[f"{base}.weight"].to(torch.float32)
+    gain, direction = (tensors[f"{base}.weight_{part}"].to(torch.float32) for part in "gv")
+    norm = direction.to(torch.float64).square().sum(dim=(0, 1), keepdim=True).sqrt()
+    return (gain * direction / norm).to(torch.float32)

@@ -1,13 +1,13 @@
-"""Layers shared by the voice networks: weight-normed convolutions, attention, WaveNet, residual blocks.
+"""What the voice networks share: weight-normed convolutions, attention, WaveNet, residual blocks, stretches of signals.
 
-Attribute names are RVC's checkpoint names. Layers come in two forms: for training with weight norm
-(Salimans & Kingma, 2016) as torch's parametrization, for inference with it folded into one weight.
+Attribute names are RVC's checkpoint names. Layers have weight norm (Salimans & Kingma, 2016) for training only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,41 +25,63 @@ def maybe_weight_norm(layer: nn.Module, *, training: bool) -> nn.Module:
     return weight_norm(layer) if training else layer
 
 
-class TimeConv(nn.Conv1d):
-    """Convolution over time that also takes (batch, channels, 1, samples).
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Steps [start, stop) of some signal."""
 
-    In that form, with channels innermost in memory, oneDNN's convolutions take 0.7 of the time of conv1d on a CPU.
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def widened(self, steps: int, length: int) -> Span:
+        """With that many more on each side, as far as a signal of that length goes."""
+        return Span(max(0, self.start - steps), min(length, self.stop + steps))
+
+    def shifted(self, steps: int) -> Span:
+        return Span(self.start + steps, self.stop + steps)
+
+    def scaled(self, factor: int) -> Span:
+        """The same time at a rate that is higher by a factor."""
+        return Span(self.start * factor, self.stop * factor)
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def tiles(self, steps: int) -> Iterator[Span]:
+        """Its parts, of at most so many steps each."""
+        for start in range(self.start, self.stop, steps):
+            yield Span(start, min(start + steps, self.stop))
+
+
+def samples_of(source: Tensor | None, steps: Span, step_samples: int) -> Tensor | None:
+    """The part of a (..., samples) signal that belongs to some steps; None stays None."""
+    return None if source is None else source[..., steps.scaled(step_samples).slice]
+
+
+class TimeConv(nn.Conv1d):
+    """Convolution over time of (batch, channels, samples) or (batch, channels, 1, samples).
+
+    In the latter form, with channels innermost in memory, oneDNN's take 0.7 of the time of conv1d on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, samples) or (batch, channels, 1, samples) to the same number of axes."""
         if x.dim() == 3:
             return super().forward(x)
-        return F.conv2d(
-            x,
-            self.weight.unsqueeze(2),
-            self.bias,
-            stride=(1, self.stride[0]),
-            padding=(0, int(self.padding[0])),
-            dilation=(1, self.dilation[0]),
-        )
+        stride, padding, dilation = (1, self.stride[0]), (0, int(self.padding[0])), (1, self.dilation[0])
+        return F.conv2d(x, self.weight.unsqueeze(2), self.bias, stride, padding, dilation)
 
 
 class TimeConvTranspose(nn.ConvTranspose1d):
-    """Upsampling over time that also takes (batch, channels, 1, samples)."""
+    """Upsampling over time of either form."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(batch, channels, samples) or (batch, channels, 1, samples) to the same number of axes."""
         if x.dim() == 3:
             return super().forward(x, output_size)
-        return F.conv_transpose2d(
-            x,
-            self.weight.unsqueeze(2),
-            self.bias,
-            stride=(1, self.stride[0]),
-            padding=(0, int(self.padding[0])),
-            output_padding=(0, self.output_padding[0]),
-        )
+        stride, padding, more = (1, self.stride[0]), (0, int(self.padding[0])), (0, self.output_padding[0])
+        return F.conv_transpose2d(x, self.weight.unsqueeze(2), self.bias, stride, padding, more)
 
 
 def same_padding(kernel_size: int, dilation: int = 1) -> int:
@@ -78,9 +100,7 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = eps
-        self.gamma = nn.Parameter(torch.ones(channels))
-        self.beta = nn.Parameter(torch.zeros(channels))
+        self.gamma, self.beta, self.eps = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels)), eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, frames) to the same shape."""
@@ -93,13 +113,9 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, channels: int, n_heads: int, window: int, p_dropout: float) -> None:
         super().__init__()
-        self.n_heads = n_heads
-        self.head_dim = channels // n_heads
-        self.window = window
-        self.p_dropout = p_dropout
+        self.n_heads, self.head_dim, self.window, self.p_dropout = n_heads, channels // n_heads, window, p_dropout
         self.conv_q, self.conv_k, self.conv_v, self.conv_o = (nn.Conv1d(channels, channels, 1) for _ in range(4))
-        self.emb_rel_k = nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim))
-        self.emb_rel_v = nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim))
+        self.emb_rel_k, self.emb_rel_v = (nn.Parameter(torch.empty(1, 2 * window + 1, self.head_dim)) for _ in "kv")
         for embedding in (self.emb_rel_k, self.emb_rel_v):
             nn.init.normal_(embedding, 0.0, self.head_dim**-0.5)
         for conv in (self.conv_q, self.conv_k, self.conv_v):
@@ -145,20 +161,14 @@ class RelativeAttention(nn.Module):
         return x.view(batch, self.n_heads, self.head_dim, frames).transpose(2, 3)
 
     def _band(self, scores: Tensor, nearest: int) -> Tensor:
-        """View of contiguous (batch, heads, rows, keys) as (batch, heads, rows, 2 w + 1) by distance.
-
-        `nearest` is the key at distance -w of the first row.
-        """
+        """View as (batch, heads, rows, 2 w + 1) by distance; `nearest` is the key at distance -w of the first row."""
         batch, heads, rows, keys = scores.shape
         strides = (heads * rows * keys, rows * keys, keys + 1, 1)
         return scores.as_strided((batch, heads, rows, 2 * self.window + 1), strides, nearest)
 
 
 def _mask_corners(scores: Tensor, reach: int, skipped: int) -> None:
-    """Take what is farther than `reach` out of a block of scores (batch, heads, rows, keys): two triangles.
-
-    Key 0 is `reach - skipped` before the first row.
-    """
+    """Take the two triangles beyond `reach` out of a block of scores, whose key 0 is `reach - skipped` before row 0."""
     rows = scores.shape[2]
     early, late = scores[..., : max(0, rows - skipped)], scores[..., 2 * reach - skipped :]
     square = scores.new_ones(rows, max(early.shape[-1], late.shape[-1]), dtype=torch.bool)
@@ -171,8 +181,7 @@ class ConvFeedForward(nn.Module):
 
     def __init__(self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float) -> None:
         super().__init__()
-        self.p_dropout = p_dropout
-        self.padding = ((kernel_size - 1) // 2, kernel_size // 2)
+        self.p_dropout, self.padding = p_dropout, ((kernel_size - 1) // 2, kernel_size // 2)
         self.conv_1 = nn.Conv1d(channels, filter_channels, kernel_size)
         self.conv_2 = nn.Conv1d(filter_channels, channels, kernel_size)
 
@@ -189,8 +198,9 @@ class WaveNet(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, n_layers: int, gin_channels: int, *, training: bool) -> None:
         super().__init__()
-        self.channels, self.kernel_size, self.n_layers = channels, kernel_size, n_layers
-        padding = same_padding(kernel_size)
+        self.n_layers, padding = n_layers, same_padding(kernel_size)
+        self.context_frames = n_layers * padding
+        """Frames on each side that a frame depends on."""
         make = partial(maybe_weight_norm, training=training)
         self.in_layers = nn.ModuleList(
             make(nn.Conv1d(channels, 2 * channels, kernel_size, padding=padding)) for _ in range(n_layers)
@@ -199,11 +209,6 @@ class WaveNet(nn.Module):
             make(nn.Conv1d(channels, 2 * channels if i < n_layers - 1 else channels, 1)) for i in range(n_layers)
         )
         self.cond_layer = make(nn.Conv1d(gin_channels, 2 * channels * n_layers, 1))
-
-    @property
-    def context_frames(self) -> int:
-        """Frames on each side that a frame depends on."""
-        return self.n_layers * same_padding(self.kernel_size)
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
         """Sum of the layers' skip outputs (batch, channels, frames); x as well, g is (batch, gin_channels, 1)."""
@@ -221,18 +226,48 @@ class WaveNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Dilated convolutions in steps: what a step's give is added to its input."""
+    """HiFi-GAN's dilated convolutions in steps: what a step gives is added to its input.
 
-    slope = LEAKY_SLOPE
+    Of kind "1" a step has two, the first dilated, of the lighter "2" a dilated one; "mrf" is "1" under the names of
+    Applio's MRF HiFi-GAN.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        channels: int,
+        kernel_size: int,
+        dilations: tuple[int, ...],
+        *,
+        training: bool,
+        slope: float = LEAKY_SLOPE,
+    ) -> None:
+        super().__init__()
+        self.kind, self.slope = kind, slope
+        self.context_samples = sum(
+            same_padding(kernel_size, d) + (kind != "2") * same_padding(kernel_size) for d in dilations
+        )
+        """Samples on each side that a sample depends on."""
+
+        def make(dilation: int = 1) -> nn.Module:
+            padding = same_padding(kernel_size, dilation)
+            conv = TimeConv(channels, channels, kernel_size, dilation=dilation, padding=padding)
+            nn.init.normal_(conv.weight, 0.0, 0.01)
+            return maybe_weight_norm(conv, training=training)
+
+        if kind == "mrf":
+            self.layers = nn.ModuleList(nn.ModuleDict({"conv1": make(d), "conv2": make()}) for d in dilations)
+        elif kind == "2":
+            self.convs = nn.ModuleList(make(d) for d in dilations)
+        else:
+            self.convs1 = nn.ModuleList(make(d) for d in dilations)
+            self.convs2 = nn.ModuleList(make() for _ in dilations)
 
     def steps(self) -> list[tuple[nn.Module, ...]]:
         """The convolutions between one addition and the next, with a leaky ReLU before each."""
-        raise NotImplementedError
-
-    @property
-    def context_samples(self) -> int:
-        """Samples on each side that a sample depends on."""
-        return sum(int(cast("nn.Conv1d", conv).padding[0]) for step in self.steps() for conv in step)
+        if self.kind == "mrf":
+            return [tuple(layer.children()) for layer in self.layers]
+        return list(zip(self.convs)) if self.kind == "2" else list(zip(self.convs1, self.convs2, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, [1,] samples) to the same shape; `x` is left as it was."""
@@ -243,54 +278,3 @@ class ResidualBlock(nn.Module):
                 h = conv(F.leaky_relu(h, self.slope, inplace=True))
             x = h.add_(x)
         return x
-
-
-class ResBlock1(ResidualBlock):
-    """HiFi-GAN's residual block "1": pairs of convolutions, the first dilated."""
-
-    def __init__(
-        self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool, slope: float = LEAKY_SLOPE
-    ) -> None:
-        super().__init__()
-        self.slope = slope
-        self.convs1 = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
-        self.convs2 = nn.ModuleList(_same_conv(channels, kernel_size, 1, training=training) for _ in dilations)
-
-    def steps(self) -> list[tuple[nn.Module, ...]]:
-        return list(zip(self.convs1, self.convs2, strict=True))
-
-
-class ResBlock2(ResidualBlock):
-    """HiFi-GAN's lighter residual block "2": dilated convolutions only."""
-
-    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(_same_conv(channels, kernel_size, d, training=training) for d in dilations)
-
-    def steps(self) -> list[tuple[nn.Module, ...]]:
-        return [(conv,) for conv in self.convs]
-
-
-class MrfBlock(ResidualBlock):
-    """ResBlock1 under the names of Applio's MRF HiFi-GAN."""
-
-    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], *, training: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "conv1": _same_conv(channels, kernel_size, dilation, training=training),
-                    "conv2": _same_conv(channels, kernel_size, 1, training=training),
-                }
-            )
-            for dilation in dilations
-        )
-
-    def steps(self) -> list[tuple[nn.Module, ...]]:
-        return [tuple(layer.children()) for layer in self.layers]
-
-
-def _same_conv(channels: int, kernel_size: int, dilation: int, *, training: bool) -> nn.Module:
-    conv = TimeConv(channels, channels, kernel_size, dilation=dilation, padding=same_padding(kernel_size, dilation))
-    nn.init.normal_(conv.weight, 0.0, 0.01)
-    return maybe_weight_norm(conv, training=training)

@@ -22,28 +22,25 @@ def _mel_to_hz(mel: Tensor, htk: bool) -> Tensor:
     return torch.where(mel < 15.0, mel * (200.0 / 3.0), 1000.0 * torch.exp((mel - 15.0) * (math.log(6.4) / 27.0)))
 
 
-def mel_filterbank(
-    *, sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz: float, htk: bool = False
-) -> Tensor:
-    """Triangular mel filters, each of unit area (Slaney's Auditory Toolbox normalisation, librosa's default).
+def mel_filterbank(*, sample_rate: int, n_fft: int, n_mels: int, low_hz: float = 0.0, htk: bool = False) -> Tensor:
+    """Triangular mel filters up to half the rate, each of unit area (Slaney's normalisation, librosa's default).
 
     (n_mels, n_fft // 2 + 1) float32; `htk` takes the HTK formula for mel instead of Slaney's.
     """
-    ends = _hz_to_mel(torch.tensor([low_hz, high_hz], dtype=torch.float64), htk)
+    ends = _hz_to_mel(torch.tensor([low_hz, sample_rate / 2], dtype=torch.float64), htk)
     steps = torch.linspace(0.0, 1.0, n_mels + 2, dtype=torch.float64)
     edges_hz = _mel_to_hz(ends[0] + (ends[1] - ends[0]) * steps, htk)
     bins_hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising = (bins_hz - low) / (centre - low)
     falling = (high - bins_hz) / (high - centre)
-    filters = torch.minimum(rising, falling).clamp(min=0.0)
-    return (filters * (2.0 / (high - low))).to(torch.float32)
+    return (torch.minimum(rising, falling).clamp(min=0.0) * (2.0 / (high - low))).to(torch.float32)
 
 
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
-    """Mirror (..., length) at its ends to (..., left + length + right); the end elements are not repeated.
+    """Mirror (..., length) at its ends, as often as it takes (torch refuses more than the length).
 
-    As often as it takes: torch and numpy refuse more than the length.
+    (..., left + length + right); the end elements are not repeated.
     """
     length = x.shape[-1]
     period = max(2 * (length - 1), 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import cast
 
 import torch
@@ -14,21 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.models.config import SynthesizerConfig
-from menura.models.layers import ResBlock1, TimeConv, maybe_weight_norm, same_padding
+from menura.models.layers import ResidualBlock, Span, TimeConv, maybe_weight_norm, same_padding, samples_of
 from menura.models.source import sine_wave, wide, with_noise
-from menura.models.spans import Margins, Span, samples_of
 from menura.units import ceil_div
 
 SLOPE = 0.2
 KERNEL = 7
+_PADDING = same_padding(KERNEL)
 BLOCK_KERNELS = (3, 7, 11)
 BLOCK_DILATIONS = (1, 3, 5)
 TILES_JOINED = 2
 """Every stage repeats its context in every tile here, so that longer tiles pay."""
-
-LOWPASS_ZEROS = 64
-LOWPASS_ROLLOFF = 0.9475937167399596
-LOWPASS_BETA = 14.769656459379492
+LOWPASS_ZEROS, LOWPASS_ROLLOFF, LOWPASS_BETA = 64, 0.9475937167399596, 14.769656459379492
 """Kaiser-windowed sinc: zero crossings a side, edge as a share of the lower Nyquist frequency, window shape."""
 
 
@@ -42,33 +40,22 @@ class SmoothSineSource(nn.Module):
 
     def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
         """The excitation; arguments and result as SineSource's."""
-        smooth_hz = F.interpolate(wide(f0_hz)[:, None], size=f0_hz.shape[1] * self.frame_samples, mode="linear")[:, 0]
+        wide_hz = wide(f0_hz)
+        smooth_hz = F.interpolate(wide_hz[:, None], size=f0_hz.shape[1] * self.frame_samples, mode="linear")[:, 0]
         voiced = (smooth_hz > 0).to(f0_hz.device)
-        wave = sine_wave(self._phases(wide(f0_hz), smooth_hz, phase_cycles), voiced)
-        wave = with_noise(wave, voiced, noise, noise_scale)
+        # Phase from that of unsmoothed F0, which the caller carries. Up to a frame's start, smoothing has moved an
+        # eighth of the last step of F0 from after it to before it: a window may begin anywhere in a recording.
+        frame_s = self.frame_samples / self.sample_rate
+        starts = phase_cycles.to(wide_hz.device)[:, None] + (wide_hz.cumsum(dim=1) - wide_hz) * frame_s
+        starts = starts + torch.diff(wide_hz, dim=1, prepend=wide_hz[:, :1]) * (frame_s / 8)
+        within = smooth_hz.view(*f0_hz.shape, self.frame_samples).cumsum(dim=2) / self.sample_rate
+        wave = with_noise(sine_wave((starts[:, :, None] + within).flatten(1), voiced), voiced, noise, noise_scale)
         mixed: Tensor = self.merge(wave[:, :, None])
         return mixed.transpose(1, 2)
 
-    def _phases(self, f0_hz: Tensor, smooth_hz: Tensor, phase_cycles: Tensor) -> Tensor:
-        """Phase at every sample, from that of unsmoothed F0 which the caller carries.
-
-        Up to a frame's start, smoothing has moved an eighth of the last step of F0 from after it to before it: the
-        correction needs no more than the two frames there, and no window has to begin where the recording does.
-        """
-        frame = self.frame_samples / self.sample_rate
-        plain = phase_cycles.to(f0_hz.device)[:, None] + (f0_hz.cumsum(dim=1) - f0_hz) * frame
-        last_step = torch.diff(f0_hz, dim=1, prepend=f0_hz[:, :1])
-        starts = plain + last_step * (frame / 8)
-        within = smooth_hz.view(*f0_hz.shape, self.frame_samples).cumsum(dim=2) / self.sample_rate
-        phases: Tensor = starts[:, :, None] + within
-        return phases.flatten(1)
-
 
 class NoisyActivation(nn.Module):
-    """Noise of a learned level in training, then a leaky ReLU (Applio's AdaIN).
-
-    In conversion the noise is left out: it would have to be drawn for every channel and sample of every stage.
-    """
+    """Noise of a learned level, in training only, then a leaky ReLU (Applio's AdaIN)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,11 +73,12 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, *, training: bool) -> None:
         super().__init__()
-        self.input_conv = TimeConv(channels_in, channels, KERNEL, padding=same_padding(KERNEL))
+        self.input_conv = TimeConv(channels_in, channels, KERNEL, padding=_PADDING)
         blocks = [
-            ResBlock1(channels, kernel, BLOCK_DILATIONS, training=training, slope=SLOPE) for kernel in BLOCK_KERNELS
+            ResidualBlock("1", channels, kernel, BLOCK_DILATIONS, training=training, slope=SLOPE)
+            for kernel in BLOCK_KERNELS
         ]
-        self.context_samples = same_padding(KERNEL) + max(block.context_samples for block in blocks)
+        self.context_samples = _PADDING + max(block.context_samples for block in blocks)
         self.blocks = nn.ModuleList(
             nn.Sequential(NoisyActivation(channels), block, NoisyActivation(channels)) for block in blocks
         )
@@ -98,9 +86,7 @@ class ParallelBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels_in, samples) to (batch, channels, samples)."""
         x = self.input_conv(x)
-        total: Tensor = self.blocks[0](x)
-        for block in self.blocks[1:]:
-            total = total + block(x)
+        total: Tensor = reduce(torch.add, (block(x) for block in self.blocks))
         return total / len(self.blocks)
 
 
@@ -109,12 +95,11 @@ class RefineGan(nn.Module):
 
     def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
         super().__init__()
-        self.rates = config.upsample_rates
-        self.frame_samples = config.frame_samples
+        self.rates, self.frame_samples = config.upsample_rates, config.frame_samples
         self.m_source = SmoothSineSource(config.sample_rate, config.frame_samples)
 
         def make(channels_in: int, channels_out: int, *, bias: bool = True) -> nn.Module:
-            conv = TimeConv(channels_in, channels_out, KERNEL, padding=same_padding(KERNEL), bias=bias)
+            conv = TimeConv(channels_in, channels_out, KERNEL, padding=_PADDING, bias=bias)
             return maybe_weight_norm(conv, training=training)
 
         stages, top = len(self.rates), config.upsample_initial_channel
@@ -131,26 +116,26 @@ class RefineGan(nn.Module):
 
     def _latent_context(self) -> tuple[int, list[int]]:
         """Frames of latent on each side, and by stage the steps on each side that are joined in."""
-        margins = Margins(left=0, right=0).widened(same_padding(KERNEL))
-        joined = [0] * len(self.rates)
-        for stage in reversed(range(len(self.rates))):
-            block = self.upsample_conv_blocks[stage]
-            margins = margins.widened(cast("ParallelBlock", block).context_samples)
-            joined[stage] = max(margins.left, margins.right)
-            margins = _before_interpolation(margins, self.rates[stage])
-        margins = margins.widened(same_padding(KERNEL))
-        return max(margins.left, margins.right), joined
+        left = right = _PADDING
+        joined = []
+        for rate, block in zip(reversed(self.rates), reversed(self.upsample_conv_blocks), strict=True):
+            reach = cast("ParallelBlock", block).context_samples
+            left, right = left + reach, right + reach
+            joined.append(max(left, right))
+            # Output n of linear interpolation reads inputs around (n + 1/2) / rate - 1/2.
+            left = -((-2 * left + 1 - rate) // (2 * rate))
+            right = (2 * (rate - 1 + right) + 1 - rate) // (2 * rate) + 1
+        return max(left, right) + _PADDING, joined[::-1]
 
     @property
     def context_frames(self) -> int:
         """Latent (and source) frames on each side that the samples of a frame depend on."""
         latent, joined = self._latent_context()
         steps = latent
-        for stage, rate in enumerate(self.rates):
-            below = (steps + same_padding(KERNEL)) * rate + lowpass_width(rate)
-            steps = max(below, joined[stage])
+        for rate, beside in zip(self.rates, joined, strict=True):
+            steps = max((steps + _PADDING) * rate + lowpass_width(rate), beside)
         # One more: the source interpolates F0 between frames.
-        return max(latent, ceil_div(steps + same_padding(KERNEL), self.frame_samples) + 1)
+        return max(latent, ceil_div(steps + _PADDING, self.frame_samples) + 1)
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """Latent to sound; as HifiGan's, but the source is needed."""
@@ -162,14 +147,13 @@ class RefineGan(nn.Module):
         z = z[..., window.slice]
         levels = self._descend(samples_of(source, window, self.frame_samples))
         context, _ = self._latent_context()
-        sound = z.new_empty(z.shape[0], 1, len(core) * self.frame_samples)
+        parts = []
         for tile in core.tiles(TILES_JOINED * tile_frames):
             inside = tile.shifted(-window.start)
-            wide = inside.widened(context, z.shape[-1])
-            part = self._refine(z[..., wide.slice], g, self._cut(levels, wide))
-            target = tile.shifted(-core.start).scaled(self.frame_samples)
-            sound[..., target.slice] = part[..., inside.shifted(-wide.start).scaled(self.frame_samples).slice]
-        return sound
+            around = inside.widened(context, z.shape[-1])
+            part = self._refine(z[..., around.slice], g, self._cut(levels, around))
+            parts.append(part[..., inside.shifted(-around.start).scaled(self.frame_samples).slice])
+        return torch.cat(parts, dim=-1)
 
     def _descend(self, source: Tensor | None) -> list[Tensor]:
         """The source at every rate from the latent's to full: (batch, channels, 1 / a rate / ... steps a frame)."""
@@ -183,11 +167,8 @@ class RefineGan(nn.Module):
         return [x, *reversed(levels)]
 
     def _cut(self, levels: Sequence[Tensor], frames: Span) -> list[Tensor]:
-        cut, per_frame = [], 1
-        for level, rate in zip(levels, (*self.rates, 1), strict=True):
-            cut.append(level[..., frames.scaled(per_frame).slice])
-            per_frame *= rate
-        return cut
+        steps = [math.prod(self.rates[:number]) for number in range(len(levels))]
+        return [level[..., frames.scaled(each).slice] for level, each in zip(levels, steps, strict=True)]
 
     def _refine(self, z: Tensor, g: Tensor, levels: Sequence[Tensor]) -> Tensor:
         x = torch.cat([self.mel_conv(z) + self.cond(g), levels[0]], dim=1)
@@ -197,13 +178,6 @@ class RefineGan(nn.Module):
         return torch.tanh(self.conv_post(F.leaky_relu(x, SLOPE)))
 
 
-def _before_interpolation(margins: Margins, rate: int) -> Margins:
-    """Margins at the input of linear interpolation: output n reads inputs around (n + 1/2) / rate - 1/2."""
-    first = (-2 * margins.left + 1 - rate) // (2 * rate)
-    last = (2 * (rate - 1 + margins.right) + 1 - rate) // (2 * rate) + 1
-    return Margins(left=-first, right=last)
-
-
 def lowpass_width(rate: int) -> int:
     """Samples on each side that `lowpass_decimate` reads."""
     return math.ceil(LOWPASS_ZEROS * rate / LOWPASS_ROLLOFF)
@@ -211,17 +185,10 @@ def lowpass_width(rate: int) -> int:
 
 def lowpass_decimate(x: Tensor, rate: int) -> Tensor:
     """(batch, channels, samples) to samples / rate, low-passed by torchaudio's Kaiser-windowed sinc, as in Applio."""
-    width = lowpass_width(rate)
-    kernel = _lowpass_kernel(rate, width).to(device=x.device, dtype=x.dtype)
-    flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (width, width))
-    return F.conv1d(flat, kernel[None, None], stride=rate).reshape(*x.shape[:-1], -1)
-
-
-def _lowpass_kernel(rate: int, width: int) -> Tensor:
-    """(2 width + 1,) float64."""
-    edge = LOWPASS_ROLLOFF / rate
+    width, edge = lowpass_width(rate), LOWPASS_ROLLOFF / rate
     crossings = (torch.arange(-width, width + 1, dtype=torch.float64) * edge).clamp(-LOWPASS_ZEROS, LOWPASS_ZEROS)
     shape = torch.sqrt(1 - (crossings / LOWPASS_ZEROS) ** 2)
     window = torch.special.i0(LOWPASS_BETA * shape) / torch.special.i0(torch.tensor(LOWPASS_BETA, dtype=torch.float64))
-    kernel: Tensor = torch.sinc(crossings) * window * edge
-    return kernel
+    kernel = (torch.sinc(crossings) * window * edge).to(device=x.device, dtype=x.dtype)
+    flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (width, width))
+    return F.conv1d(flat, kernel[None, None], stride=rate).reshape(*x.shape[:-1], -1)

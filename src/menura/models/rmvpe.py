@@ -7,29 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import product
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from menura.models.blank import reading_weights, without_weights
+from menura.models.layers import Span
 from menura.models.mel import magnitude_spectrogram, mel_filterbank, reflect_pad
-from menura.models.spans import Span
+from menura.models.weights import reading_weights, without_weights
 
-SAMPLE_RATE_HZ = 16_000
-HOP_SAMPLES = 160
-N_FFT = 1024
-N_MELS = 128
-LOW_HZ = 30.0
-HIGH_HZ = 8000.0
-MEL_FLOOR = 1e-5
-
+SAMPLE_RATE_HZ, HOP_SAMPLES = 16_000, 160
+N_FFT, N_MELS = 1024, 128
+LOW_HZ, MEL_FLOOR = 30.0, 1e-5
 FIRST_BIN_CENTS = 1997.3794084376191
 """Cents above 10 Hz of the first class (31.7 Hz)."""
 BIN_CENTS = 20.0
 NEIGHBOUR_BINS = 4
 """F0 is the mean of the bins around the strongest, weighted by their salience."""
+_STRETCH_FRAMES = 1024
+"""Frames of the U-Net's last level at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +44,6 @@ class RmvpeConfig:
     gru_size: int = 256
     classes: int = 360
 
-    @property
-    def frame_multiple(self) -> int:
-        """The U-Net halves time at every level: frames must be a multiple of this."""
-        return 1 << self.levels
-
 
 def log_mel(samples: Tensor) -> Tensor:
     """RMVPE's input: (batch, samples) at 16 kHz, at least one, to (batch, 128, samples // 160 + 1).
@@ -59,9 +52,7 @@ def log_mel(samples: Tensor) -> Tensor:
     """
     half = N_FFT // 2
     magnitude = magnitude_spectrogram(reflect_pad(samples, half, half), n_fft=N_FFT, hop_length=HOP_SAMPLES)
-    filters = mel_filterbank(
-        sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=LOW_HZ, high_hz=HIGH_HZ, htk=True
-    )
+    filters = mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=LOW_HZ, htk=True)
     return (filters.to(samples) @ magnitude).clamp(min=MEL_FLOOR).log()
 
 
@@ -78,52 +69,39 @@ def decode_salience(salience: Tensor, threshold: float) -> Tensor:
     return torch.where(peak.squeeze(-1) > threshold, f0_hz, torch.zeros_like(f0_hz)).float()
 
 
-_STRETCH_FRAMES = 1024
-"""Frames of the U-Net's last level at once."""
-
-
 class Conv(nn.Conv2d):
-    """A 3 x 3 convolution with its batch norm folded in, and a ReLU."""
+    """A 3 x 3 convolution with its batch norm folded in, and a ReLU.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """relu(convolution) + residual."""
-        y = super().forward(x).relu_()
-        return y if residual is None else y.add_(residual)
-
-
-class HalfConv(nn.Module):
-    """The same with the file's half-precision weights and the batch norm beside them: single precision when used.
-
-    The widest layers have four fifths of the weights and see the fewest places, so that converting costs little.
+    `half` keeps the file's half-precision weights and the norm's scale beside them: single precision when used. The
+    widest layers have four fifths of the weights and see the fewest places, so that converting costs little.
     """
 
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor
+    scale: Tensor | None
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.empty(outputs, inputs, 3, 3, dtype=torch.float16))
-        self.register_buffer("scale", torch.empty(outputs, 1, 1))
-        self.register_buffer("bias", torch.empty(outputs, 1, 1))
+    def __init__(self, inputs: int, outputs: int, *, half: bool) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        if half:
+            self.weight = nn.Parameter(torch.empty(self.weight.shape, dtype=torch.float16))
+        self.register_buffer("scale", torch.empty(outputs) if half else None)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(convolution) + residual."""
-        y = F.conv2d(x, self.weight.to(x.dtype), padding=1).mul_(self.scale).add_(self.bias).relu_()
+        if self.scale is None:
+            y = super().forward(x)
+        else:
+            y = F.conv2d(x, self.weight.to(x.dtype), padding=1).mul_(self.scale[:, None, None])
+            y = y.add_(cast("Tensor", self.bias)[:, None, None])
+        y = y.relu_()
         return y if residual is None else y.add_(residual)
 
 
 class Block(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, *, half: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, *, half: bool) -> None:
         super().__init__()
-        kind = HalfConv if half else Conv
-        self.first: nn.Module = kind(inputs, outputs)
-        self.second: nn.Module = kind(outputs, outputs)
+        self.first: nn.Module = Conv(inputs, outputs, half=half)
+        self.second: nn.Module = Conv(outputs, outputs, half=half)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,14 +146,16 @@ class Rmvpe(nn.Module):
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: RmvpeConfig | None = None) -> Rmvpe:
         """Build the network from rmvpe.pt's tensors (any float dtype; computed with in float32).
 
-        Raises ValueError if one is missing or of another shape.
+        The widest layers stay in half precision where all of their weights are, as in the published file. Raises
+        ValueError if a tensor is missing or of another shape.
         """
         config = config or RmvpeConfig()
-        source = _Source(tensors)
+        widest = [t.dtype for name, t in tensors.items() if name.startswith("unet.intermediate.") and t.dim() == 4]
+        half = set(widest) == {torch.float16}
         with without_weights():
-            model = cls(config, half=source.is_half)
+            model = cls(config, half=half)
         with reading_weights():
-            model.load_state_dict(source.state(config), assign=True)
+            model.load_state_dict(_state(tensors, config, half=half), assign=True)
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -184,7 +164,7 @@ class Rmvpe(nn.Module):
 
     def features(self, mel: Tensor) -> Tensor:
         """The U-Net's output (batch, frames, features); frames are rounded up to its multiple by reflection."""
-        x = reflect_pad(mel, 0, -mel.shape[-1] % self.config.frame_multiple)
+        x = reflect_pad(mel, 0, -mel.shape[-1] % (1 << self.config.levels))  # every level halves time
         x = x.transpose(1, 2).unsqueeze(1) * self.input_scale + self.input_shift
         return self._unet(x.contiguous(memory_format=torch.channels_last)).transpose(1, 2).flatten(2)
 
@@ -221,65 +201,54 @@ class Rmvpe(nn.Module):
         return torch.cat(parts, dim=2)
 
 
-class _Source:
-    """Reads rmvpe.pt's tensors into Rmvpe's state, folding the batch norms."""
+def _state(tensors: Mapping[str, Tensor], config: RmvpeConfig, *, half: bool) -> dict[str, Tensor]:
+    """Rmvpe's state from rmvpe.pt's tensors, the batch norms folded.
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+    One at a time: the whole file in single precision beside the result would double the memory.
+    """
+    state: dict[str, Tensor] = {}
+    state["input_scale"], state["input_shift"] = _scale_and_shift(tensors, "unet.encoder.bn")
+    for name, tensor in tensors.items():
+        for theirs, ours in (("cnn.", "planes."), ("fc.0.gru.", "gru."), ("fc.1.", "classes.")):
+            if name.startswith(theirs):
+                state[ours + name.removeprefix(theirs)] = tensor.float()
+    for level in range(config.levels):
+        base = f"unet.decoder.layers.{level}.conv1"
+        state |= _folded(tensors, f"up.{level}", f"{base}.0", f"{base}.1", out_dim=1)
+    stages = (
+        ("down", "unet.encoder.layers.{}.conv", config.levels),
+        ("bottleneck", "unet.intermediate.layers.{}.conv", config.bottleneck_layers),
+        ("merge", "unet.decoder.layers.{}.conv2", config.levels),
+    )
+    for stage, their_stage, layers in stages:
+        for layer, n in product(range(layers), range(config.blocks)):
+            ours, theirs = f"{stage}.{layer}.{n}", f"{their_stage.format(layer)}.{n}"
+            for part, conv, norm in (("first", 0, 1), ("second", 3, 4)):
+                names = f"{ours}.{part}", f"{theirs}.conv.{conv}", f"{theirs}.conv.{norm}"
+                state |= _folded(tensors, *names, half=half and stage == "bottleneck")
+            for kind in ("weight", "bias"):
+                if (shortcut := tensors.get(f"{theirs}.shortcut.{kind}")) is not None:
+                    state[f"{ours}.shortcut.{kind}"] = shortcut.float()
+    return state
 
-    def _tensor(self, name: str) -> Tensor:
-        # One at a time: the whole file in single precision beside the result would double the memory.
-        return self.tensors[name].to(torch.float32)
 
-    @cached_property
-    def is_half(self) -> bool:
-        """True if all of the widest layers' weights are in half precision, as the published file has them."""
-        widest = [t for name, t in self.tensors.items() if name.startswith("unet.intermediate.") and t.dim() == 4]
-        return bool(widest) and all(tensor.dtype == torch.float16 for tensor in widest)
+def _scale_and_shift(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """What a batch norm comes to."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, variance = (tensors[f"{name}.{part}"].double() for part in parts)
+    scale = weight * (variance + 1e-5).rsqrt()
+    return scale.float(), (bias - mean * scale).float()
 
-    def state(self, config: RmvpeConfig) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
-        state["input_scale"], state["input_shift"] = self._norm("unet.encoder.bn")
-        for level in range(config.levels):
-            for n in range(config.blocks):
-                self._block(state, f"down.{level}.{n}", f"unet.encoder.layers.{level}.conv.{n}")
-                self._block(state, f"merge.{level}.{n}", f"unet.decoder.layers.{level}.conv2.{n}")
-            self._conv(state, f"up.{level}", f"unet.decoder.layers.{level}.conv1", (0, 1), out_dim=1)
-        for layer in range(config.bottleneck_layers):
-            for n in range(config.blocks):
-                self._block(state, f"bottleneck.{layer}.{n}", f"unet.intermediate.layers.{layer}.conv.{n}")
-        for name in self.tensors:
-            for theirs, ours in (("cnn.", "planes."), ("fc.0.gru.", "gru."), ("fc.1.", "classes.")):
-                if name.startswith(theirs):
-                    state[ours + name[len(theirs) :]] = self._tensor(name)
-        return state
 
-    def _norm(self, name: str) -> tuple[Tensor, Tensor]:
-        """Scale and shift that a batch norm comes to."""
-        weight, bias, mean, variance = (
-            self._tensor(f"{name}.{part}").double() for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = weight * (variance + 1e-5).rsqrt()
-        return scale.float(), (bias - mean * scale).float()
-
-    def _block(self, state: dict[str, Tensor], ours: str, theirs: str) -> None:
-        self._conv(state, f"{ours}.first", f"{theirs}.conv", (0, 1))
-        self._conv(state, f"{ours}.second", f"{theirs}.conv", (3, 4))
-        for kind in ("weight", "bias"):
-            if f"{theirs}.shortcut.{kind}" in self.tensors:
-                state[f"{ours}.shortcut.{kind}"] = self._tensor(f"{theirs}.shortcut.{kind}")
-
-    def _conv(
-        self, state: dict[str, Tensor], ours: str, theirs: str, places: tuple[int, int], out_dim: int = 0
-    ) -> None:
-        scale, shift = self._norm(f"{theirs}.{places[1]}")
-        weight = self.tensors[f"{theirs}.{places[0]}.weight"]
-        if self.is_half and ours.startswith("bottleneck."):
-            state[f"{ours}.weight"] = weight.half().contiguous(memory_format=torch.channels_last)
-            state[f"{ours}.scale"], state[f"{ours}.bias"] = scale[:, None, None], shift[:, None, None]
-            return
-        shape = [1, 1, 1, 1]
-        shape[out_dim] = -1
-        folded = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.channels_last)
-        state[f"{ours}.weight"] = torch.mul(weight, scale.reshape(shape), out=folded)
-        state[f"{ours}.bias"] = shift
+def _folded(
+    tensors: Mapping[str, Tensor], ours: str, conv: str, norm: str, *, out_dim: int = 0, half: bool = False
+) -> dict[str, Tensor]:
+    """A convolution's state with its norm folded in, or beside its half-precision weights."""
+    scale, shift = _scale_and_shift(tensors, norm)
+    weight = tensors[f"{conv}.weight"]
+    if half:
+        kept = weight.contiguous(memory_format=torch.channels_last)
+        return {f"{ours}.weight": kept, f"{ours}.scale": scale, f"{ours}.bias": shift}
+    folded = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.channels_last)
+    torch.mul(weight, scale.reshape([-1 if axis == out_dim else 1 for axis in range(4)]), out=folded)
+    return {f"{ours}.weight": folded, f"{ours}.bias": shift}

@@ -46,16 +46,13 @@ class SineSource(nn.Module):
         self.l_linear = nn.Linear(1 + overtones, 1)
 
     def forward(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
-        """The excitation.
+        """The excitation (batch, 1, frames * frame_samples).
 
         Args:
             f0_hz: (batch, frames), 0 where unvoiced.
             phase_cycles: (batch,) float64, phase before the first sample.
             noise: (batch, frames * frame_samples) standard normal, or None for none.
             noise_scale: 1 is RVC's level: 0.003 rms under the sine, a third of its amplitude where unvoiced.
-
-        Returns:
-            (batch, 1, frames * frame_samples).
         """
         phases = sample_phases(phase_cycles, f0_hz, self.frame_samples, self.sample_rate)
         voiced = (f0_hz > 0).repeat_interleave(self.frame_samples, dim=1)

@@ -3,10 +3,7 @@
     z ──▶ ConvNeXt blocks (100/s) ──▶ twice as often ──▶ blocks (200/s) ──▶ filters
     F0 ──▶ pulses, noise, noise in step with the pulses ──STFT──▶ × filters ──iSTFT──▶ sound
 
-What a network of transposed convolutions needs a hundred thousand steps to learn is built in here: harmonics lie at
-F0's multiples because the pulses do, noise is noise, and nothing can repeat at the rate of frames, as the filters'
-windows overlap fourfold. The idea is the vocoder's of 1939 with a network for its filter bank; as a learned one see
-DDSP (Engel et al., 2020), the blocks and the inverse transform are those of Vocos (Siuzdak, 2023).
+As a learned vocoder see DDSP (Engel et al., 2020); blocks and inverse transform are those of Vocos (Siuzdak, 2023).
 """
 
 from __future__ import annotations
@@ -19,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from menura.models.config import SynthesizerConfig
+from menura.models.layers import Span, samples_of
 from menura.models.source import sample_phases
-from menura.models.spans import Span, samples_of
 from menura.units import ceil_div
 
 EXCITATIONS = 3
@@ -135,10 +132,7 @@ class SourceFilter(nn.Module):
         return ceil_div(fine + WINDOW_HOPS // 2, FINE_STEPS) + coarse + KERNEL // 2 + 1
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
-        """Latent (batch, inter_channels, frames) to sound (batch, 1, samples), by source (batch, 3, samples).
-
-        g is (batch, gin_channels, 1).
-        """
+        """Latent (batch, inter_channels, frames) and source (batch, 3, samples) to sound (batch, 1, samples)."""
         assert source is not None, "this vocoder needs F0"
         return self._shaped(source.float(), self.filters(z, g))
 
@@ -160,10 +154,10 @@ class SourceFilter(nn.Module):
         padded = F.pad(source, (around, around)).flatten(0, 1)
         spectra = torch.stft(padded, self.window_samples, self.hop, window=window, center=False, return_complex=True)
         spectra = spectra.view(*source.shape[:2], *spectra.shape[1:])
-        gains = [torch.exp(part.clamp(max=_LOUDEST)) for part in magnitudes]
-        shaped = spectra[:, 0] * torch.polar(gains[0], phase)
-        for number in range(1, EXCITATIONS):
-            shaped = shaped + spectra[:, number] * gains[number]
+        first, *others = (torch.exp(part.clamp(max=_LOUDEST)) for part in magnitudes)
+        shaped = spectra[:, 0] * torch.polar(first, phase)
+        for number, gain in enumerate(others, start=1):
+            shaped = shaped + spectra[:, number] * gain
         frames = torch.fft.irfft(shaped, self.window_samples, dim=1) * (window * (2 / WINDOW_HOPS))[:, None]
         length = source.shape[-1] + 2 * around
         sound = F.fold(frames, (1, length), (1, self.window_samples), stride=(1, self.hop))

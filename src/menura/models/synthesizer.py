@@ -7,27 +7,28 @@ Attribute names are those of the checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from menura.models.config import SynthesizerConfig
-from menura.models.footprint import network_bytes
+from menura.models.config import HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN, SOURCE_FILTER, SynthesizerConfig
 from menura.models.layers import (
     LEAKY_SLOPE,
     ChannelNorm,
     ConvFeedForward,
     RelativeAttention,
+    Span,
     WaveNet,
     length_mask,
+    same_padding,
 )
 from menura.models.refinegan import RefineGan
-from menura.models.sizes import SOURCE_FILTER
 from menura.models.source_filter import SourceFilter
-from menura.models.spans import Span
-from menura.models.vocoders import HifiGan, MrfHifiGan
+from menura.models.vocoders import HifiGan
+from menura.models.weights import network_bytes
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10
@@ -39,13 +40,12 @@ POSTERIOR_LAYERS = 16
 TILE_FRAMES = 200
 """Two seconds. Longer tiles take more memory and no less time; shorter ones synchronise the threads more often."""
 
-VOCODERS: dict[str, type[HifiGan | MrfHifiGan | RefineGan | SourceFilter]] = {
-    "HiFi-GAN": HifiGan,
-    "MRF HiFi-GAN": MrfHifiGan,
-    "RefineGAN": RefineGan,
+VOCODERS: dict[str, type[HifiGan | RefineGan | SourceFilter]] = {
+    HIFI_GAN: HifiGan,
+    MRF_HIFI_GAN: HifiGan,
+    REFINE_GAN: RefineGan,
     SOURCE_FILTER: SourceFilter,
 }
-"""By Applio's names; the last is Menura's own."""
 
 
 class TransformerEncoder(nn.Module):
@@ -54,25 +54,21 @@ class TransformerEncoder(nn.Module):
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
         hidden, layers = config.hidden_channels, range(config.n_layers)
-        self.p_dropout = config.p_dropout
-        self.attn_layers = nn.ModuleList(
-            RelativeAttention(hidden, config.n_heads, ATTENTION_WINDOW, config.p_dropout) for _ in layers
-        )
+        self.dropout = nn.Dropout(config.p_dropout)
+        attention = partial(RelativeAttention, hidden, config.n_heads, ATTENTION_WINDOW, config.p_dropout)
+        feed_forward = partial(ConvFeedForward, hidden, config.filter_channels, config.kernel_size, config.p_dropout)
+        self.attn_layers = nn.ModuleList(attention() for _ in layers)
         self.norm_layers_1 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
-        self.ffn_layers = nn.ModuleList(
-            ConvFeedForward(hidden, config.filter_channels, config.kernel_size, config.p_dropout) for _ in layers
-        )
+        self.ffn_layers = nn.ModuleList(feed_forward() for _ in layers)
         self.norm_layers_2 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
 
     def forward(self, x: Tensor, mask: Tensor, reach: int | None = None) -> Tensor:
         """(batch, hidden, frames) to the same shape."""
-        dropout, train = self.p_dropout, self.training
         x = x * mask
-        for attention, norm_1, ffn, norm_2 in zip(
-            self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True
-        ):
-            x = norm_1(x + nn.functional.dropout(attention(x, mask, reach), dropout, train))
-            x = norm_2(x + nn.functional.dropout(ffn(x, mask), dropout, train))
+        layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
+        for attention, norm_1, ffn, norm_2 in layers:
+            x = norm_1(x + self.dropout(attention(x, mask, reach)))
+            x = norm_2(x + self.dropout(ffn(x, mask)))
         return x * mask
 
 
@@ -81,7 +77,7 @@ def embedded(content: Tensor, f0_coarse: Tensor | None, phone: nn.Linear, pitch:
     x: Tensor = phone(content)
     if pitch is not None and f0_coarse is not None:
         x = x + pitch(f0_coarse)
-    return nn.functional.leaky_relu(x * math.sqrt(x.shape[2]), LEAKY_SLOPE)
+    return F.leaky_relu(x * math.sqrt(x.shape[2]), LEAKY_SLOPE)
 
 
 class TextEncoder(nn.Module):
@@ -103,15 +99,6 @@ class TextEncoder(nn.Module):
         return Prior(mean=mean, log_scale=log_scale, mask=mask)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Posterior:
-    """A latent drawn from the posterior encoder, and its distribution; all (batch, inter_channels, frames)."""
-
-    z: Tensor
-    mean: Tensor
-    log_scale: Tensor
-
-
 class PosteriorEncoder(nn.Module):
     """Spectrogram to the latent; needed in training only."""
 
@@ -123,12 +110,14 @@ class PosteriorEncoder(nn.Module):
         )
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
-    def forward(self, spectrogram: Tensor, mask: Tensor, g: Tensor) -> Posterior:
-        """Draw a latent (with torch's global generator) from linear magnitudes (batch, spec_channels, frames)."""
+    def forward(self, spectrogram: Tensor, mask: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """From linear magnitudes (batch, spec_channels, frames) a random latent and its log scale.
+
+        Both are (batch, inter_channels, frames); the noise is of torch's global generator.
+        """
         x = self.enc(self.pre(spectrogram) * mask, mask, g)
         mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
-        z = (mean + torch.randn_like(mean) * torch.exp(log_scale)) * mask
-        return Posterior(z=z, mean=mean, log_scale=log_scale)
+        return (mean + torch.randn_like(mean) * torch.exp(log_scale)) * mask, log_scale
 
 
 class Coupling(nn.Module):
@@ -140,9 +129,8 @@ class Coupling(nn.Module):
         self.pre = nn.Conv1d(half, config.hidden_channels, 1)
         self.enc = WaveNet(config.hidden_channels, WAVENET_KERNEL, FLOW_LAYERS, config.gin_channels, training=training)
         self.post = nn.Conv1d(config.hidden_channels, half, 1)
-        nn.init.zeros_(self.post.weight)
-        assert self.post.bias is not None
-        nn.init.zeros_(self.post.bias)
+        for parameter in self.post.parameters():
+            nn.init.zeros_(parameter)
 
     def shift(self, half: Tensor, mask: Tensor, g: Tensor) -> Tensor:
         moved: Tensor = self.post(self.enc(self.pre(half) * mask, mask, g))
@@ -159,50 +147,33 @@ class Coupling(nn.Module):
         return torch.cat([first, (second - self.shift(first, mask, g)) * mask], dim=1)
 
 
-class Flip(nn.Module):
-    """Reverses the channels, so that the next coupling changes the other half. Keeps RVC's numbering of the flows."""
-
-    def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """(batch, inter_channels, frames) to the same shape."""
-        return x.flip(1)
-
-    def inverse(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        return x.flip(1)
-
-
 class Flow(nn.Module):
-    """Invertible map between the posterior's latent and the prior's."""
+    """Invertible map between the posterior's latent and the prior's.
+
+    After every coupling the channels are reversed, so that the next one changes the other half.
+    """
 
     def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
         super().__init__()
         self.flows = nn.ModuleList()
         for _ in range(FLOW_COUPLINGS):
-            self.flows.append(Coupling(config, training=training))
-            self.flows.append(Flip())
+            self.flows.extend([Coupling(config, training=training), nn.Identity()])  # RVC numbers its reversals too
+        self.context_frames = FLOW_COUPLINGS * FLOW_LAYERS * same_padding(WAVENET_KERNEL)
+        """Frames on each side that a frame depends on."""
 
     @property
-    def context_frames(self) -> int:
-        """Frames on each side that a frame depends on."""
-        return sum(flow.enc.context_frames for flow in self.flows if isinstance(flow, Coupling))
+    def couplings(self) -> list[Coupling]:
+        return [flow for flow in self.flows if isinstance(flow, Coupling)]
 
     def forward(self, z: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        for flow in self.flows:
-            z = flow(z, mask, g)
+        for coupling in self.couplings:
+            z = coupling(z, mask, g).flip(1)
         return z
 
     def inverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        for flow in reversed(self.flows):
-            z_p = flow.inverse(z_p, mask, g)  # type: ignore[operator]
+        for coupling in reversed(self.couplings):
+            z_p = coupling.inverse(z_p.flip(1), mask, g)
         return z_p
-
-    def inverse_order(self) -> Iterator[tuple[Coupling, bool]]:
-        """The couplings as the inverse meets them, and whether the channels are reversed there."""
-        flipped = False
-        for flow in reversed(self.flows):
-            if isinstance(flow, Coupling):
-                yield flow, flipped
-            else:
-                flipped = not flipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,20 +192,6 @@ class TrainingBatch:
     """(batch,) frames"""
     speaker_id: Tensor
     """(batch,) int64"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOutput:
-    """What the losses need; latents are (batch, inter_channels, frames)."""
-
-    audio: Tensor
-    """(batch, 1, crop_frames * frame_samples): the decoded crops."""
-    crop_start_frames: Tensor
-    """(batch,) int64"""
-    crop_frames: int
-    prior: Prior
-    posterior: Posterior
-    z_p: Tensor
 
 
 class Synthesizer(nn.Module):
@@ -303,17 +260,7 @@ class Synthesizer(nn.Module):
         return self.flow.inverse(z_p, mask, g)
 
     def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
-        """The decoder's excitation (voices with F0 only).
-
-        Args:
-            f0_hz: (batch, frames), 0 where unvoiced.
-            phase_cycles: (batch,) float64, phase before the first sample (`source.advance_phase`).
-            noise: (batch, frames * frame_samples) standard normal; None for none.
-            noise_scale: 1 is RVC's level, 0 is none.
-
-        Returns:
-            (batch, 1, frames * frame_samples); of a source-filter voice three channels.
-        """
+        """The decoder's excitation (voices with F0 only): see `SineSource`; of a source-filter voice three channels."""
         excitation: Tensor = self.dec.m_source(f0_hz, phase_cycles, noise, noise_scale)
         return excitation
 
@@ -335,25 +282,6 @@ class Synthesizer(nn.Module):
         ends of `z` it is zeros, as in `decode`. The fastest layers compute `tile_frames` at once.
         """
         return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
-
-    def forward(self, batch: TrainingBatch) -> TrainingOutput:
-        """One training pass: latents of the whole rows, sound of one random crop of each (torch's generator)."""
-        g = self.condition(batch.speaker_id)
-        prior = self.encode(batch.content, batch.f0_coarse, batch.lengths)
-        posterior: Posterior = self.enc_q(batch.spectrogram, prior.mask, g)
-        z_p = self.flow(posterior.z, prior.mask, g)
-        crop_frames = min(self.config.segment_size_frames, batch.content.shape[1])
-        starts = random_crop_starts(batch.lengths, crop_frames)
-        source = None
-        if batch.f0_hz is not None:
-            f0_crop = crop(batch.f0_hz[:, None], starts, crop_frames)[:, 0]
-            noise = torch.randn(f0_crop.shape[0], crop_frames * self.config.frame_samples, device=f0_crop.device)
-            phase = torch.zeros(f0_crop.shape[0], dtype=torch.float64)
-            source = self.source(f0_crop, phase, noise, 1.0)
-        audio = self.dec(crop(posterior.z, starts, crop_frames), g, source)
-        return TrainingOutput(
-            audio=audio, crop_start_frames=starts, crop_frames=crop_frames, prior=prior, posterior=posterior, z_p=z_p
-        )
 
 
 def random_crop_starts(lengths: Tensor, crop_frames: int) -> Tensor:

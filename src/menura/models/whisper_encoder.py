@@ -1,7 +1,7 @@
 """The starter pack's content encoder: three blocks of Whisper tiny.en's encoder, less its speaker directions.
 
-Whisper (Radford et al., 2022; MIT licence, OpenAI) encodes what is said, and its third block still much of who says it.
-So each dimension is normalised, and the directions in which speakers differ, measured on parallel speech, are removed.
+The third block of Whisper (Radford et al., 2022; MIT licence, OpenAI) still says much of who speaks. So each dimension
+is normalised, and the directions in which speakers differ, measured on parallel speech, are removed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from torch.nn import functional as F
 
 from menura.models.mel import mel_filterbank
 
-SAMPLE_RATE_HZ = 16_000
-N_FFT = 400
-MEL_HOP = 160
-N_MELS = 80
+SAMPLE_RATE_HZ, MEL_HOP = 16_000, 160
+N_FFT, N_MELS = 400, 80
 LOG_RANGE = 8.0
 """Decades of power below the recording's largest mel value that are kept."""
 _FLOOR = 1e-10
@@ -43,9 +41,7 @@ class LogMel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
-        filters = mel_filterbank(
-            sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=0.0, high_hz=SAMPLE_RATE_HZ / 2
-        )
+        filters = mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS)
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, samples: Tensor, *, centred: bool = True) -> Tensor:
@@ -78,8 +74,7 @@ class Block(nn.Module):
         """(batch, vectors, dim) to the same shape."""
         batch, vectors, dim = x.shape
         heads = self.qkv(self.attn_norm(x)).view(batch, vectors, 3, self.n_heads, dim // self.n_heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))
         x = x + self.out(attended.transpose(1, 2).reshape(batch, vectors, dim))
         mixed: Tensor = self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
         return x + mixed

@@ -14,8 +14,8 @@ from torch import Tensor
 from menura.content.base import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
 from menura.f0.base import F0Estimator
+from menura.kernels.voice import Voice
 from menura.models.source import advance_phase
-from menura.models.voice import Voice
 from menura.pipeline.noise import latent_noise, source_noise
 from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from menura.models.voice import Voice
+from menura.kernels.voice import Voice
 from menura.options import ConversionOptions
 from menura.pipeline.analysis import Analysis, Steps
 from menura.pipeline.execute import SynthesisRequest

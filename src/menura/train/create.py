@@ -13,8 +13,7 @@ from menura.checkpoints.voice import check_config, config_problem
 from menura.content.registry import STARTER, encoder_path
 from menura.errors import ErrorDetails, MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
-from menura.models.config import SynthesizerConfig
-from menura.models.sizes import SOURCE_FILTER
+from menura.models.config import SOURCE_FILTER, SynthesizerConfig
 from menura.options import DEFAULT_VOICE, TRAINING_RATES, TrainingOptions
 from menura.system.device import resolve_device
 from menura.system.files import replacing

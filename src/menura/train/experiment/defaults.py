@@ -8,8 +8,7 @@ from typing import Any
 
 from menura.content.registry import STARTER, content_dim
 from menura.errors import OptionError
-from menura.models.config import SynthesizerConfig
-from menura.models.sizes import RVC_UPSAMPLING, SOURCE_FILTER, rvc_config, small_config
+from menura.models.config import RVC_UPSAMPLING, SOURCE_FILTER, SynthesizerConfig, rvc_config, small_config
 from menura.options import TRAINING_RATES, RunOptions, TrainingOptions
 from menura.system.files import read_json
 from menura.train.experiment.settings import FILTER_WEIGHTS, RVC_WEIGHTS, DataSettings, Experiment, Schedule

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from menura.errors import TrainingError
-from menura.models.config import SynthesizerConfig
-from menura.models.sizes import SOURCE_FILTER
+from menura.models.config import SOURCE_FILTER, SynthesizerConfig
 from menura.options import PRECISIONS
 from menura.system.files import read_small, replacing
 

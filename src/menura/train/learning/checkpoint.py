@@ -12,7 +12,7 @@ import torch
 
 from menura.checkpoints.pickles import save_tensors
 from menura.errors import ResourceError, TrainingError
-from menura.models.blank import without_weights
+from menura.models.weights import without_weights
 from menura.system.files import replacing
 from menura.train.experiment.folder import BEST, FEATURES, SLICES, checkpoint_paths, size_of
 from menura.train.experiment.settings import Experiment

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from menura.models.config import SynthesizerConfig
+from menura.models.config import MEL_BANDS, SynthesizerConfig
 from menura.models.discriminators import Judgement
 from menura.models.mel import magnitude_spectrogram, mel_filterbank
-from menura.models.sizes import MEL_BANDS
-from menura.models.synthesizer import TrainingOutput
+from menura.types import Prior
 
 FFT_SIZES = (256, 512, 1024, 2048)
 _MELS = (40, 64, 80, 120)
@@ -25,9 +24,7 @@ class SpectralLoss(nn.Module):
         super().__init__()
         for size, n_mels in zip(FFT_SIZES, _MELS, strict=True):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
-            bank = mel_filterbank(
-                sample_rate=sample_rate, n_fft=size, n_mels=n_mels, low_hz=0.0, high_hz=sample_rate / 2
-            )
+            bank = mel_filterbank(sample_rate=sample_rate, n_fft=size, n_mels=n_mels)
             self.register_buffer(f"bank_{size}", bank / bank.sum(dim=1, keepdim=True).clamp(min=1e-6), persistent=False)
 
     def forward(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
@@ -48,12 +45,11 @@ class SpectralLoss(nn.Module):
         return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
 
 
-def kl_loss(output: TrainingOutput) -> Tensor:
+def kl_loss(z_p: Tensor, posterior_log_scale: Tensor, prior: Prior) -> Tensor:
     """Kullback-Leibler distance of the posterior, through the flow, to the prior; per frame (VITS)."""
-    prior, posterior = output.prior, output.posterior
     log_scale = prior.log_scale.float()  # sums of thousands of terms need more than bfloat16
-    each = log_scale - posterior.log_scale.float() - 0.5
-    each = each + 0.5 * (output.z_p.float() - prior.mean.float()).square() * torch.exp(-2 * log_scale)
+    each = log_scale - posterior_log_scale.float() - 0.5
+    each = each + 0.5 * (z_p.float() - prior.mean.float()).square() * torch.exp(-2 * log_scale)
     return (each * prior.mask).sum() / prior.mask.sum()
 
 
@@ -84,8 +80,6 @@ class RvcMelLoss(nn.Module):
             sample_rate=config.sample_rate,
             n_fft=2 * (config.spec_channels - 1),
             n_mels=MEL_BANDS.get(config.sample_rate, 80),
-            low_hz=0.0,
-            high_hz=config.sample_rate / 2,
         )
         self.register_buffer("bank", bank, persistent=False)
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from menura.checkpoints.maps import State, parametrized
 from menura.checkpoints.pickles import load_tensors
 from menura.checkpoints.rvc import load_voice
 from menura.errors import CheckpointError, TrainingError
-from menura.models.blank import without_weights
 from menura.models.discriminators import RvcDiscriminators
 from menura.models.refinegan import RefineGan
 from menura.models.source_filter import SourceFilter
 from menura.models.synthesizer import Synthesizer
-from menura.models.vocoders import HifiGan, HifiGanBase
+from menura.models.vocoders import HifiGan
+from menura.models.weights import State, parametrized, without_weights
 from menura.train.experiment.settings import Experiment
 from menura.train.learning.precision import keep_float32, prefer_channels_last, recompute_in_backward
 
@@ -48,7 +47,7 @@ def make_generator(experiment: Experiment) -> Synthesizer:
 def _residual_blocks(generator: Synthesizer) -> list[nn.Module]:
     """Most of what training keeps is between their convolutions."""
     decoder = generator.dec
-    if isinstance(decoder, HifiGanBase):
+    if isinstance(decoder, HifiGan):
         return [block for stage in range(len(decoder.rates)) for block in decoder.blocks(stage)]
     if isinstance(decoder, SourceFilter):
         return [*decoder.blocks, *decoder.fine_blocks]
@@ -146,10 +145,11 @@ def _preserve_variance(generator: Synthesizer) -> None:
     HiFi-GAN's own start (deviation 0.01 throughout) lets hardly a thousandth of the latent reach the output, which
     costs thousands of steps until it does.
     """
-    if not isinstance(generator.dec, HifiGan):
+    if not isinstance(generator.dec, HifiGan) or generator.dec.is_mrf:
         return
     with torch.no_grad():
-        for layer, rate in zip(generator.dec.ups, generator.dec.rates, strict=True):
+        for stage, rate in enumerate(generator.dec.rates):
+            layer = generator.dec.upsampler(stage)
             assert isinstance(layer, nn.ConvTranspose1d)
             fan_in = layer.weight.shape[0] * layer.weight.shape[2] / rate
             layer.weight = torch.randn_like(layer.weight) * (2 / fan_in) ** 0.5

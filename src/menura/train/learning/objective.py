@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from menura.models.source import sample_phases
 from menura.models.source_filter import SourceFilter
-from menura.models.synthesizer import Synthesizer, TrainingBatch, TrainingOutput, crop, random_crop_starts
+from menura.models.synthesizer import Synthesizer, TrainingBatch, crop, random_crop_starts
 from menura.train.learning.losses import kl_loss
 
 PRIOR_NOISE = 0.66666
@@ -94,5 +94,17 @@ def fundamental_phase(target: Tensor, cycles: Tensor, f0_hz: Tensor, frame_sampl
 
 def vits_pass(model: Synthesizer, batch: TrainingBatch, real: Tensor) -> Pass:
     """RVC's: sound from the posterior of the target's own spectrogram, the prior pulled towards it."""
-    output: TrainingOutput = model(batch)
-    return Pass(audio=output.audio[:, 0].float(), starts_frames=output.crop_start_frames, kl=kl_loss(output))
+    config = model.config
+    g = model.condition(batch.speaker_id)
+    prior = model.encode(batch.content, batch.f0_coarse, batch.lengths)
+    z, log_scale = model.enc_q(batch.spectrogram, prior.mask, g)
+    z_p = model.flow(z, prior.mask, g)
+    frames = min(config.segment_size_frames, batch.content.shape[1])
+    starts = random_crop_starts(batch.lengths, frames)
+    source = None
+    if batch.f0_hz is not None:
+        f0_hz = crop(batch.f0_hz[:, None], starts, frames)[:, 0]
+        noise = torch.randn(len(f0_hz), frames * config.frame_samples, device=f0_hz.device)
+        source = model.source(f0_hz, torch.zeros(len(f0_hz), dtype=torch.float64), noise, 1.0)
+    audio = model.decode(crop(z, starts, frames), g, source)
+    return Pass(audio=audio.float(), starts_frames=starts, kl=kl_loss(z_p, log_scale, prior))

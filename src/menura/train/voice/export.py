@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from menura.checkpoints.maps import classic
 from menura.checkpoints.rvc import save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata
 from menura.errors import TrainingError
-from menura.models.sizes import SOURCE_FILTER
+from menura.models.config import SOURCE_FILTER
+from menura.models.weights import classic
 from menura.train.data.report import Preparation, load_preparation
 from menura.train.experiment.folder import BEST, VOICE, checkpoint_paths
 from menura.train.experiment.settings import Experiment, is_one_part, load_experiment, write_atomically
