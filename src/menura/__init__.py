@@ -51,43 +51,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AssetMissingError",
-    "AudioBlock",
-    "AudioError",
-    "BatchOptions",
-    "CancelledError",
-    "CheckpointError",
-    "ConversionOptions",
-    "Converter",
-    "ConverterStats",
-    "DecodeError",
-    "EncodeError",
-    "EncoderMismatchError",
-    "EngineOptions",
-    "ErrorDetails",
-    "Explanation",
-    "FileResult",
-    "IndexFileError",
-    "MenuraError",
-    "OptionError",
-    "Progress",
-    "Request",
-    "ResourceError",
-    "RunOptions",
-    "RunReport",
-    "StageTimes",
-    "State",
-    "TrainingError",
-    "TrainingOptions",
-    "TrainingSession",
-    "UnsafeCheckpointError",
-    "VoiceExistsError",
-    "VoiceNotFoundError",
-    "__version__",
-    "convert_folder",
-    "train_voice",
-]
+__all__ = ["AssetMissingError", "AudioBlock", "AudioError", "BatchOptions", "CancelledError", "CheckpointError"]
+__all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "EncodeError", "EncoderMismatchError"]
+__all__ += ["EngineOptions", "ErrorDetails", "Explanation", "FileResult", "IndexFileError", "MenuraError"]
+__all__ += ["OptionError", "Progress", "Request", "ResourceError", "RunOptions", "RunReport", "StageTimes", "State"]
+__all__ += ["TrainingError", "TrainingOptions", "TrainingSession", "UnsafeCheckpointError", "VoiceExistsError"]
+__all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "train_voice"]
 
 _MODULES = ("errors", "types", "options", "loading.request", "jobs.batch", "converter", "train.session")
 """Where public names are defined; what loads no torch is first."""

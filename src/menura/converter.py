@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, Union, cast, overload
+from typing import BinaryIO, TypeAlias, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +41,14 @@ from menura.types import (
 )
 from menura.voices.assets import home_folder
 
-FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
-Source: TypeAlias = Union[FilePath, BinaryIO, "tuple[npt.ArrayLike, int]", Recording]
+FilePath: TypeAlias = "str | os.PathLike[str]"
+Source: TypeAlias = "FilePath | BinaryIO | tuple[npt.ArrayLike, int] | Recording"
 """A file, an open binary file, (samples, sample rate), or anything that can be read twice."""
 
 _log = logging.getLogger("menura")
 
 
-class Converter:
+class Converter(contextlib.AbstractContextManager["Converter"]):
     """Converts recordings; networks stay loaded between calls.
 
     Calls from several threads are safe, and share the loaded networks.
@@ -66,9 +66,6 @@ class Converter:
         self._home = home_folder(engine.home)
         self._loader = Loader(home=self._home, device=self.device)
         _log.debug("device %s, data folder %s", self.device, self._home)
-
-    def __enter__(self) -> Converter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 _OPTION = re.compile(r"\{([a-z][a-z0-9_]*)(?:=([^{}]*))?\}")
 
@@ -41,8 +38,7 @@ class ErrorDetails:
             parts.append(_OPTION.sub(lambda m: naming(m[1], m[2]), self.advice))
         return " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
 
-    def __str__(self) -> str:
-        return self.text()
+    __str__ = text
 
     def about(self, names: Mapping[str, str]) -> ErrorDetails:
         """The same with another name for its subject, where `names` has one: a URL for its local copy, say."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from menura.jobs.pitch import with_common_shift
+from menura.jobs.batch import with_common_shift
 from menura.loading import Request, resolve
 from menura.options import ConversionOptions, EngineOptions
 

@@ -104,8 +104,8 @@ def test_what_is_not_there_or_empty_is_told_without_reading(folder: Path) -> Non
     (folder / "empty.wav").touch()
     found = find_inputs([str(folder / name) for name in ("empty.wav", "nothing.wav", "a.wav")], None)
     assert [entry.path.name for entry in found.items] == ["a.wav"]
-    assert [entry.path.name for entry in found.missing] == ["empty.wav", "nothing.wav"]
-    assert all(entry.error and entry.error.subject == str(entry.path) for entry in found.missing)
+    assert [result.input for result in found.missing] == [str(folder / "empty.wav"), str(folder / "nothing.wav")]
+    assert all(result.error and result.error.subject == result.input for result in found.missing)
     assert plan_outputs(find_inputs([str(folder / "nothing.wav")], None), None, ConversionOptions()) == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from menura.errors import CancelledError, ResourceError, VoiceNotFoundError
-from menura.jobs.scheduler import Hooks, Link, Message, Ready, WorkerLostError, share
+from menura.jobs.scheduler import Hooks, Link, Lost, Message, Ready, share
 from menura.types import ConverterStats, FileResult, Item, Progress, State
 
 READY = Ready()
@@ -27,18 +27,17 @@ class FakeLink:
         self.told: deque[Message | str] = deque([first])
         self.done: list[str] = []
 
-    def send(self, item: Item | None) -> None:
+    def send(self, item: Item | None) -> bool:
         if item is None:
             self.told.append(ConverterStats(model_loads={"voice": 1}, resident_bytes=0, peak_memory_mb=100.0))
         else:
             self.done.append(item.source.name)
             self.told += self._act(item)
+        return True
 
     def receive(self) -> Message:
         message = self.told.popleft()
-        if isinstance(message, str):
-            raise WorkerLostError(message)
-        return message
+        return Lost(message) if isinstance(message, str) else message
 
 
 class FakeBackend:

@@ -20,7 +20,7 @@ from menura.cli.derive import GroupedCommand, flag_with, grouped_option, options
 from menura.cli.terminal import LiveLine, clock, columns_of, cut_start, fail, say, say_json, say_lines, table, warn
 from menura.errors import MenuraError, OptionError
 from menura.jobs.document import report_document
-from menura.jobs.plan import STANDARD, Inputs, find_inputs, missing_results, plan_outputs
+from menura.jobs.plan import STANDARD, Inputs, find_inputs, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
 from menura.system.files import check_writable, temporary_folder
 from menura.types import Explanation, Item, Place, Progress, RunReport, StageTimes, State, failed_result
@@ -83,7 +83,7 @@ def convert(
         failed = RunReport(files=tuple(failed_result(item.source, error.details) for item in items))
         _show_document(failed, batch.report, as_json=as_json)
         raise
-    report = replace(report, files=(*report.files, *missing_results(found)))
+    report = replace(report, files=(*report.files, *found.missing))
     _show_document(report, batch.report, as_json=as_json)
     if not as_json:
         if not quiet:
@@ -163,7 +163,7 @@ def _explain(found: Inputs, options: ConversionOptions, engine: EngineOptions, *
                 explanations.append(replace(converter.explain(source, request), input=place))
         except MenuraError as error:
             explanations.append(Explanation(input=place, refusal=error.details))
-    explanations += [Explanation(input=str(item.path), refusal=item.error) for item in found.missing]
+    explanations += [Explanation(input=result.input, refusal=result.error) for result in found.missing]
     if as_json:
         files = [dataclasses.asdict(explanation) for explanation in explanations]
         say_json({"version": __version__, "files": files})

@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from threading import Event
 
 from menura.audio.places import place_of
-from menura.errors import CancelledError
+from menura.errors import CancelledError, DecodeError
 from menura.jobs.journal import FileStamp, Journal
-from menura.jobs.plan import find_inputs, missing_results, plan_outputs
+from menura.jobs.plan import find_inputs, plan_outputs
 from menura.jobs.processes import Processes, process_count
 from menura.jobs.scheduler import Hooks, share
 from menura.loading import Request, resolve
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.system.device import resolve_device
 from menura.system.files import remove_unfinished
-from menura.types import FileResult, Item, Place, Progress, RunReport
+from menura.types import FileResult, FloatArray, Item, Place, Progress, RunReport
+from menura.units import ANALYSIS_RATE_HZ
 from menura.voices.assets import home_folder
+
+_MOST_RECORDINGS, _SECONDS = 20, 30
 
 
 def convert_folder(
@@ -67,7 +73,7 @@ def convert_folder(
     )
     request = resolve(options, home_folder(engine.home))
     report = convert_items(items, request, folder=place_of(folder), batch=batch, engine=engine, hooks=hooks)
-    return dataclasses.replace(report, files=(*report.files, *missing_results(inputs)))
+    return dataclasses.replace(report, files=(*report.files, *inputs.missing))
 
 
 def convert_items(
@@ -85,9 +91,7 @@ def convert_items(
     hooks. Raises MenuraError where the request as a whole can't be carried out, and CancelledError.
     """
     remove_unfinished(item.output for item in items if isinstance(item.output, Path))
-    if items and request.options.transpose == "auto-batch":
-        from menura.jobs.pitch import with_common_shift
-
+    if items:
         request = with_common_shift(request, [item.source for item in items], engine)
     if folder is None:
         return _convert(items, request, batch, engine, hooks)
@@ -113,6 +117,41 @@ def convert_items(
     report = _convert([items[position] for position in missing], request, batch, engine, counting)
     results |= dict(zip(missing, report.files, strict=True))
     return dataclasses.replace(report, files=tuple(results[position] for position in range(len(items))))
+
+
+def with_common_shift(request: Request, sources: Sequence[Place], engine: EngineOptions) -> Request:
+    """A request that asks for `auto-batch`, with the number of semitones that this came to; any other as it is.
+
+    It comes from the median F0 of the first half minute, in blocks of which each stands for itself, of up to twenty
+    recordings, spread evenly over the batch. What can't be read doesn't count, nor what is at a URL.
+    """
+    if request.options.transpose != "auto-batch" or request.f0_path is None or request.target_hz is None:
+        return request
+    import numpy as np
+    import torch
+
+    from menura.f0.contour import median_voiced_hz, semitones_between
+    from menura.f0.registry import load_estimator
+    from menura.pipeline.recording import BLOCK_S, AnalysisFeed, FileRecording
+
+    assert request.f0_method is not None
+    device = resolve_device(engine.device)
+    estimator = load_estimator(request.f0_method, request.f0_path, device)
+    local = [source for source in sources if isinstance(source, Path)]
+    count = min(len(local), _MOST_RECORDINGS)
+    f0_hz: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
+    for recording in (FileRecording(local[number * len(local) // count]) for number in range(count)):
+        blocks: list[FloatArray] = []
+        with suppress(DecodeError):
+            blocks.extend(islice(AnalysisFeed(recording.open()).blocks(), _SECONDS // BLOCK_S))
+        if blocks:
+            samples = np.concatenate(blocks)
+            padded = np.pad(samples, (0, max(0, ANALYSIS_RATE_HZ - len(samples))))  # estimators want some
+            with torch.inference_mode():
+                f0_hz.append(estimator.estimate(torch.from_numpy(padded).to(device)[None])[0].cpu().numpy())
+    median_hz = median_voiced_hz(np.concatenate(f0_hz))
+    semitones = 0.0 if median_hz is None else semitones_between(median_hz, request.target_hz)
+    return dataclasses.replace(request, options=dataclasses.replace(request.options, transpose=semitones))
 
 
 def _convert(

@@ -26,8 +26,8 @@ class Inputs:
 
     arguments: tuple[str, ...]
     items: tuple[InputFile, ...]
-    missing: tuple[InputFile, ...]
-    """Arguments that stand for nothing, with what to do."""
+    missing: tuple[FileResult, ...]
+    """Of arguments that stand for nothing, with what to do."""
     many: bool
     """True if outputs go to a folder: several arguments, one that stands for any number of files, or URLs."""
 
@@ -59,7 +59,7 @@ def find_inputs(arguments: Sequence[str], output: str | None, batch: BatchOption
     return Inputs(
         arguments=tuple(arguments),
         items=tuple(entry for entry in entries if entry.error is None),
-        missing=tuple(entry for entry in entries if entry.error is not None),
+        missing=tuple(failed_result(entry.path, entry.error) for entry in entries if entry.error is not None),
         many=many or len(local) < len(arguments) or isinstance(target, Url),
     )
 
@@ -90,11 +90,6 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
         if isinstance(job.output, Path):
             check_writable(job.output, OptionError)
     return jobs
-
-
-def missing_results(inputs: Inputs) -> list[FileResult]:
-    """The results of arguments that stand for no recordings."""
-    return [failed_result(entry.path, entry.error) for entry in inputs.missing if entry.error is not None]
 
 
 def single_output(item: InputFile, output: str | None, voice: str, ending: str) -> Path:
@@ -160,7 +155,7 @@ def _folder(inputs: Inputs, output: str | None) -> Place:
     """The folder that several outputs go to."""
     from menura.audio.encode import format_of
 
-    last, missing = inputs.arguments[-1], {str(entry.path) for entry in inputs.missing}
+    last, missing = inputs.arguments[-1], {result.input for result in inputs.missing}
     if output is None:
         if len(inputs.arguments) > 1:
             if last in missing and format_of(Path(last)):

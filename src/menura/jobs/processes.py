@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 
 from menura.audio.places import size_bytes
 from menura.errors import MenuraError
-from menura.jobs.scheduler import Message, Ready, Worker, WorkerLostError
+from menura.jobs.scheduler import END_S, Lost, Message, Ready, Worker
 from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
 from menura.system.device import cuda_devices, default_threads
@@ -21,7 +21,6 @@ from menura.system.memory import available_memory_bytes
 from menura.system.processes import spawn
 from menura.types import Item
 
-_END_S = 20.0
 _CORES_A_PROCESS = 4
 """One process keeps about four busy: its networks' layers are too short for more."""
 _STARTER_BYTES, _FULL_SIZE_BYTES = 600 * 10**6, 2 * 10**9
@@ -61,17 +60,18 @@ class _Process:
     process: SpawnProcess
     pipe: Connection
 
-    def send(self, item: Item | None) -> None:
+    def send(self, item: Item | None) -> bool:
         with contextlib.suppress(OSError):  # receive() tells it
             self.pipe.send(item)
+        return True
 
     def receive(self) -> Message:
         try:
             message: Message = self.pipe.recv()
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
-            raise WorkerLostError(f"signal {-code}" if code < 0 else f"exit code {code}") from error
+            return Lost(f"signal {-code}" if code < 0 else f"exit code {code}")
         return message
 
 
@@ -96,10 +96,10 @@ class Processes:
         """End them; those that are converting remove their partial outputs."""
         for link in links:
             if gently:
-                link.process.join(_END_S)
+                link.process.join(END_S)
             link.process.terminate()
         for link in links:
-            link.process.join(_END_S)
+            link.process.join(END_S)
             link.process.kill()
             link.process.join()
             link.pipe.close()

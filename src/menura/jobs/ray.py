@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
-from menura.jobs.scheduler import Hooks, Message, Ready, Worker, WorkerLostError, share, with_names
+from menura.jobs.scheduler import END_S, Hooks, Lost, Message, Ready, Worker, share, with_names
 from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.device import physical_cores
@@ -33,43 +33,26 @@ _MOST_THREADS = 4
 """Of an actor by default: more of them gain less than a second actor does."""
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Nearly the least that Ray takes; sound doesn't travel through it."""
-_END_S = 20.0
 _ANSWER_S = 5.0
 
 
 def convert_on_cluster(
-    items: Sequence[Item],
-    request: Request,
-    engine: EngineOptions,
-    *,
-    address: str,
-    workers: int | None = None,
-    hooks: Hooks | None = None,
+    items: Sequence[Item], request: Request, engine: EngineOptions, *, address: str, workers: int | None, hooks: Hooks
 ) -> RunReport:
-    """Convert many files by actors of a Ray cluster; one that fails stops nothing, nor does an actor that dies.
+    """Convert many files by so many actors of a Ray cluster, by default as many as it has room for.
 
-    Args:
-        items: reachable from all machines.
-        request: the same for all; each machine resolves its options in its own data folder.
-        engine: what each actor runs with.
-        address: HOST:PORT, `local` (a cluster of its own on this machine), or `auto` ($RAY_ADDRESS, else `local`).
-        workers: how many actors; by default as many as the cluster has room for.
-        hooks: of the run.
-
-    Raises:
-        OptionError: Ray isn't installed, no cluster answers there, or it can't hold such a worker.
-        MenuraError: the request as a whole can't be carried out.
-        CancelledError: the run was cancelled.
+    The `address` is HOST:PORT, `local` (a cluster of its own on this machine), or `auto` ($RAY_ADDRESS, else `local`).
+    Each machine resolves the request's options in its own data folder. Raises MenuraError, as `share`.
     """
     with connected(address) as ray:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [Node(cpus=int(has.get("CPU", 0)), gpus=int(has.get("GPU", 0))) for has in machines]
-        division = divide_cluster(nodes, engine, workers)
+        workers, threads, gpus, device = divide_cluster(nodes, engine, workers)
         named = engine.home or os.environ.get(HOME_VARIABLE)  # else it is each machine's own
         home = Path(named).expanduser().absolute() if named else None
-        engine = replace(engine, device=division.device, threads=division.threads, home=home)
-        backend = Actors(ray, _absolute(request.options), engine, gpus=division.gpus)
-        return share(items, backend, workers=division.workers, hooks=hooks)
+        engine = replace(engine, device=device, threads=threads, home=home)
+        backend = Actors(ray, _absolute(request.options), engine, gpus=gpus)
+        return share(items, backend, workers=workers, hooks=hooks)
 
 
 class Node(NamedTuple):
@@ -79,22 +62,13 @@ class Node(NamedTuple):
     gpus: int
 
 
-class Division(NamedTuple):
-    """How a cluster is divided among workers; the threads of each are the CPUs that it claims, with 0 or 1 GPUs."""
-
-    workers: int
-    threads: int
-    gpus: int
-    device: str
-
-
-def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | None) -> Division:
-    """A worker for each GPU, or for every few CPUs: as many as asked for, or as there is room for."""
+def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | None) -> tuple[int, int, int, str]:
+    """A worker for each GPU, or for every few CPUs: how many, and the CPUs (its threads), GPUs and device of each."""
     kind = engine.device.partition(":")[0]
     with_gpu = [node for node in nodes if node.gpus]
     if kind == "cuda" and not with_gpu:
         raise OptionError(None, "no machine of the cluster offers Ray a GPU", "Use {device=cpu}", option="device")
-    gpus = int(bool(with_gpu) and kind in ("auto", "cuda"))
+    gpus = 1 if with_gpu and kind in ("auto", "cuda") else 0
     if gpus:
         fair = min(_MOST_THREADS, *(node.cpus // node.gpus for node in with_gpu))
     else:
@@ -105,8 +79,7 @@ def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | 
     if not room:
         problem = f"no machine of the cluster has {threads} CPUs{' and a GPU' if gpus else ''} for a worker"
         raise OptionError(None, problem, "Use fewer {threads}", option="threads")
-    device = "cuda" if gpus else "cpu" if kind == "auto" else engine.device
-    return Division(workers=workers or room, threads=threads, gpus=gpus, device=device)
+    return workers or room, threads, gpus, "cuda" if gpus else "cpu" if kind == "auto" else engine.device
 
 
 class ClusterWorker:
@@ -151,20 +124,20 @@ class _Actor:
     def ask(self, method: str, *arguments: Any) -> Any:
         return getattr(self.actor, method).options(num_returns="streaming").remote(*arguments)
 
-    def send(self, item: Item | None) -> None:
+    def send(self, item: Item | None) -> bool:
         if self._where is None:  # waiting for room in the cluster, for all that is known
-            raise WorkerLostError("not loaded")
+            return False
         self.item = item
         self.answer = self.ask("stats") if item is None else self.ask("convert", _anywhere(item))
+        return True
 
     def receive(self) -> Message:
         try:
             message: Message = self._ray.get(next(self.answer))
         except self._ray.exceptions.RayError as error:
-            how = f"Ray's actor, {self._where}"
             if self._where is None or "creation task" in str(error):  # Menura can't be imported there, for one
-                how = f"Ray: {(str(error).strip().splitlines() or [type(error).__name__])[-1].strip()}"
-            raise WorkerLostError(how) from error
+                return Lost(f"Ray: {(str(error).strip().splitlines() or [type(error).__name__])[-1].strip()}")
+            return Lost(f"Ray's actor, {self._where}")
         if isinstance(message, Ready):
             if message.version != __version__:
                 problem = f"has Menura {message.version}, this is {__version__}"
@@ -197,7 +170,7 @@ class Actors:
         """End all at once, as they hold nothing, and wait until they answer no more."""
         for link in links:
             self._ray.kill(link.actor)
-        deadline_s = time.monotonic() + _END_S
+        deadline_s = time.monotonic() + END_S
         for link in links:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.get(next(link.ask("stats")), timeout=max(0.0, deadline_s - time.monotonic()))
@@ -205,12 +178,7 @@ class Actors:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module ray, connected; a connection that is there already is used and left.
-
-    Raises:
-        OptionError: Ray isn't installed, or no cluster answers.
-        ResourceError: Ray can't start on this machine.
-    """
+    """The module ray, connected; a connection that is there already is used and left. Raises MenuraError."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "local")
     host, colon, port = address.rpartition(":")

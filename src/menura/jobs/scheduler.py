@@ -6,7 +6,6 @@ actors of a Ray cluster. Loads no torch by itself.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import platform
@@ -15,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from menura import __version__
 from menura.audio.places import local_input, local_output, remove_partial, size_bytes
@@ -29,7 +28,8 @@ from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, 
 _MOST_ATTEMPTS = 2
 """Workers that a file may end before it counts as failed."""
 _MOST_FALSE_STARTS = 3
-_END_S = 20.0
+END_S = 20.0
+"""Given to a worker to end."""
 _LOOK_S = 0.2
 """Between looks at whether the run was cancelled, or a signal came that Ray swallowed."""
 
@@ -43,7 +43,14 @@ class Ready:
     process: int = field(default_factory=os.getpid)
 
 
-Message = Ready | MenuraError | Progress | FileResult | ConverterStats
+class Lost(NamedTuple):
+    """The worker ended by itself."""
+
+    how: str
+    """As far as is known."""
+
+
+Message = Ready | MenuraError | Progress | FileResult | ConverterStats | Lost
 """Ready, or why the request can't be carried out; of a file its progress, then its result; at the end the counters."""
 
 
@@ -79,18 +86,14 @@ def with_names(result: FileResult, item: Item, local: Item) -> FileResult:
     )
 
 
-class WorkerLostError(Exception):
-    """A worker ended by itself; the message says how, as far as is known."""
-
-
 class Link(Protocol):
     """The scheduler's end of its connection to a worker."""
 
-    def send(self, item: Item | None) -> None:
-        """Give the worker a file; None lets it end. Raises WorkerLostError if it can't be told to yet."""
+    def send(self, item: Item | None) -> bool:
+        """Give the worker a file; None lets it end. False if it can't be told anything yet."""
 
     def receive(self) -> Message:
-        """The next message of a worker that has one. Raises WorkerLostError."""
+        """The next message of a worker that has one, or its loss."""
 
 
 class Backend(Protocol):
@@ -115,12 +118,6 @@ class Hooks:
     on_result: Callable[[int, FileResult], None] = lambda _position, _result: None
     """Called with an item's position and result when its file is complete."""
     cancel: Event | None = None
-
-    def check(self) -> None:
-        """Raises CancelledError, and what a signal raised."""
-        check_interrupts()
-        if self.cancel is not None and self.cancel.is_set():
-            raise CancelledError(None, "cancelled")
 
 
 def share(items: Sequence[Item], backend: Backend, *, workers: int, hooks: Hooks | None = None) -> RunReport:
@@ -177,35 +174,25 @@ class _Scheduler:
         for number in range(min(count, len(self._waiting))):
             self._start(number)
         while self._waiting or any(worker.position is not None for worker in self._workers):
-            self._hooks.check()
+            check_interrupts()
+            if self._hooks.cancel is not None and self._hooks.cancel.is_set():
+                raise CancelledError(None, "cancelled")
             for worker in self._wait(self._workers):
-                self._attend(worker)
-
-    def _attend(self, worker: _Worker) -> None:
-        try:
-            self._take(worker, worker.link.receive())
-        except WorkerLostError as error:
-            self._lost(worker, str(error))
+                self._take(worker, worker.link.receive())
 
     def finish(self) -> list[ConverterStats]:
         """Let the workers end, and collect their counters."""
-        leaving: list[_Worker] = []
+        leaving = [worker for worker in self._workers if worker.link.send(None)]
         stats: list[ConverterStats] = []
-        for worker in self._workers:
-            with contextlib.suppress(WorkerLostError):
-                worker.link.send(None)
-                leaving.append(worker)
-        deadline_s = time.monotonic() + _END_S
+        deadline_s = time.monotonic() + END_S
         while leaving and time.monotonic() < deadline_s:
             check_interrupts()
             for worker in self._wait(leaving):
-                message: Message | None = None
-                with contextlib.suppress(WorkerLostError):
-                    message = worker.link.receive()
+                message = worker.link.receive()
+                if isinstance(message, (ConverterStats, Lost)):
+                    leaving.remove(worker)
                 if isinstance(message, ConverterStats):
                     stats.append(message)
-                if message is None or isinstance(message, ConverterStats):
-                    leaving.remove(worker)
         return stats
 
     def end(self, *, gently: bool) -> None:
@@ -226,6 +213,9 @@ class _Scheduler:
         position = worker.position
         if isinstance(message, MenuraError):
             raise message
+        if isinstance(message, Lost):
+            self._lost(worker, message.how)
+            return
         if isinstance(message, Ready):
             worker.ready, self._false_starts = True, 0
         elif position is not None and isinstance(message, Progress):
@@ -244,10 +234,7 @@ class _Scheduler:
 
     def _done(self, position: int, result: FileResult) -> None:
         self.results[position] = result
-        if result.output is None:
-            self._meter.failed(position)
-        else:
-            self._meter.finished()
+        self._meter.failed(position) if result.output is None else self._meter.finished()
         self._hooks.on_result(position, result)
 
     def _lost(self, worker: _Worker, how: str) -> None:
