@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -65,12 +65,20 @@ class AudioReader:
         """
         if block_samples < 1:
             raise ValueError(f"Blocks must have at least one sample, not {block_samples}.")
-        empty = True
-        for block in _regrouped(self._mixed(), block_samples):
-            empty = False
-            yield block
-        if empty:
-            raise DecodeError(self.path, NO_SAMPLES)
+        pending: list[FloatArray] = []
+        held = 0
+        for chunk in self._mixed():
+            pending.append(chunk)
+            held += len(chunk)
+            if held < block_samples:
+                continue
+            joined = np.concatenate(pending)
+            whole = held - held % block_samples
+            for start in range(0, whole, block_samples):
+                yield joined[start : start + block_samples]
+            pending, held = [joined[whole:]], held - whole
+        if held:
+            yield np.concatenate(pending)
 
     def _mixed(self) -> Iterator[FloatArray]:
         """Chunks of any length; the number of channels may change on the way."""
@@ -93,6 +101,8 @@ class AudioReader:
                 yield chunk
         except OSError as error:
             raise _unreadable(self.path, error) from error
+        if not count:
+            raise DecodeError(self.path, NO_SAMPLES)
         self._judge(count)
 
     def _judge(self, count: int) -> None:
@@ -112,30 +122,8 @@ class AudioReader:
             damaged(structure.problem)
 
 
-def _regrouped(chunks: Iterable[FloatArray], block_samples: int) -> Iterator[FloatArray]:
-    """(samples,) chunks of any lengths as blocks of `block_samples`, the last one what is left."""
-    pending: list[FloatArray] = []
-    held = 0
-    for chunk in chunks:
-        pending.append(chunk)
-        held += len(chunk)
-        if held < block_samples:
-            continue
-        joined = np.concatenate(pending)
-        whole = held - held % block_samples
-        for start in range(0, whole, block_samples):
-            yield joined[start : start + block_samples]
-        pending, held = [joined[whole:]], held - whole
-    if held:
-        yield np.concatenate(pending)
-
-
 def open_audio(path: Path | str) -> AudioReader:
-    """Open a recording of any known format, rate (4 to 384 kHz) and channel count.
-
-    Raises:
-        DecodeError: the file is missing, empty, a folder, no audio, or has no samples; or it needs the extra `media`.
-    """
+    """Open a recording of any known format, rate (4 to 384 kHz) and channel count; DecodeError where it is none."""
     path = Path(path)
     if os.path.isdir(path):
         raise DecodeError(path, "is a folder, not a recording")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +27,8 @@ from menura.system.files import NewFile, check_writable, writing
 from menura.system.interrupts import deferred_interrupts
 from menura.types import FloatArray
 
-_CODEC_RATES_HZ = {
+_CODEC_RATES_HZ: dict[str, Sequence[int]] = {
+    "ogg": range(192_001),  # libvorbis has no setup beyond 200 kHz, and libsndfile crashes when it asks for one
     "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
     "m4a": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000),
@@ -42,17 +44,13 @@ _FLAC_HEADER_BYTES = 42
 """The signature and the stream's description, after which other blocks may stand."""
 _WAVE_BYTES = 2**32 - 2**16
 """Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
-_VORBIS_HIGHEST_RATE_HZ = 192_000
-"""libvorbis has no setup beyond 200 kHz, and libsndfile crashes when it asks for one."""
 _SUFFIX_FORMATS = {".oga": "ogg", ".wave": "wav"} | {f".{format}": format for format in FORMATS}
 
 
 def codec_rate(format: str, rate_hz: int) -> int:
     """Rate at which `format` can hold a signal of `rate_hz`: the same, or the next higher, or highest, of the codec."""
-    if format == "ogg":
-        return min(rate_hz, _VORBIS_HIGHEST_RATE_HZ)
     rates = _CODEC_RATES_HZ.get(format)
-    return rate_hz if rates is None else next((rate for rate in rates if rate >= rate_hz), rates[-1])
+    return rates[min(bisect_left(rates, rate_hz), len(rates) - 1)] if rates else rate_hz
 
 
 def least_samples(format: str) -> int:
@@ -77,13 +75,11 @@ class SampleSpool:
 
     def append(self, samples: FloatArray) -> None:
         """Add (samples,) at the end; ResourceError where the disk is full."""
-        if not len(samples):
-            return
         with writing(self._folder):
             self._file.seek(0, os.SEEK_END)
-            self._file.write(np.ascontiguousarray(samples, dtype=np.float32).data.cast("B"))
+            self._file.write(np.ascontiguousarray(samples, dtype=np.float32).data)
         self.length_samples += len(samples)
-        self.peak = max(self.peak, float(np.max(np.abs(samples))))
+        self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
 
     def blocks(self, block_samples: int, gain: float = 1.0) -> Iterator[FloatArray]:
         for start in range(0, self.length_samples, block_samples):
@@ -137,15 +133,15 @@ class AudioWriter:
         check_writable(self.path, EncodeError)
         with writing(self.path, EncodeError):
             self._file = NewFile(self.path)
-        try:
-            with writing(self.path, EncodeError), deferred_interrupts():
-                self._output = _Output(self._file.file, *_inserted(self.format, tags))
-                container = "rf64" if long_wave else self.format
-                encoder = _AacEncoder if self.format == "m4a" else _SndfileEncoder
-                self._encoder = encoder(self._output, sample_rate, container, encoding, tags)
-        except BaseException:
-            self._file.discard()
-            raise
+            try:
+                with deferred_interrupts():
+                    self._output = _Output(self._file.file, *_inserted(self.format, tags))
+                    container = "rf64" if long_wave else self.format
+                    encoder = _AacEncoder if self.format == "m4a" else _SndfileEncoder
+                    self._encoder = encoder(self._output, sample_rate, container, encoding, tags)
+            except BaseException:
+                self._file.discard()
+                raise
 
     def write(self, samples: FloatArray) -> None:
         """Append (samples,) float32; values beyond full scale are clipped, what is no number becomes 0."""

@@ -41,10 +41,7 @@ class PeakMeter:
 
     @property
     def limit(self) -> float:
-        """Largest |sample| without the clicks: fewer than 64 samples, over full scale and 20 dB above all others.
-
-        Infinite where there are none.
-        """
+        """Largest |sample| but for clicks: under 64, over full scale and 20 dB above all else; infinite without."""
         rest = float(self._largest.min()) if len(self._largest) == _FEWEST_SAMPLES else 1.0
         return rest if self.peak > _CLICK_RATIO * rest else math.inf
 
@@ -92,11 +89,8 @@ class RmsMeter:
 class EnvelopeMatcher(Processor):
     """Mixes the source's loudness envelope into one mono output stream, about 1.25 s behind it.
 
-    Args:
-        source_rms: (frames,) of the source's RmsMeter, at whatever rate it was measured.
-        output_length: samples that will be pushed in all: neither more nor fewer.
-        rate_hz: rate of the output.
-        mix_rate: 1 keeps the output's envelope, 0 follows the source's.
+    `source_rms` is (frames,) of the source's RmsMeter, at whatever rate it was measured; exactly `output_length`
+    samples must be pushed in all; a `mix_rate` of 1 keeps the output's envelope, 0 follows the source's.
     """
 
     def __init__(self, source_rms: npt.NDArray[np.floating], output_length: int, rate_hz: int, mix_rate: float) -> None:

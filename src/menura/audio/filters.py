@@ -1,9 +1,8 @@
 """RVC's input filter as a stream: zero-phase Butterworth high-pass, 5th order, 48 Hz, at 16 kHz.
 
-RVC runs `scipy.signal.filtfilt` over the whole recording. The forward pass streams by nature. The backward pass starts
-at the recording's end; its memory of what comes later fades with the filter's slowest pole (e-fold 172 samples at
-16 kHz), so half a second of look-ahead leaves less than 1e-19 of it, and the result equals the whole-file one to
-rounding. The filter is computed here: importing scipy.signal takes longer than importing torch.
+RVC runs `scipy.signal.filtfilt` over the whole recording, backwards too; the backward pass' memory of what comes later
+fades with the filter's slowest pole (e-fold 172 samples), so half a second of look-ahead leaves less than 1e-19 of it.
+The filter is computed here: importing scipy.signal takes longer than importing torch.
 
 It is a sum of one-pole sections (partial fractions): y[n] = gain x[n] + Re sum_i weight_i s_i[n] and
 s_i[n + 1] = pole_i s_i[n] + x[n]. Its five complex states don't mix, so a block of outputs is a fixed matrix times its

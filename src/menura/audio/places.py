@@ -52,22 +52,20 @@ class Selection:
     """Which recordings of folders and patterns are taken.
 
     A glob without a slash is compared with a file's name, one with a slash with its path below the folder, where `*`
-    matches slashes too; one that ends in a slash means all below that folder. Upper and lower case differ.
+    matches slashes too; one that ends in a slash means all below that folder. Upper and lower case differ. One of
+    `include`, if there are any, must match, and none of `exclude`.
     """
 
     recursive: bool = False
     include: tuple[str, ...] = ()
-    """If there are any, at least one must match."""
     exclude: tuple[str, ...] = ()
-    """None may match."""
 
     def takes(self, relative: Path) -> bool:
         """Whether a file at that path below its folder is taken; hidden ones and other endings never are."""
         if relative.suffix.lower() not in AUDIO_SUFFIXES or any(part.startswith(".") for part in relative.parts):
             return False
-        if self.include and not any(_matches(relative, pattern) for pattern in self.include):
-            return False
-        return not any(_matches(relative, pattern) for pattern in self.exclude)
+        included = not self.include or any(_matches(relative, pattern) for pattern in self.include)
+        return included and not any(_matches(relative, pattern) for pattern in self.exclude)
 
 
 def audio_files(paths: Sequence[Path | str], selection: Selection | None = None) -> list[InputFile]:
@@ -85,22 +83,19 @@ def audio_files(paths: Sequence[Path | str], selection: Selection | None = None)
 
 def _expand(path: Path, selection: Selection) -> list[InputFile]:
     if os.path.isdir(path):  # unlike Path.is_dir it takes any name
-        names = path.rglob("*") if selection.recursive else path.glob("*")
-        return _chosen(names, path, selection) or [nothing_in(path, "folder", selection)]
-    # A file whose name has brackets is a file first.
-    if os.path.exists(path) or not glob.has_magic(str(path)):
+        kind, folder = "folder", path
+        names: Iterable[Path] = path.rglob("*") if selection.recursive else path.glob("*")
+    elif os.path.exists(path) or not glob.has_magic(str(path)):  # a file whose name has brackets is a file first
         return [InputFile(path=path, relative=Path(path.name))]
-    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-    matches = (Path(name) for name in glob.iglob(str(path), recursive=True))
-    return _chosen(matches, folder, selection) or [nothing_in(path, "pattern", selection)]
-
-
-def _chosen(names: Iterable[Path], folder: Path, selection: Selection) -> list[InputFile]:
-    return [
-        InputFile(path=name, relative=name.relative_to(folder))
+    else:
+        kind, folder = "pattern", Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        names = map(Path, glob.iglob(str(path), recursive=True))
+    chosen = [
+        InputFile(path=name, relative=relative)
         for name in sorted(names)
-        if selection.takes(name.relative_to(folder)) and name.is_file()
+        if selection.takes(relative := name.relative_to(folder)) and name.is_file()
     ]
+    return chosen or [nothing_in(path, kind, selection)]
 
 
 def nothing_in(place: Place, kind: str, selection: Selection) -> InputFile:
@@ -119,7 +114,7 @@ def failed_input(place: Place, problem: str, advice: str | None = None) -> Input
 def _matches(relative: Path, pattern: str) -> bool:
     name = relative.as_posix() if "/" in pattern else relative.name
     patterns = {pattern, pattern.removeprefix("**/")}  # `**/` is any number of folders, none among them
-    return any(fnmatch.fnmatchcase(name, glob + ("*" if glob.endswith("/") else "")) for glob in patterns)
+    return any(fnmatch.fnmatchcase(name, known + "*" * known.endswith("/")) for known in patterns)
 
 
 def place_of(text: str) -> Place:
@@ -131,7 +126,7 @@ def is_url(text: str) -> bool:
 
 
 def remote_files(text: str, selection: Selection) -> list[InputFile]:
-    """Expand a URL of a file, folder or pattern into recordings, by the rules of `listing.audio_files`."""
+    """Expand a URL of a file, folder or pattern into recordings, by the rules of `audio_files`."""
     url = Url(text.rstrip("/"))
     system, path = _reach(url)
     base, folder = Url(_fixed_part(url.text)), _fixed_part(path)

@@ -104,9 +104,7 @@ class StreamResampler(Processor):
             return samples
         if self._stream is None:
             channels = 1 if samples.ndim == 1 else samples.shape[1]
-            self._stream = soxr.ResampleStream(
-                self._rate_in_hz, self._rate_out_hz, channels, dtype="float32", quality="VHQ"
-            )
+            self._stream = soxr.ResampleStream(self._rate_in_hz, self._rate_out_hz, channels, quality="VHQ")
         self._taken_samples += len(samples)
         ready: FloatArray = self._stream.resample_chunk(samples)
         self._given_samples += len(ready)

@@ -46,14 +46,11 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]
 
 
 class SndfileSource:
-    """wav rf64 w64 flac ogg opus mp3 aiff au caf and libsndfile's other formats.
-
-    DecodeError where it is none of them, or its first part has no samples; for the other source likewise.
-    """
+    """wav rf64 w64 flac ogg opus mp3 aiff au caf and libsndfile's other formats; DecodeError for all else."""
 
     notes: tuple[str, ...] = ()
     slack_s = 0.01
-    """A header's length may be this much longer than the sound without anything being missing."""
+    """A length stated may be this much longer than the sound without anything being missing."""
 
     def __init__(self, path: Path, structure: Structure) -> None:
         self._path, self._parts = path, structure.parts
@@ -155,7 +152,6 @@ class MediaSource:
 
     notes: tuple[str, ...] = ()
     slack_s = 0.25
-    """A container's duration may be this much longer than its sound without anything being missing."""
 
     def __init__(self, path: Path, structure: Structure) -> None:
         self._path, self._cut_off = path, structure.cut_off

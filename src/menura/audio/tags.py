@@ -107,18 +107,16 @@ def flac_picture(cover: Cover) -> bytes:
 
 def _tags(texts: Mapping[str, str], cover: Cover | None = None) -> Tags:
     """Only what can be written: texts of one line and bounded length, a JPEG or PNG of bounded size."""
-    known = {name: _plain(texts[name]) for name in _ID3_FRAMES if texts.get(name)}
+    known: dict[str, str] = {}
+    for name in filter(texts.get, _ID3_FRAMES):
+        plain = re.sub(r"[\x00-\x1f\x7f]+", " ", texts[name]).strip().encode("utf-8", "replace")  # no lone surrogates
+        known[name] = plain[:_LONGEST_TEXT_BYTES].decode("utf-8", "ignore")
     return Tags(**known, cover=_fitting(cover))
 
 
 def _fitting(cover: Cover | None) -> Cover | None:
     fits = cover is not None and cover.mime in _COVER_CODECS.values() and 0 < len(cover.data) <= _LARGEST_COVER_BYTES
     return cover if fits else None
-
-
-def _plain(text: str) -> str:
-    data = re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip().encode("utf-8", "replace")  # without lone surrogates
-    return data[:_LONGEST_TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def _read_sndfile(path: Path) -> Tags:

@@ -161,10 +161,7 @@ def _header(file: BinaryIO, position: int) -> int:
 
 def _side_bytes(header: int) -> int:
     """Length of a layer III frame's side information, behind which a Xing header lies."""
-    mono = header >> 6 & 3 == 3
-    if header >> 19 & 3 == 3:
-        return 17 if mono else 32
-    return 9 if mono else 17
+    return (9, 17, 32)[(header >> 19 & 3 == 3) + (header >> 6 & 3 != 3)]  # more in MPEG-1, and in stereo
 
 
 def _xing_frames(file: BinaryIO, position: int, length: int) -> int | None:

@@ -77,9 +77,7 @@ def rest_of_flac(
 ) -> tuple[int, int, tuple[Piece, ...]] | None:
     """Find a native stream's first frame that begins later than a sample and lies behind a byte: libsndfile can't.
 
-    Returns:
-        The frame's first sample, counted from the stream's start, its place in the file, and the pieces of a FLAC file
-        that begins with it; None if there is no such frame, or the stream is no native FLAC.
+    Its first sample, counted from the stream's start, its place, and the pieces of a FLAC file that begins with it.
     """
     head = bytes_at(file, stream.start, _STREAM_BYTES)
     if not _FLAC.match(head) or len(head) < _STREAM_BYTES:
