@@ -29,8 +29,7 @@ from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 from menura.voices.assets import find_asset
 
 T = TypeVar("T")
-_MOST_LAG_FRAMES, _FEWEST_FRAMES, _GROSS_CENTS = 10, 10, 300.0
-_LEAST_ROOM = 0.02
+_MOST_LAG_FRAMES, _FEWEST_FRAMES, _GROSS_CENTS, _LEAST_ROOM = 10, 10, 300.0, 0.02
 _SEAM_S, _AROUND_S, _GUARD_S, _GRID_S = 0.002, 0.015, 0.04, 0.005
 _FEWEST_STRETCHES, _BUZZ_FROM_HZ, _TINY, _SILENT = 3, 2000, 1e-12, 1e-3
 _NO_WORDS = re.compile(r"[^\w]+|_")
@@ -117,14 +116,14 @@ def evaluate(
         DecodeError: a recording can't be read.
     """
     missing: list[str] = []
-    recogniser = _available(Recogniser, home, missing)
+    transcribe = _available(recogniser, home, missing)
     encoder = _available(SpeakerEncoder.load, home, missing)
-    naturalness = _available(Naturalness, home, missing)
+    scores = _available(naturalness_judge, home, missing)
     source, (samples, rate) = _read(source_path), _decoded(converted_path)
     converted = resample(samples, rate, ANALYSIS_RATE_HZ)
     error = own = speaker = None
-    if recogniser is not None:
-        heard, in_source = recogniser.transcribe(converted), recogniser.transcribe(source)
+    if transcribe is not None:
+        heard, in_source = transcribe(converted), transcribe(source)
         own = character_error_rate(text, in_source) if text else None
         error = character_error_rate(text or in_source, heard)
     if encoder is not None and targets:
@@ -137,8 +136,8 @@ def evaluate(
         source_character_error_rate=own,
         speaker=speaker,
         pitch=pitch_scores(_f0(source), _f0(converted)),
-        naturalness=naturalness.scores(converted) if naturalness else None,
-        source_naturalness=naturalness.scores(source) if naturalness else None,
+        naturalness=scores(converted) if scores else None,
+        source_naturalness=scores(source) if scores else None,
         seams=seam_scores(samples, rate, seams_s) if seams_s else None,
         buzz_db=buzz_db(samples, rate),
         missing=tuple(missing),
@@ -296,8 +295,7 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(_MELS, _WIDTH, _LAYERS, batch_first=True)
         self.linear = nn.Linear(_WIDTH, _WIDTH)
-        rate = ANALYSIS_RATE_HZ
-        bank = mel_filterbank(sample_rate=rate, n_fft=_FFT, n_mels=_MELS)
+        bank = mel_filterbank(sample_rate=ANALYSIS_RATE_HZ, n_fft=_FFT, n_mels=_MELS)
         self.register_buffer("bank", bank, persistent=False)
 
     @classmethod
@@ -339,17 +337,14 @@ def without_silence(samples: FloatArray) -> FloatArray:
     return blocks[kept].ravel() if kept.any() else samples
 
 
-class Naturalness:
-    """DNSMOS: opinion scores that a network predicts. Raises AssetMissingError."""
+def naturalness_judge(home: Path | None) -> Callable[[FloatArray], dict[str, float] | None]:
+    """DNSMOS, which predicts opinion scores. Raises AssetMissingError."""
+    silence_onnxruntime()
+    import onnxruntime
 
-    def __init__(self, home: Path | None) -> None:
-        silence_onnxruntime()
-        import onnxruntime
+    session = onnxruntime.InferenceSession(str(find_asset("dnsmos", home)), providers=["CPUExecutionProvider"])
 
-        weights = str(find_asset("dnsmos", home))
-        self._session = onnxruntime.InferenceSession(weights, providers=["CPUExecutionProvider"])
-
-    def scores(self, samples: FloatArray) -> dict[str, float] | None:
+    def scores(samples: FloatArray) -> dict[str, float] | None:
         """Of a recording (samples,) at 16 kHz: signal, background and overall, 1 to 5; None for silence."""
         peak = float(np.abs(samples).max(initial=0.0))
         if peak == 0:
@@ -358,25 +353,25 @@ class Naturalness:
         audio = np.tile(audio, -(-_DNSMOS_SAMPLES // len(audio)))[: max(len(audio), _DNSMOS_SAMPLES)]
         starts = range(0, len(audio) - _DNSMOS_SAMPLES + 1, ANALYSIS_RATE_HZ)
         parts = [audio[None, at : at + _DNSMOS_SAMPLES].astype(np.float32) for at in starts]
-        rows = np.array([self._session.run(None, {"input_1": part})[0][0] for part in parts])
+        rows = np.array([session.run(None, {"input_1": part})[0][0] for part in parts])
         means = (float(np.polyval(curve, rows[:, i]).mean()) for i, curve in enumerate(_DNSMOS_CURVES.values()))
         return dict(zip(_DNSMOS_CURVES, means, strict=True))
 
+    return scores
 
-class Recogniser:
-    """Whisper, run by faster-whisper. Raises AssetMissingError."""
 
-    def __init__(self, home: Path | None) -> None:
-        try:
-            from faster_whisper import WhisperModel
-        except ImportError:
-            advice = "pip install 'menura[evaluate]'"
-            raise AssetMissingError(None, "faster-whisper is not installed", advice) from None
-        weights = str(find_asset("whisper", home))
-        self._model: Any = WhisperModel(weights, device="cpu", compute_type="float32")
+def recogniser(home: Path | None) -> Callable[[FloatArray], str]:
+    """Whisper, run by faster-whisper: what is said in a recording (samples,) at 16 kHz. Raises AssetMissingError."""
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError:
+        advice = "pip install 'menura[evaluate]'"
+        raise AssetMissingError(None, "faster-whisper is not installed", advice) from None
+    model: Any = WhisperModel(str(find_asset("whisper", home)), device="cpu", compute_type="float32")
 
-    def transcribe(self, samples: FloatArray) -> str:
-        """What is said in a recording (samples,) at 16 kHz."""
+    def transcribe(samples: FloatArray) -> str:
         samples = np.pad(samples, ANALYSIS_RATE_HZ // 4)  # words at the very edge are often lost
-        segments, _ = self._model.transcribe(samples, beam_size=5, temperature=0.0, condition_on_previous_text=False)
+        segments, _ = model.transcribe(samples, beam_size=5, temperature=0.0, condition_on_previous_text=False)
         return " ".join(segment.text.strip() for segment in segments)
+
+    return transcribe

@@ -142,7 +142,7 @@ def test_a_line_told_above_the_live_one_stands_by_itself(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr(LiveLine, "_INTERVAL_S", 0.0)
     monkeypatch.setattr(LiveLine, "_PULSE_S", 60.0)
-    with contextlib.closing(LiveLine(lambda _columns: "at work", sys.stderr)) as line:
+    with contextlib.closing(LiveLine(lambda _columns: "at work")) as line:
         line.show()
         line.tell("done: one", to=partial(say, err=True))
         line.show()

@@ -13,12 +13,12 @@ import torch
 from menura.cli.main import run
 from menura.errors import AssetMissingError, CheckpointError
 from menura.evaluate import (
-    Naturalness,
-    Recogniser,
     SpeakerEncoder,
     buzz_db,
     character_error_rate,
+    naturalness_judge,
     pitch_scores,
+    recogniser,
     seam_scores,
     speaker_scores,
     without_silence,
@@ -113,7 +113,7 @@ def test_speaker_encoder_reads_resemblyzers_layout(tmp_path: Path) -> None:
         SpeakerEncoder.load(tmp_path)
 
 
-@pytest.mark.parametrize("load", [SpeakerEncoder.load, Naturalness, Recogniser])
+@pytest.mark.parametrize("load", [SpeakerEncoder.load, naturalness_judge, recogniser])
 def test_missing_networks_say_what_to_install(load, tmp_path: Path) -> None:
     with pytest.raises(AssetMissingError, match=r"pip install|put it"):
         load(tmp_path)

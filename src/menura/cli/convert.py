@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
@@ -119,6 +119,7 @@ def _converted(
     progress: ProgressLine,
 ) -> RunReport:
     """Convert; an error of the request as a whole is raised, one of a recording reported."""
+    from menura.audio.decode import spooled_input
     from menura.jobs.batch import convert_items
     from menura.jobs.scheduler import Hooks, with_names
     from menura.loading import resolve
@@ -127,7 +128,14 @@ def _converted(
         return RunReport(files=())
     request = resolve(options, home_folder(engine.home))
     with contextlib.ExitStack() as stack:
-        local = [_with_files(item, options, stack) for item in items]
+        local = list(items)  # input is read twice, and only complete output is passed on
+        for place, item in enumerate(items):
+            if str(item.source) == STANDARD:
+                item = replace(item, source=stack.enter_context(spooled_input(sys.stdin.buffer)))
+            if str(item.output) == STANDARD:
+                output = stack.enter_context(temporary_folder()) / f"stdout.{options.format or 'wav'}"
+                item = replace(item, output=output)
+            local[place] = item
         hooks = Hooks(on_progress=progress)
         report = convert_items(local, request, folder=folder, batch=batch, engine=engine, hooks=hooks)
         for item, result in zip(items, report.files, strict=True):
@@ -135,18 +143,6 @@ def _converted(
                 progress.close()
                 terminal.pass_on(result.output)
     return replace(report, files=tuple(map(with_names, report.files, items, local)))
-
-
-def _with_files(item: Item, options: ConversionOptions, stack: contextlib.ExitStack) -> Item:
-    """Temporary files in place of the standard streams: input is read twice, and only complete output is passed on."""
-    if str(item.source) == STANDARD:
-        from menura.audio.decode import spooled_input
-
-        item = replace(item, source=stack.enter_context(spooled_input(sys.stdin.buffer)))
-    if str(item.output) == STANDARD:
-        spooled = stack.enter_context(temporary_folder()) / f"stdout.{options.format or 'wav'}"
-        item = replace(item, output=spooled)
-    return item
 
 
 def _explain(found: Inputs, options: ConversionOptions, engine: EngineOptions, *, as_json: bool) -> int:
@@ -165,8 +161,7 @@ def _explain(found: Inputs, options: ConversionOptions, engine: EngineOptions, *
             explanations.append(Explanation(input=place, refusal=error.details))
     explanations += [Explanation(input=result.input, refusal=result.error) for result in found.missing]
     if as_json:
-        files = [dataclasses.asdict(explanation) for explanation in explanations]
-        say_json({"version": __version__, "files": files})
+        say_json({"version": __version__, "files": [dataclasses.asdict(explained) for explained in explanations]})
     else:
         say_lines(line for explanation in explanations for line in _lines(explanation))
     return 0 if all(explanation.refusal is None for explanation in explanations) else 1
@@ -234,25 +229,24 @@ def show_timings(report: RunReport, *, err: bool) -> None:
     """A table of seconds by stage, for every output and in all."""
     done = [result for result in report.files if result.output is not None and not result.resumed]
     rows = [("seconds by stage", *(name.removesuffix("_s") for name in STAGES), "total", "RTF")]
-    rows += [_timing_row(result.input, result.stages, result.wall_s, result.audio_s) for result in done]
+    timed = [(result.input, result.stages, result.wall_s, result.audio_s) for result in done]
     if len(done) != 1:
         sums = {name: sum(getattr(result.stages, name) for result in done) for name in STAGES}
-        rows.append(_timing_row("total", StageTimes(**sums), report.wall_s, sum(result.audio_s for result in done)))
+        timed.append(("total", StageTimes(**sums), report.wall_s, sum(result.audio_s for result in done)))
+    for name, stages, wall_s, audio_s in timed:
+        seconds = (f"{getattr(stages, stage):.3f}" for stage in STAGES)
+        factor = f"{wall_s / audio_s:.3f}" if audio_s else "-"
+        rows.append((cut_start(name, _LABEL), *seconds, f"{wall_s:.3f}", factor))
     say_lines(table(rows, numbers=True), err=err)
     loads = ", ".join(f"{name} ×{count}" for name, count in report.model_loads.items())
     say(f"peak memory {report.peak_memory_mb:.0f} MiB; loaded: {loads or 'nothing'}", err=err)
 
 
-def _timing_row(name: str, stages: StageTimes, wall_s: float, audio_s: float) -> tuple[str, ...]:
-    seconds = (f"{getattr(stages, stage):.3f}" for stage in STAGES)
-    return cut_start(name, _LABEL), *seconds, f"{wall_s:.3f}", f"{wall_s / audio_s:.3f}" if audio_s else "-"
-
-
 class ProgressLine:
     """Progress on standard error: one live line on a terminal, else a line for every file begun of several."""
 
-    def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
-        self._line = None if quiet else LiveLine(self._text, stream)
+    def __init__(self, *, quiet: bool) -> None:
+        self._line = None if quiet else LiveLine(self._text)
         self._progress: Progress | None = None
         self._begun = 0
         self._begun_s = self._updated_s = time.monotonic()
@@ -276,7 +270,7 @@ class ProgressLine:
         if progress is None:
             return f"loading ... {clock(now_s - self._begun_s)}"
         since_s = now_s - self._updated_s
-        filled = min(10, round(10 * progress.audio_done_s / progress.audio_s)) if progress.audio_s else 0
+        filled = min(10, round(10 * (progress.audio_done_s / progress.audio_s))) if progress.audio_s else 0
         bar, begin = f"[{'#' * filled}{'-' * (10 - filled)}] ", f"{progress.files_begun}/{progress.files} "
         end = f"  {_pace(replace(progress, wall_s=progress.wall_s + since_s), since_s)}"
         room = columns - columns_of(bar + begin + end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,13 +96,8 @@ def option_of(cls: type, name: str) -> Callable[[Command], Command]:
 
 def options_of(*classes: type) -> Callable[[Command], Command]:
     """Decorate a command with an option for every field of these dataclasses."""
-
-    def decorate(command: Command) -> Command:
-        for spec in reversed([spec for cls in classes for spec in specs_of(cls)]):
-            command = _option(spec)(command)
-        return command
-
-    return decorate
+    specs = [spec for cls in classes for spec in specs_of(cls)]
+    return lambda command: reduce(lambda made, spec: _option(spec)(made), reversed(specs), command)
 
 
 def values_of(cls: type[T], given: Mapping[str, Any]) -> T:
@@ -141,4 +136,3 @@ def _option(spec: OptionSpec) -> Callable[[Command], Command]:
 
 
 home_option = option_of(EngineOptions, "home")
-"""For commands that need no other engine option."""

@@ -87,15 +87,12 @@ def _package(module: str, distribution: str) -> str | None:
     """The version of a package that can be imported, 'broken: why' of one that can't, None of one that isn't there."""
     try:
         version = importlib.metadata.version(distribution)
+        loaded = importlib.import_module(module)
     except importlib.metadata.PackageNotFoundError:
         return None
-    try:
-        loaded = importlib.import_module(module)
     except Exception as error:  # noqa: BLE001  (whatever a broken installation raises is the finding)
         return f"broken: {' '.join(str(error).split())}"
-    if module == "soundfile":
-        return f"{version} (libsndfile {loaded.__libsndfile_version__})"
-    return version
+    return f"{version} (libsndfile {loaded.__libsndfile_version__})" if module == "soundfile" else version
 
 
 def _device() -> dict[str, Any]:

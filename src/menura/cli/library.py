@@ -174,10 +174,9 @@ def import_assets(folder: Path, home: Path | None) -> None:
     outcomes: Counter[str] = Counter()
     for item in take_over(folder, home_folder(home)):
         outcomes[item.outcome] += 1
-        if item.outcome == "failed" and item.error is not None:
-            fail(f"{labels[item.outcome]:<14}  {item.name}: {item.error.details.text(flag_with)}")
-        else:
-            say(f"{labels[item.outcome]:<14}  {item.name}")
+        line = f"{labels[item.outcome]:<14}  {item.name}"
+        error = item.error if item.outcome == "failed" else None
+        fail(f"{line}: {error.details.text(flag_with)}") if error else say(line)
     say(", ".join(f"{outcomes[key]} {label}" for key, label in labels.items() if outcomes[key]))
     if outcomes["failed"]:
         raise click.exceptions.Exit(1)

@@ -15,7 +15,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 from menura.system.files import write_whole
 
@@ -90,11 +89,8 @@ def table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> Iterator[s
     widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         gaps = [" " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True)]
-        cells = [
-            gap + cell if numbers and place else cell + gap
-            for place, (cell, gap) in enumerate(zip(row, gaps, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+        cells = [gap + cell if numbers else cell + gap for cell, gap in zip(row, gaps, strict=True)]
+        yield "  ".join([row[0] + gaps[0], *cells[1:]]).rstrip()
 
 
 def _complain(colour: str, text: str) -> None:
@@ -139,18 +135,13 @@ def flush() -> None:
 
 
 class LiveLine:
-    """A line on a terminal that is redrawn as work proceeds; nothing elsewhere.
-
-    Args:
-        text: what to show in a number of columns; called at each `show` and twice a second.
-        stream: by default standard error.
-    """
+    """A live line on standard error, where that is a terminal; `text` says what to show in a number of columns."""
 
     _INTERVAL_S = 0.1
     _PULSE_S = 0.5
 
-    def __init__(self, text: Callable[[int], str], stream: TextIO | None = None) -> None:
-        self._text, self._stream = text, stream or sys.stderr
+    def __init__(self, text: Callable[[int], str]) -> None:
+        self._text, self._stream = text, sys.stderr
         self.live = self._stream.isatty()
         self._width, self._next_s = 0, 0.0
         self._lock, self._ended = threading.Lock(), threading.Event()

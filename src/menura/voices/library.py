@@ -80,10 +80,9 @@ class VoiceCard:
 
 
 def read_card(path: Path) -> VoiceCard:
-    try:
+    fields: object = None
+    with suppress(OSError, ValueError):
         fields = _cleaned(read_json(path, MAX_CARD_BYTES))
-    except (OSError, ValueError):
-        fields = None
     if not isinstance(fields, dict):
         return VoiceCard()
     name, source, median = (fields.get(key) for key in ("name", "source", "f0_median_hz"))
@@ -212,10 +211,9 @@ def match_index(weights: AnyPath, files: Sequence[AnyPath]) -> tuple[AnyPath | N
 
 
 def _voices_in(folder: Path, *, builtin: bool) -> Iterator[VoiceEntry]:
-    try:
+    entries = []
+    with suppress(OSError):  # nothing installed yet
         entries = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError:
-        return  # nothing installed yet
     for entry in entries:
         with suppress(OSError):  # one that can't be read doesn't hide the others
             if entry.is_dir():
@@ -242,10 +240,9 @@ def _entry(path: Path, name: str, files: Sequence[Path], card: VoiceCard, *, bui
 
 
 def _files(folder: Path) -> list[Path]:
-    try:
+    with suppress(OSError):
         return sorted(folder / name for name in os.listdir(folder) if os.path.isfile(folder / name))
-    except OSError:
-        return []
+    return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,10 +320,9 @@ def _members(source: Path, below: Iterable[str]) -> Members:
         else:
             from menura.checkpoints.pickles import unreadable
 
-            if source.suffix.lower() == ".zip":
-                raise unreadable(source, "zip")
             advice = "Give a .pth, .safetensors or .zip file, or a folder with voices"
-            raise CheckpointError(source, "not a voice", advice)
+            is_zip = source.suffix.lower() == ".zip"
+            raise unreadable(source, "zip") if is_zip else CheckpointError(source, "not a voice", advice)
     except OSError as error:
         raise CheckpointError(source, f"can't be read ({error.strerror})") from error
     shown = (name for name in found if not any(part.startswith((".", "__MACOSX")) for part in name.parts))

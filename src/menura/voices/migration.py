@@ -31,18 +31,13 @@ _FAIRSEQ = (
 _EMBEDDERS = ("rvc/models/embedders", "rvc/models/embedders/embedders_custom")
 _RMVPE = ("rvc/models/predictors/rmvpe.pt", "assets/rmvpe/rmvpe.pt", "rmvpe.pt")
 _FCPE = ("rvc/models/predictors/fcpe.pt",)
-_PRETRAINED = {
-    "assets/pretrained": "pretrained",
-    "assets/pretrained_v2": "pretrained_v2",
-    "pretrained": "pretrained",
-    "pretrained_v2": "pretrained_v2",
-    "rvc/models/pretraineds/pretrained_v1": "pretrained",
-    "rvc/models/pretraineds/pretrained_v2": "pretrained_v2",
-    "rvc/models/pretraineds/hifi-gan": "pretrained_v2",
-}
+_PRETRAINED_V1 = ("assets/pretrained", "pretrained", "rvc/models/pretraineds/pretrained_v1")
+_PRETRAINED_V2 = (
+    "assets/pretrained_v2", "pretrained_v2", "rvc/models/pretraineds/pretrained_v2", "rvc/models/pretraineds/hifi-gan",
+)  # fmt: skip
 _PRETRAINED_NAME = re.compile(r"(?:f0)?[GD](?:32|40|48)k\.pth")
 _VOICES = ("logs", "assets/weights", "weights")
-_OTHERS = ("rvc/models", "assets/hubert", "assets/rmvpe", *_PRETRAINED)
+_OTHERS = ("rvc/models", "assets/hubert", "assets/rmvpe", *_PRETRAINED_V1, *_PRETRAINED_V2)
 """Where weights lie that may be unknown."""
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".onnx")
 
@@ -60,11 +55,7 @@ class TakenOver:
 
 
 def take_over(folder: Path, home: Path) -> Iterator[TakenOver]:
-    """Copy the networks and install the voices of another program's folder; what is there already stays as it is.
-
-    Args:
-        folder: Applio's or RVC WebUI's own, the one with `rvc` or `assets` in it.
-        home: Menura's data folder.
+    """Copy the networks and install the voices of Applio's or RVC WebUI's folder; what is there already stays.
 
     Raises:
         OptionError: nothing in the folder is known.
@@ -110,7 +101,8 @@ def _networks(folder: Path, home: Path) -> Iterator[TakenOver]:
 
 def _pretrained(folder: Path, home: Path) -> Iterator[TakenOver]:
     check = partial(_check_parts, parts=("model",), problem="not a pretrained network of RVC")
-    for place, part in _PRETRAINED.items():
+    for place in (*_PRETRAINED_V1, *_PRETRAINED_V2):
+        part = "pretrained" if place in _PRETRAINED_V1 else "pretrained_v2"
         for source in sorted((folder / place).glob("*.pth")):
             if _PRETRAINED_NAME.fullmatch(source.name):
                 target = home / "assets" / part / source.name
