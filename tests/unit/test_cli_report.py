@@ -81,12 +81,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setattr(LiveLine, "_INTERVAL_S", 0.0)
     monkeypatch.setattr(LiveLine, "_PULSE_S", 60.0)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    return terminal
+    return Terminal()
 
 
 def test_progress_on_a_terminal_is_one_line_that_goes_away(terminal: Terminal) -> None:
-    with contextlib.closing(ProgressLine(quiet=False)) as line:
+    with contextlib.redirect_stderr(terminal), contextlib.closing(ProgressLine(quiet=False)) as line:
         assert terminal.getvalue() == "\rloading ... 0:00"
         for done in (0, 1):
             line(progress(done, 2))
@@ -105,7 +104,7 @@ def test_progress_fits_any_terminal(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int, file: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    with contextlib.closing(ProgressLine(quiet=False)) as line:
+    with contextlib.redirect_stderr(terminal), contextlib.closing(ProgressLine(quiet=False)) as line:
         for done in range(3):
             line(progress(done, 3, file=file))
     drawn = terminal.getvalue().split("\r")
@@ -116,8 +115,8 @@ def test_progress_fits_any_terminal(
 def test_progress_is_drawn_again_while_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LiveLine, "_PULSE_S", 0.01)
     monkeypatch.setattr(LiveLine, "_INTERVAL_S", 0.0)
-    monkeypatch.setattr("sys.stderr", to := Terminal())
-    with contextlib.closing(ProgressLine(quiet=False)):
+    to = Terminal()
+    with contextlib.redirect_stderr(to), contextlib.closing(ProgressLine(quiet=False)):
         end_s = time.monotonic() + 10
         while to.getvalue().count("loading") < 3 and time.monotonic() < end_s:
             time.sleep(0.01)
