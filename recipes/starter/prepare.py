@@ -48,8 +48,7 @@ def main() -> None:
                 seed=2 * record["index"] + number,
             )
             (features,) = extractor.extract_all([clip])
-            if features is not None:
-                save_features(options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}", features)
+            save_features(options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}", features)
         print(path.stem, round(record["seconds"], 1), flush=True)
 
 

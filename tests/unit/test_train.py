@@ -277,4 +277,5 @@ def test_extracted_features_fit_each_other():
     assert all(rows.shape[1:] == (100, DIM) for rows in made.content.values())
     (again,) = extractor.extract_all([source])
     assert torch.equal(made.content["perturbed"], again.content["perturbed"])
-    assert extractor.extract_all([dataclasses.replace(source, samples=samples[:8_000])]) == [None]
+    with pytest.raises(TrainingError, match="half a second"):
+        extractor.extract_all([dataclasses.replace(source, samples=samples[:8_000])])

@@ -115,27 +115,21 @@ class Extractor:
     perturbed_variants: int = 2
     device: torch.device = _CPU
 
-    def extract_all(self, clips: Sequence[ClipSource]) -> list[ClipFeatures | None]:
-        """All features of some clips, whose equally long windows share passes; None of less than half a second."""
-        audio = [self._audio(clip) for clip in clips]
-        kept = [(clip, samples) for clip, samples in zip(clips, audio, strict=True) if len(samples)]
-        varied = [list(self._variants(clip)) for clip, _ in kept]
-        spoken = [resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ) for clip, _ in kept]
-        own = analyse_clips(spoken, self.encoder, self.estimator, self.device)
-        others = [samples for variants in varied for _, samples, _ in variants]
-        contents = (made.content for made in analyse_clips(others, self.encoder, None, self.device))
-        made = (
-            self._features(clip.speaker, samples, analysis, variants, contents)
-            for (clip, samples), analysis, variants in zip(kept, own, varied, strict=True)
-        )
-        return [next(made) if len(samples) else None for samples in audio]
+    def extract_all(self, clips: Sequence[ClipSource]) -> list[ClipFeatures]:
+        """All features of some clips, whose equally long windows share passes.
 
-    def _audio(self, clip: ClipSource) -> Tensor:
-        """(samples,) int16 at the voice's rate, of an even number of frames; empty where they are too few."""
-        samples = resample(clip.samples, clip.rate, self.sample_rate)
-        two_frames = 2 * (self.sample_rate // FRAME_RATE_HZ)
-        count = len(samples) // two_frames if len(samples) // two_frames >= FRAME_RATE_HZ // 4 else 0
-        return torch.from_numpy(np.rint(np.clip(samples[: count * two_frames], -1, 1) * 32767).astype(np.int16))
+        Raises:
+            TrainingError: one is shorter than half a second.
+        """
+        varied = [list(self._variants(clip)) for clip in clips]
+        spoken = [resample(clip.samples, clip.rate, ANALYSIS_RATE_HZ) for clip in clips]
+        own = analyse_clips(spoken, self.encoder, self.estimator, self.device)
+        samples = [samples for variants in varied for _, samples, _ in variants]
+        others = iter(analyse_clips(samples, self.encoder, None, self.device))
+        return [
+            self._features(clip, analysis, [(kind, next(others).content, speed) for kind, _, speed in variants])
+            for clip, analysis, variants in zip(clips, own, varied, strict=True)
+        ]
 
     def _variants(self, clip: ClipSource) -> Iterator[tuple[str, FloatArray, float]]:
         """Kind, (samples,) at 16 kHz, speed."""
@@ -146,21 +140,23 @@ class Extractor:
             yield "perturbed", *perturb(samples, clip.rate, rng)
 
     def _features(
-        self,
-        speaker: str,
-        audio: Tensor,
-        own: ClipAnalysis,
-        variants: Sequence[tuple[str, FloatArray, float]],
-        contents: Iterator[FloatArray],
+        self, clip: ClipSource, own: ClipAnalysis, variants: Sequence[tuple[str, FloatArray, float]]
     ) -> ClipFeatures:
-        frames = len(audio) // (self.sample_rate // FRAME_RATE_HZ)
+        audio, frame_samples = resample(clip.samples, clip.rate, self.sample_rate), self.sample_rate // FRAME_RATE_HZ
+        frames = 2 * (len(audio) // (2 * frame_samples))
+        if frames < FRAME_RATE_HZ // 2:
+            raise TrainingError(clip.speaker, "a clip is shorter than half a second")
+        scaled = np.rint(np.clip(audio[: frames * frame_samples], -1, 1) * 32767)
         rows = {"own": [own.content[: frames // 2]]}
-        for kind, _, speed in variants:
-            rows.setdefault(kind, []).append(at_original_times(next(contents), speed, frames // 2))
+        for kind, content, speed in variants:
+            rows.setdefault(kind, []).append(at_original_times(content, speed, frames // 2))
         assert own.f0_hz is not None
-        content = {kind: torch.from_numpy(np.stack(values)).to(torch.float16) for kind, values in rows.items()}
-        f0_hz = torch.from_numpy(own.f0_hz[:frames].copy())
-        return ClipFeatures(speaker=speaker, audio=audio, f0_hz=f0_hz, content=content)
+        return ClipFeatures(
+            speaker=clip.speaker,
+            audio=torch.from_numpy(scaled.astype(np.int16)),
+            f0_hz=torch.from_numpy(own.f0_hz[:frames].copy()),
+            content={kind: torch.from_numpy(np.stack(values)).to(torch.float16) for kind, values in rows.items()},
+        )
 
 
 def at_original_times(content: FloatArray, speed: float, vectors: int) -> FloatArray:
@@ -188,12 +184,12 @@ def load_networks(experiment: Experiment, home: Path, device: torch.device) -> E
 
 def extract_features(
     slices: Sequence[tuple[str, str]], *, folder: Path, experiment: Experiment, home: Path, device: torch.device
-) -> list[PreparedSlice | None]:
-    """Compute features of slices (speaker, file) together, or take those that are cached; None: too short."""
+) -> list[PreparedSlice]:
+    """Compute features of slices (speaker, file) together, or take those that are cached."""
     config, data = experiment.synthesizer, experiment.data
     facts = (_VERSION, config.content_encoder, config.version, data.f0, config.sample_rate, data.perturbed)
     names: list[str] = []
-    found: dict[str, ClipFeatures | None] = {}
+    found: dict[str, ClipFeatures] = {}
     missing: dict[str, ClipSource] = {}
     for speaker, file in slices:
         key = hashlib.sha256(repr(facts).encode() + (folder / file).read_bytes()).hexdigest()[:16]
@@ -208,8 +204,7 @@ def extract_features(
     made = load_networks(experiment, home, device).extract_all(list(missing.values())) if missing else []
     for name, features in zip(missing, made, strict=True):
         found[name] = features
-        if features is not None:
-            save_features(folder / name, features)
+        save_features(folder / name, features)
     rows = zip(slices, names, strict=True)
     return [_prepared(file, name, found[name], config.sample_rate) for (_, file), name in rows]
 
@@ -222,9 +217,7 @@ def whole_slice(path: Path) -> Iterator[Path]:
         raise TrainingError(path, "damaged slice", "Delete the file and prepare again") from error
 
 
-def _prepared(file: str, name: str, features: ClipFeatures | None, rate: int) -> PreparedSlice | None:
-    if features is None:
-        return None
+def _prepared(file: str, name: str, features: ClipFeatures, rate: int) -> PreparedSlice:
     audio = features.audio.numpy().astype(np.float32) / np.float32(32767)
     f0 = features.f0_hz.numpy()
     voiced = f0[f0 > 0]

@@ -92,7 +92,7 @@ def prepare(
     load_networks.cache_clear()  # training needs the memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    slices = _with_held_out([item for file in files if (item := made[file]) is not None], settings.held_out)
+    slices = _with_held_out([made[file] for file in files], settings.held_out)
     prepared = Preparation(settings_key=settings_key(experiment), recordings=tuple(sliced), slices=slices)
     _check_speakers(folder, experiment.speakers, prepared)
     save_preparation(folder, prepared)
@@ -100,12 +100,12 @@ def prepare(
 
 
 def _in_portions(
-    extract: Callable[[Sequence[SliceFile]], list[PreparedSlice | None]],
+    extract: Callable[[Sequence[SliceFile]], list[PreparedSlice]],
     files: Sequence[SliceFile],
     folder: Path,
     workers: int,
     on_event: OnEvent,
-) -> dict[SliceFile, PreparedSlice | None]:
+) -> dict[SliceFile, PreparedSlice]:
     """Slices of about equal length go through the networks together: their windows share passes."""
 
     def length(file: SliceFile) -> int:
@@ -115,7 +115,7 @@ def _in_portions(
     ordered = sorted(dict.fromkeys(files), key=length)
     size = max(1, min(_TOGETHER, len(ordered) // (2 * workers)))  # smaller where they would be too few for all workers
     portions = [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
-    made: dict[SliceFile, PreparedSlice | None] = {}
+    made: dict[SliceFile, PreparedSlice] = {}
     for portion, results in zip(portions, run_all(extract, portions, workers=workers), strict=True):
         made |= zip(portion, results, strict=True)
         on_event(Preparing(stage=FEATURES, done=len(made), total=len(ordered)))
