@@ -17,7 +17,7 @@ from cast import NAMES, PAIRS
 
 from menura.checkpoints.rvc import VoiceMetadata, load_voice
 from menura.train.data.features import SUFFIX, ClipFeatures, load_features
-from menura.train.voice.export import export_voice
+from menura.train.voice import export_voice
 
 NATURAL_SEMITONES = 0.7
 COMMANDS = (

@@ -23,10 +23,9 @@ from menura.train.experiment.folder import CHECKPOINT, LOG
 from menura.train.experiment.settings import Schedule, load_experiment, save_experiment
 from menura.train.learning.batches import Dataset
 from menura.train.learning.objective import fundamental_phase
-from menura.train.learning.precision import fastest_precision
-from menura.train.learning.stepper import Stepper
+from menura.train.learning.stepper import Stepper, fastest_precision
 from menura.train.run.trainer import Trainer, learning_rate, open_trainer
-from menura.train.voice.export import export_voice, voice_of
+from menura.train.voice import export_voice, voice_of
 from support.training import CPU, DIM, FakeEncoder, clip, run, tiny_experiment, tiny_rvc, write_features
 
 

@@ -43,7 +43,7 @@ from menura.train.learning import checkpoint as room
 from menura.train.learning.networks import initial_weights
 from menura.train.run.trainer import open_trainer
 from menura.train.session import TrainingSession
-from menura.train.voice.export import export_voice
+from menura.train.voice import export_voice
 from support.training import CPU, RVC_CONFIG, FakeEncoder
 
 RATE = 16_000

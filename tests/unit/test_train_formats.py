@@ -33,13 +33,13 @@ from menura.train.experiment.folder import BEST, CHECKPOINT, LOG, checkpoint_pat
 from menura.train.experiment.settings import WarmStart, load_experiment, save_experiment
 from menura.train.learning.batches import Dataset
 from menura.train.learning.checkpoint import check_disk_space, write_state
-from menura.train.learning.losses import RvcMelLoss
 from menura.train.learning.networks import make_generator, warm_discriminators, warm_generator
+from menura.train.learning.objective import RvcMelLoss
 from menura.train.run.log import Curves
 from menura.train.run.trainer import Trainer, open_trainer
 from menura.train.run.validation import Validations, ValidationSet
 from menura.train.session import TrainingSession
-from menura.train.voice.export import export_checkpoints, voice_of
+from menura.train.voice import export_checkpoints, voice_of
 from support.recipe import load_manifest
 from support.training import CPU, Heard, clip, run, tiny_experiment, tiny_rvc, write_features
 

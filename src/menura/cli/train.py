@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
     from menura.train.session import TrainingSession
 
     options, engine = RunOptions(workers=workers, dataset=dataset), EngineOptions(device=device, home=home)
-    with _Display() as display:
+    with closing(_Display()) as display:
         report = TrainingSession(name, options, engine, on_event=display).prepare()
     say_lines(report.read_text(encoding="utf-8").splitlines())
 
@@ -91,25 +91,16 @@ def run(name: Path, **given: Any) -> None:
     """
     options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
     cancel = threading.Event()
-    with _Display() as display, _finishing_step(display, cancel, several=options.devices > 1):
+    with closing(_Display()) as display, _finishing_step(display, cancel, several=options.devices > 1):
         from menura.train.session import TrainingSession
 
-        session = TrainingSession(name, options, engine, on_event=display, cancel=cancel)
-        finished = session.run()
-    _conclude(name, finished, display.signal)
-
-
-def _conclude(name: Path, finished: events.Finished, number: int) -> None:
-    folder = shlex.quote(str(name))
+        finished = TrainingSession(name, options, engine, on_event=display, cancel=cancel).run()
+    folder, stopped = shlex.quote(str(name)), f"Stopped after step {finished.step}"
     if finished.reason in ("until", "cancelled"):
-        resume = f"To resume: menura train run {folder}"
-        say(f"Stopped after step {finished.step} of {finished.last_step}; saved. {resume}")
-        if finished.reason == "cancelled":
-            raise click.exceptions.Exit(128 + number)
-        return
+        say(f"{stopped} of {finished.last_step}; saved. To resume: menura train run {folder}")
+        raise click.exceptions.Exit(128 + display.signal if finished.reason == "cancelled" else 0)
     if finished.reason == "patience":
-        best = f"validation was best at step {finished.best_step}"
-        say(f"Stopped after step {finished.step}: {best}. To continue anyway: --patience 0")
+        say(f"{stopped}: validation was best at step {finished.best_step}. To continue anyway: --patience 0")
     _hint(finished.voice, finished.index)
     if finished.checkpoint_bytes:
         delete = f"To delete it: menura train remove --checkpoints {folder}"
@@ -124,11 +115,9 @@ def _hint(voice: Path | None, index: Path | None) -> None:
 @contextmanager
 def _finishing_step(display: _Display, cancel: threading.Event, *, several: bool) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM during training end it after the current step; the second one at once."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    able = not several and threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if able else ()
     before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
-    if several or threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def finish(number: int, frame: Any) -> None:
         if not display.training or cancel.is_set():
@@ -152,23 +141,20 @@ class _Display:
         self.training = self._stopping = self._warned = False
         self.signal: int = signal.SIGINT
         self._line = LiveLine(self._text)
+        self.close = self._line.close
         self._enter("loading ...")
         self._step = self._first_step = self._last_step = 0
         self._every, self._losses = 1, ""
         self._begun_s = self._stepped_s = self._said_s = -_QUIET_S
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._line.close()
 
     def __call__(self, event: events.TrainingEvent) -> None:
         match event:
             case events.Preparing():
                 self._preparing(event)
             case events.Prepared():
-                self._prepared(event)
+                self._enter("loading ...")
+                lines = (f"{speaker}: {seconds / 60:.1f} minutes" for speaker, seconds in event.seconds.items())
+                self._line.tell(*(f"{line} in slices (see {event.report})" for line in lines))
             case events.Started():
                 self._started(event)
             case events.Stepped():
@@ -204,15 +190,13 @@ class _Display:
         if self._step >= self._last_step:
             return "saving ..."
         since_s = time.monotonic() - self._stepped_s
-        pace = f"{self._pace_s:.2f} s/step  {self._left(since_s)} left" if self._losses else clock(since_s)
+        pace = "  ".join(self._pace(since_s)) if self._losses else clock(since_s)
         return f"step {self._step + 1}/{self._last_step}  {pace}  {self._losses}"
 
-    @property
-    def _pace_s(self) -> float:
-        return (self._stepped_s - self._begun_s) / max(1, self._step - self._first_step)
-
-    def _left(self, since_s: float = 0.0) -> str:
-        return clock(max(0.0, self._pace_s * (self._last_step - self._step) - since_s))
+    def _pace(self, since_s: float = 0.0) -> tuple[str, str]:
+        """What a step takes, and all that are left."""
+        pace_s = (self._stepped_s - self._begun_s) / max(1, self._step - self._first_step)
+        return f"{pace_s:.2f} s/step", f"{clock(max(0.0, pace_s * (self._last_step - self._step) - since_s))} left"
 
     def _is_due(self) -> bool:
         """Whether it's time for a line, where no line is live."""
@@ -225,37 +209,28 @@ class _Display:
         if self._is_due() or (event.done == event.total and not self._line.live):
             say(self._stage, err=True)
 
-    def _prepared(self, event: events.Prepared) -> None:
-        self._enter("loading ...")
-        for speaker, seconds in event.seconds.items():
-            self._line.tell(f"{speaker}: {seconds / 60:.1f} minutes in slices (see {event.report})")
-
     def _started(self, event: events.Started) -> None:
         self._step = self._first_step = event.step
         self._last_step, self._every = event.last_step, event.log_every_steps
         self._begun_s = self._stepped_s = time.monotonic()
         self._said_s, self.training = -_QUIET_S, True
         curves = f" Curves: tensorboard --logdir {shlex.quote(str(event.curves))}" if event.curves else ""
-        minutes = f"{event.seconds / 60:.1f} minutes"
-        self._line.tell(f"Training on {minutes}, steps {event.step + 1} to {event.last_step}.{curves}")
+        steps = f"steps {event.step + 1} to {event.last_step}"
+        self._line.tell(f"Training on {event.seconds / 60:.1f} minutes, {steps}.{curves}")
 
     def _stepped(self, event: events.Stepped) -> None:
         self._step, self._stepped_s = event.step, time.monotonic()
-        shown = {name: value for name, value in event.losses.items() if "gradient" not in name}
-        self._losses = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        losses = event.losses.items()
+        self._losses = "  ".join(f"{name} {value:.3f}" for name, value in losses if "gradient" not in name)
         if event.step % self._every == 0 or self._is_due():
-            pace = f"{self._pace_s:.2f} s/step, {self._left()} left"
-            self._line.tell(f"step {event.step}/{self._last_step}  {self._losses}  {pace}")
+            self._line.tell(f"step {event.step}/{self._last_step}  {self._losses}  {', '.join(self._pace())}")
 
     def _validated(self, event: events.Validated) -> None:
         self._line.tell(f"  validation: {event.mel:.4f} (best: step {event.best_step})")
         if event.overtraining and not self._warned:
             self._warned = True
-            self._line.tell(
-                f"validation has been getting worse since step {event.best_step}: overtraining. "
-                "That step's voice is kept and will be exported; you can stop.",
-                to=warn,
-            )
+            problem = f"validation has been getting worse since step {event.best_step}: overtraining"
+            self._line.tell(f"{problem}. That step's voice is kept and will be exported; you can stop.", to=warn)
 
 
 @train.command()
@@ -263,7 +238,7 @@ class _Display:
 @option_of(RunOptions, "index_method")
 def index(name: Path, index_method: str) -> None:
     """Make the retrieval index, named and sized like RVC's."""
-    from menura.train.voice.index import make_index
+    from menura.train.voice import make_index
 
     path, built = make_index(name, method=index_method)
     say(f"{path}: {built.vectors} vectors in {built.cells} cells")
@@ -277,16 +252,14 @@ def index(name: Path, index_method: str) -> None:
 @click.option("--checkpoints", is_flag=True, help="Also write RVC's G and D files, to train further in RVC.")
 def export(name: Path, voice: Path | None, speaker: str | None, newest: bool, checkpoints: bool) -> None:
     """Write the voice to VOICE (.pth in RVC's format, or .safetensors); by default both, and a card, to NAME/voice."""
-    from menura.train.voice.export import export_checkpoints, export_experiment, export_voice
-    from menura.train.voice.index import adopt_index
+    from menura.train.voice import adopt_index, export_checkpoints, export_experiment, export_voice
 
     if voice is not None:
         export_voice(name, voice, speaker=speaker, newest=newest)
         paths: tuple[Path, ...] = (voice,)
     else:
         paths = export_experiment(name, speaker=speaker, newest=newest)
-    for path in (*paths, *(export_checkpoints(name) if checkpoints else ())):
-        say(str(path))
+    say_lines(map(str, (*paths, *(export_checkpoints(name) if checkpoints else ()))))
     _hint(paths[0], adopt_index(name))
 
 
@@ -299,11 +272,9 @@ def list_(folder: Path) -> None:
     found = find_experiments(folder)
     if not found:
         say(f"No experiments in {folder}. To make one: menura train new NAME --dataset FOLDER --rights TEXT")
-    rows = []
-    for item in found:
-        progress = item.problem or f"step {item.step} of {item.steps}{', exported' if item.exported else ''}"
-        rows.append((str(item.folder), f"{item.size_bytes / 1e6:>6.0f} MB", progress))
-    say_lines(table(rows))
+    progress = (i.problem or f"step {i.step} of {i.steps}{', exported' if i.exported else ''}" for i in found)
+    rows = zip(found, progress, strict=True)
+    say_lines(table((str(item.folder), f"{item.size_bytes / 1e6:>6.0f} MB", text) for item, text in rows))
 
 
 @train.command()
@@ -315,5 +286,4 @@ def remove(name: Path, checkpoints: bool) -> None:
 
     freed_bytes, kept = remove_experiment(name, checkpoints_only=checkpoints)
     say(f"{freed_bytes / 1e6:.0f} MB freed")
-    for path in kept:
-        say(f"kept: {path}")
+    say_lines(f"kept: {path}" for path in kept)

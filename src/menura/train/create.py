@@ -23,7 +23,7 @@ from menura.train.experiment.folder import BEGIN
 from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, WarmStart, save_experiment
 from menura.train.learning.checkpoint import check_disk_space
 from menura.train.learning.networks import check_warm_start
-from menura.train.learning.precision import fastest_precision
+from menura.train.learning.stepper import fastest_precision
 from menura.voices.library import find_voice
 
 _PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,10 +20,7 @@ from menura.f0.contour import coarse_bins
 from menura.models.synthesizer import TrainingBatch
 from menura.train.data.features import KINDS, ClipFeatures, StoredClip, load_features
 from menura.train.experiment.settings import Experiment
-from menura.train.learning.losses import rvc_spectrogram
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from menura.train.learning.objective import rvc_spectrogram
 
 _KEPT_CLIPS = 64
 """Clips of a data set larger than memory that stay there."""
@@ -40,7 +38,7 @@ class Example:
         """With all tensors changed alike."""
         values = {field.name: getattr(self.batch, field.name) for field in dataclasses.fields(self.batch)}
         changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
-        return Example(batch=dataclasses.replace(self.batch, **changed), audio=change(self.audio))
+        return Example(batch=TrainingBatch(**changed), audio=change(self.audio))
 
 
 class Dataset:
@@ -48,9 +46,8 @@ class Dataset:
         config, speakers = experiment.synthesizer, experiment.speakers
         self._clips = [clip for clip in clips if clip.frames > config.segment_size_frames + 2]
         self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
-        self._speaker_ids = {name: number for number, name in enumerate(speakers)}
-        missing = set(speakers) - {clip.speaker for clip in self._clips}
-        if missing:
+        self._speakers = speakers
+        if missing := set(speakers) - {clip.speaker for clip in self._clips}:
             raise TrainingError(
                 ", ".join(sorted(missing)), "no slice is long enough to train on", "Run 'menura train prepare'"
             )
@@ -65,8 +62,7 @@ class Dataset:
     def load(cls, paths: Sequence[Path], experiment: Experiment, *, memory_bytes: int) -> Dataset:
         stored = [clip for clip in map(StoredClip.of, paths) if clip.speaker in experiment.speakers]
         fits = sum(clip.path.stat().st_size for clip in stored) <= memory_bytes
-        clips = [load_features(clip.path) if fits else clip for clip in stored]
-        return cls(clips, experiment)
+        return cls([load_features(clip.path) for clip in stored] if fits else stored, experiment)
 
     @property
     def seconds(self) -> float:
@@ -81,7 +77,7 @@ class Dataset:
         numbers, frames = self._bucket(rng, row_frames)
         chances = self._chances[numbers] / self._chances[numbers].sum()
         rows = [
-            self._row(rng, self._clip(int(numbers[rng.choice(len(numbers), p=chances)])), frames)
+            self._row(rng, self._clips[int(numbers[rng.choice(len(numbers), p=chances)])], frames)
             for _ in range(batch_size)
         ]
         content, f0, audio, lengths, speakers = (list(column) for column in zip(*rows, strict=True))
@@ -108,17 +104,17 @@ class Dataset:
         end = choices[rng.choice(len(choices), p=weights / weights.sum())]
         return np.flatnonzero(ends == end), int(end)
 
-    def _clip(self, number: int) -> ClipFeatures:
-        clip = self._clips[number]
-        return self._stored(clip.path) if isinstance(clip, StoredClip) else clip
-
     def _row(
-        self, rng: np.random.Generator, clip: ClipFeatures, frames: int
+        self, rng: np.random.Generator, clip: ClipFeatures | StoredClip, frames: int
     ) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        if isinstance(clip, StoredClip):
+            clip = self._stored(clip.path)
         start = 2 * int(rng.integers(0, max(0, clip.frames - frames) // 2 + 1))
         length = min(frames, clip.frames - start)
-        vectors = self._content(clip, rng)[start // 2 : (start + length + 1) // 2].to(torch.float32)
-        content = vectors.repeat_interleave(2, dim=0)[:length]
+        chances = np.where([kind in clip.content for kind in KINDS], self._mix, 0)
+        variants = clip.content[KINDS[rng.choice(len(KINDS), p=chances / chances.sum())]]
+        vectors = variants[int(rng.integers(len(variants)))][start // 2 : (start + length + 1) // 2]
+        content = vectors.to(torch.float32).repeat_interleave(2, dim=0)[:length]
         size = self._config.frame_samples
         audio = clip.audio[start * size : (start + length) * size].to(torch.float32) / 32767
         rest = frames - length
@@ -127,11 +123,5 @@ class Dataset:
             F.pad(clip.f0_hz[start : start + length], (0, rest)),
             F.pad(audio, (0, rest * size)),
             length,
-            self._speaker_ids[clip.speaker],
+            self._speakers.index(clip.speaker),
         )
-
-    def _content(self, clip: ClipFeatures, rng: np.random.Generator) -> Tensor:
-        chances = np.where([kind in clip.content for kind in KINDS], self._mix, 0)
-        kind = KINDS[rng.choice(len(KINDS), p=chances / chances.sum())]
-        variants = clip.content[kind]
-        return variants[int(rng.integers(len(variants)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -26,10 +27,10 @@ def write_state(path: Path, state: Mapping[str, Any], *, keep: int = 1) -> None:
     """Write a checkpoint; the one that was there becomes `.1`, that one `.2`, up to `keep` in all."""
     with replacing(path) as partial:
         save_tensors(dict(state), partial)
-        for number in range(keep - 1, 0, -1):
-            before = path if number == 1 else _numbered(path, number - 1)
-            if before.is_file():
-                before.replace(_numbered(path, number))
+        names = [path, *(path.with_name(f"{path.stem}.{number}{path.suffix}") for number in range(1, keep))]
+        for older, newer in itertools.pairwise(reversed(names)):
+            if newer.is_file():
+                newer.replace(older)
         remove_older(path, keep=keep)
 
 
@@ -41,16 +42,12 @@ def remove_older(path: Path, *, keep: int = 1) -> None:
             old.unlink()
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}.{number}{path.suffix}")
-
-
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
         raise TrainingError(path, f"damaged checkpoint ({error})", "Delete it") from error
-    if not isinstance(state, dict) or "step" not in state or "average" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or "average" not in state:
         raise TrainingError(path, "not a checkpoint of Menura", "Delete it")
     return state
 
@@ -58,25 +55,25 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
 def check_disk_space(folder: Path, experiment: Experiment, *, seconds: float = 0.0, copied_bytes: int = 0) -> None:
     """Raise at once what training would raise after hours: slices, features and checkpoints won't fit.
 
-    Args:
-        folder: the experiment's, which need not exist yet.
-        experiment: of that folder.
-        seconds: of the recordings, where they are still to be prepared; else 0.
-        copied_bytes: files that are yet to be copied into it.
+    `seconds` are of recordings that are still to be prepared. The folder need not exist yet.
     """
-    needed = copied_bytes + _checkpoint_bytes(folder, experiment) + _prepared_bytes(folder, experiment, seconds)
+    needed = copied_bytes + _checkpoint_bytes(folder, experiment)
+    if seconds:
+        config = experiment.synthesizer
+        features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
+        there = sum(size_of(folder / part) for part in (SLICES, FEATURES) if (folder / part).is_dir())
+        needed += max(0, round(seconds * (features + 2 * config.sample_rate)) - there)
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
             existing,
-            f"training needs about {size_text(needed)} of disk space, {size_text(free)} are free",
+            f"training needs about {_size_text(needed)} of disk space, {_size_text(free)} are free",
             "Free space, or move the experiment to another disk",
         )
 
 
-def size_text(size_bytes: float) -> str:
-    """As in "212 MB"."""
+def _size_text(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
@@ -90,12 +87,3 @@ def _checkpoint_bytes(folder: Path, experiment: Experiment) -> int:
     kept = min(schedule.keep_last, schedule.steps // max(1, schedule.save_every_steps) + 1)
     there = len(checkpoint_paths(folder)) + (folder / BEST).is_file()
     return each * max(1, kept + 2 - there)
-
-
-def _prepared_bytes(folder: Path, experiment: Experiment, seconds: float) -> float:
-    if not seconds:
-        return 0.0
-    config = experiment.synthesizer
-    features = 2 * config.sample_rate + 100 * config.content_dim * (1 + experiment.data.perturbed)
-    there = sum(size_of(folder / part) for part in (SLICES, FEATURES) if (folder / part).is_dir())
-    return max(0.0, seconds * (features + 2 * config.sample_rate) - there)

@@ -1,22 +1,38 @@
-"""A network's optimizer and its step: gradients scaled, shared, clipped, applied."""
+"""A network's optimizer, its step (gradients scaled, shared, clipped, applied), and the numbers it computes in."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from menura.train.learning.batches import Example
+from menura.system.device import has_bfloat16
+from menura.train.events import OnEvent, ignore
+from menura.train.learning.batches import Example
 
 _BETAS = (0.8, 0.99)
 _FIRST_SCALE = 2.0**16
 _LEAST_SCALE = 1.0
 """Gradients that overflow float16 even so are none."""
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, dtype=_DTYPES.get(precision, torch.bfloat16), enabled=precision in _DTYPES)
+
+
+def fastest_precision(device: torch.device) -> str:
+    """The precision "bf16" or "fp16" where the device is fast in it, else "fp32"."""
+    if device.type == "cuda":
+        # Before Ampere (8) GPUs have no bfloat16, which torch emulates; before Volta (7) they are slow in float16 too.
+        major = torch.cuda.get_device_capability(device)[0]
+        return "bf16" if major >= 8 or torch.version.hip else "fp16" if major >= 7 else "fp32"
+    return "bf16" if device.type == "cpu" and has_bfloat16() else "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +43,8 @@ class Peers:
     world: int = 1
     average: Callable[[Tensor], Tensor] | None = None
     """The mean of a tensor over all processes; None where there is one."""
+    tell: OnEvent = ignore
+    """Brings events to the session, from the process that leads."""
 
     @property
     def leads(self) -> bool:
@@ -34,22 +52,16 @@ class Peers:
 
     def share(self, example: Example) -> Example:
         """Every `world`-th row of a batch."""
-        if self.world == 1:
-            return example
-        return example.mapped(lambda tensor: tensor[self.rank :: self.world])
+        return example if self.world == 1 else example.mapped(lambda tensor: tensor[self.rank :: self.world])
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Give all processes the gradients of the whole batch.
-
-        By hand rather than by a wrapped module: the trainer calls parts of the networks, which wrappers don't see.
-        """
-        if self.average is None:
-            return
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        flat = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
-        means = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        """Give all processes the gradients of the whole batch."""
+        if self.average is not None:  # by hand: a wrapped module doesn't see calls of its parts
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            flat = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
+            means = torch.split(flat, [gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
 
 class Stepper:
@@ -67,11 +79,7 @@ class Stepper:
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
     def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> float | None:
-        """Minimise a loss by one step.
-
-        Returns:
-            The gradient's norm; None where the step was left out as it overflowed.
-        """
+        """Minimise a loss by one step; the gradient's norm, or None where the step was left out as it overflowed."""
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         peers.average_gradients(self.model)

@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import io
 import json
-import math
 import os
 import socket
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from menura.errors import AssetMissingError
 from menura.plots import Sound, draw_sounds
@@ -22,22 +21,21 @@ from menura.train.events import Stepped, Validated
 from menura.train.experiment.folder import LOG, LOGS
 from menura.train.experiment.settings import write_atomically
 from menura.train.run.validation import Preview
+from menura.types import FloatArray
 
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+
+def curves_available() -> bool:
+    return find_spec("tensorboard") is not None
 
 
 class TrainingLog:
-    """Of one run; it goes on where an earlier one was stopped.
-
-    Raises:
-        ResourceError: from every function, where the disk is full or can't be written.
-    """
+    """Of one run; it goes on where an earlier one was stopped, whose steps after its last checkpoint it forgets."""
 
     def __init__(self, folder: Path, *, begin_step: int) -> None:
-        """Open the logs of an experiment, and forget what an earlier run logged after its last checkpoint."""
         self._folder = folder
-        _truncate(folder / LOG, begin_step)
+        if (path := folder / LOG).is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            write_atomically(path, "".join(f"{line}\n" for line in lines if _is_kept(line, begin_step)).encode())
         self.curves = Curves(folder / LOGS, begin_step=begin_step) if curves_available() else None
 
     def log(self, stepped: Stepped, validated: Validated | None) -> None:
@@ -46,45 +44,37 @@ class TrainingLog:
             row |= {"validation_mel": validated.mel, "best_step": validated.best_step}
         append_whole(self._folder / LOG, (json.dumps(row) + "\n").encode())
         if self.curves is not None:
-            values = {
-                f"{'gradient_norm' if 'gradient' in name else 'loss'}/{name}": value
-                for name, value in stepped.losses.items()
-            }
+            kinds = {name: "gradient_norm" if "gradient" in name else "loss" for name in stepped.losses}
+            values = {f"{kinds[name]}/{name}": value for name, value in stepped.losses.items()}
             values |= {"learning_rate": stepped.learning_rate, "seconds_per_step": stepped.seconds}
-            if validated is not None:
-                values["validation/mel"] = validated.mel
-            self.curves.scalars(values, stepped.step)
+            self.curves.scalars(values | ({"validation/mel": validated.mel} if validated else {}), stepped.step)
 
     def previews(self, shown: Sequence[Preview], step: int, rate: int) -> None:
         """The recording above, the voice below: a picture where matplotlib is installed, and sounds with the curves."""
         for number, item in enumerate(shown):
-            name = f"{number}_{item.speaker}{'_learnt' if item.learnt else ''}"
+            real = Sound(title=f"{item.speaker}: the recording", samples=item.real, rate=rate)
+            made = Sound(title=f"the voice at step {step}", samples=item.made, rate=rate)
             with contextlib.suppress(AssetMissingError):
-                picture = draw_sounds(
-                    [
-                        Sound(title=f"{item.speaker}: the recording", samples=item.real, rate=rate),
-                        Sound(title=f"the voice at step {step}", samples=item.made, rate=rate),
-                    ]
-                )
-                write_atomically(self._folder / LOGS / "previews" / f"{step:08d}.{number}.png", picture)
+                path = self._folder / LOGS / "previews" / f"{step:08d}.{number}.png"
+                write_atomically(path, draw_sounds([real, made]))
             if self.curves is not None:
+                name = f"{number}_{item.speaker}{'_learnt' if item.learnt else ''}"
                 self.curves.sound(f"made/{name}", item.made, rate, step)
                 self.curves.sound(f"real/{name}", item.real, rate, step)
 
 
-class Curves:
-    """Appends to one event file.
+def _is_kept(line: str, step: int) -> bool:
+    """Whether a line of the log is of a step that was saved; one that a kill cut short isn't."""
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, KeyError, TypeError):
+        return False
 
-    Not by `SummaryWriter`: its thread would tell a full disk by a traceback, and leave half an event.
-    """
+
+class Curves:
+    """Appends to one event file. `SummaryWriter` would tell a full disk by a traceback, and leave half an event."""
 
     def __init__(self, folder: Path, *, begin_step: int = 0) -> None:
-        """Begin a file.
-
-        Raises:
-            ImportError: the package tensorboard is not installed.
-            ResourceError: here and from every function, where the disk is full or can't be written.
-        """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
         from torch.utils.tensorboard import summary
@@ -109,24 +99,3 @@ class Curves:
         buffer = io.BytesIO()
         self._records(buffer).write(self._event(wall_time=time.time(), **fields).SerializeToString())
         append_whole(self._path, buffer.getvalue())
-
-
-def curves_available() -> bool:
-    return find_spec("tensorboard") is not None
-
-
-def _truncate(path: Path, step: int) -> None:
-    """Keep the lines up to a step: a run that was killed logged more than it saved, perhaps half a line."""
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= step)
-    write_atomically(path, kept.encode())
-
-
-def _step_of(line: str) -> float:
-    """Of a line of the log; infinite where it isn't one."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +25,16 @@ from menura.train.data.report import load_preparation
 from menura.train.events import OnEvent, Saved, Stepped, Validated
 from menura.train.experiment.folder import BEST, CHECKPOINT, FEATURES, checkpoint_paths
 from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, Schedule, load_experiment
+from menura.train.learning import networks, objective
 from menura.train.learning.batches import Dataset, Example
 from menura.train.learning.checkpoint import read_state, write_state
-from menura.train.learning.losses import (
-    RvcMelLoss,
-    SpectralLoss,
-    adversarial_loss,
-    discriminator_loss,
-    feature_matching_loss,
-)
-from menura.train.learning.networks import (
-    initial_weights,
-    make_discriminators,
-    make_generator,
-    warm_discriminators,
-    warm_generator,
-)
-from menura.train.learning.objective import Pass, direct_pass, vits_pass
-from menura.train.learning.precision import autocast
-from menura.train.learning.stepper import Peers, Stepper
+from menura.train.learning.stepper import Peers, Stepper, autocast
 from menura.train.run.log import TrainingLog
 from menura.train.run.validation import PREVIEWS, Validations, ValidationSet
-from menura.train.voice.export import voice_of
+from menura.train.voice import voice_of
 
 _ALONE = Peers()
+_UNMEASURED = ValidationSet((), speakers=(), device=torch.device("cpu"))
 _SAVE_EVERY_S = 600.0
 """At most so much is lost to a kill where steps are slow."""
 
@@ -68,50 +54,45 @@ class Trainer:
         experiment: Experiment,
         dataset: Dataset,
         device: torch.device,
-        validation: ValidationSet | None = None,
+        validation: ValidationSet = _UNMEASURED,
         peers: Peers = _ALONE,
     ) -> None:
-        self.peers = peers
         self.experiment, self.dataset, self.device, self.validation = experiment, dataset, device, validation
-        self.step = 0
-        self.validations = Validations()
+        self.peers, self.step, self.validations = peers, 0, Validations()
         torch.manual_seed(experiment.seed)
-        self.generator: Synthesizer = make_generator(experiment).to(device)
+        self.generator: Synthesizer = networks.make_generator(experiment).to(device)
         self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
-        self._spectral = SpectralLoss(experiment.synthesizer.sample_rate).to(device)
-        self._rvc_mel = RvcMelLoss(experiment.synthesizer).to(device) if experiment.objective == "vits" else None
-        self._stepper = self._stepper_of(self.generator, experiment.schedule.learning_rate)
+        self._spectral = objective.SpectralLoss(experiment.synthesizer.sample_rate).to(device)
+        vits = experiment.objective == "vits"
+        self._rvc_mel = objective.RvcMelLoss(experiment.synthesizer).to(device) if vits else None
+        rate = experiment.schedule.learning_rate
+        self._stepper = Stepper(self.generator, rate, device=device, precision=experiment.precision)
         self._judges: Stepper | None = None
-        self._saved_step, self._saved_s = 0, 0.0
 
     def run(self, folder: Path, *, until_step: int, on_event: OnEvent, cancel: threading.Event | None = None) -> None:
         """Train up to a step, and keep checkpoints and the log of losses in the experiment's folder.
 
-        Setting `cancel` stops after the current step, which is kept; where it is given, Ctrl-C is its owner's business.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C without `cancel`; the step it came in is finished and kept.
+        Setting `cancel` stops after the current step, which is kept. Without it, a KeyboardInterrupt does.
         """
         log = TrainingLog(folder, begin_step=self.step) if self.peers.leads else None
         # Several processes are stopped amid a step, as each would else wait for the others for ever.
         deferring = self.peers.world == 1 and cancel is None
-        steps, going = self.steps(until_step), True
+        steps = self.steps(until_step)
         self._saved_step, self._saved_s = self.step, time.monotonic()
         try:
-            while going and self.step < until_step and not (cancel and cancel.is_set()):
+            while self.step < until_step and not self.is_over and not (cancel and cancel.is_set()):
                 with deferred_interrupts() if deferring else nullcontext():
-                    going = self._after_step(next(steps), folder, log, on_event, until_step)
+                    self._after_step(next(steps), folder, log, on_event, until_step)
         except KeyboardInterrupt:
-            if deferring and self.step > self._saved_step:
+            if deferring:
                 self._keep(folder, log, on_event)
             raise
-        if cancel and cancel.is_set() and self.step > self._saved_step:
-            self._keep(folder, log, on_event)
+        self._keep(folder, log, on_event)
 
     def _after_step(
         self, stepped: Stepped, folder: Path, log: TrainingLog | None, on_event: OnEvent, until_step: int
-    ) -> bool:
-        """Validate, log and save what is due after a step; whether to go on."""
+    ) -> None:
+        """Validate, log and save what is due after a step."""
         schedule = self.experiment.schedule
         every = schedule.evaluate_every_steps
         validated = self._validate(folder) if every and self.step % every == 0 else None
@@ -121,40 +102,34 @@ class Trainer:
             on_event(stepped)
             if validated is not None:
                 on_event(validated)
-        stop = self.is_over or self.step == until_step
         late = time.monotonic() - self._saved_s >= _SAVE_EVERY_S
-        if log and (self.step % schedule.save_every_steps == 0 or stop or late):
+        if self.step % schedule.save_every_steps == 0 or self.step == until_step or self.is_over or late:
             self._keep(folder, log, on_event)
-        return not stop
 
     def _keep(self, folder: Path, log: TrainingLog | None, on_event: OnEvent) -> None:
-        """Save, and let the log show what the voice makes of some slices.
-
-        Unlike validations, previews leave no trace in the state: when a run is stopped decides nothing.
-        """
-        self.save(folder / CHECKPOINT)
-        self._saved_step, self._saved_s = self.step, time.monotonic()
-        on_event(Saved(step=self.step, path=folder / CHECKPOINT))
-        if log and self.validation is not None:
+        """Save what isn't saved yet, and show what the voice makes of some slices, which leaves no trace in it."""
+        if log and self.step > self._saved_step:
+            self.save(folder / CHECKPOINT)
+            self._saved_step, self._saved_s = self.step, time.monotonic()
+            on_event(Saved(step=self.step, path=folder / CHECKPOINT))
             made = self.validation.previews(self._averaged())
             log.previews(made, self.step, self.experiment.synthesizer.sample_rate)
 
     @property
     def is_over(self) -> bool:
-        patience = self.experiment.schedule.patience
-        return bool(patience) and self.validations.since_best >= (patience or 0)
+        return 0 < (self.experiment.schedule.patience or 0) <= self.validations.since_best
 
     def begin_warm(self, folder: Path) -> None:
         warm = self.experiment.warm_start
         if warm.generator:
-            warm_generator(self.generator, initial_weights(folder, warm.generator))
+            networks.warm_generator(self.generator, networks.initial_weights(folder, warm.generator))
             self.average = {name: value.clone() for name, value in self.generator.state_dict().items()}
         if warm.discriminator:
-            warm_discriminators(self._make_judges().model, initial_weights(folder, warm.discriminator))
+            path = networks.initial_weights(folder, warm.discriminator)
+            networks.warm_discriminators(self._make_judges().model, path)
 
     def measure(self) -> float:
         """How far the averaged weights, as the network that converts, are from the validation slices."""
-        assert self.validation is not None
         return self.validation.measure(self._averaged(), self._spectral)
 
     def _averaged(self) -> Synthesizer:
@@ -177,66 +152,57 @@ class Trainer:
         schedule = self.experiment.schedule
         while self.step < until_step:
             started = time.monotonic()
-            seed = self.experiment.seed * 1_000_003 + self.step
-            torch.manual_seed(seed)  # all processes make the same discriminators
+            seed, batch_size, row_frames = self.experiment.seed, schedule.batch_size, schedule.row_frames
+            step_seed = seed * 1_000_003 + self.step
+            torch.manual_seed(step_seed)  # all processes make the same discriminators
             if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
                 self._make_judges()
             if self.peers.rank:
-                torch.manual_seed(seed + 7_919_777 * self.peers.rank)
-            drawn = self.dataset.draw(
-                seed=self.experiment.seed,
-                step=self.step,
-                batch_size=schedule.batch_size,
-                row_frames=schedule.row_frames,
-            )
-            example = self.peers.share(drawn).mapped(lambda tensor: tensor.to(self.device))
-            losses = self._train_step(example)
-            _check_finite(losses, self.step)
+                torch.manual_seed(step_seed + 7_919_777 * self.peers.rank)
+            drawn = self.dataset.draw(seed=seed, step=self.step, batch_size=batch_size, row_frames=row_frames)
+            rate = learning_rate(schedule, self.step)
+            self._stepper.set_rate(rate)
+            losses = self._train_step(self.peers.share(drawn).mapped(lambda tensor: tensor.to(self.device)))
+            if broken := [name for name, value in losses.items() if not math.isfinite(value)]:
+                raise TrainingError(
+                    f"step {self.step}",
+                    f"{', '.join(broken)} became NaN or infinite",
+                    "Resume from the last checkpoint with half the {learning_rate}, or with {precision=fp32}",
+                )
             self.step += 1
-            rate = learning_rate(schedule, self.step - 1)
             yield Stepped(step=self.step, losses=losses, learning_rate=rate, seconds=time.monotonic() - started)
 
     def _train_step(self, example: Example) -> dict[str, float]:
-        made = self._generate(example)
-        real = self._real_crops(example, made)
-        judged = {} if self._judges is None else self._train_discriminators(self._judges, made.audio.detach(), real)
-        losses = self._generator_losses(made, real)
-        self._stepper.set_rate(learning_rate(self.experiment.schedule, self.step))
+        made, real, kl = self._generate(example)
+        judged = {} if self._judges is None else self._train_discriminators(self._judges, made.detach(), real)
+        losses = self._generator_losses(made, real, kl)
         norm = self._stepper.step(losses["total"], self.peers, self.experiment.schedule.max_gradient)
         self._update_average()
         return judged | _numbers(losses, "gradient", norm)
 
-    def _generate(self, example: Example) -> Pass:
-        forward = direct_pass if self.experiment.objective == "direct" else vits_pass
+    def _generate(self, example: Example) -> objective.Pass:
+        forward = objective.direct_pass if self.experiment.objective == "direct" else objective.vits_pass
         with autocast(self.device, self.experiment.precision):
             return forward(self.generator, example.batch, example.audio)
 
-    def _real_crops(self, example: Example, made: Pass) -> Tensor:
-        size = self.experiment.synthesizer.frame_samples
-        length = made.audio.shape[1]
-        starts = (made.starts_frames * size).tolist()
-        return torch.stack([row[s : s + length] for row, s in zip(example.audio, starts, strict=True)])
-
-    def _generator_losses(self, made: Pass, real: Tensor) -> dict[str, Tensor]:
+    def _generator_losses(self, made: Tensor, real: Tensor, kl: Tensor) -> dict[str, Tensor]:
         """By name, and their weighted sum, "total"."""
         weights = dataclasses.asdict(self.experiment.weights)
         weights["features"] = weights.pop("feature_matching")
-        losses = {"mel": self._rvc_mel(made.audio, real)} if self._rvc_mel else self._spectral(made.audio, real)
-        if self.experiment.objective == "vits":
-            losses["kl"] = made.kl
+        losses = {"mel": self._rvc_mel(made, real), "kl": kl} if self._rvc_mel else self._spectral(made, real)
         if self._judges is not None:
             self._judges.model.requires_grad_(False)
             with autocast(self.device, self.experiment.precision):
-                judged_real, judged_made = self._judges.model(real), self._judges.model(made.audio)
+                judged_real, judged_made = self._judges.model(real), self._judges.model(made)
             self._judges.model.requires_grad_(True)
-            losses["adversarial"] = adversarial_loss(judged_made)
-            losses["features"] = feature_matching_loss(judged_real, judged_made)
+            losses["adversarial"] = objective.adversarial_loss(judged_made)
+            losses["features"] = objective.feature_matching_loss(judged_real, judged_made)
         total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=self.device))
         return losses | {"total": total}
 
     def _train_discriminators(self, judges: Stepper, made: Tensor, real: Tensor) -> dict[str, float]:
         with autocast(self.device, self.experiment.precision):
-            loss = discriminator_loss(judges.model(real), judges.model(made))
+            loss = objective.discriminator_loss(judges.model(real), judges.model(made))
         norm = judges.step(loss, self.peers, self.experiment.schedule.max_gradient)
         return _numbers({"discriminator": loss}, "discriminator_gradient", norm)
 
@@ -246,12 +212,10 @@ class Trainer:
 
     def _make_judges(self) -> Stepper:
         if self._judges is None:
-            discriminators = make_discriminators(self.experiment).to(self.device)
-            self._judges = self._stepper_of(discriminators, self.experiment.schedule.discriminator_learning_rate)
+            discriminators = networks.make_discriminators(self.experiment).to(self.device)
+            rate = self.experiment.schedule.discriminator_learning_rate
+            self._judges = Stepper(discriminators, rate, device=self.device, precision=self.experiment.precision)
         return self._judges
-
-    def _stepper_of(self, model: nn.Module, rate: float) -> Stepper:
-        return Stepper(model, rate, device=self.device, precision=self.experiment.precision)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -284,62 +248,38 @@ class Trainer:
                 judges = self._make_judges()
                 judges.model.load_state_dict(state["discriminators"])
                 judges.load_state_dict(state["discriminator_optimizer"])
-            course = state.get("course", {"steps": (), "distances": ()})
-            self.validations = Validations(steps=tuple(course["steps"]), distances=tuple(course["distances"]))
-            self.step = int(state["step"])
+            course = state.get("course", {})
+            self.validations = Validations(**{name: tuple(values) for name, values in course.items()})
+            self.step = state["step"]
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise TrainingError(path, f"this checkpoint doesn't fit the experiment ({error})") from error
 
 
 def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> Trainer:
-    """The experiment of a folder, continued from its newest readable checkpoint where it has one.
-
-    Raises:
-        TrainingError: the experiment, its features or all of its checkpoints can't be used.
-        CheckpointError: no such network can be built.
-    """
+    """The experiment of a folder, continued from its newest readable checkpoint where it has one."""
     experiment = load_experiment(folder)
     check_config(folder / EXPERIMENT_FILE, experiment.synthesizer)
     speakers = experiment.speakers
-    learnt, kept = _feature_files(folder)
+    if prepared := load_preparation(folder):
+        learnt, kept = ([folder / i.features for i in prepared.slices if i.held_out == held] for held in (False, True))
+    else:  # of recipes, where nothing says which are for validation
+        learnt, kept = sorted((folder / FEATURES).glob(f"*{SUFFIX}")), []
     own = (path for path in learnt if StoredClip.of(path).speaker in speakers)
     shown = [] if kept else [load_features(path) for path in itertools.islice(own, PREVIEWS)]
-    validation = ValidationSet([load_features(path) for path in kept], speakers=speakers, device=device, learnt=shown)
+    held_out = [load_features(path) for path in kept]
+    validation = ValidationSet(held_out, speakers=speakers, device=device, learnt=shown)
     dataset = Dataset.load(learnt, experiment, memory_bytes=available_memory_bytes() // 2)
     trainer = Trainer(experiment, dataset, device, validation, peers)
     paths = checkpoint_paths(folder)
-    for number, path in enumerate(paths, start=1):
-        try:
+    for path in paths:
+        with suppress(TrainingError) if path != paths[-1] else nullcontext():
             trainer.restore(path)
-        except TrainingError:
-            if number == len(paths):
-                raise
-            continue
-        return trainer
+            return trainer
     trainer.begin_warm(folder)
     return trainer
-
-
-def _feature_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Those to learn from and those for validation; all there are where nothing says which (recipes)."""
-    prepared = load_preparation(folder)
-    if prepared is None:
-        return sorted((folder / FEATURES).glob(f"*{SUFFIX}")), []
-    learnt = [folder / item.features for item in prepared.slices if not item.held_out]
-    return learnt, [folder / item.features for item in prepared.slices if item.held_out]
 
 
 def _numbers(losses: dict[str, Tensor], name: str, norm: float | None) -> dict[str, float]:
     """Losses as numbers, and the gradient's norm where a step was made."""
     numbers = {key: float(value.detach()) for key, value in losses.items()}
     return numbers if norm is None else numbers | {name: norm}
-
-
-def _check_finite(losses: dict[str, float], step: int) -> None:
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"step {step}",
-            f"{', '.join(broken)} became NaN or infinite",
-            "Resume from the last checkpoint with half the {learning_rate}, or with {precision=fp32}",
-        )

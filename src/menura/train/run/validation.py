@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,11 +13,8 @@ from torch import Tensor
 from menura.f0.contour import coarse_bins
 from menura.models.synthesizer import Synthesizer
 from menura.train.data.features import ClipFeatures
-from menura.train.learning.losses import SpectralLoss
-from menura.train.learning.objective import PRIOR_NOISE
-
-if TYPE_CHECKING:
-    from menura.types import FloatArray
+from menura.train.learning.objective import PRIOR_NOISE, SpectralLoss
+from menura.types import FloatArray
 
 _LONGEST_FRAMES = 400
 PREVIEWS = 2
@@ -36,72 +32,59 @@ class Preview:
     """True where the voice learns from it, as there is no slice for validation."""
 
 
+@dataclass(frozen=True, slots=True)
 class ValidationSet:
     """The middles of slices that are kept for validation; false where there are none."""
 
-    def __init__(
-        self,
-        clips: Sequence[ClipFeatures],
-        *,
-        speakers: tuple[str, ...],
-        device: torch.device,
-        learnt: Sequence[ClipFeatures] = (),
-    ) -> None:
-        self._clips, self._speakers, self._device = clips, speakers, device
-        self._learnt = () if clips else learnt[:PREVIEWS]
+    clips: Sequence[ClipFeatures]
+    speakers: tuple[str, ...]
+    device: torch.device
+    learnt: Sequence[ClipFeatures] = ()
+    """Shown where there are none."""
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.clips)
 
     def measure(self, model: Synthesizer, loss: SpectralLoss) -> float:
         """Mean distance of log mel where every slice is converted into its own speaker, with fixed noise."""
-        converted = self._all_converted(model, self._clips)
-        return float(np.mean([float(loss(made, real)["mel"]) for _, made, real in converted]))
+        return float(np.mean([float(loss(made, real)["mel"]) for _, made, real in self._converted(model, self.clips)]))
 
-    def previews(self, model: Synthesizer) -> tuple[Preview, ...]:
+    def previews(self, model: Synthesizer) -> list[Preview]:
         """The first slices as `measure` makes them; where there are none, such that are learnt from."""
-        converted = self._all_converted(model, self._clips[:PREVIEWS] or self._learnt)
-        return tuple(
-            Preview(
-                speaker=clip.speaker,
-                real=real[0].cpu().numpy(),
-                made=made[0].cpu().numpy(),
-                learnt=not self._clips,
-            )
-            for clip, made, real in converted
-        )
+        return [
+            Preview(speaker=clip.speaker, real=real[0].cpu().numpy(), made=made[0].cpu().numpy(), learnt=not self.clips)
+            for clip, made, real in self._converted(model, (self.clips or self.learnt)[:PREVIEWS])
+        ]
 
     @torch.no_grad()
-    def _all_converted(
+    def _converted(
         self, model: Synthesizer, clips: Sequence[ClipFeatures]
     ) -> Iterator[tuple[ClipFeatures, Tensor, Tensor]]:
         """Each clip, what is made of it, and its sound; training's random numbers stay as they were."""
+        size = model.config.frame_samples
         for number, clip in enumerate(clips):
-            with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            frames = min(_LONGEST_FRAMES, clip.frames)
+            start = (clip.frames - frames) // 4 * 2
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(number)
-                made, real = self._converted(model, clip)
+                made = self._made(model, clip, start, frames)
+            real = clip.audio[start * size : (start + frames) * size].to(self.device, torch.float32)[None] / 32767
             yield clip, made, real
 
-    def _converted(self, model: Synthesizer, clip: ClipFeatures) -> tuple[Tensor, Tensor]:
-        config = model.config
-        frames = min(_LONGEST_FRAMES, clip.frames)
-        start = (clip.frames - frames) // 4 * 2
-        size = config.frame_samples
-        vectors = clip.content["own"][0][start // 2 : (start + frames) // 2].to(self._device, torch.float32)
-        f0_hz = clip.f0_hz[start : start + frames][None].to(self._device)
-        coarse = torch.from_numpy(coarse_bins(f0_hz.cpu().numpy())).to(self._device)
-        g = model.condition(torch.tensor([self._speakers.index(clip.speaker)], device=self._device))
-        lengths = torch.tensor([frames], device=self._device)
+    def _made(self, model: Synthesizer, clip: ClipFeatures, start: int, frames: int) -> Tensor:
+        vectors = clip.content["own"][0][start // 2 : (start + frames) // 2].to(self.device, torch.float32)
+        f0_hz = clip.f0_hz[start : start + frames][None].to(self.device)
+        coarse = torch.from_numpy(coarse_bins(f0_hz.cpu().numpy())).to(self.device)
+        g = model.condition(torch.tensor([self.speakers.index(clip.speaker)], device=self.device))
+        lengths = torch.tensor([frames], device=self.device)
         content = vectors.repeat_interleave(2, dim=0)[None]
-        prior = model.encode(content, coarse if config.has_f0 else None, lengths)
+        prior = model.encode(content, coarse if model.config.has_f0 else None, lengths)
         z_p = (prior.mean + torch.randn_like(prior.mean) * PRIOR_NOISE * torch.exp(prior.log_scale)) * prior.mask
         source = None
-        if config.has_f0:
-            noise = torch.randn(1, frames * size, device=self._device)
+        if model.config.has_f0:
+            noise = torch.randn(1, frames * model.config.frame_samples, device=self.device)
             source = model.source(f0_hz, torch.zeros(1, dtype=torch.float64), noise, 1.0)
-        made = model.decode(model.reverse_flow(z_p, prior.mask, g), g, source)
-        real = clip.audio[start * size : (start + frames) * size].to(self._device, torch.float32)[None] / 32767
-        return made.float(), real
+        return model.decode(model.reverse_flow(z_p, prior.mask, g), g, source).float()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +97,7 @@ class Validations:
 
     @property
     def best_step(self) -> int | None:
-        if not self.steps:
-            return None
-        return self.steps[int(np.argmin(self.distances))]
+        return self.steps[-1 - self.since_best] if self.steps else None
 
     @property
     def since_best(self) -> int:

@@ -1,4 +1,4 @@
-"""From a checkpoint to a voice: RVC's file, safetensors, a card; or RVC's own checkpoints."""
+"""What a trained experiment becomes: a voice (RVC's file, safetensors), its card, its index; or RVC's checkpoints."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from menura.checkpoints.rvc import save_voice
 from menura.checkpoints.voice import LoadedVoice, VoiceMetadata
 from menura.errors import TrainingError
 from menura.models.config import SOURCE_FILTER
-from menura.models.weights import classic
+from menura.models.weights import State, classic
+from menura.retrieval.build import BuiltIndex, build_index, index_name
+from menura.system.files import writing
+from menura.train.data.features import load_features
 from menura.train.data.report import Preparation, load_preparation
 from menura.train.experiment.folder import BEST, VOICE, checkpoint_paths
 from menura.train.experiment.settings import Experiment, is_one_part, load_experiment, write_atomically
 from menura.train.learning.checkpoint import read_state, write_state
 from menura.voices.library import CARD_NAME, read_card
 
-_CPU = torch.device("cpu")
+_SUFFIXES = (".pth", ".safetensors")
+_NOTHING = VoiceMetadata()
+_INDEX_NAME = re.compile(r"added_IVF(?P<cells>\d+)_Flat_nprobe_1_.*_(?P<version>v[12])\.index")
 
 
 def export_voice(
@@ -39,51 +45,29 @@ def export_voice(
 ) -> None:
     """Write the averaged weights of an experiment as a voice: .pth (RVC's layout) or .safetensors.
 
-    Those that validated best, unless `newest`; of one speaker, or all; what the file says beside them is by default
-    what Applio's files say.
-
-    Raises:
-        TrainingError: nothing was trained yet, there is no such speaker, or RVC's layout can't hold the voice.
+    Those that validated best, unless `newest`; of one speaker, or all; by default with what Applio's files say.
     """
-    _check_target(target, load_experiment(folder))
-    voice, _ = _voice(folder, name=target.stem, metadata=metadata, speaker=speaker, newest=newest)
-    save_voice(target, voice)
-
-
-def _voice(
-    folder: Path, *, name: str, metadata: VoiceMetadata | None = None, speaker: str | None, newest: bool
-) -> tuple[LoadedVoice, dict[str, Any]]:
-    """An experiment's voice, and the checkpoint that it comes from."""
-    experiment, state = load_experiment(folder), _weights(folder, newest=newest)
-    step = int(state["step"])
-    if metadata is None:
-        metadata = _metadata(experiment, load_preparation(folder), step, name=name)
-    return voice_of(experiment, state["average"], step=step, metadata=metadata, speaker=speaker), state
-
-
-def _check_target(target: Path, experiment: Experiment) -> None:
-    suffix = target.suffix.lower()
-    if suffix not in (".pth", ".safetensors"):
+    experiment, suffix = load_experiment(folder), target.suffix.lower()
+    if suffix not in _SUFFIXES:
         raise TrainingError(target, "a voice file ends in .pth or .safetensors")
     if suffix == ".pth" and experiment.synthesizer.vocoder == SOURCE_FILTER:
         raise TrainingError(
             target, "other programs can't run this voice's vocoder", "Write it as .safetensors for Menura"
         )
+    state = _weights(folder, newest=newest)
+    if metadata is None:
+        metadata = _metadata(experiment, load_preparation(folder), state["step"], name=target.stem)
+    save_voice(target, voice_of(experiment, state["average"], step=state["step"], metadata=metadata, speaker=speaker))
 
 
 def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool = False) -> tuple[Path, ...]:
-    """Write the voice as others load it (.pth), as safetensors, and its card, into the experiment's `voice` folder.
-
-    Voices with Menura's own vocoder are written as safetensors only.
-
-    Returns:
-        The files.
-    """
+    """Write the voice (as safetensors, and as others load it where they can), then its card; returns the files."""
     name, experiment, prepared = folder.resolve().name, load_experiment(folder), load_preparation(folder)
+    state = _weights(folder, newest=newest)
+    metadata = _metadata(experiment, prepared, state["step"], name=name)
+    voice = voice_of(experiment, state["average"], step=state["step"], metadata=metadata, speaker=speaker)
     ours = experiment.synthesizer.vocoder == SOURCE_FILTER
-    suffixes = (".safetensors",) if ours else (".pth", ".safetensors")
-    paths = tuple(folder / VOICE / f"{name}{suffix}" for suffix in suffixes)
-    voice, state = _voice(folder, name=name, speaker=speaker, newest=newest)
+    paths = [folder / VOICE / f"{name}{suffix}" for suffix in (_SUFFIXES[1:] if ours else _SUFFIXES)]
     for path in paths:
         save_voice(path, voice)
     _remove_earlier_name(folder / VOICE, paths)
@@ -93,48 +77,41 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
 
 
 def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
-    """Delete the voice that was exported before the experiment's folder got another name; its card says which.
-
-    What can't be found or deleted stays. On disks where case makes no difference another name may be the same file's.
-    """
+    """Delete the voice of the name that the experiment's folder, by the card, had before; what can't be found stays."""
     with contextlib.suppress(OSError, ValueError):
         earlier = read_card(folder / CARD_NAME).name
-        for path in (folder / f"{earlier}{suffix}" for suffix in (".pth", ".safetensors")):
-            ours = is_one_part(earlier) and path.is_file()
-            if ours and not any(path.samefile(made) for made in written):
+        for path in (folder / f"{earlier}{suffix}" for suffix in _SUFFIXES):
+            # Where case makes no difference another name may be the same file's.
+            if is_one_part(earlier) and path.is_file() and not any(path.samefile(made) for made in written):
                 path.unlink()
 
 
 def export_checkpoints(folder: Path) -> tuple[Path, ...]:
     """Write G_<step>.pth and D_<step>.pth as RVC's own training does, to go on with there."""
-    experiment, state = load_experiment(folder), _newest(folder)
-    step, written = int(state["step"]), []
-    parts = [("G", "generator", "optimizer", experiment.schedule.learning_rate)]
-    parts.append(("D", "discriminators", "discriminator_optimizer", experiment.schedule.discriminator_learning_rate))
-    for letter, network, optimizer, rate in parts:
+    experiment, state, written = load_experiment(folder), _weights(folder, newest=True), []
+    for letter, network, optimizer, rate in (
+        ("G", "generator", "optimizer", experiment.schedule.learning_rate),
+        ("D", "discriminators", "discriminator_optimizer", experiment.schedule.discriminator_learning_rate),
+    ):
         if network in state:
-            path = folder / VOICE / f"{letter}_{step}.pth"
+            written.append(folder / VOICE / f"{letter}_{state['step']}.pth")
             content = {
                 "model": classic(state[network]),
-                "iteration": _epoch(experiment, load_preparation(folder), step) or 1,
+                "iteration": _epoch(experiment, load_preparation(folder), state["step"]) or 1,
                 "optimizer": {name: state[optimizer][name] for name in ("state", "param_groups")},
                 "learning_rate": rate,
             }
-            write_state(path, content)
-            written.append(path)
+            write_state(written[-1], content)
     return tuple(written)
 
 
 def _weights(folder: Path, *, newest: bool) -> dict[str, Any]:
-    best = folder / BEST
-    return read_state(best, _CPU) if best.is_file() and not newest else _newest(folder)
-
-
-def _newest(folder: Path) -> dict[str, Any]:
     paths = checkpoint_paths(folder)
+    if not newest and (folder / BEST).is_file():
+        paths = [folder / BEST]
     if not paths:
         raise TrainingError(folder, "nothing is trained yet", "Run 'menura train run' first")
-    return read_state(paths[0], _CPU)
+    return read_state(paths[0], torch.device("cpu"))
 
 
 def _epoch(experiment: Experiment, prepared: Preparation | None, step: int) -> int | None:
@@ -162,8 +139,7 @@ def _metadata(experiment: Experiment, prepared: Preparation | None, step: int, *
 def _card(
     name: str, experiment: Experiment, prepared: Preparation | None, state: Mapping[str, Any], *, speaker: str | None
 ) -> dict[str, Any]:
-    config, step = experiment.synthesizer, int(state["step"])
-    median = prepared.f0_median_hz(speaker) if prepared else None
+    config, median = experiment.synthesizer, prepared.f0_median_hz(speaker) if prepared else None
     card: dict[str, Any] = {
         "name": name,
         "source": "trained with Menura",
@@ -175,8 +151,8 @@ def _card(
         "f0_method": experiment.data.f0,
         "sample_rate": config.sample_rate,
         "vocoder": config.vocoder,
-        "steps": step,
-        "epochs": _epoch(experiment, prepared, step),
+        "steps": state["step"],
+        "epochs": _epoch(experiment, prepared, state["step"]),
         "validation_mel": round(state["held_out"], 4) if "held_out" in state else None,
         "seed": experiment.seed,
         "base": experiment.warm_start.origin or None,
@@ -185,12 +161,7 @@ def _card(
 
 
 def voice_of(
-    experiment: Experiment,
-    weights: dict[str, Tensor],
-    *,
-    step: int,
-    metadata: VoiceMetadata | None = None,
-    speaker: str | None = None,
+    experiment: Experiment, weights: State, *, step: int, metadata: VoiceMetadata = _NOTHING, speaker: str | None = None
 ) -> LoadedVoice:
     """A voice of the generator's weights, with one speaker or all."""
     config, names = experiment.synthesizer, experiment.speakers
@@ -201,8 +172,6 @@ def voice_of(
         row = names.index(speaker)
         state["emb_g.weight"] = state["emb_g.weight"][row : row + 1]
         config, names = dataclasses.replace(config, n_speakers=1), (speaker,)
-    if metadata is None:
-        metadata = VoiceMetadata()
     metadata = dataclasses.replace(
         metadata,
         step=step,
@@ -213,9 +182,36 @@ def voice_of(
     return LoadedVoice(config=config, state=state, metadata=metadata)
 
 
-def _hash(state: dict[str, Tensor]) -> str:
+def _hash(state: State) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
         digest.update(state[name].detach().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def adopt_index(folder: Path) -> Path | None:
+    """The index that is there, by a name that has the experiment's in it; None where there is none."""
+    found = min((folder / VOICE).glob("added_*.index"), default=None)
+    if found is None or (parts := _INDEX_NAME.fullmatch(found.name)) is None:
+        return found
+    named = found.with_name(index_name(int(parts["cells"]), folder.resolve().name, parts["version"]))
+    if named != found:
+        with writing(named):
+            found.replace(named)
+    return named
+
+
+def make_index(folder: Path, *, method: str = "auto") -> tuple[Path, BuiltIndex]:
+    """Make the index of all content vectors of an experiment, and delete an earlier one."""
+    experiment, prepared = load_experiment(folder), load_preparation(folder)
+    if prepared is None:
+        raise TrainingError(folder, "the recordings are not prepared yet", "Run 'menura train prepare' first")
+    parts = [load_features(folder / item.features).content["own"][0].float().numpy() for item in prepared.slices]
+    made = build_index(np.concatenate(parts), method=method, seed=experiment.seed)
+    path = folder / VOICE / index_name(made.cells, folder.resolve().name, experiment.synthesizer.version)
+    write_atomically(path, made.data)
+    for old in (folder / VOICE).glob("added_*.index"):
+        if not old.samefile(path):
+            old.unlink()
+    return path, made

@@ -1,1 +1,0 @@
-"""What a trained experiment becomes: a voice, its card, its index."""
