@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.turns import take_turns
+from menura.kernels.cache import Packing
 from menura.kernels.layers import Convolution, LastConvolution, SourceConvolution, Upsampling
 from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded_channels
@@ -141,11 +142,11 @@ def native_layer(site: Site, library: KernelLibrary, rows: Tensor) -> Callable[[
     stride, padding, dilation = _numbers(layer)
     out = padded_channels(layer.weight.shape[1 if site.kind == "upsampling" else 0])
     if site.kind == "convolution":
-        convolution = Convolution(library, layer.weight, layer.bias, dilation)
+        convolution = Convolution(Packing(library), layer.weight, layer.bias, dilation)
         made = rows.new_empty(rows.shape[0], out)
         return lambda: convolution(rows, made, site.slope)
     if site.kind == "upsampling":
-        upsampling = Upsampling(library, layer.weight, layer.bias, stride, padding)
+        upsampling = Upsampling(Packing(library), layer.weight, layer.bias, stride, padding)
         longer = rows.new_empty(rows.shape[0] * stride, out)
         return lambda: upsampling(rows, longer, site.slope)
     if site.kind == "source":

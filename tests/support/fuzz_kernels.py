@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from menura.kernels.cache import Packing
 from menura.kernels.decoder import ChunkedBlocks, LayeredBlocks
 from menura.kernels.hubert import Front
 from menura.kernels.layers import Attention, Convolution, LastConvolution, SourceConvolution, Upsampling, gate
@@ -29,14 +30,14 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     x[:, into:] = 0
     weight, bias = torch.randn(out, into, taps) / (into * taps) ** 0.5, torch.randn(out)
     residual = torch.zeros(steps, padded_channels(out))
-    made = Convolution(library, weight, bias, dilation)(x, torch.empty_like(residual), 0.1, residual)
+    made = Convolution(Packing(library), weight, bias, dilation)(x, torch.empty_like(residual), 0.1, residual)
     signal = F.leaky_relu(x[:, :into].T[None], 0.1)
     wanted = F.conv1d(signal, weight, bias, padding=dilation * (taps - 1) // 2, dilation=dilation)[0].T
     torch.testing.assert_close(made[:, :out], wanted, rtol=0, atol=1e-4)
 
     taps = rate + int(rng.integers(0, 9))
     weight = torch.randn(into, out, taps) / 10
-    made = Upsampling(library, weight, bias, rate, 0)(x, torch.empty(steps * rate, padded_channels(out)), 0.1)
+    made = Upsampling(Packing(library), weight, bias, rate, 0)(x, torch.empty(steps * rate, padded_channels(out)), 0.1)
     wanted = F.conv_transpose1d(signal, weight, bias, stride=rate)[0].T[: steps * rate]
     torch.testing.assert_close(made[:, :out], wanted, rtol=0, atol=1e-4)
 
@@ -67,7 +68,7 @@ def random_blocks(library: KernelLibrary, rng: np.random.Generator, x: Tensor) -
         ]
         for count in counts
     ]
-    packed = [[[Convolution(library, w, None, d) for w, d in step] for step in block] for block in layers]
+    packed = [[[Convolution(Packing(library), w, None, d) for w, d in step] for step in block] for block in layers]
     made = ChunkedBlocks(library, packed)(x, torch.empty_like(x), 0.1)
     wanted = LayeredBlocks(packed)(x, torch.empty_like(x), 0.1)
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
@@ -121,7 +122,7 @@ def attention_round(library: KernelLibrary, rng: np.random.Generator, steps: int
 
 
 def overrun(library: KernelLibrary) -> None:
-    layer = Convolution(library, torch.randn(16, 16, 3), None)
+    layer = Convolution(Packing(library), torch.randn(16, 16, 3), None)
     x, output = torch.randn(40, 16), torch.empty(41, 16)
     call = CallArguments(
         input=x.data_ptr(), output=output.data_ptr(), steps_in=41, steps_out=41, slope=1.0, scale=1.0, threads=1

@@ -122,7 +122,7 @@ def test_whole_files_of_other_lengths_are_not_read(library: KernelLibrary, tmp_p
     flat = torch.frombuffer(bytearray(data), dtype=torch.float32)
     with file.open("wb") as stream:
         cache_module._write(stream, [flat])
-    assert PackingCache(tmp_path).load(file.stem) is not None
+    assert PackingCache(tmp_path).load(file.stem, library) is not None
     check_mended(library, file, file.read_bytes(), whole)
 
 
@@ -155,9 +155,9 @@ def check_mended(library: KernelLibrary, file: Path, damaged: bytes, whole: byte
     assert file.read_bytes() == whole
 
 
-def test_layers_take_what_is_theirs() -> None:
+def test_layers_take_what_is_theirs(library: KernelLibrary) -> None:
     weights = torch.arange(10.0)
-    source = Packing(weights)
+    source = Packing(library, weights)
     assert torch.equal(source.take(4, weights.clone), weights[:4])
     with pytest.raises(PackingError, match="more"):
         source.finish()

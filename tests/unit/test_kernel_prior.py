@@ -189,8 +189,8 @@ def test_threads_change_nothing(path: str) -> None:
     config = CONFIGS["starter"]
     net, chosen = random_voice(config), built(path)
     encoder_, flow_ = (
-        subject.Encoder(chosen, net.enc_p, Packing()),
-        subject.InverseFlow(chosen, net.flow, Packing()),
+        subject.Encoder(net.enc_p, Packing(chosen)),
+        subject.InverseFlow(net.flow, Packing(chosen)),
     )
     x, z_p = normal(0, 140, config.hidden_channels), normal(1, 140, config.inter_channels)
     conditions = [normal(number, 6 * config.hidden_channels) for number in range(4)]

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from menura.kernels import library, packing
 from menura.kernels import selftest as trust
+from menura.kernels.cache import Packing
 from menura.kernels.decoder import ChunkedBlocks, LayeredBlocks
 from menura.kernels.hubert import Front
 from menura.kernels.layers import Convolution, LastConvolution, SourceConvolution, Upsampling, gate
@@ -82,7 +83,7 @@ def test_header_is_what_the_script_makes() -> None:
 @pytest.mark.parametrize(("taps", "count"), [(1, 1), (3, 8), (5, 8), (7, 47), (15, 47), (17, 17)])
 def test_best_algorithm(taps: int, count: int) -> None:
     """Told by how many matrices there are: one for each product that a tile takes."""
-    packed = Convolution(built(paths()[0]), normal(0, 16, 16, taps), None).weights
+    packed = Convolution(Packing(built(paths()[0])), normal(0, 16, 16, taps), None).weights
     assert packed.numel() == count * 16 * 16
 
 
@@ -114,7 +115,7 @@ def test_convolution(
     x, residual, before = normal(seed + 2, steps, into), normal(seed + 3, steps, out), normal(seed + 4, steps, out)
     if algorithm == Algorithm.FOURIER_32 and taps > 16:
         algorithm = None
-    layer = Convolution(built(path), weight, bias, dilation, algorithm)
+    layer = Convolution(Packing(built(path)), weight, bias, dilation, algorithm)
     output = padded(before).contiguous()
     before_threads = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -209,7 +210,7 @@ def test_other_tensors_are_refused() -> None:
             layer(wrong)
     with pytest.raises(ValueError, match="residual"):
         layer(x, x[:1])
-    line = Convolution(library_, normal(3, 16, 16, 3), None)
+    line = Convolution(Packing(library_), normal(3, 16, 16, 3), None)
     for rows in (torch.zeros(9, 32), torch.zeros(9, 16, dtype=torch.bfloat16), torch.zeros(16, 9).T):
         with pytest.raises(ValueError, match="kernel"):
             line(rows, torch.zeros(9, 16))
@@ -316,7 +317,7 @@ def test_only_some_recurrent_layers_fit() -> None:
 def test_wide_convolutions(path: str, channels: int, taps: int, dilation: int) -> None:
     weight, bias = normal(1, channels, channels, taps) / (channels * taps) ** 0.5, normal(2, channels)
     x = normal(3, 777, channels)
-    made = Convolution(built(path), weight, bias, dilation)(x, torch.empty_like(x), SLOPE)
+    made = Convolution(Packing(built(path)), weight, bias, dilation)(x, torch.empty_like(x), SLOPE)
     reach = dilation * (taps - 1) // 2
     wanted = F.conv1d(activated(x), weight.double(), bias.double(), padding=reach, dilation=dilation)[0].T
     assert_close(made, wanted)
@@ -338,7 +339,7 @@ def test_upsampling(
     (into, out), taps = channels, rate + longer
     weight, bias, x = normal(seed, into, out, taps) / 10, normal(seed + 1, out), normal(seed + 2, steps, into)
     padding = min(cut, rate)
-    layer = Upsampling(built(path), weight, bias, rate, padding)
+    layer = Upsampling(Packing(built(path)), weight, bias, rate, padding)
     made = layer(padded(x), torch.full((steps * rate, -(-out // 16) * 16), torch.nan), SLOPE)
     full = F.conv_transpose1d(activated(x), weight.double(), bias.double(), stride=rate)[0].T
     full = torch.cat([full, bias.double().expand(padding, out)])  # what no input reaches
@@ -408,7 +409,10 @@ def test_chunked_blocks(
         [[(normal(seed + t, channels, channels, t) / (2 * channels * t) ** 0.5, d) for t, d in step] for step in block]
         for block in shapes
     ]
-    packed = [[[Convolution(lib, w, normal(seed, channels), d) for w, d in step] for step in block] for block in layers]
+    packed = [
+        [[Convolution(Packing(lib), w, normal(seed, channels), d) for w, d in step] for step in block]
+        for block in layers
+    ]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -438,8 +442,8 @@ def test_chunked_blocks(
 
 def test_what_chunked_blocks_refuse() -> None:
     lib = built(paths()[0])
-    layer = Convolution(lib, normal(0, 16, 16, 3), None)
-    wide = Convolution(lib, normal(0, 32, 32, 3), None)
+    layer = Convolution(Packing(lib), normal(0, 16, 16, 3), None)
+    wide = Convolution(Packing(lib), normal(0, 32, 32, 3), None)
     x = normal(0, 40, 16)
     blocks = ChunkedBlocks(lib, [[[layer]]])
     assert blocks(x[:0], x[:0].clone(), SLOPE).shape == (0, 16)
@@ -458,7 +462,7 @@ def test_what_chunked_blocks_refuse() -> None:
 @pytest.mark.parametrize("path", paths())
 def test_threads_change_nothing(path: str) -> None:
     x, weight = normal(0, 3001, 64), normal(1, 64, 64, 7) / 20
-    layer, before, made = Convolution(built(path), weight, None, 3), torch.get_num_threads(), []
+    layer, before, made = Convolution(Packing(built(path)), weight, None, 3), torch.get_num_threads(), []
     for threads in (1, 2, 3, 2):
         torch.set_num_threads(threads)
         made.append(layer(x, torch.empty_like(x), SLOPE))
@@ -468,15 +472,15 @@ def test_threads_change_nothing(path: str) -> None:
 
 def test_what_the_kernels_refuse() -> None:
     chosen, weight = built(paths()[0]), normal(0, 16, 16, 3)
-    layer, x = Convolution(chosen, weight, None), normal(1, 10, 16)
+    layer, x = Convolution(Packing(chosen), weight, None), normal(1, 10, 16)
     with pytest.raises(ValueError, match="menura_convolve"):
         layer(x, torch.empty(9, 16))
     with pytest.raises(ValueError, match="menura_convolve"):
         layer(x, torch.empty(10, 16), 1.0, None, Mode.ADD_RESIDUAL)
     with pytest.raises(ValueError, match="menura_convolve"):
-        Convolution(chosen, normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
+        Convolution(Packing(chosen), normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
     for taps, algorithm in ((5, Algorithm.TOOM_COOK_6_3), (3, Algorithm.TOOM_COOK_4_5)):
-        wrong = Convolution(chosen, normal(0, 16, 16, taps), None, 1, Algorithm.DIRECT)
+        wrong = Convolution(Packing(chosen), normal(0, 16, 16, taps), None, 1, Algorithm.DIRECT)
         wrong.arguments.algorithm = algorithm
         with pytest.raises(ValueError, match="menura_convolve"):
             wrong(x, torch.empty(10, 16))

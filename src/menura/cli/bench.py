@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ from menura.voices.library import find_voice
 
 _ALL = "all"
 _STANDARD_OUTPUT = "-"
-_RUN_HEADER = ("", "files", "audio s", "wall s", "RTF", "cost", "busy cores", "peak MB")
+_COLUMNS = {
+    "files": "{files}",
+    "audio s": "{audio_s:.1f}",
+    "wall s": "{wall_s:.2f}",
+    "RTF": "{real_time_factor:.3f}",
+    "cost": "{cost:.1f}",
+    "busy cores": "{busy_cores:.2f}",
+    "peak MB": "{peak_mb:.0f}",
+}
 
 
 @click.command()
@@ -82,14 +90,16 @@ def tables(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"voice {about['voice']}" + ("; quick: not comparable" if about["quick"] else "")
     suites = {name: figures for name, figures in document.items() if figures is not about}
     yield ""
-    runs = ((title, run) for name, figures in suites.items() for title, run in _runs(name, figures))
-    yield from table([_RUN_HEADER, *(_row(title, run) for title, run in runs)], numbers=True)
+    rows = [["", *_COLUMNS]]
+    for name, figures in suites.items():
+        rows += [[title, *(cell.format(**run) for cell in _COLUMNS.values())] for title, run in _runs(name, figures)]
+    yield from table(rows, numbers=True)
     stages = [figures.get("stages", {}) for figures in suites.values()]
-    rows: list[Sequence[str]] = [("by stage", *stages[0])]
+    rows = [["by stage", *stages[0]]]
     for (name, figures), times in zip(suites.items(), stages, strict=True):
         scale = figures["cost"] / figures["wall_s"]
-        rows.append((f"{name}, seconds", *(f"{value:.2f}" for value in times.values())))
-        rows.append((f"{name}, cost", *(f"{value * scale:.1f}" for value in times.values())))
+        rows.append([f"{name}, seconds", *(f"{value:.2f}" for value in times.values())])
+        rows.append([f"{name}, cost", *(f"{value * scale:.1f}" for value in times.values())])
     yield ""
     yield from table(rows, numbers=True)
 
@@ -114,16 +124,3 @@ def _runs(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
         run = figures.get(key) if key else figures
         if run is not None:
             yield f"{name}, {title}", run
-
-
-def _row(title: str, run: Mapping[str, Any]) -> Sequence[str]:
-    return (
-        title,
-        str(run["files"]),
-        f"{run['audio_s']:.1f}",
-        f"{run['wall_s']:.2f}",
-        f"{run['real_time_factor']:.3f}",
-        f"{run['cost']:.1f}",
-        f"{run['busy_cores']:.2f}",
-        f"{run['peak_mb']:.0f}",
-    )

@@ -40,9 +40,9 @@ class PackingError(ValueError):
 class Packing:
     """Gives layers their packed weights, in the order in which they ask."""
 
-    def __init__(self, stored: Tensor | None = None) -> None:
+    def __init__(self, library: KernelLibrary, stored: Tensor | None = None) -> None:
         """Take the weights from `stored`, flat float32; None packs them."""
-        self._stored = stored
+        self.library, self._stored = library, stored
         self.tensors: list[Tensor] = []
         """All weights taken so far."""
 
@@ -69,13 +69,13 @@ class PackingCache:
     def __init__(self, folder: Path, budget_bytes: int = BUDGET_BYTES) -> None:
         self._folder, self._budget_bytes = folder, budget_bytes
 
-    def load(self, key: str) -> Packing | None:
+    def load(self, key: str, library: KernelLibrary) -> Packing | None:
         """What is stored under a key, mapped into memory; None if that is nothing, or damaged."""
         for pattern in ("*.tmp", ".*.part"):  # partial files of the last version and of this one
             remove_abandoned(self._folder.glob(pattern))
         file = self._folder / (key + _SUFFIX)
         try:
-            return Packing(_mapped(file)) if file.is_file() else None
+            return Packing(library, _mapped(file)) if file.is_file() else None
         except (OSError, ValueError):
             return None
 

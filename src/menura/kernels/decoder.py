@@ -94,27 +94,27 @@ class ChunkedBlocks:
 class _Stage:
     """Upsampling, excitation, and residual blocks whose outputs are averaged."""
 
-    def __init__(self, library: KernelLibrary, vocoder: HifiGan, number: int, packing: Packing) -> None:
+    def __init__(self, vocoder: HifiGan, number: int, packing: Packing) -> None:
         up = cast("nn.ConvTranspose1d", vocoder.upsampler(number))
         self.rate = vocoder.rates[number]
         self.context_steps = vocoder.context_steps(number)
         """Of the signal that enters the stage, on each side, that the sound of a step depends on."""
         self.step_samples = vocoder.samples_per_step(number)
-        self._upsampling = Upsampling(library, up.weight, up.bias, self.rate, int(up.padding[0]), packing)
+        self._upsampling = Upsampling(packing, up.weight, up.bias, self.rate, int(up.padding[0]))
         self._source = None
         if hasattr(vocoder, "noise_convs"):
             conv = cast("nn.Conv1d", vocoder.noise_convs[number])
-            padding = int(conv.padding[0])
-            self._source = SourceConvolution(library, conv.weight, conv.bias, conv.stride[0], padding)
+            numbers = conv.stride[0], int(conv.padding[0])
+            self._source = SourceConvolution(packing.library, conv.weight, conv.bias, *numbers)
 
         def packed(conv: nn.Module) -> Convolution:
             assert isinstance(conv, nn.Conv1d)
-            return Convolution(library, conv.weight, conv.bias, conv.dilation[0], packing=packing)
+            return Convolution(packing, conv.weight, conv.bias, conv.dilation[0])
 
         blocks = [[list(map(packed, step)) for step in block.steps()] for block in vocoder.blocks(number)]
         self._channels = blocks[0][0][0].arguments.channels_in
         chunked = self._channels <= CHUNKED_CHANNELS
-        self._blocks = ChunkedBlocks(library, blocks) if chunked else LayeredBlocks(blocks)
+        self._blocks = ChunkedBlocks(packing.library, blocks) if chunked else LayeredBlocks(blocks)
 
     def __call__(self, x: Tensor, span: Span, source: Tensor | None) -> Tensor:
         """(steps, channels), steps `span` of what enters the stage, to (steps * rate, channels) of the next one."""
@@ -128,15 +128,15 @@ class _Stage:
 class Decoder:
     """A decoder ready to run. Rows of a batch are decoded one after the other: each keeps all threads busy."""
 
-    def __init__(self, library: KernelLibrary, vocoder: HifiGan, packing: Packing) -> None:
+    def __init__(self, vocoder: HifiGan, packing: Packing) -> None:
         """Pack the weights; of the vocoder only what the speaker's embedding goes through is kept."""
         first, last = cast("nn.Conv1d", vocoder.conv_pre), cast("nn.Conv1d", vocoder.conv_post)
         self.condition = vocoder.cond
         """The part of the network that is kept."""
-        self._first = Convolution(library, first.weight, first.bias, packing=packing)
+        self._first = Convolution(packing, first.weight, first.bias)
         self._first_bias = bias_of(first).detach().clone()
-        self._stages = [_Stage(library, vocoder, number, packing) for number in range(len(vocoder.rates))]
-        self._last = LastConvolution(library, last.weight, last.bias)
+        self._stages = [_Stage(vocoder, number, packing) for number in range(len(vocoder.rates))]
+        self._last = LastConvolution(packing.library, last.weight, last.bias)
 
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span) -> Tensor:
         """See `Synthesizer.decode_tiled`."""

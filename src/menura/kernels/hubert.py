@@ -36,12 +36,11 @@ class Front:
 
     def __init__(self, library: KernelLibrary, first_rate: int, weights: Sequence[Tensor]) -> None:
         """Pack layers of weights (channels_out, channels_in, taps) float32 that `fit`; the first's come with calls."""
-        self._library, self._first_rate = library, first_rate
-        self.weights = [pack_halving(weight, library.panel_channels) for weight in weights]
-        self._layers = [
-            self._layer("menura_halve", packed, torch.zeros(len(weight)), weight.shape, 2)
-            for weight, packed in zip(weights, self.weights, strict=True)
-        ]
+        self._library, self._first_rate, panel = library, first_rate, library.panel_channels
+        self.layers = []
+        for weight in weights:
+            numbers = dict(zip(("channels_out", "channels_in", "taps"), weight.shape, strict=True), rate=2)
+            self.layers.append(Layer(library, "menura_halve", pack_halving(weight, panel), None, **numbers))
 
     @staticmethod
     def fits(weights: Sequence[Tensor], rates: Sequence[int]) -> bool:
@@ -53,17 +52,13 @@ class Front:
 
     def __call__(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(samples,) by the first layer's weight (channels, taps) and bias (channels,) to (whole windows, channels)."""
-        shape = (len(weight), 1, weight.shape[1])
-        first = self._layer("menura_first", weight.T.contiguous(), bias.contiguous(), shape, self._first_rate)
+        numbers = {"channels_out": len(weight), "taps": weight.shape[1], "rate": self._first_rate}
+        first = Layer(self._library, "menura_first", weight.T.contiguous(), bias, **numbers)
         x = samples.contiguous()
-        for layer in (first, *self._layers):
+        for layer in (first, *self.layers):
             steps = max(0, (len(x) - layer.arguments.taps) // layer.arguments.rate + 1)
             x = layer(x, x.new_empty(steps, layer.arguments.channels_out))
         return x
-
-    def _layer(self, function: str, weights: Tensor, bias: Tensor, shape: Sequence[int], rate: int) -> Layer:
-        numbers = dict(zip(("channels_out", "channels_in", "taps"), shape, strict=True))
-        return Layer(self._library, function, weights, bias, **numbers, dilation=1, rate=rate)
 
 
 class NativeExtractor(FeatureExtractor):
@@ -77,8 +72,8 @@ class NativeExtractor(FeatureExtractor):
         self.first, self.norm_weight, self.norm_bias = extractor.first, extractor.norm_weight, extractor.norm_bias
         self.near, self.far = nn.ParameterList(), nn.ParameterList()
         self._front = Front(library, self.config.conv_stride[0], weights)
-        for number, packed in enumerate(self._front.weights):
-            self.register_buffer(f"packed_{number}", packed, persistent=False)
+        for number, layer in enumerate(self._front.layers):
+            self.register_buffer(f"packed_{number}", layer.weights, persistent=False)
 
     def tile(self, samples: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self._front(samples, weight, bias)

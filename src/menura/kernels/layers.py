@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from menura.kernels.cache import Packing
@@ -19,13 +20,13 @@ from menura.kernels.library import (
 )
 from menura.kernels.packing import (
     best_algorithm,
-    convolution_size,
     pack_bias,
     pack_convolution,
     pack_taps,
     pack_upsampling,
     padded,
     padded_channels,
+    weight_transform,
 )
 
 _WORKSPACE_STEPS = 64
@@ -35,9 +36,14 @@ _WORKSPACE_STEPS = 64
 class Layer:
     """A kernel's arguments, and the tensors they point to."""
 
-    def __init__(self, library: KernelLibrary, function: str, weights: Tensor, bias: Tensor, **numbers: int) -> None:
-        self._library, self._function, self.weights, self.bias = library, function, weights, bias
-        self.arguments = LayerArguments(weights=address(weights), bias=address(bias), **numbers)
+    def __init__(
+        self, library: KernelLibrary, function: str, weights: Tensor, bias: Tensor | None, **numbers: int
+    ) -> None:
+        """The numbers of channels are given unpadded."""
+        self._library, self._function, self.weights = library, function, weights
+        self.bias = pack_bias(torch.zeros(numbers.get("channels_out", 1)) if bias is None else bias)
+        numbers = {name: padded_channels(n) if "channels" in name else n for name, n in numbers.items()}
+        self.arguments = LayerArguments(weights=address(weights), bias=address(self.bias), **numbers)
 
     def __call__(
         self,
@@ -74,7 +80,7 @@ class Layer:
     def with_bias(self, bias: Tensor) -> Layer:
         """The same weights with another bias, (channels_out,)."""
         other = copy.copy(self)
-        other.bias = pack_bias(bias, len(bias))
+        other.bias = pack_bias(bias)
         other.arguments = LayerArguments.from_buffer_copy(self.arguments)
         other.arguments.bias = other.bias.data_ptr()
         return other
@@ -85,22 +91,18 @@ class Convolution(Layer):
 
     def __init__(
         self,
-        library: KernelLibrary,
+        packing: Packing,
         weight: Tensor,
         bias: Tensor | None,
         dilation: int = 1,
         algorithm: Algorithm | None = None,
-        packing: Packing | None = None,
     ) -> None:
         out, channels_in, taps = weight.shape
         chosen = best_algorithm(taps) if algorithm is None else algorithm
-        packed = (packing or Packing()).take(
-            convolution_size(out, channels_in, taps, chosen),
-            lambda: pack_convolution(weight, chosen, library.panel_channels),
-        )
-        numbers = {"channels_in": padded_channels(channels_in), "channels_out": padded_channels(out), "taps": taps}
-        numbers |= {"algorithm": chosen, "dilation": dilation}
-        super().__init__(library, "menura_convolve", packed, pack_bias(bias, out), **numbers)
+        size = len(weight_transform(chosen, taps)) * padded_channels(out) * padded_channels(channels_in)
+        packed = packing.take(size, lambda: pack_convolution(weight, chosen, packing.library.panel_channels))
+        numbers = {"channels_in": channels_in, "channels_out": out, "taps": taps, "dilation": dilation}
+        super().__init__(packing.library, "menura_convolve", packed, bias, algorithm=chosen, **numbers)
 
 
 class Upsampling(Layer):
@@ -109,21 +111,12 @@ class Upsampling(Layer):
     The output is (steps * rate, channels_out).
     """
 
-    def __init__(
-        self,
-        library: KernelLibrary,
-        weight: Tensor,
-        bias: Tensor | None,
-        rate: int,
-        padding: int,
-        packing: Packing | None = None,
-    ) -> None:
-        taps, channels_in, out = weight.shape[2], padded_channels(weight.shape[0]), padded_channels(weight.shape[1])
-        packed = (packing or Packing()).take(
-            taps * channels_in * out, lambda: pack_upsampling(weight, rate, library.panel_channels)
-        )
+    def __init__(self, packing: Packing, weight: Tensor, bias: Tensor | None, rate: int, padding: int) -> None:
+        channels_in, out, taps = weight.shape
+        size = taps * padded_channels(channels_in) * padded_channels(out)
+        packed = packing.take(size, lambda: pack_upsampling(weight, rate, packing.library.panel_channels))
         numbers = {"channels_in": channels_in, "channels_out": out, "taps": taps, "rate": rate, "padding": padding}
-        super().__init__(library, "menura_upsample", packed, pack_bias(bias, weight.shape[1]), **numbers)
+        super().__init__(packing.library, "menura_upsample", packed, bias, **numbers)
 
 
 class SourceConvolution(Layer):
@@ -131,9 +124,8 @@ class SourceConvolution(Layer):
 
     def __init__(self, library: KernelLibrary, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
         """Pack weights (channels_out, 1, taps) and bias (channels_out,) or None."""
-        out, _, taps = weight.shape
-        numbers = {"channels_out": padded_channels(out), "taps": taps, "rate": stride, "padding": padding}
-        super().__init__(library, "menura_add_source", pack_taps(weight[:, 0]), pack_bias(bias, out), **numbers)
+        numbers = {"channels_out": len(weight), "taps": weight.shape[2], "rate": stride, "padding": padding}
+        super().__init__(library, "menura_add_source", pack_taps(weight[:, 0]), bias, **numbers)
 
 
 class LastConvolution(Layer):
@@ -141,8 +133,8 @@ class LastConvolution(Layer):
 
     def __init__(self, library: KernelLibrary, weight: Tensor, bias: Tensor | None) -> None:
         """Pack weights (1, channels_in, taps) and bias (1,) or None."""
-        numbers = {"channels_in": padded_channels(weight.shape[1]), "taps": weight.shape[2]}
-        super().__init__(library, "menura_last", pack_taps(weight[0]), pack_bias(bias, 1), **numbers)
+        numbers = {"channels_in": weight.shape[1], "taps": weight.shape[2]}
+        super().__init__(library, "menura_last", pack_taps(weight[0]), bias, **numbers)
 
 
 def bias_of(conv: nn.Conv1d) -> Tensor:

@@ -107,23 +107,17 @@ def padded(x: Tensor, dim: int = -1) -> Tensor:
 
 def best_algorithm(taps: int) -> Algorithm:
     """The fastest for an odd number of taps."""
-    if taps == 3:
-        return Algorithm.TOOM_COOK_6_3
-    if taps == 5:  # the Fourier transform takes 0.84 of its products, but six times the weights and as much time
-        return Algorithm.TOOM_COOK_4_5
-    return Algorithm.FOURIER_32 if 7 <= taps <= 15 else Algorithm.DIRECT
+    # For 5 taps the Fourier transform takes 0.84 of the products, but six times the weights and as much time.
+    few = {3: Algorithm.TOOM_COOK_6_3, 5: Algorithm.TOOM_COOK_4_5}
+    return few.get(taps, Algorithm.FOURIER_32 if 7 <= taps <= 15 else Algorithm.DIRECT)
 
 
 @cache
-def _weight_transform(algorithm: Algorithm, taps: int) -> np.ndarray:
+def weight_transform(algorithm: Algorithm, taps: int) -> np.ndarray:
+    """G of what a convolution is computed by: (points, taps)."""
     if algorithm in (Algorithm.TOOM_COOK_6_3, Algorithm.TOOM_COOK_4_5):
         return toom_cook(len(TOOM_COOK_POINTS) + 2 - taps, taps, TOOM_COOK_POINTS).weights
     return fourier_weights(taps) if algorithm == Algorithm.FOURIER_32 else np.eye(taps)
-
-
-def convolution_size(channels_out: int, channels_in: int, taps: int, algorithm: Algorithm) -> int:
-    """Floats that `pack_convolution` gives."""
-    return len(_weight_transform(algorithm, taps)) * padded_channels(channels_out) * padded_channels(channels_in)
 
 
 def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) -> Tensor:
@@ -133,7 +127,7 @@ def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) 
         Flat float32: for every point, panels of (channels_in, at most panel_channels).
     """
     rows = padded(padded(weight.double(), -2), -3).permute(2, 1, 0)
-    points = torch.from_numpy(_weight_transform(algorithm, len(rows))) @ rows.reshape(len(rows), -1)
+    points = torch.from_numpy(weight_transform(algorithm, len(rows))) @ rows.reshape(len(rows), -1)
     return panels(points.float().view(-1, *rows.shape[1:]), panel_channels)
 
 
@@ -160,9 +154,8 @@ def pack_taps(weight: Tensor) -> Tensor:
     return padded(weight.T.float()).clone(memory_format=torch.contiguous_format)
 
 
-def pack_bias(bias: Tensor | None, channels: int) -> Tensor:
-    """(padded channels,); zeros for no bias."""
-    return torch.zeros(padded_channels(channels)) if bias is None else padded(bias.float()).clone()
+def pack_bias(bias: Tensor) -> Tensor:
+    return padded(bias.float()).clone()
 
 
 def panels(points: Tensor, wide: int, narrow: int = CHANNEL_MULTIPLE) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 
 from menura.kernels.cache import Packing
 from menura.kernels.layers import Attention, Convolution, bias_of, gate, spread
-from menura.kernels.library import KernelLibrary
 from menura.kernels.packing import padded
 from menura.models.layers import ChannelNorm, ConvFeedForward, RelativeAttention, Span, length_mask
 from menura.models.synthesizer import Coupling, Flow, TextEncoder, embedded
@@ -25,24 +23,24 @@ BLOCK_FRAMES = 5000
 class _Layer:
     def __init__(
         self,
-        library: KernelLibrary,
-        packed: partial[Convolution],
+        packing: Packing,
         attention: RelativeAttention,
         feed_forward: ConvFeedForward,
         norms: tuple[ChannelNorm, ChannelNorm],
     ) -> None:
         heads, output = attention.n_heads, attention.conv_o
         ways = (attention.conv_q, attention.conv_k, attention.conv_v)
-        self._attention = Attention(library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads)
-        self._projections = packed(
+        self._attention = Attention(packing.library, attention.emb_rel_k[0], attention.emb_rel_v[0], heads)
+        self._projections = Convolution(
+            packing,
             torch.cat([spread(way.weight, heads) for way in ways]),
             torch.cat([spread(bias_of(way), heads) for way in ways]),
         )
-        self._output = packed(spread(output.weight.transpose(0, 1), heads).transpose(0, 1), output.bias)
+        self._output = Convolution(packing, spread(output.weight.transpose(0, 1), heads).transpose(0, 1), output.bias)
         wide = (feed_forward.conv_1, feed_forward.conv_2)
         # An even kernel reaches one step further right: with a zero on the left it is odd.
         self._first, self._second = (
-            packed(F.pad(conv.weight, (1 - conv.weight.shape[2] % 2, 0)), conv.bias) for conv in wide
+            Convolution(packing, F.pad(conv.weight, (1 - conv.weight.shape[2] % 2, 0)), conv.bias) for conv in wide
         )
         self._context_frames = sum(conv.weight.shape[2] // 2 for conv in wide)
         self._norms = norms
@@ -71,14 +69,14 @@ def _normed(norm: ChannelNorm, x: Tensor) -> Tensor:
 class Encoder:
     """A text encoder ready to run."""
 
-    def __init__(self, library: KernelLibrary, network: TextEncoder, packing: Packing) -> None:
+    def __init__(self, network: TextEncoder, packing: Packing) -> None:
         """Pack the weights; of the network embeddings and norms are kept."""
-        packed, stack = partial(Convolution, library, packing=packing), network.encoder
+        stack = network.encoder
         norms = zip(stack.norm_layers_1, stack.norm_layers_2, strict=True)
         layers: Any = zip(stack.attn_layers, stack.ffn_layers, norms, strict=True)
-        self._layers = [_Layer(library, packed, *parts) for parts in layers]
+        self._layers = [_Layer(packing, *parts) for parts in layers]
         self._phone, self._pitch = network.emb_phone, network.emb_pitch
-        self._projection = packed(network.proj.weight, network.proj.bias)
+        self._projection = Convolution(packing, network.proj.weight, network.proj.bias)
         self._channels_out = len(network.proj.weight)
 
     @property
@@ -105,21 +103,23 @@ class Encoder:
 
 
 class _Coupling:
-    def __init__(
-        self, library: KernelLibrary, packed: partial[Convolution], coupling: Coupling, *, flipped: bool
-    ) -> None:
+    def __init__(self, packing: Packing, coupling: Coupling, *, flipped: bool) -> None:
         first, wavenet = coupling.pre, coupling.enc
         gated, mixing = (
             [cast("nn.Conv1d", layer) for layer in layers] for layers in (wavenet.in_layers, wavenet.res_skip_layers)
         )
         channels = len(first.weight)
-        self._library, self.flipped = library, flipped
+        self._library, self.flipped = packing.library, flipped
         self.condition = wavenet.cond_layer
-        self._first = packed(first.weight.flip(1) if flipped else first.weight, first.bias)
-        self._gated = [packed(spread(layer.weight, 2), spread(bias_of(layer), 2)) for layer in gated]
+        self._first = Convolution(packing, first.weight.flip(1) if flipped else first.weight, first.bias)
+        self._gated = [Convolution(packing, spread(layer.weight, 2), spread(bias_of(layer), 2)) for layer in gated]
         self._biases = [bias_of(layer).detach().clone() for layer in gated]
-        self._added = [packed(layer.weight[:channels], bias_of(layer)[:channels]) for layer in mixing[:-1]]
-        self._moves = [packed(weight, bias) for weight, bias in _moves(mixing, coupling.post, channels, flipped)]
+        self._added = [
+            Convolution(packing, layer.weight[:channels], bias_of(layer)[:channels]) for layer in mixing[:-1]
+        ]
+        self._moves = [
+            Convolution(packing, weight, bias) for weight, bias in _moves(mixing, coupling.post, channels, flipped)
+        ]
 
     def __call__(self, still: Tensor, moving: Tensor, condition: Tensor) -> None:
         """Undo the coupling: changes `moving` by `still`, both (frames, padded half).
@@ -156,11 +156,10 @@ def _moves(
 class InverseFlow:
     """A flow's inverse, from the prior's latent to the decoder's, ready to run."""
 
-    def __init__(self, library: KernelLibrary, flow: Flow, packing: Packing) -> None:
+    def __init__(self, flow: Flow, packing: Packing) -> None:
         """Pack the weights; of the flow only what the speaker's embedding goes through is kept."""
-        packed = partial(Convolution, library, packing=packing)
         self._couplings = [
-            _Coupling(library, packed, coupling, flipped=number % 2 == 0)
+            _Coupling(packing, coupling, flipped=number % 2 == 0)
             for number, coupling in enumerate(reversed(flow.couplings))
         ]
         self._context_frames = flow.context_frames

@@ -24,7 +24,7 @@ LONG_PASS_FRAMES = 300
 
 
 class NativeVoice:
-    """A `Synthesizer`'s twin on the CPU. It keeps only those parts of the network that it doesn't have packed."""
+    """`Synthesizer`'s twin on the CPU, with its methods. It keeps only what it doesn't have packed of the network."""
 
     def __init__(self, network: Synthesizer, library: KernelLibrary, cache: PackingCache | None = None) -> None:
         """Pack the weights of an inference network in float32 on the CPU, or take them packed from the cache."""
@@ -33,31 +33,27 @@ class NativeVoice:
         self.flow_context_frames = network.flow_context_frames
         self.decode_context_frames = network.decode_context_frames
         key = packing_key(library, repr(network.config), network.state_dict()) if cache else ""
-        if cache is None or not self._load(network, library, cache, key):
-            self._pack(network, library, Packing())
+        if cache is None or not self._pack(network, cache.load(key, library)):
+            self._pack(network, Packing(library))
             if cache is not None and cache.store(key, self._packed):
                 # From now on what was stored: other processes share it, and it needn't be in memory all the time.
-                self._load(network, library, cache, key)
+                self._pack(network, cache.load(key, library))
         self._speakers = network.emb_g
         self._excitation = network.dec.m_source if network.config.has_f0 else None
         self._vocoder = network.dec if self._decoder is None else None
         self._pages = MappedPages(self._packed)
 
-    def _pack(self, network: Synthesizer, library: KernelLibrary, packing: Packing) -> None:
-        """Make the parts that there are kernels for. Raises PackingError if the packing is of other layers."""
-        decoder = Decoder(library, network.dec, packing) if isinstance(network.dec, HifiGan) else None
-        encoder, flow = Encoder(library, network.enc_p, packing), InverseFlow(library, network.flow, packing)
-        packing.finish()
-        self._encoder, self._flow, self._decoder, self._packed = encoder, flow, decoder, packing.tensors
-
-    def _load(self, network: Synthesizer, library: KernelLibrary, cache: PackingCache, key: str) -> bool:
-        packing = cache.load(key)
+    def _pack(self, network: Synthesizer, packing: Packing | None) -> bool:
+        """Make the parts that there are kernels for; False where the packing is none, or of other layers."""
         if packing is None:
             return False
         try:
-            self._pack(network, library, packing)
+            decoder = Decoder(network.dec, packing) if isinstance(network.dec, HifiGan) else None
+            encoder, flow = Encoder(network.enc_p, packing), InverseFlow(network.flow, packing)
+            packing.finish()
         except PackingError:
             return False
+        self._encoder, self._flow, self._decoder, self._packed = encoder, flow, decoder, packing.tensors
         return True
 
     @property
@@ -69,29 +65,24 @@ class NativeVoice:
         return tensor_bytes(chain(self._packed, *weights))
 
     def condition(self, speaker_id: Tensor) -> Tensor:
-        """See `Synthesizer.condition`."""
         embedding: Tensor = self._speakers(speaker_id)
         return embedding[:, :, None]
 
     def encode(
         self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
     ) -> Prior:
-        """See `Synthesizer.encode`."""
         return self._encoder.prior(content, f0_coarse, lengths, reach_frames)
 
     def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        """See `Synthesizer.reverse_flow`; a row's mask has to be ones, then zeros."""
         return self._flow.reverse(z_p, mask, g)
 
     def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
-        """See `Synthesizer.source`."""
         assert self._excitation is not None, "a voice without F0"
         excitation: Tensor = self._excitation(f0_hz, phase_cycles, noise, noise_scale)
         return excitation
 
     @torch.inference_mode()
     def decode_tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int]) -> Tensor:
-        """See `Synthesizer.decode_tiled`."""
         if self._decoder is not None:
             sound = self._decoder.tiled(z, g, source, Span(*core))
         else:

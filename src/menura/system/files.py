@@ -228,12 +228,7 @@ def read_small(path: Path, most_bytes: int) -> bytes:
 
 
 def read_json(path: Path, most_bytes: int = 1 << 20) -> object:
-    """The value that a small JSON file holds.
-
-    Raises:
-        OSError: as `read_small` says.
-        ValueError: it isn't JSON, or is nested too deeply.
-    """
+    """What a small JSON file holds. Raises OSError as `read_small`; ValueError: no JSON, or nested too deeply."""
     try:
         return json.loads(read_small(path, most_bytes).decode("utf-8-sig"))
     except RecursionError:
@@ -244,11 +239,7 @@ FETCH_AGAIN = "Fetch it again by its download link, or with 'git lfs pull'"
 
 
 def stand_in(path: Path) -> str | None:
-    """What a download left in place of a file: a Git LFS pointer or a web page; None for anything else.
-
-    Raises:
-        OSError: it can't be read.
-    """
+    """What a download left in place of a file: a Git LFS pointer or a web page; None for anything else."""
     with path.open("rb") as file:
         head = file.read(64).lstrip().lower()
     if head.startswith(b"version ") and b"git-lfs" in head:

@@ -48,9 +48,7 @@ def deferred_interrupts(*, cleaning_up: bool = False) -> Iterator[None]:
 
     libsndfile and FFmpeg read and write through Python functions. An exception raised in one of them is printed and
     lost, and to the library the file just ends: a KeyboardInterrupt would leave half a recording that looks complete.
-
-    Args:
-        cleaning_up: don't `check_interrupts` first, which is done in every thread.
+    First comes `check_interrupts`, in every thread, but for cleaning up.
     """
     if not cleaning_up:
         check_interrupts()

@@ -24,14 +24,12 @@ def starting_processes() -> Iterator[None]:
 
     A terminal sends SIGINT to the whole group. A worker that ignores it as its first act would still be ended by one
     that comes while its interpreter starts, which takes a tenth of a second; a blocked signal is inherited. The parent
-    gets one that comes meanwhile when the block ends. Where there are no signal masks (Windows) nothing is blocked.
-
-    Importing the main module, as multiprocessing does by itself, would run a user's script again in every worker,
-    unless all of it stood below `if __name__ == "__main__"`.
+    gets one that comes meanwhile when the block ends. Importing the main module, as multiprocessing does by itself,
+    would run a user's script again in every worker, unless all of it stood below `if __name__ == "__main__"`.
     """
     main = sys.modules["__main__"]
     before = None
-    if hasattr(signal, "pthread_sigmask"):
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
         resource_tracker.ensure_running()  # starting it with the first process would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -46,11 +44,8 @@ def starting_processes() -> Iterator[None]:
 def spawn(work: Callable[..., None], *arguments: Any, name: str) -> tuple[SpawnProcess, Connection]:
     """Start a process that leaves Ctrl-C to this one, and that ends with it, however this one ends.
 
-    There `work`, a module's function, gets its end of the pipe and the arguments, which are pickled. SIGTERM raises
-    SystemExit there, so that what is half-written is removed. A closed pipe ends it quietly.
-
-    Returns:
-        The process, and this end of the pipe.
+    There `work`, a module's function, gets its end of the pipe, whose other end is returned, and the arguments, which
+    are pickled. SIGTERM raises SystemExit there, so that what's half-written is removed. A closed pipe ends it quietly.
     """
     context = multiprocessing.get_context("spawn")  # a forked child could hang on a lock of a thread it lacks
     pipe, theirs = context.Pipe()
@@ -72,14 +67,13 @@ def _spawned(work: Callable[..., None], pipe: Connection, arguments: tuple[Any, 
 
 def end_with_parent() -> None:
     """Have this process terminated when the one that started it ends, however that ends."""
-    threading.Thread(target=_wait_for_end, name="menura-parent", daemon=True).start()
 
+    def wait_for_end() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            wait([parent.sentinel])
+            os.kill(os.getpid(), signal.SIGTERM)
 
-def _wait_for_end() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=wait_for_end, name="menura-parent", daemon=True).start()
 
 
 def end_on_interrupt() -> None:
