@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from menura.bench.suites import SUITES, Recordings, convert_command
-from menura.bench.timing import Timed, timed
+from menura.bench.suites import SUITES, Recordings, Timed, convert_command, timed
 from menura.cli.terminal import table
 from menura.errors import MenuraError, OptionError
 from menura.options import ConversionOptions, EngineOptions

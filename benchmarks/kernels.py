@@ -187,7 +187,7 @@ def _libraries() -> dict[str, KernelLibrary]:
         return {}
     best = kernel_status().library
     found = [] if best is None else [load_library(best.file, path).library for path in PATHS]
-    return {f"kernels {library.path_name}": library for library in found if library is not None}
+    return {f"kernels {PATHS[library.path]}": library for library in found if library is not None}
 
 
 def _torch_variants(network: Synthesizer, latent: Latent) -> dict[str, Variant]:

@@ -1,4 +1,4 @@
-"""Pictures for people, as PNG bytes. Needs the extra `plots` (matplotlib)."""
+"""Pictures for people, as PNG bytes. AssetMissingError without the extra `plots` (matplotlib)."""
 
 from __future__ import annotations
 
@@ -47,11 +47,7 @@ class SpeakerData:
 
 
 def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> bytes:
-    """Spectrograms of the first 20 s above each other on one time axis, F0 drawn in; the seams in the last.
-
-    Raises:
-        AssetMissingError: matplotlib is not installed.
-    """
+    """Spectrograms of the first 20 s above each other on one time axis, F0 drawn in; the seams in the last."""
     figure = _figure(10, 2.6 * len(sounds))
     top_hz = max(sound.rate for sound in sounds) / 2
     longest_s = min(_LONGEST_S, max(len(sound.samples) / sound.rate for sound in sounds))
@@ -67,11 +63,7 @@ def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> by
 
 
 def draw_data(speakers: Sequence[SpeakerData]) -> bytes:
-    """Histograms of F0, loudness and length, a row for each speaker.
-
-    Raises:
-        AssetMissingError: matplotlib is not installed.
-    """
+    """Histograms of F0, loudness and length, a row for each speaker."""
     figure = _figure(10, 2.4 * len(speakers))
     rows = figure.subplots(len(speakers), 3, squeeze=False)
     for (pitch, loudness, length), speaker in zip(rows, speakers, strict=True):

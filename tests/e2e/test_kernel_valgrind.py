@@ -19,13 +19,14 @@ DRIVER = ROOT / "tests" / "support" / "drive_kernels.cpp"
 HEADERS = ROOT / "src" / "menura" / "kernels" / "cpp"
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("valgrind") is None or library.kernels() is None, reason="no valgrind, or no kernels were built"
+    shutil.which("valgrind") is None or library.kernel_status().library is None,
+    reason="no valgrind, or no kernels were built",
 )
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = library.kernels()
+    built = library.kernel_status().library
     assert built is not None, library.kernel_status().reason
     program = tmp_path_factory.mktemp("driver") / "drive_kernels"
     command = ["c++", "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", f"-I{HEADERS}", str(DRIVER), str(built.file)]

@@ -14,9 +14,18 @@ import pytest
 import soundfile
 
 from menura.bench import suites
-from menura.bench.conversion import ConversionAnswer, commit, measure_conversion
-from menura.bench.suites import SUITES, Measurement, Plan, SuiteResult, convert_command, measure_suites, recordings
-from menura.bench.timing import in_fresh_process, timed
+from menura.bench.conversion import commit, measure_conversion
+from menura.bench.suites import (
+    SUITES,
+    Measurement,
+    Plan,
+    SuiteResult,
+    convert_command,
+    in_fresh_process,
+    measure_suites,
+    recordings,
+    timed,
+)
 from menura.cli import bench as command
 from menura.cli.bench import tables
 from menura.cli.main import run
@@ -142,19 +151,19 @@ class Stub:
 
     def __call__(
         self,
-        task: Callable[..., ConversionAnswer],
+        task: Callable[..., object],
         paths: tuple[Path, ...],
         _options: ConversionOptions,
         _engine: EngineOptions,
         again_runs: int,
-    ) -> ConversionAnswer:
+    ) -> tuple[Measurement, Measurement | None, dict[str, object]]:
         assert task is measure_conversion
         folder = paths[0].parent.name
         self.measured.append(folder)
         turn = len(self.measured)
         audio_s = sum(soundfile.info(path).duration for path in paths)
         figures = made(wall_s=10.0 / turn, audio_s=audio_s, peak_mb=500.0 + turn)
-        return ConversionAnswer(loaded=figures, again=made(wall_s=1.0) if again_runs else None, machine=MACHINE)
+        return figures, made(wall_s=1.0) if again_runs else None, MACHINE
 
 
 @pytest.fixture

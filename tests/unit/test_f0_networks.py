@@ -14,7 +14,7 @@ from menura.errors import CheckpointError, UnsafeCheckpointError
 from menura.f0.base import F0Estimator
 from menura.f0.fcpe import FcpeEstimator
 from menura.f0.rmvpe import RmvpeEstimator
-from menura.kernels.library import kernels
+from menura.kernels.library import kernel_status
 from menura.kernels.rmvpe import use_kernels
 from menura.models.fcpe import Fcpe, FcpeConfig
 from menura.models.mel import mel_filterbank, reflect_pad
@@ -139,7 +139,7 @@ def test_half_precision_weights_are_kept_so_and_change_nothing() -> None:
 
 @pytest.mark.parametrize("half", [False, True])
 def test_rmvpe_on_the_kernels_is_the_same(half: bool) -> None:
-    library = kernels()
+    library = kernel_status().library
     assert library is not None, "the kernels must be built for the tests"
     config = RmvpeConfig(channels=16, levels=2, blocks=2, bottleneck_layers=2, gru_size=32)
     torch.manual_seed(3)
@@ -166,8 +166,8 @@ def test_rmvpe_loaded_for_a_cpu_uses_the_kernels(tmp_path: Path, monkeypatch: py
     given = []
     monkeypatch.setattr("menura.f0.rmvpe.use_kernels", lambda model, library: given.append(library))
     RmvpeEstimator.load(tmp_path / "rmvpe.pt", CPU)
-    assert kernels() is not None, "the kernels must be built for the tests"
-    assert given == [kernels()]
+    assert kernel_status().library is not None, "the kernels must be built for the tests"
+    assert given == [kernel_status().library]
 
 
 def test_stretches_of_the_last_level_meet_exactly(monkeypatch: pytest.MonkeyPatch) -> None:

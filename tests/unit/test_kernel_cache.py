@@ -16,7 +16,7 @@ from menura.cli.main import cli
 from menura.kernels import cache as cache_module
 from menura.kernels import layers
 from menura.kernels.cache import Packing, PackingCache, PackingError, packing_key
-from menura.kernels.library import Algorithm, KernelLibrary, kernels
+from menura.kernels.library import Algorithm, KernelLibrary, kernel_status
 from menura.kernels.packing import pack_convolution
 from menura.kernels.voice import NativeVoice
 from menura.models.synthesizer import Synthesizer
@@ -27,7 +27,7 @@ from support.tiny import tiny_config
 
 @pytest.fixture
 def library() -> KernelLibrary:
-    found = kernels()
+    found = kernel_status().library
     assert found is not None
     return found
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks.full_size import contentvec_weights
 from menura.kernels import linear as subject
 from menura.kernels.hubert import use_kernels
-from menura.kernels.library import kernels
+from menura.kernels.library import kernel_status
 from menura.kernels.linear import OneDnnLinear, onednn_gains, onednn_product, use_onednn
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.source_filter import ConvNextBlock
@@ -213,7 +213,7 @@ def test_hubert_is_the_same_by_both(calls: list[tuple[int, ...]], compiled: bool
         classifier_proj_size=10,
     )
     model = Hubert.from_tensors(contentvec_weights(config), config)
-    library = kernels()
+    library = kernel_status().library
     assert library is not None
     if compiled:
         use_kernels(model, library)

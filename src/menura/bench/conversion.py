@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,24 +33,13 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _GIT_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionAnswer:
-    """What was measured."""
-
-    loaded: Measurement
-    """All recordings, with the networks loaded before the clock starts."""
-    again: Measurement | None
-    """The first recording once more: the best of several."""
-    machine: dict[str, Any]
-
-
 def measure_conversion(
     paths: Sequence[Path], options: ConversionOptions, engine: EngineOptions, again_runs: int
-) -> ConversionAnswer:
+) -> tuple[Measurement, Measurement | None, dict[str, Any]]:
     """Load what is needed, then convert and time: the recordings, then so many times the first of them alone.
 
-    Raises:
-        MenuraError: a recording could not be converted.
+    Returns the figures of all and the first's best, with the networks loaded before, and what the machine is. Raises
+    MenuraError where a recording can't be converted.
     """
     converter = Converter(engine)
     converter.preload(options)
@@ -60,11 +49,8 @@ def measure_conversion(
         loaded = convert(paths)
         again = min((convert(paths[:1]) for _ in range(again_runs)), key=lambda run: run.wall_s, default=None)
     sgemm = max(before, sgemm_gflops(converter.device))
-    return ConversionAnswer(
-        loaded=replace(loaded, sgemm_gflops=sgemm),
-        again=again and replace(again, sgemm_gflops=sgemm),
-        machine=this_machine(converter.device, torch.get_num_threads()),
-    )
+    machine = this_machine(converter.device, torch.get_num_threads())
+    return replace(loaded, sgemm_gflops=sgemm), again and replace(again, sgemm_gflops=sgemm), machine
 
 
 def _converted(converter: Converter, options: ConversionOptions, folder: Path, paths: Sequence[Path]) -> Measurement:

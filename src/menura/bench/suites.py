@@ -3,21 +3,98 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from menura.bench.timing import in_fresh_process, timed
-from menura.errors import MenuraError
+from menura.errors import MenuraError, ResourceError
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.files import replacing, temporary_folder
+from menura.system.processes import spawn
 from menura.types import StageTimes
 
 _CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo" / "librivox_0870.flac"
 _SINGLE_SEED = 99
 _AGAIN_RUNS = 3
+_END_S = 20.0
+
+Answer = TypeVar("Answer")
+
+
+def in_fresh_process(task: Callable[..., Answer], *arguments: object) -> Answer:
+    """Call a module's function in a new interpreter, and give or raise what it does; ResourceError if it was killed."""
+    process, pipe = spawn(_answer, task, arguments, name="menura-bench")
+    try:
+        answer: Answer | Exception = pipe.recv()
+    except EOFError:
+        process.join(_END_S)
+        problem = f"the measuring process ended with exit code {process.exitcode}"
+        raise ResourceError(None, problem, "Most likely memory ran out") from None
+    finally:
+        pipe.close()
+        process.kill()
+        process.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _answer(pipe: Connection, task: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    try:
+        answer = task(*arguments)
+    except Exception as error:  # noqa: BLE001  (the process edge: the parent raises it)
+        answer = error
+    pipe.send(answer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """What a program took from its start to its end."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    """Largest resident memory, MiB, of itself or a child; on Linux at least that of this process, which is small as
+    long as nothing here imports torch. 0, as cpu_s, where the system doesn't say."""
+    exit_code: int
+    """Negative: the signal that ended it."""
+    last_line: str
+    """Of what it wrote on standard error."""
+
+
+def timed(command: Sequence[str]) -> Timed:
+    """Run a program, without a shell, and time it; what it prints is thrown away. Raises OSError if it can't start."""
+    quiet, cpu_s, peak_mb = subprocess.DEVNULL, 0.0, 0.0
+    with tempfile.TemporaryFile() as errors:
+        start_s = time.perf_counter()
+        # In a session of its own, so that it can be ended with its children.
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=errors, start_new_session=True)
+        try:
+            if hasattr(os, "wait4"):
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                cpu_s = usage.ru_utime + usage.ru_stime
+                peak_mb = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+            else:  # Windows
+                process.wait()
+        finally:
+            if process.returncode is None:
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+                process.wait()
+        wall_s = time.perf_counter() - start_s
+        errors.seek(0)
+        *_, last_line = ("", *errors.read().decode(errors="replace").strip().splitlines())
+    return Timed(wall_s=wall_s, cpu_s=cpu_s, peak_mb=peak_mb, exit_code=process.returncode, last_line=last_line.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +108,7 @@ class Recordings:
 
 
 def recordings(count: int, seconds: float, cache: Path) -> Recordings:
-    """The bundled recording, looped and varied: so many of that length, all different, 16 kHz, 16 bits; made once.
-
-    Raises:
-        ResourceError: they can't be written.
-    """
+    """The bundled recording, looped and varied: so many of that length, all different, 16 kHz, 16 bits; made once."""
     folder = cache / "inputs" / f"{count}x{seconds:g}s"
     paths = tuple(folder / f"{number:02}.wav" for number in range(count))
     for seed, path in enumerate(paths) if count > 1 else [(_SINGLE_SEED, paths[0])]:
@@ -75,7 +148,6 @@ class Suite:
     """Measure the command from process start, too, and one recording alone: cold, and again when all is warm."""
 
     def recordings(self, cache: Path, *, quick: bool) -> Iterator[Recordings]:
-        """The recordings of each length. Raises ResourceError."""
         for seconds in self.quick_seconds if quick else self.seconds:
             yield recordings(self.quick_files if quick else self.files, seconds, cache)
 
@@ -182,11 +254,7 @@ def convert_command(
 def measure_suites(plan: Plan, cache: Path, on_step: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and give each suite's figures by its name, with `about`: where and with what they were taken.
 
-    Recordings are kept in the cache; `on_step` is called with a line at each step.
-
-    Raises:
-        MenuraError: a conversion failed.
-        ResourceError: recordings can't be written.
+    Recordings are kept in the cache; `on_step` is called with a line at each step. Raises MenuraError.
     """
     best: dict[str, SuiteResult] = {}
     machine: dict[str, Any] = {}
@@ -206,14 +274,16 @@ def _measured(name: str, plan: Plan, cache: Path, on_step: Callable[[str], None]
     for sound in suite.recordings(cache, quick=plan.quick):
         on_step(f"{name}: {len(sound.paths)} × {sound.seconds:g} s")
         again_runs = _AGAIN_RUNS if suite.cold else 0
-        answer = in_fresh_process(measure_conversion, sound.paths, plan.options, plan.engine, again_runs)
-        loaded.append(answer.loaded)
+        figures, again, machine = in_fresh_process(
+            measure_conversion, sound.paths, plan.options, plan.engine, again_runs
+        )
+        loaded.append(figures)
     for key, count in {"cold": len(sound.paths), "cold_one": 1}.items() if suite.cold else ():
         on_step(f"{name}: {count} from process start")
-        others[key] = _cold(plan, sound, count, answer.loaded.sgemm_gflops)
-    if answer.again is not None:
-        others["again"] = answer.again
-    return SuiteResult(loaded=tuple(loaded), others=others), answer.machine
+        others[key] = _cold(plan, sound, count, figures.sgemm_gflops)
+    if again is not None:
+        others["again"] = again
+    return SuiteResult(loaded=tuple(loaded), others=others), machine
 
 
 def _cold(plan: Plan, sound: Recordings, count: int, sgemm_gflops: float) -> Measurement:

@@ -1,7 +1,6 @@
 """Packed weights on disk, mapped into memory: the second start of a voice packs nothing, and processes share its pages.
 
-A file is a header of fixed size and the weights one after the other, as float32. It is used only if it has the
-size and the checksum that its header states; a layer takes exactly as many weights from it as it needs.
+A file is a header of fixed size and the weights as float32, used only if size and checksum are those of the header.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from menura.errors import ResourceError
-from menura.kernels.library import VERSION, KernelLibrary
+from menura.kernels.library import PATHS, VERSION, KernelLibrary
 from menura.system.files import remove_abandoned, replacing
 
 BUDGET_BYTES = 4 * 10**9
@@ -82,7 +81,7 @@ class PackingCache:
     def store(self, key: str, tensors: Iterable[Tensor]) -> bool:
         """Write packed weights if they are large enough; False if they weren't written, which is no error."""
         flat = list(tensors)
-        if sum(tensor.numel() * tensor.element_size() for tensor in flat) < SMALLEST_BYTES:
+        if sum(tensor.nbytes for tensor in flat) < SMALLEST_BYTES:
             return False
         try:
             with replacing(self._folder / (key + _SUFFIX)) as partial, partial.open("wb") as stream:
@@ -99,7 +98,7 @@ class PackingCache:
 
 def packing_key(library: KernelLibrary, description: str, weights: Mapping[str, Tensor]) -> str:
     """A hash of a network's weights, of what they don't show, such as strides, and of what they are packed for."""
-    digest = hashlib.sha256(f"{VERSION} {library.path_name} {library.panel_channels} {description}".encode())
+    digest = hashlib.sha256(f"{VERSION} {PATHS[library.path]} {library.panel_channels} {description}".encode())
     for name, tensor in weights.items():
         digest.update(repr((name, tuple(tensor.shape))).encode())
         digest.update(_bytes(tensor.detach().contiguous()))
@@ -124,13 +123,10 @@ def _mapped(file: Path) -> Tensor:
 
 def _write(stream: BinaryIO, tensors: list[Tensor]) -> None:
     checksum = 0
-    stream.write(bytes(_HEADER_BYTES))
     for tensor in tensors:
         checksum = zlib.crc32(_bytes(tensor), checksum)
-        stream.write(_bytes(tensor))
-    size = stream.tell() - _HEADER_BYTES
-    stream.seek(0)
-    stream.write(_header(size, checksum))
+    stream.write(_header(sum(tensor.nbytes for tensor in tensors), checksum))
+    stream.writelines(map(_bytes, tensors))
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -145,10 +145,7 @@ class Decoder:
         return torch.stack([self._decode(*row, core) for row in zip(z.float(), offsets, sources, strict=True)])
 
     def _decode(self, z: Tensor, offset: Tensor, source: Tensor | None, core: Span) -> Tensor:
-        """Sound (samples,) of some frames of z (channels, frames).
-
-        `offset` is the first layer's bias with the speaker's condition, `source` all frames' (samples,).
-        """
+        """Some frames' sound (samples,) of z (channels, frames); the offset is the first bias and the speaker."""
         frames = core.widened(self._stages[0].context_steps, z.shape[1])
         x = self._first.with_bias(offset)(padded(z[:, frames.slice].T).contiguous())
         x = self._first_stage(x, frames, source)

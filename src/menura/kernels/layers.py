@@ -54,10 +54,7 @@ class Layer:
         mode: Mode | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """(steps, channels_in) through a leaky ReLU and the layer into `output` (steps, channels_out), by default new.
-
-        Without a mode a residual is added.
-        """
+        """(steps, channels_in) through a leaky ReLU and the layer, plus the residual, to (steps, channels_out)."""
         if output is None:
             output = x.new_empty(len(x), self.arguments.channels_out)
         if residual is not None and residual.shape != output.shape:
@@ -106,10 +103,7 @@ class Convolution(Layer):
 
 
 class Upsampling(Layer):
-    """A transposed convolution of weights (channels_in, channels_out, taps); padding is cut off at the start.
-
-    The output is (steps * rate, channels_out).
-    """
+    """Transposed, of weights (channels_in, channels_out, taps), to steps * rate; padding is cut off at the start."""
 
     def __init__(self, packing: Packing, weight: Tensor, bias: Tensor | None, rate: int, padding: int) -> None:
         channels_in, out, taps = weight.shape

@@ -77,10 +77,7 @@ GatingArguments = _structure("Gating", (_POINTER, "input output"), (_LONG, "step
 
 
 def address(tensor: Tensor, channels: int | None = None) -> int:
-    """The address of a dense float32 tensor on the CPU; an image with its channels innermost counts as dense.
-
-    Raises ValueError if it is another, or has rows of another number of channels.
-    """
+    """The address of a dense float32 tensor on the CPU, an image's channels innermost or not; ValueError for others."""
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not dense:
         raise ValueError(f"the kernels take dense float32 tensors on the CPU, not {tensor.dtype} on {tensor.device}")
@@ -100,15 +97,8 @@ class KernelLibrary:
     """False where torch's OpenMP runtime wasn't found: then the kernels run on one thread."""
     handle: ctypes.CDLL
 
-    @property
-    def path_name(self) -> str:
-        return PATHS[self.path]
-
     def call(self, function: str, *arguments: ctypes.Structure) -> None:
-        """Run one kernel on the structures that it takes, the last with a number of threads: torch's.
-
-        Raises MemoryError if a thread got no working memory, ValueError for shapes the kernel doesn't take.
-        """
+        """Run a kernel with torch's number of threads. Raises MemoryError, or ValueError for shapes it doesn't take."""
         arguments[-1].threads = torch.get_num_threads()
         code = self.handle[function](self.path, *map(ctypes.byref, arguments))
         if code == -2:
@@ -125,12 +115,8 @@ class KernelStatus:
     reason: str
 
 
-def kernels() -> KernelLibrary | None:
-    """The library to use, None for torch alone."""
-    return kernel_status().library
-
-
 def kernel_status() -> KernelStatus:
+    """The library to use, or why it is torch alone."""
     return _status(os.environ.get(SWITCH, "").strip().lower())
 
 

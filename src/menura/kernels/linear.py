@@ -47,10 +47,8 @@ class OneDnnLinear(nn.Linear):
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(rows, in), (out, in) and (out,) to (rows, out).
-
-    OneDNN keeps half a megabyte of code for each number of rows, so they are padded to a few numbers.
-    """
+    """(rows, in), (out, in) and (out,) to (rows, out)."""
+    # OneDNN keeps half a megabyte of code for each number of rows, so they are padded to a few numbers.
     step = max(_FEWEST_ROWS, 1 << max(0, len(rows).bit_length() - 4))
     missing = -len(rows) % step
     padded = F.pad(rows, (0, 0, 0, missing)) if missing else rows

@@ -83,9 +83,8 @@ def _power_of_two(values: np.ndarray) -> float:
 def fourier_weights(taps: int) -> np.ndarray:
     """G of a circular correlation by a real Fourier transform, a complex product as three real ones.
 
-    Returns:
-        (2 + 3 (size / 2 - 1), taps): the real bins 0 and size / 2, then c, d - c and c + d of every bin c + i d
-        between. The inverse transform's factor 1 / size is in here.
+    (2 + 3 (size / 2 - 1), taps): the real bins 0 and size / 2, then c, d - c and c + d of every bin c + i d between.
+    The inverse transform's factor 1 / size is in here.
     """
     spectrum = np.conj(np.fft.rfft(np.eye(taps), FOURIER_SIZE, axis=1)).T / FOURIER_SIZE
     rows = [spectrum[0].real, spectrum[-1].real]
@@ -121,11 +120,7 @@ def weight_transform(algorithm: Algorithm, taps: int) -> np.ndarray:
 
 
 def pack_convolution(weight: Tensor, algorithm: Algorithm, panel_channels: int) -> Tensor:
-    """Weights (channels_out, channels_in, taps), transformed (in float64) and in panels.
-
-    Returns:
-        Flat float32: for every point, panels of (channels_in, at most panel_channels).
-    """
+    """Weights (channels_out, channels_in, taps), transformed in float64: for every point panels, flat float32."""
     rows = padded(padded(weight.double(), -2), -3).permute(2, 1, 0)
     points = torch.from_numpy(weight_transform(algorithm, len(rows))) @ rows.reshape(len(rows), -1)
     return panels(points.float().view(-1, *rows.shape[1:]), panel_channels)

@@ -84,13 +84,15 @@ class Encoder:
         """What is kept of the network."""
         return [self._phone] if self._pitch is None else [self._phone, self._pitch]
 
-    def prior(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach: int | None) -> Prior:
+    def prior(
+        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
+    ) -> Prior:
         """See `Synthesizer.encode`."""
         x = embedded(content, f0_coarse, self._phone, self._pitch)
         parameters = x.new_zeros(*x.shape[:2], self._channels_out)
         for row, target, length in zip(x, parameters, lengths.tolist(), strict=True):
             if length:
-                target[:length] = self.encode(row[:length].float(), reach)
+                target[:length] = self.encode(row[:length].float(), reach_frames)
         mean, log_scale = parameters.transpose(1, 2).chunk(2, dim=1)
         return Prior(mean=mean, log_scale=log_scale, mask=length_mask(lengths, content.shape[1]).to(x.dtype))
 
@@ -122,10 +124,7 @@ class _Coupling:
         ]
 
     def __call__(self, still: Tensor, moving: Tensor, condition: Tensor) -> None:
-        """Undo the coupling: changes `moving` by `still`, both (frames, padded half).
-
-        `condition` (layers * 2 * channels,) is added by the gated convolutions.
-        """
+        """Undo it: change `moving` by `still`, both (frames, padded half); `condition` is (layers * 2 * channels,)."""
         x = self._first(still)
         wide, narrow = x.new_empty(len(x), 2 * x.shape[1]), torch.empty_like(x)
         offsets = condition.chunk(len(self._gated))

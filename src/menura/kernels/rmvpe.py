@@ -44,10 +44,7 @@ class ImageConvolution(nn.Module):
     weight: Tensor
 
     def __init__(self, library: KernelLibrary, weight: Tensor, scale: Tensor | None, bias: Tensor) -> None:
-        """Pack a weight (channels_out, channels_in, 3, 3) that `fits`, and kept as float32 or float16.
-
-        Scale, None for 1, and bias are (channels_out,).
-        """
+        """Pack a weight (channels_out, channels_in, 3, 3), float32 or float16, that `fits`; scale None is 1."""
         super().__init__()
         out, channels_in = weight.shape[:2]
         rows = weight.permute(2, 3, 1, 0).reshape(1, 9 * channels_in, out)
@@ -124,10 +121,7 @@ class Recurrent(nn.Module):
         return gru.num_layers == 1 and gru.batch_first and bool(gru.bias) and gru.hidden_size % CHANNEL_MULTIPLE == 0
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """(sequences, steps, inputs) to the states (sequences, steps, directions * hidden), from zero.
-
-        The second is for the last state, which torch's GRU returns.
-        """
+        """(sequences, steps, inputs) to the states (sequences, steps, directions * hidden), from zero; no last."""
         sequences, steps, _ = x.shape
         gates = F.linear(x, self.input_weight, self._input_bias)
         states = x.new_empty(sequences, steps, self._arguments.directions * self._arguments.hidden)

@@ -10,7 +10,7 @@ from math import inf, isnan
 import torch
 from torch import Tensor
 
-from menura.kernels.library import KernelLibrary, kernel_status, kernels
+from menura.kernels.library import KernelLibrary, kernel_status
 from menura.kernels.voice import NativeVoice, Voice
 from menura.models.config import rvc_config
 from menura.models.synthesizer import Synthesizer
@@ -42,7 +42,7 @@ def trusted_kernels() -> KernelLibrary | None:
 
     Warns (RuntimeWarning) and gives None where it doesn't.
     """
-    library = kernels()
+    library = kernel_status().library
     problem = "" if library is None else _problem(library)
     if problem:
         warnings.warn(f"{problem} Please report this.", RuntimeWarning, stacklevel=2)
@@ -98,9 +98,6 @@ def largest_error(library: KernelLibrary) -> float:
 
     outputs = parts(native, torch.float32)
     network.double()  # and with it what the native voice shares
-    return max(map(_error, outputs, parts(network, torch.float64)))
-
-
-def _error(output: Tensor, expected: Tensor) -> float:
-    error = float((output.double() - expected).abs().max() / expected.abs().max())
-    return inf if isnan(error) else error
+    pairs = zip(outputs, parts(network, torch.float64), strict=True)
+    errors = [float((output.double() - expected).abs().max() / expected.abs().max()) for output, expected in pairs]
+    return inf if any(map(isnan, errors)) else max(errors)

@@ -17,7 +17,6 @@ from menura.models.synthesizer import TILE_FRAMES, Synthesizer
 from menura.models.vocoders import HifiGan
 from menura.models.weights import tensor_bytes
 from menura.system.memory import MappedPages
-from menura.types import Prior
 
 LONG_PASS_FRAMES = 300
 """After a pass of so many frames the packed weights are left to the system's cache of files."""
@@ -38,6 +37,7 @@ class NativeVoice:
             if cache is not None and cache.store(key, self._packed):
                 # From now on what was stored: other processes share it, and it needn't be in memory all the time.
                 self._pack(network, cache.load(key, library))
+        self.encode, self.reverse_flow = self._encoder.prior, self._flow.reverse
         self._speakers = network.emb_g
         self._excitation = network.dec.m_source if network.config.has_f0 else None
         self._vocoder = network.dec if self._decoder is None else None
@@ -67,14 +67,6 @@ class NativeVoice:
     def condition(self, speaker_id: Tensor) -> Tensor:
         embedding: Tensor = self._speakers(speaker_id)
         return embedding[:, :, None]
-
-    def encode(
-        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
-    ) -> Prior:
-        return self._encoder.prior(content, f0_coarse, lengths, reach_frames)
-
-    def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        return self._flow.reverse(z_p, mask, g)
 
     def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
         assert self._excitation is not None, "a voice without F0"

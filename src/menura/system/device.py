@@ -35,8 +35,7 @@ that are waited for: with eight of them on two cores, 7 s of speech took 65 s in
 def resolve_device(name: str) -> torch.device:
     """A device by its name: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
-    Raises:
-        OptionError: no such device on this machine, or no such name.
+    Raises OptionError where this machine has no such device, or there is no such name.
     """
     import torch
 
@@ -44,20 +43,18 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     kind, _, number = name.partition(":")
+    problem = ""
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
-        raise _refused(f"'{name}' is not one of auto, cpu, cuda, cuda:N, mps")
-    if kind == "cuda":
-        if not cuda:
-            raise _refused("no usable NVIDIA or AMD GPU, or PyTorch was built without support for it")
-        if number and int(number) >= torch.cuda.device_count():
-            raise _refused(f"no GPU {number}; the last one is cuda:{torch.cuda.device_count() - 1}")
-    if kind == "mps" and not mps:
-        raise _refused("no Apple GPU")
+        problem = f"'{name}' is not one of auto, cpu, cuda, cuda:N, mps"
+    elif kind == "cuda" and not cuda:
+        problem = "no usable NVIDIA or AMD GPU, or PyTorch was built without support for it"
+    elif number and int(number) >= torch.cuda.device_count():
+        problem = f"no GPU {number}; the last one is cuda:{torch.cuda.device_count() - 1}"
+    elif kind == "mps" and not mps:
+        problem = "no Apple GPU"
+    if problem:
+        raise OptionError(None, problem, "Use {device=auto} or {device=cpu}", "device")
     return torch.device(name)
-
-
-def _refused(problem: str) -> OptionError:
-    return OptionError(None, problem, "Use {device=auto} or {device=cpu}", "device")
 
 
 def cuda_devices() -> int:
@@ -122,10 +119,7 @@ def configure_torch(threads: int | None = None, *, cudnn: bool = True) -> None:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Denormal numbers are zero in this thread while the block runs; they would take many times as long.
-
-    torch's worker threads take the mode of the thread that starts them, and keep it.
-    """
+    """Denormal numbers, which take many times as long, are zero in this thread, and those it starts, in the block."""
     import numpy as np
     import torch
 

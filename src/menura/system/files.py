@@ -148,11 +148,7 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def temporary_folder(prefix: str = "menura-", parent: Path | None = None) -> Iterator[Path]:
-    """A folder that is gone when the block ends; those that killed processes left go when it begins.
-
-    Raises:
-        OSError: it can't be made.
-    """
+    """A folder that is gone when the block ends; those that killed processes left go when it begins."""
     parent = parent or Path(tempfile.gettempdir())
     with suppress(OSError):
         names = re.compile(re.escape(prefix) + rf"[0-9a-f]{{16}}{re.escape(_TEMPORARY)}")
@@ -160,13 +156,11 @@ def temporary_folder(prefix: str = "menura-", parent: Path | None = None) -> Ite
     while True:
         folder = parent / f"{prefix}{os.urandom(8).hex()}{_TEMPORARY}"
         folder.mkdir(mode=0o700)
-        try:
+        with suppress(FileNotFoundError):  # another process took it for abandoned
             number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None  # Windows opens no folders
-        except FileNotFoundError:  # another process took it for abandoned
-            continue
-        if number is None or _claim(folder, number):
-            break
-        os.close(number)
+            if number is None or _claim(folder, number):
+                break
+            os.close(number)
     try:
         yield folder
     finally:
@@ -209,19 +203,11 @@ def _prefix(path: Path) -> str:
 
 
 def read_small(path: Path, most_bytes: int) -> bytes:
-    """Read a whole file that should be small; never waits for a pipe, never reads a device without end.
-
-    Raises:
-        OSError: it can't be read, isn't a regular file, or is longer than `most_bytes`.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    """Read a whole regular file; OSError for others, without waiting for a pipe, and for longer ones."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(most_bytes + 1)
-    finally:
-        os.close(descriptor)
+        data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
     return data

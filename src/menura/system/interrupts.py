@@ -1,8 +1,7 @@
 """Ctrl-C and termination that nothing swallows.
 
 A signal's handler raises wherever the main thread happens to be: also in a Python function that a C library called, in
-a `__del__`, in a weak reference's callback, where the exception is printed at best, and lost. Cython modules even have
-an `except: pass` in their initialization: a fifth of the Ctrl-Cs during the import of numpy.random got lost.
+a `__del__`, or in a Cython module's initialization, where the exception is printed at best, and lost.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def handle_signals() -> None:
     """Raise KeyboardInterrupt at SIGINT and TerminatedError at SIGTERM, and remember them for `check_interrupts`.
 
     For a process of Menura's own, which ends after one. A SIGINT that is ignored, as in a shell's background jobs, or
-    that has another handler than Python's, stays so. Does nothing outside the main thread, which alone sets handlers.
+    that has another handler than Python's, stays so. Only the main thread sets handlers.
     """
     global _received  # one for the process, as signals are
     if threading.current_thread() is not threading.main_thread():

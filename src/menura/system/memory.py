@@ -69,10 +69,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def trim_heap() -> None:
-    """Give memory that was freed back to the system, where the C library keeps it (glibc). Takes milliseconds.
-
-    Kept, it hardly serves again: the stages' passes allocate in other sizes, so that what each leaves adds up.
-    """
+    """Give what was freed, and glibc keeps, back to the system: the stages' passes allocate in sizes of their own."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
@@ -102,8 +99,7 @@ class MappedPages:
     """The pages that weights mapped from files lie on; tensors elsewhere have none.
 
     For weights that nothing ever changes: what was written to such a page would be lost. They stay alive with this
-    object, so that the pages can't become somebody else's. Pages that were given back stay in the system's cache of
-    files, as long as nothing else needs the memory, and come back when they are touched.
+    object. Pages that were given back stay in the system's cache of files and come back when they are touched.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:

@@ -22,10 +22,9 @@ from menura.system.device import prepare_own_process
 def starting_processes() -> Iterator[None]:
     """Processes spawned in this block have SIGINT blocked, and don't import the main module.
 
-    A terminal sends SIGINT to the whole group. A worker that ignores it as its first act would still be ended by one
-    that comes while its interpreter starts, which takes a tenth of a second; a blocked signal is inherited. The parent
-    gets one that comes meanwhile when the block ends. Importing the main module, as multiprocessing does by itself,
-    would run a user's script again in every worker, unless all of it stood below `if __name__ == "__main__"`.
+    A terminal sends SIGINT to the whole group, and it would end a worker whose interpreter still starts; a blocked
+    signal is inherited. The parent gets it when the block ends. Importing the main module, as multiprocessing does by
+    itself, would run a user's script again in every worker, unless it stood below `if __name__ == "__main__"`.
     """
     main = sys.modules["__main__"]
     before = None
