@@ -164,7 +164,6 @@ class AudioWriter:
         self._finished = True
 
     def abort(self) -> None:
-        """Leave nothing behind."""
         if self._finished:
             return
         self._finished = True
@@ -313,9 +312,8 @@ class _AacEncoder:
         if not len(samples):
             return
         frame = self._av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
-        frame.sample_rate = self._rate_hz
+        frame.sample_rate, frame.time_base = self._rate_hz, Fraction(1, self._rate_hz)
         frame.pts = self._position_samples
-        frame.time_base = Fraction(1, self._rate_hz)
         self._position_samples += len(samples)
         self._container.mux(self._stream.encode(frame))
 

@@ -76,7 +76,6 @@ class RmsMeter:
         return self._frames(joined[:whole].reshape(-1, self.hop_samples))
 
     def flush(self) -> Float64Array:
-        """Return the last frame."""
         return self._frames(self._pending[None, :])
 
     def _frames(self, hops: FloatArray) -> Float64Array:

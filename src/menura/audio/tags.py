@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,8 +54,7 @@ class Tags:
     artist: str = ""
     album: str = ""
     date: str = ""
-    track: str = ""
-    """'3' or '3/12'."""
+    track: str = ""  # '3' or '3/12'
     genre: str = ""
     comment: str = ""
     copyright: str = ""
@@ -76,7 +75,7 @@ def read_tags(path: Path) -> Tags:
                 return _read_id3(begin, file)
             if begin[:4] == b"fLaC":
                 file.seek(4)
-                return replace(_read_sndfile(path), cover=_fitting(_flac_cover(file)))
+                return _read_sndfile(path, _flac_cover(file))
         if begin[:4] == b"OggS":  # libsndfile knows no covers
             with suppress(Exception):
                 return _read_media(path)
@@ -111,17 +110,13 @@ def _tags(texts: Mapping[str, str], cover: Cover | None = None) -> Tags:
     for name in filter(texts.get, _ID3_FRAMES):
         plain = re.sub(r"[\x00-\x1f\x7f]+", " ", texts[name]).strip().encode("utf-8", "replace")  # no lone surrogates
         known[name] = plain[:_LONGEST_TEXT_BYTES].decode("utf-8", "ignore")
-    return Tags(**known, cover=_fitting(cover))
-
-
-def _fitting(cover: Cover | None) -> Cover | None:
     fits = cover is not None and cover.mime in _COVER_CODECS.values() and 0 < len(cover.data) <= _LARGEST_COVER_BYTES
-    return cover if fits else None
+    return Tags(**known, cover=cover if fits else None)
 
 
-def _read_sndfile(path: Path) -> Tags:
+def _read_sndfile(path: Path, cover: Cover | None = None) -> Tags:
     with soundfile.SoundFile(str(path)) as file:
-        return _tags({name: getattr(file, "tracknumber" if name == "track" else name) for name in _ID3_FRAMES})
+        return _tags({name: getattr(file, "tracknumber" if name == "track" else name) for name in _ID3_FRAMES}, cover)
 
 
 def _read_media(path: Path) -> Tags:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
+from itertools import islice, pairwise
 from typing import BinaryIO
 
 from menura.audio.containers.structure import MOST_PARTS, Piece, Structure, after_id3, bytes_at, positions_of
@@ -13,7 +13,6 @@ _PAGE_HEADER_BYTES = 27
 _FIRST_PAGE, _LAST_PAGE = 2, 4
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 """A stream's mark and the header of its first block, STREAMINFO."""
-_STREAM_BYTES = 42
 _FRAME_HEADER_BYTES = 16
 
 
@@ -27,8 +26,7 @@ def inspect_ogg(file: BinaryIO, size: int) -> Structure | None:
     while position < size:
         page = _page(file, position)
         if page is None:
-            damaged = True
-            position = next(positions_of(file, _PAGE, position + 1, size), size)
+            damaged, position = True, next(positions_of(file, _PAGE, position + 1, size), size)
             continue
         flags, serial, length = page
         if position + length > size:
@@ -67,8 +65,8 @@ def inspect_flac(file: BinaryIO, size: int) -> Structure | None:
     start = after_id3(file, 0)
     if not _FLAC.match(bytes_at(file, start, 8)):
         return None
-    starts = list(islice(positions_of(file, _FLAC, start, size), MOST_PARTS))
-    parts = tuple((range(a, b),) for a, b in zip(starts, [*starts[1:], size], strict=True))
+    starts = islice(positions_of(file, _FLAC, start, size), MOST_PARTS)
+    parts = tuple((range(*border),) for border in pairwise([*starts, size]))
     return Structure(parts=parts, damaged=len(parts) == MOST_PARTS)
 
 
@@ -79,8 +77,8 @@ def rest_of_flac(
 
     Its first sample, counted from the stream's start, its place, and the pieces of a FLAC file that begins with it.
     """
-    head = bytes_at(file, stream.start, _STREAM_BYTES)
-    if not _FLAC.match(head) or len(head) < _STREAM_BYTES:
+    head = bytes_at(file, stream.start, 42)
+    if not _FLAC.match(head):
         return None
     info, first = head[8:], stream.start + 4
     while len(block := bytes_at(file, first, 4)) == 4:
