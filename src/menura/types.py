@@ -34,6 +34,12 @@ class Url:
     def name(self) -> str:
         return self.text.rpartition("/")[2]
 
+    def resolve(self) -> Url:
+        """Itself, as no link or working folder changes what it means."""
+        return self
+
+    absolute = resolve
+
 
 Place: TypeAlias = "Path | Url"
 """Where a recording or an output is."""

@@ -40,7 +40,7 @@ class FileStamp:
     def of(cls, place: Place, *, fresh: bool = False) -> FileStamp | None:
         """The stamp of a file, None if there is none; `fresh` asks a remote store anew."""
         facts = file_facts(place, fresh=fresh)
-        return facts and cls(path=_key(place), size_bytes=facts[0], modified_ns=facts[1])
+        return facts and cls(path=str(place.resolve()), size_bytes=facts[0], modified_ns=facts[1])
 
 
 class Journal:
@@ -64,7 +64,7 @@ class Journal:
 
     def finished(self, source: FileStamp | None, output: Place, request: str) -> FileResult | None:
         """The result of an earlier run, if its output still stands for this input and request."""
-        entry = self._entries.get(_key(output))
+        entry = self._entries.get(str(output.resolve()))
         if entry is None or source is None:
             return None
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
@@ -107,8 +107,3 @@ def _read(folder: Place) -> Iterable[bytes]:
         if lines and not lines[-1].endswith(b"\n"):  # the last writer was killed: what follows is a line of its own
             append_whole(path, b"\n", EncodeError)
     return lines
-
-
-def _key(place: Place) -> str:
-    """What a stamp of it calls it."""
-    return str(place) if isinstance(place, Url) else str(place.resolve())

@@ -131,9 +131,9 @@ def folder_outputs(items: Sequence[InputFile], folder: Place, ending: str) -> li
 
 def check_outputs(jobs: Sequence[Item]) -> None:
     """Raise OptionError where an output is an input."""
-    sources = {_resolved(job.source) for job in jobs if str(job.source) != STANDARD}
+    sources = {job.source.resolve() for job in jobs if str(job.source) != STANDARD}
     for job in jobs:
-        if _resolved(job.output) in sources:
+        if job.output.resolve() in sources:
             problem = "would overwrite the recording"
             raise OptionError(str(job.output), problem, "Choose another {output}", "output")
 
@@ -187,10 +187,6 @@ def _checked_format(output: Place, format: str | None) -> str:
     if by_name is not None and format is not None and by_name != format:
         raise OptionError(output, f"the name is for {by_name}, not {format}", "Change it or {format}", "format")
     return format or by_name or "wav"
-
-
-def _resolved(place: Place) -> Place:
-    return place.resolve() if isinstance(place, Path) else place
 
 
 def _within(place: Place, target: Place, named: set[Place]) -> bool:

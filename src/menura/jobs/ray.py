@@ -246,5 +246,4 @@ def _absolute(options: ConversionOptions) -> ConversionOptions:
 
 def _anywhere(item: Item) -> Item:
     """The same with paths that don't depend on the working folder."""
-    source, output = (p.absolute() if isinstance(p, Path) else p for p in (item.source, item.output))
-    return Item(source=source, output=output)
+    return Item(source=item.source.absolute(), output=item.output.absolute())

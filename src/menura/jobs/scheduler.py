@@ -44,10 +44,9 @@ class Ready:
 
 
 class Lost(NamedTuple):
-    """The worker ended by itself."""
+    """The worker ended by itself: how, as far as is known."""
 
     how: str
-    """As far as is known."""
 
 
 Message = Ready | MenuraError | Progress | FileResult | ConverterStats | Lost
