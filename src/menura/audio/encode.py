@@ -35,15 +35,11 @@ _CODEC_RATES_HZ: dict[str, Sequence[int]] = {
 }
 _SAMPLE_BYTES = 4
 DEFAULT_BIT_DEPTH = 16
-_SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
-"""By bits of a sample."""
-_MP3_KBPS = ((8, 160), (32, 320))
-"""Least and largest bitrate of MPEG-2, which is for rates below 32 kHz, and of MPEG-1."""
+_SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}  # by bits of a sample
+_MP3_KBPS = ((8, 160), (32, 320))  # least and largest bitrate of MPEG-2, which is for rates below 32 kHz, and of MPEG-1
 _OPUS_KBPS = (6, 256)
-_FLAC_HEADER_BYTES = 42
-"""The signature and the stream's description, after which other blocks may stand."""
-_WAVE_BYTES = 2**32 - 2**16
-"""Bytes of samples that surely fit a wav file, whose sizes have 32 bits."""
+_FLAC_HEADER_BYTES = 42  # the signature and the stream's description, after which other blocks may stand
+_WAVE_BYTES = 2**32 - 2**16  # bytes of samples that surely fit a wav file, whose sizes have 32 bits
 _SUFFIX_FORMATS = {".oga": "ogg", ".wave": "wav"} | {f".{format}": format for format in FORMATS}
 
 

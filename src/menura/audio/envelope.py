@@ -15,10 +15,8 @@ import numpy.typing as npt
 from menura.audio.processor import Processor
 from menura.types import Float64Array, FloatArray
 
-_RMS_FLOOR = 1e-6
-"""Least RMS of the output that is divided by (RVC's)."""
-_FEWEST_SAMPLES = 64
-"""So many samples near the peak are sound."""
+_RMS_FLOOR = 1e-6  # least RMS of the output that is divided by (RVC's)
+_FEWEST_SAMPLES = 64  # so many samples near the peak are sound
 _CLICK_RATIO = 10.0
 
 
@@ -97,8 +95,7 @@ class EnvelopeMatcher(Processor):
         self._length, self._mix_rate = output_length, mix_rate
         self._meter = RmsMeter(rate_hz)
         self._frame_count = 1 + output_length // self._meter.hop_samples
-        self._target_rms = np.zeros(0)
-        """RMS of the output's frames from `_first_frame` on, as far as they are known."""
+        self._target_rms = np.zeros(0)  # RMS of the output's frames from `_first_frame` on, as far as they are known
         self._first_frame = 0
         self._pending = np.zeros(0, dtype=np.float32)
         self._given_samples = 0

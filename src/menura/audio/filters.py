@@ -22,12 +22,10 @@ from menura.units import ANALYSIS_RATE_HZ
 
 _CUTOFF_HZ = 48.0
 _ORDER = 5
-_PADDING_SAMPLES = 3 * (_ORDER + 1)
-"""Samples of odd extension that scipy's filtfilt puts at either end (18)."""
+_PADDING_SAMPLES = 3 * (_ORDER + 1)  # samples of odd extension that scipy's filtfilt puts at either end (18)
 _CHUNK_SAMPLES = ANALYSIS_RATE_HZ // 2
 """Samples filtered forward at once: fixed, so that the result can't depend on how blocks arrive."""
-_CORE_CHUNKS = 8
-"""Chunks that one backward run finishes; one more is its look-ahead."""
+_CORE_CHUNKS = 8  # chunks that one backward run finishes; one more is its look-ahead
 _BLOCK_SAMPLES = 160
 _STACK_BLOCKS = 5
 """Blocks that go into one matrix product: so small a one stays on its thread. NumPy's BLAS would spread larger ones
@@ -39,17 +37,14 @@ _ANALOG = 4 * math.tan(math.pi * _CUTOFF_HZ / ANALYSIS_RATE_HZ) / _CIRCLE
 _POLES = (4 + _ANALOG) / (4 - _ANALOG)
 _GAIN = float(np.prod(4 / (4 - _ANALOG)).real)
 _WEIGHTS = _GAIN * (_POLES - 1) ** _ORDER / (_POLES[:, None] - _POLES[None, :] + np.eye(_ORDER)).prod(axis=1)
-_REST = 1 / (1 - _POLES)
-"""States after an endless constant 1."""
+_REST = 1 / (1 - _POLES)  # states after an endless constant 1
 _POWERS = _POLES[:, None] ** np.arange(_BLOCK_SAMPLES)
 _RESPONSE = np.concatenate([[_GAIN], (_WEIGHTS @ _POWERS).real[:-1]])
 _LAG = np.arange(_BLOCK_SAMPLES)[None, :] - np.arange(_BLOCK_SAMPLES)[:, None]
 _DIRECT = np.where(_LAG >= 0, _RESPONSE[np.maximum(_LAG, 0)], 0.0)
 """(in, out): what each sample of a block gives to each output of it."""
-_ENTERING = _POWERS[:, ::-1].T.copy()
-"""(in, states): what each sample of a block adds to the states after it."""
-_LEAVING = _WEIGHTS[:, None] * _POWERS
-"""(states, out): what the states before a block give to its outputs."""
+_ENTERING = _POWERS[:, ::-1].T.copy()  # (in, states): what each sample of a block adds to the states after it
+_LEAVING = _WEIGHTS[:, None] * _POWERS  # (states, out): what the states before a block give to its outputs
 
 
 def _run(samples: Float64Array, states: npt.NDArray[np.complex128]) -> tuple[Float64Array, npt.NDArray[np.complex128]]:
@@ -77,11 +72,9 @@ class StreamHighPass(Processor):
         self._states: npt.NDArray[np.complex128] | None = None
         """None until the first samples, and with them the extension before them, are there."""
         self._pending: Float64Array = np.zeros(0)
-        self._tail: FloatArray = np.zeros(0, dtype=np.float32)
-        """The last samples taken, for the extension after them."""
+        self._tail: FloatArray = np.zeros(0, dtype=np.float32)  # the last samples taken, for the extension after them
         self._forward: list[Float64Array] = []
-        self._skip = 0
-        """Samples of the extension before the signal that are still to be left out."""
+        self._skip = 0  # samples of the extension before the signal that are still to be left out
 
     def _push(self, samples: FloatArray) -> FloatArray:
         self._pending = np.concatenate([self._pending, samples])

@@ -13,8 +13,7 @@ from menura.units import ceil_div, rescaled_length
 CANCELLED = "The channels cancel each other out in places; a single channel was used there."
 _LEAST_SHARE = 0.02
 """Power of the average, by what uncorrelated channels would leave: 1 and more in ordinary recordings."""
-_LOUDER = 4.0
-"""Another channel is preferred to the one used before from 6 dB on."""
+_LOUDER = 4.0  # another channel is preferred to the one used before from 6 dB on
 _FADES_A_WINDOW = 50
 
 
@@ -26,8 +25,7 @@ class Processor(ABC):
     """
 
     _flushed = False
-    _nothing: FloatArray = np.zeros(0, dtype=np.float32)
-    """An empty block, with the channels of what was pushed."""
+    _nothing: FloatArray = np.zeros(0, dtype=np.float32)  # an empty block, with the channels of what was pushed
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Take the next samples; return what is ready, perhaps nothing."""
@@ -139,8 +137,7 @@ class MixDown(Processor):
         self._window_samples = window_samples
         self._pending: list[FloatArray] = []
         self._pending_samples = 0
-        self._channel: int | None = None
-        """Used in the window before; None for the average."""
+        self._channel: int | None = None  # used in the window before; None for the average
         self._preferred = 0
         self._begun = False
 

@@ -21,12 +21,9 @@ from menura.types import AudioInfo, FloatArray
 NO_SAMPLES = "contains no audio"
 UNSUPPORTED = "unsupported or damaged audio file"
 ANOTHER_RATE = "the sample rate changes within the file; parts at another rate were left out"
-_READ_SAMPLES = 1 << 15
-"""Samples of all channels together that are asked of libsndfile at once."""
-_ENDLESS_SAMPLES = 2**62
-"""libsndfile's length of a file that doesn't give one is beyond this."""
-_MOST_DAMAGES = 1000
-"""Damaged places or packets in one file after which the rest is given up."""
+_READ_SAMPLES = 1 << 15  # samples of all channels together that are asked of libsndfile at once
+_ENDLESS_SAMPLES = 2**62  # libsndfile's length of a file that doesn't give one is beyond this
+_MOST_DAMAGES = 1000  # damaged places or packets in one file after which the rest is given up
 MEDIA_ADVICE = "PyAV reads more formats: pip install 'menura[media]' (its wheels bundle GPL codecs)"
 _TIMED = ("matroska", "mp4", "flv", "asf")
 """Containers in which a hole between two timestamps is silence; transport streams' clocks jump."""

@@ -17,8 +17,7 @@ from menura.audio.sources import open_container
 
 _LONGEST_TEXT_BYTES = 2000
 """In UTF-8. Of a wav with longer ones libsndfile reads none, and with much longer ones writes none."""
-_LARGEST_COVER_BYTES = 2**24 - 2**10
-"""A FLAC block's length has 24 bits."""
+_LARGEST_COVER_BYTES = 2**24 - 2**10  # a FLAC block's length has 24 bits
 _LARGEST_ID3_BYTES = 2**25
 _FRONT_COVER = 3
 _PICTURE_BLOCK = 6

@@ -22,11 +22,9 @@ _KBPS = {
 }
 """By version (2 also stands for 2.5) and layer, where that isn't `_V2_KBPS`."""
 _RATES_HZ = (44_100, 48_000, 32_000)
-_SAME_STREAM = 0xFFFE0C00
-"""Header bits that all frames of a stream share: sync, version, layer, rate."""
+_SAME_STREAM = 0xFFFE0C00  # header bits that all frames of a stream share: sync, version, layer, rate
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
-_START_BYTES = 1 << 16
-"""A stream that was joined on its way begins within these; so long may zeros pad a tag."""
+_START_BYTES = 1 << 16  # a stream that was joined on its way begins within these; so long may zeros pad a tag
 _SURE_FRAMES = 4
 _TRAILERS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 

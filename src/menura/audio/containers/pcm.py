@@ -16,8 +16,7 @@ from menura.audio.containers.structure import ANOTHER_FOLLOWS, MOST_PARTS, Piece
 
 _ENDLESS_BYTES = 0x7F000000
 """Announced sizes from here on, in a file that is smaller, are a piped program's stand-in (sox, arecord, ffmpeg)."""
-_MOST_CHUNKS = 10_000
-"""Chunks in a row after which a file is given up: zeros look like any number of empty ones."""
+_MOST_CHUNKS = 10_000  # chunks in a row after which a file is given up: zeros look like any number of empty ones
 _XIPH = re.compile(rb"fLaC|OggS")
 _WAVE_START = re.compile(rb"(?:RIFF|RF64)....WAVEfmt ", re.DOTALL)
 

@@ -11,8 +11,7 @@ from menura.audio.containers.structure import MOST_PARTS, Piece, Structure, afte
 _PAGE = re.compile(rb"OggS")
 _PAGE_HEADER_BYTES = 27
 _FIRST_PAGE, _LAST_PAGE = 2, 4
-_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
-"""A stream's mark and the header of its first block, STREAMINFO."""
+_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # a stream's mark and the header of its first block, STREAMINFO
 _FRAME_HEADER_BYTES = 16
 
 
