@@ -30,7 +30,7 @@ from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes
 from menura.models.config import rvc_config
 from menura.models.hubert import HubertConfig
 from menura.models.rmvpe import N_MELS, RmvpeConfig
-from menura.retrieval.build import build_index
+from menura.retrieval.faiss_index import build_index
 from menura.system.files import replacing
 from menura.voices.assets import cache_folder, home_folder
 

@@ -18,7 +18,7 @@ from benchmarks.full_size import contentvec_weights, rmvpe_weights
 from benchmarks.onnx import ONNX, layers_session
 from benchmarks.turns import take_turns
 from menura.content.contentvec import ContentVec
-from menura.f0.rmvpe import threads_that_gain
+from menura.f0.networks import threads_that_gain
 from menura.kernels import hubert, rmvpe
 from menura.kernels.layers import Attention
 from menura.kernels.library import KernelLibrary

@@ -26,7 +26,7 @@ from menura.pipeline.conversion import explain
 from menura.pipeline.engine import Engine, Failed, run_batch
 from menura.pipeline.output import FileSink, MemorySink, Sink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
-from menura.pipeline.strategy import machine_of
+from menura.pipeline.windows import machine_of
 from menura.system.device import configure_torch, peak_memory_mb, resolve_device
 from menura.system.files import temporary_folder
 from menura.types import (

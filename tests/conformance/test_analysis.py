@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from menura.content.contentvec import ContentVec
-from menura.f0.contour import coarse_bins, transpose
-from menura.f0.fcpe import FcpeEstimator
-from menura.f0.file import read_f0_file
-from menura.f0.rmvpe import RmvpeEstimator
+from menura.f0.contour import coarse_bins, read_f0_file, transpose
+from menura.f0.networks import FcpeEstimator, RmvpeEstimator
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import Rmvpe, log_mel
 from menura.voices.assets import find_asset

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from menura.cli.main import run
-from menura.loading import resolver
+from menura.loading import request as resolver
 
 _watching: list[Callable[[str, tuple[object, ...]], None]] = []
 sys.addaudithook(lambda event, arguments: [watch(event, arguments) for watch in _watching] and None)

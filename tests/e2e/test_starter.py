@@ -37,7 +37,7 @@ def test_stream_is_whole(converter: Converter, monkeypatch: pytest.MonkeyPatch) 
     assert len(whole) == 32 * rate
     for segment_frames, bound_db in ((1000, -40), (2000, -50)):
         short = functools.partial(Windowing, segment_frames=segment_frames)
-        monkeypatch.setattr("menura.pipeline.strategy.Windowing", short)
+        monkeypatch.setattr("menura.pipeline.windows.Windowing", short)
         stream, _ = converter.convert((samples, RATE), None, ConversionOptions())
         assert len(whole) == len(stream)
         assert relative_db(stream, whole) < bound_db

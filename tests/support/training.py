@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from menura.content.base import RecordingStatistics
+from menura.content.registry import RecordingStatistics
 from menura.models.config import rvc_config, small_config
 from menura.train.data.features import ClipFeatures, save_features
 from menura.train.events import Stepped, ignore

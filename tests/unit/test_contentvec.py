@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import menura.content.contentvec as module
-from menura.content.base import ContentEncoder
 from menura.content.contentvec import ContentVec, MomentCollector, MomentStatistics
+from menura.content.registry import ContentEncoder
 from menura.errors import AssetMissingError, CheckpointError
 from menura.models.hubert import Hubert
 from support.tiny_hubert import CONFIG, tiny_weights

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from menura.errors import OptionError
-from menura.f0.contour import coarse_bins, fill_unvoiced, transpose
-from menura.f0.file import length_notes, read_f0_file
+from menura.f0.contour import coarse_bins, fill_unvoiced, length_notes, read_f0_file, transpose
 
 
 def contour(*hz: float) -> np.ndarray:

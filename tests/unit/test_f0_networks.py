@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from menura.errors import CheckpointError, UnsafeCheckpointError
-from menura.f0.base import F0Estimator
-from menura.f0.fcpe import FcpeEstimator
-from menura.f0.rmvpe import RmvpeEstimator
+from menura.f0.networks import FcpeEstimator, RmvpeEstimator
+from menura.f0.registry import F0Estimator
 from menura.kernels.library import kernel_status
 from menura.kernels.rmvpe import use_kernels
 from menura.models.fcpe import Fcpe, FcpeConfig
@@ -164,7 +163,7 @@ def test_rmvpe_loaded_for_a_cpu_uses_the_kernels(tmp_path: Path, monkeypatch: py
     built = Rmvpe.from_tensors
     monkeypatch.setattr(Rmvpe, "from_tensors", lambda tensors: built(tensors, TINY_RMVPE))
     given = []
-    monkeypatch.setattr("menura.f0.rmvpe.use_kernels", lambda model, library: given.append(library))
+    monkeypatch.setattr("menura.f0.networks.use_kernels", lambda model, library: given.append(library))
     RmvpeEstimator.load(tmp_path / "rmvpe.pt", CPU)
     assert kernel_status().library is not None, "the kernels must be built for the tests"
     assert given == [kernel_status().library]

@@ -12,8 +12,7 @@ import pytest
 from menura.audio.envelope import PeakMeter, within_full_scale
 from menura.audio.processor import CANCELLED, MixDown
 from menura.errors import DecodeError
-from menura.pipeline.first_pass import QUIET_PEAK, RecordingFacts, first_pass
-from menura.pipeline.recording import ArrayRecording
+from menura.pipeline.recording import QUIET_PEAK, ArrayRecording, RecordingFacts, first_pass
 from menura.pipeline.windows import streaming_extent
 from menura.train.data.slicing import fault_of
 from support.tiny import FakeCollector

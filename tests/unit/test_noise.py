@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.pipeline.noise import LATENT, SOURCE, latent_noise, normals, source_noise
+from menura.pipeline.execute import LATENT, SOURCE, latent_noise, normals, source_noise
 
 
 @settings(max_examples=50, deadline=None)

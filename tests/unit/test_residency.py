@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from menura.loading.pool import ModelKey, ModelPool
+from menura.loading.loader import ModelPool
+from menura.loading.request import ModelKey
 from menura.models.weights import network_bytes
 from support.tiny import tiny_voice
 

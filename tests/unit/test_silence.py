@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.pipeline.silence import FADE_FRAMES, SilenceFinder, Silences
+from menura.pipeline.recording import FADE_FRAMES, SilenceFinder, Silences
 
 
 def recording(*parts: tuple[float, float]) -> np.ndarray:

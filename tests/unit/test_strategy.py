@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from menura.options import ConversionOptions
-from menura.pipeline.strategy import CUDNN_STEPS, Decision, Machine, decide
-from menura.pipeline.windows import Windowing
+from menura.pipeline.windows import CUDNN_STEPS, Decision, Machine, Windowing, decide
 from support.tiny import tiny_config
 
 MINUTE = 6000

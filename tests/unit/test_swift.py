@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from menura.f0.base import F0Estimator
+from menura.f0.registry import F0Estimator
 from menura.f0.swift import SwiftEstimator, resampled_contour
 
 CLIP = Path(__file__).parents[1] / "conformance" / "data" / "clip.npz"

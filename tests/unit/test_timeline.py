@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from menura.pipeline.analysis import Track
 from menura.pipeline.recording import reflect, reflect_edges
-from menura.pipeline.seams import Assembler, seam_frame
-from menura.pipeline.timeline import Track
+from menura.pipeline.synthesis import Assembler, seam_frame
 from menura.pipeline.windows import streaming_extent
 
 

@@ -24,9 +24,8 @@ from menura.models.config import rvc_config
 from menura.models.discriminators import RvcDiscriminators
 from menura.models.weights import classic, without_weights
 from menura.options import RunOptions
-from menura.retrieval import build
-from menura.retrieval.build import build_index, cell_count, cluster_centres, index_name
-from menura.retrieval.faiss_index import FaissIndex
+from menura.retrieval import faiss_index
+from menura.retrieval.faiss_index import FaissIndex, build_index, cell_count, cluster_centres, index_name
 from menura.train.data.features import load_features, save_features
 from menura.train.events import Noted, Stepped, Validated, ignore
 from menura.train.experiment.folder import BEST, CHECKPOINT, LOG, checkpoint_paths
@@ -457,9 +456,9 @@ def test_an_index_finds_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (loaded.size, loaded.dim) == (400, 16)
     assert np.allclose(loaded.retrieve(vectors[:5]), vectors[:5], atol=1e-5)
     assert faiss.read_index(str(path)).nprobe == 1
-    monkeypatch.setattr(build, "CENTRES", 50)
-    monkeypatch.setattr(build, "REDUCE_ABOVE", 300)
-    sizes = {method: build_index(vectors, method=method).vectors for method in build.METHODS}
+    monkeypatch.setattr(faiss_index, "CENTRES", 50)
+    monkeypatch.setattr(faiss_index, "REDUCE_ABOVE", 300)
+    sizes = {method: build_index(vectors, method=method).vectors for method in faiss_index.METHODS}
     assert sizes == {"auto": 50, "kmeans": 50, "faiss": 400}
     with pytest.raises(OptionError, match="index_method"):
         build_index(vectors, method="other")

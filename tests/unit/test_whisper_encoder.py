@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from menura.content.base import ContentEncoder
+from menura.content.registry import ContentEncoder
 from menura.content.starter import LevelCollector, LevelStatistics, StarterEncoder
 from menura.errors import AssetMissingError
 from menura.models.mel import mel_filterbank

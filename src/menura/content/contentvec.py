@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from menura.checkpoints.hubert import load_hubert
-from menura.content.base import RecordingStatistics
-from menura.content.registry import Projection
+from menura.content.registry import Projection, RecordingStatistics
 from menura.errors import CheckpointError
 from menura.kernels.hubert import use_kernels
 from menura.kernels.linear import use_onednn
@@ -26,10 +25,8 @@ from menura.types import FloatArray
 _LAYER_OF_RVC_V1 = 9
 _SUM_FRAMES = 1 << 15
 """Frames of the first layer that one float64 sum covers (10 s): fixed, so that the result is the same bit for bit."""
-
 _LONG_PASS_SAMPLES = 3 * 16_000
-"""After so much the weights, a quarter of all memory, are left to the system's cache of files: reading them again takes
-a hundredth of the pass."""
+"""After so much the weights are left to the system's cache of files: reading them takes a hundredth of the pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +83,12 @@ class ContentVec:
     context_frames = 150
     """1.5 s a side: the positional convolution reaches 1.28 s, the convolutions before it 12 ms more."""
     edge_frames = 32
-    """Voices learn from content of slices without any reflection, so RVC's second of it brings nothing nearer to that,
-    and would cost a file of 5 s a quarter more."""
+    """Voices learn from slices without any; RVC's second of it would cost a file of 5 s a quarter more."""
     global_windows = False
 
     def __init__(
         self, model: Hubert, *, device: torch.device, projection: Projection = "none", name: str = "contentvec"
     ) -> None:
-        """Raises CheckpointError where a projection is asked for that the weights don't have."""
         if projection != "none" and model.final_proj is None:
             raise CheckpointError(name, "has no final_proj, which v1 voices need", "Use ContentVec's files")
         if projection == "layer9" and model.config.num_hidden_layers < _LAYER_OF_RVC_V1:
@@ -107,18 +102,11 @@ class ContentVec:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, projection: Projection = "none") -> ContentVec:
-        """Read an encoder's folder: config.json with pytorch_model.bin or model.safetensors.
-
-        Raises:
-            AssetMissingError: a file is not there.
-            CheckpointError: a file is damaged, or is of another architecture.
-            UnsafeCheckpointError: the weights carry code.
-        """
+        """Read config.json with pytorch_model.bin or model.safetensors. Raises AssetMissingError or CheckpointError."""
         model = load_hubert(folder)
         if device.type == "cpu":
             use_onednn(model)
-            library = trusted_kernels()
-            if library is not None:
+            if (library := trusted_kernels()) is not None:
                 use_kernels(model, library)
         return cls(model, device=device, projection=projection, name=folder.name)
 

@@ -1,16 +1,17 @@
-"""Which content encoders there are, what of them a voice takes, and how each is loaded. Loads no torch until one is."""
+"""What the pipeline asks of a content encoder, which ones there are, and how each is loaded. Loads no torch itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from menura.voices.assets import find_asset
 
 if TYPE_CHECKING:
     import torch
 
-    from menura.content.base import ContentEncoder
+    from menura.types import FloatArray
 
 STARTER = "menura-starter"
 STARTER_WEIGHTS = Path(__file__).parents[1] / "assets" / "starter" / "content.safetensors"
@@ -20,6 +21,56 @@ Projection = Literal["none", "last", "layer9"]
 """RVC v2 takes the last layer as it is; v1 projects to 256: the last layer in Applio, the ninth in RVC WebUI."""
 
 
+class RecordingStatistics(Protocol):
+    """What an encoder must know of the whole recording, so that its result doesn't depend on windows."""
+
+    def scaled(self, gain: float) -> RecordingStatistics:
+        """The statistics the recording would have, had its samples been multiplied by `gain`."""
+
+
+class StatisticsCollector(Protocol):
+    """Collects RecordingStatistics in a first cheap pass over the recording."""
+
+    def push(self, samples: FloatArray) -> None:
+        """Take the next 16 kHz samples (any number, contiguous with those before)."""
+
+    def finish(self) -> RecordingStatistics:
+        """The statistics of all that was pushed (must work for silence and for a single sample)."""
+
+
+@runtime_checkable
+class ContentEncoder(Protocol):
+    """Gives 50 vectors a second of what is said; resident on a device. Frames are 10 ms, and even in number."""
+
+    name: str
+    """As checkpoints name it: 'contentvec', 'menura-starter', ..."""
+    dim: int
+    core_frames: int
+    """Of the fixed absolute windows it is run in."""
+    context_frames: int
+    """Of real context wanted on each side of a window."""
+    edge_frames: int
+    """Of reflection wanted before a recording and after it."""
+    global_windows: bool
+    """True if even strategy='whole' must use these fixed windows (encoders with limited positions)."""
+
+    @property
+    def resident_bytes(self) -> int: ...
+
+    def collector(self) -> StatisticsCollector: ...
+
+    def encode(self, samples: torch.Tensor, statistics: Sequence[RecordingStatistics] | None) -> torch.Tensor:
+        """Content of a batch of equally long windows.
+
+        Args:
+            samples: (batch, samples) at 16 kHz, float32, on the encoder's device.
+            statistics: one a row, of the recording it was cut from; None takes the window's own (as RVC does).
+
+        Returns:
+            (batch, vectors, dim) float32; vector i describes samples [320 i, 320 i + 320).
+        """
+
+
 def content_dim(name: str, version: str) -> int:
     """Width of the content that voices of an RVC version take from an encoder."""
     return _STARTER_DIM if name == STARTER else 256 if version == "v1" else 768
@@ -27,9 +78,7 @@ def content_dim(name: str, version: str) -> int:
 
 def projection_of(version: str, compat: str = "menura") -> Projection:
     """What voices of an RVC version take of an encoder of HuBERT's layout."""
-    if version != "v1":
-        return "none"
-    return "layer9" if compat == "rvc" else "last"
+    return "none" if version != "v1" else "layer9" if compat == "rvc" else "last"
 
 
 def encoder_path(name: str, home: Path | None = None) -> Path:
@@ -38,11 +87,7 @@ def encoder_path(name: str, home: Path | None = None) -> Path:
 
 
 def load_encoder(name: str, path: Path, device: torch.device, projection: Projection = "none") -> ContentEncoder:
-    """Load an encoder from the weights of `encoder_path`; a projection is of encoders of HuBERT's layout.
-
-    Raises:
-        AssetMissingError, CheckpointError: the weights can't be used.
-    """
+    """Load an encoder from the weights of `encoder_path`. Raises AssetMissingError or CheckpointError."""
     if name == STARTER:
         from menura.content.starter import StarterEncoder
 

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from menura.content.base import RecordingStatistics
-from menura.content.registry import STARTER, STARTER_WEIGHTS
+from menura.content.registry import STARTER, STARTER_WEIGHTS, RecordingStatistics
 from menura.errors import AssetMissingError
 from menura.kernels.linear import use_onednn
 from menura.models.weights import network_bytes
@@ -75,11 +74,6 @@ class StarterEncoder:
 
     @classmethod
     def load(cls, device: torch.device, weights: Path = STARTER_WEIGHTS) -> StarterEncoder:
-        """Read the weights.
-
-        Raises:
-            AssetMissingError: they are not there.
-        """
         if not weights.is_file():
             raise AssetMissingError(weights, "the starter encoder's weights are missing", "Reinstall Menura")
         tensors = {key: value.to(torch.float32) for key, value in load_file(str(weights)).items()}

@@ -1,1 +1,0 @@
-"""From samples to F0: the protocol, a module for each method, and what is done to contours."""

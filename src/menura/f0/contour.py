@@ -1,22 +1,42 @@
-"""What is done to an F0 contour before the synthesizer gets it."""
+"""F0 contours: what is done to one before the synthesizer gets it, and those that the user gives in CSV files."""
 
 from __future__ import annotations
+
+import io
+import math
+from array import array
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from menura.errors import OptionError
+from menura.system.files import read_small
 from menura.types import FloatArray
+from menura.units import FRAME_RATE_HZ
+
+Float64Array = npt.NDArray[np.float64]
 
 COARSE_BINS = 256
 """Rows of RVC's pitch embedding; 0 is its padding, 1 is unvoiced or below the lowest."""
 _COARSE_RANGE_HZ = (50.0, 1100.0)
 
+MAX_FILE_BYTES = 64 * 2**20
+"""About 40 hours at 10 ms."""
+MAX_HZ = 8000.0
+MAX_SECONDS = 48 * 3600.0
+"""Bounds the contour of a file of few lines to 70 MB."""
+_FORM = "Give CSV lines 'seconds,hz'"
+_PART_FRAMES = 1 << 16
+_UNLIKE_S, _UNLIKE_SHARE = 0.5, 0.02
+_LIKELY_MILLISECONDS = 20.0
+
 
 def transpose(f0_hz: FloatArray, semitones: float) -> FloatArray:
     """Shift a contour (frames,); 0 stays 0."""
-    if not semitones:
-        return f0_hz
-    return np.asarray(f0_hz * 2.0 ** (semitones / 12.0), dtype=np.float32)
+    return np.asarray(f0_hz * 2.0 ** (semitones / 12.0), dtype=np.float32) if semitones else f0_hz
 
 
 def median_voiced_hz(f0_hz: FloatArray) -> float | None:
@@ -32,11 +52,14 @@ def semitones_between(from_hz: float, to_hz: float) -> float:
 
 def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
     """RVC's pitch classes of (frames,): 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz."""
-    mel = _mel(f0_hz.astype(np.float64))
     low, high = _mel(np.array(_COARSE_RANGE_HZ))
-    bins = (mel - low) * (COARSE_BINS - 2) / (high - low) + 1
+    bins = (_mel(f0_hz.astype(np.float64)) - low) * (COARSE_BINS - 2) / (high - low) + 1
     classes: npt.NDArray[np.int64] = np.rint(np.clip(bins, 1, COARSE_BINS - 1)).astype(np.int64)
     return classes
+
+
+def _mel(hz: Float64Array) -> Float64Array:
+    return 1127.0 * np.log1p(hz / 700.0)
 
 
 def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
@@ -47,5 +70,92 @@ def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
     return np.interp(np.arange(len(f0_hz)), voiced, f0_hz[voiced]).astype(np.float32)
 
 
-def _mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return 1127.0 * np.log1p(hz / 700.0)
+def read_f0_file(path: Path) -> FloatArray:
+    """(frames,) F0 up to the last line's from a CSV file of lines `seconds,hz`, 0 Hz where unvoiced.
+
+    Frame i is at i / 100 s. Lines at other times are interpolated linearly between two voiced lines; a frame beside
+    an unvoiced line takes the nearer line. Before the first line and after the last one all is unvoiced (a frame
+    within 5 ms of them takes their value). A first line without numbers is a header; empty lines and those that
+    begin with '#' are skipped. Raises OptionError, which names the line at fault.
+    """
+    try:
+        data = read_small(path, MAX_FILE_BYTES)
+        times, values = _parse(path, io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig"))
+    except OSError as error:
+        raise _error(path, f"can't be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise _error(path, "is not UTF-8 text", _FORM) from None
+    if not len(times):
+        raise _error(path, "has no line 'seconds,hz'", _FORM)
+    return _at_frames(times * FRAME_RATE_HZ, values)
+
+
+def length_notes(f0_frames: int, audio_s: float) -> tuple[str, ...]:
+    """What to say of given F0 that is longer or shorter than its recording: at most one note."""
+    f0_s = f0_frames / FRAME_RATE_HZ
+    if abs(f0_s - audio_s) <= max(_UNLIKE_S, _UNLIKE_SHARE * audio_s):
+        return ()
+    lengths = f"The F0 file covers {f0_s:.2f} s, but the recording is {audio_s:.2f} s long"
+    if f0_s < audio_s:
+        return (f"{lengths}; the rest is treated as unvoiced.",)
+    unit = " Times must be in seconds, not milliseconds." if f0_s > _LIKELY_MILLISECONDS * audio_s else ""
+    return (f"{lengths}; the excess is ignored.{unit}",)
+
+
+def _error(path: Path, problem: str, advice: str | None = None) -> OptionError:
+    return OptionError(path, problem, advice, option="f0_file")
+
+
+def _parse(path: Path, file: TextIO) -> tuple[Float64Array, Float64Array]:
+    times, values = array("d"), array("d")
+    may_be_header = True
+    for number, line in enumerate(file, start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        fields = [_number(field) for field in stripped.replace(";", ",").split(",")]
+        is_header, may_be_header = may_be_header and fields[0] is None, False
+        if is_header:
+            continue
+        try:
+            seconds, hz = _checked(fields, times[-1] if times else -1.0)
+        except ValueError as error:
+            raise _error(path, f"line {number} ('{stripped[:60]}'): {error}") from None
+        times.append(seconds)
+        values.append(hz)
+    return np.array(times), np.array(values)
+
+
+def _number(text: str) -> float | None:
+    with suppress(ValueError):
+        return float(text)
+    return None
+
+
+def _checked(fields: list[float | None], before_s: float) -> tuple[float, float]:
+    """A line's time and F0; ValueError says what is wrong with it."""
+    seconds, hz = fields if len(fields) == 2 else (None, None)
+    if seconds is None or hz is None:
+        raise ValueError("two numbers 'seconds,hz' are needed")
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"the time must be 0 to {MAX_SECONDS:g} seconds (not milliseconds)")
+    if not 0 <= hz <= MAX_HZ:
+        raise ValueError(f"F0 must be 0 (unvoiced) to {MAX_HZ:g} Hz")
+    if seconds <= before_s:
+        raise ValueError("the time must be later than the line before")
+    return seconds, hz
+
+
+def _at_frames(places: Float64Array, values: Float64Array) -> FloatArray:
+    """Values at whole frames, from values at `places` (in frames, increasing)."""
+    result = np.zeros(math.floor(places[-1] + 0.5) + 1, dtype=np.float32)
+    for start in range(0, len(result), _PART_FRAMES):
+        part = result[start : start + _PART_FRAMES]
+        frames = np.arange(start, start + len(part), dtype=np.float64)
+        after = np.searchsorted(places, frames - 1e-6).clip(max=len(places) - 1)
+        before = np.maximum(after - 1, 0)
+        nearer = np.where(np.abs(frames - places[before]) < np.abs(places[after] - frames), before, after)
+        both_voiced = (values[before] > 0) & (values[after] > 0)
+        part[:] = np.where(both_voiced, np.interp(frames, places, values), values[nearer])
+        part[frames < places[0] - 0.5] = 0.0
+    return result

@@ -1,10 +1,10 @@
-"""Which F0 methods there are, and how each is loaded. Loads no torch until one is."""
+"""What the pipeline asks of an F0 method, which ones there are, and how each is loaded. Loads no torch itself."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from menura.errors import AssetMissingError, OptionError
 from menura.voices.assets import find_asset
@@ -12,18 +12,35 @@ from menura.voices.assets import find_asset
 if TYPE_CHECKING:
     import torch
 
-    from menura.f0.base import F0Estimator
-
 METHODS = ("rmvpe", "fcpe", "swift")
 
 
-def resolve_method(method: str, home: Path | None = None) -> str:
-    """The method itself; for 'auto' the best whose weights are there.
+@runtime_checkable
+class F0Estimator(Protocol):
+    """An F0 method, resident on a device. Frames are 10 ms, multiples of 8 (SwiftF0's 16 ms grid: 80 ms)."""
 
-    Raises:
-        OptionError: no such method.
-        AssetMissingError: its weights are not installed.
-    """
+    name: str
+    core_frames: int
+    """Of the fixed absolute windows it is run in."""
+    context_frames: int
+    """Of real context wanted on each side."""
+
+    @property
+    def resident_bytes(self) -> int: ...
+
+    def estimate(self, samples: torch.Tensor) -> torch.Tensor:
+        """F0 of a batch of equally long windows, independent of each other.
+
+        Args:
+            samples: (batch, samples) at 16 kHz, float32.
+
+        Returns:
+            (batch, samples // 160 + 1) float32 in Hz, 0 where unvoiced; frame i is centred on sample 160 i.
+        """
+
+
+def resolve_method(method: str, home: Path | None = None) -> str:
+    """The method itself, for 'auto' the best whose weights are there. Raises as `method_path` does."""
     if method != "auto":
         method_path(method, home)
         return method
@@ -34,12 +51,7 @@ def resolve_method(method: str, home: Path | None = None) -> str:
 
 
 def method_path(method: str, home: Path | None = None) -> Path:
-    """The file of a method's weights.
-
-    Raises:
-        OptionError: no such method.
-        AssetMissingError: its weights are not installed.
-    """
+    """The file of a method's weights. Raises OptionError or AssetMissingError."""
     if method not in METHODS:
         raise OptionError(None, f"'{method}' is not one of auto, {', '.join(METHODS)}", option="f0")
     if method != "swift":
@@ -52,19 +64,11 @@ def method_path(method: str, home: Path | None = None) -> Path:
 
 
 def load_estimator(method: str, path: Path, device: torch.device, threads: int | None = None) -> F0Estimator:
-    """Load a method from the weights of `method_path`; SwiftF0 runs on the CPU, with `threads` or torch's number.
+    """Load a method; SwiftF0 runs on the CPU, with `threads` or torch's number. Raises CheckpointError."""
+    if method == "swift":
+        from menura.f0.swift import SwiftEstimator
 
-    Raises:
-        CheckpointError: the weights can't be used.
-    """
-    if method == "rmvpe":
-        from menura.f0.rmvpe import RmvpeEstimator
+        return SwiftEstimator(threads=threads)
+    from menura.f0.networks import FcpeEstimator, RmvpeEstimator
 
-        return RmvpeEstimator.load(path, device)
-    if method == "fcpe":
-        from menura.f0.fcpe import FcpeEstimator
-
-        return FcpeEstimator.load(path, device)
-    from menura.f0.swift import SwiftEstimator
-
-    return SwiftEstimator(threads=threads)
+    return (RmvpeEstimator if method == "rmvpe" else FcpeEstimator).load(path, device)

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from menura.f0.contour import Float64Array
 from menura.system.device import silence_onnxruntime
+from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from menura.types import FloatArray
-
-    Float64Array = npt.NDArray[np.float64]
-
 _SESSION_BYTES = 1 << 20
-_LOW_HZ = 50.0
-"""Lowest sung note (about G1); RVC's pitch classes begin there too."""
-_HIGH_HZ = 1400.0
-"""A soprano's highest (F6); wider bands invite octave errors."""
+_LOW_HZ, _HIGH_HZ = 50.0, 1400.0
+"""From about G1, where RVC's pitch classes begin too, to a soprano's F6; wider bands invite octave errors."""
 _VOICED_CONFIDENCE = 0.5
 """The package calibrates its confidence so."""
 
 
 class SwiftEstimator:
-    """F0 by SwiftF0, on the CPU.
+    """F0 by SwiftF0, on the CPU, which gives a frame every 16 ms, centred on sample 256 k.
 
-    The network gives a frame every 16 ms, centred on sample 256 k. A frame of 10 ms takes the voicing of the nearest
-    of these (the earlier of two equally near), and between two voiced ones log F0 is interpolated. Eight frames of
-    10 ms are five of 16 ms, so windows that begin on multiples of eight give what the whole recording gives.
+    A frame of 10 ms takes the voicing of the nearest of these (the earlier of two equally near), and between two voiced
+    ones log F0 is interpolated. Windows that begin on multiples of eight frames give what the whole recording gives.
     """
 
     name = "swift"
@@ -42,7 +32,6 @@ class SwiftEstimator:
     """The network reaches 2815 samples (17.6 frames) each way, the interpolation one frame of 16 ms more."""
 
     def __init__(self, *, threads: int | None = None) -> None:
-        """Load the network; `threads` are ONNX Runtime's, by default torch's number."""
         silence_onnxruntime()
         from swift_f0 import SwiftF0
 
@@ -63,10 +52,7 @@ class SwiftEstimator:
 
 
 def resampled_contour(pitch_hz: Float64Array, confidence: Float64Array, frames: int) -> FloatArray:
-    """F0 every 10 ms, (frames,) and 0 where unvoiced, from estimates (n,) every 16 ms, the first at time 0.
-
-    Beyond the last estimate its voicing and F0 hold.
-    """
+    """(frames,) F0 every 10 ms, 0 where unvoiced, from estimates (n,) every 16 ms from time 0 on, the last one held."""
     # Frame j lies at 160 j / 256 = 5 j / 8 estimates: integers decide which is nearer.
     eighths = 5 * np.arange(frames)
     before = np.minimum(eighths // 8, len(pitch_hz) - 1)

@@ -1,6 +1,5 @@
 """From options to a request, and from a request to resident networks. Loads no torch by itself."""
 
-from menura.loading.request import Request
-from menura.loading.resolver import resolve
+from menura.loading.request import Request, resolve
 
 __all__ = ["Request", "resolve"]

@@ -1,29 +1,99 @@
-"""From a request to resident networks."""
+"""From a request to resident networks, which stay loaded between requests."""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import torch
 
 from menura.checkpoints.rvc import load_voice
 from menura.checkpoints.voice import build_synthesizer
-from menura.content.base import ContentEncoder
-from menura.content.registry import load_encoder, projection_of
-from menura.f0.base import F0Estimator
-from menura.f0.registry import load_estimator
+from menura.content.registry import ContentEncoder, load_encoder, projection_of
+from menura.f0.registry import F0Estimator, load_estimator
 from menura.kernels.cache import PackingCache
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.kernels.voice import NativeVoice, Voice
-from menura.loading.pool import ModelKey, ModelPool
-from menura.loading.request import Request
+from menura.loading.request import ModelKey, Request
+from menura.system.memory import available_memory_bytes
 from menura.voices.assets import cache_folder
 
 if TYPE_CHECKING:
     from menura.retrieval.faiss_index import FaissIndex
+
+_log = logging.getLogger("menura")
+_SHARE_OF_FREE_MEMORY = 0.5
+
+
+Resident: TypeAlias = "Voice | ContentEncoder | F0Estimator | FaissIndex"
+T = TypeVar("T", bound=Resident)
+
+
+class ModelPool:
+    """Loads each model once; the least recently used, but for the last, leave when all hold more bytes than the budget.
+
+    By default that is half of the memory that is free now. What a request still uses is freed when it ends.
+    """
+
+    def __init__(self, budget_bytes: int | None = None) -> None:
+        free = available_memory_bytes()
+        self.budget_bytes = int(free * _SHARE_OF_FREE_MEMORY) if budget_bytes is None else budget_bytes
+        self._models: OrderedDict[ModelKey, Resident] = OrderedDict()
+        self._loading: defaultdict[ModelKey, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.RLock()
+        self._loads: Counter[tuple[str, str]] = Counter()
+
+    def get(self, key: ModelKey, load: Callable[[], T]) -> T:
+        """The model of a key, loaded now if it isn't resident: by one thread, while others that want it wait."""
+        with self._lock:
+            loading = self._loading[key]
+        with loading:
+            with self._lock:
+                if key in self._models:
+                    self._models.move_to_end(key)
+                    return cast("T", self._models[key])
+            start_s = time.perf_counter()
+            model = load()
+            _log.info("loaded %s in %.2f s", _name(key.kind, key.path), time.perf_counter() - start_s)
+            with self._lock:
+                self._loads[key.kind, key.path] += 1
+                self._models[key] = model
+                while len(self._models) > 1 and self.resident_bytes > self.budget_bytes:
+                    self._models.popitem(last=False)
+            return model
+
+    def loads(self) -> dict[str, int]:
+        """How often each file was read, by kind and name; by its whole path where another has that name."""
+        with self._lock:
+            counts = dict(self._loads)
+        files_of = Counter(_name(*file) for file in counts)
+        return {
+            name if files_of[name := _name(kind, path)] == 1 else f"{kind}:{path}": count
+            for (kind, path), count in counts.items()
+        }
+
+    def clear(self) -> None:
+        """Forget all models; those in use are freed when their requests end."""
+        with self._lock:
+            self._models.clear()
+
+    @property
+    def resident_bytes(self) -> int:
+        with self._lock:
+            return sum(model.resident_bytes for model in self._models.values())
+
+
+def _name(kind: str, path: str) -> str:
+    """Of a file as reports have it; one called after its kind (`wren/voice.safetensors`) goes by its folder."""
+    file = Path(path)
+    return f"{kind}:{file.parent.name if file.stem == kind else file.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,29 +108,24 @@ class VoiceModels:
 
 
 class Loader:
-    """Loads what requests name onto a device; it stays loaded in the pool.
-
-    Args:
-        home: Menura's data folder, for the cache of packed weights.
-        device: where the networks run.
-    """
+    """Loads what requests name onto a device; it stays loaded in the pool, its packed weights in a cache in `home`."""
 
     def __init__(self, *, home: Path, device: torch.device) -> None:
         self.device, self.pool = device, ModelPool()
         self._home = home
 
     def load(self, request: Request) -> VoiceModels:
-        """The networks of a request; what is resident isn't read again.
-
-        Raises:
-            CheckpointError, AssetMissingError, IndexFileError: with what to do.
-        """
-        path = request.voice.path
+        """The networks of a request. Raises CheckpointError, AssetMissingError or IndexFileError."""
+        voice, content, config = request.voice.path, request.content_path, request.config
+        projection = projection_of(config.version, request.options.compat)
         return VoiceModels(
-            synthesizer=self.pool.get(ModelKey.of("voice", path), lambda: self._load_voice(path)),
-            encoder=self._encoder(request),
-            f0=self._f0(request),
-            index=self._index(request),
+            synthesizer=self.pool.get(ModelKey.of("voice", voice), lambda: self._load_voice(voice)),
+            encoder=self.pool.get(
+                ModelKey.of("content", content, projection),
+                lambda: load_encoder(config.content_encoder, content, self.device, projection),
+            ),
+            f0=self._f0(request.f0_method, request.f0_path),
+            index=self._index(request.index_path, config.content_dim),
         )
 
     def _load_voice(self, path: Path) -> Voice:
@@ -68,29 +133,20 @@ class Loader:
         if self.device.type != "cpu":
             return network
         use_onednn(network.dec)
-        library = trusted_kernels()
-        if library is None:
+        if (library := trusted_kernels()) is None:
             return network
         return NativeVoice(network, library, PackingCache(cache_folder(self._home) / "kernels"))
 
-    def _encoder(self, request: Request) -> ContentEncoder:
-        name, path = request.config.content_encoder, request.content_path
-        projection = projection_of(request.config.version, request.options.compat)
-        key = ModelKey.of("content", path, projection)
-        return self.pool.get(key, lambda: load_encoder(name, path, self.device, projection))
-
-    def _f0(self, request: Request) -> F0Estimator | None:
-        method, path = request.f0_method, request.f0_path
+    def _f0(self, method: str | None, path: Path | None) -> F0Estimator | None:
         if method is None or path is None:
             return None
         return self.pool.get(ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device))
 
-    def _index(self, request: Request) -> FaissIndex | None:
-        path = request.index_path
+    def _index(self, path: Path | None, content_dim: int) -> FaissIndex | None:
         if path is None:
             return None
         from menura.retrieval.faiss_index import FaissIndex
 
         index = self.pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path))
-        index.check_dim(request.config.content_dim)
+        index.check_dim(content_dim)
         return index

@@ -10,14 +10,36 @@ from pathlib import Path
 from typing import Literal, TypeAlias, Union
 
 from menura import __version__
-from menura.loading.pool import ModelKey
+from menura.content.registry import encoder_path
+from menura.errors import IndexFileError, OptionError
+from menura.f0.contour import read_f0_file
+from menura.f0.registry import method_path, resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
 from menura.types import FloatArray
-from menura.voices.library import VoiceEntry
+from menura.voices.library import VoiceEntry, find_voice
 
 _REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy")
 """Options that stand in an identity as what they came to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """What makes a loaded model reusable: the file as it is now, and how it was loaded."""
+
+    kind: str
+    path: str
+    size_bytes: int
+    modified_ns: int
+    variant: str
+
+    @classmethod
+    def of(cls, kind: str, path: Path, variant: str = "") -> ModelKey:
+        """The key of a file or a folder of files on disk. Raises OSError."""
+        files = [f for f in path.iterdir() if f.is_file()] if path.is_dir() else [path]
+        stats = [f.stat() for f in files]
+        size_bytes, modified_ns = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+        return cls(kind, str(path.resolve()), size_bytes, modified_ns, variant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +66,7 @@ class Request:
     @property
     def notes(self) -> tuple[str, ...]:
         """What should be known of how the options were resolved."""
-        beside = bool(self.voice.note) and self.options.index is None and self.options.index_rate > 0
+        beside = self.voice.note and self.options.index is None and self.options.index_rate > 0
         return (self.voice.note,) if beside else ()
 
     @property
@@ -58,10 +80,9 @@ class Request:
 
     @property
     def identity(self) -> str:
-        """A hash of everything that decides an output besides its input and this machine.
+        """A hash of everything that decides an output besides its input and this machine, Menura's version included.
 
         Files count by path, size and time of change, as for the models that stay loaded; given F0 by its values.
-        Another version of Menura makes another identity.
         """
         files = {"voice": self.voice.path, "content": self.content_path, "f0": self.f0_path, "index": self.index_path}
         fields = {
@@ -80,3 +101,39 @@ class Request:
 
 Asked: TypeAlias = Union["ConversionOptions", Request]
 """Options, or what `resolve` made of them."""
+
+
+def resolve(options: ConversionOptions, home: Path) -> Request:
+    """Look up what options name, here and nowhere else: voice, networks, index, F0. Raises MenuraError."""
+    from menura.checkpoints.rvc import read_config
+
+    voice = find_voice(options.voice, home)
+    config = read_config(voice.path)
+    _check(options, voice, config)
+    given = read_f0_file(options.f0_file) if options.f0_file is not None and config.has_f0 else None
+    method = None if not config.has_f0 else "file" if given is not None else resolve_method(options.f0, home)
+    content_path = encoder_path(config.content_encoder, home)
+    index_path = (options.index or voice.index_path) if options.index_rate else None
+    if index_path is not None and not index_path.is_file():
+        raise IndexFileError(index_path, "no such file", "Check the path, or use {index_rate=0}", option="index")
+    return Request(
+        options=options,
+        voice=voice,
+        config=config,
+        content_path=content_path,
+        f0_method=method,
+        f0_path=None if method in (None, "file") else method_path(method, home),
+        f0_hz=given,
+        index_path=index_path,
+    )
+
+
+def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerConfig) -> None:
+    if options.speaker_id >= config.n_speakers:
+        last = config.n_speakers - 1
+        known = f"has speakers 0 to {last}" if last else "has only speaker 0"
+        problem = f"voice '{voice.name}' {known}, not {options.speaker_id}"
+        raise OptionError(None, problem, f"Use a {{speaker_id}} up to {last}", option="speaker_id")
+    if options.transpose in ("auto", "auto-batch") and config.has_f0 and voice.f0_median_hz is None:
+        problem = f"the pitch of voice '{voice.name}' is unknown: it has no card.json with f0_median_hz"
+        raise OptionError(None, problem, "Give {transpose} in semitones", option="transpose")

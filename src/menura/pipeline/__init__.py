@@ -1,1 +1,0 @@
-"""The engine: from a recording to sound, at any length."""

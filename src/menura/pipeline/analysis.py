@@ -1,7 +1,6 @@
-"""From a recording's 16 kHz samples to content and F0 on a timeline, window by window.
+"""From a recording's 16 kHz samples to content and F0 on a timeline, in fixed absolute windows: each frame once.
 
-Windows are fixed and absolute, so each frame is analysed once and comes out the same wherever segments are cut. What
-networks are to compute is yielded as requests, so that several recordings can share passes.
+What networks are to compute is yielded as requests, so that several recordings can share passes.
 """
 
 from __future__ import annotations
@@ -9,35 +8,138 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from menura.content.base import ContentEncoder, RecordingStatistics
+from menura.content.registry import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
-from menura.f0.base import F0Estimator
-from menura.f0.contour import fill_unvoiced, median_voiced_hz, semitones_between, transpose
-from menura.pipeline.execute import ContentRequest, Executor, F0Request, NetworkRequest
+from menura.f0.contour import coarse_bins, fill_unvoiced, median_voiced_hz, semitones_between, transpose
+from menura.f0.registry import F0Estimator
+from menura.pipeline.execute import Executor, NetworkRequest, WindowRequest
 from menura.pipeline.progress import StageClock
-from menura.pipeline.recording import reflect
-from menura.pipeline.silence import Silences
-from menura.pipeline.timeline import FeatureTimeline, Track
+from menura.pipeline.recording import Silences, reflect
 from menura.pipeline.windows import Extent, Window, Windowing, streaming_extent
-from menura.types import FloatArray
-from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
+from menura.types import Features, FloatArray
+from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
+
+if TYPE_CHECKING:
+    from menura.retrieval.faiss_index import FaissIndex
 
 T = TypeVar("T")
 Steps = Generator[NetworkRequest, "FloatArray | None", T]
 """Yields requests, is sent their answers, returns T."""
 
 _CLIPS_PASS_FRAMES = 6000
+_ENOUGH_VOICED_FRAMES, _FARTHEST_FRAMES = 3000, 30_000
+"""30 s of voice fix a recording's median to well within a semitone; they are looked for in the first five minutes."""
 
-_ENOUGH_VOICED_FRAMES = 3000
-"""30 s of voice fix a recording's median to well within a semitone."""
 
-_FARTHEST_FRAMES = 30_000
-"""They are looked for in the first five minutes."""
+class Track:
+    """A growing array over an absolute axis; only [start, end) is held."""
+
+    def __init__(self, start: int) -> None:
+        self.start = self.end = start
+        self._parts: list[npt.NDArray[Any]] = []
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        if len(values):
+            self._parts.append(values)
+            self.end += len(values)
+
+    def read(self, start: int, end: int) -> npt.NDArray[Any]:
+        """Values at [start, end), which must be held."""
+        if not self.start <= start <= end <= self.end:
+            raise IndexError(f"[{start}, {end}) is not within [{self.start}, {self.end})")
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        if not self._parts:
+            return np.zeros(0, dtype=np.float32)
+        return self._parts[0][start - self.start : end - self.start]
+
+    def forget(self, before: int) -> None:
+        before = min(before, self.end)
+        if before > self.start:
+            rest = self.read(before, self.end)
+            self._parts = [rest.copy()] if len(rest) else []
+            self.start = before
+
+
+class FeatureTimeline:
+    """Content at 50 vectors a second, F0 at 100 frames a second, from an even frame on."""
+
+    def __init__(
+        self, start: int, has_f0: bool, index: FaissIndex | None = None, index_rate: float = 0, protect: float = 1
+    ) -> None:
+        self._index = index if index_rate > 0 else None
+        self._index_rate, self._protect, self._has_f0 = index_rate, protect, has_f0
+        self._content, self._plain = Track(start // 2), Track(start // 2)
+        self._f0, self._phase, self._phase_end = Track(start), Track(start), 0.0
+        self._keep_plain = has_f0 and self._index is not None and protect < 0.5  # content before retrieval
+
+    @property
+    def content_end_frames(self) -> int:
+        return 2 * self._content.end
+
+    @property
+    def f0_end_frames(self) -> int:
+        """F0 is committed up to here (everywhere for a voice without F0)."""
+        return self._f0.end if self._has_f0 else self.content_end_frames
+
+    def commit_content(self, content: FloatArray) -> None:
+        """Append (vectors, dim) content, retrieving its neighbours where there is an index."""
+        if self._keep_plain:
+            self._plain.append(content)
+        if self._index is not None:
+            found = self._index.retrieve(content)
+            content = found * np.float32(self._index_rate) + content * np.float32(1 - self._index_rate)
+        self._content.append(content)
+
+    def commit_f0(self, f0_hz: FloatArray) -> None:
+        """Append (frames,) final F0 (transposed, 0 where unvoiced); the phase is its prefix sum in float64."""
+        self._f0.append(f0_hz)
+        after = self._phase_end + np.cumsum(f0_hz.astype(np.float64) / FRAME_RATE_HZ)
+        self._phase.append(np.concatenate([[self._phase_end], after[:-1]]) % 1.0)
+        if len(after):
+            self._phase_end = float(after[-1] % 1.0)
+
+    def read(self, start: int, end: int) -> Features:
+        content = _at_frames(self._content, start, end)
+        if not self._has_f0:
+            return Features(start_frames=start, content=content, f0_hz=None, f0_coarse=None, phase_cycles=0.0)
+        f0_hz = self._f0.read(start, end).copy()
+        if self._keep_plain:  # unvoiced frames keep 1 - protect of the content before retrieval
+            weight = np.where(f0_hz < 1, self._protect, 1.0).astype(np.float32)[:, None]
+            content = content * weight + _at_frames(self._plain, start, end) * (1 - weight)
+        return Features(
+            start_frames=start,
+            content=content,
+            f0_hz=f0_hz,
+            f0_coarse=coarse_bins(f0_hz),
+            phase_cycles=float(self._phase.read(start, start + 1)[0]),
+        )
+
+    def content(self, start: int, end: int) -> FloatArray:
+        """(vectors, dim) content of frames [start, end), both even."""
+        return self._content.read(start // 2, end // 2)
+
+    def f0_hz(self, start: int, end: int) -> FloatArray:
+        return self._f0.read(start, end)
+
+    def forget(self, before: int) -> None:
+        for track in (self._content, self._plain):
+            track.forget(before // 2)
+        for track in (self._f0, self._phase):
+            track.forget(before)
+
+
+def _at_frames(track: Track, start: int, end: int) -> FloatArray:
+    """Each content vector serves two frames, as in RVC."""
+    vectors = track.read(start // 2, ceil_div(end, 2))
+    skip = start % 2
+    return np.ascontiguousarray(np.repeat(vectors, 2, axis=0)[skip : skip + end - start])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,23 +164,14 @@ class PitchShift:
         shifted = transpose(f0_hz, self.semitones)
         return fill_unvoiced(shifted) if self.fill else shifted
 
-
-def given_f0(recording_f0_hz: FloatArray, extent: Extent, shift: PitchShift) -> PitchShift:
-    """The shift with F0 given for the recording's own frames, reflected at both ends like its samples.
-
-    Args:
-        recording_f0_hz: (frames,) from the recording's start; padded with unvoiced frames or cut to its length.
-        extent: the recording's timeline.
-        shift: how to finish it.
-    """
-    frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
-    own = np.zeros(frames, dtype=np.float32)
-    count = min(frames, len(recording_f0_hz))
-    own[:count] = recording_f0_hz[:count]
-    right = extent.end_frames - frames
-    padded = reflect(own, extent.left_frames, max(0, right))[: extent.left_frames + extent.end_frames]
-    shift = shift.settled(own)
-    return replace(shift, given=shift.finish(padded))
+    def with_given(self, f0_hz: FloatArray, extent: Extent) -> PitchShift:
+        """The shift with a recording's own F0, padded or cut to its length and reflected like its samples."""
+        frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
+        own = np.zeros(frames, dtype=np.float32)
+        own[: len(f0_hz)] = f0_hz[:frames]
+        padded = reflect(own, extent.left_frames, max(0, extent.end_frames - frames))[: extent.frames]
+        shift = self.settled(own)
+        return replace(shift, given=shift.finish(padded))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -111,9 +204,16 @@ class Analysis:
     def until(self, end_frames: int) -> Steps[None]:
         """Commit features at least up to a frame."""
         while self.timeline.content_end_frames < end_frames:
-            yield from self._content_window(next(self._content_windows))
+            window = next(self._content_windows)
+            content = yield from self._content(window)
+            with self.clock.measure("retrieval"):
+                self.timeline.commit_content(content)
         while self.timeline.f0_end_frames < end_frames:
-            yield from self._f0_window(next(self._f0_windows))
+            window = next(self._f0_windows)
+            if self._without_effect(window):
+                self.timeline.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
+            else:
+                self._commit_f0(window, (yield from self._f0(window)))
 
     def find_pitch(self) -> Steps[None]:
         """Settle an automatic shift: F0 ahead of all else until there is enough voice. Nothing is done twice."""
@@ -122,7 +222,7 @@ class Analysis:
         estimated: list[tuple[Window, FloatArray]] = []
         voiced = 0
         for window in self._f0_windows:
-            f0_hz = yield from self._estimated_f0(window)
+            f0_hz = yield from self._f0(window)
             estimated.append((window, f0_hz))
             voiced += int(np.count_nonzero(_core(window, f0_hz)))
             if voiced >= _ENOUGH_VOICED_FRAMES or window.end_frames >= _FARTHEST_FRAMES:
@@ -146,31 +246,24 @@ class Analysis:
     def _windows(self, network: ContentEncoder | F0Estimator, *, whole: bool) -> Iterator[Window]:
         return self.windowing.windows(self.extent, network.core_frames, network.context_frames, whole=whole)
 
-    def _content_window(self, window: Window) -> Steps[None]:
+    def _content(self, window: Window) -> Steps[FloatArray]:
+        vectors = (window.end_frames - window.start_frames) // 2
         if self._without_effect(window):
-            content = np.zeros((_vectors(window), self.encoder.dim), dtype=np.float32)
-        else:
-            answer = yield ContentRequest(
-                encoder=self.encoder,
-                samples=self._window_samples(window),
-                statistics=self.statistics,
-                clock=self.clock,
-            )
-            assert answer is not None
-            first = (window.start_frames - window.from_frames) // 2
-            content = answer[first : first + _vectors(window)]
-        with self.clock.measure("retrieval"):
-            self.timeline.commit_content(content)
+            return np.zeros((vectors, self.encoder.dim), dtype=np.float32)
+        answer = yield WindowRequest(
+            stage="content",
+            network=self.encoder,
+            samples=self._read(window),
+            statistics=self.statistics,
+            clock=self.clock,
+        )
+        assert answer is not None
+        first = (window.start_frames - window.from_frames) // 2
+        return answer[first : first + vectors]
 
-    def _f0_window(self, window: Window) -> Steps[None]:
-        if self._without_effect(window):
-            self.timeline.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
-        else:
-            self._commit_f0(window, (yield from self._estimated_f0(window)))
-
-    def _estimated_f0(self, window: Window) -> Steps[FloatArray]:
+    def _f0(self, window: Window) -> Steps[FloatArray]:
         assert self.f0 is not None
-        f0_hz = yield F0Request(estimator=self.f0, samples=self._window_samples(window), clock=self.clock)
+        f0_hz = yield WindowRequest(stage="f0", network=self.f0, samples=self._read(window), clock=self.clock)
         assert f0_hz is not None
         return f0_hz
 
@@ -181,23 +274,17 @@ class Analysis:
     def _without_effect(self, window: Window) -> bool:
         """True if no frame that sounds attends to the window. Its samples are read all the same, to be forgotten."""
         reach = self.windowing.margin_frames
-        if not self.silences.hides(window.start_frames - reach, window.end_frames + reach):
-            return False
-        self._read_until(self._end_samples(window))
-        return True
+        hidden = self.silences.hides(window.start_frames - reach, window.end_frames + reach)
+        if hidden:
+            self._read(window)
+        return hidden
 
-    def _window_samples(self, window: Window) -> FloatArray:
-        end = self._end_samples(window)
-        self._read_until(end)
-        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
-
-    def _end_samples(self, window: Window) -> int:
+    def _read(self, window: Window) -> FloatArray:
         tail = self.extent.tail_samples if window.to_frames == self.extent.end_frames else CONTENT_TAIL_SAMPLES
-        return window.to_frames * FRAME_SAMPLES + tail
-
-    def _read_until(self, end: int) -> None:
+        end = window.to_frames * FRAME_SAMPLES + tail
         while self._samples.end < end:
             self._samples.append(next(self.blocks))
+        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,17 +300,7 @@ class ClipAnalysis:
 def analyse_clips(
     clips: Sequence[FloatArray], encoder: ContentEncoder, estimator: F0Estimator | None, device: torch.device
 ) -> list[ClipAnalysis]:
-    """Analyse recordings in memory as conversion would; windows of equal length share passes.
-
-    Args:
-        clips: each (samples,) at 16 kHz.
-        encoder: the content encoder.
-        estimator: for F0, None where it isn't wanted.
-        device: the networks'.
-
-    Raises:
-        ResourceError: not enough memory for one window.
-    """
+    """Analyse (samples,) at 16 kHz as conversion would; equally long windows share passes. Raises ResourceError."""
     analyses = [_clip_analysis(clip, encoder, estimator) for clip in clips]
     executor = Executor(device, most_frames=_CLIPS_PASS_FRAMES)
     running = [analysis.until(analysis.extent.end_frames) for analysis in analyses]
@@ -240,11 +317,8 @@ def analyse_clips(
                 raise answered
             answers.append(answered)
     return [
-        ClipAnalysis(
-            content=analysis.timeline.content(0, analysis.extent.end_frames),
-            f0_hz=analysis.timeline.f0_hz(0, analysis.extent.end_frames) if estimator else None,
-        )
-        for analysis in analyses
+        ClipAnalysis(content=timeline.content(0, end), f0_hz=timeline.f0_hz(0, end) if estimator else None)
+        for timeline, end in ((analysis.timeline, analysis.extent.end_frames) for analysis in analyses)
     ]
 
 
@@ -253,20 +327,14 @@ def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estim
     samples = reflect(clip, extent.left_samples, extent.right_samples)
     collector = encoder.collector()
     collector.push(samples)
-    timeline = FeatureTimeline(start_frames=-extent.left_frames, has_f0=estimator is not None)
     return Analysis(
         blocks=iter([samples]),
         extent=extent,
         encoder=encoder,
         statistics=collector.finish(),
         f0=estimator,
-        timeline=timeline,
+        timeline=FeatureTimeline(-extent.left_frames, has_f0=estimator is not None),
     )
-
-
-def _vectors(window: Window) -> int:
-    """Content vectors that a window is wanted for."""
-    return (window.end_frames - window.start_frames) // 2
 
 
 def _core(window: Window, f0_hz: FloatArray) -> FloatArray:

@@ -6,31 +6,26 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import partial
 from typing import TypeAlias, TypeVar, Union
 
 from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.processor import Chain, ExactLength, Processor, StreamResampler
 from menura.errors import DecodeError, ResourceError
-from menura.f0.file import length_notes
+from menura.f0.contour import length_notes
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
-from menura.pipeline.analysis import Analysis, PitchShift, given_f0
+from menura.pipeline.analysis import Analysis, FeatureTimeline, PitchShift
 from menura.pipeline.execute import NetworkRequest
-from menura.pipeline.first_pass import RecordingFacts, first_pass
 from menura.pipeline.progress import StageClock
-from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, analysis_length, reflect_edges
-from menura.pipeline.strategy import Machine, decide, machine_of
+from menura.pipeline.recording import AnalysisFeed, Recording, RecordingFacts, first_pass, reflect_edges
 from menura.pipeline.synthesis import Synthesis
-from menura.pipeline.timeline import FeatureTimeline
-from menura.pipeline.windows import EDGE_FRAMES, Extent, Windowing, compat_extent, streaming_extent
+from menura.pipeline.windows import Machine, Windowing, decide, extent_for, machine_of
 from menura.types import Explanation, FloatArray
-from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
+from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
 
 _SPARE_SAMPLES = 64
 """Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""
-
 _BLOCKS_AHEAD = 8
 """Blocks of 2 s that are read while the networks compute."""
 
@@ -42,16 +37,8 @@ Step: TypeAlias = Union[NetworkRequest, "FloatArray"]
 class Conversion:
     """A recording being converted; the constructor reads it once and plans the rest.
 
-    Args:
-        recording: what to convert.
-        request: what is asked for.
-        models: its networks, resident.
-        format: the output's, whose codec may not have every rate; None for samples in memory.
-        check: called from time to time while reading; what it raises is raised.
-        windowing: how it is cut into segments.
-
-    Raises:
-        DecodeError, ResourceError: with what to do.
+    A codec of `format` may not have every rate; None stands for samples in memory. `check` is called from time to time
+    while reading. Raises DecodeError or ResourceError, and what `check` does.
     """
 
     def __init__(
@@ -66,7 +53,7 @@ class Conversion:
     ) -> None:
         self.recording, self.request, self.clock = recording, request, StageClock()
         options, config = request.options, models.synthesizer.config
-        extent_of = _extent_of(request, models.encoder.edge_frames)
+        extent_of = extent_for(options, models.encoder.edge_frames)
         own = options.compat == "menura"
         with self.clock.measure("decode"):
             self.facts = facts = first_pass(
@@ -79,19 +66,26 @@ class Conversion:
             )
         self._extent = extent = extent_of(facts.analysis_samples)
         decision = decide(options, extent.frames, config, machine_of(models.synthesizer.device), windowing)
-        if decision.refusal is not None:
-            raise ResourceError(recording.name, decision.refusal.problem, decision.refusal.advice)
+        if (refusal := decision.refusal) is not None:
+            raise ResourceError(recording.name, refusal.problem, refusal.advice)
         self.widest_frames = decision.windowing.widest_frames(extent.frames)
         """Frames of the widest window that a network sees."""
         self.output_rate, length, output_notes = _output(facts, options.sample_rate or config.sample_rate, format)
-        self._notes = request.notes + facts.notes + output_notes + _input_notes(facts, request)
+        self._notes = request.notes + facts.notes + output_notes + (("The recording is silent.",) * facts.silent)
+        if request.f0_hz is not None:
+            self._notes += length_notes(len(request.f0_hz), facts.audio_s)
         spare = 0 if self.output_rate == config.sample_rate else _SPARE_SAMPLES
         voice_length = ceil_div(length * config.sample_rate, self.output_rate) + spare
         self._output_frames = ceil_div(voice_length, config.frame_samples)
         self._blocks = self._opened_blocks(check)
         self._analysis = self._planned_analysis(models, decision.windowing)
-        self._synthesis = Synthesis(synthesizer=models.synthesizer, analysis=self._analysis, options=options)
-        self._chain = _chain(request, facts, voice_length, (config.sample_rate, self.output_rate), length)
+        self._synthesis = Synthesis(models.synthesizer, self._analysis, options)
+        processors: list[Processor] = [ExactLength(voice_length)]
+        if options.rms_mix_rate != 1.0:
+            matcher = EnvelopeMatcher(facts.source_rms, voice_length, config.sample_rate, options.rms_mix_rate)
+            processors.append(matcher)
+        resampler = StreamResampler(config.sample_rate, self.output_rate)
+        self._chain = Chain(*processors, resampler, ExactLength(length))
 
     @property
     def semitones(self) -> float | None:
@@ -132,17 +126,23 @@ class Conversion:
         feed = AnalysisFeed(self.recording.open(), self.facts.gain, self.facts.limit, check)
         extended = reflect_edges(feed.blocks(), self._extent.left_samples, lambda _: self._extent.right_samples)
         with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
-            yield from self.clock.pulled("decode", blocks)
+            while True:
+                with self.clock.measure("decode"):
+                    block = next(blocks, None)
+                if block is None:
+                    break
+                yield block
         raise DecodeError(self.recording.name, "the file changed while it was being read", "Convert it again")
 
     def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
-        timeline = FeatureTimeline(
-            start_frames=-self._extent.left_frames,
-            has_f0=models.synthesizer.config.has_f0,
-            index=models.index,
-            index_rate=self.request.options.index_rate,
-            protect=self.request.options.protect,
-        )
+        request, options = self.request, self.request.options
+        pitch = PitchShift(fill=options.compat == "rvc", target_hz=request.target_hz)
+        if request.transpose != "auto":
+            pitch = PitchShift(fill=pitch.fill, semitones=request.transpose)
+        if request.f0_hz is not None:
+            pitch = pitch.with_given(request.f0_hz, self._extent)
+        has_f0, left = models.synthesizer.config.has_f0, self._extent.left_frames
+        timeline = FeatureTimeline(-left, has_f0, models.index, options.index_rate, options.protect)
         return Analysis(
             blocks=self._blocks,
             extent=self._extent,
@@ -150,7 +150,7 @@ class Conversion:
             statistics=self.facts.statistics,
             f0=models.f0,
             timeline=timeline,
-            pitch=_pitch(self.request, self._extent),
+            pitch=pitch,
             windowing=windowing,
             silences=self.facts.silences,
             clock=self.clock,
@@ -159,10 +159,7 @@ class Conversion:
 
 @contextmanager
 def read_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator[T]]:
-    """Run a generator in a thread of its own, at most `depth` items ahead of who takes them.
-
-    What it raises is raised where its items are taken. When the block ends, it is closed.
-    """
+    """Run a generator in a thread of its own, at most `depth` items (or an error) ahead; it is closed at the end."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="menura-read-ahead") as thread:
 
@@ -180,69 +177,33 @@ def read_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator
 
 
 def explain(recording: Recording, request: Request, machine: Machine) -> Explanation:
-    """Say how a recording would be cut, from its length alone.
-
-    Raises:
-        DecodeError: it can't be read.
-    """
+    """Say how a recording would be cut, from its length alone. Raises DecodeError."""
     reader = recording.open()
     rate, length = reader.info.sample_rate, reader.info.length_samples
     if length is None:
-        length = sum(len(block) for block in reader.blocks(BLOCK_S * rate))
-    samples = analysis_length(length, rate)
-    extent = _extent_of(request, EDGE_FRAMES)(samples)
-    decision = decide(request.options, extent.frames, request.config, machine)
+        length = sum(len(block) for block in reader.blocks(rate))
+    samples = max(1, rescaled_length(length, rate, ANALYSIS_RATE_HZ))
+    frames = extent_for(request.options)(samples).frames
+    decision = decide(request.options, frames, request.config, machine)
     return Explanation(
         input=recording.name,
         audio_s=length / rate,
         strategy="whole" if decision.windowing.whole else "stream",
         reasons=decision.reasons,
         segments=sum(1 for _ in decision.windowing.segments(ceil_div(samples, FRAME_SAMPLES))),
-        widest_frames=decision.windowing.widest_frames(extent.frames),
+        widest_frames=decision.windowing.widest_frames(frames),
         refusal=decision.refusal,
     )
 
 
-def _extent_of(request: Request, edge_frames: int) -> Callable[[int], Extent]:
-    if request.options.compat != "menura":
-        return compat_extent
-    return partial(streaming_extent, edge_frames=edge_frames)
-
-
-def _pitch(request: Request, extent: Extent) -> PitchShift:
-    fill = request.options.compat == "rvc"
-    if request.transpose == "auto":
-        shift = PitchShift(fill=fill, target_hz=request.target_hz)
-    else:
-        shift = PitchShift(fill=fill, semitones=request.transpose)
-    return shift if request.f0_hz is None else given_f0(request.f0_hz, extent, shift)
-
-
-def _chain(
-    request: Request, facts: RecordingFacts, voice_length: int, rates_hz: tuple[int, int], output_length: int
-) -> Chain:
-    """From what the synthesis gives at the voice's rate to exactly the output's samples."""
-    processors: list[Processor] = [ExactLength(voice_length)]
-    if request.options.rms_mix_rate != 1.0:
-        mix_rate = request.options.rms_mix_rate
-        processors.append(EnvelopeMatcher(facts.source_rms, voice_length, rates_hz[0], mix_rate))
-    return Chain(*processors, StreamResampler(*rates_hz), ExactLength(output_length))
-
-
-def _input_notes(facts: RecordingFacts, request: Request) -> tuple[str, ...]:
-    notes = ("The recording is silent.",) if facts.silent else ()
-    return notes if request.f0_hz is None else notes + length_notes(len(request.f0_hz), facts.audio_s)
-
-
 def _output(facts: RecordingFacts, rate: int, format: str | None) -> tuple[int, int, tuple[str, ...]]:
     """Rate and length in samples of the output, as near to what is wanted as the format can have; and notes on that."""
-    length = rescaled_length(facts.length_samples, facts.sample_rate, rate)
-    if format is None:
-        return rate, length, ()
+    possible = rate if format is None else codec_rate(format, rate)
+    length = rescaled_length(facts.length_samples, facts.sample_rate, possible)
+    least = 0 if format is None else least_samples(format)
     notes: tuple[str, ...] = ()
-    if (possible := codec_rate(format, rate)) != rate:
+    if possible != rate:
         notes += (f"{format} has no {rate} Hz; written at {possible} Hz.",)
-        length = rescaled_length(facts.length_samples, facts.sample_rate, possible)
-    if length < (least := least_samples(format)):
+    if length < least:
         notes += (f"{format} can't hold less than one sample; one was written.",)
     return possible, max(length, least), notes

@@ -14,13 +14,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
-from menura.loading.loader import VoiceModels
+from menura.loading.loader import Loader
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
 from menura.pipeline.execute import STAGES, Answer, Executor, NetworkRequest
@@ -35,19 +35,11 @@ _PREPARED_AHEAD = 16
 _MOST_TOGETHER = 64
 _WAITING_TO_BE_WRITTEN = 4
 _CPU_FRAMES = 1200
+"""A pass on a CPU gains from company only while it is short; docs/architecture.md has the measurements."""
 _DEVICE_BYTES_A_FRAME = 500_000
 """Estimated from a full-size voice's decoder at 40 kHz: some copies of its widest layers, 51 kB a frame each."""
 
 _FAILURES = (MenuraError, OSError, MemoryError)
-
-
-class Networks(Protocol):
-    """Where the engine gets resident networks from: a Loader."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def load(self, request: Request) -> VoiceModels: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,14 +127,14 @@ class Engine:
     Args:
         networks: loads what requests need.
         frame_budget: recordings of equal shape are converted together while their windows have at most so many frames;
-            by default what pays on the device.
+            by default what pays on the device: 12 s on a CPU, on CUDA what half of the free memory holds.
         on_end: called with a ticket and its result as soon as its output is complete, or it failed: from any thread,
             but not twice at once. What it raises is raised by `step`.
     """
 
     def __init__(
         self,
-        networks: Networks,
+        networks: Loader,
         *,
         frame_budget: int | None = None,
         on_end: Callable[[Ticket, FileResult], None] = lambda _ticket, _result: None,
@@ -156,7 +148,7 @@ class Engine:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
         self._writing: list[Future[Done | Failed]] = []
         self._events: list[Event] = []
-        self._submitted = 0
+        self._count = 0
         self._closing = threading.Event()
         self._lock, self._ending = threading.Lock(), threading.Lock()
 
@@ -175,25 +167,18 @@ class Engine:
         priority: int = 0,
         cancel: threading.Event | None = None,
     ) -> Ticket:
-        """Queue a recording. A higher `priority` goes first: what is under way with a lower one waits.
-
-        Setting `cancel` ends the conversion.
-        """
+        """Queue a recording. The highest `priority` goes first, others wait. Setting `cancel` ends the conversion."""
+        cancels = (threading.Event(), self._closing, *([cancel] if cancel else []))
         with self._lock:
             ticket = Ticket(
-                number=self._submitted,
-                recording=recording,
-                request=request,
-                sink=sink,
-                priority=priority,
-                cancels=(threading.Event(), self._closing, *([cancel] if cancel else [])),
+                number=self._count, recording=recording, request=request, sink=sink, priority=priority, cancels=cancels
             )
-            self._submitted += 1
+            self._count += 1
             for future, other in list(self._preparing.items()):
                 if other.priority < priority and future.cancel():
                     del self._preparing[future]
-                    self._enqueue(other)
-            self._enqueue(ticket)
+                    heapq.heappush(self._queue, (other.turn, other))
+            heapq.heappush(self._queue, (ticket.turn, ticket))
             self._prepare_ahead()
         return ticket
 
@@ -209,8 +194,7 @@ class Engine:
     def step(self) -> list[Event]:
         """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
 
-        Raises:
-            KeyboardInterrupt: Ctrl-C; then `close`.
+        Raises KeyboardInterrupt on Ctrl-C; then `close`.
         """
         check_interrupts()
         events: list[Event] = []
@@ -244,9 +228,6 @@ class Engine:
             live.ticket.sink.discard()
         self._live.clear()
 
-    def _enqueue(self, ticket: Ticket) -> None:
-        heapq.heappush(self._queue, (ticket.turn, ticket))
-
     def _prepare_ahead(self) -> None:
         """Have the next prepared; the urgent find room however many of the others wait for their turn."""
         while self._queue:
@@ -278,13 +259,8 @@ class Engine:
         try:
             ticket.check()
             ticket.sink.check()
-            conversion = Conversion(
-                ticket.recording,
-                ticket.request,
-                self._networks.load(ticket.request),
-                format=ticket.sink.format,
-                check=ticket.check,
-            )
+            models, sink = self._networks.load(ticket.request), ticket.sink
+            conversion = Conversion(ticket.recording, ticket.request, models, format=sink.format, check=ticket.check)
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
         return _Live(ticket=ticket, begun_s=begun_s, conversion=conversion, steps=conversion.steps())
@@ -292,11 +268,12 @@ class Engine:
     def _may_begin(self, prepared: _Live) -> bool:
         """True if it is the most urgent, or can share the passes of what is as urgent."""
         if self._frame_budget is None:  # with the networks loaded
-            self._frame_budget = _frame_budget(self._networks.device)
-        frames = prepared.conversion.widest_frames
-        shapes = [
-            live.conversion.widest_frames for live in self._live if live.ticket.priority >= prepared.ticket.priority
-        ]
+            self._frame_budget, device = _CPU_FRAMES, self._networks.device
+            if device.type == "cuda":
+                free = torch.cuda.mem_get_info(device)[0]
+                self._frame_budget = max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
+        frames, priority = prepared.conversion.widest_frames, prepared.ticket.priority
+        shapes = [live.conversion.widest_frames for live in self._live if live.ticket.priority >= priority]
         return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
 
     def _begin(self, live: _Live) -> None:
@@ -311,10 +288,9 @@ class Engine:
             self._advance(live, None)
 
     def _compute(self) -> None:
-        """One pass of one network for the most urgent.
+        """One pass of one network for the most urgent; those that need an earlier stage go first.
 
-        Those that need an earlier stage go first and the others wait, so that recordings begun at different times come
-        to ask for the same thing.
+        Recordings begun at different times thus come to ask for the same thing.
         """
         urgent = max(live.ticket.priority for live in self._live)
         asking = [(live, live.pending) for live in self._live if live.ticket.priority == urgent and live.pending]
@@ -330,7 +306,11 @@ class Engine:
         try:
             step = live.steps.throw(answer) if isinstance(answer, ResourceError) else live.steps.send(answer)
             while isinstance(step, np.ndarray):
-                self._write(live, step)
+                with live.conversion.clock.measure("encode"):
+                    live.ticket.sink.write(step)
+                live.done_samples += len(step)
+                done_s = live.done_samples / live.conversion.output_rate
+                self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
                 step = next(live.steps)
             live.pending = step
         except StopIteration:
@@ -340,13 +320,6 @@ class Engine:
             self._writing.append(self._writer.submit(self._finish, live.ticket, _result(live), clock, live.begun_s))
         except _FAILURES as error:
             self._drop(live, error)
-
-    def _write(self, live: _Live, samples: FloatArray) -> None:
-        with live.conversion.clock.measure("encode"):
-            live.ticket.sink.write(samples)
-        live.done_samples += len(samples)
-        done_s = live.done_samples / live.conversion.output_rate
-        self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
 
     def _drop(self, live: _Live, error: Exception) -> None:
         self._live.remove(live)
@@ -362,19 +335,17 @@ class Engine:
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
         result = replace(result, wall_s=time.perf_counter() - begun_s, stages=clock.times())
-        self._end(ticket, result)
+        with self._ending:
+            self._on_end(ticket, result)
         return Done(ticket=ticket, result=result)
 
     def _failed(self, ticket: Ticket, error: Exception, begun_s: float) -> Failed:
         if self._closing.is_set() and isinstance(error, CancelledError):
             raise error
         result = replace(failed_result(ticket.recording.name, details_of(error)), wall_s=time.perf_counter() - begun_s)
-        self._end(ticket, result)
-        return Failed(ticket=ticket, result=result, error=error)
-
-    def _end(self, ticket: Ticket, result: FileResult) -> None:
         with self._ending:
             self._on_end(ticket, result)
+        return Failed(ticket=ticket, result=result, error=error)
 
     def _collect(self, most: int) -> None:
         """Take in what was written; wait until at most `most` are waiting."""
@@ -383,29 +354,14 @@ class Engine:
             self._events.append(futures.pop(0).result())
 
 
-def _frame_budget(device: torch.device) -> int:
-    """Frames that the windows of recordings converted together may have.
-
-    On a CPU a pass gains from company only while it is short. Measured on one core: four windows of 4 s together cost
-    full-size ContentVec and RMVPE a quarter less and the decoder the same, four of 3 s the starter voice's networks a
-    quarter less; four of 7 s gain nothing. On CUDA the budget is what half of the free memory holds.
-    """
-    if device.type != "cuda":
-        return _CPU_FRAMES
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
-
-
 def _result(live: _Live) -> FileResult:
     """What the conversion itself says; times come when the output is complete."""
     conversion, facts = live.conversion, live.conversion.facts
-    damage = None
+    damage, name = None, conversion.recording.name
     if facts.warning is not None:
-        damage = ErrorDetails(kind="damaged", subject=conversion.recording.name, problem=facts.warning)
+        damage = ErrorDetails(kind="damaged", subject=name, problem=facts.warning)
     return FileResult(
-        input=conversion.recording.name,
+        input=name,
         output=live.ticket.sink.path,
         state=State.WARNING if damage else State.DONE,
         error=damage,
@@ -420,7 +376,7 @@ def _result(live: _Live) -> FileResult:
 
 
 def run_batch(
-    networks: Networks,
+    networks: Loader,
     items: Sequence[tuple[Recording, Sink]],
     request: Request,
     *,
@@ -429,16 +385,18 @@ def run_batch(
     cancel: threading.Event | None = None,
     frame_budget: int | None = None,
 ) -> list[Done | Failed]:
-    """Convert recordings, each into its sink; what goes wrong with one is in its event, and stops no other.
+    """Convert recordings, each into its sink, and say how each ended; what goes wrong with one stops no other.
 
     `on_progress` is called in this thread when a recording is begun and after every block, `on_result` with an item's
-    number and result as the Engine's `on_end`. The rest is as there. Returns how each ended, in order.
+    number and result as the Engine's `on_end`.
     """
     meter = RunMeter([_size(recording.name) for recording, _ in items])
     ends: dict[int, Done | Failed] = {}
-    with Engine(
-        networks, frame_budget=frame_budget, on_end=lambda ticket, result: on_result(ticket.number, result)
-    ) as engine:
+
+    def on_end(ticket: Ticket, result: FileResult) -> None:
+        on_result(ticket.number, result)
+
+    with Engine(networks, frame_budget=frame_budget, on_end=on_end) as engine:
         for recording, sink in items:
             engine.submit(recording, request, sink, cancel=cancel)
         while not engine.idle:

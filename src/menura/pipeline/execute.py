@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, Union, cast
+from typing import ClassVar, Literal, TypeAlias, Union, cast
 
 import numpy as np
 import torch
+from numpy.random import Philox  # now: NumPy would load it amid the first segment, and Ctrl-C get lost in that
 from torch import Tensor
 
-from menura.content.base import ContentEncoder, RecordingStatistics
+from menura.content.registry import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
-from menura.f0.base import F0Estimator
+from menura.f0.registry import F0Estimator
 from menura.kernels.voice import Voice
 from menura.models.source import advance_phase
-from menura.pipeline.noise import latent_noise, source_noise
+from menura.options import ConversionOptions
 from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
@@ -25,25 +26,53 @@ from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
 
 LATENT_SCALE = 0.66666
 """RVC's temperature of the latent."""
-
 _CORE_STEP_FRAMES = 50
 """Cores are decoded in multiples of this: seams fall anywhere, and every new shape would have the CPU's convolution
 library keep another prepared kernel, so that memory grew with the recording."""
-
 _LONG_PASS_S = 0.5
 """After such a pass freed memory is worth giving back."""
-
 _WIDEST_FRAMES = Windowing().widest_frames(1 << 40)
+
+LATENT, SOURCE = 1, 2
+"""Purposes of noise; positions are frame x channels + channel, and output samples."""
+_DRAWS_A_BLOCK = 4
+_ORIGIN_BLOCKS = 1 << 48  # positions before the recording's start (reflected context) are negative
+
+
+def normals(seed: int, purpose: int, start: int, count: int) -> FloatArray:
+    """Standard normal values at absolute positions [start, start + count): no segment, order or resume changes one.
+
+    From counter-based Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") by the inverse
+    distribution function. Seeds are 0 to 2^63 - 1, positions above -2^49.
+    """
+    block, skip = divmod(start, _DRAWS_A_BLOCK)
+    key = np.array([seed, purpose], dtype=np.uint64)
+    counter = np.array([block + _ORIGIN_BLOCKS, 0, 0, 0], dtype=np.uint64)
+    bits = Philox(key=key, counter=counter).random_raw(skip + count)[skip:]
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.asarray(torch.special.ndtri(torch.from_numpy(uniform)), dtype=np.float32)
+
+
+def latent_noise(seed: int, start_frames: int, frames: int, channels: int) -> FloatArray:
+    """Latent noise, (channels, frames)."""
+    values = normals(seed, LATENT, start_frames * channels, frames * channels)
+    return np.ascontiguousarray(values.reshape(frames, channels).T)
+
+
+def source_noise(seed: int, start_samples: int, samples: int) -> FloatArray:
+    """Noise of the harmonic source, (samples,)."""
+    return normals(seed, SOURCE, start_samples, samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContentRequest:
-    """Content of one window; answered by (content frames, dim) at 50 a second."""
+class WindowRequest:
+    """Content of a window, (vectors, dim) at 50 a second, or F0, (samples // 160 + 1,) Hz and 0 where unvoiced."""
 
-    stage: ClassVar[Stage] = "content"
-    encoder: ContentEncoder
+    stage: Literal["content", "f0"]
+    network: ContentEncoder | F0Estimator
     samples: FloatArray
-    statistics: RecordingStatistics | None
+    statistics: RecordingStatistics | None = None
+    """For a content encoder; None takes the window's own."""
     clock: StageClock
 
     @property
@@ -53,25 +82,7 @@ class ContentRequest:
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Requests with the same one may share a pass."""
-        return self.stage, id(self.encoder), len(self.samples), self.statistics is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class F0Request:
-    """F0 of one window; answered by (samples // 160 + 1,) Hz, 0 where unvoiced."""
-
-    stage: ClassVar[Stage] = "f0"
-    estimator: F0Estimator
-    samples: FloatArray
-    clock: StageClock
-
-    @property
-    def frames(self) -> int:
-        return len(self.samples) // FRAME_SAMPLES
-
-    @property
-    def batch_key(self) -> tuple[object, ...]:
-        return self.stage, id(self.estimator), len(self.samples)
+        return self.stage, id(self.network), len(self.samples), self.statistics is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +93,7 @@ class SynthesisRequest:
     synthesizer: Voice
     features: Features
     core: Span
-    speaker_id: int
-    seed: int
-    noise_scale: float
+    options: ConversionOptions
     sounding: tuple[Span, ...]
     """The frames of the core that are wanted, in order; between them is silence."""
     reach_frames: int | None
@@ -100,24 +109,21 @@ class SynthesisRequest:
         first = self.features.start_frames
         spans = tuple((start - first, end - first) for start, end in (self.core, *self.sounding))
         window_frames = len(self.features.content)
-        return self.stage, id(self.synthesizer), window_frames, spans, self.noise_scale, self.reach_frames
+        return self.stage, id(self.synthesizer), window_frames, spans, self.options.noise_scale, self.reach_frames
 
 
-NetworkRequest: TypeAlias = ContentRequest | F0Request | SynthesisRequest
+NetworkRequest: TypeAlias = WindowRequest | SynthesisRequest
 
 STAGES: tuple[Stage, ...] = ("content", "f0", "synthesis")
 """Of requests, in the order in which a segment needs them."""
-
 Answer: TypeAlias = Union["FloatArray", ResourceError]
 """What was asked for, or why it could not be had."""
 
 
 class FrameBudget:
-    """Frames that a pass may have: no limit until memory ran out, then half of what was tried, for good.
+    """Frames that a pass may have: no limit (or `frames`) until memory ran out, then half of what was tried, for good.
 
-    Args:
-        least_frames: smaller passes are not worth trying.
-        frames: a limit to begin with.
+    Smaller passes than `least_frames` are not worth trying.
     """
 
     def __init__(self, least_frames: int, frames: int | None = None) -> None:
@@ -138,12 +144,7 @@ class FrameBudget:
 
 
 class Executor:
-    """Answers requests on a device, in passes that fit into its memory.
-
-    Args:
-        device: where the networks are.
-        most_frames: of all rows of a pass together; one row is always tried.
-    """
+    """Answers requests in passes of at most `most_frames` (one row is always tried) that fit the device's memory."""
 
     def __init__(self, device: torch.device, most_frames: int | None = None) -> None:
         self._device = device
@@ -152,8 +153,7 @@ class Executor:
     def execute(self, requests: Sequence[NetworkRequest]) -> list[Answer]:
         """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
 
-        A row's answer doesn't depend on its companions beyond the rounding of the device's kernels, nor on how much
-        fits into a pass: when memory runs out, half as much is tried from then on.
+        Companions change an answer by no more than rounding. When memory runs out, half as much is tried from then on.
         """
         groups: dict[tuple[object, ...], list[int]] = {}
         for position, request in enumerate(requests):
@@ -174,7 +174,7 @@ class Executor:
                 found = self._pass(part, budget)  # now that what was kept for reuse is free
             elif found is None and budget.halve(frames * len(part)):
                 continue
-            answers.extend(found or [_too_large(part[0], self._device)])
+            answers.extend(found or [_too_large(frames, self._device)])
         return answers
 
     def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> list[FloatArray] | None:
@@ -197,27 +197,23 @@ class Executor:
         return None
 
 
-def _too_large(request: NetworkRequest, device: torch.device) -> ResourceError:
-    in_one_pass = request.frames > _WIDEST_FRAMES
-    return ResourceError(
-        None,
-        f"not enough memory on {device.type} to process {request.frames / FRAME_RATE_HZ:.1f} s at once",
-        "Convert in segments: leave out {compat} and {strategy=whole}"
-        if in_one_pass
-        else "Close other programs, or use fewer {threads} or another {device}",
-    )
+def _too_large(frames: int, device: torch.device) -> ResourceError:
+    problem = f"not enough memory on {device.type} to process {frames / FRAME_RATE_HZ:.1f} s at once"
+    if frames > _WIDEST_FRAMES:
+        return ResourceError(None, problem, "Convert in segments: leave out {compat} and {strategy=whole}")
+    return ResourceError(None, problem, "Close other programs, or use fewer {threads} or another {device}")
 
 
 def _answered(members: list[NetworkRequest], device: torch.device, budget: FrameBudget) -> Tensor:
     """What members of one `batch_key` asked for, one a row."""
     if isinstance(members[0], SynthesisRequest):
         return _synthesized(cast("list[SynthesisRequest]", members), device, budget)
-    windows = cast("list[ContentRequest | F0Request]", members)
-    samples, first = _stack([window.samples for window in windows], device), windows[0]
-    if isinstance(first, F0Request):
-        return first.estimator.estimate(samples)
-    statistics = [window.statistics for window in cast("list[ContentRequest]", members)]
-    return first.encoder.encode(samples, [known for known in statistics if known is not None] or None)
+    windows = cast("list[WindowRequest]", members)
+    samples, network = _stack([window.samples for window in windows], device), windows[0].network
+    if windows[0].stage == "f0":
+        return cast("F0Estimator", network).estimate(samples)
+    known = [window.statistics for window in windows if window.statistics is not None]
+    return cast("ContentEncoder", network).encode(samples, known or None)
 
 
 def _stack(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
@@ -230,7 +226,7 @@ def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: 
     content = _stack([m.features.content for m in members], device)
     coarse = [m.features.f0_coarse for m in members if m.features.f0_coarse is not None]
     lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
-    g = net.condition(torch.tensor([m.speaker_id for m in members], device=device))
+    g = net.condition(torch.tensor([m.options.speaker_id for m in members], device=device))
     prior = net.encode(content, _stack(coarse, device) if coarse else None, lengths, first.reach_frames)
     sound = content.new_zeros(len(members), first.frames * net.config.frame_samples)
     for span in first.sounding:
@@ -242,10 +238,9 @@ def _fill(
     sound: Tensor, span: Span, members: list[SynthesisRequest], prior: Prior, g: Tensor, budget: FrameBudget
 ) -> None:
     """Put the sound of a span of the first member's frames in its place, as much at a time as the budget allows."""
-    first = members[0]
+    first, (start, end) = members[0], span
     hop, window_start = first.synthesizer.config.frame_samples, first.features.start_frames
     window_end = window_start + prior.mean.shape[-1]
-    start, end = span
     rounded = ceil_div(end - start, _CORE_STEP_FRAMES) * _CORE_STEP_FRAMES
     step = rounded if budget.frames is None else max(_CORE_STEP_FRAMES, budget.frames // len(members))
     for begin in range(start, end, step):
@@ -257,16 +252,16 @@ def _fill(
 
 def _decoded(members: list[SynthesisRequest], prior: Prior, g: Tensor, core: Span, device: torch.device) -> Tensor:
     """Sound (batch, samples) of some frames; flow and decoder have a finite reach, so any cut gives the same."""
-    first = members[0]
+    first, noise_scale = members[0], members[0].options.noise_scale
     net, frames = first.synthesizer, prior.mean.shape[-1]
     decoded = _widened(core, net.decode_context_frames, frames)
     flowed = _widened(decoded, net.flow_context_frames, frames)
     span = slice(*flowed)
     z_p = prior.mean[:, :, span]
-    if first.noise_scale:
+    if noise_scale:
         count, channels = flowed[1] - flowed[0], net.config.inter_channels
-        rows = [latent_noise(m.seed, m.features.start_frames + flowed[0], count, channels) for m in members]
-        z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * _stack(rows, device) * (LATENT_SCALE * first.noise_scale)
+        rows = [latent_noise(m.options.seed, m.features.start_frames + flowed[0], count, channels) for m in members]
+        z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * _stack(rows, device) * (LATENT_SCALE * noise_scale)
     mask = prior.mask[:, :, span]
     z = net.reverse_flow(z_p * mask, mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
     source = _source(members, decoded, device) if net.config.has_f0 else None
@@ -278,14 +273,13 @@ def _widened(span: Span, context: int, frames: int) -> Span:
 
 
 def _source(members: list[SynthesisRequest], span: Span, device: torch.device) -> Tensor:
-    first = members[0]
-    net, hop = first.synthesizer, first.synthesizer.config.frame_samples
+    (start, end), net, noise_scale = span, members[0].synthesizer, members[0].options.noise_scale
+    hop = net.config.frame_samples
     f0_hz = torch.from_numpy(np.stack([m.features.f0_hz for m in members if m.features.f0_hz is not None]))
     begun = torch.tensor([m.features.phase_cycles for m in members], dtype=torch.float64)
-    phase = advance_phase(begun, f0_hz[:, : span[0]], 1 / FRAME_RATE_HZ)
+    phase = advance_phase(begun, f0_hz[:, :start], 1 / FRAME_RATE_HZ)
     noise = None
-    if first.noise_scale or net.needs_noise:
-        count = (span[1] - span[0]) * hop
-        rows = [source_noise(m.seed, (m.features.start_frames + span[0]) * hop, count) for m in members]
-        noise = _stack(rows, device)
-    return net.source(f0_hz[:, span[0] : span[1]].contiguous().to(device), phase, noise, first.noise_scale)
+    if noise_scale or net.needs_noise:
+        places = [(m.options.seed, (m.features.start_frames + start) * hop) for m in members]
+        noise = _stack([source_noise(seed, at, (end - start) * hop) for seed, at in places], device)
+    return net.source(f0_hz[:, start:end].contiguous().to(device), phase, noise, noise_scale)

@@ -25,9 +25,8 @@ class Sink:
     """Takes one conversion's sound: `check`, `open`, `write` ..., `finish`; or `discard` at any time."""
 
     path: Path | None = None
-    """The file, if it is one."""
     format: str | None = None
-    """One of FORMATS, which may not have every rate and length; None for samples in memory."""
+    """One of FORMATS; None for samples in memory."""
 
     def check(self) -> None:
         """Raise MenuraError if nothing can be written there: before any work."""
@@ -45,13 +44,9 @@ class Sink:
 
 
 class FileSink(Sink):
-    """An audio file, with its peak limited; it appears when it is complete.
+    """An audio file, with its peak limited; it appears when it is complete, in folders made for it.
 
-    Args:
-        path: the file; folders above it are made.
-        options: format, by default what the name's ending says, and how it stores sound.
-        source: the file whose tags and cover it gets.
-        keep: files (device, inode) that must not be replaced.
+    It gets the tags and the cover of `source`. `keep` are files (device, inode) that must not be replaced.
     """
 
     def __init__(
@@ -62,9 +57,9 @@ class FileSink(Sink):
         source: Path | None = None,
         keep: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
-        self._options = options = options or ConversionOptions()
+        self._options = options or ConversionOptions()
         self.path: Path = path
-        self.format = options.format or format_of(path)
+        self.format = self._options.format or format_of(path)
         self._source, self._keep, self._rate = source, keep, 0
         self._spool: SampleSpool | None = None
 
@@ -77,9 +72,8 @@ class FileSink(Sink):
         with suppress(OSError):
             status = self.path.stat()
             if (status.st_dev, status.st_ino) in self._keep:
-                raise EncodeError(
-                    self.path, "would overwrite a recording that is to be converted", "Choose another output"
-                )
+                problem = "would overwrite a recording that is to be converted"
+                raise EncodeError(self.path, problem, "Choose another output")
 
     def open(self, sample_rate: int) -> None:
         folder = self.path.parent

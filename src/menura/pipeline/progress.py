@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Literal
 
 from menura.types import Progress, StageTimes
 
 Stage = Literal["decode", "content", "f0", "retrieval", "synthesis", "assemble", "encode"]
-T = TypeVar("T")
 
 
 class StageClock:
     """Adds up seconds by stage for one input."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def add(self, stage: Stage, seconds: float) -> None:
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        self._seconds[stage] += seconds
 
     @contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:
@@ -30,35 +30,19 @@ class StageClock:
         finally:
             self.add(stage, time.perf_counter() - start)
 
-    def pulled(self, stage: Stage, items: Iterable[T]) -> Iterator[T]:
-        """The items, counting the time their producer takes."""
-        iterator = iter(items)
-        while True:
-            with self.measure(stage):
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
-
     def times(self) -> StageTimes:
         return StageTimes(**{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})
 
 
 class RunMeter:
-    """Counts files and seconds of sound. Durations that nobody has read yet are estimated by the files' sizes.
-
-    Args:
-        sizes: bytes of each input, 0 where unknown.
-    """
+    """Counts inputs and their seconds; durations not read yet are estimated by sizes (bytes, 0 where unknown)."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = sizes
         self._start = time.perf_counter()
         self._known_s: dict[int, float] = {}
         self._done_s: dict[int, float] = {}
-        self._files_done = 0
-        self._files_begun = 0
+        self._files_done = self._files_begun = 0
 
     def begun(self, number: int, audio_s: float) -> None:
         """An input was read once: its duration is known."""
@@ -78,18 +62,14 @@ class RunMeter:
         self._files_done += 1
 
     def progress(self, name: str) -> Progress:
+        known_s, known_bytes = sum(self._known_s.values()), sum(self._sizes[number] for number in self._known_s)
+        estimate_s = known_s * sum(self._sizes) / known_bytes if known_bytes else None
         return Progress(
             file=name,
             files_begun=self._files_begun,
             files_done=self._files_done,
             files=len(self._sizes),
             audio_done_s=sum(self._done_s.values()),
-            audio_s=self._audio_s(),
+            audio_s=known_s if len(self._known_s) == len(self._sizes) else estimate_s,
             wall_s=time.perf_counter() - self._start,
         )
-
-    def _audio_s(self) -> float | None:
-        known_s, known_bytes = sum(self._known_s.values()), sum(self._sizes[n] for n in self._known_s)
-        if len(self._known_s) == len(self._sizes):
-            return known_s
-        return known_s * sum(self._sizes) / known_bytes if known_bytes else None

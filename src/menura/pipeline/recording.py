@@ -1,4 +1,4 @@
-"""A recording that can be read twice, as 16 kHz blocks with reflected ends."""
+"""A recording that can be read twice: its first, cheap pass, and 16 kHz blocks with reflected ends."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ import numpy as np
 import numpy.typing as npt
 
 from menura.audio.decode import open_audio
-from menura.audio.envelope import PeakMeter
+from menura.audio.envelope import PeakMeter, RmsMeter
 from menura.audio.filters import StreamHighPass
 from menura.audio.processor import CANCELLED, MixDown, StreamResampler
+from menura.content.registry import RecordingStatistics, StatisticsCollector
 from menura.errors import DecodeError
-from menura.pipeline.windows import LONGEST_EDGE_SAMPLES
+from menura.pipeline.windows import LONGEST_EDGE_SAMPLES, Extent, Span
 from menura.types import AudioInfo, FloatArray
-from menura.units import ANALYSIS_RATE_HZ, rescaled_length
+from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES, rescaled_length
 
 BLOCK_S = 2
 """Seconds of a block when reading."""
-
 _MOST_CHANNELS = 64
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1000, 768_000
+
+PEAK_LIMIT_IN = 0.95
+"""Louder input is scaled down to this, as RVC does."""
+QUIET_PEAK, MOST_GAIN = 10 ** (-30 / 20), 10 ** (40 / 20)
+"""Input whose peak is below -30 dBFS is analysed at that level: in much quieter speech F0 networks find no voice."""
+SILENT_PEAK = 10 ** (-80 / 20)
+
+_BELOW_SPEECH_DB, _CEILING_DB, _SPEECH_PERCENTILE = 50.0, -50.0, 90
+_SHORTEST_FRAMES, _RELEASE_FRAMES, _ATTACK_FRAMES, FADE_FRAMES = 50, 15, 10, 4
+_STEPS_A_DB = 2
+_FAR = 1 << 40
 
 
 class Reader(Protocol):
@@ -75,14 +86,9 @@ class FileRecording:
 
 
 class ArrayRecording:
-    """Samples in memory.
+    """(samples,) or (samples, channels) in memory, floats of full scale 1 or integers of their type's full scale.
 
-    Args:
-        samples: (samples,) or (samples, channels), floats of full scale 1 or integers of their type's full scale.
-        sample_rate: in Hz.
-
-    Raises:
-        DecodeError: another shape or type, no samples, NaN or infinite ones, or an impossible rate.
+    Raises DecodeError: another shape or type, no samples, NaN or infinite ones, or an impossible rate.
     """
 
     name = "<array>"
@@ -107,29 +113,24 @@ class ArrayRecording:
 
 
 def _checked(samples: npt.NDArray[Any]) -> FloatArray:
-    name = ArrayRecording.name
-    if samples.dtype.kind not in "fiu":
+    name, kind, shape = ArrayRecording.name, samples.dtype.kind, samples.shape
+    if kind not in "fiu":
         raise DecodeError(name, f"samples of type {samples.dtype} are not supported", "Use float32")
     if samples.ndim not in (1, 2):
-        raise DecodeError(name, f"expected an array of (samples,) or (samples, channels), not {samples.shape}")
+        raise DecodeError(name, f"expected an array of (samples,) or (samples, channels), not {shape}")
     if not samples.size:
         raise DecodeError(name, "contains no samples")
-    if samples.ndim == 2 and samples.shape[1] > min(_MOST_CHANNELS, max(8, samples.shape[0])):
+    if samples.ndim == 2 and shape[1] > min(_MOST_CHANNELS, max(8, shape[0])):
         advice = "Transpose an array of (channels, samples): samples.T"
-        raise DecodeError(name, f"{samples.shape[1]} channels in an array of (samples, channels)", advice)
-    if samples.dtype.kind != "f":
+        raise DecodeError(name, f"{shape[1]} channels in an array of (samples, channels)", advice)
+    if kind != "f":
         full = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        samples = (samples.astype(np.float64) - (full if samples.dtype.kind == "u" else 0.0)) / full
+        samples = (samples.astype(np.float64) - (full if kind == "u" else 0.0)) / full
     with np.errstate(over="ignore"):
         floats = samples.astype(np.float32)
     if not np.isfinite(floats).all():
         raise DecodeError(name, "contains NaN or infinite samples", "Replace them, with numpy.nan_to_num say")
     return floats
-
-
-def analysis_length(length_samples: int, sample_rate: int) -> int:
-    """Samples at 16 kHz of a recording that isn't empty: at least one."""
-    return max(1, rescaled_length(length_samples, sample_rate, ANALYSIS_RATE_HZ))
 
 
 class AnalysisFeed:
@@ -138,39 +139,32 @@ class AnalysisFeed:
     def __init__(
         self, reader: Reader, gain: float = 1.0, limit: float = math.inf, check: Callable[[], None] = lambda: None
     ) -> None:
-        self.reader, self._gain, self.limit, self._check = reader, gain, limit, check
-        self._meter = PeakMeter()
+        self.reader, self.limit, self._gain, self._check = reader, limit, gain, check
+        self.meter = PeakMeter()
+        """Its limit is where clicks are to be limited, by what was read so far."""
         self.length_samples = 0
-        """Samples read so far at the recording's own rate."""
+        """Read so far, at the recording's own rate."""
         self.peak = 0.0
         """Largest |sample| so far at 16 kHz, before the high-pass and the gain."""
 
-    @property
-    def needed_limit(self) -> float:
-        """Where clicks are to be limited, by what was read so far; infinite without any."""
-        return self._meter.limit
-
     def blocks(self) -> Iterator[FloatArray]:
-        """Contiguous blocks, `analysis_length` of the recording's length together; `check` is called before each."""
+        """Contiguous blocks, at least one sample of a recording that isn't empty; `check` is called before each."""
         rate = self.reader.info.sample_rate
         resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
         for block in self.reader.blocks(BLOCK_S * rate):
             self._check()
             self.length_samples += len(block)
-            self._meter.push(block)
+            self.meter.push(block)
             block = block if self.limit == math.inf else np.clip(block, -self.limit, self.limit)
             yield high_pass.push(self._measured(resampler.push(block)))
-        yield high_pass.push(self._measured(self._at_least_one(resampler.flush())))
+        rest = resampler.flush()
+        if self.length_samples and not rescaled_length(self.length_samples, rate, ANALYSIS_RATE_HZ):
+            rest = np.zeros(1, dtype=np.float32)  # less than half a sample at 16 kHz must be converted too
+        yield high_pass.push(self._measured(rest))
         yield high_pass.flush()
 
-    def _at_least_one(self, rest: FloatArray) -> FloatArray:
-        """A sample or two at a high rate are less than half a sample at 16 kHz, yet must be converted."""
-        exact = rescaled_length(self.length_samples, self.reader.info.sample_rate, ANALYSIS_RATE_HZ)
-        return np.zeros(1, dtype=np.float32) if self.length_samples and not exact else rest
-
     def _measured(self, samples: FloatArray) -> FloatArray:
-        if len(samples):
-            self.peak = max(self.peak, float(np.max(np.abs(samples))))
+        self.peak = max(self.peak, float(np.max(np.abs(samples), initial=0.0)))
         return samples if self._gain == 1.0 else samples * np.float32(self._gain)
 
 
@@ -182,16 +176,7 @@ def reflect(samples: FloatArray, left: int, right: int) -> FloatArray:
 def reflect_edges(
     blocks: Iterable[FloatArray], left: int, right: Callable[[int], int]
 ) -> Generator[FloatArray, None, None]:
-    """The blocks of a recording with reflected samples before and after them.
-
-    Args:
-        blocks: contiguous blocks, at least one sample together.
-        left: reflected samples before the first one, at most LONGEST_EDGE_SAMPLES.
-        right: from the recording's length, the reflected samples after its last one, with the same limit.
-
-    Yields:
-        Blocks of the extended signal, equal to `reflect` of the whole.
-    """
+    """`reflect` for blocks, by the recording's length on the right; at most LONGEST_EDGE_SAMPLES on each side."""
     held: FloatArray = np.zeros(0, dtype=np.float32)
     length, begun = 0, False
     for block in blocks:
@@ -207,3 +192,167 @@ def reflect_edges(
         held = held[keep:]
     if length:
         yield reflect(held, 0 if begun else left, right(length))
+
+
+class SilenceFinder:
+    """Finds where a recording is silent for so long that no network needs to see it (`--split-silence`).
+
+    That is half a second and more 50 dB below the recording's own speech, and below -50 dBFS. The 0.15 s after a sound
+    and the 0.1 s before one are kept, the rest is faded over 40 ms. It takes 16 kHz samples in any blocks; two bytes a
+    frame are kept.
+    """
+
+    def __init__(self) -> None:
+        self._pending: FloatArray = np.zeros(0, dtype=np.float32)
+        self._levels: list[npt.NDArray[np.int16]] = []
+
+    def push(self, samples: FloatArray) -> None:
+        held = np.concatenate([self._pending, samples])
+        frames = len(held) // FRAME_SAMPLES
+        self._pending = held[frames * FRAME_SAMPLES :]
+        self._measure(held[: frames * FRAME_SAMPLES].reshape(frames, FRAME_SAMPLES))
+
+    def finish(self, gain: float) -> Silences:
+        """The silent spans of all that was pushed, as it is after a gain."""
+        if len(self._pending):
+            self._measure(self._pending[None, :])
+        levels = np.concatenate([np.zeros(0, np.int16), *self._levels]) / _STEPS_A_DB + 20 * np.log10(gain)
+        speech = levels[levels > _CEILING_DB]
+        loud_db = float(np.percentile(speech, _SPEECH_PERCENTILE)) if len(speech) else 0.0
+        quiet = levels < min(loud_db - _BELOW_SPEECH_DB, _CEILING_DB)
+        edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
+        spans = tuple(
+            (a + _RELEASE_FRAMES if a else -_FAR, b - _ATTACK_FRAMES if b < len(levels) else _FAR)
+            for a, b in edges
+            if b - a >= _SHORTEST_FRAMES
+        )
+        return Silences(spans=spans, frames=len(levels))
+
+    def _measure(self, frames: FloatArray) -> None:
+        power = np.mean(np.square(frames, dtype=np.float64), axis=1)
+        levels_db = 10 * np.log10(np.maximum(power, 1e-20))  # float files reach far above 0 dB
+        self._levels.append(np.rint(_STEPS_A_DB * levels_db).astype(np.int16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silences:
+    """Spans of frames [start, end) without sound, in order; the first and the last may reach beyond the recording."""
+
+    spans: tuple[Span, ...] = ()
+    frames: int = 0
+    """Of the recording."""
+
+    @property
+    def skipped_frames(self) -> int:
+        return sum(min(end, self.frames) - max(start, 0) for start, end in self.spans)
+
+    def sounding(self, start: int, end: int) -> tuple[Span, ...]:
+        """What of [start, end) is to be computed: all but the silent spans, their fades included."""
+        pieces, at = [], start
+        for quiet_start, quiet_end in self.spans:
+            stop, resume = quiet_start + FADE_FRAMES, quiet_end - FADE_FRAMES
+            if resume <= at:
+                continue
+            if stop >= end:
+                break
+            if stop > at:
+                pieces.append((at, stop))
+            at = resume
+        if at < end:
+            pieces.append((at, end))
+        return tuple(pieces)
+
+    def hides(self, start: int, end: int) -> bool:
+        """True if all of [start, end) is in one silent span."""
+        return any(quiet_start <= start and end <= quiet_end for quiet_start, quiet_end in self.spans)
+
+    def gate(self, start: int, end: int, frame_samples: int) -> FloatArray | None:
+        """Factors for the samples of frames [start, end): 1 where there is sound, 0 in silence; None for all 1."""
+        near = [span for span in self.spans if span[0] < end and span[1] > start]
+        if not near:
+            return None
+        places = [place for a, b in near for place in (a, a + FADE_FRAMES, b - FADE_FRAMES, b)]
+        at = start + (np.arange((end - start) * frame_samples) + 0.5) / frame_samples
+        return np.interp(at, places, [1.0, 0.0, 0.0, 1.0] * len(near)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingFacts:
+    """What the first pass found; lengths are at the recording's own rate, and at 16 kHz."""
+
+    length_samples: int
+    sample_rate: int
+    analysis_samples: int
+    gain: float
+    """For the analysis: 1, or what brings the peak down to PEAK_LIMIT_IN or up to QUIET_PEAK."""
+    limit: float
+    """Samples are limited to this before the gain: finite where there are clicks."""
+    silent: bool
+    statistics: RecordingStatistics | None
+    source_rms: FloatArray
+    """(frames,) RMS of 1 s every half second, for the loudness envelope."""
+    silences: Silences
+    warning: str | None
+    """What of the recording could not be read."""
+    notes: tuple[str, ...]
+
+    @property
+    def audio_s(self) -> float:
+        return self.length_samples / self.sample_rate
+
+
+def first_pass(
+    recording: Recording,
+    new_collector: Callable[[], StatisticsCollector] | None,
+    extent_of: Callable[[int], Extent],
+    *,
+    split_silence: bool = False,
+    adjust_level: bool = True,
+    check: Callable[[], None] = lambda: None,
+    limit: float = math.inf,
+) -> RecordingFacts:
+    """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
+
+    Without `new_collector` the encoder takes each window's own statistics (compatible modes). `adjust_level` limits
+    clicks and raises quiet recordings, which RVC doesn't; `limit` is of a click found before. Raises DecodeError.
+    """
+    feed = AnalysisFeed(recording.open(), limit=limit, check=check)
+    collector = None if new_collector is None else new_collector()
+    finder = SilenceFinder() if split_silence else None
+    meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
+
+    def measured() -> Iterator[FloatArray]:
+        for block in feed.blocks():
+            levels.append(meter.push(block))
+            if finder is not None:
+                finder.push(block)
+            yield block
+
+    for block in reflect_edges(measured(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples):
+        if collector is not None:
+            collector.push(block)
+    if not feed.length_samples:
+        raise DecodeError(recording.name, "contains no audio")
+    if adjust_level and limit == math.inf and feed.meter.limit < math.inf:
+        limit = feed.meter.limit
+        return first_pass(recording, new_collector, extent_of, split_silence=split_silence, check=check, limit=limit)
+    levels.append(meter.flush())
+    rate, gain, peak = feed.reader.info.sample_rate, 1.0, feed.peak
+    if peak > PEAK_LIMIT_IN:
+        gain = PEAK_LIMIT_IN / peak
+    elif adjust_level and SILENT_PEAK <= peak < QUIET_PEAK:
+        gain = min(QUIET_PEAK / peak, MOST_GAIN)
+    clicks = () if limit == math.inf else ("Clicks far above full scale were limited.",)
+    return RecordingFacts(
+        length_samples=feed.length_samples,
+        sample_rate=rate,
+        analysis_samples=max(1, rescaled_length(feed.length_samples, rate, ANALYSIS_RATE_HZ)),
+        gain=gain,
+        limit=limit,
+        silent=peak < SILENT_PEAK,
+        statistics=None if collector is None else collector.finish().scaled(gain),
+        source_rms=np.asarray(np.concatenate(levels) * min(gain, 1.0), dtype=np.float32),
+        silences=Silences() if finder is None else finder.finish(gain),
+        warning=feed.reader.warning,
+        notes=feed.reader.notes + clicks,
+    )

@@ -6,40 +6,127 @@ Both sides of a seam see the same content, F0, phase and noise, so the signals t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from menura.kernels.voice import Voice
 from menura.options import ConversionOptions
 from menura.pipeline.analysis import Analysis, Steps
 from menura.pipeline.execute import SynthesisRequest
-from menura.pipeline.seams import Assembler, seam_frame
 from menura.pipeline.windows import Span
 from menura.types import FloatArray
-from menura.units import FRAME_RATE_HZ
+from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES
+
+_QUIET_WINDOW_FRAMES = 5
+_STEP_REACH_SAMPLES, _AROUND_SAMPLES = 32, 240
+_BURST_WEIGHT_A_DB, _UNEVEN_WEIGHT_A_DB, _LEVEL_WEIGHT_A_DB = 0.02, 0.2, 0.03
+"""Tried on five minutes of real speech with a seam every second: a detector's five measures then told these places
+from others by chances of .27 to .52 (.50 is none). A heavier weight on bursts finds onsets instead."""
+_TINY = 1e-9
+_TINY_POWER, _TINY_HIGH = 1e-10, 1e-14
+_HIGH_ORDER = 4
+"""Of the differences that leave the highest frequencies: at 1 kHz a thousandth of what is at 7 kHz (24 kHz rate)."""
 
 
-@dataclass(kw_only=True, eq=False)
+def seam_frame(samples: FloatArray, start_frames: int) -> int:
+    """Absolute frame at whose beginning a seam is heard and measured least.
+
+    Of the quieter half of all places in (frames * 160,) samples at 16 kHz, at least 5 frames, it is the steadiest:
+    where no sample jumps, where the level hardly changes from frame to frame, and the quieter the better. The quietest
+    place alone is often the closure before a plosive, or the end of a word.
+    """
+    frames = samples.astype(np.float64).reshape(-1, FRAME_SAMPLES)
+    level = np.convolve(np.abs(frames).sum(axis=1), np.ones(_QUIET_WINDOW_FRAMES), mode="valid")
+    places = np.arange(len(level)) + _QUIET_WINDOW_FRAMES // 2
+    power = 10 * np.log10(np.square(frames).mean(axis=1) + _TINY)
+    uneven = np.abs(np.diff(power, prepend=power[0]))  # [i]: from frame i - 1 to i
+    around = uneven[places] + 0.5 * (uneven[places - 1] + uneven[places + 1])
+    step, burst_db = _jumps(samples, places * FRAME_SAMPLES)
+    cost = step + _BURST_WEIGHT_A_DB * burst_db + _UNEVEN_WEIGHT_A_DB * around
+    cost = cost + _LEVEL_WEIGHT_A_DB * 20 * np.log10(level + 1e-4)
+    cost[level > np.median(level)] = np.inf
+    best = np.flatnonzero(cost <= cost.min() + _TINY)
+    middle = (len(level) - 1) / 2
+    return int(start_frames + places[best[np.argmin(np.abs(best - middle))]])
+
+
+def _jumps(samples: FloatArray, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How samples jump within 2 ms: the largest, over the level within 15 ms; all, against all within 15 ms, in dB."""
+    wide = np.pad(samples.astype(np.float64), _AROUND_SAMPLES)
+    jumps = np.abs(np.diff(wide))
+    all_near = places[:, None] + np.arange(2 * _AROUND_SAMPLES)
+    near = slice(_AROUND_SAMPLES - _STEP_REACH_SAMPLES, _AROUND_SAMPLES + _STEP_REACH_SAMPLES)
+    level = np.sqrt(np.square(wide[all_near]).mean(axis=1) + _TINY)
+    jumped = jumps[all_near]
+    here, around = np.square(jumped[:, near]).mean(axis=1), np.square(jumped).mean(axis=1)
+    return jumped[:, near].max(axis=1) / level, 10 * np.log10((here + _TINY) / (around + _TINY))
+
+
+class Assembler:
+    """Joins segments that overlap into one gapless signal, by crossfades.
+
+    Neighbours overlap by more than a crossfade, and both are right all over the overlap: it goes where `_calmest` says.
+    """
+
+    def __init__(self, crossfade_samples: int, sample_rate: int) -> None:
+        self._fade, self._rate = crossfade_samples, sample_rate
+        self._tail: FloatArray = np.zeros(0, dtype=np.float32)
+        self.shift_samples = 0
+        """By how much the last crossfade's middle is after its overlap's middle."""
+
+    def push(self, samples: FloatArray, overlap_samples: int) -> FloatArray:
+        """Take the next segment and give what is final; at its end `overlap_samples` overlap the one after (or 0)."""
+        overlap = len(self._tail)
+        if overlap:
+            mean = np.float32(0.5) * (self._tail + samples[:overlap])
+            middle = _calmest(mean, self._fade, self._rate)
+            self.shift_samples = middle - overlap // 2
+            ramp = np.arange(overlap, dtype=np.float32) + 0.5 - (middle - self._fade / 2)
+            ramp = np.clip(ramp / self._fade, 0, 1)
+            samples = samples.copy()
+            samples[:overlap] = self._tail * (1 - ramp) + samples[:overlap] * ramp
+        keep = len(samples) - overlap_samples
+        self._tail = samples[keep:].copy()
+        return samples[:keep]
+
+
+def _calmest(samples: FloatArray, fade_samples: int, sample_rate: int) -> int:
+    """Where in an overlap, of at least 34 ms, a crossfade's middle is heard and measured least.
+
+    The sum of two decibels: of the highest frequencies within 2 ms against 15 ms on either side, and of the level of
+    the 10 ms after against that of the 10 ms before.
+    """
+    near, around, half = (round(seconds * sample_rate) for seconds in (0.002, 0.015, 0.01))
+    middle, reach = len(samples) // 2, (len(samples) - fade_samples) // 2
+    step = max(1, round(0.0025 * sample_rate))
+    farthest = reach // step * step
+    wide = samples.astype(np.float64)
+    power = np.square(wide)
+    high = np.square(np.diff(wide, n=_HIGH_ORDER, prepend=np.zeros(_HIGH_ORDER)))
+    best, least = middle, np.inf
+    for place in sorted(range(middle - farthest, middle + farthest + 1, step), key=lambda place: abs(place - middle)):
+        here = high[place - near : place + near].mean()
+        both = high[place - around - near : place + around + near].sum()
+        beside = (both - 2 * near * here) / (2 * around)
+        before, after = power[place - half : place].mean(), power[place : place + half].mean()
+        burst_db = 10 * np.log10((here + _TINY_HIGH) / (beside + _TINY_HIGH))
+        cost = burst_db + abs(10 * np.log10((after + _TINY_POWER) / (before + _TINY_POWER)))
+        if cost < least:
+            best, least = place, cost
+    return best
+
+
 class Synthesis:
-    """A recording's segments, one after another."""
+    """A recording's segments, one after another; the analysis gives the features, as far as a segment needs them."""
 
-    synthesizer: Voice
-    analysis: Analysis
-    """Gives the features, as far as a segment needs them."""
-    options: ConversionOptions
-    seams_s: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._windowing, self._silences, self._clock = (
-            self.analysis.windowing,
-            self.analysis.silences,
-            self.analysis.clock,
-        )
-        self._rate, self._hop = self.synthesizer.config.sample_rate, self.synthesizer.config.frame_samples
+    def __init__(self, synthesizer: Voice, analysis: Analysis, options: ConversionOptions) -> None:
+        self._synthesizer, self._analysis, self._options = synthesizer, analysis, options
+        self._windowing, self._clock = analysis.windowing, analysis.clock
+        self._rate, self._hop = synthesizer.config.sample_rate, synthesizer.config.frame_samples
         self._assembler = Assembler(self._windowing.crossfade_frames * self._hop, self._rate)
-        self._seam_frames = 0
-        """Where the segment to come begins."""
+        self._seam_frames = 0  # where the segment to come begins
+        self.seams_s: list[float] = []
 
     def segments(self, output_frames: int) -> Iterator[Steps[FloatArray]]:
         """For each segment its steps, which return the sound that it makes final; together all frames."""
@@ -48,9 +135,12 @@ class Synthesis:
 
     def _segment(self, cell: Span, *, last: bool) -> Steps[FloatArray]:
         seam, overlap = self._seam_frames, self._windowing.overlap_frames
-        context = self._windowing.context(cell, self.analysis.extent)
-        yield from self.analysis.until(context[1])
-        stop = cell[1] if last else self._cut(cell[1])
+        context = self._windowing.context(cell, self._analysis.extent)
+        yield from self._analysis.until(context[1])
+        stop, reach = cell[1], self._windowing.seam_search_frames
+        if not last:
+            with self._clock.measure("assemble"):
+                stop = seam_frame(self._analysis.samples(stop - reach, stop + reach), stop - reach)
         core = (seam - overlap if seam else 0, stop if last else stop + overlap)
         samples = yield from self._sound(context, core)
         with self._clock.measure("assemble"):
@@ -58,31 +148,24 @@ class Synthesis:
         if seam:
             self.seams_s.append(seam / FRAME_RATE_HZ + self._assembler.shift_samples / self._rate)
         if not last:
-            self.analysis.forget(cell[1] - self._windowing.margin_frames)
+            self._analysis.forget(cell[1] - self._windowing.margin_frames)
         self._seam_frames = stop
         return joined
 
-    def _cut(self, border: int) -> int:
-        reach = self._windowing.seam_search_frames
-        with self._clock.measure("assemble"):
-            return seam_frame(self.analysis.samples(border - reach, border + reach), border - reach)
-
     def _sound(self, context: Span, core: Span) -> Steps[FloatArray]:
         """Sound of a segment's core; its silences are left out, if that was asked for."""
-        sounding = self._silences.sounding(*core)
-        if not sounding:
+        silences = self._analysis.silences
+        if not (sounding := silences.sounding(*core)):
             return np.zeros((core[1] - core[0]) * self._hop, dtype=np.float32)
         samples = yield SynthesisRequest(
-            synthesizer=self.synthesizer,
-            features=self.analysis.timeline.read(*context),
+            synthesizer=self._synthesizer,
+            features=self._analysis.timeline.read(*context),
             core=core,
-            speaker_id=self.options.speaker_id,
-            seed=self.options.seed,
-            noise_scale=self.options.noise_scale,
+            options=self._options,
             sounding=sounding,
             reach_frames=self._windowing.attention_frames,
             clock=self._clock,
         )
         assert samples is not None
-        gate = self._silences.gate(*core, self._hop)
+        gate = silences.gate(*core, self._hop)
         return samples if gate is None else samples * gate

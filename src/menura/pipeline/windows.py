@@ -1,60 +1,69 @@
-"""Where windows and segments begin and end, in frames of 10 ms. Integers only: nothing here reads a sample."""
+"""How a recording is cut, in frames of 10 ms, and why; integers only, nothing here reads a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-from menura.units import CONTENT_TAIL_SAMPLES, FRAME_SAMPLES, ceil_div
+import torch
+
+from menura.errors import ErrorDetails
+from menura.models.config import SynthesizerConfig
+from menura.options import ConversionOptions
+from menura.system.memory import available_memory_bytes
+from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
 
 Span: TypeAlias = tuple[int, int]
 """Frames [start, end)."""
 
 EDGE_FRAMES = 100
 """Most reflected context at a recording's two ends: 1 s, as RVC pads. Encoders may ask for less."""
-
 _LENGTH_STEP_FRAMES = 20
 """Timelines are this much longer or not: recordings of about equal length then have windows of equal shape, which can
 share passes, and a batch of any lengths meets few shapes (for each, libraries keep a prepared kernel)."""
-
 LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + _LENGTH_STEP_FRAMES + 4) * FRAME_SAMPLES
 """No reflection is longer, rounding up to the step or to whole content vectors included."""
-
 _SHORTEST_LAST_FRAMES = 400
+
+CUDNN_STEPS = 65_535
+"""Steps that cuDNN's recurrent layers take: 10.9 minutes at 10 ms."""
+
+_SHARE_OF_MEMORY = 0.8
+_ATTENTION_COPIES = 5
+"""Score-sized tensors alive at once in the text encoder's relative attention."""
+_BYTES_A_FRAME = 4 * 40_000
+"""Everything that grows with the length itself: features, latent, source, sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How far a recording's timeline reaches: frames [-left, end), and the 16 kHz samples behind them."""
+    """A recording's timeline: frames [-left, end), reflected context included, and 16 kHz samples after the last."""
 
     length_samples: int
-    """Samples of the recording at 16 kHz."""
+    """Of the recording itself at 16 kHz."""
     left_frames: int
     end_frames: int
-    """Past the recording's own end by its reflected context."""
-    tail_samples: int
-    """Samples of the timeline after its last frame."""
+    tail_samples: int = CONTENT_TAIL_SAMPLES
 
     @property
     def frames(self) -> int:
-        """All of its frames."""
         return self.left_frames + self.end_frames
 
     @property
-    def right_samples(self) -> int:
-        """Reflected samples needed after the recording's last one."""
-        return self.end_frames * FRAME_SAMPLES + self.tail_samples - self.length_samples
-
-    @property
     def left_samples(self) -> int:
-        """Reflected samples before the recording's first one."""
+        """Reflected before the recording's own."""
         return self.left_frames * FRAME_SAMPLES
 
+    @property
+    def right_samples(self) -> int:
+        """Reflected after them."""
+        return self.end_frames * FRAME_SAMPLES + self.tail_samples - self.length_samples
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """Frames [start, end) are wanted; frames [from_frames, to_frames) are looked at."""
+
+class Window(NamedTuple):
+    """Frames [start_frames, end_frames) are wanted; frames [from_frames, to_frames) are looked at."""
 
     start_frames: int
     end_frames: int
@@ -63,20 +72,10 @@ class Window:
 
 
 def streaming_extent(length_samples: int, edge_frames: int = EDGE_FRAMES) -> Extent:
-    """The timeline of the default mode, reflected at both ends, at the second up to 0.2 s further.
-
-    Args:
-        length_samples: of the recording, at 16 kHz.
-        edge_frames: reflected frames at each end, even and at most EDGE_FRAMES.
-    """
-    frames = ceil_div(length_samples, FRAME_SAMPLES)
-    end = _LENGTH_STEP_FRAMES * ceil_div(frames + edge_frames, _LENGTH_STEP_FRAMES)
-    return Extent(
-        length_samples=length_samples,
-        left_frames=edge_frames,
-        end_frames=end,
-        tail_samples=CONTENT_TAIL_SAMPLES,
-    )
+    """The default timeline: an even number of frames reflected at both ends, at the second up to 0.2 s further."""
+    frames = ceil_div(length_samples, FRAME_SAMPLES) + edge_frames
+    end = _LENGTH_STEP_FRAMES * ceil_div(frames, _LENGTH_STEP_FRAMES)
+    return Extent(length_samples=length_samples, left_frames=edge_frames, end_frames=end)
 
 
 def compat_extent(length_samples: int) -> Extent:
@@ -91,6 +90,10 @@ def compat_extent(length_samples: int) -> Extent:
     )
 
 
+def extent_for(options: ConversionOptions, edge_frames: int = EDGE_FRAMES) -> Callable[[int], Extent]:
+    return compat_extent if options.compat != "menura" else partial(streaming_extent, edge_frames=edge_frames)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windowing:
     """How a recording is cut, in frames of 10 ms: into windows for analysis, into segments for synthesis."""
@@ -98,16 +101,12 @@ class Windowing:
     segment_frames: int = 2000
     """Grid of the segments: 20 s."""
     context_frames: int = 1000
-    """Real context that a segment's text encoder sees on each side: all that its first two layers reach, and nearly all
-    of the rest. With 6 s a voice trained against discriminators differed from one pass by -48 dB near a seam, with 10 s
-    by -88."""
+    """Real context of a segment's text encoder on each side: all that its first two layers reach."""
     attention_frames: int | None = 500
-    """How far the text encoder's attention reaches to each side; None for the whole window, as in RVC, which trains on
-    cuts of three to four seconds. With a limit, no window's length changes what a frame becomes."""
+    """Reach of the text encoder's attention to each side; None for the whole window, as in RVC."""
     seam_search_frames: int = 50
     """A seam is cut at a quiet, steady place at most this far from its grid border."""
     crossfade_frames: int = 4
-    """Length of the linear crossfade at a seam: 40 ms."""
     seam_shift_frames: int = 1
     """A crossfade may go this far from the seam's place, to where the decoded sound is calmest."""
     analysis_frames: int | None = None
@@ -115,7 +114,6 @@ class Windowing:
     whole: bool = False
     """One segment, and one content window for encoders that can take it."""
     whole_f0: bool = False
-    """One window for F0."""
 
     @property
     def margin_frames(self) -> int:
@@ -130,14 +128,11 @@ class Windowing:
     def widest_frames(self, frames: int) -> int:
         """Of a timeline of so many frames, the widest window; the analysis networks' are about as wide."""
         last = min(_SHORTEST_LAST_FRAMES, self.segment_frames)  # joins the one before it
-        widest = self.segment_frames + last + 2 * self.margin_frames
-        return frames if self.whole else min(frames, widest)
+        return frames if self.whole else min(frames, self.segment_frames + last + 2 * self.margin_frames)
 
     def segments(self, output_frames: int) -> Iterator[Span]:
         """Cells of the synthesis over frames [0, output_frames); seams move near their ends."""
-        if self.whole:
-            return iter([(0, output_frames)])
-        return _cells(0, output_frames, self.segment_frames)
+        return iter([(0, output_frames)]) if self.whole else _cells(0, output_frames, self.segment_frames)
 
     def context(self, cell: Span, extent: Extent) -> Span:
         """Frames that a cell's text encoder sees: on the grid, so that segments are equally long."""
@@ -149,19 +144,10 @@ class Windowing:
     def windows(
         self, extent: Extent, core_frames: int, context_frames: int, *, whole: bool = False
     ) -> Iterator[Window]:
-        """Windows of an analysis network: fixed and absolute, over the whole timeline, reflected ends included.
-
-        Their grid is the network's own, `core_frames`, unless `analysis_frames` says otherwise.
-        """
+        """An analysis network's windows over the whole timeline, on its own absolute grid or `analysis_frames`."""
         first, end = -extent.left_frames, extent.end_frames
-        cells = [(first, end)] if whole else _cells(first, end, self.analysis_frames or core_frames)
-        for start, stop in cells:
-            yield Window(
-                start_frames=start,
-                end_frames=stop,
-                from_frames=max(first, start - context_frames),
-                to_frames=min(end, stop + context_frames),
-            )
+        for start, stop in [(first, end)] if whole else _cells(first, end, self.analysis_frames or core_frames):
+            yield Window(start, stop, max(first, start - context_frames), min(end, stop + context_frames))
 
 
 def _cells(start: int, end: int, grid: int) -> Iterator[Span]:
@@ -172,3 +158,77 @@ def _cells(start: int, end: int, grid: int) -> Iterator[Span]:
         stop = end if end - border < min(_SHORTEST_LAST_FRAMES, grid) else border
         yield at, stop
         at = stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the decision depends on besides the request."""
+
+    device: str
+    """cpu, cuda or mps."""
+    cudnn: bool
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    windowing: Windowing
+    reasons: tuple[str, ...]
+    refusal: ErrorDetails | None = None
+    """Why it can't be done, and what can; None if it can."""
+
+
+def machine_of(device: torch.device) -> Machine:
+    cuda = device.type == "cuda"
+    free = int(torch.cuda.mem_get_info(device)[0]) if cuda else available_memory_bytes()
+    return Machine(device=device.type, cudnn=cuda and torch.backends.cudnn.enabled, free_bytes=free)
+
+
+def decide(
+    options: ConversionOptions,
+    frames: int,
+    config: SynthesizerConfig,
+    machine: Machine,
+    windowing: Windowing | None = None,
+) -> Decision:
+    """Choose how to cut a timeline of so many frames: into segments, unless one pass over all of it is asked for."""
+    windowing = windowing or Windowing()
+    compat = options.compat != "menura"
+    if not compat and options.strategy != "whole":
+        if frames <= windowing.segment_frames:
+            return Decision(windowing=windowing, reasons=("short enough for one segment",))
+        segment_s, context_s = windowing.segment_frames / FRAME_RATE_HZ, windowing.margin_frames / FRAME_RATE_HZ
+        how = (
+            f"segments of {segment_s:.0f} s, each with {context_s:.1f} s of context on both sides, cut at quiet places "
+            f"and joined by crossfades of {10 * windowing.crossfade_frames} ms"
+        )
+        return Decision(windowing=windowing, reasons=("bounded memory at any length", how))
+    reach = None if compat else windowing.attention_frames
+    scores = frames * frames if reach is None else 0
+    needed = _ATTENTION_COPIES * 4 * config.n_heads * scores + _BYTES_A_FRAME * frames
+    why = f"compat={options.compat} converts each recording in one pass" if compat else "asked for"
+    return Decision(
+        windowing=replace(windowing, whole=True, whole_f0=compat, attention_frames=reach),
+        reasons=(
+            f"{why}: one pass of {frames / FRAME_RATE_HZ:.1f} s ({frames} steps)",
+            f"needs about {_gb(needed)} of the {_gb(machine.free_bytes)} of memory that are free on {machine.device}",
+        ),
+        refusal=_refusal(frames, needed, machine, "leave out {compat}" if compat else "use {strategy=auto}"),
+    )
+
+
+def _refusal(frames: int, needed: int, machine: Machine, instead: str) -> ErrorDetails | None:
+    length_s, advice = frames / FRAME_RATE_HZ, f"To convert any length, {instead}"
+    if machine.device == "cuda" and machine.cudnn and frames > CUDNN_STEPS:
+        problem = f"{length_s / 60:.1f} minutes in one pass are {frames} steps, and cuDNN takes at most {CUDNN_STEPS}"
+        advice += "; or turn cuDNN off with {cudnn=false}"
+    elif needed > _SHARE_OF_MEMORY * machine.free_bytes:
+        free = _gb(machine.free_bytes)
+        problem = f"{length_s:.0f} s in one pass need about {_gb(needed)} of memory, and only {free} are free"
+    else:
+        return None
+    return ErrorDetails(kind="resource", problem=problem, advice=advice)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 2**30:.1f} GB"

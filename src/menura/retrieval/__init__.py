@@ -1,1 +1,0 @@
-"""Content vectors of a voice's training data, by faiss."""

@@ -1,8 +1,10 @@
-"""RVC's .index files: faiss indexes of the voice's training content."""
+"""RVC's .index files: faiss indexes of the voice's training content, searched and made."""
 
 from __future__ import annotations
 
+import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from menura.errors import IndexFileError
+from menura.errors import IndexFileError, OptionError
 from menura.system.files import FETCH_AGAIN, stand_in
 from menura.types import FloatArray
 
@@ -29,18 +31,18 @@ _READ_BYTES = 1 << 20
 _SEARCH_VECTORS = 1024
 """Queries of one search: bounds the memory of what is fetched to 8 * 1024 vectors."""
 
+METHODS = ("auto", "faiss", "kmeans")
+REDUCE_ABOVE, CENTRES = 200_000, 10_000
+_LEAST_PER_CELL = 39  # vectors that faiss wants
+_ADDED_AT_ONCE = 8192
+
 
 class FaissIndex:
     """Content vectors of a voice's training data, searchable."""
 
     def __init__(self, index: Any, *, path: Path) -> None:
-        """Wrap an IndexIVFFlat or IndexFlatL2; the path is for messages.
-
-        Raises:
-            IndexFileError: it contains no vectors or NaN, or is not trained.
-        """
-        self.dim = int(index.d)
-        self.size = int(index.ntotal)
+        """Wrap an IndexIVFFlat or IndexFlatL2; the path is for messages. Raises IndexFileError if it is of no use."""
+        self.dim, self.size = int(index.d), int(index.ntotal)
         self._index, self._path = index, path
         if not self.size:
             advice = "RVC writes an empty 'trained_*.index' beside the one to use: give the 'added_*.index' file"
@@ -56,11 +58,7 @@ class FaissIndex:
 
     @classmethod
     def load(cls, path: Path) -> FaissIndex:
-        """Read an index.
-
-        Raises:
-            IndexFileError: missing, too large, damaged, empty, or of a kind that RVC doesn't write.
-        """
+        """Read an index. IndexFileError: missing, too large, damaged, empty, or of a kind that RVC doesn't write."""
         # A search takes milliseconds for a second of content, so faiss gets one thread in this process. Both packages
         # may have bound to one OpenMP runtime; then this call is torch's too, and would halve its speed.
         before = torch.get_num_threads()
@@ -81,18 +79,14 @@ class FaissIndex:
     def check_dim(self, content_dim: int) -> None:
         """Raise IndexFileError where the index was made for content of another width."""
         if self.dim != content_dim:
-            raise IndexFileError(
-                self._path,
-                f"was made for content of {self.dim} dimensions{_VERSIONS.get(self.dim, '')}, but the voice takes "
-                f"{content_dim}{_VERSIONS.get(content_dim, '')}",
-                f"{_OWN}, or {{index_rate=0}}",
-            )
+            own, wanted = _VERSIONS.get(self.dim, ""), f"{content_dim}{_VERSIONS.get(content_dim, '')}"
+            problem = f"was made for content of {self.dim} dimensions{own}, but the voice takes {wanted}"
+            raise IndexFileError(self._path, problem, f"{_OWN}, or {{index_rate=0}}")
 
     def retrieve(self, content: FloatArray) -> FloatArray:
         """Weighted mean of the 8 nearest stored vectors for each row of (frames, dim) float32; weights as RVC's.
 
-        A row that equals stored vectors gets their mean (RVC divides by zero); one that has no neighbour in its cell
-        of the index stays as it is (RVC takes the last vector, or divides by zero).
+        Where RVC divides by zero, a row that equals stored vectors gets their mean, one without neighbours stays.
         """
         parts = [self._retrieved(content[at : at + _SEARCH_VECTORS]) for at in range(0, len(content), _SEARCH_VECTORS)]
         return np.concatenate(parts) if parts else content
@@ -109,15 +103,9 @@ class FaissIndex:
 
 
 def neighbour_weights(distances: FloatArray, places: npt.NDArray[np.int64]) -> FloatArray:
-    """RVC's weights: (1 / squared distance)², normalised.
+    """RVC's weights, (1 / squared distance)², normalised; all are (rows, neighbours).
 
-    Args:
-        distances: (rows, neighbours) squared distances.
-        places: (rows, neighbours) of the vectors found, -1 where there are fewer.
-
-    Returns:
-        (rows, neighbours) float32: rows sum to 1, or are 0 where nothing was found. Where distances are 0, those
-        neighbours share all of the weight.
+    Rows sum to 1, or are 0 where all places are -1. Neighbours at distance 0 share all of the weight.
     """
     known = np.where(places >= 0, np.maximum(distances.astype(np.float64), 0.0), np.inf)
     nearest = known.min(axis=1, keepdims=True)
@@ -133,8 +121,7 @@ def _check_header(header: bytes, path: Path) -> None:
         raise IndexFileError(path, "is empty or cut off", _AGAIN)
     mark, dim, size = struct.unpack("<4siq", header)
     if mark not in _KINDS:
-        found = stand_in(path)
-        if found is not None:
+        if (found := stand_in(path)) is not None:
             raise IndexFileError(path, f"not an index but {found}", FETCH_AGAIN)
         raise IndexFileError(path, f"isn't an index that RVC writes ({' or '.join(_KINDS.values())})", _OWN)
     if not 0 < dim <= MAX_DIM or not 0 <= size <= path.stat().st_size // (4 * dim):
@@ -167,3 +154,50 @@ def _read(path: Path) -> Any:
     if index.metric_type != faiss.METRIC_L2:
         raise IndexFileError(path, "uses another metric than L2 (squared distance)", _OWN)
     return index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltIndex:
+    data: bytes
+    cells: int
+    vectors: int
+
+
+def build_index(vectors: FloatArray, *, method: str = "auto", seed: int = 0) -> BuiltIndex:
+    """An IVF,Flat index of (vectors, dim) float32 with min(16 √N, N / 39) cells, of which a search looks at one.
+
+    Method "auto" replaces more than 200 000 vectors by 10 000 cluster centres, "kmeans" already more than 10 000,
+    "faiss" never. Raises OptionError where there is no such method, or no vectors.
+    """
+    if method not in METHODS:
+        raise OptionError(None, f"'{method}' is not one of {', '.join(METHODS)}", option="index_method")
+    if not len(vectors):
+        raise OptionError(None, "there are no content vectors to build an index from", "Prepare recordings first")
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    shuffled = np.ascontiguousarray(vectors[order], dtype=np.float32)
+    if len(shuffled) > {"auto": REDUCE_ABOVE, "kmeans": CENTRES}.get(method, len(shuffled)):
+        shuffled = cluster_centres(shuffled, CENTRES, seed=seed)
+    cells = cell_count(len(shuffled))
+    index = faiss.index_factory(shuffled.shape[1], f"IVF{cells},Flat")
+    faiss.extract_index_ivf(index).nprobe = 1
+    index.train(shuffled)
+    for start in range(0, len(shuffled), _ADDED_AT_ONCE):
+        index.add(shuffled[start : start + _ADDED_AT_ONCE])
+    return BuiltIndex(data=faiss.serialize_index(index).tobytes(), cells=cells, vectors=len(shuffled))
+
+
+def cell_count(vectors: int) -> int:
+    """RVC's number of cells."""
+    return max(1, min(int(16 * math.sqrt(vectors)), vectors // _LEAST_PER_CELL))
+
+
+def cluster_centres(vectors: FloatArray, count: int, *, seed: int) -> FloatArray:
+    """K-means centres (count, dim) of (vectors, dim)."""
+    clustering = faiss.Kmeans(vectors.shape[1], count, niter=20, seed=seed, min_points_per_centroid=1)
+    clustering.train(vectors)
+    return np.asarray(clustering.centroids, dtype=np.float32)
+
+
+def index_name(cells: int, name: str, version: str) -> str:
+    """The file name that RVC WebUI gives an index."""
+    return f"added_IVF{cells}_Flat_nprobe_1_{name}_{version}.index"

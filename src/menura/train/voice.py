@@ -21,7 +21,7 @@ from menura.checkpoints.voice import LoadedVoice, VoiceMetadata
 from menura.errors import TrainingError
 from menura.models.config import SOURCE_FILTER
 from menura.models.weights import State, classic
-from menura.retrieval.build import BuiltIndex, build_index, index_name
+from menura.retrieval.faiss_index import BuiltIndex, build_index, index_name
 from menura.system.files import writing
 from menura.train.data.features import load_features
 from menura.train.data.report import Preparation, load_preparation

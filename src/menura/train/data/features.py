@@ -18,11 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from menura.audio.processor import resample
-from menura.content.base import ContentEncoder
-from menura.content.registry import encoder_path, load_encoder, projection_of
+from menura.content.registry import ContentEncoder, encoder_path, load_encoder, projection_of
 from menura.errors import TrainingError
-from menura.f0.base import F0Estimator
-from menura.f0.registry import load_estimator, method_path
+from menura.f0.registry import F0Estimator, load_estimator, method_path
 from menura.pipeline.analysis import ClipAnalysis, analyse_clips
 from menura.train.data.perturb import perturb
 from menura.train.data.report import PreparedSlice
