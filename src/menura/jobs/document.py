@@ -28,15 +28,22 @@ def report_document(report: RunReport) -> dict[str, Any]:
 def to_document(result: FileResult) -> dict[str, Any]:
     """A file's result as plain values; `error` has kind, subject, problem, advice and option."""
     wall_s = round(result.wall_s, 6)  # the factor is of what is written, so that it reads back the same
-    return asdict(result) | {
+    return {
+        "input": result.input,
         "output": None if result.output is None else str(result.output),
         "state": result.state.value,
+        "error": None if result.error is None else asdict(result.error),
         "notes": list(result.notes),
+        "audio_s": result.audio_s,
+        "output_samples": result.output_samples,
+        "output_rate": result.output_rate,
+        "f0_method": result.f0_method,
         "transpose": None if result.transpose is None else result.transpose + 0.0,  # not -0.0
         "wall_s": wall_s,
         "real_time_factor": round(wall_s / result.audio_s, 6) if result.audio_s else None,
         "stages": {name.removesuffix("_s"): round(seconds, 6) for name, seconds in asdict(result.stages).items()},
         "seams_s": list(result.seams_s),
+        "resumed": result.resumed,
     }
 
 
