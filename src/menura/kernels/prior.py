@@ -78,11 +78,8 @@ class Encoder:
         self._phone, self._pitch = network.emb_phone, network.emb_pitch
         self._projection = Convolution(packing, network.proj.weight, network.proj.bias)
         self._channels_out = len(network.proj.weight)
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """What is kept of the network."""
-        return [self._phone] if self._pitch is None else [self._phone, self._pitch]
+        self.modules = [module for module in (self._phone, self._pitch) if module is not None]
+        """What is kept of the network, as in the flow."""
 
     def prior(
         self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
@@ -162,11 +159,7 @@ class InverseFlow:
             for number, coupling in enumerate(reversed(flow.couplings))
         ]
         self._context_frames = flow.context_frames
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """What is kept of the network."""
-        return [coupling.condition for coupling in self._couplings]
+        self.modules = [coupling.condition for coupling in self._couplings]
 
     def reverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
         """See `Synthesizer.reverse_flow`; a row's mask has to be ones, then zeros."""

@@ -30,8 +30,7 @@ _SIGNS = re.compile(
 _FILE_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+p \S+ \S+ [1-9][0-9]* ", re.MULTILINE)
 """Of /proc/self/maps: a range of the process's own whose inode isn't 0, so that a file is behind it."""
 
-_DONT_NEED = 4
-"""MADV_DONTNEED of Linux, the only system on which any pages are found."""
+_DONT_NEED = 4  # MADV_DONTNEED of Linux, the only system on which any pages are found
 
 _LEAST_ADDRESSES_BYTES = 1_500_000_000
 """Address space that a conversion with a starter voice takes; with less, libraries abort the process or fail oddly."""
