@@ -12,7 +12,7 @@ import pytest
 
 SCRIPT = """
 import sys, time
-from menura.train.data.workers import run_all
+from menura.system.processes import run_all
 
 if __name__ == "__main__":
     print("begun", flush=True)

@@ -1,4 +1,4 @@
-"""Starting processes that end with their parent and leave Ctrl-C to it."""
+"""Processes that end with the one that started them: workers that leave Ctrl-C to it, and jobs spread over several."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from menura.errors import ResourceError
 from menura.system.device import prepare_own_process
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -75,8 +81,35 @@ def end_with_parent() -> None:
     threading.Thread(target=wait_for_end, name="menura-parent", daemon=True).start()
 
 
-def end_on_interrupt() -> None:
-    """Ctrl-C ends this process, one that was started with SIGINT blocked, at once and quietly."""
+def run_all(task: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int) -> Iterator[Result]:
+    """Results of all jobs, in their order, each as soon as it and those before it are there.
+
+    Both are pickled, unless one worker does all in this process. Ctrl-C ends the others at once and quietly.
+
+    Raises:
+        ResourceError: a process was killed, as systems do when memory runs out.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from map(task, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_jobs)
+    try:
+        with starting_processes():
+            results = pool.map(task, jobs)
+        yield from results
+    except BrokenProcessPool as error:
+        advice = "Try again with {workers=1}"
+        raise ResourceError(None, "a worker process died, perhaps out of memory", advice) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_jobs() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    end_with_parent()
+    import torch
+
+    torch.set_num_threads(1)

@@ -23,6 +23,7 @@ from menura.audio.processor import resample
 from menura.content.registry import encoder_path
 from menura.errors import AudioError, TrainingError, details_of
 from menura.f0.registry import method_path
+from menura.system.processes import run_all
 from menura.train.data import slicing
 from menura.train.data.features import extract_features, load_networks, whole_slice
 from menura.train.data.recordings import Recording, find_recordings
@@ -36,7 +37,6 @@ from menura.train.data.report import (
     save_preparation,
     save_report,
 )
-from menura.train.data.workers import run_all
 from menura.train.events import OnEvent, Preparing
 from menura.train.experiment.folder import FEATURES, SLICES
 from menura.train.experiment.settings import (
