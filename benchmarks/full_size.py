@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.recipe import Rule, around, drawn, gain, signed_uniform
-from menura.checkpoints.rvc import save_voice
-from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes, save_voice
 from menura.models.config import rvc_config
 from menura.models.hubert import HubertConfig
 from menura.models.rmvpe import N_MELS, RmvpeConfig

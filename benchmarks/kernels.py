@@ -23,8 +23,7 @@ from benchmarks.networks import ONEDNN, TORCH, AnalysisSizes, NetworkRow, Turns,
 from benchmarks.onnx import ONNX, decoder_session, export_decoder, why_not
 from benchmarks.turns import take_turns
 from menura.bench.conversion import sgemm_gflops, this_machine
-from menura.checkpoints.rvc import load_voice
-from menura.checkpoints.voice import LoadedVoice, build_synthesizer
+from menura.checkpoints.voice import LoadedVoice, build_synthesizer, load_voice
 from menura.cli.bench import about_lines
 from menura.cli.terminal import table
 from menura.kernels.library import PATHS, KernelLibrary, kernel_status, load_library

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from cast import NAMES, PAIRS
 
-from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import load_voice
 from menura.models.config import small_config
 from menura.train.experiment.settings import (
     FILTER_WEIGHTS,

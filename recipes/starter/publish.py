@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from cast import NAMES, PAIRS
 
-from menura.checkpoints.rvc import VoiceMetadata, load_voice
+from menura.checkpoints.voice import VoiceMetadata, load_voice
 from menura.train.data.features import SUFFIX, ClipFeatures, load_features
 from menura.train.voice import export_voice
 

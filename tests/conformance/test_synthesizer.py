@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from menura.checkpoints.rvc import load_voice
-from menura.checkpoints.voice import build_synthesizer
+from menura.checkpoints.voice import build_synthesizer, load_voice
 from menura.models.synthesizer import Synthesizer
 from support.full_size import make_voice
 

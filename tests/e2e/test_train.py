@@ -16,8 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from menura.checkpoints.rvc import load_voice
-from menura.checkpoints.voice import expected_shapes
+from menura.checkpoints.voice import expected_shapes, load_voice
 from menura.cli.main import run
 from menura.train.experiment.settings import load_experiment, save_experiment
 from support.training import tiny_filters, tiny_network

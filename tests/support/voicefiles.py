@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from menura.checkpoints.rvc import LoadedVoice, VoiceMetadata, save_voice
-from menura.checkpoints.voice import expected_shapes
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, expected_shapes, save_voice
 from menura.models.config import SynthesizerConfig
 from support.tiny import tiny_config
 

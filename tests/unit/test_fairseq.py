@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from menura.checkpoints.fairseq import read_fairseq_hubert
+from menura.checkpoints.hubert import read_fairseq_hubert
 from menura.checkpoints.pickles import load_as_data
 from menura.errors import CheckpointError
 from menura.models.hubert import Hubert, HubertConfig

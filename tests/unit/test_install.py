@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import load_voice
 from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
 from menura.voices import library
 from menura.voices.library import ImportRequest, VoiceEntry, import_voices, list_voices, read_card

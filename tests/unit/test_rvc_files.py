@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from menura.checkpoints.rvc import (
+from menura.checkpoints.voice import (
     LoadedVoice,
     VoiceMetadata,
+    build_synthesizer,
+    expected_shapes,
     load_voice,
     read_config,
     save_voice,
 )
-from menura.checkpoints.voice import build_synthesizer, expected_shapes
 from menura.errors import CheckpointError, EncodeError
 from menura.models.synthesizer import Synthesizer
 from menura.models.weights import folded, parametrized

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from menura.checkpoints.rvc import load_voice, save_voice
-from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, build_synthesizer, check_config
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, build_synthesizer, check_config, load_voice, save_voice
 from menura.errors import CheckpointError
 from menura.models.config import SynthesizerConfig, small_config
 from menura.models.source import advance_phase

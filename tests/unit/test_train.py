@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from menura.checkpoints.rvc import load_voice
-from menura.checkpoints.voice import build_synthesizer, expected_shapes
+from menura.checkpoints.voice import build_synthesizer, expected_shapes, load_voice
 from menura.errors import TrainingError
 from menura.models.discriminators import RvcDiscriminators
 from menura.models.source import sample_phases

@@ -14,8 +14,7 @@ import soundfile
 import torch
 
 import menura
-from menura.checkpoints.rvc import load_voice
-from menura.checkpoints.voice import expected_shapes
+from menura.checkpoints.voice import expected_shapes, load_voice
 from menura.cli.main import run
 from menura.errors import AssetMissingError, CheckpointError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import load_voice
 from menura.errors import CheckpointError, OptionError, ResourceError, TrainingError, UnsafeCheckpointError
 from menura.models.config import rvc_config
 from menura.models.discriminators import RvcDiscriminators
@@ -135,7 +135,7 @@ def test_warm_start_takes_rvcs_109_speakers_and_its_halves(folder: Path, tmp_pat
 
 
 def test_warm_start_from_a_voice_and_the_running_average(folder: Path, tmp_path: Path) -> None:
-    from menura.checkpoints.rvc import save_voice
+    from menura.checkpoints.voice import save_voice
 
     donor = tiny_experiment()
     voice = voice_of(donor, make_generator(donor).state_dict(), step=1, speaker="bert")
@@ -178,8 +178,7 @@ def test_other_files_are_refused_as_warm_starts(tmp_path: Path) -> None:
     ],
 )
 def test_sizes_are_rvcs(manifest: str, version: str, rate: int, vocoder: str) -> None:
-    from menura.checkpoints.rvc import parse_config
-    from menura.checkpoints.voice import expected_shapes
+    from menura.checkpoints.voice import expected_shapes, parse_config
 
     known = load_manifest(manifest)
     state = {t.name: torch.empty(t.shape, device="meta") for t in known.tensors}
@@ -191,7 +190,7 @@ def test_sizes_are_rvcs(manifest: str, version: str, rate: int, vocoder: str) ->
 
 
 def test_a_full_size_voice_is_written_as_rvc_writes_it(tmp_path: Path) -> None:
-    from menura.checkpoints.rvc import save_voice
+    from menura.checkpoints.voice import save_voice
 
     config = rvc_config("v2", 40_000, 1, content="contentvec", has_f0=True, vocoder="HiFi-GAN")
     experiment = tiny_rvc(synthesizer=config, speakers=("me",))

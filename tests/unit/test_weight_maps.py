@@ -70,7 +70,7 @@ def test_unfolding_keeps_the_weight() -> None:
 )  # fmt: skip
 def test_layout_is_that_of_real_files(name: str) -> None:
     """Names, order and shapes; no weights are made."""
-    from menura.checkpoints.rvc import parse_config
+    from menura.checkpoints.voice import parse_config
 
     manifest = load_manifest(name)
     with torch.device("meta"):

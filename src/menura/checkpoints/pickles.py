@@ -1,8 +1,7 @@
 """Reads files of weights without running anything in them; writes torch files, and says why where it can't.
 
 A .pth file is a pickle, and a pickle can call any function. Before torch sees the file, every function it names is
-compared with the few that tensors and plain values need; then torch reads it in its weights-only mode. Of files that
-hold objects beside their weights, `load_as_data` reads the weights.
+compared with the few that tensors and plain values need; then torch reads it in its weights-only mode.
 """
 
 from __future__ import annotations
@@ -63,17 +62,10 @@ _READ_ERRORS = (
 
 
 def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "meta"] = "cpu") -> object:
-    """Read a torch file that holds only tensors and plain values.
+    """Read a torch file that holds only tensors and plain values; on 'meta' their shapes and types only.
 
-    Args:
-        path: the file, in torch's zip form or the older one.
-        mapped: leave tensors in the file, mapped into memory, where its form allows it (the zip form does). For files
-            that nobody writes to and tensors that nobody changes.
-        device: 'meta' reads shapes and types only.
-
-    Raises:
-        CheckpointError: missing, empty, too large, cut off, or not a torch file.
-        UnsafeCheckpointError: it names functions or classes beyond those of tensors and plain values.
+    `mapped` leaves tensors in the file, mapped into memory, where its form allows it: for tensors that nobody changes.
+    Raises UnsafeCheckpointError where it names other functions or classes, else as `reading`.
     """
     with reading(path, "torch"):
         foreign = sorted(_foreign_names(path))
@@ -87,12 +79,7 @@ def load_tensors(path: Path, *, mapped: bool = False, device: Literal["cpu", "me
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors: safetensors, or a torch file without code; mapped into memory where possible.
-
-    Raises:
-        CheckpointError: damaged, or something other than named tensors.
-        UnsafeCheckpointError: it holds more than weights.
-    """
+    """Read named tensors, mapped into memory where possible: safetensors, or what `load_tensors` reads."""
     if path.suffix == ".safetensors":
         with reading(path, "safetensors"):
             return load_file(path)
@@ -103,11 +90,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_as_data(path: Path) -> object:
-    """Read a torch file that holds objects beside its weights; in place of each stands a `Something` that does nothing.
-
-    Raises:
-        CheckpointError: missing, empty, too large, cut off, or not a torch file.
-    """
+    """Read a torch file that holds objects beside its weights; a `Something` stands in place of each."""
     with reading(path, "torch"):
         _foreign_names(path)  # for its bounds
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_DATA)
@@ -118,25 +101,14 @@ class Something:
 
     fields: object = None
 
-    def __init__(self, *_: object, **__: object) -> None:
+    def _take(self, *_: object, **__: object) -> None:
         pass
 
-    def __setitem__(self, _key: object, _value: object) -> None:
-        pass
-
-    def append(self, _item: object) -> None:
-        pass
-
-    def extend(self, _items: object) -> None:
-        pass
+    __init__ = __setitem__ = append = extend = _take
 
 
 class _DataUnpickler(pickle._Unpickler):
-    """Python's own unpickler, of whose functions and classes only those of tensors are real.
-
-    The one in Python, not in C, since a state may only be given to `Something`: given to a function or a class that
-    other code uses it would change these.
-    """
+    """Python's own unpickler (not C's, whose `load_build` can't be replaced): only tensors' functions are real."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[object]
@@ -150,7 +122,7 @@ class _DataUnpickler(pickle._Unpickler):
         fields, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Something):
             target.fields = fields
-        elif type(target) is not OrderedDict:  # whose attributes, versions of modules, say nothing
+        elif type(target) is not OrderedDict:  # whose attributes say nothing; others' would change what code here uses
             raise pickle.UnpicklingError("attributes for what has none")
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -164,12 +136,17 @@ _DATA = SimpleNamespace(
 
 @contextmanager
 def reading(path: Path, kind: Literal["torch", "safetensors"]) -> Iterator[None]:
-    """What fails in this block fails because the file isn't what it should be.
-
-    Raises:
-        CheckpointError: missing, empty, too large, cut off, or not a file of this kind; says what to do.
-    """
-    _check_size(path)
+    """Raises CheckpointError where a file is missing, empty, too large, or the block can't read it as of this kind."""
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise CheckpointError(path, f"can't be read ({error.strerror})") from error
+    if size is None:
+        raise CheckpointError(path, "no such file", "Check the path")
+    if size == 0:
+        raise CheckpointError(path, "the file is empty", "Fetch it again")
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(path, f"{size / 2**30:.1f} GB is more than any voice has ({MAX_FILE_BYTES // 2**30} GB)")
     try:
         yield
     except _READ_ERRORS as error:
@@ -194,8 +171,7 @@ def _mappable(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for entry in archive.infolist():
             file.seek(entry.header_offset + _ZIP_NAME_LENGTH_AT)
-            name_length, extra_length = struct.unpack("<HH", file.read(4))
-            begin = entry.header_offset + _ZIP_NAME_LENGTH_AT + 4 + name_length + extra_length
+            begin = sum(struct.unpack("<HH", file.read(4))) + file.tell()
             aligned = begin % _ALIGNMENT_BYTES == 0 or "/data/" not in entry.filename
             if entry.compress_type != zipfile.ZIP_STORED or not aligned:
                 return False
@@ -213,20 +189,6 @@ def save_tensors(content: object, path: Path) -> None:
             raise
         file.flush()
         os.fsync(file.fileno())
-
-
-def _check_size(path: Path) -> None:
-    """Raise CheckpointError for a file that is missing, empty or far too large."""
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except OSError as error:
-        raise CheckpointError(path, f"can't be read ({error.strerror})") from error
-    if size is None:
-        raise CheckpointError(path, "no such file", "Check the path")
-    if size == 0:
-        raise CheckpointError(path, "the file is empty", "Fetch it again")
-    if size > MAX_FILE_BYTES:
-        raise CheckpointError(path, f"{size / 2**30:.1f} GB is more than any voice has ({MAX_FILE_BYTES // 2**30} GB)")
 
 
 def _foreign_names(path: Path) -> set[str]:
@@ -250,11 +212,8 @@ def _names_in_zip(path: Path) -> set[str]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
-        if (
-            len(entries) > _MAX_ZIP_ENTRIES
-            or sum(entry.file_size for entry in entries) > MAX_FILE_BYTES
-            or sum(entry.file_size for entry in pickles) > _MAX_PICKLE_BYTES
-        ):
+        whole, code = (sum(entry.file_size for entry in each) for each in (entries, pickles))
+        if len(entries) > _MAX_ZIP_ENTRIES or whole > MAX_FILE_BYTES or code > _MAX_PICKLE_BYTES:
             raise CheckpointError(path, "the archive holds more than any voice has")
         names = {"TorchScript program" for entry in entries if "/code/" in entry.filename}
         for entry in pickles:

@@ -108,7 +108,7 @@ def voice_lines(entries: Iterable[library.VoiceEntry]) -> Iterator[str]:
 
 
 def _facts(entry: library.VoiceEntry) -> dict[str, Any]:
-    from menura.checkpoints.rvc import load_voice
+    from menura.checkpoints.voice import load_voice
 
     voice = load_voice(entry.path)
     config, metadata = voice.config, voice.metadata

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import torch
 
-from menura.checkpoints.rvc import load_voice
-from menura.checkpoints.voice import build_synthesizer
+from menura.checkpoints.voice import build_synthesizer, load_voice
 from menura.content.registry import ContentEncoder, load_encoder, projection_of
 from menura.f0.registry import F0Estimator, load_estimator
 from menura.kernels.cache import PackingCache

@@ -105,7 +105,7 @@ Asked: TypeAlias = Union["ConversionOptions", Request]
 
 def resolve(options: ConversionOptions, home: Path) -> Request:
     """Look up what options name, here and nowhere else: voice, networks, index, F0. Raises MenuraError."""
-    from menura.checkpoints.rvc import read_config
+    from menura.checkpoints.voice import read_config
 
     voice = find_voice(options.voice, home)
     config = read_config(voice.path)

@@ -113,9 +113,10 @@ class RefineGan(nn.Module):
             for i in range(stages)
         )
         self.conv_post = make(top // 2**stages, 1, bias=False)
+        self.latent_context_frames, self.context_frames = self._contexts()
+        """Frames of the latent, and of latent and source, on each side that the samples of a frame depend on."""
 
-    def _latent_context(self) -> tuple[int, list[int]]:
-        """Frames of latent on each side, and by stage the steps on each side that are joined in."""
+    def _contexts(self) -> tuple[int, int]:
         left = right = _PADDING
         joined = []
         for rate, block in zip(reversed(self.rates), reversed(self.upsample_conv_blocks), strict=True):
@@ -125,17 +126,11 @@ class RefineGan(nn.Module):
             # Output n of linear interpolation reads inputs around (n + 1/2) / rate - 1/2.
             left = -((-2 * left + 1 - rate) // (2 * rate))
             right = (2 * (rate - 1 + right) + 1 - rate) // (2 * rate) + 1
-        return max(left, right) + _PADDING, joined[::-1]
-
-    @property
-    def context_frames(self) -> int:
-        """Latent (and source) frames on each side that the samples of a frame depend on."""
-        latent, joined = self._latent_context()
-        steps = latent
-        for rate, beside in zip(self.rates, joined, strict=True):
+        steps = latent = max(left, right) + _PADDING
+        for rate, beside in zip(self.rates, reversed(joined), strict=True):
             steps = max((steps + _PADDING) * rate + lowpass_width(rate), beside)
         # One more: the source interpolates F0 between frames.
-        return max(latent, ceil_div(steps + _PADDING, self.frame_samples) + 1)
+        return latent, max(latent, ceil_div(steps + _PADDING, self.frame_samples) + 1)
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """Latent to sound; as HifiGan's, but the source is needed."""
@@ -146,11 +141,10 @@ class RefineGan(nn.Module):
         window = core.widened(self.context_frames, z.shape[-1])
         z = z[..., window.slice]
         levels = self._descend(samples_of(source, window, self.frame_samples))
-        context, _ = self._latent_context()
         parts = []
         for tile in core.tiles(TILES_JOINED * tile_frames):
             inside = tile.shifted(-window.start)
-            around = inside.widened(context, z.shape[-1])
+            around = inside.widened(self.latent_context_frames, z.shape[-1])
             part = self._refine(z[..., around.slice], g, self._cut(levels, around))
             parts.append(part[..., inside.shifted(-around.start).scaled(self.frame_samples).slice])
         return torch.cat(parts, dim=-1)

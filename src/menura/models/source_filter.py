@@ -9,7 +9,6 @@ As a learned vocoder see DDSP (Engel et al., 2020); blocks and inverse transform
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +82,6 @@ class ConvNextBlock(nn.Module):
         self.pwconv1 = nn.Linear(channels, WIDENING * channels)
         self.pwconv2 = nn.Linear(WIDENING * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels,), share))
-        self.context_steps = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, steps, channels) to the same shape."""
@@ -115,21 +113,15 @@ class SourceFilter(nn.Module):
         self.fine_blocks = nn.ModuleList(ConvNextBlock(width, KERNEL, share) for _ in range(FINE_BLOCKS))
         self.norm_post = nn.LayerNorm(width, eps=1e-6)
         self.conv_post = nn.Linear(width, (EXCITATIONS + 1) * self.bins)
+        fine, coarse = FINE_BLOCKS * (KERNEL // 2), sum(kernel // 2 for kernel in config.resblock_kernel_sizes)
+        # One more: filters are interpolated between frames.
+        self.context_frames = ceil_div(fine + WINDOW_HOPS // 2, FINE_STEPS) + coarse + KERNEL // 2 + 1
+        """Latent (and source) frames on each side that the samples of a frame depend on."""
         with torch.no_grad():
             # Phases begin near zero; what the latent says of magnitudes has to be heard from the first step.
             self.conv_post.weight[EXCITATIONS * self.bins :].mul_(0.1)
             self.conv_post.bias.zero_()
             self.conv_post.bias[: EXCITATIONS * self.bins] = _LEVEL
-
-    @property
-    def context_frames(self) -> int:
-        """Latent (and source) frames on each side that the samples of a frame depend on."""
-        fine, coarse = (
-            sum(cast("ConvNextBlock", block).context_steps for block in blocks)
-            for blocks in (self.fine_blocks, self.blocks)
-        )
-        # One more: filters are interpolated between frames.
-        return ceil_div(fine + WINDOW_HOPS // 2, FINE_STEPS) + coarse + KERNEL // 2 + 1
 
     def forward(self, z: Tensor, g: Tensor, source: Tensor | None) -> Tensor:
         """Latent (batch, inter_channels, frames) and source (batch, 3, samples) to sound (batch, 1, samples)."""

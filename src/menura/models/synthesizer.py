@@ -207,6 +207,10 @@ class Synthesizer(nn.Module):
             self.enc_q = PosteriorEncoder(config, training=training)
         self.flow = Flow(config, training=training)
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
+        self.flow_context_frames, self.decode_context_frames = self.flow.context_frames, self.dec.context_frames
+        """Frames on each side that a frame of `reverse_flow`, and the samples of a frame of `decode`, depend on."""
+        self.needs_noise = config.vocoder == SOURCE_FILTER
+        """True where the excitation's noise is the sound of consonants, not a variation that may be left out."""
         self.train(training)
 
     @property
@@ -218,21 +222,6 @@ class Synthesizer(nn.Module):
         """Memory of all weights."""
         return network_bytes(self)
 
-    @property
-    def flow_context_frames(self) -> int:
-        """Frames on each side that a frame of `reverse_flow` depends on."""
-        return self.flow.context_frames
-
-    @property
-    def decode_context_frames(self) -> int:
-        """Frames on each side that the samples of a frame of `decode` depend on."""
-        return self.dec.context_frames
-
-    @property
-    def needs_noise(self) -> bool:
-        """True where the excitation's noise is the sound of consonants, not a variation that may be left out."""
-        return isinstance(self.dec, SourceFilter)
-
     def condition(self, speaker_id: Tensor) -> Tensor:
         """(batch,) int64 to the speakers' embeddings (batch, gin_channels, 1)."""
         embedding: Tensor = self.emb_g(speaker_id)
@@ -243,11 +232,9 @@ class Synthesizer(nn.Module):
     ) -> Prior:
         """The prior of the latent.
 
-        Args:
-            content: (batch, frames, content_dim).
-            f0_coarse: (batch, frames) int64 in 0..255; None for a voice without F0.
-            lengths: (batch,) frames that exist in each row.
-            reach_frames: frames on each side that a frame attends to; None for all, as RVC does.
+        From content (batch, frames, content_dim) and pitch (batch, frames) int64 in 0..255, None for a voice without
+        F0. `lengths` (batch,) are the frames that exist in each row; `reach_frames` those on each side that a frame
+        attends to, None for all, as RVC does.
         """
         prior: Prior = self.enc_p(content, f0_coarse, lengths, reach_frames)
         return prior

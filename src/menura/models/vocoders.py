@@ -66,6 +66,8 @@ class HifiGan(nn.Module):
         self.n_blocks = len(shapes)
         self.conv_post = end_normed(_end_conv(widths[-1], 1, bias=self.is_mrf))
         self.cond = nn.Conv1d(config.gin_channels, widths[0], 1)
+        self.context_frames = self.context_steps(0)
+        """Latent (and source) frames on each side that the samples of a frame depend on."""
 
     def upsampler(self, stage: int) -> nn.Module:
         """The transposed convolution that a stage begins with."""
@@ -80,11 +82,6 @@ class HifiGan(nn.Module):
     def samples_per_step(self, stage: int) -> int:
         """Output samples in one step of the signal that enters a stage (stage 0: latent frames)."""
         return math.prod(self.rates[stage:])
-
-    @property
-    def context_frames(self) -> int:
-        """Latent (and source) frames on each side that the samples of a frame depend on."""
-        return self.context_steps(0)
 
     def context_steps(self, first_stage: int) -> int:
         """Steps of the signal that enters a stage, on each side, that the samples of one step depend on."""

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from menura.checkpoints.rvc import save_voice
-from menura.checkpoints.voice import LoadedVoice, VoiceMetadata
+from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, save_voice
 from menura.errors import TrainingError
 from menura.models.config import SOURCE_FILTER
 from menura.models.weights import State, classic

@@ -145,7 +145,7 @@ def needed_by(home: Path) -> dict[str, list[str]]:
     voices = [voice for voice in list_voices(home) if not voice.builtin]
     if not voices:
         return {}
-    from menura.checkpoints.rvc import read_config
+    from menura.checkpoints.voice import read_config
 
     needed: dict[str, list[str]] = {}
     for voice in voices:

@@ -370,7 +370,7 @@ def _result(request: ImportRequest, members: Members, weights: PurePath, tempora
 
 
 def _import(request: ImportRequest, members: Members, weights: PurePath, temporary: Path) -> VoiceEntry:
-    from menura.checkpoints.rvc import load_voice
+    from menura.checkpoints.voice import load_voice
 
     def file(name: PurePath, most_bytes: int = MAX_MEMBER_BYTES) -> Path:
         member = members[name]
@@ -423,7 +423,7 @@ def _taken(name: str) -> VoiceExistsError:
 
 def _install(voice: LoadedVoice, index: Path | None, card: dict[str, object], made: Path, target: Path) -> None:
     """Make the voice's folder, then give it its place."""
-    from menura.checkpoints.rvc import save_voice
+    from menura.checkpoints.voice import save_voice
 
     made.mkdir()
     # RVC stores float16; files with finer weights keep them.

@@ -15,8 +15,7 @@ from typing import Literal
 
 from safetensors.torch import save
 
-from menura.checkpoints.fairseq import read_fairseq_hubert
-from menura.checkpoints.hubert import CONFIG_NAME, WEIGHTS_NAMES, load_hubert
+from menura.checkpoints.hubert import CONFIG_NAME, WEIGHTS_NAMES, load_hubert, read_fairseq_hubert
 from menura.checkpoints.pickles import load_tensors, load_weights
 from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError, VoiceExistsError
 from menura.models.hubert import Hubert, HubertConfig

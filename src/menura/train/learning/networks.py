@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from menura.checkpoints.pickles import load_tensors
-from menura.checkpoints.rvc import load_voice
+from menura.checkpoints.voice import load_voice
 from menura.errors import CheckpointError, TrainingError
 from menura.models.discriminators import RvcDiscriminators
 from menura.models.refinegan import RefineGan
