@@ -175,14 +175,8 @@ def train_voice(
 ) -> events.Finished:
     """Train a voice, or resume its training.
 
-        from menura import TrainingOptions, train_voice
-
-        voice = train_voice(
-            "my-voice",
-            dataset="recordings",
-            rights="my own voice",
-            training=TrainingOptions(content="menura-starter", sample_rate="24k"),
-        ).voice
+        small = TrainingOptions(content="menura-starter", sample_rate="24k")
+        voice = train_voice("my-voice", dataset="recordings", rights="my own voice", training=small).voice
 
     Args:
         folder: the experiment's; where there is none in it yet, one is made from the next three arguments.

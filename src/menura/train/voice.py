@@ -50,9 +50,8 @@ def export_voice(
     if suffix not in _SUFFIXES:
         raise TrainingError(target, "a voice file ends in .pth or .safetensors")
     if suffix == ".pth" and experiment.synthesizer.vocoder == SOURCE_FILTER:
-        raise TrainingError(
-            target, "other programs can't run this voice's vocoder", "Write it as .safetensors for Menura"
-        )
+        problem = "other programs can't run this voice's vocoder"
+        raise TrainingError(target, problem, "Write it as .safetensors for Menura")
     state = _weights(folder, newest=newest)
     if metadata is None:
         metadata = _metadata(experiment, load_preparation(folder), state["step"], name=target.stem)

@@ -48,9 +48,8 @@ class Dataset:
         self._stored = lru_cache(maxsize=_KEPT_CLIPS)(load_features)
         self._speakers = speakers
         if missing := set(speakers) - {clip.speaker for clip in self._clips}:
-            raise TrainingError(
-                ", ".join(sorted(missing)), "no slice is long enough to train on", "Run 'menura train prepare'"
-            )
+            problem = "no slice is long enough to train on"
+            raise TrainingError(", ".join(sorted(missing)), problem, "Run 'menura train prepare'")
         self._config = config
         self._mix = np.array([getattr(experiment.mix, kind) for kind in KINDS])
         lengths = np.array([clip.frames for clip in self._clips], dtype=np.float64)

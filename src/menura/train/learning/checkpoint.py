@@ -66,11 +66,8 @@ def check_disk_space(folder: Path, experiment: Experiment, *, seconds: float = 0
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise ResourceError(
-            existing,
-            f"training needs about {_size_text(needed)} of disk space, {_size_text(free)} are free",
-            "Free space, or move the experiment to another disk",
-        )
+        problem = f"training needs about {_size_text(needed)} of disk space, {_size_text(free)} are free"
+        raise ResourceError(existing, problem, "Free space, or move the experiment to another disk")
 
 
 def _size_text(size_bytes: float) -> str:

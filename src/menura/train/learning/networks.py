@@ -108,11 +108,8 @@ def _fitting(network: nn.Module, weights: State, path: Path) -> State:
     own = network.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < _LEAST_SHARE * len(own):
-        raise TrainingError(
-            path,
-            f"only {len(fitting)} of {len(own)} weights fit this experiment's network",
-            "Take a file of the same version, sample rate and vocoder",
-        )
+        problem = f"only {len(fitting)} of {len(own)} weights fit this experiment's network"
+        raise TrainingError(path, problem, "Take a file of the same version, sample rate and vocoder")
     return fitting
 
 

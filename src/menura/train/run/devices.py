@@ -34,17 +34,15 @@ _ENDING_S = 2.0
 
 def check_devices(devices: int, device: torch.device, batch_size: int) -> None:
     if batch_size % devices:
-        raise OptionError(
-            None, f"a batch size of {batch_size} is not divisible by {devices}", "Change {batch_size}", "devices"
-        )
+        problem = f"a batch size of {batch_size} is not divisible by {devices}"
+        raise OptionError(None, problem, "Change {batch_size}", "devices")
     if device.type == "cuda" and torch.cuda.device_count() < devices:
         raise OptionError(None, f"only {torch.cuda.device_count()} available", option="devices")
     if device.type not in ("cuda", "cpu"):
         raise OptionError(None, f"'{device.type}' devices can't train together", "Use one", "devices")
     if find_spec("lightning_fabric") is None:
-        raise AssetMissingError(
-            None, "training on several devices needs Lightning Fabric", "pip install 'menura[multi-gpu]'", "devices"
-        )
+        problem = "training on several devices needs Lightning Fabric"
+        raise AssetMissingError(None, problem, "pip install 'menura[multi-gpu]'", "devices")
 
 
 def train_together(devices: int, device: torch.device, work: _Work, given: Any, on_event: OnEvent = ignore) -> None:
@@ -74,11 +72,8 @@ def train_together(devices: int, device: torch.device, work: _Work, given: Any, 
     except (ProcessRaisedException, ProcessExitedException) as error:
         if failures or isinstance(error, ProcessRaisedException):
             raise (failures[0] if failures else error) from error
-        raise ResourceError(
-            None,
-            f"a training process died ({error}), perhaps out of memory",
-            "Free memory or lower {batch_size}: the same command resumes from the last checkpoint",
-        ) from error
+        advice = "Free memory or lower {batch_size}: the same command resumes from the last checkpoint"
+        raise ResourceError(None, f"a training process died ({error}), perhaps out of memory", advice) from error
 
 
 def _end(others: set[BaseProcess]) -> None:

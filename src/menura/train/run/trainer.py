@@ -164,11 +164,8 @@ class Trainer:
             self._stepper.set_rate(rate)
             losses = self._train_step(self.peers.share(drawn).mapped(lambda tensor: tensor.to(self.device)))
             if broken := [name for name, value in losses.items() if not math.isfinite(value)]:
-                raise TrainingError(
-                    f"step {self.step}",
-                    f"{', '.join(broken)} became NaN or infinite",
-                    "Resume from the last checkpoint with half the {learning_rate}, or with {precision=fp32}",
-                )
+                advice = "Resume from the last checkpoint with half the {learning_rate}, or with {precision=fp32}"
+                raise TrainingError(f"step {self.step}", f"{', '.join(broken)} became NaN or infinite", advice)
             self.step += 1
             yield Stepped(step=self.step, losses=losses, learning_rate=rate, seconds=time.monotonic() - started)
 
