@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from menura.audio.processor import resample
-from menura.models.whisper_encoder import WhisperConfig, WhisperContentEncoder
+from menura.models.whisper_encoder import WhisperContentEncoder
 
 CLUSTERS = 48
 DIRECTIONS = 64
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = WhisperContentEncoder(WhisperConfig(), n_directions=DIRECTIONS).eval()
-    state = whisper_state(read_ctranslate2(options.whisper), model.config.n_blocks)
+    model = WhisperContentEncoder(n_directions=DIRECTIONS).eval()
+    state = whisper_state(read_ctranslate2(options.whisper), len(model.blocks))
     model.load_state_dict(state, strict=False)
     sentences = hidden_renditions(model, options.clips, options.sentences)
     plain = torch.cat([x for voices in sentences for name, x in voices.items() if "@" not in name])

@@ -16,7 +16,7 @@ from menura.kernels.library import kernel_status
 from menura.kernels.linear import OneDnnLinear, onednn_gains, onednn_product, use_onednn
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.source_filter import ConvNextBlock
-from menura.models.whisper_encoder import WhisperConfig, WhisperContentEncoder
+from menura.models.whisper_encoder import WhisperContentEncoder
 
 TOLERANCE = 1e-6
 """Of the largest value, against float64."""
@@ -225,7 +225,7 @@ def test_hubert_is_the_same_by_both(calls: list[tuple[int, ...]], compiled: bool
 
 def test_the_starter_encoder_is_the_same_by_both(calls: list[tuple[int, ...]]) -> None:
     torch.manual_seed(3)
-    model = WhisperContentEncoder(WhisperConfig(dim=96, n_heads=2, n_blocks=2, max_vectors=200), n_directions=3).eval()
+    model = WhisperContentEncoder(dim=96, n_heads=2, n_blocks=2, max_vectors=200, n_directions=3).eval()
     samples = torch.randn(1, 16_000 * 3) * 0.1
     torchs, onednns = by_both(calls, model, lambda: model(samples))
     assert len(calls) == 2 * 4

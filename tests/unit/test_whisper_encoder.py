@@ -10,15 +10,13 @@ from menura.content.registry import ContentEncoder
 from menura.content.starter import LevelCollector, LevelStatistics, StarterEncoder
 from menura.errors import AssetMissingError
 from menura.models.mel import mel_filterbank
-from menura.models.whisper_encoder import LogMel, WhisperConfig, WhisperContentEncoder
-
-TINY = WhisperConfig(dim=24, n_heads=2, n_blocks=1, max_vectors=200)
+from menura.models.whisper_encoder import LogMel, WhisperContentEncoder
 
 
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
-    model = WhisperContentEncoder(TINY, n_directions=3)
+    model = WhisperContentEncoder(dim=24, n_heads=2, n_blocks=1, max_vectors=200, n_directions=3)
     model.speaker_directions.copy_(torch.linalg.qr(torch.randn(24, 3)).Q)
     return StarterEncoder(model, torch.device("cpu"))
 

@@ -33,8 +33,7 @@ from menura.system.text import printable
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger than any voice or content encoder."""
-_MAX_ZIP_ENTRIES = 20_000
-_MAX_PICKLE_BYTES = 64 * 2**20
+_MAX_ZIP_ENTRIES, _MAX_PICKLE_BYTES = 20_000, 64 * 2**20
 _MAX_LEGACY_PICKLES = 5
 """Files of torch before 1.6: magic number, version, system, object, storage keys."""
 _MAX_TUPLES = 50_000

@@ -27,11 +27,8 @@ from menura.system.files import replacing
 from menura.system.text import printable
 from menura.units import FRAME_RATE_HZ
 
-_MAX_LAYERS = 64
-_MAX_CHANNELS = 16_384
-_MAX_RATE = 1_000
-_MAX_SAMPLE_RATE_HZ = 192_000
-_MAX_SPEAKERS = 65_536
+_MAX_LAYERS, _MAX_CHANNELS, _MAX_SPEAKERS = 64, 16_384, 65_536
+_MAX_RATE, _MAX_SAMPLE_RATE_HZ = 1_000, 192_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +103,11 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
     """A voice file's fields, weights and architecture; on 'meta' no values are read (safetensors map theirs anyway)."""
     weights: object
     if path.suffix.lower() == ".safetensors":
-        fields, weights = _read_safetensors(path)
+        with reading(path, "safetensors"), safe_open(path, framework="pt", device="cpu") as file:
+            fields = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
+            # Not read unless it is a voice: other networks' files can be large.
+            names = file.keys() if isinstance(fields, dict) else ()
+            weights = {name: file.get_tensor(name) for name in names}
     else:
         fields = load_tensors(path, device=device)
         weights = fields.get("weight") if isinstance(fields, dict) else None
@@ -127,14 +128,6 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
         return fields, state, parse_config(fields, state)
     except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as error:
         raise CheckpointError(path, "its config can't be read", "The file is damaged or not an RVC voice") from error
-
-
-def _read_safetensors(path: Path) -> tuple[object, State]:
-    with reading(path, "safetensors"), safe_open(path, framework="pt", device="cpu") as file:
-        fields = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
-        # Not read unless it is a voice: other networks' files can be large.
-        names = file.keys() if isinstance(fields, dict) else ()
-        return fields, {name: file.get_tensor(name) for name in names}
 
 
 def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:

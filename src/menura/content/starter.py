@@ -16,7 +16,7 @@ from menura.content.registry import STARTER, STARTER_WEIGHTS, RecordingStatistic
 from menura.errors import AssetMissingError
 from menura.kernels.linear import use_onednn
 from menura.models.weights import network_bytes
-from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperConfig, WhisperContentEncoder
+from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperContentEncoder
 from menura.types import FloatArray
 
 _SILENT_LOG_MEL = -10.0
@@ -69,7 +69,7 @@ class StarterEncoder:
 
     def __init__(self, model: WhisperContentEncoder, device: torch.device) -> None:
         self.model = model.to(device).eval()
-        self.dim = model.config.dim
+        self.dim = model.dim
         self._log_mel = LogMel()
 
     @classmethod
@@ -77,7 +77,7 @@ class StarterEncoder:
         if not weights.is_file():
             raise AssetMissingError(weights, "the starter encoder's weights are missing", "Reinstall Menura")
         tensors = {key: value.to(torch.float32) for key, value in load_file(str(weights)).items()}
-        model = WhisperContentEncoder(WhisperConfig(), n_directions=tensors["speaker_directions"].shape[1])
+        model = WhisperContentEncoder(n_directions=tensors["speaker_directions"].shape[1])
         model.load_state_dict(tensors)
         if device.type == "cpu":
             use_onednn(model)

@@ -20,7 +20,6 @@ class Judgement:
 
 
 RVC_PERIODS = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}
-RVC_WIDTH = 32
 _PERIOD_LAYERS = ((1, 5, 3), (4, 5, 3), (16, 5, 3), (32, 5, 3), (32, 5, 1))
 _SCALE_LAYERS = ((0.5, 15, 1), (2, 41, 4), (8, 41, 4), (32, 41, 4), (32, 41, 4), (32, 5, 1))
 """Channels as multiples of the width, kernel, stride."""
@@ -63,7 +62,7 @@ class Discriminator(nn.Module):
 class RvcDiscriminators(nn.Module):
     """RVC's own: one by scale, six (v1) or eight (v2) by period, named as in its D files."""
 
-    def __init__(self, version: str, *, width: int = RVC_WIDTH) -> None:
+    def __init__(self, version: str, *, width: int = 32) -> None:
         """Random weights for version 'v1' or 'v2'; `width` is of the period discriminators' first layer."""
         super().__init__()
         periods = [Discriminator(width, period) for period in RVC_PERIODS[version]]

@@ -141,11 +141,13 @@ class RefineGan(nn.Module):
         window = core.widened(self.context_frames, z.shape[-1])
         z = z[..., window.slice]
         levels = self._descend(samples_of(source, window, self.frame_samples))
+        steps = [math.prod(self.rates[:number]) for number in range(len(levels))]
         parts = []
         for tile in core.tiles(TILES_JOINED * tile_frames):
             inside = tile.shifted(-window.start)
             around = inside.widened(self.latent_context_frames, z.shape[-1])
-            part = self._refine(z[..., around.slice], g, self._cut(levels, around))
+            cut = [level[..., around.scaled(each).slice] for level, each in zip(levels, steps, strict=True)]
+            part = self._refine(z[..., around.slice], g, cut)
             parts.append(part[..., inside.shifted(-around.start).scaled(self.frame_samples).slice])
         return torch.cat(parts, dim=-1)
 
@@ -159,10 +161,6 @@ class RefineGan(nn.Module):
             levels.append(x)
             x = conv(lowpass_decimate(x, rate))
         return [x, *reversed(levels)]
-
-    def _cut(self, levels: Sequence[Tensor], frames: Span) -> list[Tensor]:
-        steps = [math.prod(self.rates[:number]) for number in range(len(levels))]
-        return [level[..., frames.scaled(each).slice] for level, each in zip(levels, steps, strict=True)]
 
     def _refine(self, z: Tensor, g: Tensor, levels: Sequence[Tensor]) -> Tensor:
         x = torch.cat([self.mel_conv(z) + self.cond(g), levels[0]], dim=1)

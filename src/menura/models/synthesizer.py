@@ -102,12 +102,10 @@ class TextEncoder(nn.Module):
 class PosteriorEncoder(nn.Module):
     """Spectrogram to the latent; needed in training only."""
 
-    def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
+    def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
         self.pre = nn.Conv1d(config.spec_channels, config.hidden_channels, 1)
-        self.enc = WaveNet(
-            config.hidden_channels, WAVENET_KERNEL, POSTERIOR_LAYERS, config.gin_channels, training=training
-        )
+        self.enc = WaveNet(config.hidden_channels, WAVENET_KERNEL, POSTERIOR_LAYERS, config.gin_channels, training=True)
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
     def forward(self, spectrogram: Tensor, mask: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +202,7 @@ class Synthesizer(nn.Module):
         self.enc_p = TextEncoder(config)
         self.dec = VOCODERS[config.vocoder](config, training=training)
         if training:
-            self.enc_q = PosteriorEncoder(config, training=training)
+            self.enc_q = PosteriorEncoder(config)
         self.flow = Flow(config, training=training)
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
         self.flow_context_frames, self.decode_context_frames = self.flow.context_frames, self.dec.context_frames

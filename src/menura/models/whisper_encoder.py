@@ -6,8 +6,6 @@ is normalised, and the directions in which speakers differ, measured on parallel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,17 +17,6 @@ N_FFT, N_MELS = 400, 80
 LOG_RANGE = 8.0
 """Decades of power below the recording's largest mel value that are kept."""
 _FLOOR = 1e-10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhisperConfig:
-    """Sizes of the encoder; the defaults are the starter pack's."""
-
-    dim: int = 384
-    n_heads: int = 6
-    n_blocks: int = 3
-    max_vectors: int = 1500
-    """Positions: 50 a second, 30 s."""
 
 
 class LogMel(nn.Module):
@@ -60,15 +47,14 @@ class LogMel(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: WhisperConfig) -> None:
+    def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
-        self.attn_norm = nn.LayerNorm(config.dim)
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.out = nn.Linear(config.dim, config.dim)
-        self.mlp_norm = nn.LayerNorm(config.dim)
-        self.mlp_in = nn.Linear(config.dim, 4 * config.dim)
-        self.mlp_out = nn.Linear(4 * config.dim, config.dim)
+        self.n_heads = n_heads
+        self.attn_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp_in, self.mlp_out = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, vectors, dim) to the same shape."""
@@ -88,17 +74,20 @@ class WhisperContentEncoder(nn.Module):
     deviation: Tensor
     speaker_directions: Tensor
 
-    def __init__(self, config: WhisperConfig, *, n_directions: int = 64) -> None:
+    def __init__(
+        self, *, dim: int = 384, n_heads: int = 6, n_blocks: int = 3, max_vectors: int = 1500, n_directions: int
+    ) -> None:
+        """The sizes are the starter pack's; it has positions for 30 s, 50 a second."""
         super().__init__()
-        self.config = config
+        self.dim = dim
         self.log_mel = LogMel()
-        self.conv_1 = nn.Conv1d(N_MELS, config.dim, 3, padding=1)
-        self.conv_2 = nn.Conv1d(config.dim, config.dim, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
-        self.register_buffer("position", torch.zeros(config.max_vectors, config.dim))
-        self.register_buffer("mean", torch.zeros(config.dim))
-        self.register_buffer("deviation", torch.ones(config.dim))
-        self.register_buffer("speaker_directions", torch.zeros(config.dim, n_directions))
+        self.conv_1 = nn.Conv1d(N_MELS, dim, 3, padding=1)
+        self.conv_2 = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(n_blocks))
+        self.register_buffer("position", torch.zeros(max_vectors, dim))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+        self.register_buffer("speaker_directions", torch.zeros(dim, n_directions))
 
     @staticmethod
     def frame_count(length_samples: int) -> int:
