@@ -34,11 +34,15 @@ class ErrorDetails:
         """One line: 'subject: problem. Advice.'; `naming` makes text of an option's (field, value or None)."""
         about = self.subject or (naming(self.option, None) if self.option else None)
         parts = [self.problem if about is None else f"{about}: {self.problem}"]
-        if self.advice is not None:
-            parts.append(_OPTION.sub(lambda m: naming(m[1], m[2]), self.advice))
+        if advice := self.advised(naming):
+            parts.append(advice)
         return " ".join(part if part.endswith((".", "?", "!", ":")) else f"{part}." for part in parts)
 
     __str__ = text
+
+    def advised(self, naming: Callable[[str, str | None], str] = _by_field) -> str | None:
+        """The advice, options written as `naming` does."""
+        return None if self.advice is None else _OPTION.sub(lambda m: naming(m[1], m[2]), self.advice)
 
     def about(self, names: Mapping[str, str]) -> ErrorDetails:
         """The same with another name for its subject, where `names` has one: a URL for its local copy, say."""

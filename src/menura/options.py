@@ -169,6 +169,49 @@ class BatchOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """How the service runs."""
+
+    host: str = _network(
+        "127.0.0.1", "Address to listen on. Any but this machine's own needs a token.", metavar="ADDRESS"
+    )
+    port: int = _network(7865, "Port to listen on; 0 takes a free one.", range=(0, 65_535))
+    token: str | None = _network(
+        None, "Secret that every client must send.", unset="$MENURA_TOKEN, else none", metavar="TEXT"
+    )
+    allow_host: tuple[str, ...] = _network(
+        (), "Further host name by which clients may call the service.", advanced=True, metavar="NAME"
+    )
+    data: Path | None = _data(
+        None, "Folder of jobs, recordings and results.", unset="'service' in the data folder", metavar="FOLDER"
+    )
+    database: str | None = _data(
+        None, "Database to keep jobs in (PostgreSQL URL).", advanced=True, unset="a file in the folder"
+    )
+    keep_days: float = _data(
+        30.0, "Delete jobs and recordings this long after their end.", unit="days", range=(0.01, 3650)
+    )
+    keep_gb: float = _data(
+        50.0, "Delete the oldest recordings that no job uses beyond this size.", unit="GB", range=(0.1, 1e6)
+    )
+    most_mb: int = _data(
+        2048, "Largest upload.", label="Largest upload", advanced=True, unit="MB", range=(1, 1_000_000)
+    )
+    most_hours: float = _data(
+        24.0, "Longest recording.", label="Longest recording", advanced=True, unit="hours", range=(0.01, 1000)
+    )
+    queue: int = _machine(
+        5000, "Recordings that may wait; beyond it requests are refused.", advanced=True, range=(1, 10**6)
+    )
+    open: bool = _report(False, "Open the page in the browser.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.token is not None and len(self.token) < 8:
+            raise OptionError(None, "a token needs at least 8 characters", option="token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
     """What a new experiment is."""
 

@@ -29,13 +29,14 @@ _COMMANDS = {
     "voices": ("menura.cli.library:voices", "List, describe, import and remove voices."),
     "assets": ("menura.cli.library:assets", "List model weights, or import them from Applio or RVC WebUI."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
+    "serve": ("menura.cli.serve:serve", "Serve a page and an HTTP API."),
     "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),
     "doctor": ("menura.cli.doctor:doctor", "Check this installation."),
     "completion": ("menura.cli.main:completion", "Print a script for completion in bash, zsh or fish."),
     "help": ("menura.cli.main:help_", "Show the help of a command."),
 }
-_COMPUTING = ("convert", "train", "evaluate", "bench")
+_COMPUTING = ("convert", "train", "serve", "evaluate", "bench")
 """Commands that load torch."""
 _STOPPED = "finished work is kept, and no partial files are left."
 

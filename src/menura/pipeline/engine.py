@@ -32,6 +32,7 @@ from menura.system.interrupts import check_interrupts
 from menura.types import FileResult, FloatArray, Progress, State, failed_result
 
 _PREPARED_AHEAD = 16
+_TURN_S = 20.0
 _MOST_TOGETHER = 64
 _WAITING_TO_BE_WRITTEN = 4
 _CPU_FRAMES = 1200
@@ -40,6 +41,35 @@ _DEVICE_BYTES_A_FRAME = 500_000
 """Estimated from a full-size voice's decoder at 40 kHz: some copies of its widest layers, 51 kB a frame each."""
 
 _FAILURES = (MenuraError, OSError, MemoryError)
+
+
+class Fairness:
+    """The time of a clock that runs as fast as each of those who share an engine is served, were all served evenly."""
+
+    def __init__(self) -> None:
+        self.served_s, self.active = 0.0, 0
+
+
+class Share:
+    """One asker's part of an engine: those of equal priority get equal seconds of sound, a segment a turn.
+
+    One who comes later has no claim to what was made before. Call `end` when there is nothing more to ask for.
+    """
+
+    def __init__(self, fairness: Fairness) -> None:
+        self._fairness, self._served_s = fairness, fairness.served_s
+        fairness.active += 1
+
+    @property
+    def turn(self) -> int:
+        return int(self._served_s // _TURN_S)
+
+    def serve(self, seconds: float) -> None:
+        self._served_s += seconds
+        self._fairness.served_s += seconds / max(1, self._fairness.active)
+
+    def end(self) -> None:
+        self._fairness.active -= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,13 +81,19 @@ class Ticket:
     request: Request
     sink: Sink
     priority: int
+    share: Share
     cancels: tuple[threading.Event, ...]
     """Any of them ends the conversion."""
 
     @property
-    def turn(self) -> tuple[int, int]:
+    def urgency(self) -> tuple[int, int]:
+        """The greatest goes first."""
+        return self.priority, -self.share.turn
+
+    @property
+    def turn(self) -> tuple[int, int, int]:
         """The least goes first."""
-        return -self.priority, self.number
+        return -self.priority, self.share.turn, self.number
 
     def cancellation(self) -> CancelledError | None:
         if any(event.is_set() for event in self.cancels):
@@ -141,14 +177,14 @@ class Engine:
     ) -> None:
         self._networks, self._frame_budget, self._on_end = networks, frame_budget, on_end
         self._executor = Executor(networks.device)
-        self._queue: list[tuple[tuple[int, int], Ticket]] = []
+        self._queue: list[tuple[tuple[int, int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="menura-prepare")
         self._live: list[_Live] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
         self._writing: list[Future[Done | Failed]] = []
         self._events: list[Event] = []
-        self._count = 0
+        self._count, self._share = 0, Share(Fairness())
         self._closing = threading.Event()
         self._lock, self._ending = threading.Lock(), threading.Lock()
 
@@ -165,17 +201,27 @@ class Engine:
         sink: Sink,
         *,
         priority: int = 0,
+        share: Share | None = None,
         cancel: threading.Event | None = None,
     ) -> Ticket:
-        """Queue a recording. The highest `priority` goes first, others wait. Setting `cancel` ends the conversion."""
+        """Queue a recording. The highest `priority` goes first, others wait. Setting `cancel` ends the conversion.
+
+        Among those of equal priority the one whose `share` had least goes first; by default all have the same.
+        """
         cancels = (threading.Event(), self._closing, *([cancel] if cancel else []))
         with self._lock:
             ticket = Ticket(
-                number=self._count, recording=recording, request=request, sink=sink, priority=priority, cancels=cancels
+                number=self._count,
+                recording=recording,
+                request=request,
+                sink=sink,
+                priority=priority,
+                share=share or self._share,
+                cancels=cancels,
             )
             self._count += 1
             for future, other in list(self._preparing.items()):
-                if other.priority < priority and future.cancel():
+                if other.urgency < ticket.urgency and future.cancel():
                     del self._preparing[future]
                     heapq.heappush(self._queue, (other.turn, other))
             heapq.heappush(self._queue, (ticket.turn, ticket))
@@ -231,8 +277,11 @@ class Engine:
     def _prepare_ahead(self) -> None:
         """Have the next prepared; the urgent find room however many of the others wait for their turn."""
         while self._queue:
-            _, ticket = self._queue[0]
-            if sum(other.priority >= ticket.priority for other in self._preparing.values()) >= _PREPARED_AHEAD:
+            turn, ticket = self._queue[0]
+            if turn != ticket.turn:  # its share was served meanwhile
+                heapq.heapreplace(self._queue, (ticket.turn, ticket))
+                continue
+            if sum(other.urgency >= ticket.urgency for other in self._preparing.values()) >= _PREPARED_AHEAD:
                 return
             heapq.heappop(self._queue)
             self._preparing[self._reader.submit(self._prepare, ticket)] = ticket
@@ -272,8 +321,8 @@ class Engine:
             if device.type == "cuda":
                 free = torch.cuda.mem_get_info(device)[0]
                 self._frame_budget = max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
-        frames, priority = prepared.conversion.widest_frames, prepared.ticket.priority
-        shapes = [live.conversion.widest_frames for live in self._live if live.ticket.priority >= priority]
+        frames, urgency = prepared.conversion.widest_frames, prepared.ticket.urgency
+        shapes = [live.conversion.widest_frames for live in self._live if live.ticket.urgency >= urgency]
         return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
 
     def _begin(self, live: _Live) -> None:
@@ -292,8 +341,8 @@ class Engine:
 
         Recordings begun at different times thus come to ask for the same thing.
         """
-        urgent = max(live.ticket.priority for live in self._live)
-        asking = [(live, live.pending) for live in self._live if live.ticket.priority == urgent and live.pending]
+        urgent = max(live.ticket.urgency for live in self._live)
+        asking = [(live, live.pending) for live in self._live if live.ticket.urgency == urgent and live.pending]
         stage = min((request.stage for _, request in asking), key=STAGES.index)
         group = [(live, request) for live, request in asking if request.stage == stage]
         answers = self._executor.execute([request for _, request in group])
@@ -310,6 +359,7 @@ class Engine:
                     live.ticket.sink.write(step)
                 live.done_samples += len(step)
                 done_s = live.done_samples / live.conversion.output_rate
+                live.ticket.share.serve(len(step) / live.conversion.output_rate)
                 self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
                 step = next(live.steps)
             live.pending = step

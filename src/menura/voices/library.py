@@ -178,6 +178,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def free_name(name: str, home: Path) -> str:
+    """The name, if a voice can be given it. Raises OptionError."""
+    taken = {voice.name.casefold() for voice in list_voices(home)}
+    if check_name(name).casefold() in taken or os.path.lexists(home / "voices" / name):
+        raise _taken(name)
+    return name
+
+
 def epoch_of(stem: str) -> tuple[str, tuple[float, float]]:
     """A voice file's name without its epoch, and its epoch and step; a name without them is the final voice's."""
     found = _EPOCH.fullmatch(stem)
@@ -257,6 +265,8 @@ class ImportRequest:
     """What to call the one voice; by default as its file is called."""
     index: Path | None = None
     """The one voice's retrieval index; by default the one found beside it."""
+    rights: str | None = None
+    """Whose voice it is and what allows its use; kept in the card."""
     every_epoch: bool = False
     """Of several epochs of a voice take all, not only the newest."""
 
@@ -376,10 +386,8 @@ def _import(request: ImportRequest, members: Members, weights: PurePath, tempora
         member = members[name]
         return member if isinstance(member, Path) else _unpacked(member, request.source, temporary, most_bytes)
 
-    name = check_name(request.name or weights.stem)
+    name = free_name(request.name or weights.stem, request.home)
     target = request.home / "voices" / name
-    if os.path.lexists(target) or name.casefold() in {voice.name.casefold() for voice in list_voices(request.home)}:
-        raise _taken(name)
     beside = [other for other in members if other.parent == weights.parent]
     index, note = request.index, ""
     if index is None:
@@ -394,6 +402,7 @@ def _import(request: ImportRequest, members: Members, weights: PurePath, tempora
     if card.name != weights.stem and len(_voices_among(beside, every_epoch=True)) != 1:  # another's
         card = VoiceCard()
     fields = {**card.fields, "name": name, "source": card.source or request.source.name}
+    fields |= {} if request.rights is None else {"rights": request.rights}
     _install(voice, index, fields, temporary / name, target)
     return replace(find_voice(name, request.home), note=note)
 

@@ -1,0 +1,539 @@
+"""The service's database: recordings, jobs, their items, and events to replay. SQLite, or PostgreSQL by its URL.
+
+Several processes may use one database: an item that a process works on is leased to it, and an expired lease gives it
+back to the queue. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from menura.errors import MenuraError
+from menura.jobs.schema import AUDIO, EVENTS, ITEMS, JOBS, explained, open_database
+
+LEASE_S = 30.0
+"""An item whose process hasn't renewed its lease for so long is taken by another."""
+
+OPEN_STATES = ("queued", "running", "cancelling")
+"""Of jobs that haven't ended."""
+JOB_STATES = (*OPEN_STATES, "done", "partly", "failed", "cancelled")
+_EVENTS_KEPT = 20_000
+_SHOWN = ("state", "audio_s", "audio_done_s")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audio:
+    """An uploaded recording."""
+
+    id: str
+    """The SHA-256 of its bytes, in hex."""
+    name: str
+    """As the user calls it."""
+    size_bytes: int
+    info: Mapping[str, Any]
+    """What its header says, or the error that reading it met."""
+    used: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredItem:
+    """One recording of a job."""
+
+    job_id: str
+    position: int
+    audio_id: str
+    name: str
+    state: str
+    """queued, running, done, warning, failed or cancelled."""
+    audio_s: float | None
+    audio_done_s: float
+    begun: float | None
+    result: Mapping[str, Any] | None
+    """A FileResult's document."""
+    error: Mapping[str, Any] | None
+    """ErrorDetails' fields."""
+
+    @property
+    def converted(self) -> bool:
+        return self.state in ("done", "warning")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What was asked for, and how far it is."""
+
+    number: int
+    id: str
+    kind: str
+    state: str
+    """One of JOB_STATES."""
+    voice: str
+    options: Mapping[str, Any]
+    created: float
+    started: float | None
+    ended: float | None
+    cancel: bool
+    items: tuple[StoredItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to be stored."""
+
+    kind: str
+    voice: str
+    options: Mapping[str, Any]
+    inputs: Sequence[Audio]
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    """Of the request that the key stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """Something that happened to a job."""
+
+    number: int
+    job_id: str
+    kind: str
+    """job or item."""
+    data: Mapping[str, Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An item that this process may work on now."""
+
+    item: StoredItem
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """For metrics and for the bound of the queue."""
+
+    jobs: Mapping[str, int] = field(default_factory=dict)
+    queued_items: int = 0
+    events: int = 0
+
+
+class ConflictError(MenuraError):
+    """It can't be done in the state that something is in."""
+
+
+class NotFoundError(MenuraError):
+    """No job or recording of that id."""
+
+
+class QueueFullError(MenuraError):
+    """More recordings wait than the service takes."""
+
+
+class Store:
+    """Raises ResourceError where the database can't be used.
+
+    Args:
+        url: SQLAlchemy's, `sqlite:///FILE` or `postgresql+psycopg://...`.
+        owner: this process's name for leases.
+    """
+
+    def __init__(self, url: str, *, owner: str | None = None) -> None:
+        self.owner = owner or secrets.token_hex(8)
+        self._engine = open_database(url)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # Recordings
+
+    def add_audio(self, id: str, name: str, size_bytes: int, info: Mapping[str, Any]) -> Audio:
+        """Note a recording whose file is in place; one of the same bytes is the same recording."""
+        values = {"name": name, "size_bytes": size_bytes, "info": dict(info), "used": time.time()}
+        with self._write() as db:
+            known = db.execute(AUDIO.update().where(AUDIO.c.id == id).values(used=values["used"], name=name))
+            if not known.rowcount:
+                db.execute(AUDIO.insert().values(id=id, **values))
+            return _one(db, Audio, AUDIO.select().where(AUDIO.c.id == id))
+
+    def audio(self, id: str) -> Audio:
+        """Raises NotFoundError."""
+        with self._read() as db:
+            row = db.execute(AUDIO.select().where(AUDIO.c.id == id)).first()
+        if row is None:
+            raise NotFoundError(None, f"no recording {id[:80]!r}", "Upload it first", option="inputs")
+        return _made(Audio, row)
+
+    def forget_audio(self, before: float, *, most_bytes: int | None = None) -> list[str]:
+        """Delete recordings that no job has and that weren't used since, or beyond a size in all; gives their ids."""
+        unused = ~sa.exists().where(ITEMS.c.audio_id == AUDIO.c.id)
+        with self._write() as db:
+            rows = db.execute(AUDIO.select().where(unused).order_by(AUDIO.c.used)).all()
+            excess = sum(row.size_bytes for row in rows) - most_bytes if most_bytes is not None else 0
+            gone = []
+            for row in rows:
+                if row.used < before or excess > 0:
+                    gone.append(row.id)
+                    excess -= row.size_bytes
+            for id in gone:
+                db.execute(AUDIO.delete().where(AUDIO.c.id == id))
+        return gone
+
+    # Jobs
+
+    def create(self, new: NewJob, *, most_queued: int | None = None) -> tuple[Job, bool]:
+        """Store a job; one that was stored under the same key is given back. Says whether it is new.
+
+        Raises:
+            ConflictError: the key stands for another request.
+            QueueFullError: more recordings would wait than `most_queued`.
+        """
+        try:
+            with self._write() as db:
+                if known := self._known(db, new):
+                    return known, False
+                if most_queued is not None and _queued(db) + len(new.inputs) > most_queued:
+                    raise QueueFullError(None, "too many recordings are waiting", "Try again later")
+                return self._insert(db, new), True
+        except sa.exc.IntegrityError:  # another request with this key, or a retention run, was quicker
+            with self._read() as db:
+                if known := self._known(db, new):
+                    return known, False
+            raise NotFoundError(None, "a recording was deleted meanwhile", "Upload it again", option="inputs") from None
+
+    def job(self, id: str) -> Job:
+        """Raises NotFoundError."""
+        with self._read() as db:
+            return _job(db, id)
+
+    def jobs(
+        self, *, states: Sequence[str] = (), voice: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Job]:
+        """The newest first; `before` is the number of the last one of the page before."""
+        query = JOBS.select().order_by(JOBS.c.number.desc()).limit(limit)
+        if states:
+            query = query.where(JOBS.c.state.in_(states))
+        if voice is not None:
+            query = query.where(JOBS.c.voice == voice)
+        if before is not None:
+            query = query.where(JOBS.c.number < before)
+        with self._read() as db:
+            rows = db.execute(query).all()
+            found = _items_of(db, [row.id for row in rows])
+        return [_job_made(row, found.get(row.id, ())) for row in rows]
+
+    def cancel(self, id: str) -> Job:
+        """End a job: what waits is cancelled at once, what runs by who runs it. Nothing happens if it has ended."""
+        with self._write() as db:
+            job = _job(db, id)
+            if job.state in OPEN_STATES:
+                db.execute(JOBS.update().where(JOBS.c.id == id).values(cancel=True))
+                for item in job.items:
+                    if item.state == "queued":
+                        self._end_item(db, item, "cancelled", None, None)
+                self._settle(db, id)
+            return _job(db, id)
+
+    def retry(self, id: str) -> Job:
+        """Queue a job's failed and cancelled items once more. Raises ConflictError if there are none."""
+        with self._write() as db:
+            job = _job(db, id)
+            again = [item for item in job.items if item.state in ("failed", "cancelled")]
+            if job.state in OPEN_STATES or not again:
+                raise ConflictError(None, f"the job is {job.state}: there is nothing to do again")
+            db.execute(JOBS.update().where(JOBS.c.id == id).values(cancel=False, ended=None))
+            for item in again:
+                self._change(db, item, state="queued", error=None, result=None, audio_done_s=0.0, begun=None)
+            self._settle(db, id)
+            return _job(db, id)
+
+    def delete(self, id: str) -> Job:
+        """Forget a job. Raises ConflictError while it runs."""
+        with self._write() as db:
+            job = _job(db, id)
+            if any(item.state == "running" for item in job.items):
+                raise ConflictError(None, "the job is running", "Cancel it first")
+            db.execute(EVENTS.delete().where(EVENTS.c.job_id == id))
+            db.execute(ITEMS.delete().where(ITEMS.c.job_id == id))
+            db.execute(JOBS.delete().where(JOBS.c.id == id))
+            return job
+
+    def ended_before(self, moment: float, limit: int = 1000) -> list[str]:
+        """Ids of jobs that ended before a moment, oldest first."""
+        query = sa.select(JOBS.c.id).where(JOBS.c.ended < moment).order_by(JOBS.c.ended).limit(limit)
+        with self._read() as db:
+            return list(db.execute(query).scalars())
+
+    # What a runner does
+
+    def claim(self, most: int, *, each: int, under_way: Mapping[str, int] | None = None) -> list[Claim]:
+        """Lease waiting items to this process.
+
+        Jobs go in turn, so that none waits for all of another; of each at most so many are under way at a time.
+        """
+        with self._write() as db:
+            now, taken = time.time(), Counter(under_way or {})
+            full = [id for id, count in taken.items() if count >= each]
+            expired = (ITEMS.c.state == "running") & (ITEMS.c.lease < now)
+            rank = sa.func.row_number().over(partition_by=ITEMS.c.job_id, order_by=ITEMS.c.position).label("rank")
+            waiting = sa.select(ITEMS.c.job_id, ITEMS.c.position, rank).where((ITEMS.c.state == "queued") | expired)
+            ranked = waiting.subquery()
+            chosen = (
+                sa.select(ranked.c.job_id, ranked.c.position)
+                .join(JOBS, JOBS.c.id == ranked.c.job_id)
+                .where(ranked.c.rank <= each, ranked.c.job_id.not_in(full))
+                .order_by(ranked.c.rank, JOBS.c.number)
+                .limit(most)
+            )
+            claims = []
+            for job_id, position in db.execute(chosen).all():
+                if taken[job_id] < each and (claim := self._lease(db, job_id, position, now)):
+                    taken[job_id] += 1
+                    claims.append(claim)
+            return claims
+
+    def renew(self) -> None:
+        """Keep this process's leases."""
+        with self._write() as db:
+            mine = (ITEMS.c.owner == self.owner) & (ITEMS.c.state == "running")
+            db.execute(ITEMS.update().where(mine).values(lease=time.time() + LEASE_S))
+
+    def give_back(self, owners: Sequence[str] | None = None) -> int:
+        """Queue again what this process (or others, known to have ended) has under way; how many."""
+        with self._write() as db:
+            theirs = ITEMS.c.owner.in_(owners if owners is not None else [self.owner])
+            rows = db.execute(ITEMS.select().where(theirs, ITEMS.c.state == "running")).all()
+            for row in rows:
+                item = _made(StoredItem, row)
+                if _head(db, item.job_id).cancel:
+                    self._end_item(db, item, "cancelled", None, None)
+                else:
+                    self._change(db, item, state="queued", owner=None, lease=None, audio_done_s=0.0, begun=None)
+                self._settle(db, item.job_id)
+            return len(rows)
+
+    def owners(self) -> list[str]:
+        """Processes that have items under way."""
+        query = sa.select(ITEMS.c.owner).where(ITEMS.c.state == "running").distinct()
+        with self._read() as db:
+            return [owner for owner in db.execute(query).scalars() if owner]
+
+    def begun(self, item: StoredItem, audio_s: float) -> None:
+        """An item was read once, and its conversion begins."""
+        with self._write() as db:
+            self._change(db, item, audio_s=audio_s, audio_done_s=0.0, begun=time.time())
+
+    def advanced(self, item: StoredItem, audio_done_s: float) -> None:
+        """So much of an item is done."""
+        with self._write() as db:
+            self._change(db, item, audio_done_s=audio_done_s)
+
+    def ended(
+        self, item: StoredItem, state: str, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None
+    ) -> None:
+        """An item is complete, or it failed."""
+        with self._write() as db:
+            self._end_item(db, item, state, result, error)
+            self._settle(db, item.job_id)
+
+    def cancelled_jobs(self) -> list[str]:
+        """Ids of jobs under way that are to end."""
+        query = sa.select(JOBS.c.id).where(JOBS.c.cancel, JOBS.c.state.in_(OPEN_STATES))
+        with self._read() as db:
+            return list(db.execute(query).scalars())
+
+    # Events and figures
+
+    def events(self, after: int, *, job_id: str | None = None, limit: int = 500) -> list[StoredEvent]:
+        """What happened since the event of a number, oldest first."""
+        query = EVENTS.select().where(EVENTS.c.number > after).order_by(EVENTS.c.number).limit(limit)
+        if job_id is not None:
+            query = query.where(EVENTS.c.job_id == job_id)
+        with self._read() as db:
+            return [_made(StoredEvent, row) for row in db.execute(query)]
+
+    def last_event(self) -> int:
+        """The number of the latest event."""
+        with self._read() as db:
+            return db.execute(sa.select(sa.func.max(EVENTS.c.number))).scalar() or 0
+
+    def counts(self) -> Counts:
+        with self._read() as db:
+            states = db.execute(sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)).all()
+            return Counts(jobs={state: count for state, count in states}, queued_items=_queued(db))
+
+    def forget_events(self) -> None:
+        """Keep the newest only."""
+        with self._write() as db:
+            last = db.execute(sa.select(sa.func.max(EVENTS.c.number))).scalar() or 0
+            db.execute(EVENTS.delete().where(EVENTS.c.number <= last - _EVENTS_KEPT))
+
+    def _known(self, db: Connection, new: NewJob) -> Job | None:
+        if new.idempotency_key is None:
+            return None
+        row = db.execute(JOBS.select().where(JOBS.c.idempotency_key == new.idempotency_key)).first()
+        if row is None:
+            return None
+        if row.fingerprint != new.fingerprint:
+            raise ConflictError(None, "this Idempotency-Key was used for another request", "Use a new key")
+        return _job(db, row.id)
+
+    def _insert(self, db: Connection, new: NewJob) -> Job:
+        id = secrets.token_hex(8)
+        db.execute(
+            JOBS.insert().values(
+                id=id,
+                kind=new.kind,
+                state="queued",
+                voice=new.voice,
+                options=dict(new.options),
+                created=time.time(),
+                cancel=False,
+                idempotency_key=new.idempotency_key,
+                fingerprint=new.fingerprint,
+            )
+        )
+        rows = [
+            {
+                "job_id": id,
+                "position": position,
+                "audio_id": audio.id,
+                "name": audio.name,
+                "state": "queued",
+                "audio_s": audio.info.get("audio_s"),
+            }
+            for position, audio in enumerate(new.inputs)
+        ]
+        db.execute(ITEMS.insert(), rows)
+        self._tell(db, id, "job", {"state": "queued"})
+        return _job(db, id)
+
+    def _lease(self, db: Connection, job_id: str, position: int, now: float) -> Claim | None:
+        """Take an item, unless another process was quicker."""
+        free = (ITEMS.c.state == "queued") | ((ITEMS.c.state == "running") & (ITEMS.c.lease < now))
+        this = (ITEMS.c.job_id == job_id) & (ITEMS.c.position == position)
+        values = {"state": "running", "owner": self.owner, "lease": now + LEASE_S}
+        if not db.execute(ITEMS.update().where(this, free).values(**values)).rowcount:
+            return None
+        item = _one(db, StoredItem, ITEMS.select().where(this))
+        job = _head(db, job_id)
+        if job.cancel:
+            self._end_item(db, item, "cancelled", None, None)
+            self._settle(db, job_id)
+            return None
+        if job.started is None:
+            db.execute(JOBS.update().where(JOBS.c.id == job_id).values(started=now))
+        self._tell(db, job_id, "item", {"position": position, "state": "running"})
+        self._settle(db, job_id)
+        return Claim(item=item, job=job)
+
+    def _change(self, db: Connection, item: StoredItem, **values: Any) -> None:
+        this = (ITEMS.c.job_id == item.job_id) & (ITEMS.c.position == item.position)
+        db.execute(ITEMS.update().where(this).values(**values))
+        shown: dict[str, Any] = {name: values[name] for name in _SHOWN if name in values}
+        self._tell(db, item.job_id, "item", {"position": item.position, **shown})
+
+    def _end_item(
+        self,
+        db: Connection,
+        item: StoredItem,
+        state: str,
+        result: Mapping[str, Any] | None,
+        error: Mapping[str, Any] | None,
+    ) -> None:
+        values: dict[str, Any] = {"result": result, "error": error, "owner": None, "lease": None}
+        if result is not None:
+            values["audio_s"] = values["audio_done_s"] = result["audio_s"]
+        self._change(db, item, state=state, **{name: _plain(value) for name, value in values.items()})
+
+    def _settle(self, db: Connection, id: str) -> None:
+        """Bring a job's state in line with its items'."""
+        job = _head(db, id)
+        states = db.execute(sa.select(ITEMS.c.state).where(ITEMS.c.job_id == id).distinct()).scalars()
+        state = _state_of(list(states), cancel=job.cancel)
+        if state == job.state:
+            return
+        ended = None if state in OPEN_STATES else time.time()
+        db.execute(JOBS.update().where(JOBS.c.id == id).values(state=state, ended=ended))
+        self._tell(db, id, "job", {"state": state})
+
+    def _tell(self, db: Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
+        db.execute(EVENTS.insert().values(job_id=job_id, kind=kind, data=dict(data), at=time.time()))
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with explained(), self._engine.begin() as db:
+            if db.dialect.name == "sqlite":
+                db.exec_driver_sql("BEGIN IMMEDIATE")
+            yield db
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with explained(), self._engine.connect() as db:
+            yield db
+
+
+def _state_of(items: Sequence[str], *, cancel: bool) -> str:
+    if "running" in items:
+        return "cancelling" if cancel else "running"
+    if "queued" in items:
+        return "running" if any(state != "queued" for state in items) else "queued"
+    if all(state == "failed" for state in items):
+        return "failed"
+    if cancel and "cancelled" in items:
+        return "cancelled"
+    return "partly" if "failed" in items else "done"
+
+
+def _job(db: Connection, id: str) -> Job:
+    return replace(_head(db, id), items=_items_of(db, [id]).get(id, ()))
+
+
+def _head(db: Connection, id: str) -> Job:
+    """A job without its items."""
+    row = db.execute(JOBS.select().where(JOBS.c.id == id)).first()
+    if row is None:
+        raise NotFoundError(None, f"no job {id[:80]!r}")
+    return _job_made(row, ())
+
+
+def _items_of(db: Connection, ids: Sequence[str]) -> dict[str, tuple[StoredItem, ...]]:
+    query = ITEMS.select().where(ITEMS.c.job_id.in_(ids)).order_by(ITEMS.c.job_id, ITEMS.c.position)
+    rows = itertools.groupby(db.execute(query), key=lambda row: row.job_id)
+    return {job_id: tuple(_made(StoredItem, row) for row in group) for job_id, group in rows}
+
+
+def _queued(db: Connection) -> int:
+    query = sa.select(sa.func.count()).select_from(ITEMS).where(ITEMS.c.state == "queued")
+    return db.execute(query).scalar_one()
+
+
+def _job_made(row: Row[Any], items: tuple[StoredItem, ...]) -> Job:
+    values = row._mapping
+    return Job(**{name: values[name] for name in Job.__dataclass_fields__ if name != "items"}, items=items)
+
+
+def _made(kind: type[T], row: Row[Any]) -> T:
+    fields: Any = kind
+    return kind(**{name: row._mapping[name] for name in fields.__dataclass_fields__})
+
+
+def _one(db: Connection, kind: type[T], query: Any) -> T:
+    return _made(kind, db.execute(query).one())
+
+
+def _plain(value: Any) -> Any:
+    """JSON's null as the column's, so that it reads as None."""
+    return sa.null() if value is None else value

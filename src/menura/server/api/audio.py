@@ -1,0 +1,194 @@
+"""Recordings: sent, described, sent back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
+
+from menura.audio.decode import open_audio
+from menura.audio.peaks import waveform
+from menura.errors import MenuraError, OptionError, details_of
+from menura.jobs.store import Audio
+from menura.server.folder import DataFolder, Saved
+from menura.server.problems import error_document
+from menura.server.service import Current, Service
+from menura.system.text import printable
+
+router = APIRouter(prefix="/v1/audio", tags=["audio"])
+
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+_CHUNK = 1 << 20
+_MOST_BINS = 8000
+UNNAMED = "recording"
+
+
+class AudioDocument(BaseModel):
+    """A recording that was sent."""
+
+    id: str = Field(description="SHA-256 of its bytes")
+    name: str
+    size_bytes: int
+    audio_s: float | None = Field(None, description="Length in seconds, where the header says it")
+    sample_rate: int | None = None
+    channels: int | None = None
+    error: dict[str, Any] | None = Field(None, description="Why it can't be read as audio")
+    url: str
+
+
+class Received(BaseModel):
+    """A part of a recording that has come."""
+
+    received_bytes: int
+
+
+class Peaks(BaseModel):
+    """Smallest and largest sample of each of a number of equal spans."""
+
+    audio_s: float
+    low: list[float]
+    high: list[float]
+
+
+def audio_document(audio: Audio) -> AudioDocument:
+    return AudioDocument(
+        id=audio.id, name=audio.name, size_bytes=audio.size_bytes, url=f"/v1/audio/{audio.id}", **audio.info
+    )
+
+
+@router.put(
+    "",
+    status_code=201,
+    response_model=AudioDocument,
+    responses={202: {"model": Received, "description": "The part was taken; send what follows"}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file": {"type": "string", "format": "binary"}},
+                        "required": ["file"],
+                    }
+                },
+            },
+        }
+    },
+)
+async def put_audio(
+    request: Request,
+    service: Current,
+    name: Annotated[str | None, Query(max_length=500, description="What the recording is called")] = None,
+    upload: Annotated[
+        str | None, Query(min_length=8, max_length=200, description="Any unique text: names an upload sent in parts")
+    ] = None,
+    content_range: Annotated[str | None, Header(description="bytes START-END/TOTAL of a part")] = None,
+) -> Response:
+    """Send a recording: raw bytes, or a form's `file`. It is kept under the hash of its bytes.
+
+    A large one may come in parts with `upload` and Content-Range; after an interruption, `GET /v1/audio/uploads/KEY`
+    says how much has come.
+    """
+    if content_range is not None:
+        return await _part(request, service, name, upload, content_range)
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_files=1, max_fields=4) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise OptionError(None, "the form has no file", option="file")
+            saved = await service.folder.receive(chunks_of(file))
+            name = name or file.filename
+    else:
+        saved = await service.folder.receive(request.stream())
+    return await _registered(service, saved, name)
+
+
+@router.get("/uploads/{key}")
+def get_upload(service: Current, key: str) -> Received:
+    """How much of an upload in parts has come."""
+    return Received(received_bytes=service.folder.received(key))
+
+
+@router.get("/{id}/info")
+def get_audio_info(service: Current, id: str) -> AudioDocument:
+    """What is known of a recording."""
+    return audio_document(service.store.audio(id))
+
+
+@router.get("/{id}", response_class=FileResponse)
+def get_audio(service: Current, id: str) -> FileResponse:
+    """The recording itself; Range is obeyed."""
+    audio = service.store.audio(id)
+    return FileResponse(
+        service.folder.audio(audio.id), media_type="application/octet-stream", filename=printable(audio.name)
+    )
+
+
+@router.get("/{id}/peaks")
+def get_audio_peaks(service: Current, id: str, bins: Annotated[int, Query(ge=1, le=_MOST_BINS)] = 1000) -> Peaks:
+    """For a picture of its waveform."""
+    return peaks_document(service.folder.audio(service.store.audio(id).id), bins)
+
+
+def peaks_document(path: Path, bins: int) -> Peaks:
+    peaks = waveform(path, bins)
+    return Peaks(
+        audio_s=peaks.audio_s,
+        low=[round(float(value), 4) for value in peaks.low],
+        high=[round(float(value), 4) for value in peaks.high],
+    )
+
+
+async def _part(
+    request: Request, service: Service, name: str | None, upload: str | None, content_range: str
+) -> Response:
+    found = _RANGE.fullmatch(content_range)
+    if found is None or upload is None:
+        raise OptionError(None, "a part needs Content-Range: bytes START-END/TOTAL and an upload key", option="upload")
+    start, _, total = map(int, found.groups())
+    part = await service.folder.receive_part(upload, start, total, request.stream())
+    if part.saved is not None:
+        return await _registered(service, part.saved, name)
+    return JSONResponse({"received_bytes": part.received_bytes}, 202)
+
+
+async def _registered(service: Service, saved: Saved, name: str | None) -> JSONResponse:
+    audio = await to_thread.run_sync(register, service, saved, name)
+    document = audio_document(audio)
+    return JSONResponse(document.model_dump(), 201, {"Location": document.url})
+
+
+def register(service: Service, saved: Saved, name: str | None) -> Audio:
+    """Note a recording that was received, with what its header says."""
+    shown = printable(Path((name or UNNAMED).replace("\\", "/")).name, 200) or UNNAMED
+    return service.store.add_audio(saved.sha256, shown, saved.size_bytes, _probed(service.folder, saved.sha256, shown))
+
+
+def _probed(folder: DataFolder, id: str, name: str) -> dict[str, Any]:
+    path = folder.audio(id)
+    try:
+        info = open_audio(path).info
+    except (MenuraError, OSError) as error:
+        about = details_of(error).about({str(path): name})
+        return {"error": error_document(about)}
+    length = info.length_samples
+    return {
+        "audio_s": None if length is None else length / info.sample_rate,
+        "sample_rate": info.sample_rate,
+        "channels": info.channels,
+    }
+
+
+async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
+    """A form's file, piece by piece."""
+    while chunk := await file.read(_CHUNK):
+        yield chunk

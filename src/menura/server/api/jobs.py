@@ -1,0 +1,353 @@
+"""Jobs: asked for, watched, ended; their results."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import mimetypes
+import time
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from menura.errors import OptionError
+from menura.jobs.store import JOB_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
+from menura.server.api.audio import Peaks, peaks_document
+from menura.server.asked import asked, options_schema
+from menura.server.service import Current, Service
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+_MOST_INPUTS = 5000
+_BEAT_S = 15.0
+_ZIP_BLOCK = 1 << 18
+
+
+class NewJobDocument(BaseModel):
+    """What is to be converted, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["convert"] = "convert"
+    inputs: list[str] = Field(min_length=1, max_length=_MOST_INPUTS, description="Ids of recordings")
+    voice: str = Field("wren", min_length=1, max_length=200, description="A voice's name")
+    options: dict[str, Any] = Field(default_factory=dict, json_schema_extra=options_schema())
+
+
+class ItemDocument(BaseModel):
+    """One recording of a job."""
+
+    position: int
+    name: str
+    input: str = Field(description="Id of the recording")
+    state: Literal["queued", "running", "done", "warning", "failed", "cancelled"]
+    audio_s: float | None
+    audio_done_s: float
+    left_s: float | None = Field(description="Seconds that it still takes, where that can be told")
+    result: str | None = Field(description="URL of the output")
+    format: str | None
+    error: dict[str, Any] | None
+    notes: list[str]
+    transpose: float | None = Field(description="Semitones by which pitch was moved")
+    wall_s: float | None
+    stages: dict[str, float] | None = Field(description="Seconds by stage")
+    seams_s: list[float]
+
+
+class JobDocument(BaseModel):
+    """A job, with all that became of it."""
+
+    id: str
+    kind: str
+    state: Literal["queued", "running", "cancelling", "cancelled", "failed", "partly", "done"]
+    voice: str
+    options: dict[str, Any]
+    created: float
+    started: float | None
+    ended: float | None
+    progress: float = Field(description="0 to 1, by seconds of audio")
+    counts: dict[str, int]
+    items: list[ItemDocument]
+    url: str
+
+
+class JobList(BaseModel):
+    """The newest first."""
+
+    jobs: list[JobDocument]
+    cursor: int | None = Field(description="For the next page; null at the end")
+
+
+@router.post("/jobs", status_code=202, responses={429: {"description": "Too many recordings wait"}})
+def post_job(
+    service: Current,
+    response: Response,
+    new: NewJobDocument,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobDocument:
+    """Queue a conversion. The same Idempotency-Key never makes a second job."""
+    request = asked(service, new.voice, new.options)
+    fingerprint = hashlib.sha256(json.dumps(new.model_dump(), sort_keys=True).encode()).hexdigest()
+    inputs = [service.store.audio(id) for id in new.inputs]
+    for audio in inputs:
+        if (audio.info.get("audio_s") or 0) > service.most_audio_s:
+            problem = f"is longer than {service.options.most_hours:g} hours"
+            raise OptionError(audio.name, problem, "Cut it, or start the service with another {most_hours}", "inputs")
+    job, _ = service.store.create(
+        NewJob(
+            kind=new.kind,
+            voice=request.voice.name,
+            options=new.options,
+            inputs=inputs,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+        ),
+        most_queued=service.options.queue,
+    )
+    service.changed()
+    document = job_document(job)
+    response.headers["Location"] = document.url
+    return document
+
+
+@router.get("/jobs")
+def get_jobs(
+    service: Current,
+    state: Annotated[list[Literal[JOB_STATES]], Query()] = [],  # type: ignore[valid-type]  # noqa: B006
+    voice: Annotated[str | None, Query(max_length=200)] = None,
+    cursor: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobList:
+    """All jobs, or those in some states or of a voice."""
+    jobs = service.store.jobs(states=state, voice=voice, before=cursor, limit=limit)
+    return JobList(jobs=[job_document(job) for job in jobs], cursor=jobs[-1].number if len(jobs) == limit else None)
+
+
+@router.get("/jobs/{id}")
+def get_job(service: Current, id: str) -> JobDocument:
+    """One job."""
+    return job_document(service.store.job(id))
+
+
+@router.post("/jobs/{id}/cancel")
+def cancel_job(service: Current, id: str) -> JobDocument:
+    """End a job; what is complete stays."""
+    job = service.store.cancel(id)
+    service.changed()
+    return job_document(job)
+
+
+@router.post("/jobs/{id}/retry")
+def retry_job(service: Current, id: str) -> JobDocument:
+    """Queue once more what failed or was cancelled."""
+    job = service.store.retry(id)
+    service.changed()
+    return job_document(job)
+
+
+@router.delete("/jobs/{id}", status_code=204)
+def delete_job(service: Current, id: str) -> None:
+    """Forget a job and delete its results."""
+    job = service.store.delete(id)
+    service.folder.remove_results(job.id)
+    service.changes.announce()
+
+
+@router.get("/jobs/{id}/log", response_class=PlainTextResponse)
+def get_log(service: Current, id: str) -> str:
+    """What happened, one line each."""
+    names = {item.position: item.name for item in service.store.job(id).items}
+    return "".join(f"{_log_line(event, names)}\n" for event in service.store.events(0, job_id=id, limit=5000))
+
+
+@router.get("/jobs/{id}/items/{position}/result", response_class=FileResponse)
+def get_result(service: Current, id: str, position: int) -> FileResponse:
+    """An output; Range is obeyed."""
+    item = _converted(service, id, position)
+    path = _path(service, item)
+    return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], filename=output_name(item))
+
+
+@router.get("/jobs/{id}/items/{position}/peaks")
+def get_result_peaks(
+    service: Current, id: str, position: int, bins: Annotated[int, Query(ge=1, le=8000)] = 1000
+) -> Peaks:
+    """For a picture of an output's waveform."""
+    return peaks_document(_path(service, _converted(service, id, position)), bins)
+
+
+@router.get("/jobs/{id}/zip", response_class=StreamingResponse)
+def get_zip(service: Current, id: str) -> StreamingResponse:
+    """All outputs in one archive."""
+    items = [item for item in service.store.job(id).items if item.converted]
+    if not items:
+        raise NotFoundError(None, "the job has no results")
+    headers = {"Content-Disposition": f'attachment; filename="menura-{id}.zip"'}
+    return StreamingResponse(_zipped(service, items), media_type="application/zip", headers=headers)
+
+
+@router.get("/jobs/{id}/events", response_class=StreamingResponse)
+def get_job_events(
+    request: Request, service: Current, id: str, last_event_id: Annotated[int | None, Header(ge=0)] = None
+) -> StreamingResponse:
+    """What happens to a job, as server-sent events `job` and `item`; Last-Event-ID replays what was missed."""
+    service.store.job(id)
+    return _stream(request, service, id, last_event_id or 0)
+
+
+@router.get("/events", response_class=StreamingResponse)
+def get_events(
+    request: Request, service: Current, last_event_id: Annotated[int | None, Header(ge=0)] = None
+) -> StreamingResponse:
+    """What happens to all jobs, from now on or from Last-Event-ID."""
+    return _stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
+
+
+def job_document(job: Job) -> JobDocument:
+    counts: dict[str, int] = {}
+    for item in job.items:
+        counts[item.state] = counts.get(item.state, 0) + 1
+    return JobDocument(
+        id=job.id,
+        kind=job.kind,
+        state=job.state,  # type: ignore[arg-type]
+        voice=job.voice,
+        options=dict(job.options),
+        created=job.created,
+        started=job.started,
+        ended=job.ended,
+        progress=_progress(job.items),
+        counts=counts,
+        items=[item_document(item) for item in job.items],
+        url=f"/v1/jobs/{job.id}",
+    )
+
+
+def item_document(item: StoredItem) -> ItemDocument:
+    result = item.result or {}
+    return ItemDocument(
+        position=item.position,
+        name=item.name,
+        input=item.audio_id,
+        state=item.state,  # type: ignore[arg-type]
+        audio_s=item.audio_s,
+        audio_done_s=item.audio_done_s,
+        left_s=_left_s(item),
+        result=f"/v1/jobs/{item.job_id}/items/{item.position}/result" if item.converted else None,
+        format=result.get("format"),
+        error=dict(item.error) if item.error else None,
+        notes=result.get("notes", []),
+        transpose=result.get("transpose"),
+        wall_s=result.get("wall_s"),
+        stages=result.get("stages"),
+        seams_s=result.get("seams_s", []),
+    )
+
+
+def output_name(item: StoredItem) -> str:
+    """What a result is called when it is downloaded."""
+    assert item.result is not None
+    return f"{Path(item.name).stem}.{item.result['format']}"
+
+
+def _progress(items: tuple[StoredItem, ...]) -> float:
+    """By audio seconds; a recording of unknown length counts as a minute."""
+    whole = done = 0.0
+    for item in items:
+        length = item.audio_s or 60.0
+        whole += length
+        done += min(item.audio_done_s, length) if item.state in ("queued", "running") else length
+    return round(done / whole, 4) if whole else 1.0
+
+
+def _left_s(item: StoredItem) -> float | None:
+    if item.state != "running" or not item.begun or not item.audio_done_s or item.audio_s is None:
+        return None
+    spent_s = time.time() - item.begun
+    return round(spent_s * max(0.0, item.audio_s - item.audio_done_s) / item.audio_done_s, 1)
+
+
+def _converted(service: Service, id: str, position: int) -> StoredItem:
+    for item in service.store.job(id).items:
+        if item.position == position and item.converted:
+            return item
+    raise NotFoundError(None, "there is no such result")
+
+
+def _path(service: Service, item: StoredItem) -> Path:
+    assert item.result is not None
+    path = service.folder.result(item.job_id, item.position, item.result["format"])
+    if not path.is_file():
+        raise NotFoundError(None, "the result was deleted", "Retry the job")
+    return path
+
+
+def _zipped(service: Service, items: list[StoredItem]) -> Iterator[bytes]:
+    """A zip archive, made while it is sent. Sound is compressed already."""
+    buffer, names = _Outgoing(), set()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for item in items:
+            name = output_name(item)
+            name = f"{item.position + 1} {name}" if name in names else name
+            names.add(name)
+            with _path(service, item).open("rb") as source, archive.open(name, "w", force_zip64=True) as target:
+                while block := source.read(_ZIP_BLOCK):
+                    target.write(block)
+                    yield buffer.taken()
+    yield buffer.taken()
+
+
+class _Outgoing(io.RawIOBase):
+    """Collects what is written."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._data += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        data, self._data = bytes(self._data), bytearray()
+        return data
+
+
+def _log_line(event: StoredEvent, names: dict[int, str]) -> str:
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(event.at))
+    about = "job" if event.kind == "job" else names.get(event.data.get("position", -1), "?")
+    data = {name: value for name, value in event.data.items() if name != "position" and value is not None}
+    return f"{moment}Z {about}: {' '.join(f'{name}={value}' for name, value in data.items())}"
+
+
+def _stream(request: Request, service: Service, id: str | None, after: int) -> StreamingResponse:
+    return StreamingResponse(
+        _events(request, service, id, after),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(request: Request, service: Service, id: str | None, after: int) -> AsyncIterator[str]:
+    yield "retry: 2000\n\n"
+    beat = time.monotonic()
+    while not service.closing.is_set() and not await request.is_disconnected():
+        events = await asyncio.to_thread(service.store.events, after, job_id=id)
+        for event in events:
+            after = event.number
+            data = json.dumps({"job": event.job_id, "at": event.at, **event.data}, ensure_ascii=False)
+            yield f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
+        if not events:
+            await service.changes.wait(2.0)
+            if time.monotonic() - beat > _BEAT_S:
+                beat = time.monotonic()
+                yield ": still here\n\n"

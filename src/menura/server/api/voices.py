@@ -1,0 +1,229 @@
+"""The library of voices: listed, described, heard, imported, renamed, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import UploadFile
+
+from menura.errors import MenuraError, OptionError, ResourceError
+from menura.loading import Request as Asked
+from menura.loading import resolve
+from menura.options import ConversionOptions
+from menura.pipeline.output import FileSink
+from menura.pipeline.recording import FileRecording
+from menura.server.api.audio import chunks_of
+from menura.server.asked import installed
+from menura.server.problems import error_document
+from menura.server.service import Current, Service
+from menura.system.files import temporary_folder
+from menura.system.text import printable
+from menura.types import FileResult
+from menura.voices.card import CARD_NAME, read_card
+from menura.voices.changes import add_index, rename_voice
+from menura.voices.install import ImportRequest, import_voices
+from menura.voices.library import VOICE_SUFFIXES, VoiceEntry, list_voices, remove_voice
+
+router = APIRouter(prefix="/v1/voices", tags=["voices"])
+
+_SENTENCE = Path(__file__).resolve().parents[2] / "assets" / "demo" / "librivox_0870.flac"
+_SUFFIXES = (*VOICE_SUFFIXES, ".zip")
+_SAMPLE_S = 300.0
+_samples = threading.Lock()
+
+
+class VoiceDocument(BaseModel):
+    """A voice."""
+
+    name: str
+    builtin: bool
+    source: str
+    f0_median_hz: float | None = Field(description="The voice's own median pitch")
+    has_index: bool
+    note: str
+    url: str
+
+
+class VoiceList(BaseModel):
+    """The starter voices first."""
+
+    voices: list[VoiceDocument]
+
+
+class VoiceDetails(VoiceDocument):
+    """A voice with all that is known of it."""
+
+    card: dict[str, Any] = Field(description="What its maker says")
+    network: dict[str, Any]
+
+
+class Imported(BaseModel):
+    """What became of the voices of a file."""
+
+    voices: list[VoiceDocument]
+    errors: list[dict[str, Any]]
+
+
+class NewName(BaseModel):
+    """What a voice is to be called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+
+
+@router.get("")
+def get_voices(service: Current) -> VoiceList:
+    """All voices."""
+    return VoiceList(voices=[voice_document(voice) for voice in list_voices(service.home)])
+
+
+@router.get("/{name}")
+def get_voice(service: Current, name: str) -> VoiceDetails:
+    """One voice: its card, and its network."""
+    from menura.checkpoints.rvc import read_config
+
+    voice = installed(service.home, name)
+    config = read_config(voice.path)
+    return VoiceDetails(
+        **voice_document(voice).model_dump(),
+        card=dict(read_card(voice.path.parent / CARD_NAME).fields) if voice.path.name != f"{name}.pth" else {},
+        network={
+            "version": config.version,
+            "sample_rate": config.sample_rate,
+            "vocoder": config.vocoder,
+            "content_encoder": config.content_encoder,
+            "follows_pitch": config.has_f0,
+            "speakers": config.n_speakers,
+        },
+    )
+
+
+@router.post("", status_code=201)
+async def post_voice(
+    request: Request,
+    service: Current,
+    filename: Annotated[str, Query(min_length=1, max_length=300, description="The file's name, with its ending")],
+    rights: Annotated[str, Query(min_length=1, max_length=1000, description="Whose voice it is, and what allows it")],
+    name: Annotated[str | None, Query(max_length=100, description="By default as the file is called")] = None,
+) -> Imported:
+    """Import voices: the body is a .pth, .safetensors or .zip file, or a form's `file`."""
+    _named(filename, _SUFFIXES)
+    async with _received(request, service) as path:
+        return await to_thread.run_sync(import_upload, service, path, filename, name, rights)
+
+
+@router.put("/{name}/index")
+async def put_index(request: Request, service: Current, name: str) -> VoiceDocument:
+    """Give an installed voice its retrieval index (.index)."""
+    voice = installed(service.home, name)
+    async with _received(request, service) as path:
+        return voice_document(await to_thread.run_sync(add_index, voice.name, path, service.home))
+
+
+@router.post("/{name}/rename")
+def rename(service: Current, name: str, new: NewName) -> VoiceDocument:
+    """Call an installed voice by another name."""
+    return voice_document(rename_voice(installed(service.home, name).name, new.name, service.home))
+
+
+@router.delete("/{name}", status_code=204)
+def delete_voice(service: Current, name: str) -> None:
+    """Remove an installed voice."""
+    remove_voice(installed(service.home, name).name, service.home)
+
+
+@router.get("/{name}/sample", response_class=FileResponse)
+def get_sample(service: Current, name: str) -> Response:
+    """The demo sentence in this voice."""
+    voice = installed(service.home, name)
+    request = resolve(ConversionOptions(voice=voice.name), service.home)
+    path = service.folder.sample(request.identity)
+    with _samples:
+        if not path.is_file():
+            _convert_sample(service, request, path)
+    return FileResponse(path, media_type="audio/wav", headers={"Cache-Control": "no-cache"})
+
+
+def voice_document(voice: VoiceEntry) -> VoiceDocument:
+    return VoiceDocument(
+        name=voice.name,
+        builtin=voice.builtin,
+        source=voice.source,
+        f0_median_hz=voice.f0_median_hz,
+        has_index=voice.index_path is not None,
+        note=voice.note,
+        url=f"/v1/voices/{voice.name}",
+    )
+
+
+def _named(filename: str, suffixes: tuple[str, ...]) -> tuple[str, str]:
+    """Ending and stem of a file's name, without anything that could lead elsewhere."""
+    name = Path(printable(filename.replace("\\", "/"), 200)).name
+    suffix = Path(name).suffix.lower()
+    if suffix not in suffixes:
+        raise OptionError(None, f"'{suffix}' is not one of {', '.join(suffixes)}", option="filename")
+    return suffix, Path(name).stem or "voice"
+
+
+@contextlib.asynccontextmanager
+async def _received(request: Request, service: Service) -> AsyncIterator[Path]:
+    """The body as a file that is gone afterwards."""
+    folder = service.folder.incoming
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_files=1, max_fields=4) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise OptionError(None, "the form has no file", option="file")
+            saved = await service.folder.receive(chunks_of(file), folder)
+    else:
+        saved = await service.folder.receive(request.stream(), folder)
+    path = folder / saved.sha256
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def import_upload(service: Service, path: Path, filename: str, name: str | None, rights: str) -> Imported:
+    """Install the voices of a file that was received; `filename` is what its sender calls it."""
+    suffix, stem = _named(filename, _SUFFIXES)
+    filename = f"{stem}{suffix}"
+    with temporary_folder("voice-", service.folder.incoming) as folder:
+        source = folder / filename
+        path.rename(source)
+        request = ImportRequest(source=source, home=service.home, name=name, rights=printable(rights, 1000))
+        try:
+            results = list(import_voices(request))
+        except MenuraError as error:
+            raise error.about({str(source): filename}) from None
+    installed = [voice_document(result.voice) for result in results if result.voice is not None]
+    errors = [result.error.about({str(source): filename}) for result in results if result.error is not None]
+    if errors and not installed:
+        raise errors[0]
+    return Imported(voices=installed, errors=[error_document(error.details) for error in errors])
+
+
+def _convert_sample(service: Service, request: Asked, path: Path) -> None:
+    ended, results = threading.Event(), []
+
+    def on_end(result: FileResult) -> None:
+        results.append(result)
+        ended.set()
+
+    sink = FileSink(path, request.options)
+    cancel = service.runner.convert_now(FileRecording(_SENTENCE, label="sample"), request, sink, on_end)
+    if not ended.wait(_SAMPLE_S):
+        cancel.set()
+        raise ResourceError("sample", "took too long", "Try again later")
+    if results[0].error is not None:
+        error = results[0].error
+        raise ResourceError("sample", error.problem, error.advice)

@@ -1,0 +1,52 @@
+"""What clients may ask for: options by name, voices by name, no paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from menura.errors import OptionError, VoiceNotFoundError
+from menura.loading import Request, resolve
+from menura.option_spec import OptionSpec, schema, specs_of
+from menura.options import ConversionOptions
+from menura.server.service import Service
+from menura.voices.library import VoiceEntry, list_voices
+
+
+def offered() -> tuple[OptionSpec, ...]:
+    """The conversion options that a client may set: not the voice, which stands beside them, and no files."""
+    return tuple(spec for spec in specs_of(ConversionOptions) if spec.kind is not Path and spec.name != "voice")
+
+
+def options_schema() -> dict[str, Any]:
+    """A JSON Schema of them."""
+    whole = schema(ConversionOptions)
+    names = {spec.name for spec in offered()}
+    return whole | {"properties": {name: value for name, value in whole["properties"].items() if name in names}}
+
+
+def asked(service: Service, voice: str, options: Mapping[str, Any]) -> Request:
+    """What is asked for, looked up.
+
+    Raises:
+        OptionError: an unknown option, or a value that it doesn't take.
+        MenuraError: no such voice, or something that it needs is missing.
+    """
+    return resolve(checked_options(installed(service.home, voice), options), service.home)
+
+
+def checked_options(voice: VoiceEntry, options: Mapping[str, Any]) -> ConversionOptions:
+    known = {spec.name for spec in offered()}
+    for name in options:
+        if name not in known:
+            raise OptionError(None, "no such option", "GET /v1/options lists them", option=name[:80])
+    return ConversionOptions(voice=str(voice.name), **options)
+
+
+def installed(home: Path, name: str) -> VoiceEntry:
+    """A voice of the library. Raises VoiceNotFoundError; a path is no name."""
+    for voice in list_voices(home):
+        if voice.name == name:
+            return voice
+    raise VoiceNotFoundError(None, f"no voice named {name[:100]!r}", "GET /v1/voices lists them", option="voice")

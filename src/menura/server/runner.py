@@ -1,0 +1,254 @@
+"""Carries out what the store has queued: one engine, fed from all jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from menura.errors import CancelledError, MenuraError, details_of
+from menura.jobs.document import to_document
+from menura.jobs.store import Claim, Job, Store, StoredItem
+from menura.loading import Request, resolve
+from menura.loading.loader import Loader
+from menura.options import ConversionOptions, EngineOptions
+from menura.pipeline.engine import Advanced, Begun, Engine, Share, Ticket
+from menura.pipeline.output import FileSink, Sink
+from menura.pipeline.recording import FileRecording, Recording
+from menura.server.folder import DataFolder
+from menura.server.problems import error_document
+from menura.system.device import configure_torch, resolve_device
+from menura.types import FileResult
+from menura.voices.assets import home_folder
+
+_log = logging.getLogger("menura")
+
+_UNDER_WAY = 48
+"""Recordings that the engine has at a time; the rest wait in the store."""
+_OF_A_JOB = 16
+_REQUESTS_KEPT = 64
+_PROGRESS_S = 0.25
+_LEASES_S = 5.0
+_IDLE_S = 1.0
+DIRECT_PRIORITY = 1
+
+
+@dataclass(slots=True)
+class Figures:
+    """What was done since the start."""
+
+    audio_s: float = 0.0
+    ended: Counter[str] = field(default_factory=Counter)
+    """Recordings by state."""
+    stages_s: Counter[str] = field(default_factory=Counter)
+
+
+class Runner:
+    """A thread that converts until it is stopped; use it as a context manager.
+
+    Args:
+        store: where jobs are.
+        folder: where recordings and results are.
+        engine: device, threads and data folder.
+        on_change: called from any thread after the store has changed.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+
+    def __init__(self, store: Store, folder: DataFolder, engine: EngineOptions, on_change: Callable[[], None]) -> None:
+        self._store, self._folder, self._options, self._on_change = store, folder, engine, on_change
+        self._home = home_folder(engine.home)
+        self.device = resolve_device(engine.device)
+        configure_torch(engine.threads, cudnn=engine.cudnn)
+        self.loader = Loader(home=self._home, device=self.device)
+        self.figures = Figures()
+        self._engine = Engine(self.loader, on_end=self._ended)
+        self._under_way: dict[Ticket, StoredItem] = {}
+        self._direct: dict[Ticket, Callable[[FileResult], None]] = {}
+        self._requests: OrderedDict[str, Request] = OrderedDict()
+        self._shares: dict[str, Share] = {}
+        self._told_s: dict[Ticket, float] = {}
+        self._renewed_s = self._looked_s = 0.0
+        self._lock = threading.RLock()
+        self._work, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="menura-runner", daemon=True)
+
+    def __enter__(self) -> Runner:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def alive(self) -> bool:
+        """False before it begins, after it was stopped, and if something unexpected ended it."""
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """There is something new in the store."""
+        self._work.set()
+
+    def stop(self) -> None:
+        """Park what is under way, so that it is queued again, and end."""
+        self._stopping.set()
+        self.wake()
+        self._thread.join()
+
+    def convert_now(
+        self, recording: Recording, request: Request, sink: Sink, on_end: Callable[[FileResult], None]
+    ) -> threading.Event:
+        """Convert a short recording before all jobs; `on_end` is called from any thread. Setting the result cancels."""
+        cancel = threading.Event()
+        with self._lock:
+            ticket = self._engine.submit(recording, request, sink, priority=DIRECT_PRIORITY, cancel=cancel)
+            self._direct[ticket] = on_end
+        self.wake()
+        return cancel
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        except BaseException:
+            _log.exception("the converting thread ended")
+            raise
+        finally:
+            self._engine.close()
+            for on_end in self._direct.values():
+                on_end(_cancelled_result())
+            self._store.give_back()
+            self._on_change()
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        if self._work.is_set() or now_s - self._looked_s > _IDLE_S:  # other processes add work too
+            self._work.clear()
+            self._looked_s = now_s
+            self._cancel()
+            self._claim()
+        self._keep_leases()
+        if self._engine.idle:
+            self._work.wait(_IDLE_S)
+            return
+        for event in self._engine.step():
+            item = self._under_way.get(event.ticket)
+            if item is not None and isinstance(event, (Begun, Advanced)):
+                self._progress(event, item)
+
+    def _keep_leases(self) -> None:
+        if self._under_way and time.monotonic() - self._renewed_s > _LEASES_S:
+            self._renewed_s = time.monotonic()
+            self._store.renew()
+
+    def _cancel(self) -> None:
+        if not self._under_way:
+            return
+        cancelled = set(self._store.cancelled_jobs())
+        with self._lock:
+            for ticket, item in self._under_way.items():
+                if item.job_id in cancelled:
+                    self._engine.cancel(ticket)
+
+    def _claim(self) -> None:
+        room = _UNDER_WAY - len(self._under_way)
+        if room <= 0:
+            return
+        per_job = Counter(item.job_id for item in self._under_way.values())
+        claims = self._store.claim(room, each=_OF_A_JOB, under_way=per_job)
+        for claim in claims:
+            self._begin(claim)
+        if claims:
+            self._on_change()
+
+    def _begin(self, claim: Claim) -> None:
+        try:
+            self._submit(claim.item, self._request(claim.job))
+        except (MenuraError, OSError, MemoryError) as error:
+            self._store.ended(claim.item, "failed", None, error_document(details_of(error)))
+
+    def _request(self, job: Job) -> Request:
+        if job.id in self._requests:
+            self._requests.move_to_end(job.id)
+            return self._requests[job.id]
+        request = resolve(ConversionOptions(voice=job.voice, **job.options), self._home)
+        if request.options.transpose == "auto-batch":
+            from menura.jobs.pitch import with_common_shift
+
+            items = self._store.job(job.id).items
+            sources = [self._folder.audio(item.audio_id) for item in items]
+            request = with_common_shift(request, sources, self._options)
+        self._requests[job.id] = request
+        if len(self._requests) > _REQUESTS_KEPT:
+            self._requests.popitem(last=False)
+        return request
+
+    def _submit(self, item: StoredItem, request: Request) -> None:
+        source = self._folder.audio(item.audio_id)
+        path = self._folder.result(item.job_id, item.position, request.options.format or "wav")
+        recording, sink = FileRecording(source, label=item.name), FileSink(path, request.options, source=source)
+        with self._lock:
+            share = self._shares.get(item.job_id)
+            if share is None:
+                share = self._shares[item.job_id] = Share.beside(self._shares.values())
+            ticket = self._engine.submit(recording, request, sink, share=share)
+            self._under_way[ticket] = item
+
+    def _progress(self, event: Begun | Advanced, item: StoredItem) -> None:
+        now_s = time.monotonic()
+        if isinstance(event, Begun):
+            self._store.begun(item, event.audio_s)
+        elif now_s - self._told_s.get(event.ticket, 0.0) < _PROGRESS_S:
+            return
+        else:
+            self._store.advanced(item, event.audio_done_s)
+        self._told_s[event.ticket] = now_s
+        self._on_change()
+
+    def _ended(self, ticket: Ticket, result: FileResult) -> None:
+        with self._lock:
+            self._told_s.pop(ticket, None)
+            on_end = self._direct.pop(ticket, None)
+            item = self._under_way.pop(ticket, None)
+            self._count(result)
+            if item is not None and all(other.job_id != item.job_id for other in self._under_way.values()):
+                self._shares.pop(item.job_id, None)
+        if on_end is not None:
+            on_end(result)
+        if item is not None:
+            self._store.ended(item, *_outcome(result, item, ticket))
+            self.wake()
+            self._on_change()
+
+    def _count(self, result: FileResult) -> None:
+        self.figures.ended[result.state.value] += 1
+        self.figures.audio_s += result.audio_s
+        self.figures.stages_s.update(
+            {name.removesuffix("_s"): seconds for name, seconds in dataclasses.asdict(result.stages).items()}
+        )
+
+
+def _outcome(
+    result: FileResult, item: StoredItem, ticket: Ticket
+) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
+    """State, result and error as the store keeps them; nothing in them names a place on this machine."""
+    names = {str(ticket.sink.path): item.name, str(ticket.recording.name): item.name}
+    error = None if result.error is None else error_document(result.error.about(names))
+    if result.output is None:
+        cancelled = result.error is not None and result.error.kind == "cancelled"
+        return ("cancelled", None, None) if cancelled else ("failed", None, error)
+    document = to_document(dataclasses.replace(result, input=item.name, output=None, error=None))
+    document["format"] = ticket.sink.format
+    return result.state.value, document, error
+
+
+def _cancelled_result() -> FileResult:
+    from menura.types import failed_result
+
+    return failed_result("", CancelledError(None, "the service is stopping").details)

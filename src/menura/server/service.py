@@ -1,0 +1,169 @@
+"""What a service's routes share, and how it starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from menura.errors import OptionError
+from menura.jobs.store import Store
+from menura.options import EngineOptions, ServeOptions
+from menura.server.folder import DataFolder
+from menura.server.runner import Runner
+from menura.voices.assets import home_folder
+
+_log = logging.getLogger("menura")
+
+_RETENTION_S = 600.0
+_DAY_S = 86_400.0
+
+
+class Changes:
+    """Lets requests wait until the store has changed. Threads announce, coroutines wait."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+
+    def attach(self) -> None:
+        """Use the running loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def announce(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._wake)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return at the next change, or after the time."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One running service."""
+
+    options: ServeOptions
+    engine: EngineOptions
+    home: Path
+    folder: DataFolder
+    store: Store
+    runner: Runner
+    changes: Changes
+    started: float = field(default_factory=time.time)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def most_audio_s(self) -> float:
+        return self.options.most_hours * 3600
+
+    def changed(self) -> None:
+        """After a request has changed the store."""
+        self.runner.wake()
+        self.changes.announce()
+
+    def tidy(self) -> None:
+        """Delete what is older than the service keeps."""
+        before = time.time() - self.options.keep_days * _DAY_S
+        for id in self.store.ended_before(before):
+            self.store.delete(id)
+            self.folder.remove_results(id)
+        gone = self.store.forget_audio(before, most_bytes=round(self.options.keep_gb * 1e9))
+        self.folder.remove_audio(gone)
+        self.folder.remove_old_uploads(before)
+        self.store.forget_events()
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    service: Service = connection.app.state.service
+    return service
+
+
+Current = Annotated[Service, Depends(service_of)]
+"""The service that a route belongs to."""
+
+
+def data_folder(options: ServeOptions, engine: EngineOptions) -> Path:
+    """Where the service keeps its jobs."""
+    return options.data or home_folder(engine.home) / "service"
+
+
+@contextlib.contextmanager
+def opened(options: ServeOptions, engine: EngineOptions) -> Iterator[Service]:
+    """A service with its threads running. Raises MenuraError."""
+    folder = DataFolder(data_folder(options, engine), options.most_mb * 2**20)
+    with contextlib.ExitStack() as stack:
+        lock = None
+        if options.database is None:
+            lock = stack.enter_context(_alone(folder.path))
+        store = Store(options.database or folder.database_url)
+        stack.callback(store.close)
+        if lock is not None:
+            store.give_back(store.owners())
+        changes = Changes()
+        runner = stack.enter_context(Runner(store, folder, engine, changes.announce))
+        yield Service(
+            options=options,
+            engine=engine,
+            home=home_folder(engine.home),
+            folder=folder,
+            store=store,
+            runner=runner,
+            changes=changes,
+        )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[object]:
+    """One process at a time has a folder with its own database."""
+    import filelock
+
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OptionError(folder, "is in use by another service", "Give another {data}", "data") from None
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+async def housekeeping(service: Service) -> None:
+    """Tidy up again and again, until it is cancelled."""
+    while True:
+        try:
+            await asyncio.to_thread(service.tidy)
+        except Exception:  # noqa: BLE001  (logged; the service goes on)
+            _log.exception("tidying up failed")
+        await asyncio.sleep(_RETENTION_S)
+
+
+@contextlib.asynccontextmanager
+async def running(service: Service) -> AsyncIterator[None]:
+    """What runs in the server's event loop while it serves."""
+    service.changes.attach()
+    task = asyncio.create_task(housekeeping(service))
+    try:
+        yield
+    finally:
+        service.closing.set()
+        service.changes.announce()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
