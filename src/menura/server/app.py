@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from menura import __version__
-from menura.server import problems
+from menura.server import pages, problems
 from menura.server.api import audio, compat, direct, jobs, system, voices
 from menura.server.problems import PROBLEM_SCHEMA
 from menura.server.security import Access, Guard
@@ -51,4 +51,5 @@ def create_app(service: Service, access: Access) -> FastAPI:
     problems.install(app)
     for module in (audio, jobs, direct, voices, system, compat):
         app.include_router(module.router)
+    pages.install(app, access)
     return app

@@ -26,6 +26,17 @@ router = APIRouter(prefix="/v1/audio", tags=["audio"])
 
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 _CHUNK = 1 << 20
+_MAGIC = (
+    (b"RIFF", 0, "audio/wav"),
+    (b"fLaC", 0, "audio/flac"),
+    (b"OggS", 0, "audio/ogg"),
+    (b"ID3", 0, "audio/mpeg"),
+    (b"\xff\xfb", 0, "audio/mpeg"),
+    (b"\xff\xf3", 0, "audio/mpeg"),
+    (b"ftyp", 4, "audio/mp4"),
+    (b"\x1aE\xdf\xa3", 0, "audio/webm"),
+)
+"""Bytes, where they stand, and what they begin."""
 _MOST_BINS = 8000
 UNNAMED = "recording"
 
@@ -53,6 +64,7 @@ class Peaks(BaseModel):
     """Smallest and largest sample of each of a number of equal spans."""
 
     audio_s: float
+    rms_db: float = Field(description="Level of all samples below full scale")
     low: list[float]
     high: list[float]
 
@@ -128,9 +140,8 @@ def get_audio_info(service: Current, id: str) -> AudioDocument:
 def get_audio(service: Current, id: str) -> FileResponse:
     """The recording itself; Range is obeyed."""
     audio = service.store.audio(id)
-    return FileResponse(
-        service.folder.audio(audio.id), media_type="application/octet-stream", filename=printable(audio.name)
-    )
+    path = service.folder.audio(audio.id)
+    return FileResponse(path, media_type=_media_type(path), filename=printable(audio.name))
 
 
 @router.get("/{id}/peaks")
@@ -139,10 +150,19 @@ def get_audio_peaks(service: Current, id: str, bins: Annotated[int, Query(ge=1, 
     return peaks_document(service.folder.audio(service.store.audio(id).id), bins)
 
 
+def _media_type(path: Path) -> str:
+    """By its first bytes, so that browsers play it and take nothing for a page."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    known = (kind for magic, at, kind in _MAGIC if head[at : at + len(magic)] == magic)
+    return next(known, "application/octet-stream")
+
+
 def peaks_document(path: Path, bins: int) -> Peaks:
     peaks = waveform(path, bins)
     return Peaks(
         audio_s=peaks.audio_s,
+        rms_db=round(peaks.rms_db, 2),
         low=[round(float(value), 4) for value in peaks.low],
         high=[round(float(value), 4) for value in peaks.high],
     )

@@ -40,7 +40,7 @@ def _part(key: str, value: object, language: Language) -> object:
 def preferred(accept: str, chosen: str | None = None) -> Language:
     """The language for a request: the one chosen, else the first of Accept-Language that there is."""
     if chosen in LANGUAGES:
-        return chosen  # type: ignore[return-value]
+        return chosen
     weights = []
     for part in accept.split(",")[:20]:
         tag, _, parameter = part.strip().partition(";")

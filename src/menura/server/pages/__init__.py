@@ -1,0 +1,206 @@
+"""The page: a client of the public API, rendered here and brought to life by small modules of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, FastAPI, Form, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from menura import __version__
+from menura.errors import VoiceNotFoundError
+from menura.jobs.store import NotFoundError
+from menura.option_spec import GROUPS, OptionSpec
+from menura.options import DEFAULT_VOICE
+from menura.server.api.jobs import JobDocument, job_document
+from menura.server.api.system import get_system
+from menura.server.api.voices import get_voice, voice_document
+from menura.server.asked import offered
+from menura.server.locales import LANGUAGES, Language, preferred, translated
+from menura.server.security import COOKIE, Access
+from menura.server.service import Current
+from menura.voices.library import list_voices
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+_HERE = Path(__file__).resolve().parent
+_LANGUAGE_COOKIE = "menura_language"
+_YEAR_S = 365 * 86_400
+_PAGE_JOBS = 30
+_MAIN = ("transpose", "index_rate", "format")
+"""Controls that aren't folded away."""
+_LARGE_SELECT = 12
+
+
+@cache
+def _templates() -> Jinja2Templates:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"clock": clock, "size": size, "moment": moment}
+    environment.globals |= {"static": _static, "version": __version__, "languages": LANGUAGES}
+    return Jinja2Templates(env=environment)
+
+
+def install(app: FastAPI, access: Access) -> None:
+    """Add the pages and their files."""
+    app.state.access = access
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app.include_router(router)
+
+
+@router.get("/")
+def convert_page(request: Request, service: Current) -> Response:
+    voices = [voice_document(voice) for voice in list_voices(service.home)]
+    main, folded = _controls()
+    return _page(request, "convert.html", voices=voices, main=main, folded=folded, options=service.options, default_voice=DEFAULT_VOICE)
+
+
+@router.get("/jobs")
+def jobs_page(
+    request: Request, service: Current, cursor: Annotated[int | None, Query(ge=0, le=2**31)] = None
+) -> Response:
+    jobs = service.store.jobs(before=cursor, limit=_PAGE_JOBS)
+    return _page(
+        request,
+        "jobs.html",
+        jobs=[job_document(job) for job in jobs],
+        older=jobs[-1].number if len(jobs) == _PAGE_JOBS else None,
+    )
+
+
+@router.get("/jobs/{id}")
+def job_page(request: Request, service: Current, id: str) -> Response:
+    try:
+        job = job_document(service.store.job(id))
+    except NotFoundError:
+        return _missing(request, "This job doesn't exist, or was deleted.")
+    return _page(request, "job.html", job=job, again=f"/?{_again(job)}")
+
+
+@router.get("/voices")
+def voices_page(request: Request, service: Current) -> Response:
+    return _page(request, "voices.html", voices=[voice_document(voice) for voice in list_voices(service.home)])
+
+
+@router.get("/voices/{name}")
+def voice_page(request: Request, service: Current, name: str) -> Response:
+    try:
+        voice = get_voice(service, name)
+    except VoiceNotFoundError:
+        return _missing(request, "There is no voice of this name.")
+    return _page(request, "voice.html", voice=voice)
+
+
+@router.get("/system")
+def system_page(request: Request, service: Current) -> Response:
+    return _page(request, "system.html", system=get_system(service), folder=str(service.folder.path))
+
+
+@router.get("/help")
+def help_page(request: Request) -> Response:
+    return _page(request, "help.html", groups=_grouped(offered()))
+
+
+@router.get("/login")
+def login_page(request: Request) -> Response:
+    return _page(request, "login.html", wrong=False)
+
+
+@router.post("/login")
+def login(request: Request, token: Annotated[str, Form(max_length=500)]) -> Response:
+    access: Access = request.app.state.access
+    if not access.knows(token):
+        time.sleep(0.5)
+        return _page(request, "login.html", status=401, wrong=True)
+    answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, token, max_age=_YEAR_S, httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post("/language")
+def choose_language(
+    language: Annotated[Language, Form()], back: Annotated[str, Form(max_length=300)] = "/"
+) -> Response:
+    target = back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
+    answer = RedirectResponse(target, 303)
+    answer.set_cookie(_LANGUAGE_COOKIE, language, max_age=_YEAR_S, samesite="lax")
+    return answer
+
+
+def clock(seconds: float | None) -> str:
+    """75 -> 1:15, 3700 -> 1:01:40."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def size(bytes: float) -> str:
+    """1234567 -> 1.2 MB."""
+    for unit in ("bytes", "kB", "MB"):
+        if bytes < 1000:
+            return f"{bytes:.0f} {unit}" if unit != "MB" else f"{bytes:.1f} {unit}"
+        bytes /= 1000
+    return f"{bytes:.1f} GB"
+
+
+def moment(seconds: float) -> str:
+    """In ISO 8601, for <time>; the browser shows it in the user's own zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def language_of(request: Request) -> Language:
+    return preferred(request.headers.get("accept-language", ""), request.cookies.get(_LANGUAGE_COOKIE))
+
+
+def _page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    language = language_of(request)
+    texts = {"t": partial(translated, language=language), "language": language, "groups_of": GROUPS}
+    answer = _templates().TemplateResponse(request, template, {**texts, **context}, status)
+    answer.headers["Vary"] = "Accept-Language, Cookie"
+    answer.headers["Cache-Control"] = "no-cache"
+    return answer
+
+
+def _missing(request: Request, text: str) -> Response:
+    return _page(request, "missing.html", 404, text=text)
+
+
+def _controls() -> tuple[list[OptionSpec], list[tuple[str, list[OptionSpec]]]]:
+    specs = {spec.name: spec for spec in offered()}
+    main = [specs.pop(name) for name in _MAIN]
+    return main, _grouped(list(specs.values()))
+
+
+def _grouped(specs: Sequence[OptionSpec]) -> list[tuple[str, list[OptionSpec]]]:
+    groups: dict[str, list[OptionSpec]] = {}
+    for spec in sorted(specs, key=lambda spec: spec.advanced):
+        groups.setdefault(GROUPS[spec.group], []).append(spec)
+    return list(groups.items())
+
+
+def _again(job: JobDocument) -> str:
+    inputs = [item.input for item in job.items][:200]
+    return urlencode({"voice": job.voice, **{k: str(v) for k, v in job.options.items()}, "input": inputs}, doseq=True)
+
+
+@cache
+def _static(name: str) -> str:
+    """A file's address, which changes with it, so that browsers never keep an old one."""
+    digest = hashlib.sha256((_HERE / "static" / name).read_bytes()).hexdigest()[:10]
+    return f"/static/{name}?{digest}"
