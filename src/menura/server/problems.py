@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -73,12 +74,19 @@ def error_document(details: ErrorDetails) -> dict[str, Any]:
     return fields | {"advice": None if details.advice is None else details.advised(by_field)}
 
 
+def public(details: ErrorDetails, *folders: Path) -> ErrorDetails:
+    """The error without a subject that is a place in one of the service's folders."""
+    inside = details.subject is not None and any(details.subject.startswith(str(folder)) for folder in folders)
+    return dataclasses.replace(details, subject=None) if inside else details
+
+
 def install(app: FastAPI) -> None:
     """Answer every error with a problem document."""
 
     @app.exception_handler(MenuraError)
-    def _menura(_request: Request, error: MenuraError) -> JSONResponse:
-        return problem(error.details)
+    def _menura(request: Request, error: MenuraError) -> JSONResponse:
+        service = request.app.state.service
+        return problem(public(error.details, service.folder.path, service.home))
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

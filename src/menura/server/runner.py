@@ -21,7 +21,7 @@ from menura.pipeline.engine import Advanced, Begun, Engine, Share, Ticket
 from menura.pipeline.output import FileSink, Sink
 from menura.pipeline.recording import FileRecording, Recording
 from menura.server.folder import DataFolder
-from menura.server.problems import error_document
+from menura.server.problems import error_document, public
 from menura.system.device import configure_torch, resolve_device
 from menura.types import FileResult
 from menura.voices.assets import home_folder
@@ -171,7 +171,9 @@ class Runner:
         try:
             self._submit(claim.item, self._request(claim.job))
         except (MenuraError, OSError, MemoryError) as error:
-            self._store.ended(claim.item, "failed", None, error_document(details_of(error)))
+            self._store.ended(
+                claim.item, "failed", None, error_document(public(details_of(error), self._folder.path, self._home))
+            )
 
     def _request(self, job: Job) -> Request:
         if job.id in self._requests:
@@ -238,7 +240,8 @@ def _outcome(
     result: FileResult, item: StoredItem, ticket: Ticket
 ) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
     """State, result and error as the store keeps them; nothing in them names a place on this machine."""
-    names = {str(ticket.sink.path): item.name, str(ticket.recording.name): item.name}
+    source = ticket.recording.path if isinstance(ticket.recording, FileRecording) else None
+    names = {str(place): item.name for place in (ticket.sink.path, source)}
     error = None if result.error is None else error_document(result.error.about(names))
     if result.output is None:
         cancelled = result.error is not None and result.error.kind == "cancelled"

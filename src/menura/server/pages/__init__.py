@@ -65,7 +65,15 @@ def install(app: FastAPI, access: Access) -> None:
 def convert_page(request: Request, service: Current) -> Response:
     voices = [voice_document(voice) for voice in list_voices(service.home)]
     main, folded = _controls()
-    return _page(request, "convert.html", voices=voices, main=main, folded=folded, options=service.options, default_voice=DEFAULT_VOICE)
+    return _page(
+        request,
+        "convert.html",
+        voices=voices,
+        main=main,
+        folded=folded,
+        options=service.options,
+        default_voice=DEFAULT_VOICE,
+    )
 
 
 @router.get("/jobs")
