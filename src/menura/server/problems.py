@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from menura.errors import ErrorDetails, MenuraError, by_field, details_of
+from menura.errors import ErrorDetails, MenuraError, details_of
 
 _log = logging.getLogger("menura")
 
@@ -71,7 +71,7 @@ def problem(details: ErrorDetails, status: int | None = None) -> JSONResponse:
 def error_document(details: ErrorDetails) -> dict[str, Any]:
     """An error's fields, with options in the advice named as JSON names them."""
     fields = dataclasses.asdict(details)
-    return fields | {"advice": None if details.advice is None else details.advised(by_field)}
+    return fields | {"advice": None if details.advice is None else details.advised()}
 
 
 def public(details: ErrorDetails, *folders: Path) -> ErrorDetails:

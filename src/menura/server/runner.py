@@ -13,15 +13,15 @@ from typing import Any
 
 from menura.errors import CancelledError, MenuraError, details_of
 from menura.jobs.document import to_document
-from menura.jobs.store import Claim, Job, Store, StoredItem
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
 from menura.options import ConversionOptions, EngineOptions
-from menura.pipeline.engine import Advanced, Begun, Engine, Share, Ticket
+from menura.pipeline.engine import Advanced, Begun, Engine, Fairness, Share, Ticket
 from menura.pipeline.output import FileSink, Sink
 from menura.pipeline.recording import FileRecording, Recording
 from menura.server.folder import DataFolder
 from menura.server.problems import error_document, public
+from menura.server.store import Claim, Job, Store, StoredItem
 from menura.system.device import configure_torch, resolve_device
 from menura.types import FileResult
 from menura.voices.assets import home_folder
@@ -73,6 +73,7 @@ class Runner:
         self._direct: dict[Ticket, Callable[[FileResult], None]] = {}
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._shares: dict[str, Share] = {}
+        self._fairness = Fairness()
         self._told_s: dict[Ticket, float] = {}
         self._renewed_s = self._looked_s = 0.0
         self._lock = threading.RLock()
@@ -181,7 +182,7 @@ class Runner:
             return self._requests[job.id]
         request = resolve(ConversionOptions(voice=job.voice, **job.options), self._home)
         if request.options.transpose == "auto-batch":
-            from menura.jobs.pitch import with_common_shift
+            from menura.jobs.batch import with_common_shift
 
             items = self._store.job(job.id).items
             sources = [self._folder.audio(item.audio_id) for item in items]
@@ -198,7 +199,7 @@ class Runner:
         with self._lock:
             share = self._shares.get(item.job_id)
             if share is None:
-                share = self._shares[item.job_id] = Share.beside(self._shares.values())
+                share = self._shares[item.job_id] = Share(self._fairness)
             ticket = self._engine.submit(recording, request, sink, share=share)
             self._under_way[ticket] = item
 
@@ -220,7 +221,7 @@ class Runner:
             item = self._under_way.pop(ticket, None)
             self._count(result)
             if item is not None and all(other.job_id != item.job_id for other in self._under_way.values()):
-                self._shares.pop(item.job_id, None)
+                self._shares.pop(item.job_id).end()
         if on_end is not None:
             on_end(result)
         if item is not None:

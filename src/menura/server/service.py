@@ -16,10 +16,10 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from menura.errors import OptionError
-from menura.jobs.store import Store
 from menura.options import EngineOptions, ServeOptions
 from menura.server.folder import DataFolder
 from menura.server.runner import Runner
+from menura.server.store import Store
 from menura.voices.assets import home_folder
 
 _log = logging.getLogger("menura")

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from menura.errors import OptionError, ResourceError
 from menura.system.files import replacing, write_whole, writing
-from menura.voices.card import CARD_NAME, read_card
-from menura.voices.install import free_name
-from menura.voices.library import VoiceEntry, find_voice
+from menura.voices.library import CARD_NAME, VoiceEntry, find_voice, free_name, read_card
 
 
 def rename_voice(name: str, new: str, home: Path) -> VoiceEntry:
@@ -45,7 +43,7 @@ def add_index(name: str, index: Path, home: Path) -> VoiceEntry:
         IndexFileError: it is no index, or another encoder's.
         OptionError, ResourceError: as for `rename_voice`.
     """
-    from menura.checkpoints.rvc import read_config
+    from menura.checkpoints.voice import read_config
     from menura.retrieval.faiss_index import FaissIndex
 
     voice = _folder_voice(name, home)

@@ -16,10 +16,10 @@ from starlette.datastructures import UploadFile
 from menura.audio.decode import open_audio
 from menura.audio.peaks import waveform
 from menura.errors import MenuraError, OptionError, details_of
-from menura.jobs.store import Audio
 from menura.server.folder import DataFolder, Saved
 from menura.server.problems import error_document
 from menura.server.service import Current, Service
+from menura.server.store import Audio
 from menura.system.text import printable
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])

@@ -18,10 +18,10 @@ from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.errors import OptionError
-from menura.jobs.store import JOB_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
 from menura.server.api.audio import Peaks, peaks_document
 from menura.server.asked import asked, options_schema
 from menura.server.service import Current, Service
+from menura.server.store import JOB_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

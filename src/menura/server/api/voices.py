@@ -27,10 +27,17 @@ from menura.server.service import Current, Service
 from menura.system.files import temporary_folder
 from menura.system.text import printable
 from menura.types import FileResult
-from menura.voices.card import CARD_NAME, read_card
 from menura.voices.changes import add_index, rename_voice
-from menura.voices.install import ImportRequest, import_voices
-from menura.voices.library import VOICE_SUFFIXES, VoiceEntry, list_voices, remove_voice
+from menura.voices.library import (
+    CARD_NAME,
+    VOICE_SUFFIXES,
+    ImportRequest,
+    VoiceEntry,
+    import_voices,
+    list_voices,
+    read_card,
+    remove_voice,
+)
 
 router = APIRouter(prefix="/v1/voices", tags=["voices"])
 
@@ -89,7 +96,7 @@ def get_voices(service: Current) -> VoiceList:
 @router.get("/{name}")
 def get_voice(service: Current, name: str) -> VoiceDetails:
     """One voice: its card, and its network."""
-    from menura.checkpoints.rvc import read_config
+    from menura.checkpoints.voice import read_config
 
     voice = installed(service.home, name)
     config = read_config(voice.path)

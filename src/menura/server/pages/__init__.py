@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from menura import __version__
 from menura.errors import VoiceNotFoundError
-from menura.jobs.store import NotFoundError
 from menura.option_spec import GROUPS, OptionSpec
 from menura.options import DEFAULT_VOICE
 from menura.server.api.jobs import JobDocument, job_document
@@ -28,6 +27,7 @@ from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, Language, preferred, translated
 from menura.server.security import COOKIE, Access
 from menura.server.service import Current
+from menura.server.store import NotFoundError
 from menura.voices.library import list_voices
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)

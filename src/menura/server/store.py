@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from menura.errors import MenuraError
-from menura.jobs.schema import AUDIO, EVENTS, ITEMS, JOBS, explained, open_database
+from menura.server.schema import AUDIO, EVENTS, ITEMS, JOBS, explained, open_database
 
 LEASE_S = 30.0
 """An item whose process hasn't renewed its lease for so long is taken by another."""
