@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 
 from menura.audio.decode import open_audio
-from menura.audio.peaks import waveform
 from menura.errors import MenuraError, OptionError, details_of
 from menura.server.folder import DataFolder, Saved
+from menura.server.peaks import waveform
 from menura.server.problems import error_document
 from menura.server.service import Current, Service
 from menura.server.store import Audio

@@ -1,0 +1,75 @@
+"""Runs the service until it is told to end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from menura.errors import OptionError
+from menura.options import EngineOptions, ServeOptions
+from menura.server.app import create_app
+from menura.server.security import Access, is_loopback
+from menura.server.service import opened
+
+_DRAIN_S = 5
+TOKEN_VARIABLE = "MENURA_TOKEN"
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:  # uvicorn's raises them again at the end
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM; `on_ready` is called with the address once it is known.
+
+    Raises:
+        OptionError: the address can't be used, or needs a token, or another service has the folder.
+        MenuraError: the folder or the database can't be used.
+    """
+    token = options.token or os.environ.get(TOKEN_VARIABLE)
+    if token is None and not is_loopback(options.host):
+        raise OptionError(None, f"{options.host} can be reached by others", "Give a {token} of your own", "token")
+    with _listening(options.host, options.port) as listening, opened(options, engine) as service:
+        config = uvicorn.Config(
+            create_app(service, Access.of(options.host, token, options.allow_host)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+            limit_concurrency=1000,
+        )
+        on_ready(f"http://{_shown(options.host)}:{listening.getsockname()[1]}/")
+        _Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; made before anything is loaded, so that a taken port is told at once."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(512)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            advice = "Choose another {port}, or 0 for a free one"
+            raise OptionError(None, f"port {port} is in use", advice, "port") from None
+        raise OptionError(None, f"can't listen on {host}:{port} ({error.strerror})", option="host") from None
+    return listening
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else "localhost" if host == "0.0.0.0" else host
