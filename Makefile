@@ -18,6 +18,7 @@ venv: $(VENV)/.installed
 demo: venv
 	$(VENV)/bin/menura convert $(CLIP) -o demo/ --timings
 	@echo "Play demo/, then try your own: $(VENV)/bin/menura convert RECORDING -o OUT.wav"
+	@echo "Or in the browser:             $(VENV)/bin/menura serve --open"
 
 check: venv
 	VENV=$(VENV) scripts/check

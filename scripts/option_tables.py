@@ -18,7 +18,7 @@ import click
 from menura.cli.derive import GroupedCommand
 from menura.cli.main import cli
 
-PAGES = ("usage.md", "training.md")
+PAGES = ("usage.md", "training.md", "service.md")
 _TABLE = re.compile(r"(<!-- options: ([a-z ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
 
