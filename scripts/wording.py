@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HOSTS = {
+    "127.0.0.1",
     "arxiv.org",
     "bucket",  # the reader's own, in an example
     "creativecommons.org",
     "doi.org",
+    "evil.example",  # a web site that attacks, in tests
     "github.com",
     "json-schema.org",
     "huggingface.co",

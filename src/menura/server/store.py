@@ -146,7 +146,7 @@ class Store:
     """Raises ResourceError where the database can't be used.
 
     Args:
-        url: SQLAlchemy's, `sqlite:///FILE` or `postgresql+psycopg://...`.
+        url: SQLAlchemy's, `sqlite:///FILE` or `postgresql+psycopg:` and so on.
         owner: this process's name for leases.
     """
 
