@@ -119,7 +119,8 @@ def system_page(request: Request, service: Current) -> Response:
 
 @router.get("/help")
 def help_page(request: Request) -> Response:
-    return _page(request, "help.html", groups=_grouped(offered()))
+    labels = {spec.name: spec.label for spec in offered()}
+    return _page(request, "help.html", groups=_grouped(offered()), labels=labels)
 
 
 @router.get("/login")
