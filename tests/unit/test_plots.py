@@ -53,5 +53,5 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_draws_is_loaded_without_matplotlib() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; import menura.evaluate.pair, menura.train.session"
+    code = "import sys; sys.modules['matplotlib'] = None; import menura.evaluate, menura.train.session"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
