@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from menura import __version__
 from menura.server import pages, problems
-from menura.server.api import audio, compat, direct, jobs, system, voices
+from menura.server.api import audio, compat, direct, jobs, system, trainings, voices
 from menura.server.problems import PROBLEM_SCHEMA
 from menura.server.security import Access, Guard
 from menura.server.service import Service, running
@@ -49,7 +49,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
     )
     app.state.service = service
     problems.install(app)
-    for module in (audio, jobs, direct, voices, system, compat):
+    for module in (audio, jobs, direct, voices, trainings, system, compat):
         app.include_router(module.router)
     pages.install(app, access)
     return app

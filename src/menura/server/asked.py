@@ -14,15 +14,15 @@ from menura.server.service import Service
 from menura.voices.library import VoiceEntry, list_voices
 
 
-def offered() -> tuple[OptionSpec, ...]:
-    """The conversion options that a client may set: not the voice, which stands beside them, and no files."""
-    return tuple(spec for spec in specs_of(ConversionOptions) if spec.kind is not Path and spec.name != "voice")
+def offered(cls: type = ConversionOptions) -> tuple[OptionSpec, ...]:
+    """The options that a client may set: not the voice, which stands beside them, no files, and no machines."""
+    return tuple(spec for spec in specs_of(cls) if spec.kind is not Path and spec.name not in ("voice", "devices"))
 
 
-def options_schema() -> dict[str, Any]:
+def options_schema(cls: type = ConversionOptions) -> dict[str, Any]:
     """A JSON Schema of them."""
-    whole = schema(ConversionOptions)
-    names = {spec.name for spec in offered()}
+    whole = schema(cls)
+    names = {spec.name for spec in offered(cls)}
     return whole | {"properties": {name: value for name, value in whole["properties"].items() if name in names}}
 
 
@@ -37,11 +37,16 @@ def asked(service: Service, voice: str, options: Mapping[str, Any]) -> Request:
 
 
 def checked_options(voice: VoiceEntry, options: Mapping[str, Any]) -> ConversionOptions:
-    known = {spec.name for spec in offered()}
+    check_names(ConversionOptions, options)
+    return ConversionOptions(voice=str(voice.name), **options)
+
+
+def check_names(cls: type, options: Mapping[str, Any]) -> None:
+    """Raises OptionError for one that isn't offered."""
+    known = {spec.name for spec in offered(cls)}
     for name in options:
         if name not in known:
             raise OptionError(None, "no such option", "GET /v1/options lists them", option=name[:80])
-    return ConversionOptions(voice=str(voice.name), **options)
 
 
 def installed(home: Path, name: str) -> VoiceEntry:

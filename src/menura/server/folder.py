@@ -54,7 +54,7 @@ class DataFolder:
     def __init__(self, path: Path, most_upload_bytes: int) -> None:
         self.path, self.most_upload_bytes = path, most_upload_bytes
         self._audio, self._results, self._uploads = path / "audio", path / "results", path / "uploads"
-        for folder in (self._audio, self._results, self._uploads, self.incoming):
+        for folder in (self._audio, self._results, self._uploads, self.incoming, self.trainings):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 remove_unfinished([folder / _RECEIVING])
@@ -67,6 +67,11 @@ class DataFolder:
     def sample(self, identity: str) -> Path:
         """A voice's sample, made once for what decides its sound."""
         return self.path / "samples" / f"{identity}.wav"
+
+    @property
+    def trainings(self) -> Path:
+        """Where experiments lie."""
+        return self.path / "trainings"
 
     @property
     def database_url(self) -> str:
@@ -142,7 +147,8 @@ class DataFolder:
 
     def used_bytes(self) -> dict[str, int]:
         """Bytes by kind."""
-        return {f.name: sum(size for _, size in _sizes(f)) for f in (self._audio, self._results, self._uploads)}
+        folders = (self._audio, self._results, self._uploads, self.trainings)
+        return {f.name: sum(size for _, size in _sizes(f)) for f in folders}
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.path).free

@@ -20,6 +20,7 @@ from menura.options import EngineOptions, ServeOptions
 from menura.server.folder import DataFolder
 from menura.server.runner import Runner
 from menura.server.store import Store
+from menura.server.trainings import Trainings
 from menura.voices.assets import home_folder
 
 _log = logging.getLogger("menura")
@@ -64,6 +65,7 @@ class Service:
     folder: DataFolder
     store: Store
     runner: Runner
+    trainings: Trainings
     changes: Changes
     started: float = field(default_factory=time.time)
     closing: threading.Event = field(default_factory=threading.Event)
@@ -117,6 +119,7 @@ def opened(options: ServeOptions, engine: EngineOptions) -> Iterator[Service]:
             store.give_back(store.owners())
         changes = Changes()
         runner = stack.enter_context(Runner(store, folder, engine, changes.announce))
+        trainings = stack.enter_context(Trainings(folder.trainings, engine, store, changes.announce))
         yield Service(
             options=options,
             engine=engine,
@@ -124,6 +127,7 @@ def opened(options: ServeOptions, engine: EngineOptions) -> Iterator[Service]:
             folder=folder,
             store=store,
             runner=runner,
+            trainings=trainings,
             changes=changes,
         )
 

@@ -108,7 +108,7 @@ class StoredEvent:
     number: int
     job_id: str
     kind: str
-    """job or item."""
+    """job, item or training."""
     data: Mapping[str, Any]
     at: float
 
@@ -355,6 +355,12 @@ class Store:
             return list(db.execute(query).scalars())
 
     # Events and figures
+
+    def tell(self, id: str, kind: str, data: Mapping[str, Any]) -> None:
+        """How something stands that is no job; only its latest event is kept."""
+        with self._write() as db:
+            db.execute(EVENTS.delete().where(EVENTS.c.job_id == id))
+            self._tell(db, id, kind, data)
 
     def events(self, after: int, *, job_id: str | None = None, limit: int = 500) -> list[StoredEvent]:
         """What happened since the event of a number, oldest first."""

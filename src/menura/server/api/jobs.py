@@ -199,15 +199,15 @@ def get_job_events(
 ) -> StreamingResponse:
     """What happens to a job, as server-sent events `job` and `item`; Last-Event-ID replays what was missed."""
     service.store.job(id)
-    return _stream(request, service, id, last_event_id or 0)
+    return stream(request, service, id, last_event_id or 0)
 
 
 @router.get("/events", response_class=StreamingResponse)
 def get_events(
     request: Request, service: Current, last_event_id: Annotated[int | None, Header(ge=0)] = None
 ) -> StreamingResponse:
-    """What happens to all jobs, from now on or from Last-Event-ID."""
-    return _stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
+    """What happens to all jobs and trainings, from now on or from Last-Event-ID."""
+    return stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
 
 
 def job_document(job: Job) -> JobDocument:
@@ -329,7 +329,8 @@ def _log_line(event: StoredEvent, names: dict[int, str]) -> str:
     return f"{moment}Z {about}: {' '.join(f'{name}={value}' for name, value in data.items())}"
 
 
-def _stream(request: Request, service: Service, id: str | None, after: int) -> StreamingResponse:
+def stream(request: Request, service: Service, id: str | None, after: int) -> StreamingResponse:
+    """Server-sent events of one job or training, or of all, after that of a number."""
     return StreamingResponse(
         _events(request, service, id, after),
         media_type="text/event-stream",

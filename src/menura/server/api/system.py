@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from menura import __version__
 from menura.option_spec import GROUPS
+from menura.options import ConversionOptions, TrainingOptions
 from menura.server.asked import options_schema
 from menura.server.locales import Language, translated
 from menura.server.service import Current, Service
@@ -69,9 +70,11 @@ def get_ready(service: Current) -> Response:
 
 
 @router.get("/v1/options")
-def get_options(language: Annotated[Language, Query()] = "en") -> dict[str, Any]:
-    """A JSON Schema of a job's options: kinds, ranges, defaults, groups and help."""
-    schema = translated(options_schema(), language)
+def get_options(
+    language: Annotated[Language, Query()] = "en", of: Literal["jobs", "trainings"] = "jobs"
+) -> dict[str, Any]:
+    """A JSON Schema of the options of jobs or trainings: kinds, ranges, defaults, groups and help."""
+    schema = translated(options_schema(TrainingOptions if of == "trainings" else ConversionOptions), language)
     return schema | {"groups": {name: translated(title, language) for name, title in GROUPS.items()}}
 
 

@@ -14,6 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
+
 from menura.errors import AssetMissingError
 from menura.plots import Sound, draw_sounds
 from menura.system.files import append_whole, writing
@@ -50,13 +53,17 @@ class TrainingLog:
             self.curves.scalars(values | ({"validation/mel": validated.mel} if validated else {}), stepped.step)
 
     def previews(self, shown: Sequence[Preview], step: int, rate: int) -> None:
-        """The recording above, the voice below: a picture where matplotlib is installed, and sounds with the curves."""
+        """Sounds, beside the curves too; and the recording above, the voice below, where matplotlib is installed."""
+        folder = self._folder / LOGS / "previews"
         for number, item in enumerate(shown):
+            for stem, samples in ((f"{step:08d}", item.made), ("recording", item.real)):
+                buffer = io.BytesIO()
+                soundfile.write(buffer, np.clip(samples, -1, 1), rate, format="FLAC")
+                write_atomically(folder / f"{stem}.{number}.flac", buffer.getvalue())
             real = Sound(title=f"{item.speaker}: the recording", samples=item.real, rate=rate)
             made = Sound(title=f"the voice at step {step}", samples=item.made, rate=rate)
             with contextlib.suppress(AssetMissingError):
-                path = self._folder / LOGS / "previews" / f"{step:08d}.{number}.png"
-                write_atomically(path, draw_sounds([real, made]))
+                write_atomically(folder / f"{step:08d}.{number}.png", draw_sounds([real, made]))
             if self.curves is not None:
                 name = f"{number}_{item.speaker}{'_learnt' if item.learnt else ''}"
                 self.curves.sound(f"made/{name}", item.made, rate, step)
