@@ -165,6 +165,25 @@ def test_what_is_refused_is_said_by_field(trainer: Trainer, clips: list[str], sh
     assert {path.name for path in (service.data / "trainings").iterdir()} == set(ids)
 
 
+def test_the_pages_are_there_in_both_languages(trainer: Trainer, clips: list[str], short: Path) -> None:
+    client, odd = trainer.service.client, trainer.service.send(short, "<b>&.wav")
+    id = trainer.post(*clips, odd, name="O'Brien & co").json()["id"]
+    for path in ("/train", f"/train/{id}"):
+        english, chinese = (
+            client.get(path, headers={"Accept-Language": language}).text for language in ("en", "zh-CN,zh;q=0.9")
+        )
+        assert "O&#39;Brien &amp; co" in english
+        assert "<b>" not in english
+        assert "未开始" in chinese
+        assert "Batch size" not in chinese
+    missing = client.get("/train/none")
+    assert (missing.status_code, "deleted" in missing.text) == (404, True)
+    assert client.delete(f"/v1/trainings/{id}").status_code == 204
+    options = client.get("/v1/options", params={"of": "trainings", "language": "zh"}).json()["properties"]
+    assert options["denoise"]["title"] == "降噪"
+    assert "config" not in options
+
+
 @pytest.mark.slow
 def test_a_run_outlives_the_service(trainer: Trainer, clips: list[str]) -> None:
     service, id = trainer.service, trainer.made(*clips, steps=2000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +18,13 @@ from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from menura import __version__
+from menura.content.registry import STARTER
 from menura.errors import VoiceNotFoundError
 from menura.option_spec import GROUPS, OptionSpec
-from menura.options import DEFAULT_VOICE
+from menura.options import DEFAULT_VOICE, TrainingOptions
 from menura.server.api.jobs import JobDocument, job_document
 from menura.server.api.system import get_system
+from menura.server.api.trainings import get_trainings, training_document
 from menura.server.api.voices import get_voice, voice_document
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, Language, preferred, translated
@@ -38,6 +41,12 @@ _YEAR_S = 365 * 86_400
 _PAGE_JOBS = 30
 _MAIN = ("transpose", "index_rate", "format")
 """Controls that aren't folded away."""
+_TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
+    "content": {"default": STARTER, "choices": (STARTER, "contentvec")},
+    "sample_rate": {"default": "24k"},
+    "steps": {},
+}
+"""Those of a training, with what suits a machine without a GPU."""
 _LARGE_SELECT = 12
 
 
@@ -64,7 +73,7 @@ def install(app: FastAPI, access: Access) -> None:
 @router.get("/")
 def convert_page(request: Request, service: Current) -> Response:
     voices = [voice_document(voice) for voice in list_voices(service.home)]
-    main, folded = _controls()
+    main, folded = _controls(offered(), _MAIN)
     return _page(
         request,
         "convert.html",
@@ -110,6 +119,24 @@ def voice_page(request: Request, service: Current, name: str) -> Response:
     except VoiceNotFoundError:
         return _missing(request, "There is no voice of this name.")
     return _page(request, "voice.html", voice=voice)
+
+
+@router.get("/train")
+def train_page(request: Request, service: Current) -> Response:
+    specs = [replace(spec, **_TRAINING_DEFAULTS.get(spec.name, {})) for spec in offered(TrainingOptions)]
+    main, folded = _controls(specs, tuple(_TRAINING_DEFAULTS))
+    trainings = get_trainings(service).trainings
+    return _page(request, "train.html", main=main, folded=folded, options=service.options, trainings=trainings)
+
+
+@router.get("/train/{id}")
+def training_page(request: Request, service: Current, id: str) -> Response:
+    try:
+        training = training_document(service, service.trainings.record(id))
+    except NotFoundError:
+        return _missing(request, "This training doesn't exist, or was deleted.")
+    labels = {spec.name: spec.label for spec in offered(TrainingOptions)}
+    return _page(request, "training.html", training=training, labels=labels)
 
 
 @router.get("/system")
@@ -190,10 +217,11 @@ def _missing(request: Request, text: str) -> Response:
     return _page(request, "missing.html", 404, text=text)
 
 
-def _controls() -> tuple[list[OptionSpec], list[tuple[str, list[OptionSpec]]]]:
-    specs = {spec.name: spec for spec in offered()}
-    main = [specs.pop(name) for name in _MAIN]
-    return main, _grouped(list(specs.values()))
+def _controls(
+    specs: Sequence[OptionSpec], main: Sequence[str]
+) -> tuple[list[OptionSpec], list[tuple[str, list[OptionSpec]]]]:
+    named = {spec.name: spec for spec in specs}
+    return [named.pop(name) for name in main], _grouped(list(named.values()))
 
 
 def _grouped(specs: Sequence[OptionSpec]) -> list[tuple[str, list[OptionSpec]]]:
