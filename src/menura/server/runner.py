@@ -1,4 +1,7 @@
-"""Carries out what the store has queued: one engine, fed from all jobs."""
+"""Carries out what the store has queued: one engine, fed from all jobs.
+
+What becomes of recordings is written once a turn, in one transaction; where the database doesn't answer, it is kept.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from menura.errors import CancelledError, MenuraError, details_of
+from menura.errors import CancelledError, MenuraError, ResourceError, details_of
 from menura.jobs.document import to_document
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
@@ -21,8 +23,9 @@ from menura.pipeline.output import FileSink, Sink
 from menura.pipeline.recording import FileRecording, Recording
 from menura.server.folder import DataFolder
 from menura.server.problems import error_document, public
-from menura.server.store import Claim, Job, Store, StoredItem
+from menura.server.store import LEASE_S, Change, Claim, Job, Store, StoredItem
 from menura.system.device import configure_torch, resolve_device
+from menura.system.files import remove_unfinished
 from menura.types import FileResult
 from menura.voices.assets import home_folder
 
@@ -31,9 +34,11 @@ _log = logging.getLogger("menura")
 _UNDER_WAY = 48
 """Recordings that the engine has at a time; the rest wait in the store."""
 _OF_A_JOB = 16
+_OF_NEWCOMERS = 64
+"""Beyond those, one of each job that has none: it mustn't wait until a long recording of others ends."""
 _REQUESTS_KEPT = 64
 _PROGRESS_S = 0.25
-_LEASES_S = 5.0
+_RENEWAL_S = LEASE_S / 5
 _IDLE_S = 1.0
 DIRECT_PRIORITY = 1
 
@@ -55,13 +60,13 @@ class Runner:
         store: where jobs are.
         folder: where recordings and results are.
         engine: device, threads and data folder.
-        on_change: called from any thread after the store has changed.
+        on_change: called with the ids of jobs that have changed in the store, from the converting thread.
 
     Raises:
         OptionError: there is no such device.
     """
 
-    def __init__(self, store: Store, folder: DataFolder, engine: EngineOptions, on_change: Callable[[], None]) -> None:
+    def __init__(self, store: Store, folder: DataFolder, engine: EngineOptions, on_change: Callable[..., None]) -> None:
         self._store, self._folder, self._options, self._on_change = store, folder, engine, on_change
         self._home = home_folder(engine.home)
         self.device = resolve_device(engine.device)
@@ -75,13 +80,16 @@ class Runner:
         self._shares: dict[str, Share] = {}
         self._fairness = Fairness()
         self._told_s: dict[Ticket, float] = {}
-        self._renewed_s = self._looked_s = 0.0
+        self._changes: list[Change] = []
+        self._looked_s = 0.0
         self._lock = threading.RLock()
         self._work, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="menura-runner", daemon=True)
+        self._renewing = threading.Thread(target=self._renew, name="menura-leases", daemon=True)
 
     def __enter__(self) -> Runner:
         self._thread.start()
+        self._renewing.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,6 +109,7 @@ class Runner:
         self._stopping.set()
         self.wake()
         self._thread.join()
+        self._renewing.join()
 
     def convert_now(
         self, recording: Recording, request: Request, sink: Sink, on_end: Callable[[FileResult], None]
@@ -124,29 +133,66 @@ class Runner:
             self._engine.close()
             for on_end in self._direct.values():
                 on_end(_cancelled_result())
+            self._record()
             self._store.give_back()
             self._on_change()
 
     def _turn(self) -> None:
+        try:
+            self._record()
+            self._look()
+            if self._engine.idle:
+                self._work.wait(_IDLE_S)
+                return
+            for event in self._engine.step():
+                item = self._under_way.get(event.ticket)
+                if item is not None and isinstance(event, (Begun, Advanced)):
+                    self._progress(event, item)
+        except ResourceError as error:  # the database's, as recordings' errors are theirs
+            _log.error("%s", error)
+            self._stopping.wait(_IDLE_S)
+
+    def _look(self) -> None:
         now_s = time.monotonic()
         if self._work.is_set() or now_s - self._looked_s > _IDLE_S:  # other processes add work too
             self._work.clear()
             self._looked_s = now_s
             self._cancel()
             self._claim()
-        self._keep_leases()
-        if self._engine.idle:
-            self._work.wait(_IDLE_S)
-            return
-        for event in self._engine.step():
-            item = self._under_way.get(event.ticket)
-            if item is not None and isinstance(event, (Begun, Advanced)):
-                self._progress(event, item)
 
-    def _keep_leases(self) -> None:
-        if self._under_way and time.monotonic() - self._renewed_s > _LEASES_S:
-            self._renewed_s = time.monotonic()
-            self._store.renew()
+    def _record(self) -> None:
+        with self._lock:
+            changes = list(self._changes)
+        if not changes:
+            return
+        self._store.record(changes)
+        with self._lock:
+            del self._changes[: len(changes)]
+        self._on_change(*{change.item.job_id for change in changes})
+
+    def _held(self) -> list[StoredItem]:
+        """What is leased to this process."""
+        with self._lock:
+            ended = [change.item for change in self._changes if change.state != "running"]
+            return [*self._under_way.values(), *ended]
+
+    def _renew(self) -> None:
+        """Keep the leases, in a thread of its own: a pass of the networks may take longer than a lease."""
+        while not self._stopping.wait(_RENEWAL_S):
+            held = self._held()
+            if held:
+                self._keep(held)
+
+    def _keep(self, held: list[StoredItem]) -> None:
+        try:
+            lost = {item.key for item in self._store.renew(held)}
+        except ResourceError as error:
+            _log.error("%s", error)
+            return
+        with self._lock:
+            for ticket, item in self._under_way.items():
+                if item.key in lost:
+                    self._engine.cancel(ticket)
 
     def _cancel(self) -> None:
         if not self._under_way:
@@ -158,23 +204,27 @@ class Runner:
                     self._engine.cancel(ticket)
 
     def _claim(self) -> None:
-        room = _UNDER_WAY - len(self._under_way)
-        if room <= 0:
+        held = self._held()
+        room = _UNDER_WAY - len(held)
+        most, each = (room, _OF_A_JOB) if room > 0 else (room + _OF_NEWCOMERS, 1)
+        if most <= 0:
             return
-        per_job = Counter(item.job_id for item in self._under_way.values())
-        claims = self._store.claim(room, each=_OF_A_JOB, under_way=per_job)
+        claims = self._store.claim(most, each=each, under_way=held)
         for claim in claims:
             self._begin(claim)
         if claims:
-            self._on_change()
+            self._on_change(*{claim.job.id for claim in claims})
 
     def _begin(self, claim: Claim) -> None:
         try:
-            self._submit(claim.item, self._request(claim.job))
+            self._submit(claim, self._request(claim.job))
         except (MenuraError, OSError, MemoryError) as error:
-            self._store.ended(
-                claim.item, "failed", None, error_document(public(details_of(error), self._folder.path, self._home))
-            )
+            details = public(details_of(error), self._folder.path, self._home)
+            self._note(Change(item=claim.item, state="failed", error=error_document(details)))
+
+    def _note(self, change: Change) -> None:
+        with self._lock:
+            self._changes.append(change)
 
     def _request(self, job: Job) -> Request:
         if job.id in self._requests:
@@ -192,9 +242,12 @@ class Runner:
             self._requests.popitem(last=False)
         return request
 
-    def _submit(self, item: StoredItem, request: Request) -> None:
+    def _submit(self, claim: Claim, request: Request) -> None:
+        item = claim.item
         source = self._folder.audio(item.audio_id)
         path = self._folder.result(item.job_id, item.position, request.options.format or "wav")
+        if claim.again:
+            remove_unfinished([path])
         recording, sink = FileRecording(source, label=item.name), FileSink(path, request.options, source=source)
         with self._lock:
             share = self._shares.get(item.job_id)
@@ -206,13 +259,12 @@ class Runner:
     def _progress(self, event: Begun | Advanced, item: StoredItem) -> None:
         now_s = time.monotonic()
         if isinstance(event, Begun):
-            self._store.begun(item, event.audio_s)
+            self._note(Change(item=item, audio_s=event.audio_s, audio_done_s=0.0, begun=time.time()))
         elif now_s - self._told_s.get(event.ticket, 0.0) < _PROGRESS_S:
             return
         else:
-            self._store.advanced(item, event.audio_done_s)
+            self._note(Change(item=item, audio_done_s=event.audio_done_s))
         self._told_s[event.ticket] = now_s
-        self._on_change()
 
     def _ended(self, ticket: Ticket, result: FileResult) -> None:
         with self._lock:
@@ -220,14 +272,13 @@ class Runner:
             on_end = self._direct.pop(ticket, None)
             item = self._under_way.pop(ticket, None)
             self._count(result)
-            if item is not None and all(other.job_id != item.job_id for other in self._under_way.values()):
-                self._shares.pop(item.job_id).end()
+            if item is not None:
+                self._changes.append(_outcome(result, item, ticket))
+                if all(other.job_id != item.job_id for other in self._under_way.values()):
+                    self._shares.pop(item.job_id).end()
         if on_end is not None:
             on_end(result)
-        if item is not None:
-            self._store.ended(item, *_outcome(result, item, ticket))
-            self.wake()
-            self._on_change()
+        self.wake()
 
     def _count(self, result: FileResult) -> None:
         self.figures.ended[result.state.value] += 1
@@ -237,19 +288,21 @@ class Runner:
         )
 
 
-def _outcome(
-    result: FileResult, item: StoredItem, ticket: Ticket
-) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
-    """State, result and error as the store keeps them; nothing in them names a place on this machine."""
+def _outcome(result: FileResult, item: StoredItem, ticket: Ticket) -> Change:
+    """How it ended, as the store keeps it; nothing in it names a place on this machine."""
     source = ticket.recording.path if isinstance(ticket.recording, FileRecording) else None
     names = {str(place): item.name for place in (ticket.sink.path, source)}
     error = None if result.error is None else error_document(result.error.about(names))
     if result.output is None:
-        cancelled = result.error is not None and result.error.kind == "cancelled"
-        return ("cancelled", None, None) if cancelled else ("failed", None, error)
+        if result.error is not None and result.error.kind == "cancelled":
+            return Change(item=item, state="cancelled")
+        return Change(item=item, state="failed", error=error)
     document = to_document(dataclasses.replace(result, input=item.name, output=None, error=None))
     document["format"] = ticket.sink.format
-    return result.state.value, document, error
+    length_s = result.audio_s
+    return Change(
+        item=item, state=result.state.value, audio_s=length_s, audio_done_s=length_s, result=document, error=error
+    )
 
 
 def _cancelled_result() -> FileResult:

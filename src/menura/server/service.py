@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -30,29 +30,36 @@ _DAY_S = 86_400.0
 
 
 class Changes:
-    """Lets requests wait until the store has changed. Threads announce, coroutines wait."""
+    """Lets requests wait until jobs have changed in the store. Threads announce, coroutines wait."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed = asyncio.Event()
+        self._watchers: set[tuple[str | None, asyncio.Event]] = set()
 
     def attach(self) -> None:
         """Use the running loop."""
         self._loop = asyncio.get_running_loop()
 
-    def announce(self) -> None:
+    def announce(self, *job_ids: str) -> None:
+        """These jobs have changed; without any, something has."""
         if self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed meanwhile
-                self._loop.call_soon_threadsafe(self._wake)
+                self._loop.call_soon_threadsafe(self._wake, job_ids)
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return at the next change, or after the time."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+    @contextlib.contextmanager
+    def watched(self, job_id: str | None) -> Iterator[asyncio.Event]:
+        """An event that is set whenever a job changes, or any job; clear it before looking into the store."""
+        watcher = job_id, asyncio.Event()
+        self._watchers.add(watcher)
+        try:
+            yield watcher[1]
+        finally:
+            self._watchers.discard(watcher)
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _wake(self, job_ids: Sequence[str]) -> None:
+        for job_id, event in self._watchers:
+            if job_id is None or not job_ids or job_id in job_ids:
+                event.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +81,10 @@ class Service:
     def most_audio_s(self) -> float:
         return self.options.most_hours * 3600
 
-    def changed(self) -> None:
-        """After a request has changed the store."""
+    def changed(self, job_id: str) -> None:
+        """After a request has changed a job in the store."""
         self.runner.wake()
-        self.changes.announce()
+        self.changes.announce(job_id)
 
     def tidy(self) -> None:
         """Delete what is older than the service keeps."""

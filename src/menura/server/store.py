@@ -1,7 +1,7 @@
 """The service's database: recordings, jobs, their items, and events to replay. SQLite, or PostgreSQL by its URL.
 
-Several processes may use one database: an item that a process works on is leased to it, and an expired lease gives it
-back to the queue. Times are seconds since 1970.
+Several processes may use one database: an item that a process works on is leased to it, and once the lease has expired
+another takes it. What the first still says of it is ignored. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from menura.errors import MenuraError
-from menura.server.schema import AUDIO, EVENTS, ITEMS, JOBS, explained, open_database
+from menura.server.schema import AUDIO, EVENTS, ITEMS, JOBS, begin_writing, explained, open_database
 
-LEASE_S = 30.0
+LEASE_S = 15.0
 """An item whose process hasn't renewed its lease for so long is taken by another."""
 
 OPEN_STATES = ("queued", "running", "cancelling")
@@ -29,6 +29,7 @@ OPEN_STATES = ("queued", "running", "cancelling")
 JOB_STATES = (*OPEN_STATES, "done", "partly", "failed", "cancelled")
 _EVENTS_KEPT = 20_000
 _SHOWN = ("state", "audio_s", "audio_done_s")
+_RECORDED = (*_SHOWN, "begun", "result", "error")
 
 T = TypeVar("T")
 
@@ -68,6 +69,10 @@ class StoredItem:
     @property
     def converted(self) -> bool:
         return self.state in ("done", "warning")
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.job_id, self.position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,22 @@ class Claim:
 
     item: StoredItem
     job: Job
+    again: bool
+    """It was under way before, in a process that ended or wasn't heard of any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What became of an item that this process has claimed; what is None stays as it is."""
+
+    item: StoredItem
+    state: str = "running"
+    """running, or how it ended."""
+    audio_s: float | None = None
+    audio_done_s: float | None = None
+    begun: float | None = None
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +263,7 @@ class Store:
                 db.execute(JOBS.update().where(JOBS.c.id == id).values(cancel=True))
                 for item in job.items:
                     if item.state == "queued":
-                        self._end_item(db, item, "cancelled", None, None)
+                        self._end_item(db, item, "cancelled")
                 self._settle(db, id)
             return _job(db, id)
 
@@ -255,7 +276,7 @@ class Store:
                 raise ConflictError(None, f"the job is {job.state}: there is nothing to do again")
             db.execute(JOBS.update().where(JOBS.c.id == id).values(cancel=False, ended=None))
             for item in again:
-                self._change(db, item, state="queued", error=None, result=None, audio_done_s=0.0, begun=None)
+                self._requeue(db, item)
             self._settle(db, id)
             return _job(db, id)
 
@@ -278,37 +299,56 @@ class Store:
 
     # What a runner does
 
-    def claim(self, most: int, *, each: int, under_way: Mapping[str, int] | None = None) -> list[Claim]:
-        """Lease waiting items to this process.
+    def claim(self, most: int, *, each: int, under_way: Sequence[StoredItem] = ()) -> list[Claim]:
+        """Lease waiting items to this process, which has some under way.
 
         Jobs go in turn, so that none waits for all of another; of each at most so many are under way at a time.
         """
+        taken, mine = Counter(item.job_id for item in under_way), {item.key for item in under_way}
+        full = [id for id, count in taken.items() if count >= each]
+        claims, jobs = list[Claim](), dict[str, Job]()
         with self._write() as db:
-            now, taken = time.time(), Counter(under_way or {})
-            full = [id for id, count in taken.items() if count >= each]
-            expired = (ITEMS.c.state == "running") & (ITEMS.c.lease < now)
-            rank = sa.func.row_number().over(partition_by=ITEMS.c.job_id, order_by=ITEMS.c.position).label("rank")
-            waiting = sa.select(ITEMS.c.job_id, ITEMS.c.position, rank).where((ITEMS.c.state == "queued") | expired)
-            ranked = waiting.subquery()
-            chosen = (
-                sa.select(ranked.c.job_id, ranked.c.position)
-                .join(JOBS, JOBS.c.id == ranked.c.job_id)
-                .where(ranked.c.rank <= each, ranked.c.job_id.not_in(full))
-                .order_by(ranked.c.rank, JOBS.c.number)
-                .limit(most)
-            )
-            claims = []
-            for job_id, position in db.execute(chosen).all():
-                if taken[job_id] < each and (claim := self._lease(db, job_id, position, now)):
-                    taken[job_id] += 1
-                    claims.append(claim)
-            return claims
+            now = time.time()
+            for row in db.execute(_waiting(now, most + len(mine), each, full)).all():
+                item = _made(StoredItem, row)
+                if len(claims) == most or taken[item.job_id] >= each or item.key in mine:
+                    continue
+                job = jobs[item.job_id] = jobs.get(item.job_id) or _head(db, item.job_id)
+                if job.cancel:  # and the process that had the item has died
+                    self._end_item(db, item, "cancelled")
+                else:
+                    taken[item.job_id] += 1
+                    claims.append(Claim(item=self._lease(db, item, now), job=job, again=row.owner is not None))
+            for job in jobs.values():
+                if job.started is None:
+                    db.execute(JOBS.update().where(JOBS.c.id == job.id).values(started=now))
+                self._settle(db, job.id)
+        return claims
 
-    def renew(self) -> None:
-        """Keep this process's leases."""
+    def renew(self, items: Collection[StoredItem]) -> list[StoredItem]:
+        """Keep the leases of items under way; those that this process hasn't any more are given."""
         with self._write() as db:
-            mine = (ITEMS.c.owner == self.owner) & (ITEMS.c.state == "running")
-            db.execute(ITEMS.update().where(mine).values(lease=time.time() + LEASE_S))
+            these = self._mine & sa.tuple_(ITEMS.c.job_id, ITEMS.c.position).in_([item.key for item in items])
+            db.execute(ITEMS.update().where(these).values(lease=time.time() + LEASE_S))
+            kept = {(row.job_id, row.position) for row in db.execute(ITEMS.select().where(these))}
+        return [item for item in items if item.key not in kept]
+
+    def record(self, changes: Sequence[Change]) -> None:
+        """Write what became of items, all or nothing; those that this process hasn't any more stay as they are."""
+        with self._write() as db:
+            ended = dict[str, None]()
+            for change in changes:
+                values = {name: value for name in _RECORDED if (value := getattr(change, name)) is not None}
+                if change.state == "running":
+                    del values["state"]
+                else:
+                    values |= {"owner": None, "lease": None}
+                if db.execute(ITEMS.update().where(_this(change.item), self._mine).values(**values)).rowcount:
+                    self._tell_item(db, change.item, values)
+                    if "state" in values:
+                        ended[change.item.job_id] = None
+            for job_id in ended:
+                self._settle(db, job_id)
 
     def give_back(self, owners: Sequence[str] | None = None) -> int:
         """Queue again what this process (or others, known to have ended) has under way; how many."""
@@ -318,10 +358,11 @@ class Store:
             for row in rows:
                 item = _made(StoredItem, row)
                 if _head(db, item.job_id).cancel:
-                    self._end_item(db, item, "cancelled", None, None)
-                else:
-                    self._change(db, item, state="queued", owner=None, lease=None, audio_done_s=0.0, begun=None)
-                self._settle(db, item.job_id)
+                    self._end_item(db, item, "cancelled")
+                else:  # its owner stays: see Claim.again
+                    self._requeue(db, item)
+            for job_id in {row.job_id for row in rows}:
+                self._settle(db, job_id)
             return len(rows)
 
     def owners(self) -> list[str]:
@@ -329,24 +370,6 @@ class Store:
         query = sa.select(ITEMS.c.owner).where(ITEMS.c.state == "running").distinct()
         with self._read() as db:
             return [owner for owner in db.execute(query).scalars() if owner]
-
-    def begun(self, item: StoredItem, audio_s: float) -> None:
-        """An item was read once, and its conversion begins."""
-        with self._write() as db:
-            self._change(db, item, audio_s=audio_s, audio_done_s=0.0, begun=time.time())
-
-    def advanced(self, item: StoredItem, audio_done_s: float) -> None:
-        """So much of an item is done."""
-        with self._write() as db:
-            self._change(db, item, audio_done_s=audio_done_s)
-
-    def ended(
-        self, item: StoredItem, state: str, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None
-    ) -> None:
-        """An item is complete, or it failed."""
-        with self._write() as db:
-            self._end_item(db, item, state, result, error)
-            self._settle(db, item.job_id)
 
     def cancelled_jobs(self) -> list[str]:
         """Ids of jobs under way that are to end."""
@@ -426,43 +449,30 @@ class Store:
         self._tell(db, id, "job", {"state": "queued"})
         return _job(db, id)
 
-    def _lease(self, db: Connection, job_id: str, position: int, now: float) -> Claim | None:
-        """Take an item, unless another process was quicker."""
-        free = (ITEMS.c.state == "queued") | ((ITEMS.c.state == "running") & (ITEMS.c.lease < now))
-        this = (ITEMS.c.job_id == job_id) & (ITEMS.c.position == position)
-        values = {"state": "running", "owner": self.owner, "lease": now + LEASE_S}
-        if not db.execute(ITEMS.update().where(this, free).values(**values)).rowcount:
-            return None
-        item = _one(db, StoredItem, ITEMS.select().where(this))
-        job = _head(db, job_id)
-        if job.cancel:
-            self._end_item(db, item, "cancelled", None, None)
-            self._settle(db, job_id)
-            return None
-        if job.started is None:
-            db.execute(JOBS.update().where(JOBS.c.id == job_id).values(started=now))
-        self._tell(db, job_id, "item", {"position": position, "state": "running"})
-        self._settle(db, job_id)
-        return Claim(item=item, job=job)
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return (ITEMS.c.owner == self.owner) & (ITEMS.c.state == "running")
 
-    def _change(self, db: Connection, item: StoredItem, **values: Any) -> None:
-        this = (ITEMS.c.job_id == item.job_id) & (ITEMS.c.position == item.position)
-        db.execute(ITEMS.update().where(this).values(**values))
-        shown: dict[str, Any] = {name: values[name] for name in _SHOWN if name in values}
+    def _lease(self, db: Connection, item: StoredItem, now: float) -> StoredItem:
+        leased = replace(item, state="running", audio_done_s=0.0, begun=None)
+        values = {"state": "running", "audio_done_s": 0.0, "begun": None, "owner": self.owner, "lease": now + LEASE_S}
+        self._change(db, item, values)
+        return leased
+
+    def _requeue(self, db: Connection, item: StoredItem) -> None:
+        values = {"state": "queued", "audio_done_s": 0.0, "begun": None, "lease": None}
+        self._change(db, item, values | {"result": sa.null(), "error": sa.null()})
+
+    def _end_item(self, db: Connection, item: StoredItem, state: str) -> None:
+        self._change(db, item, {"state": state, "owner": None, "lease": None})
+
+    def _change(self, db: Connection, item: StoredItem, values: Mapping[str, Any]) -> None:
+        db.execute(ITEMS.update().where(_this(item)).values(**values))
+        self._tell_item(db, item, values)
+
+    def _tell_item(self, db: Connection, item: StoredItem, values: Mapping[str, Any]) -> None:
+        shown = {name: values[name] for name in _SHOWN if name in values}
         self._tell(db, item.job_id, "item", {"position": item.position, **shown})
-
-    def _end_item(
-        self,
-        db: Connection,
-        item: StoredItem,
-        state: str,
-        result: Mapping[str, Any] | None,
-        error: Mapping[str, Any] | None,
-    ) -> None:
-        values: dict[str, Any] = {"result": result, "error": error, "owner": None, "lease": None}
-        if result is not None:
-            values["audio_s"] = values["audio_done_s"] = result["audio_s"]
-        self._change(db, item, state=state, **{name: _plain(value) for name, value in values.items()})
 
     def _settle(self, db: Connection, id: str) -> None:
         """Bring a job's state in line with its items'."""
@@ -481,8 +491,7 @@ class Store:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         with explained(), self._engine.begin() as db:
-            if db.dialect.name == "sqlite":
-                db.exec_driver_sql("BEGIN IMMEDIATE")
+            begin_writing(db)
             yield db
 
     @contextmanager
@@ -521,6 +530,19 @@ def _items_of(db: Connection, ids: Sequence[str]) -> dict[str, tuple[StoredItem,
     return {job_id: tuple(_made(StoredItem, row) for row in group) for job_id, group in rows}
 
 
+def _this(item: StoredItem) -> sa.ColumnElement[bool]:
+    return (ITEMS.c.job_id == item.job_id) & (ITEMS.c.position == item.position)
+
+
+def _waiting(now: float, most: int, each: int, full: Sequence[str]) -> sa.Select[Any]:
+    """Items that may be taken: first one of every job, then the next of every job."""
+    expired = (ITEMS.c.state == "running") & (ITEMS.c.lease < now)
+    rank = sa.func.row_number().over(partition_by=ITEMS.c.job_id, order_by=ITEMS.c.position).label("rank")
+    ranked = sa.select(ITEMS, rank).where((ITEMS.c.state == "queued") | expired, ITEMS.c.job_id.not_in(full)).subquery()
+    waiting = sa.select(ranked).join(JOBS, JOBS.c.id == ranked.c.job_id).where(ranked.c.rank <= each)
+    return waiting.order_by(ranked.c.rank, JOBS.c.number).limit(most)
+
+
 def _queued(db: Connection) -> int:
     query = sa.select(sa.func.count()).select_from(ITEMS).where(ITEMS.c.state == "queued")
     return db.execute(query).scalar_one()
@@ -538,8 +560,3 @@ def _made(kind: type[T], row: Row[Any]) -> T:
 
 def _one(db: Connection, kind: type[T], query: Any) -> T:
     return _made(kind, db.execute(query).one())
-
-
-def _plain(value: Any) -> Any:
-    """JSON's null as the column's, so that it reads as None."""
-    return sa.null() if value is None else value

@@ -10,6 +10,7 @@ import mimetypes
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,9 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_INPUTS = 5000
 _BEAT_S = 15.0
+_LOOK_S = 1.0
+"""For what other processes have done."""
+_MOST_EVENTS = 2**62
 _ZIP_BLOCK = 1 << 18
 
 
@@ -111,7 +115,7 @@ def post_job(
         ),
         most_queued=service.options.queue,
     )
-    service.changed()
+    service.changed(job.id)
     document = job_document(job)
     response.headers["Location"] = document.url
     return document
@@ -140,7 +144,7 @@ def get_job(service: Current, id: str) -> JobDocument:
 def cancel_job(service: Current, id: str) -> JobDocument:
     """End a job; what is complete stays."""
     job = service.store.cancel(id)
-    service.changed()
+    service.changed(job.id)
     return job_document(job)
 
 
@@ -148,7 +152,7 @@ def cancel_job(service: Current, id: str) -> JobDocument:
 def retry_job(service: Current, id: str) -> JobDocument:
     """Queue once more what failed or was cancelled."""
     job = service.store.retry(id)
-    service.changed()
+    service.changed(job.id)
     return job_document(job)
 
 
@@ -157,7 +161,7 @@ def delete_job(service: Current, id: str) -> None:
     """Forget a job and delete its results."""
     job = service.store.delete(id)
     service.folder.remove_results(job.id)
-    service.changes.announce()
+    service.changes.announce(job.id)
 
 
 @router.get("/jobs/{id}/log", response_class=PlainTextResponse)
@@ -195,7 +199,10 @@ def get_zip(service: Current, id: str) -> StreamingResponse:
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
 def get_job_events(
-    request: Request, service: Current, id: str, last_event_id: Annotated[int | None, Header(ge=0)] = None
+    request: Request,
+    service: Current,
+    id: str,
+    last_event_id: Annotated[int | None, Header(ge=0, le=_MOST_EVENTS)] = None,
 ) -> StreamingResponse:
     """What happens to a job, as server-sent events `job` and `item`; Last-Event-ID replays what was missed."""
     service.store.job(id)
@@ -204,7 +211,7 @@ def get_job_events(
 
 @router.get("/events", response_class=StreamingResponse)
 def get_events(
-    request: Request, service: Current, last_event_id: Annotated[int | None, Header(ge=0)] = None
+    request: Request, service: Current, last_event_id: Annotated[int | None, Header(ge=0, le=_MOST_EVENTS)] = None
 ) -> StreamingResponse:
     """What happens to all jobs and trainings, from now on or from Last-Event-ID."""
     return stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
@@ -341,14 +348,21 @@ def stream(request: Request, service: Service, id: str | None, after: int) -> St
 async def _events(request: Request, service: Service, id: str | None, after: int) -> AsyncIterator[str]:
     yield "retry: 2000\n\n"
     beat = time.monotonic()
-    while not service.closing.is_set() and not await request.is_disconnected():
-        events = await asyncio.to_thread(service.store.events, after, job_id=id)
-        for event in events:
-            after = event.number
-            data = json.dumps({"job": event.job_id, "at": event.at, **event.data}, ensure_ascii=False)
-            yield f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
-        if not events:
-            await service.changes.wait(2.0)
+    with service.changes.watched(id) as changed:
+        while not service.closing.is_set() and not await request.is_disconnected():
+            changed.clear()
+            events = await asyncio.to_thread(service.store.events, after, job_id=id)
+            if events:
+                after = events[-1].number
+                yield "".join(map(_sent, events))
+                continue
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), _LOOK_S)
             if time.monotonic() - beat > _BEAT_S:
                 beat = time.monotonic()
                 yield ": still here\n\n"
+
+
+def _sent(event: StoredEvent) -> str:
+    data = json.dumps({"job": event.job_id, "at": event.at, **event.data}, ensure_ascii=False)
+    return f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
