@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Row
 from menura.errors import MenuraError
 from menura.server.schema import AUDIO, EVENTS, ITEMS, JOBS, begin_writing, explained, open_database
 
-LEASE_S = 15.0
+LEASE_S = 10.0
 """An item whose process hasn't renewed its lease for so long is taken by another."""
 
 OPEN_STATES = ("queued", "running", "cancelling")
