@@ -34,10 +34,11 @@ def server() -> Iterator[str]:
 def url(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of this test's."""
     name = request.node.name[:60]
-    engine = sa.create_engine(server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    address = sa.make_url(server).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT")
     with engine.connect() as db:
         db.exec_driver_sql(f"CREATE DATABASE {name}")
-        yield server.rpartition("/")[0] + f"/{name}"
+        yield sa.make_url(server).set(database=name).render_as_string()
         db.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
     engine.dispose()
 

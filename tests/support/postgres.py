@@ -55,7 +55,7 @@ def _running(place: Path) -> Iterator[str]:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd=place, user=_user())
         try:
             _wait(place / f".s.PGSQL.{port}", process)
-            yield f"postgresql://menura@127.0.0.1:{port}/postgres"
+            yield f"postgresql://127.0.0.1:{port}/postgres?user=menura"
         finally:
             process.terminate()
             try:

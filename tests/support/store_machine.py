@@ -96,7 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _empty(self) -> None:
         for id in [job.id for job in self.stores[0].jobs(limit=1000)]:
-            self.stores[0].give_back(self.stores[0].owners())
+            self.stores[0].give_back(everyones=True)
             self.stores[0].delete(id)
 
     def teardown(self) -> None:

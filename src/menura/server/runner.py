@@ -80,7 +80,7 @@ class Runner:
         self._shares: dict[str, Share] = {}
         self._fairness = Fairness()
         self._told_s: dict[Ticket, float] = {}
-        self._changes: list[Change] = []
+        self._changes: list[Change] = []  # appended to by any thread
         self._looked_s = 0.0
         self._lock = threading.RLock()
         self._work, self._stopping = threading.Event(), threading.Event()
@@ -161,14 +161,10 @@ class Runner:
             self._claim()
 
     def _record(self) -> None:
-        with self._lock:
-            changes = list(self._changes)
-        if not changes:
-            return
-        self._store.record(changes)
-        with self._lock:
+        if changes := list(self._changes):
+            self._store.record(changes)
             del self._changes[: len(changes)]
-        self._on_change(*{change.item.job_id for change in changes})
+            self._on_change(*{change.item.job_id for change in changes})
 
     def _held(self) -> list[StoredItem]:
         """What is leased to this process."""
@@ -179,16 +175,14 @@ class Runner:
     def _renew(self) -> None:
         """Keep the leases, in a thread of its own: a pass of the networks may take longer than a lease."""
         while not self._stopping.wait(_RENEWAL_S):
-            held = self._held()
-            if held:
+            if held := self._held():
                 self._keep(held)
 
     def _keep(self, held: list[StoredItem]) -> None:
         try:
             lost = {item.key for item in self._store.renew(held)}
         except ResourceError as error:
-            _log.error("%s", error)
-            return
+            return _log.error("%s", error)
         with self._lock:
             for ticket, item in self._under_way.items():
                 if item.key in lost:
@@ -220,11 +214,7 @@ class Runner:
             self._submit(claim, self._request(claim.job))
         except (MenuraError, OSError, MemoryError) as error:
             details = public(details_of(error), self._folder.path, self._home)
-            self._note(Change(item=claim.item, state="failed", error=error_document(details)))
-
-    def _note(self, change: Change) -> None:
-        with self._lock:
-            self._changes.append(change)
+            self._changes.append(Change(item=claim.item, state="failed", error=error_document(details)))
 
     def _request(self, job: Job) -> Request:
         if job.id in self._requests:
@@ -259,11 +249,11 @@ class Runner:
     def _progress(self, event: Begun | Advanced, item: StoredItem) -> None:
         now_s = time.monotonic()
         if isinstance(event, Begun):
-            self._note(Change(item=item, audio_s=event.audio_s, audio_done_s=0.0, begun=time.time()))
+            self._changes.append(Change(item=item, audio_s=event.audio_s, audio_done_s=0.0, begun=time.time()))
         elif now_s - self._told_s.get(event.ticket, 0.0) < _PROGRESS_S:
             return
         else:
-            self._note(Change(item=item, audio_done_s=event.audio_done_s))
+            self._changes.append(Change(item=item, audio_done_s=event.audio_done_s))
         self._told_s[event.ticket] = now_s
 
     def _ended(self, ticket: Ticket, result: FileResult) -> None:

@@ -85,9 +85,7 @@ def explained() -> Iterator[None]:
         raise
     except sa.exc.DatabaseError as error:
         said = " ".join(str(error.orig or error).split())
-        raise ResourceError(
-            "database", f"can't be used ({said})", "Check the disk and the service's data folder"
-        ) from error
+        raise ResourceError("database", f"can't be used ({said})", "Check it, and the service's disk") from error
 
 
 def open_database(url: str) -> Engine:
@@ -129,7 +127,7 @@ def _address(url: str) -> sa.URL:
     if address.drivername in ("postgres", "postgresql"):
         return address.set(drivername="postgresql+psycopg")
     if address.drivername not in ("sqlite", "postgresql+psycopg"):
-        advice = "Give postgresql+psycopg://USER@HOST/NAME"
+        advice = "Give one such as postgresql://localhost/menura"
         raise OptionError(None, "is not the URL of a PostgreSQL database", advice, "database")
     return address
 

@@ -123,7 +123,7 @@ def opened(options: ServeOptions, engine: EngineOptions) -> Iterator[Service]:
         store = Store(options.database or folder.database_url)
         stack.callback(store.close)
         if lock is not None:
-            store.give_back(store.owners())
+            store.give_back(everyones=True)
         changes = Changes()
         runner = stack.enter_context(Runner(store, folder, engine, changes.announce))
         trainings = stack.enter_context(Trainings(folder.trainings, engine, store, changes.announce))

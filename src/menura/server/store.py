@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -142,15 +142,6 @@ class Change:
     error: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """For metrics and for the bound of the queue."""
-
-    jobs: Mapping[str, int] = field(default_factory=dict)
-    queued_items: int = 0
-    events: int = 0
-
-
 class ConflictError(MenuraError):
     """It can't be done in the state that something is in."""
 
@@ -187,7 +178,7 @@ class Store:
             known = db.execute(AUDIO.update().where(AUDIO.c.id == id).values(used=values["used"], name=name))
             if not known.rowcount:
                 db.execute(AUDIO.insert().values(id=id, **values))
-            return _one(db, Audio, AUDIO.select().where(AUDIO.c.id == id))
+            return _made(Audio, db.execute(AUDIO.select().where(AUDIO.c.id == id)).one())
 
     def audio(self, id: str) -> Audio:
         """Raises NotFoundError."""
@@ -253,7 +244,7 @@ class Store:
         with self._read() as db:
             rows = db.execute(query).all()
             found = _items_of(db, [row.id for row in rows])
-        return [_job_made(row, found.get(row.id, ())) for row in rows]
+        return [_made(Job, row, items=found.get(row.id, ())) for row in rows]
 
     def cancel(self, id: str) -> Job:
         """End a job: what waits is cancelled at once, what runs by who runs it. Nothing happens if it has ended."""
@@ -350,11 +341,10 @@ class Store:
             for job_id in ended:
                 self._settle(db, job_id)
 
-    def give_back(self, owners: Sequence[str] | None = None) -> int:
-        """Queue again what this process (or others, known to have ended) has under way; how many."""
+    def give_back(self, *, everyones: bool = False) -> int:
+        """Queue again what this process has under way (or all processes, known to have ended); how many."""
         with self._write() as db:
-            theirs = ITEMS.c.owner.in_(owners if owners is not None else [self.owner])
-            rows = db.execute(ITEMS.select().where(theirs, ITEMS.c.state == "running")).all()
+            rows = db.execute(ITEMS.select().where(ITEMS.c.state == "running" if everyones else self._mine)).all()
             for row in rows:
                 item = _made(StoredItem, row)
                 if _head(db, item.job_id).cancel:
@@ -364,12 +354,6 @@ class Store:
             for job_id in {row.job_id for row in rows}:
                 self._settle(db, job_id)
             return len(rows)
-
-    def owners(self) -> list[str]:
-        """Processes that have items under way."""
-        query = sa.select(ITEMS.c.owner).where(ITEMS.c.state == "running").distinct()
-        with self._read() as db:
-            return [owner for owner in db.execute(query).scalars() if owner]
 
     def cancelled_jobs(self) -> list[str]:
         """Ids of jobs under way that are to end."""
@@ -398,10 +382,11 @@ class Store:
         with self._read() as db:
             return db.execute(sa.select(sa.func.max(EVENTS.c.number))).scalar() or 0
 
-    def counts(self) -> Counts:
+    def counts(self) -> tuple[dict[str, int], int]:
+        """Jobs by state, and recordings that wait."""
         with self._read() as db:
             states = db.execute(sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)).all()
-            return Counts(jobs={state: count for state, count in states}, queued_items=_queued(db))
+            return {state: count for state, count in states}, _queued(db)
 
     def forget_events(self) -> None:
         """Keep the newest only."""
@@ -421,28 +406,18 @@ class Store:
 
     def _insert(self, db: Connection, new: NewJob) -> Job:
         id = secrets.token_hex(8)
-        db.execute(
-            JOBS.insert().values(
-                id=id,
-                kind=new.kind,
-                state="queued",
-                voice=new.voice,
-                options=dict(new.options),
-                created=time.time(),
-                cancel=False,
-                idempotency_key=new.idempotency_key,
-                fingerprint=new.fingerprint,
-            )
-        )
+        asked = {name: getattr(new, name) for name in ("kind", "voice", "idempotency_key", "fingerprint")}
+        job = asked | {
+            "id": id,
+            "state": "queued",
+            "options": dict(new.options),
+            "created": time.time(),
+            "cancel": False,
+        }
+        db.execute(JOBS.insert(), job)
         rows = [
-            {
-                "job_id": id,
-                "position": position,
-                "audio_id": audio.id,
-                "name": audio.name,
-                "state": "queued",
-                "audio_s": audio.info.get("audio_s"),
-            }
+            {"job_id": id, "position": position, "audio_id": audio.id, "name": audio.name, "state": "queued"}
+            | {"audio_s": audio.info.get("audio_s")}
             for position, audio in enumerate(new.inputs)
         ]
         db.execute(ITEMS.insert(), rows)
@@ -521,7 +496,7 @@ def _head(db: Connection, id: str) -> Job:
     row = db.execute(JOBS.select().where(JOBS.c.id == id)).first()
     if row is None:
         raise NotFoundError(None, f"no job {id[:80]!r}")
-    return _job_made(row, ())
+    return _made(Job, row)
 
 
 def _items_of(db: Connection, ids: Sequence[str]) -> dict[str, tuple[StoredItem, ...]]:
@@ -548,15 +523,7 @@ def _queued(db: Connection) -> int:
     return db.execute(query).scalar_one()
 
 
-def _job_made(row: Row[Any], items: tuple[StoredItem, ...]) -> Job:
-    values = row._mapping
-    return Job(**{name: values[name] for name in Job.__dataclass_fields__ if name != "items"}, items=items)
-
-
-def _made(kind: type[T], row: Row[Any]) -> T:
+def _made(kind: type[T], row: Row[Any], **more: Any) -> T:
     fields: Any = kind
-    return kind(**{name: row._mapping[name] for name in fields.__dataclass_fields__})
-
-
-def _one(db: Connection, kind: type[T], query: Any) -> T:
-    return _made(kind, db.execute(query).one())
+    values = row._mapping
+    return kind(**{name: values[name] for name in fields.__dataclass_fields__ if name in values}, **more)

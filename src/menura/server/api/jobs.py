@@ -9,6 +9,7 @@ import json
 import mimetypes
 import time
 import zipfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ _MOST_INPUTS = 5000
 _BEAT_S = 15.0
 _LOOK_S = 1.0
 """For what other processes have done."""
-_MOST_EVENTS = 2**62
+LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
 _ZIP_BLOCK = 1 << 18
 
 
@@ -198,62 +199,38 @@ def get_zip(service: Current, id: str) -> StreamingResponse:
 
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
-def get_job_events(
-    request: Request,
-    service: Current,
-    id: str,
-    last_event_id: Annotated[int | None, Header(ge=0, le=_MOST_EVENTS)] = None,
-) -> StreamingResponse:
+def get_job_events(request: Request, service: Current, id: str, last_event_id: LastEvent = None) -> StreamingResponse:
     """What happens to a job, as server-sent events `job` and `item`; Last-Event-ID replays what was missed."""
     service.store.job(id)
     return stream(request, service, id, last_event_id or 0)
 
 
 @router.get("/events", response_class=StreamingResponse)
-def get_events(
-    request: Request, service: Current, last_event_id: Annotated[int | None, Header(ge=0, le=_MOST_EVENTS)] = None
-) -> StreamingResponse:
+def get_events(request: Request, service: Current, last_event_id: LastEvent = None) -> StreamingResponse:
     """What happens to all jobs and trainings, from now on or from Last-Event-ID."""
     return stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
 
 
 def job_document(job: Job) -> JobDocument:
-    counts: dict[str, int] = {}
-    for item in job.items:
-        counts[item.state] = counts.get(item.state, 0) + 1
+    same = {name: getattr(job, name) for name in JobDocument.model_fields if name in Job.__dataclass_fields__}
     return JobDocument(
-        id=job.id,
-        kind=job.kind,
-        state=job.state,  # type: ignore[arg-type]
-        voice=job.voice,
-        options=dict(job.options),
-        created=job.created,
-        started=job.started,
-        ended=job.ended,
+        **same | {"items": [item_document(item) for item in job.items]},
         progress=_progress(job.items),
-        counts=counts,
-        items=[item_document(item) for item in job.items],
+        counts=Counter(item.state for item in job.items),
         url=f"/v1/jobs/{job.id}",
     )
 
 
 def item_document(item: StoredItem) -> ItemDocument:
-    result = item.result or {}
+    result: dict[str, Any] = dict(item.result or {})
+    same: dict[str, Any] = {name: getattr(item, name) for name in ("position", "name", "state", "audio_s", "error")}
     return ItemDocument(
-        position=item.position,
-        name=item.name,
+        **same | {name: result.get(name) for name in ("format", "transpose", "wall_s", "stages")},
         input=item.audio_id,
-        state=item.state,  # type: ignore[arg-type]
-        audio_s=item.audio_s,
         audio_done_s=item.audio_done_s,
         left_s=_left_s(item),
         result=f"/v1/jobs/{item.job_id}/items/{item.position}/result" if item.converted else None,
-        format=result.get("format"),
-        error=dict(item.error) if item.error else None,
         notes=result.get("notes", []),
-        transpose=result.get("transpose"),
-        wall_s=result.get("wall_s"),
-        stages=result.get("stages"),
         seams_s=result.get("seams_s", []),
     )
 

@@ -81,7 +81,7 @@ def get_options(
 @router.get("/v1/system")
 def get_system(service: Current) -> SystemDocument:
     """Device, memory, models, disk, weights."""
-    counts, pool = service.store.counts(), service.runner.loader.pool
+    (jobs, waiting), pool = service.store.counts(), service.runner.loader.pool
     figures = service.runner.figures
     return SystemDocument(
         version=__version__,
@@ -90,8 +90,8 @@ def get_system(service: Current) -> SystemDocument:
         peak_memory_mb=round(peak_memory_mb(), 1),
         resident=pool.loads(),
         resident_bytes=pool.resident_bytes,
-        jobs=dict(counts.jobs),
-        waiting=counts.queued_items,
+        jobs=jobs,
+        waiting=waiting,
         audio_s=round(figures.audio_s, 2),
         stages_s={name: round(seconds, 3) for name, seconds in figures.stages_s.items()},
         disk=service.folder.used_bytes(),
@@ -112,11 +112,11 @@ def get_metrics(service: Current) -> Response:
 
 
 def _metrics(service: Service) -> CollectorRegistry:
-    registry, counts, figures = CollectorRegistry(), service.store.counts(), service.runner.figures
+    registry, (states, waiting), figures = CollectorRegistry(), service.store.counts(), service.runner.figures
     jobs = Gauge("menura_jobs", "Jobs by state.", ["state"], registry=registry)
-    for state, count in counts.jobs.items():
+    for state, count in states.items():
         jobs.labels(state).set(count)
-    Gauge("menura_waiting_recordings", "Recordings that wait.", registry=registry).set(counts.queued_items)
+    Gauge("menura_waiting_recordings", "Recordings that wait.", registry=registry).set(waiting)
     Counter("menura_audio_seconds", "Seconds of audio converted.", registry=registry).inc(figures.audio_s)
     ended = Counter("menura_recordings", "Recordings that ended, by state.", ["state"], registry=registry)
     for state, count in figures.ended.items():
