@@ -1,14 +1,16 @@
 """The service under load, beside `menura convert` on the same recordings.
 
-    python -m benchmarks.server [--clients 50] [--seconds 120]
+    python -m benchmarks.server [--clients 50] [--seconds 120] [--voice wren] [--jobs N]
 
 Each client sends 5 s of speech as a job of its own, waits until it is done, fetches the result, and begins again. Says
-latencies, failures, memory, and throughput as a share of the command's.
+latencies, failures, memory, and throughput as a share of the command's. Clients ask again every `--poll` seconds, or by
+default wait for their job's end; they are in this process and use the machine too. `--jobs` ends after so many.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import statistics
 import subprocess
@@ -19,7 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import soundfile
 
@@ -30,36 +31,49 @@ _SECONDS = 5
 class Load:
     """What the clients met."""
 
-    def __init__(self, address: str, seconds: float) -> None:
-        self.address, self.until = address, time.monotonic() + seconds
+    def __init__(self, address: str, given: argparse.Namespace) -> None:
+        self.address, self.given = address.partition("//")[2].rstrip("/"), given
+        self.begun = time.monotonic()
+        self.until = self.begun + given.seconds
         self.latencies_s: list[float] = []
         self.failures: list[str] = []
 
     def client(self, number: int, folder: Path) -> None:
-        with httpx.Client(base_url=self.address, timeout=120) as client:
-            while time.monotonic() < self.until:
-                self._round(client, folder / f"{number % 20}.flac")
+        connection = http.client.HTTPConnection(self.address, timeout=120)
+        data = (folder / f"{number % 20}.flac").read_bytes()
+        while time.monotonic() < self.until and len(self.latencies_s) < self.given.jobs:
+            self._attempt(connection, data)
+        connection.close()
 
-    def _round(self, client: httpx.Client, path: Path) -> None:
+    def _attempt(self, connection: http.client.HTTPConnection, data: bytes) -> None:
         try:
-            self.latencies_s.append(_round(client, path))
-        except (httpx.HTTPError, KeyError, AssertionError) as error:
+            self.latencies_s.append(self.round(connection, data))
+        except (OSError, http.client.HTTPException, KeyError, AssertionError) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
+            connection.close()
             time.sleep(0.5)
 
+    def round(self, connection: http.client.HTTPConnection, data: bytes) -> float:
+        """One job, and how long it took."""
+        begun, poll = time.monotonic(), self.given.poll
+        id = json.loads(_asked(connection, "PUT", "/v1/audio?name=talk.flac", data))["id"]
+        job = json.loads(_asked(connection, "POST", "/v1/jobs", {"inputs": [id], "voice": self.given.voice}))
+        while job["state"] in ("queued", "running"):
+            time.sleep(poll)
+            job = json.loads(_asked(connection, "GET", f"/v1/jobs/{job['id']}{'' if poll else '?wait=60'}"))
+        assert job["state"] == "done", job
+        assert len(_asked(connection, "GET", job["items"][0]["result"])) > 200_000
+        return time.monotonic() - begun
 
-def _round(client: httpx.Client, path: Path) -> float:
-    begun = time.monotonic()
-    id = client.put("/v1/audio", params={"name": path.name}, content=path.read_bytes()).json()["id"]
-    job = client.post("/v1/jobs", json={"inputs": [id], "voice": "wren"}).json()
-    while job["state"] in ("queued", "running"):
-        time.sleep(0.25)
-        job = client.get(f"/v1/jobs/{job['id']}").json()
-    assert job["state"] == "done", job
-    result = client.get(job["items"][0]["result"])
-    assert result.status_code == 200
-    assert len(result.content) > 200_000
-    return time.monotonic() - begun
+
+def _asked(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | object = None) -> bytes:
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/octet-stream" if data is body else "application/json"}
+    connection.request(method, path, data, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    assert answer.status < 300, content[:300]
+    return content
 
 
 def _recordings(folder: Path) -> None:
@@ -69,9 +83,13 @@ def _recordings(folder: Path) -> None:
         soundfile.write(folder / f"{number}.flac", part, rate)
 
 
-def _command_s(folder: Path, out: Path) -> float:
+def _command_s(place: Path, folder: Path, voice: str) -> float:
     """Audio seconds a second of the command, its start and loading left out, as the service's are."""
-    command = [sys.executable, "-m", "menura", "convert", str(folder), "-o", f"{out}/", "--force", "--json"]
+    many = place / "many"
+    many.mkdir()
+    for number in range(200):
+        (many / f"{number}.flac").write_bytes((folder / f"{number % 20}.flac").read_bytes())
+    command = [sys.executable, "-m", "menura", "convert", str(many), "-o", f"{place}/out/", "--voice", voice, "--json"]
     report: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     return float(sum(file["audio_s"] for file in report["files"]) / report["wall_s"])
 
@@ -86,35 +104,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--voice", default="wren")
+    parser.add_argument("--poll", type=float, default=0.0)
+    parser.add_argument("--jobs", type=int, default=10**9)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "in")
         folder.mkdir()
         _recordings(folder)
-        many = Path(place, "many")
-        many.mkdir()
-        for number in range(100):
-            (many / f"{number}.flac").write_bytes((folder / f"{number % 20}.flac").read_bytes())
-        command = _command_s(many, Path(place, "out"))
+        command = _command_s(Path(place), folder, given.voice)
         print(f"command: {command:.1f} audio seconds a second", flush=True)
         serve = [sys.executable, "-m", "menura", "serve", "--port", "0", "--data", f"{place}/data"]
-        process = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        load = Load(process.stdout.readline().split()[3], given.seconds)
-        threads = [threading.Thread(target=load.client, args=(number, folder)) for number in range(given.clients)]
-        begun = time.monotonic()
-        for thread in threads:
-            thread.start()
-        memory = []
-        while any(thread.is_alive() for thread in threads):
-            memory.append(_memory_mb(process.pid))
-            time.sleep(1)
-        wall_s = time.monotonic() - begun
-        process.terminate()
-        process.wait(30)
-    done = len(load.latencies_s)
+        with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[3]
+            _measure(Load(address, given), process.pid, folder, command)
+            process.terminate()
+
+
+def _measure(load: Load, pid: int, folder: Path, command: float) -> None:
+    load.round(http.client.HTTPConnection(load.address, timeout=120), (folder / "0.flac").read_bytes())  # loads
+    load.until += time.monotonic() - load.begun
+    threads = [threading.Thread(target=load.client, args=(number, folder)) for number in range(load.given.clients)]
+    begun, memory = time.monotonic(), []
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        memory.append(_memory_mb(pid))
+        time.sleep(1)
+    ordered, done, wall_s = sorted(load.latencies_s), len(load.latencies_s), time.monotonic() - begun
     rate = done * _SECONDS / wall_s
-    ordered = sorted(load.latencies_s)
     print(f"service: {rate:.1f} audio seconds a second, {rate / command:.2f} of the command's")
     print(f"{done} jobs, {len(load.failures)} failures {load.failures[:3]}")
     print(f"latency: median {statistics.median(ordered):.2f} s, 95th percentile {ordered[int(0.95 * done)]:.2f} s")

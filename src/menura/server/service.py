@@ -27,6 +27,7 @@ _log = logging.getLogger("menura")
 
 _RETENTION_S = 600.0
 _DAY_S = 86_400.0
+_ALONE_S, _SHARED_S = 5.0, 1.0
 
 
 class Changes:
@@ -56,6 +57,11 @@ class Changes:
         finally:
             self._watchers.discard(watcher)
 
+    async def within(self, seconds: float, changed: asyncio.Event) -> None:
+        """Wait for an event of `watched`, but not longer."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(changed.wait(), seconds)
+
     def _wake(self, job_ids: Sequence[str]) -> None:
         for job_id, event in self._watchers:
             if job_id is None or not job_ids or job_id in job_ids:
@@ -80,6 +86,11 @@ class Service:
     @property
     def most_audio_s(self) -> float:
         return self.options.most_hours * 3600
+
+    @property
+    def look_s(self) -> float:
+        """How long who waits for a change may wait before looking: another process tells nothing."""
+        return _ALONE_S if self.options.database is None else _SHARED_S
 
     def changed(self, job_id: str) -> None:
         """After a request has changed a job in the store."""

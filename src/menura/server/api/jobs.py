@@ -11,10 +11,10 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,14 +23,12 @@ from menura.errors import OptionError
 from menura.server.api.audio import Peaks, peaks_document
 from menura.server.asked import asked, options_schema
 from menura.server.service import Current, Service
-from menura.server.store import JOB_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
+from menura.server.store import JOB_STATES, OPEN_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_INPUTS = 5000
 _BEAT_S = 15.0
-_LOOK_S = 1.0
-"""For what other processes have done."""
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
 _ZIP_BLOCK = 1 << 18
 
@@ -136,9 +134,19 @@ def get_jobs(
 
 
 @router.get("/jobs/{id}")
-def get_job(service: Current, id: str) -> JobDocument:
+async def get_job(
+    service: Current, id: str, wait: Annotated[float, Query(ge=0, le=60, description="Seconds, for its end")] = 0
+) -> JobDocument:
     """One job."""
-    return job_document(service.store.job(id))
+    until = time.monotonic() + wait
+    with service.changes.watched(id) as changed:
+        while True:
+            changed.clear()
+            job = await to_thread.run_sync(service.store.job, id)
+            left_s = until - time.monotonic()
+            if job.state not in OPEN_STATES or left_s <= 0 or service.closing.is_set():
+                return job_document(job)
+            await service.changes.within(min(left_s, service.look_s), changed)
 
 
 @router.post("/jobs/{id}/cancel")
@@ -333,8 +341,7 @@ async def _events(request: Request, service: Service, id: str | None, after: int
                 after = events[-1].number
                 yield "".join(map(_sent, events))
                 continue
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(changed.wait(), _LOOK_S)
+            await service.changes.within(service.look_s, changed)
             if time.monotonic() - beat > _BEAT_S:
                 beat = time.monotonic()
                 yield ": still here\n\n"
