@@ -110,6 +110,7 @@ def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None
         service.client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "abc"}).json()["id"] for _ in range(2)
     )
     assert first == again
+    assert service.client.get(f"/v1/jobs/{first}", params={"wait": 30}).json()["state"] == "done"
     other = service.client.post("/v1/jobs", json=body | {"voice": "wren"}, headers={"Idempotency-Key": "abc"})
     assert (other.status_code, other.json()["kind"]) == (409, "conflict")
 
