@@ -124,6 +124,8 @@ def test_from_recordings_to_a_voice_in_the_library(trainer: Trainer, clips: list
     assert not (trainer.service.data / "trainings" / id).exists()
 
     trainer.until(waiting, lambda training: training["step"] >= 2)
+    assert trainer.service.ended(trainer.service.job(clips[0])["id"])["state"] == "done"
+    assert trainer.get(waiting)["state"] == "running"
     assert trainer.act(waiting, "stop").json()["state"] in ("stopping", "stopped")
     stopped = trainer.ended(waiting)
     assert (stopped["state"], stopped["stage"], stopped["left_s"]) == ("stopped", None, None)

@@ -16,6 +16,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from menura.checkpoints.voice import load_voice
@@ -338,6 +339,9 @@ def test_held_out_slices_are_measured_without_a_trace(folder: Path) -> None:
     best = torch.load(folder / BEST, weights_only=True)
     assert best["held_out"] == min(event.mel for event in validated)
     assert (folder / "logs" / "previews" / "00000004.0.png").read_bytes().startswith(b"\x89PNG")
+    made, real = (soundfile.read(folder / "logs" / "previews" / f"{stem}.0.flac") for stem in ("00000004", "recording"))
+    assert made[1] == real[1] == 24_000
+    assert len(made[0]) == len(real[0]) > 0
     resumed = Trainer(measured, dataset, CPU, held)
     resumed.restore(folder / CHECKPOINT)
     assert resumed.validations.steps == (2, 4)

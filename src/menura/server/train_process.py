@@ -6,6 +6,7 @@ input is closed, as by its parent's end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,13 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from menura.errors import MenuraError, details_of
 from menura.options import EngineOptions, RunOptions
 from menura.train import events
+from menura.train.experiment.folder import LOCK
 
 _NICE = 15
 """Conversions go first."""
 _TELL_S = 0.5
+_WAIT_S = 60.0
 
 
 class _Teller:
@@ -73,6 +78,8 @@ def main(folder: str, options: str, engine: str) -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    with contextlib.suppress(OSError, NotImplementedError), FileLock(Path(folder) / LOCK, timeout=_WAIT_S):
+        pass  # the run of a service that was killed has finished its step
     run, machine = RunOptions(**json.loads(options)), EngineOptions(**json.loads(engine))
     try:
         from menura.train.session import TrainingSession

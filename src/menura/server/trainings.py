@@ -28,7 +28,7 @@ from menura.options import EngineOptions, TrainingOptions
 from menura.server.problems import error_document
 from menura.server.store import Audio, ConflictError, NotFoundError, Store
 from menura.system.files import write_whole, writing
-from menura.train.experiment.folder import checkpoint_paths
+from menura.train.experiment.folder import alone_in, checkpoint_paths
 from menura.voices.assets import home_folder
 from menura.voices.library import ImportRequest, VoiceEntry, free_name, import_voices
 
@@ -182,10 +182,11 @@ class Trainings:
 
     def remove(self, id: str) -> None:
         """Delete a training with all its files. Raises ConflictError while it runs."""
-        folder = self.folder(id)
-        with self._changed:
+        folder, record = self.folder(id), self.record(id)
+        with self._changed, self._naming(record):
             self._check_idle(id)
-            (folder / _RECORD).unlink()
+            with alone_in(folder):  # a run of a service that was killed may still be finishing its step
+                (folder / _RECORD).unlink()
         shutil.rmtree(folder, ignore_errors=True)
         self._store.tell(id, "training", {"state": "removed"})
         self._on_change()
