@@ -85,7 +85,7 @@ class _Run:
 class Trainings:
     """Use it as a context manager; `on_change` is called from any thread after the store was told."""
 
-    def __init__(self, path: Path, engine: EngineOptions, store: Store, on_change: Callable[[], None]) -> None:
+    def __init__(self, path: Path, engine: EngineOptions, store: Store, on_change: Callable[[str], None]) -> None:
         self._path, self._engine, self._store, self._on_change = path, engine, store, on_change
         self._home = home_folder(engine.home)
         self._waiting: dict[str, Mapping[str, Any]] = {}
@@ -189,7 +189,7 @@ class Trainings:
                 (folder / _RECORD).unlink()
         shutil.rmtree(folder, ignore_errors=True)
         self._store.tell(id, "training", {"state": "removed"})
-        self._on_change()
+        self._on_change(id)
 
     def export(self, id: str, name: str) -> VoiceEntry:
         """Install what is trained so far as a voice, with its index.
@@ -278,7 +278,7 @@ class Trainings:
     def _tell(self, record: Record) -> None:
         state, progress, _ = self.state(record)
         self._store.tell(record.id, "training", {"state": state, **dataclasses.asdict(progress)})
-        self._on_change()
+        self._on_change(record.id)
 
     def _named(self, details: ErrorDetails, record: Record) -> ErrorDetails:
         """With the user's names for recordings and training, and no place on this machine."""
