@@ -324,6 +324,14 @@ def test_other_kinds_of_fcpe_are_refused(tmp_path: Path, change: dict[str, objec
     assert next(iter(change)) in caught.value.problem
 
 
+@pytest.mark.parametrize("odd", [{3: torch.zeros(1)}, {"input_stack.0.weight": 3}])
+def test_fcpe_of_odd_contents_is_refused(tmp_path: Path, odd: dict[object, object]) -> None:
+    file = fcpe_file(tmp_path / "fcpe.pt")
+    torch.save({**torch.load(file), "model": odd}, file)
+    with pytest.raises(CheckpointError, match="lack"):
+        FcpeEstimator.load(file, CPU)
+
+
 def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"weight": torch.zeros(3)}, path)

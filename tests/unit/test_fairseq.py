@@ -15,7 +15,7 @@ from menura.checkpoints.hubert import read_fairseq_hubert
 from menura.checkpoints.pickles import load_as_data
 from menura.errors import CheckpointError
 from menura.models.hubert import Hubert, HubertConfig
-from support.fairseq import write_fairseq_hubert
+from support.fairseq import fairseq_name, write_fairseq_hubert
 from support.tiny_hubert import CONFIG, tiny_weights
 
 
@@ -79,7 +79,10 @@ def test_functions_and_classes_stay_as_they_are(target: bytes, tmp_path: Path) -
 
 def test_other_files(tmp_path: Path) -> None:
     path = tmp_path / "h.pt"
-    for content in ({"model": {}}, {"model": {"layer_norm.weight": torch.zeros(2)}}, [1], {"model": {1: 2}}):
+    flat = {fairseq_name(name): tensor for name, tensor in tiny_weights().items()}
+    flat["encoder.pos_conv.0.weight_v"] = torch.zeros(3)
+    few = {"layer_norm.weight": torch.zeros(2)}
+    for content in ({"model": {}}, {"model": few}, [1], {"model": {1: 2}}, {"model": flat}):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match="not HuBERT base"):
             read_fairseq_hubert(path)

@@ -288,6 +288,8 @@ def test_the_last_checkpoints_are_kept_and_a_damaged_one_is_passed_over(folder: 
     assert open_trainer(folder, CPU).step == 8
     (folder / CHECKPOINT).write_bytes((folder / CHECKPOINT).read_bytes()[:1000])
     assert open_trainer(folder, CPU).step == 6
+    torch.save(torch.load(folder / "checkpoint.1.pt") | {"course": [1]}, folder / CHECKPOINT)
+    assert open_trainer(folder, CPU).step == 6
     for path in checkpoint_paths(folder):
         path.write_bytes(b"damaged")
     with pytest.raises(TrainingError, match="damaged"):

@@ -79,7 +79,7 @@ def read_fairseq_hubert(path: Path) -> tuple[State, dict[str, object]]:
     )
     try:
         return state, _config_of(state, settings.get("encoder_attention_heads"))
-    except (LookupError, ZeroDivisionError) as error:
+    except (LookupError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(path, "not HuBERT base as fairseq saves it") from error
 
 

@@ -89,6 +89,7 @@ class FcpeEstimator:
         fields, tensors = (loaded.get(k) if isinstance(loaded, dict) else None for k in ("config_dict", "model"))
         if not isinstance(fields, dict) or not isinstance(tensors, dict):
             raise CheckpointError(path, "isn't an FCPE file", _FCPE_ADVICE)
+        tensors = {name: t for name, t in tensors.items() if isinstance(name, str) and isinstance(t, Tensor)}
         try:
             model = fcpe.Fcpe.from_tensors(tensors, fcpe.FcpeConfig.from_fields(fields))
         except ValueError as error:

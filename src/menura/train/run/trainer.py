@@ -248,7 +248,7 @@ class Trainer:
             course = state.get("course", {})
             self.validations = Validations(**{name: tuple(values) for name, values in course.items()})
             self.step = state["step"]
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(path, f"this checkpoint doesn't fit the experiment ({error})") from error
 
 
