@@ -157,6 +157,14 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "_MENURA_COMPLETE" in capsys.readouterr().out
 
 
+def test_completion_is_for_any_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where an image is made, for one, there may be no bash yet."""
+    monkeypatch.setenv("PATH", "")
+    assert main.run(["completion", "bash"]) == 0
+    told = capsys.readouterr()
+    assert ("_MENURA_COMPLETE" in told.out, told.err) == (True, "")
+
+
 def test_completion_completes() -> None:
     told = {"_MENURA_COMPLETE": "bash_complete", "COMP_WORDS": "menura convert --str", "COMP_CWORD": "2"}
     run = subprocess.run(

@@ -138,7 +138,8 @@ def completion(shell: str) -> None:
     """  # noqa: D301  (click's mark for "leave these lines as they are")
     kind = get_completion_class(shell)
     assert kind is not None
-    terminal.say_lines(kind(cli, {}, "menura", "_MENURA_COMPLETE").source().splitlines())
+    script = kind(cli, {}, "menura", "_MENURA_COMPLETE")  # its source() would ask the bash of this machine
+    terminal.say_lines((script.source_template % script.source_vars()).splitlines())
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
