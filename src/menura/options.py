@@ -192,7 +192,7 @@ class ServeOptions:
         30.0, "Delete jobs and recordings this long after their end.", unit="days", range=(0.01, 3650)
     )
     keep_gb: float = _data(
-        50.0, "Delete the oldest recordings that no job uses beyond this size.", unit="GB", range=(0.1, 1e6)
+        50.0, "Delete the oldest ended jobs and unused recordings beyond this size.", unit="GB", range=(0.1, 1e6)
     )
     most_mb: int = _data(
         2048, "Largest upload.", label="Largest upload", advanced=True, unit="MB", range=(1, 1_000_000)

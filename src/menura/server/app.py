@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from menura import __version__
 from menura.server import pages, problems
@@ -29,7 +29,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service, access: Access) -> FastAPI:
+def create_app(service: Service, access: Access) -> ASGIApp:
     """The application of a running service."""
 
     @asynccontextmanager
@@ -44,7 +44,6 @@ def create_app(service: Service, access: Access) -> FastAPI:
         docs_url=None,  # its page fetches scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, access=access)],
         responses=_ERRORS,
     )
     app.state.service = service
@@ -52,4 +51,4 @@ def create_app(service: Service, access: Access) -> FastAPI:
     for module in (audio, jobs, direct, voices, trainings, system, compat):
         app.include_router(module.router)
     pages.install(app, access)
-    return app
+    return Guard(app, access, service.folder.most_upload_bytes)

@@ -5,25 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from anyio import to_thread
+from filelock import FileLock, Timeout
 
 from menura.errors import MenuraError, ResourceError
+from menura.server.store import ConflictError
 from menura.system.files import NewFile, remove_unfinished, writing
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COPY_BYTES = 1 << 20
 _RECEIVING = "receiving"
 _LEAST_FREE_BYTES = 256 * 2**20
+_FRESH_S = 600.0
+"""A file so young may belong to a request that hasn't told the database yet."""
+_DAY_S = 86_400.0
 
 
 class TooLargeError(MenuraError):
-    """More bytes than the service takes."""
+    """More than the service takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ class DataFolder:
     def __init__(self, path: Path, most_upload_bytes: int) -> None:
         self.path, self.most_upload_bytes = path, most_upload_bytes
         self._audio, self._results, self._uploads = path / "audio", path / "results", path / "uploads"
-        for folder in (self._audio, self._results, self._uploads, self.incoming, self.trainings):
+        self._samples = path / "samples"
+        for folder in (path, self._audio, self._results, self._uploads, self._samples, self.incoming, self.trainings):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 remove_unfinished([folder / _RECEIVING])
@@ -66,7 +74,7 @@ class DataFolder:
 
     def sample(self, identity: str) -> Path:
         """A voice's sample, made once for what decides its sound."""
-        return self.path / "samples" / f"{identity}.wav"
+        return self._samples / f"{identity}.wav"
 
     @property
     def trainings(self) -> Path:
@@ -90,19 +98,22 @@ class DataFolder:
     def remove_results(self, job_id: str) -> None:
         shutil.rmtree(self._job(job_id), ignore_errors=True)
 
-    def remove_audio(self, ids: Iterable[str]) -> None:
-        for id in ids:
-            with suppress(OSError):
-                self.audio(id).unlink(missing_ok=True)
-
     def _job(self, id: str) -> Path:
         if not id.isalnum():
             raise ValueError(id)
         return self._results / id
 
-    async def receive(self, chunks: AsyncIterator[bytes], folder: Path | None = None) -> Saved:
+    async def receive(self, chunks: AsyncIterator[bytes]) -> Saved:
         """Keep a file under its SHA-256, written as it comes. Raises TooLargeError, ResourceError."""
-        folder = folder or self._audio
+        return await self._receive(chunks, self._audio, None)
+
+    async def receive_once(self, chunks: AsyncIterator[bytes]) -> Path:
+        """The same under a name of its own, for the caller to delete."""
+        name = secrets.token_hex(16)
+        await self._receive(chunks, self.incoming, name)
+        return self.incoming / name
+
+    async def _receive(self, chunks: AsyncIterator[bytes], folder: Path, name: str | None) -> Saved:
         self.check_room()
         with writing(folder):
             file = await to_thread.run_sync(NewFile, folder / _RECEIVING)
@@ -111,39 +122,54 @@ class DataFolder:
                 async for chunk in chunks:
                     size += len(chunk)
                     self._check_size(size)
-                    await to_thread.run_sync(_feed, file, digest, chunk)
+                    await to_thread.run_sync(self._feed, file, digest, chunk)
                 saved = Saved(digest.hexdigest(), size)
                 file.file.close()
-                file.path.replace(folder / saved.sha256)
+                file.path.replace(folder / (name or saved.sha256))
             finally:
                 file.discard()
         return saved
 
-    async def receive_part(self, key: str, start: int, total: int, chunks: AsyncIterator[bytes]) -> Partial:
-        """Append to an upload; `start` must be where it ended. Complete, it becomes a recording."""
+    async def receive_part(self, key: str, part: range, total: int, chunks: AsyncIterator[bytes]) -> Partial:
+        """Append bytes to an upload; they must begin where it ended. Complete, it becomes a recording.
+
+        Raises:
+            TooLargeError, ResourceError: as for `receive`.
+            ConflictError: another request is sending the same upload.
+        """
         self._check_size(total)
-        self.check_room()
-        path = self._uploads / hashlib.sha256(key.encode()).hexdigest()
-        received = self.received(key)
-        if start != received:
+        path = self._upload(key)
+        lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+        with writing(path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise ConflictError(None, "another request is sending this upload", "Wait until it ends") from None
+            try:
+                return await self._append(path, part, total, chunks)
+            finally:
+                lock.release()
+
+    async def _append(self, path: Path, part: range, total: int, chunks: AsyncIterator[bytes]) -> Partial:
+        received = _size(path)
+        if part.start != received:
             return Partial(received)
-        with writing(path), path.open("ab") as file:
+        with path.open("ab", buffering=0) as file:
             async for chunk in chunks:
-                room = total - received
-                await to_thread.run_sync(file.write, chunk[:room])
-                received += min(len(chunk), room)
+                self.check_room()
+                received += await to_thread.run_sync(file.write, chunk[: max(0, part.stop - received)])
         if received < total:
             return Partial(received)
         saved = await to_thread.run_sync(_hashed, path)
-        with writing(path):
-            path.replace(self.audio(saved.sha256))
+        path.replace(self.audio(saved.sha256))
         return Partial(received, saved)
 
     def received(self, key: str) -> int:
         """Bytes of an upload so far."""
-        with suppress(OSError):
-            return (self._uploads / hashlib.sha256(key.encode()).hexdigest()).stat().st_size
-        return 0
+        return _size(self._upload(key))
+
+    def _upload(self, key: str) -> Path:
+        return self._uploads / hashlib.sha256(key.encode()).hexdigest()
 
     def used_bytes(self) -> dict[str, int]:
         """Bytes by kind."""
@@ -157,13 +183,23 @@ class DataFolder:
         if self.free_bytes() < _LEAST_FREE_BYTES:
             raise ResourceError("disk", "is nearly full", "Delete jobs that are no longer needed")
 
-    def remove_old_uploads(self, before: float) -> None:
-        """Delete uploads that stopped before a moment."""
+    def sweep(self, recordings: Collection[str], jobs: Collection[str], most_samples: int) -> None:
+        """Delete what nobody knows of, uploads that stopped a day ago, and all samples but the newest."""
+        now = time.time()
+        for folder, known in ((self._audio, recordings), (self._results, jobs)):
+            _remove(path for path, moment in _ages(folder) if path.name not in known and moment < now - _FRESH_S)
         for folder in (self._uploads, self.incoming):
-            for path in folder.iterdir():
-                with suppress(OSError):
-                    if path.stat().st_mtime < before:
-                        path.unlink()
+            _remove(path for path, moment in _ages(folder) if moment < now - _DAY_S)
+        _remove(path for path, _ in sorted(_ages(self._samples), key=lambda aged: -aged[1])[most_samples:])
+
+    def results_bytes(self) -> dict[str, int]:
+        """Size of each job's results."""
+        return {folder.name: sum(size for _, size in _sizes(folder)) for folder, _ in _ages(self._results)}
+
+    def _feed(self, file: NewFile, digest: hashlib._Hash, chunk: bytes) -> None:
+        self.check_room()
+        file.file.write(chunk)
+        digest.update(chunk)
 
     def _check_size(self, size: int) -> None:
         if size > self.most_upload_bytes:
@@ -171,9 +207,23 @@ class DataFolder:
             raise TooLargeError(None, f"larger than {limit} MiB", "Send a compressed file, such as flac")
 
 
-def _feed(file: NewFile, digest: hashlib._Hash, chunk: bytes) -> None:
-    file.file.write(chunk)
-    digest.update(chunk)
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _ages(folder: Path) -> Iterable[tuple[Path, float]]:
+    """What lies in a folder, and when it was last changed."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            yield path, path.lstat().st_mtime
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _hashed(path: Path) -> Saved:

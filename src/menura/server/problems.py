@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from menura.errors import ErrorDetails, MenuraError, details_of
+from menura.system.text import printable
 
 _log = logging.getLogger("menura")
 
@@ -33,8 +36,18 @@ _STATUS = {
     "training": 422,
     "resource": 507,
     "memory": 503,
+    "system": 507,
     "cancelled": 409,
 }
+_COMMAND = re.compile(r"menura [a-z]|pip install|ulimit|TMPDIR")
+_ADVICE = {
+    "decode": "Send it as wav or flac",
+    "encode": "Choose another {format}",
+    "checkpoint": "Send a voice that training has exported",
+    "asset_missing": "Ask whoever runs the service to install it; GET /v1/system lists what is missing",
+    "voice_not_found": "GET /v1/voices lists them",
+}
+"""By kind, where the library names commands."""
 _MEDIA = "application/problem+json"
 _RETRY_AFTER_S = 15
 
@@ -53,6 +66,10 @@ PROBLEM_SCHEMA: dict[str, Any] = {
     },
     "required": ["type", "title", "status"],
 }
+
+
+class BrokenOffError(Exception):
+    """An answer has begun and can't be completed."""
 
 
 def status_of(kind: str) -> int:
@@ -75,9 +92,21 @@ def error_document(details: ErrorDetails) -> dict[str, Any]:
 
 
 def public(details: ErrorDetails, *folders: Path) -> ErrorDetails:
-    """The error without a subject that is a place in one of the service's folders."""
-    inside = details.subject is not None and any(details.subject.startswith(str(folder)) for folder in folders)
-    return dataclasses.replace(details, subject=None) if inside else details
+    """The error as clients see it: without the service's folders, and without advice for a command line."""
+    subject, advice = details.subject, details.advice
+    if subject is not None and any(subject.startswith(str(folder)) for folder in folders):
+        subject = None
+    if advice and _COMMAND.search(advice):
+        advice = _ADVICE.get(details.kind, "Ask whoever runs the service")
+    return dataclasses.replace(
+        details, subject=subject, problem=_hidden(details.problem, folders), advice=advice and _hidden(advice, folders)
+    )
+
+
+def _hidden(text: str, folders: tuple[Path, ...]) -> str:
+    for folder in folders:
+        text = re.sub(re.escape(str(folder)) + r"[^\s'\"),;]*", "the service's folder", text)
+    return text
 
 
 def install(app: FastAPI) -> None:
@@ -85,25 +114,34 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(MenuraError)
     def _menura(request: Request, error: MenuraError) -> JSONResponse:
-        service = request.app.state.service
-        return problem(public(error.details, service.folder.path, service.home))
+        return problem(request.app.state.service.runner.public(error.details))
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"][1:]]
+        place = [printable(str(part), 80) for part in first["loc"][1:] if first["type"] != "json_invalid"]
         return problem(ErrorDetails(kind="option", problem=str(first["msg"]), option=".".join(place) or None), 422)
 
     @app.exception_handler(HTTPException)
     def _http(_request: Request, error: HTTPException) -> JSONResponse:
-        answer = problem(ErrorDetails(kind="http", problem=str(error.detail)), error.status_code)
+        kind = "too_large" if error.status_code == 413 else "http"
+        answer = problem(ErrorDetails(kind=kind, problem=str(error.detail)), error.status_code)
         answer.headers.update(error.headers or {})
         return answer
 
+    @app.exception_handler(ClientDisconnect)
+    def _gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        return problem(ErrorDetails(kind="http", problem="the request's body didn't come"), 408)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(MemoryError)
+    def _system(_request: Request, error: OSError | MemoryError) -> JSONResponse:
+        if isinstance(error, FileNotFoundError):
+            return problem(ErrorDetails(kind="not_found", problem="its file is gone"))
+        _log.error("a request failed", exc_info=error)
+        return problem(dataclasses.replace(details_of(error), subject=None))
+
     @app.exception_handler(Exception)
     def _unexpected(_request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, (OSError, MemoryError)):
-            details = details_of(error)
-            return problem(dataclasses.replace(details, subject=None), 507 if isinstance(error, OSError) else 503)
         _log.error("unexpected error in a request", exc_info=error)
         return problem(ErrorDetails(kind="unexpected", problem="an unexpected error; the service's log has more"), 500)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import errno
 import os
 import signal
@@ -9,7 +11,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from menura.errors import OptionError
 from menura.options import EngineOptions, ServeOptions
@@ -18,6 +22,8 @@ from menura.server.security import Access, is_loopback
 from menura.server.service import opened
 
 _DRAIN_S = 5
+_REQUEST_S = 30.0
+_HEADER_BYTES = 1 << 16
 TOKEN_VARIABLE = "MENURA_TOKEN"
 
 
@@ -32,6 +38,34 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+class _Protocol(H11Protocol):
+    """Ends connections on which no whole request's header comes for long."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(_REQUEST_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self.transport.close()
+
+
 def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `on_ready` is called with the address once it is known.
 
@@ -39,12 +73,16 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
         OptionError: the address can't be used, or needs a token, or another service has the folder.
         MenuraError: the folder or the database can't be used.
     """
-    token = options.token or os.environ.get(TOKEN_VARIABLE)
+    token = options.token or os.environ.get(TOKEN_VARIABLE) or None
+    options = dataclasses.replace(options, token=token)  # checks it
     if token is None and not is_loopback(options.host):
         raise OptionError(None, f"{options.host} can be reached by others", "Give a {token} of your own", "token")
     with _listening(options.host, options.port) as listening, opened(options, engine) as service:
         config = uvicorn.Config(
             create_app(service, Access.of(options.host, token, options.allow_host)),
+            http=_Protocol,
+            ws="none",
+            h11_max_incomplete_event_size=_HEADER_BYTES,
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from menura.errors import CancelledError, MenuraError, ResourceError, details_of
+from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.jobs.document import to_document
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
@@ -23,7 +23,8 @@ from menura.pipeline.output import FileSink, Sink
 from menura.pipeline.recording import FileRecording, Recording
 from menura.server.folder import DataFolder
 from menura.server.problems import error_document, public
-from menura.server.store import LEASE_S, Change, Claim, Job, Store, StoredItem
+from menura.server.recording import BoundedRecording
+from menura.server.store import LEASE_S, Change, Claim, Job, QueueFullError, Store, StoredItem
 from menura.system.device import configure_torch, resolve_device
 from menura.system.files import remove_unfinished
 from menura.types import FileResult
@@ -36,6 +37,7 @@ _UNDER_WAY = 48
 _OF_A_JOB = 16
 _OF_NEWCOMERS = 64
 """Beyond those, one of each job that has none: it mustn't wait until a long recording of others ends."""
+_MOST_DIRECT = 64
 _REQUESTS_KEPT = 64
 _PROGRESS_S = 0.25
 _RENEWAL_S = LEASE_S / 5
@@ -60,14 +62,18 @@ class Runner:
         store: where jobs are.
         folder: where recordings and results are.
         engine: device, threads and data folder.
+        most_s: length of a recording.
         on_change: called with the ids of jobs that have changed in the store, from the converting thread.
 
     Raises:
         OptionError: there is no such device.
     """
 
-    def __init__(self, store: Store, folder: DataFolder, engine: EngineOptions, on_change: Callable[..., None]) -> None:
+    def __init__(
+        self, store: Store, folder: DataFolder, engine: EngineOptions, most_s: float, on_change: Callable[..., None]
+    ) -> None:
         self._store, self._folder, self._options, self._on_change = store, folder, engine, on_change
+        self._most_s = most_s
         self._home = home_folder(engine.home)
         self.device = resolve_device(engine.device)
         configure_torch(engine.threads, cudnn=engine.cudnn)
@@ -100,6 +106,10 @@ class Runner:
         """False before it begins, after it was stopped, and if something unexpected ended it."""
         return self._thread.is_alive()
 
+    def public(self, details: ErrorDetails) -> ErrorDetails:
+        """An error as clients see it."""
+        return public(details, self._folder.path, self._home)
+
     def wake(self) -> None:
         """There is something new in the store."""
         self._work.set()
@@ -114,9 +124,14 @@ class Runner:
     def convert_now(
         self, recording: Recording, request: Request, sink: Sink, on_end: Callable[[FileResult], None]
     ) -> threading.Event:
-        """Convert a short recording before all jobs; `on_end` is called from any thread. Setting the result cancels."""
+        """Convert a short recording before all jobs; `on_end` is called from any thread. Setting the result cancels.
+
+        Raises QueueFullError.
+        """
         cancel = threading.Event()
         with self._lock:
+            if len(self._direct) >= _MOST_DIRECT:
+                raise QueueFullError(None, "too many short recordings are waiting", "Try again later")
             ticket = self._engine.submit(recording, request, sink, priority=DIRECT_PRIORITY, cancel=cancel)
             self._direct[ticket] = on_end
         self.wake()
@@ -213,8 +228,8 @@ class Runner:
         try:
             self._submit(claim, self._request(claim.job))
         except (MenuraError, OSError, MemoryError) as error:
-            details = public(details_of(error), self._folder.path, self._home)
-            self._changes.append(Change(item=claim.item, state="failed", error=error_document(details)))
+            document = error_document(self.public(details_of(error)))
+            self._changes.append(Change(item=claim.item, state="failed", error=document))
 
     def _request(self, job: Job) -> Request:
         if job.id in self._requests:
@@ -238,7 +253,8 @@ class Runner:
         path = self._folder.result(item.job_id, item.position, request.options.format or "wav")
         if claim.again:
             remove_unfinished([path])
-        recording, sink = FileRecording(source, label=item.name), FileSink(path, request.options, source=source)
+        recording = BoundedRecording(source, item.name, most_s=self._most_s, advice="Cut it")
+        sink = FileSink(path, request.options, source=source)
         with self._lock:
             share = self._shares.get(item.job_id)
             if share is None:
@@ -263,12 +279,28 @@ class Runner:
             item = self._under_way.pop(ticket, None)
             self._count(result)
             if item is not None:
-                self._changes.append(_outcome(result, item, ticket))
+                self._changes.append(self._outcome(result, item, ticket))
                 if all(other.job_id != item.job_id for other in self._under_way.values()):
                     self._shares.pop(item.job_id).end()
         if on_end is not None:
             on_end(result)
         self.wake()
+
+    def _outcome(self, result: FileResult, item: StoredItem, ticket: Ticket) -> Change:
+        """How it ended, as the store keeps it; nothing in it names a place on this machine."""
+        source = ticket.recording.path if isinstance(ticket.recording, FileRecording) else None
+        names = {str(place): item.name for place in (ticket.sink.path, source)}
+        error = None if result.error is None else error_document(self.public(result.error.about(names)))
+        if result.output is None:
+            if result.error is not None and result.error.kind == "cancelled":
+                return Change(item=item, state="cancelled")
+            return Change(item=item, state="failed", error=error)
+        document = to_document(dataclasses.replace(result, input=item.name, output=None, error=None))
+        document["format"] = ticket.sink.format
+        length_s = result.audio_s
+        return Change(
+            item=item, state=result.state.value, audio_s=length_s, audio_done_s=length_s, result=document, error=error
+        )
 
     def _count(self, result: FileResult) -> None:
         self.figures.ended[result.state.value] += 1
@@ -276,23 +308,6 @@ class Runner:
         self.figures.stages_s.update(
             {name.removesuffix("_s"): seconds for name, seconds in dataclasses.asdict(result.stages).items()}
         )
-
-
-def _outcome(result: FileResult, item: StoredItem, ticket: Ticket) -> Change:
-    """How it ended, as the store keeps it; nothing in it names a place on this machine."""
-    source = ticket.recording.path if isinstance(ticket.recording, FileRecording) else None
-    names = {str(place): item.name for place in (ticket.sink.path, source)}
-    error = None if result.error is None else error_document(result.error.about(names))
-    if result.output is None:
-        if result.error is not None and result.error.kind == "cancelled":
-            return Change(item=item, state="cancelled")
-        return Change(item=item, state="failed", error=error)
-    document = to_document(dataclasses.replace(result, input=item.name, output=None, error=None))
-    document["format"] = ticket.sink.format
-    length_s = result.audio_s
-    return Change(
-        item=item, state=result.state.value, audio_s=length_s, audio_done_s=length_s, result=document, error=error
-    )
 
 
 def _cancelled_result() -> FileResult:

@@ -7,19 +7,21 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from menura.errors import OptionError
 from menura.options import EngineOptions, ServeOptions
 from menura.server.folder import DataFolder
+from menura.server.retention import Kept, Leaving, leaving
 from menura.server.runner import Runner
-from menura.server.store import Store
+from menura.server.store import ConflictError, NotFoundError, Store
 from menura.server.trainings import Trainings
 from menura.voices.assets import home_folder
 
@@ -28,6 +30,8 @@ _log = logging.getLogger("menura")
 _RETENTION_S = 600.0
 _DAY_S = 86_400.0
 _ALONE_S, _SHARED_S = 5.0, 1.0
+_MOST_SAMPLES = 200
+T = TypeVar("T")
 
 
 class Changes:
@@ -97,16 +101,44 @@ class Service:
         self.runner.wake()
         self.changes.announce(job_id)
 
-    def tidy(self) -> None:
-        """Delete what is older than the service keeps."""
-        before = time.time() - self.options.keep_days * _DAY_S
-        for id in self.store.ended_before(before):
-            self.store.delete(id)
-            self.folder.remove_results(id)
-        gone = self.store.forget_audio(before, most_bytes=round(self.options.keep_gb * 1e9))
-        self.folder.remove_audio(gone)
-        self.folder.remove_old_uploads(before)
+    def leaving(self, now: float) -> list[Leaving]:
+        """What will be deleted and when, the next first."""
+        sizes, used = self.folder.results_bytes(), self.folder.used_bytes()
+        jobs = [
+            Kept(kind="job", id=id, since=ended, size_bytes=sizes.get(id, 0)) for id, ended in self.store.ended_jobs()
+        ]
+        recordings = [
+            Kept(kind="recording", id=audio.id, since=audio.used, size_bytes=audio.size_bytes)
+            for audio in self.store.unused_audio()
+        ]
+        return leaving(
+            jobs + recordings,
+            used["audio"] + used["results"],
+            keep_s=self.options.keep_days * _DAY_S,
+            most_bytes=self.options.keep_gb * 1e9,
+            now=now,
+        )
+
+    def tidy(self, now: float) -> None:
+        """Delete what is to go by now."""
+        for one in self.leaving(now):
+            if one.at > now:
+                break
+            with contextlib.suppress(ConflictError, NotFoundError):  # used again, or deleted, meanwhile
+                if one.what.kind == "job":
+                    self.folder.remove_results(self.store.delete(one.what.id, ended=one.what.since).id)
+                else:
+                    self.store.forget_audio(one.what.id, one.what.since)
+        self.folder.sweep(*self.store.known(), _MOST_SAMPLES)
         self.store.forget_events()
+
+
+_costly = CapacityLimiter(2)
+
+
+async def costly(function: Callable[..., T], *args: Any) -> T:
+    """Run what takes long in a thread, few at a time, so that threads stay free for the rest."""
+    return await to_thread.run_sync(function, *args, limiter=_costly)
 
 
 def service_of(connection: HTTPConnection) -> Service:
@@ -136,7 +168,7 @@ def opened(options: ServeOptions, engine: EngineOptions) -> Iterator[Service]:
         if lock is not None:
             store.give_back(everyones=True)
         changes = Changes()
-        runner = stack.enter_context(Runner(store, folder, engine, changes.announce))
+        runner = stack.enter_context(Runner(store, folder, engine, options.most_hours * 3600, changes.announce))
         trainings = stack.enter_context(Trainings(folder.trainings, engine, store, changes.announce))
         yield Service(
             options=options,
@@ -170,7 +202,7 @@ async def housekeeping(service: Service) -> None:
     """Tidy up again and again, until it is cancelled."""
     while True:
         try:
-            await asyncio.to_thread(service.tidy)
+            await asyncio.to_thread(service.tidy, time.time())
         except Exception:  # noqa: BLE001  (logged; the service goes on)
             _log.exception("tidying up failed")
         await asyncio.sleep(_RETENTION_S)

@@ -28,6 +28,7 @@ OPEN_STATES = ("queued", "running", "cancelling")
 """Of jobs that haven't ended."""
 JOB_STATES = (*OPEN_STATES, "done", "partly", "failed", "cancelled")
 _EVENTS_KEPT = 20_000
+_UNUSED = ~sa.exists().where(ITEMS.c.audio_id == AUDIO.c.id)
 _SHOWN = ("state", "audio_s", "audio_done_s")
 _RECORDED = (*_SHOWN, "begun", "result", "error")
 
@@ -188,20 +189,21 @@ class Store:
             raise NotFoundError(None, f"no recording {id[:80]!r}", "Upload it first", option="inputs")
         return _made(Audio, row)
 
-    def forget_audio(self, before: float, *, most_bytes: int | None = None) -> list[str]:
-        """Delete recordings that no job has and that weren't used since, or beyond a size in all; gives their ids."""
-        unused = ~sa.exists().where(ITEMS.c.audio_id == AUDIO.c.id)
+    def unused_audio(self) -> list[Audio]:
+        """Recordings that no job has."""
+        with self._read() as db:
+            return [_made(Audio, row) for row in db.execute(AUDIO.select().where(_UNUSED))]
+
+    def forget_audio(self, id: str, used: float) -> None:
+        """Delete a recording, unless it was used again meanwhile."""
         with self._write() as db:
-            rows = db.execute(AUDIO.select().where(unused).order_by(AUDIO.c.used)).all()
-            excess = sum(row.size_bytes for row in rows) - most_bytes if most_bytes is not None else 0
-            gone = []
-            for row in rows:
-                if row.used < before or excess > 0:
-                    gone.append(row.id)
-                    excess -= row.size_bytes
-            for id in gone:
-                db.execute(AUDIO.delete().where(AUDIO.c.id == id))
-        return gone
+            db.execute(AUDIO.delete().where(AUDIO.c.id == id, AUDIO.c.used == used, _UNUSED))
+
+    def known(self) -> tuple[set[str], set[str]]:
+        """Ids of all recordings and of all jobs."""
+        with self._read() as db:
+            ids = [set(db.execute(sa.select(table.c.id)).scalars()) for table in (AUDIO, JOBS)]
+        return ids[0], ids[1]
 
     # Jobs
 
@@ -271,22 +273,21 @@ class Store:
             self._settle(db, id)
             return _job(db, id)
 
-    def delete(self, id: str) -> Job:
-        """Forget a job. Raises ConflictError while it runs."""
+    def delete(self, id: str, *, ended: float | None = None) -> Job:
+        """Forget a job. Raises ConflictError while it runs, or if it didn't end at that moment."""
         with self._write() as db:
             job = _job(db, id)
-            if any(item.state == "running" for item in job.items):
+            if any(item.state == "running" for item in job.items) or ended not in (None, job.ended):
                 raise ConflictError(None, "the job is running", "Cancel it first")
             db.execute(EVENTS.delete().where(EVENTS.c.job_id == id))
             db.execute(ITEMS.delete().where(ITEMS.c.job_id == id))
             db.execute(JOBS.delete().where(JOBS.c.id == id))
             return job
 
-    def ended_before(self, moment: float, limit: int = 1000) -> list[str]:
-        """Ids of jobs that ended before a moment, oldest first."""
-        query = sa.select(JOBS.c.id).where(JOBS.c.ended < moment).order_by(JOBS.c.ended).limit(limit)
+    def ended_jobs(self) -> list[tuple[str, float]]:
+        """Ids, and when they ended."""
         with self._read() as db:
-            return list(db.execute(query).scalars())
+            return [(row.id, row.ended) for row in db.execute(JOBS.select().where(JOBS.c.ended.is_not(None)))]
 
     # What a runner does
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,10 @@ from starlette.datastructures import UploadFile
 
 from menura.audio.decode import open_audio
 from menura.errors import MenuraError, OptionError, details_of
-from menura.server.folder import DataFolder, Saved
+from menura.server.folder import Saved
 from menura.server.peaks import waveform
 from menura.server.problems import error_document
-from menura.server.service import Current, Service
+from menura.server.service import Current, Service, costly
 from menura.server.store import Audio
 from menura.system.text import printable
 
@@ -37,7 +38,7 @@ _MAGIC = (
     (b"\x1aE\xdf\xa3", 0, "audio/webm"),
 )
 """Bytes, where they stand, and what they begin."""
-_MOST_BINS = 8000
+Bins = Annotated[int, Query(ge=1, le=8000, description="How many spans")]
 UNNAMED = "recording"
 
 
@@ -112,16 +113,9 @@ async def put_audio(
     """
     if content_range is not None:
         return await _part(request, service, name, upload, content_range)
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=4) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise OptionError(None, "the form has no file", option="file")
-            saved = await service.folder.receive(chunks_of(file))
-            name = name or file.filename
-    else:
-        saved = await service.folder.receive(request.stream())
-    return await _registered(service, saved, name)
+    async with sent(request) as (chunks, filename):
+        saved = await service.folder.receive(chunks)
+    return await _registered(service, saved, name or filename)
 
 
 @router.get("/uploads/{key}")
@@ -145,9 +139,10 @@ def get_audio(service: Current, id: str) -> FileResponse:
 
 
 @router.get("/{id}/peaks")
-def get_audio_peaks(service: Current, id: str, bins: Annotated[int, Query(ge=1, le=_MOST_BINS)] = 1000) -> Peaks:
+async def get_audio_peaks(service: Current, id: str, bins: Bins = 1000) -> Peaks:
     """For a picture of its waveform."""
-    return peaks_document(service.folder.audio(service.store.audio(id).id), bins)
+    audio = await to_thread.run_sync(service.store.audio, id)
+    return await costly(peaks_document, service.folder.audio(audio.id), bins)
 
 
 def _media_type(path: Path) -> str:
@@ -174,8 +169,10 @@ async def _part(
     found = _RANGE.fullmatch(content_range)
     if found is None or upload is None:
         raise OptionError(None, "a part needs Content-Range: bytes START-END/TOTAL and an upload key", option="upload")
-    start, _, total = map(int, found.groups())
-    part = await service.folder.receive_part(upload, start, total, request.stream())
+    start, end, total = map(int, found.groups())
+    if not start <= end < total:
+        raise OptionError(None, "isn't a part of the whole", option="content-range")
+    part = await service.folder.receive_part(upload, range(start, end + 1), total, request.stream())
     if part.saved is not None:
         return await _registered(service, part.saved, name)
     return JSONResponse({"received_bytes": part.received_bytes}, 202)
@@ -190,16 +187,15 @@ async def _registered(service: Service, saved: Saved, name: str | None) -> JSONR
 def register(service: Service, saved: Saved, name: str | None) -> Audio:
     """Note a recording that was received, with what its header says."""
     shown = printable(Path((name or UNNAMED).replace("\\", "/")).name, 200) or UNNAMED
-    return service.store.add_audio(saved.sha256, shown, saved.size_bytes, _probed(service.folder, saved.sha256, shown))
+    return service.store.add_audio(saved.sha256, shown, saved.size_bytes, _probed(service, saved.sha256, shown))
 
 
-def _probed(folder: DataFolder, id: str, name: str) -> dict[str, Any]:
-    path = folder.audio(id)
+def _probed(service: Service, id: str, name: str) -> dict[str, Any]:
+    path = service.folder.audio(id)
     try:
         info = open_audio(path).info
     except (MenuraError, OSError) as error:
-        about = details_of(error).about({str(path): name})
-        return {"error": error_document(about)}
+        return {"error": error_document(service.runner.public(details_of(error).about({str(path): name})))}
     length = info.length_samples
     return {
         "audio_s": None if length is None else length / info.sample_rate,
@@ -208,7 +204,19 @@ def _probed(folder: DataFolder, id: str, name: str) -> dict[str, Any]:
     }
 
 
-async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
-    """A form's file, piece by piece."""
+@asynccontextmanager
+async def sent(request: Request) -> AsyncIterator[tuple[AsyncIterator[bytes], str | None]]:
+    """A request's raw body, or its form's `file` with its name. Raises OptionError for a form without one."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        yield request.stream(), None
+        return
+    async with request.form(max_files=1, max_fields=4) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise OptionError(None, "the form has no file", option="file")
+        yield _chunks_of(file), file.filename
+
+
+async def _chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
     while chunk := await file.read(_CHUNK):
         yield chunk

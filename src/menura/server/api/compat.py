@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -16,22 +17,22 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
 
 from menura.errors import MenuraError, OptionError
 from menura.f0.registry import resolve_method
 from menura.options import DEFAULT_VOICE, F0_METHODS
-from menura.server.api.audio import chunks_of
+from menura.server.api.audio import sent
 from menura.server.api.direct import answer
 from menura.server.api.voices import import_upload
 from menura.server.asked import asked, installed
-from menura.server.service import Current, Service
+from menura.server.service import Current, Service, costly
 from menura.voices.library import list_voices
 
 router = APIRouter(tags=["rvc-python"])
 
 _RIGHTS = "given by whoever sent it to /upload_model"
-_MOST_CHARACTERS = 200 * 2**20
+_MOST_CHARACTERS = 100 * 2**20
+_MOST_PARAMS = 1000
 
 
 @dataclass(slots=True)
@@ -103,11 +104,8 @@ async def convert(service: Current, compat: Compat, sound: Sound) -> Response:
 @router.post("/convert_file", response_class=Response)
 async def convert_file(request: Request, service: Current, compat: Compat) -> Response:
     """Convert a form's `file` to wav."""
-    async with request.form(max_files=1, max_fields=4) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise OptionError(None, "the form has no file", option="file")
-        return await _converted(service, compat, chunks_of(file))
+    async with sent(request) as (chunks, _):
+        return await _converted(service, compat, chunks)
 
 
 @router.get("/models")
@@ -140,6 +138,8 @@ def set_params(service: Current, compat: Compat, given: Params) -> Any:
         return _refused(f"unknown parameters: {', '.join(sorted(unknown))[:200]}")
     changed = compat.params | given.params
     try:
+        if len(json.dumps(changed, allow_nan=False)) > _MOST_PARAMS:
+            return _refused("parameters are numbers and names")
         asked(service, compat.voice, _options(service, changed))
     except (MenuraError, TypeError, ValueError) as error:
         return _refused(str(error))
@@ -151,15 +151,10 @@ def set_params(service: Current, compat: Compat, given: Params) -> Any:
 @router.post("/upload_model")
 async def upload_model(request: Request, service: Current) -> Any:
     """Import the voices of a zip archive."""
-    async with request.form(max_files=1, max_fields=4) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise OptionError(None, "the form has no file", option="file")
-        saved = await service.folder.receive(chunks_of(file), service.folder.incoming)
-        name = file.filename or "voices.zip"
-    path = service.folder.incoming / saved.sha256
+    async with sent(request) as (chunks, name):
+        path = await service.folder.receive_once(chunks)
     try:
-        await to_thread.run_sync(import_upload, service, path, name, None, _RIGHTS)
+        await costly(import_upload, service, path, name or "voices.zip", None, _RIGHTS)
     finally:
         path.unlink(missing_ok=True)
     return {"message": "Models uploaded and extracted successfully"}
@@ -183,7 +178,7 @@ def set_models_dir(_folder: ModelsDir) -> Any:
 async def _converted(service: Service, compat: _State, chunks: AsyncIterator[bytes]) -> Response:
     options = _options(service, compat.params)
     what = await to_thread.run_sync(asked, service, compat.voice, options)
-    return await answer(service, await service.folder.receive(chunks, service.folder.incoming), what)
+    return await answer(service, await service.folder.receive_once(chunks), what)
 
 
 def _options(service: Service, params: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import asyncio
 import json
 import mimetypes
 import struct
-import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,15 +18,15 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.background import BackgroundTask
 
-from menura.errors import CancelledError, ErrorDetails, OptionError
+from menura.errors import ErrorDetails, OptionError
 from menura.loading import Request as Asked
 from menura.pipeline.output import FileSink, Sink
-from menura.pipeline.recording import FileRecording
 from menura.server.asked import asked
-from menura.server.folder import Saved
-from menura.server.problems import problem
+from menura.server.problems import BrokenOffError, problem
+from menura.server.recording import BoundedRecording
 from menura.server.service import Current, Service
-from menura.types import FileResult, FloatArray
+from menura.server.store import QueueFullError
+from menura.types import FileResult, FloatArray, State
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -53,8 +54,7 @@ async def convert(
 ) -> Response:
     """Convert a recording of up to five minutes before all jobs. Wav is sent as it becomes final, 16 bits."""
     what = await to_thread.run_sync(asked, service, voice, parsed(options))
-    saved = await service.folder.receive(request.stream(), service.folder.incoming)
-    return await answer(service, saved, what)
+    return await answer(service, await service.folder.receive_once(request.stream()), what)
 
 
 def parsed(options: str) -> dict[str, Any]:
@@ -68,28 +68,32 @@ def parsed(options: str) -> dict[str, Any]:
     return fields
 
 
-async def answer(service: Service, saved: Saved, what: Asked) -> Response:
+async def answer(service: Service, source: Path, what: Asked) -> Response:
     """Convert what was received; its file is gone afterwards."""
-    source = service.folder.incoming / saved.sha256
-    once = source.with_name(f"{saved.sha256}.{threading.get_ident()}.{id(what)}")
-    await to_thread.run_sync(source.rename, once)
-    if (what.options.format or "wav") == "wav" and what.options.bit_depth in (None, 16):
-        return await _streamed(service, once, what)
-    return await _whole(service, once, what)
+    recording = BoundedRecording(source, _NAME, most_s=_MOST_S, advice="Send it as a job")
+    try:
+        if (what.options.format or "wav") == "wav" and what.options.bit_depth in (None, 16):
+            return await _streamed(service, recording, what)
+        return await _whole(service, recording, what)
+    except QueueFullError:
+        source.unlink(missing_ok=True)
+        raise
 
 
-async def _streamed(service: Service, source: Path, what: Asked) -> Response:
+async def _streamed(service: Service, recording: BoundedRecording, what: Asked) -> Response:
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[bytes | FileResult] = asyncio.Queue()
 
     def put(piece: bytes | FileResult) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, piece)
+        if isinstance(piece, FileResult):
+            recording.path.unlink(missing_ok=True)
+        with suppress(RuntimeError):  # the service ends
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
 
-    cancel = service.runner.convert_now(FileRecording(source, label=_NAME), what, _StreamSink(put), put)
+    cancel = service.runner.convert_now(recording, what, _StreamSink(put), put)
     first = await queue.get()
     if isinstance(first, FileResult):
-        source.unlink(missing_ok=True)
-        return _refused(first)
+        return _refused(service, first)
 
     async def pieces() -> AsyncIterator[bytes]:
         piece: bytes | FileResult = first
@@ -99,30 +103,31 @@ async def _streamed(service: Service, source: Path, what: Asked) -> Response:
                 piece = await queue.get()
         finally:
             cancel.set()
-            source.unlink(missing_ok=True)
-        if piece.output_samples == 0 and piece.error is not None:
-            raise RuntimeError(piece.error.problem)  # ends the connection, so that it isn't taken for complete
+        if piece.state is State.FAILED:
+            raise BrokenOffError(piece.error)
 
     return StreamingResponse(pieces(), media_type="audio/wav")
 
 
-async def _whole(service: Service, source: Path, what: Asked) -> Response:
+async def _whole(service: Service, recording: BoundedRecording, what: Asked) -> Response:
+    source = recording.path
     target = source.with_suffix(f".{what.options.format or 'wav'}")
     ended: asyncio.Queue[FileResult] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     sink = FileSink(target, what.options, source=source)
 
     def on_end(result: FileResult) -> None:
-        loop.call_soon_threadsafe(ended.put_nowait, result)
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(ended.put_nowait, result)
 
-    cancel = service.runner.convert_now(FileRecording(source, label=_NAME), what, sink, on_end)
+    cancel = service.runner.convert_now(recording, what, sink, on_end)
     try:
         result = await ended.get()
     finally:
         cancel.set()
         source.unlink(missing_ok=True)
     if result.output is None:
-        return _refused(result)
+        return _refused(service, result)
     return FileResponse(
         target,
         media_type=mimetypes.guess_type(target.name)[0],
@@ -131,24 +136,21 @@ async def _whole(service: Service, source: Path, what: Asked) -> Response:
     )
 
 
-def _refused(result: FileResult) -> Response:
-    return problem(result.error or ErrorDetails(kind="decode", subject=_NAME, problem="holds no sound"))
+def _refused(service: Service, result: FileResult) -> Response:
+    error = result.error or ErrorDetails(kind="decode", problem="holds no sound")
+    return problem(service.runner.public(replace(error, subject=_NAME)))
 
 
 class _StreamSink(Sink):
     """Sends samples on as 16-bit wav of unknown length."""
 
     def __init__(self, put: Callable[[bytes], None]) -> None:
-        self._put, self._rate_hz, self._sent_samples = put, 0, 0
+        self._put = put
 
     def open(self, sample_rate: int) -> None:
-        self._rate_hz = sample_rate
         header = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", _UNKNOWN_BYTES, b"WAVE", b"fmt ", 16, 1, 1, sample_rate,
                              2 * sample_rate, 2, 16)  # fmt: skip
         self._put(header + struct.pack("<4sI", b"data", _UNKNOWN_BYTES))
 
     def write(self, samples: FloatArray) -> None:
-        self._sent_samples += len(samples)
-        if self._sent_samples > _MOST_S * self._rate_hz:
-            raise CancelledError(_NAME, f"is longer than {_MOST_S:g} s", "Send it as a job")
         self._put((np.clip(np.rint(samples * 32767), -32768, 32767)).astype("<i2").tobytes())

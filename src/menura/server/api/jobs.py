@@ -20,9 +20,9 @@ from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.errors import OptionError
-from menura.server.api.audio import Peaks, peaks_document
+from menura.server.api.audio import Bins, Peaks, peaks_document
 from menura.server.asked import asked, options_schema
-from menura.server.service import Current, Service
+from menura.server.service import Current, Service, costly
 from menura.server.store import JOB_STATES, OPEN_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -189,11 +189,10 @@ def get_result(service: Current, id: str, position: int) -> FileResponse:
 
 
 @router.get("/jobs/{id}/items/{position}/peaks")
-def get_result_peaks(
-    service: Current, id: str, position: int, bins: Annotated[int, Query(ge=1, le=8000)] = 1000
-) -> Peaks:
+async def get_result_peaks(service: Current, id: str, position: int, bins: Bins = 1000) -> Peaks:
     """For a picture of an output's waveform."""
-    return peaks_document(_path(service, _converted(service, id, position)), bins)
+    item = await to_thread.run_sync(_converted, service, id, position)
+    return await costly(peaks_document, _path(service, item), bins)
 
 
 @router.get("/jobs/{id}/zip", response_class=StreamingResponse)

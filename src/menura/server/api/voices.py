@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,6 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
 
 from menura.errors import MenuraError, OptionError, ResourceError
 from menura.loading import Request as Asked
@@ -20,10 +20,11 @@ from menura.loading import resolve
 from menura.options import ConversionOptions
 from menura.pipeline.output import FileSink
 from menura.pipeline.recording import FileRecording
-from menura.server.api.audio import chunks_of
+from menura.server.api.audio import sent
 from menura.server.asked import installed
+from menura.server.folder import TooLargeError
 from menura.server.problems import error_document
-from menura.server.service import Current, Service
+from menura.server.service import Current, Service, costly
 from menura.system.files import temporary_folder
 from menura.system.text import printable
 from menura.types import FileResult
@@ -125,15 +126,18 @@ async def post_voice(
     """Import voices: the body is a .pth, .safetensors or .zip file, or a form's `file`."""
     _named(filename, _SUFFIXES)
     async with _received(request, service) as path:
-        return await to_thread.run_sync(import_upload, service, path, filename, name, rights)
+        return await costly(import_upload, service, path, filename, name, rights)
 
 
 @router.put("/{name}/index")
 async def put_index(request: Request, service: Current, name: str) -> VoiceDocument:
     """Give an installed voice its retrieval index (.index)."""
-    voice = installed(service.home, name)
+    voice = await to_thread.run_sync(installed, service.home, name)
     async with _received(request, service) as path:
-        return voice_document(await to_thread.run_sync(add_index, voice.name, path, service.home))
+        try:
+            return voice_document(await costly(add_index, voice.name, path, service.home))
+        except MenuraError as error:
+            raise error.about({str(path): "index"}) from None
 
 
 @router.post("/{name}/rename")
@@ -149,15 +153,20 @@ def delete_voice(service: Current, name: str) -> None:
 
 
 @router.get("/{name}/sample", response_class=FileResponse)
-def get_sample(service: Current, name: str) -> Response:
+async def get_sample(service: Current, name: str) -> Response:
     """The demo sentence in this voice."""
+    path = await costly(_sample, service, name)
+    return FileResponse(path, media_type="audio/wav", headers={"Cache-Control": "no-cache"})
+
+
+def _sample(service: Service, name: str) -> Path:
     voice = installed(service.home, name)
     request = resolve(ConversionOptions(voice=voice.name), service.home)
     path = service.folder.sample(request.identity)
     with _samples:
         if not path.is_file():
             _convert_sample(service, request, path)
-    return FileResponse(path, media_type="audio/wav", headers={"Cache-Control": "no-cache"})
+    return path
 
 
 def voice_document(voice: VoiceEntry) -> VoiceDocument:
@@ -184,16 +193,8 @@ def _named(filename: str, suffixes: tuple[str, ...]) -> tuple[str, str]:
 @contextlib.asynccontextmanager
 async def _received(request: Request, service: Service) -> AsyncIterator[Path]:
     """The body as a file that is gone afterwards."""
-    folder = service.folder.incoming
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=4) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise OptionError(None, "the form has no file", option="file")
-            saved = await service.folder.receive(chunks_of(file), folder)
-    else:
-        saved = await service.folder.receive(request.stream(), folder)
-    path = folder / saved.sha256
+    async with sent(request) as (chunks, _):
+        path = await service.folder.receive_once(chunks)
     try:
         yield path
     finally:
@@ -207,6 +208,7 @@ def import_upload(service: Service, path: Path, filename: str, name: str | None,
     with temporary_folder("voice-", service.folder.incoming) as folder:
         source = folder / filename
         path.rename(source)
+        _check_unpacked(source, 4 * service.folder.most_upload_bytes)
         request = ImportRequest(source=source, home=service.home, name=name, rights=printable(rights, 1000))
         try:
             results = list(import_voices(request))
@@ -216,7 +218,14 @@ def import_upload(service: Service, path: Path, filename: str, name: str | None,
     errors = [result.error.about({str(source): filename}) for result in results if result.error is not None]
     if errors and not installed:
         raise errors[0]
-    return Imported(voices=installed, errors=[error_document(error.details) for error in errors])
+    return Imported(voices=installed, errors=[error_document(service.runner.public(error.details)) for error in errors])
+
+
+def _check_unpacked(source: Path, most_bytes: int) -> None:
+    """What an archive says of its members' sizes is the most that is read of them."""
+    with contextlib.suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(source) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > most_bytes:
+            raise TooLargeError(source, "unpacks to more than the service takes", "Send its voices one by one")
 
 
 def _convert_sample(service: Service, request: Asked, path: Path) -> None:

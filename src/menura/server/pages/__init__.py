@@ -28,7 +28,7 @@ from menura.server.api.trainings import get_trainings, training_document
 from menura.server.api.voices import get_voice, voice_document
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, Language, preferred, translated
-from menura.server.security import COOKIE, Access
+from menura.server.security import COOKIE, Access, address_of
 from menura.server.service import Current
 from menura.server.store import NotFoundError
 from menura.voices.library import list_voices
@@ -158,12 +158,11 @@ def login_page(request: Request) -> Response:
 @router.post("/login")
 def login(request: Request, token: Annotated[str, Form(max_length=500)]) -> Response:
     access: Access = request.app.state.access
-    if not access.knows(token):
-        time.sleep(0.5)
-        return _page(request, "login.html", status=401, wrong=True)
+    if status := access.refusal(token.encode(), address_of(request.scope)):
+        return _page(request, "login.html", status=status, wrong=True)
     answer = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, token, max_age=_YEAR_S, httponly=True, samesite="strict", secure=secure)
+    answer.set_cookie(COOKIE, access.session, max_age=_YEAR_S, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
