@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp
 
 from menura import __version__
@@ -22,10 +23,8 @@ Send recordings with `PUT /v1/audio`, queue a job with `POST /v1/jobs`, watch it
 and fetch the results. Errors are problem documents (RFC 9457) with the fields kind, subject, problem, advice, option.
 """
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "description": "What is wrong, and what to do",
-        "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}},
-    }
+    status: {"description": description, "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}}
+    for status, description in (("4XX", "What is wrong, and what to do"), ("5XX", "What the service lacks"))
 }
 
 
@@ -45,6 +44,7 @@ def create_app(service: Service, access: Access) -> ASGIApp:
         redoc_url=None,
         lifespan=lifespan,
         responses=_ERRORS,
+        dependencies=[Security(HTTPBearer(auto_error=False, description="Where the service has a token"))],
     )
     app.state.service = service
     problems.install(app)

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from fastapi import Path as InPath
+from fastapi import Query
+from pydantic import StringConstraints
 
 from menura.errors import OptionError, VoiceNotFoundError
 from menura.loading import Request, resolve
 from menura.option_spec import OptionSpec, schema, specs_of
 from menura.options import ConversionOptions
 from menura.server.service import Service
+from menura.system.text import printable
 from menura.voices.library import VoiceEntry, list_voices
+
+BYTES, FORM = "application/octet-stream", "multipart/form-data"
+
+AudioId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+"""The SHA-256 of a recording's bytes."""
+AudioInPath = Annotated[str, InPath(description="Id of a recording")]
+JobInPath = Annotated[str, InPath(description="Id of a job")]
+VoiceInPath = Annotated[str, InPath(description="Name of a voice", examples=["wren"])]
+Position = Annotated[int, InPath(description="Of the recording in its job, from 0", examples=[0])]
+Bins = Annotated[int, Query(ge=1, le=8000, description="How many spans")]
+
+
+def sends(*media_types: str) -> dict[str, Any]:
+    """The description of a request's body: bytes of these types, or a form's `file`."""
+    raw: dict[str, Any] = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"file": raw}, "required": ["file"]}
+    content = {kind: {"schema": form if kind == FORM else raw} for kind in media_types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answers(media_type: str, description: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The description of an answer that is no JSON."""
+    schema = {"type": "string", "format": "binary"}
+    answer: dict[str, Any] = {"description": description, "content": {media_type: {"schema": schema}}}
+    return {status: answer for status in statuses or (200,)}
 
 
 def offered(cls: type = ConversionOptions) -> tuple[OptionSpec, ...]:
@@ -46,7 +76,7 @@ def check_names(cls: type, options: Mapping[str, Any]) -> None:
     known = {spec.name for spec in offered(cls)}
     for name in options:
         if name not in known:
-            raise OptionError(None, "no such option", "GET /v1/options lists them", option=name[:80])
+            raise OptionError(None, "no such option", "GET /v1/options lists them", option=printable(name, 80))
 
 
 def installed(home: Path, name: str) -> VoiceEntry:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -77,12 +77,13 @@ def status_of(kind: str) -> int:
     return _STATUS.get(kind, 500)
 
 
-def problem(details: ErrorDetails, status: int | None = None) -> JSONResponse:
+def problem(details: ErrorDetails, status: int | None = None) -> Response:
     """A problem document."""
     status = status or status_of(details.kind)
     document = {"type": f"menura:{details.kind}", "title": details.problem, "status": status, "detail": details.text()}
     headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 429 else None
-    return JSONResponse(document | error_document(details), status, headers, media_type=_MEDIA)
+    text = json.dumps(document | error_document(details))  # in ASCII: a client's text may be no Unicode
+    return Response(text, status, headers, _MEDIA)
 
 
 def error_document(details: ErrorDetails) -> dict[str, Any]:
@@ -113,35 +114,35 @@ def install(app: FastAPI) -> None:
     """Answer every error with a problem document."""
 
     @app.exception_handler(MenuraError)
-    def _menura(request: Request, error: MenuraError) -> JSONResponse:
+    def _menura(request: Request, error: MenuraError) -> Response:
         return problem(request.app.state.service.runner.public(error.details))
 
     @app.exception_handler(RequestValidationError)
-    def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    def _invalid(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = [printable(str(part), 80) for part in first["loc"][1:] if first["type"] != "json_invalid"]
         return problem(ErrorDetails(kind="option", problem=str(first["msg"]), option=".".join(place) or None), 422)
 
     @app.exception_handler(HTTPException)
-    def _http(_request: Request, error: HTTPException) -> JSONResponse:
+    def _http(_request: Request, error: HTTPException) -> Response:
         kind = "too_large" if error.status_code == 413 else "http"
         answer = problem(ErrorDetails(kind=kind, problem=str(error.detail)), error.status_code)
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(ClientDisconnect)
-    def _gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+    def _gone(_request: Request, _error: ClientDisconnect) -> Response:
         return problem(ErrorDetails(kind="http", problem="the request's body didn't come"), 408)
 
     @app.exception_handler(OSError)
     @app.exception_handler(MemoryError)
-    def _system(_request: Request, error: OSError | MemoryError) -> JSONResponse:
+    def _system(_request: Request, error: OSError | MemoryError) -> Response:
         if isinstance(error, FileNotFoundError):
             return problem(ErrorDetails(kind="not_found", problem="its file is gone"))
         _log.error("a request failed", exc_info=error)
         return problem(dataclasses.replace(details_of(error), subject=None))
 
     @app.exception_handler(Exception)
-    def _unexpected(_request: Request, error: Exception) -> JSONResponse:
+    def _unexpected(_request: Request, error: Exception) -> Response:
         _log.error("unexpected error in a request", exc_info=error)
         return problem(ErrorDetails(kind="unexpected", problem="an unexpected error; the service's log has more"), 500)

@@ -56,6 +56,9 @@ class _Protocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
 
+    def _should_upgrade(self) -> bool:
+        return False  # there are no websockets
+
     def _watch(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -81,7 +84,6 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
         config = uvicorn.Config(
             create_app(service, Access.of(options.host, token, options.allow_host)),
             http=_Protocol,
-            ws="none",
             h11_max_incomplete_event_size=_HEADER_BYTES,
             log_level="warning",
             access_log=False,

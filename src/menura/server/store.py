@@ -248,6 +248,15 @@ class Store:
             found = _items_of(db, [row.id for row in rows])
         return [_made(Job, row, items=found.get(row.id, ())) for row in rows]
 
+    def before(self) -> dict[str, int]:
+        """How many recordings of earlier jobs wait or run before each open job's own."""
+        counts = sa.select(JOBS.c.id, sa.func.count()).join(ITEMS, ITEMS.c.job_id == JOBS.c.id)
+        open_ = counts.where(ITEMS.c.state.in_(("queued", "running"))).group_by(JOBS.c.id, JOBS.c.number)
+        with self._read() as db:
+            rows = db.execute(open_.order_by(JOBS.c.number)).all()
+        sums = itertools.accumulate((count for _, count in rows), initial=0)
+        return {id: before for (id, _), before in zip(rows, sums)}
+
     def cancel(self, id: str) -> Job:
         """End a job: what waits is cancelled at once, what runs by who runs it. Nothing happens if it has ended."""
         with self._write() as db:

@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 
 from menura.audio.decode import open_audio
 from menura.errors import MenuraError, OptionError, details_of
+from menura.server.asked import BYTES, FORM, AudioInPath, Bins, answers, sends
 from menura.server.folder import Saved
 from menura.server.peaks import waveform
 from menura.server.problems import error_document
@@ -38,7 +40,6 @@ _MAGIC = (
     (b"\x1aE\xdf\xa3", 0, "audio/webm"),
 )
 """Bytes, where they stand, and what they begin."""
-Bins = Annotated[int, Query(ge=1, le=8000, description="How many spans")]
 UNNAMED = "recording"
 
 
@@ -81,26 +82,12 @@ def audio_document(audio: Audio) -> AudioDocument:
     status_code=201,
     response_model=AudioDocument,
     responses={202: {"model": Received, "description": "The part was taken; send what follows"}},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": {"type": "string", "format": "binary"}},
-                        "required": ["file"],
-                    }
-                },
-            },
-        }
-    },
+    openapi_extra=sends(BYTES, FORM),
 )
 async def put_audio(
     request: Request,
     service: Current,
-    name: Annotated[str | None, Query(max_length=500, description="What the recording is called")] = None,
+    name: Annotated[str | None, Query(max_length=500, description="What it is called", examples=["talk.flac"])] = None,
     upload: Annotated[
         str | None, Query(min_length=8, max_length=200, description="Any unique text: names an upload sent in parts")
     ] = None,
@@ -119,19 +106,19 @@ async def put_audio(
 
 
 @router.get("/uploads/{key}")
-def get_upload(service: Current, key: str) -> Received:
+def get_upload(service: Current, key: Annotated[str, InPath(description="The `upload` of its parts")]) -> Received:
     """How much of an upload in parts has come."""
     return Received(received_bytes=service.folder.received(key))
 
 
 @router.get("/{id}/info")
-def get_audio_info(service: Current, id: str) -> AudioDocument:
+def get_audio_info(service: Current, id: AudioInPath) -> AudioDocument:
     """What is known of a recording."""
     return audio_document(service.store.audio(id))
 
 
-@router.get("/{id}", response_class=FileResponse)
-def get_audio(service: Current, id: str) -> FileResponse:
+@router.get("/{id}", response_class=FileResponse, responses=answers("*/*", "Its bytes", 200, 206))
+def get_audio(service: Current, id: AudioInPath) -> FileResponse:
     """The recording itself; Range is obeyed."""
     audio = service.store.audio(id)
     path = service.folder.audio(audio.id)
@@ -139,7 +126,7 @@ def get_audio(service: Current, id: str) -> FileResponse:
 
 
 @router.get("/{id}/peaks")
-async def get_audio_peaks(service: Current, id: str, bins: Bins = 1000) -> Peaks:
+async def get_audio_peaks(service: Current, id: AudioInPath, bins: Bins = 1000) -> Peaks:
     """For a picture of its waveform."""
     audio = await to_thread.run_sync(service.store.audio, id)
     return await costly(peaks_document, service.folder.audio(audio.id), bins)

@@ -24,11 +24,17 @@ from menura.options import DEFAULT_VOICE, F0_METHODS
 from menura.server.api.audio import sent
 from menura.server.api.direct import answer
 from menura.server.api.voices import import_upload
-from menura.server.asked import asked, installed
+from menura.server.asked import FORM, VoiceInPath, answers, asked, installed, sends
 from menura.server.service import Current, Service, costly
 from menura.voices.library import list_voices
 
-router = APIRouter(tags=["rvc-python"])
+_DETAIL = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+_REFUSED: dict[str, Any] = {
+    "description": "Refused",
+    "content": {"application/json": {"schema": _DETAIL}},
+}
+_SOUND = answers("audio/*", "Sound")
+router = APIRouter(tags=["rvc-python"], responses={400: _REFUSED})
 
 _RIGHTS = "given by whoever sent it to /upload_model"
 _MOST_CHARACTERS = 100 * 2**20
@@ -72,13 +78,13 @@ class Sound(BaseModel):
 class Params(BaseModel):
     """Some of the parameters."""
 
-    params: dict[str, Any]
+    params: dict[str, Any] = Field(examples=[{"f0up_key": 2}])
 
 
 class Device(BaseModel):
     """A device's name."""
 
-    device: str
+    device: str = Field(examples=["cpu"])
 
 
 class ModelsDir(BaseModel):
@@ -87,7 +93,7 @@ class ModelsDir(BaseModel):
     models_dir: str
 
 
-@router.post("/convert", response_class=Response)
+@router.post("/convert", response_class=Response, responses=_SOUND)
 async def convert(service: Current, compat: Compat, sound: Sound) -> Response:
     """Convert base64 sound to wav."""
     try:
@@ -101,7 +107,7 @@ async def convert(service: Current, compat: Compat, sound: Sound) -> Response:
     return await _converted(service, compat, chunks())
 
 
-@router.post("/convert_file", response_class=Response)
+@router.post("/convert_file", response_class=Response, responses=_SOUND, openapi_extra=sends(FORM))
 async def convert_file(request: Request, service: Current, compat: Compat) -> Response:
     """Convert a form's `file` to wav."""
     async with sent(request) as (chunks, _):
@@ -115,7 +121,7 @@ def models(service: Current) -> dict[str, list[str]]:
 
 
 @router.post("/models/{name}")
-def load_model(service: Current, compat: Compat, name: str) -> Any:
+def load_model(service: Current, compat: Compat, name: VoiceInPath) -> Any:
     """Choose the voice that `/convert` uses."""
     try:
         compat.voice = installed(service.home, name).name
@@ -138,7 +144,7 @@ def set_params(service: Current, compat: Compat, given: Params) -> Any:
         return _refused(f"unknown parameters: {', '.join(sorted(unknown))[:200]}")
     changed = compat.params | given.params
     try:
-        if len(json.dumps(changed, allow_nan=False)) > _MOST_PARAMS:
+        if len(json.dumps(changed, allow_nan=False, ensure_ascii=False).encode()) > _MOST_PARAMS:
             return _refused("parameters are numbers and names")
         asked(service, compat.voice, _options(service, changed))
     except (MenuraError, TypeError, ValueError) as error:
@@ -148,7 +154,7 @@ def set_params(service: Current, compat: Compat, given: Params) -> Any:
     return {"message": "Parameters updated successfully"}
 
 
-@router.post("/upload_model")
+@router.post("/upload_model", openapi_extra=sends(FORM))
 async def upload_model(request: Request, service: Current) -> Any:
     """Import the voices of a zip archive."""
     async with sent(request) as (chunks, name):

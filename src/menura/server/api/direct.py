@@ -21,7 +21,8 @@ from starlette.background import BackgroundTask
 from menura.errors import ErrorDetails, OptionError
 from menura.loading import Request as Asked
 from menura.pipeline.output import FileSink, Sink
-from menura.server.asked import asked
+from menura.server.api.audio import sent
+from menura.server.asked import BYTES, FORM, answers, asked, sends
 from menura.server.problems import BrokenOffError, problem
 from menura.server.recording import BoundedRecording
 from menura.server.service import Current, Service
@@ -38,23 +39,20 @@ _NAME = "recording"
 @router.post(
     "/convert",
     response_class=Response,
-    responses={200: {"content": {"audio/*": {}}, "description": "The converted sound"}},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    responses=answers("audio/*", "The converted sound"),
+    openapi_extra=sends(BYTES, FORM),
 )
 async def convert(
     request: Request,
     service: Current,
-    voice: Annotated[str, Query(min_length=1, max_length=200)] = "wren",
-    options: Annotated[str, Query(max_length=4000, description="A JSON object, as in a job")] = "{}",
+    voice: Annotated[str, Query(min_length=1, max_length=200, examples=["wren"])] = "wren",
+    options: Annotated[str, Query(max_length=4000, description="As in a job", examples=['{"transpose": 2}'])] = "{}",
 ) -> Response:
     """Convert a recording of up to five minutes before all jobs. Wav is sent as it becomes final, 16 bits."""
     what = await to_thread.run_sync(asked, service, voice, parsed(options))
-    return await answer(service, await service.folder.receive_once(request.stream()), what)
+    async with sent(request) as (chunks, _):
+        source = await service.folder.receive_once(chunks)
+    return await answer(service, source, what)
 
 
 def parsed(options: str) -> dict[str, Any]:

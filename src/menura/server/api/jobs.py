@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import io
 import json
+import math
 import mimetypes
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,8 +21,8 @@ from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.errors import OptionError
-from menura.server.api.audio import Bins, Peaks, peaks_document
-from menura.server.asked import asked, options_schema
+from menura.server.api.audio import Peaks, peaks_document
+from menura.server.asked import AudioId, Bins, JobInPath, Position, answers, asked, options_schema
 from menura.server.service import Current, Service, costly
 from menura.server.store import JOB_STATES, OPEN_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
 
@@ -29,6 +30,9 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_INPUTS = 5000
 _BEAT_S = 15.0
+_DEMO = "f58aa3d469201b93353c7d37f91c12d27e6a9ea45a66bd7dfa0d0ccb8466b6dc"
+"""Id of the demo's recording, for examples."""
+_EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the client listens")
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
 _ZIP_BLOCK = 1 << 18
 
@@ -36,12 +40,22 @@ _ZIP_BLOCK = 1 << 18
 class NewJobDocument(BaseModel):
     """What is to be converted, and how."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"inputs": [_DEMO], "voice": "wren", "options": {"transpose": 2}}},
+    )
 
     kind: Literal["convert"] = "convert"
-    inputs: list[str] = Field(min_length=1, max_length=_MOST_INPUTS, description="Ids of recordings")
+    inputs: list[AudioId] = Field(min_length=1, max_length=_MOST_INPUTS, description="Ids of recordings")
     voice: str = Field("wren", min_length=1, max_length=200, description="A voice's name")
     options: dict[str, Any] = Field(default_factory=dict, json_schema_extra=options_schema())
+
+
+class Waiting(BaseModel):
+    """Why a job hasn't begun."""
+
+    why: Literal["next", "others"] = Field(description="It is the next; or others came before")
+    recordings_before: int
 
 
 class ItemDocument(BaseModel):
@@ -51,6 +65,7 @@ class ItemDocument(BaseModel):
     name: str
     input: str = Field(description="Id of the recording")
     state: Literal["queued", "running", "done", "warning", "failed", "cancelled"]
+    step: Literal["reading", "converting", "writing"] | None = Field(description="Of one that is running")
     audio_s: float | None
     audio_done_s: float
     left_s: float | None = Field(description="Seconds that it still takes, where that can be told")
@@ -75,7 +90,9 @@ class JobDocument(BaseModel):
     created: float
     started: float | None
     ended: float | None
+    waiting: Waiting | None = Field(description="Of one that is queued")
     progress: float = Field(description="0 to 1, by seconds of audio")
+    left_s: float | None = Field(description="Seconds that it still takes, where that can be told")
     counts: dict[str, int]
     items: list[ItemDocument]
     url: str
@@ -88,7 +105,7 @@ class JobList(BaseModel):
     cursor: int | None = Field(description="For the next page; null at the end")
 
 
-@router.post("/jobs", status_code=202, responses={429: {"description": "Too many recordings wait"}})
+@router.post("/jobs", status_code=202)
 def post_job(
     service: Current,
     response: Response,
@@ -115,7 +132,7 @@ def post_job(
         most_queued=service.options.queue,
     )
     service.changed(job.id)
-    document = job_document(job)
+    document = shown(service, [job])[0]
     response.headers["Location"] = document.url
     return document
 
@@ -130,12 +147,14 @@ def get_jobs(
 ) -> JobList:
     """All jobs, or those in some states or of a voice."""
     jobs = service.store.jobs(states=state, voice=voice, before=cursor, limit=limit)
-    return JobList(jobs=[job_document(job) for job in jobs], cursor=jobs[-1].number if len(jobs) == limit else None)
+    return JobList(jobs=shown(service, jobs), cursor=jobs[-1].number if len(jobs) == limit else None)
 
 
 @router.get("/jobs/{id}")
 async def get_job(
-    service: Current, id: str, wait: Annotated[float, Query(ge=0, le=60, description="Seconds, for its end")] = 0
+    service: Current,
+    id: JobInPath,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds, for its end")] = 0,
 ) -> JobDocument:
     """One job."""
     until = time.monotonic() + wait
@@ -145,12 +164,12 @@ async def get_job(
             job = await to_thread.run_sync(service.store.job, id)
             left_s = until - time.monotonic()
             if job.state not in OPEN_STATES or left_s <= 0 or service.closing.is_set():
-                return job_document(job)
+                return (await to_thread.run_sync(shown, service, [job]))[0]
             await service.changes.within(min(left_s, service.look_s), changed)
 
 
 @router.post("/jobs/{id}/cancel")
-def cancel_job(service: Current, id: str) -> JobDocument:
+def cancel_job(service: Current, id: JobInPath) -> JobDocument:
     """End a job; what is complete stays."""
     job = service.store.cancel(id)
     service.changed(job.id)
@@ -158,7 +177,7 @@ def cancel_job(service: Current, id: str) -> JobDocument:
 
 
 @router.post("/jobs/{id}/retry")
-def retry_job(service: Current, id: str) -> JobDocument:
+def retry_job(service: Current, id: JobInPath) -> JobDocument:
     """Queue once more what failed or was cancelled."""
     job = service.store.retry(id)
     service.changed(job.id)
@@ -166,7 +185,7 @@ def retry_job(service: Current, id: str) -> JobDocument:
 
 
 @router.delete("/jobs/{id}", status_code=204)
-def delete_job(service: Current, id: str) -> None:
+def delete_job(service: Current, id: JobInPath) -> None:
     """Forget a job and delete its results."""
     job = service.store.delete(id)
     service.folder.remove_results(job.id)
@@ -174,14 +193,16 @@ def delete_job(service: Current, id: str) -> None:
 
 
 @router.get("/jobs/{id}/log", response_class=PlainTextResponse)
-def get_log(service: Current, id: str) -> str:
+def get_log(service: Current, id: JobInPath) -> str:
     """What happened, one line each."""
     names = {item.position: item.name for item in service.store.job(id).items}
     return "".join(f"{_log_line(event, names)}\n" for event in service.store.events(0, job_id=id, limit=5000))
 
 
-@router.get("/jobs/{id}/items/{position}/result", response_class=FileResponse)
-def get_result(service: Current, id: str, position: int) -> FileResponse:
+@router.get(
+    "/jobs/{id}/items/{position}/result", response_class=FileResponse, responses=answers("audio/*", "Sound", 200, 206)
+)
+def get_result(service: Current, id: JobInPath, position: Position) -> FileResponse:
     """An output; Range is obeyed."""
     item = _converted(service, id, position)
     path = _path(service, item)
@@ -189,14 +210,14 @@ def get_result(service: Current, id: str, position: int) -> FileResponse:
 
 
 @router.get("/jobs/{id}/items/{position}/peaks")
-async def get_result_peaks(service: Current, id: str, position: int, bins: Bins = 1000) -> Peaks:
+async def get_result_peaks(service: Current, id: JobInPath, position: Position, bins: Bins = 1000) -> Peaks:
     """For a picture of an output's waveform."""
     item = await to_thread.run_sync(_converted, service, id, position)
     return await costly(peaks_document, _path(service, item), bins)
 
 
-@router.get("/jobs/{id}/zip", response_class=StreamingResponse)
-def get_zip(service: Current, id: str) -> StreamingResponse:
+@router.get("/jobs/{id}/zip", response_class=StreamingResponse, responses=answers("application/zip", "An archive"))
+def get_zip(service: Current, id: JobInPath) -> StreamingResponse:
     """All outputs in one archive."""
     items = [item for item in service.store.job(id).items if item.converted]
     if not items:
@@ -205,24 +226,38 @@ def get_zip(service: Current, id: str) -> StreamingResponse:
     return StreamingResponse(_zipped(service, items), media_type="application/zip", headers=headers)
 
 
-@router.get("/jobs/{id}/events", response_class=StreamingResponse)
-def get_job_events(request: Request, service: Current, id: str, last_event_id: LastEvent = None) -> StreamingResponse:
+@router.get("/jobs/{id}/events", response_class=StreamingResponse, responses=_EVENTS)
+def get_job_events(
+    request: Request, service: Current, id: JobInPath, last_event_id: LastEvent = None
+) -> StreamingResponse:
     """What happens to a job, as server-sent events `job` and `item`; Last-Event-ID replays what was missed."""
     service.store.job(id)
     return stream(request, service, id, last_event_id or 0)
 
 
-@router.get("/events", response_class=StreamingResponse)
+@router.get("/events", response_class=StreamingResponse, responses=_EVENTS)
 def get_events(request: Request, service: Current, last_event_id: LastEvent = None) -> StreamingResponse:
     """What happens to all jobs and trainings, from now on or from Last-Event-ID."""
     return stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
 
 
-def job_document(job: Job) -> JobDocument:
+def shown(service: Service, jobs: Sequence[Job]) -> list[JobDocument]:
+    """Jobs with what they wait for."""
+    before = service.store.before() if any(job.state == "queued" for job in jobs) else {}
+    return [job_document(job, before.get(job.id)) for job in jobs]
+
+
+def job_document(job: Job, before: int | None = None) -> JobDocument:
+    """A job, and how many recordings are before it."""
+    waiting, progress = None, _progress(job.items)
+    if job.state == "queued" and before is not None:
+        waiting = Waiting(why="others" if before else "next", recordings_before=before)
     same = {name: getattr(job, name) for name in JobDocument.model_fields if name in Job.__dataclass_fields__}
     return JobDocument(
         **same | {"items": [item_document(item) for item in job.items]},
-        progress=_progress(job.items),
+        waiting=waiting,
+        progress=progress,
+        left_s=_left(job.started, progress) if job.state == "running" else None,
         counts=Counter(item.state for item in job.items),
         url=f"/v1/jobs/{job.id}",
     )
@@ -234,8 +269,11 @@ def item_document(item: StoredItem) -> ItemDocument:
     return ItemDocument(
         **same | {name: result.get(name) for name in ("format", "transpose", "wall_s", "stages")},
         input=item.audio_id,
+        step=_step(item) if item.state == "running" else None,
         audio_done_s=item.audio_done_s,
-        left_s=_left_s(item),
+        left_s=_left(item.begun, item.audio_done_s / item.audio_s)
+        if item.state == "running" and item.audio_s
+        else None,
         result=f"/v1/jobs/{item.job_id}/items/{item.position}/result" if item.converted else None,
         notes=result.get("notes", []),
         seams_s=result.get("seams_s", []),
@@ -258,11 +296,15 @@ def _progress(items: tuple[StoredItem, ...]) -> float:
     return round(done / whole, 4) if whole else 1.0
 
 
-def _left_s(item: StoredItem) -> float | None:
-    if item.state != "running" or not item.begun or not item.audio_done_s or item.audio_s is None:
-        return None
-    spent_s = time.time() - item.begun
-    return round(spent_s * max(0.0, item.audio_s - item.audio_done_s) / item.audio_done_s, 1)
+def _step(item: StoredItem) -> Literal["reading", "converting", "writing"]:
+    if item.begun is None:
+        return "reading"
+    return "writing" if item.audio_done_s >= (item.audio_s or math.inf) else "converting"
+
+
+def _left(begun: float | None, done: float) -> float | None:
+    """Seconds, by what was done since."""
+    return round((time.time() - begun) * max(0.0, 1 - done) / done, 1) if begun and done else None
 
 
 def _converted(service: Service, id: str, position: int) -> StoredItem:

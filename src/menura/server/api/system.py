@@ -15,11 +15,14 @@ from menura.option_spec import GROUPS
 from menura.options import ConversionOptions, TrainingOptions
 from menura.server.asked import options_schema
 from menura.server.locales import Language, translated
+from menura.server.retention import Leaving
 from menura.server.service import Current, Service
 from menura.system.device import peak_memory_mb
 from menura.voices.assets import asset_status
 
 router = APIRouter(tags=["system"])
+
+_MOST_LEAVING = 50
 
 
 class AssetDocument(BaseModel):
@@ -28,6 +31,16 @@ class AssetDocument(BaseModel):
     name: str
     installed: bool
     purpose: str
+
+
+class LeavingDocument(BaseModel):
+    """A job or a recording that will be deleted, unless it is used."""
+
+    kind: Literal["job", "recording"]
+    id: str
+    size_bytes: int = Field(description="Of a job's results, or of the recording")
+    at: float
+    why: Literal["age", "size"]
 
 
 class SystemDocument(BaseModel):
@@ -47,6 +60,7 @@ class SystemDocument(BaseModel):
     free_bytes: int
     keep_days: float
     keep_gb: float
+    leaving: list[LeavingDocument] = Field(description="What will be deleted next")
     assets: list[AssetDocument]
 
 
@@ -98,11 +112,17 @@ def get_system(service: Current) -> SystemDocument:
         free_bytes=service.folder.free_bytes(),
         keep_days=service.options.keep_days,
         keep_gb=service.options.keep_gb,
+        leaving=[_leaving(one) for one in service.leaving(time.time())[:_MOST_LEAVING]],
         assets=[
             AssetDocument(name=status.asset.name, installed=status.path is not None, purpose=status.asset.purpose)
             for status in asset_status(service.home)
         ],
     )
+
+
+def _leaving(one: Leaving) -> LeavingDocument:
+    what = one.what
+    return LeavingDocument(kind=what.kind, id=what.id, size_bytes=what.size_bytes, at=one.at, why=one.why)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

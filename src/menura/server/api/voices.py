@@ -21,7 +21,7 @@ from menura.options import ConversionOptions
 from menura.pipeline.output import FileSink
 from menura.pipeline.recording import FileRecording
 from menura.server.api.audio import sent
-from menura.server.asked import installed
+from menura.server.asked import BYTES, FORM, VoiceInPath, answers, installed, sends
 from menura.server.folder import TooLargeError
 from menura.server.problems import error_document
 from menura.server.service import Current, Service, costly
@@ -85,7 +85,7 @@ class NewName(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=100, examples=["friend"])
 
 
 @router.get("")
@@ -95,7 +95,7 @@ def get_voices(service: Current) -> VoiceList:
 
 
 @router.get("/{name}")
-def get_voice(service: Current, name: str) -> VoiceDetails:
+def get_voice(service: Current, name: VoiceInPath) -> VoiceDetails:
     """One voice: its card, and its network."""
     from menura.checkpoints.voice import read_config
 
@@ -115,12 +115,20 @@ def get_voice(service: Current, name: str) -> VoiceDetails:
     )
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, openapi_extra=sends(BYTES, FORM))
 async def post_voice(
     request: Request,
     service: Current,
-    filename: Annotated[str, Query(min_length=1, max_length=300, description="The file's name, with its ending")],
-    rights: Annotated[str, Query(min_length=1, max_length=1000, description="Whose voice it is, and what allows it")],
+    filename: Annotated[
+        str,
+        Query(
+            min_length=1, max_length=300, description="The file's name, with its ending", examples=["guest.safetensors"]
+        ),
+    ],
+    rights: Annotated[
+        str,
+        Query(min_length=1, max_length=1000, description="Whose voice it is, and what allows it", examples=["my own"]),
+    ],
     name: Annotated[str | None, Query(max_length=100, description="By default as the file is called")] = None,
 ) -> Imported:
     """Import voices: the body is a .pth, .safetensors or .zip file, or a form's `file`."""
@@ -129,8 +137,8 @@ async def post_voice(
         return await costly(import_upload, service, path, filename, name, rights)
 
 
-@router.put("/{name}/index")
-async def put_index(request: Request, service: Current, name: str) -> VoiceDocument:
+@router.put("/{name}/index", openapi_extra=sends(BYTES, FORM))
+async def put_index(request: Request, service: Current, name: VoiceInPath) -> VoiceDocument:
     """Give an installed voice its retrieval index (.index)."""
     voice = await to_thread.run_sync(installed, service.home, name)
     async with _received(request, service) as path:
@@ -141,19 +149,19 @@ async def put_index(request: Request, service: Current, name: str) -> VoiceDocum
 
 
 @router.post("/{name}/rename")
-def rename(service: Current, name: str, new: NewName) -> VoiceDocument:
+def rename(service: Current, name: VoiceInPath, new: NewName) -> VoiceDocument:
     """Call an installed voice by another name."""
     return voice_document(rename_voice(installed(service.home, name).name, new.name, service.home))
 
 
 @router.delete("/{name}", status_code=204)
-def delete_voice(service: Current, name: str) -> None:
+def delete_voice(service: Current, name: VoiceInPath) -> None:
     """Remove an installed voice."""
     remove_voice(installed(service.home, name).name, service.home)
 
 
-@router.get("/{name}/sample", response_class=FileResponse)
-async def get_sample(service: Current, name: str) -> Response:
+@router.get("/{name}/sample", response_class=FileResponse, responses=answers("audio/wav", "Sound", 200, 206))
+async def get_sample(service: Current, name: VoiceInPath) -> Response:
     """The demo sentence in this voice."""
     path = await costly(_sample, service, name)
     return FileResponse(path, media_type="audio/wav", headers={"Cache-Control": "no-cache"})
