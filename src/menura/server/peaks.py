@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from menura.audio.decode import open_audio
+from menura.pipeline.recording import Reader
 from menura.types import FloatArray
 
 _SPAN_SAMPLES = 1024
@@ -27,9 +26,8 @@ class Waveform:
     """Of all samples, below full scale; -120 for silence."""
 
 
-def waveform(path: Path, bins: int) -> Waveform:
+def waveform(reader: Reader, bins: int) -> Waveform:
     """Read a recording once; four hours take 6 MB. Raises DecodeError."""
-    reader = open_audio(path)
     length = reader.info.length_samples
     span = _SPAN_SAMPLES if length is None else min(max(length // bins, 1), _SPAN_SAMPLES)
     lows, highs, read_samples, energy = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)], 0, 0.0

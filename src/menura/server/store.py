@@ -255,7 +255,7 @@ class Store:
         with self._read() as db:
             rows = db.execute(open_.order_by(JOBS.c.number)).all()
         sums = itertools.accumulate((count for _, count in rows), initial=0)
-        return {id: before for (id, _), before in zip(rows, sums)}
+        return {id: before for (id, _), before in zip(rows, sums, strict=False)}
 
     def cancel(self, id: str) -> Job:
         """End a job: what waits is cancelled at once, what runs by who runs it. Nothing happens if it has ended."""

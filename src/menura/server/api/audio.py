@@ -21,6 +21,7 @@ from menura.server.asked import BYTES, FORM, AudioInPath, Bins, answers, sends
 from menura.server.folder import Saved
 from menura.server.peaks import waveform
 from menura.server.problems import error_document
+from menura.server.recording import BoundedRecording
 from menura.server.service import Current, Service, costly
 from menura.server.store import Audio
 from menura.system.text import printable
@@ -129,7 +130,7 @@ def get_audio(service: Current, id: AudioInPath) -> FileResponse:
 async def get_audio_peaks(service: Current, id: AudioInPath, bins: Bins = 1000) -> Peaks:
     """For a picture of its waveform."""
     audio = await to_thread.run_sync(service.store.audio, id)
-    return await costly(peaks_document, service.folder.audio(audio.id), bins)
+    return await costly(peaks_document, service, service.folder.audio(audio.id), bins)
 
 
 def _media_type(path: Path) -> str:
@@ -140,8 +141,12 @@ def _media_type(path: Path) -> str:
     return next(known, "application/octet-stream")
 
 
-def peaks_document(path: Path, bins: int) -> Peaks:
-    peaks = waveform(path, bins)
+def peaks_document(service: Service, path: Path, bins: int) -> Peaks:
+    recording = BoundedRecording(path, UNNAMED, most_s=service.most_audio_s, advice="Cut it")
+    try:
+        peaks = waveform(recording.open(), bins)
+    except MenuraError as error:
+        raise error.about({str(path): UNNAMED}) from None
     return Peaks(
         audio_s=peaks.audio_s,
         rms_db=round(peaks.rms_db, 2),

@@ -34,6 +34,7 @@ _DEMO = "f58aa3d469201b93353c7d37f91c12d27e6a9ea45a66bd7dfa0d0ccb8466b6dc"
 """Id of the demo's recording, for examples."""
 _EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the client listens")
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
+_SOUND = answers("audio/*", "Sound", 200, 206)
 _ZIP_BLOCK = 1 << 18
 
 
@@ -199,9 +200,7 @@ def get_log(service: Current, id: JobInPath) -> str:
     return "".join(f"{_log_line(event, names)}\n" for event in service.store.events(0, job_id=id, limit=5000))
 
 
-@router.get(
-    "/jobs/{id}/items/{position}/result", response_class=FileResponse, responses=answers("audio/*", "Sound", 200, 206)
-)
+@router.get("/jobs/{id}/items/{position}/result", response_class=FileResponse, responses=_SOUND)
 def get_result(service: Current, id: JobInPath, position: Position) -> FileResponse:
     """An output; Range is obeyed."""
     item = _converted(service, id, position)
@@ -213,7 +212,7 @@ def get_result(service: Current, id: JobInPath, position: Position) -> FileRespo
 async def get_result_peaks(service: Current, id: JobInPath, position: Position, bins: Bins = 1000) -> Peaks:
     """For a picture of an output's waveform."""
     item = await to_thread.run_sync(_converted, service, id, position)
-    return await costly(peaks_document, _path(service, item), bins)
+    return await costly(peaks_document, service, _path(service, item), bins)
 
 
 @router.get("/jobs/{id}/zip", response_class=StreamingResponse, responses=answers("application/zip", "An archive"))
@@ -264,16 +263,14 @@ def job_document(job: Job, before: int | None = None) -> JobDocument:
 
 
 def item_document(item: StoredItem) -> ItemDocument:
-    result: dict[str, Any] = dict(item.result or {})
+    running, result = item.state == "running", dict(item.result or {})
     same: dict[str, Any] = {name: getattr(item, name) for name in ("position", "name", "state", "audio_s", "error")}
     return ItemDocument(
         **same | {name: result.get(name) for name in ("format", "transpose", "wall_s", "stages")},
         input=item.audio_id,
-        step=_step(item) if item.state == "running" else None,
+        step=_step(item) if running else None,
         audio_done_s=item.audio_done_s,
-        left_s=_left(item.begun, item.audio_done_s / item.audio_s)
-        if item.state == "running" and item.audio_s
-        else None,
+        left_s=_left(item.begun, item.audio_done_s / (item.audio_s or math.inf)) if running else None,
         result=f"/v1/jobs/{item.job_id}/items/{item.position}/result" if item.converted else None,
         notes=result.get("notes", []),
         seams_s=result.get("seams_s", []),

@@ -119,19 +119,14 @@ def get_voice(service: Current, name: VoiceInPath) -> VoiceDetails:
 async def post_voice(
     request: Request,
     service: Current,
-    filename: Annotated[
-        str,
-        Query(
-            min_length=1, max_length=300, description="The file's name, with its ending", examples=["guest.safetensors"]
-        ),
-    ],
-    rights: Annotated[
-        str,
-        Query(min_length=1, max_length=1000, description="Whose voice it is, and what allows it", examples=["my own"]),
-    ],
+    filename: Annotated[str, Query(min_length=1, max_length=300, examples=["guest.safetensors"])],
+    rights: Annotated[str, Query(min_length=1, max_length=1000, examples=["my own"])],
     name: Annotated[str | None, Query(max_length=100, description="By default as the file is called")] = None,
 ) -> Imported:
-    """Import voices: the body is a .pth, .safetensors or .zip file, or a form's `file`."""
+    """Import voices: the body is a .pth, .safetensors or .zip file, or a form's `file`.
+
+    `filename` is what the file is called; `rights` says whose voice it is, and what allows its use.
+    """
     _named(filename, _SUFFIXES)
     async with _received(request, service) as path:
         return await costly(import_upload, service, path, filename, name, rights)
