@@ -18,7 +18,6 @@ from menura.server.folder import DataFolder, TooLargeError
 from menura.server.problems import public
 from menura.server.recording import BoundedRecording
 from menura.server.retention import Kept, leaving
-from menura.server.runner import Runner
 from menura.server.security import Access, Guard
 from menura.server.service import Changes, Service
 from menura.server.store import ConflictError, NewJob, Store
@@ -242,7 +241,8 @@ def test_tidying_up(tmp_path: Path) -> None:
         home=tmp_path,
         folder=folder,
         store=store,
-        runner=cast(Runner, None),
+        runner=cast(Any, None),
+        trainings=cast(Any, None),
         changes=Changes(),
     )
     saved = [asyncio.run(folder.receive(pieces(bytes([number])))).sha256 for number in range(3)]

@@ -144,5 +144,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def _unexpected(_request: Request, error: Exception) -> Response:
-        _log.error("unexpected error in a request", exc_info=error)
+        if not isinstance(error, BrokenOffError):
+            _log.error("unexpected error in a request", exc_info=error)
         return problem(ErrorDetails(kind="unexpected", problem="an unexpected error; the service's log has more"), 500)

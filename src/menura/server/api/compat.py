@@ -25,13 +25,14 @@ from menura.server.api.audio import sent
 from menura.server.api.direct import answer
 from menura.server.api.voices import import_upload
 from menura.server.asked import FORM, VoiceInPath, answers, asked, installed, sends
+from menura.server.problems import PROBLEM_SCHEMA
 from menura.server.service import Current, Service, costly
 from menura.voices.library import list_voices
 
 _DETAIL = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
 _REFUSED: dict[str, Any] = {
-    "description": "Refused",
-    "content": {"application/json": {"schema": _DETAIL}},
+    "description": "What rvc-python refuses has a `detail`, other requests a problem document",
+    "content": {"application/json": {"schema": _DETAIL}, "application/problem+json": {"schema": PROBLEM_SCHEMA}},
 }
 _SOUND = answers("audio/*", "Sound")
 router = APIRouter(tags=["rvc-python"], responses={400: _REFUSED})
@@ -90,7 +91,7 @@ class Device(BaseModel):
 class ModelsDir(BaseModel):
     """A folder."""
 
-    models_dir: str
+    models_dir: str = Field(examples=["models"])
 
 
 @router.post("/convert", response_class=Response, responses=_SOUND)

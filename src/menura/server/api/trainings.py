@@ -6,16 +6,16 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.options import RunOptions, TrainingOptions
-from menura.server.api.jobs import stream
+from menura.server.api.jobs import EventNumber, stream
 from menura.server.api.voices import NewName, VoiceDocument, voice_document
-from menura.server.asked import check_names, installed, options_schema
+from menura.server.asked import AudioId, check_names, installed, options_schema
 from menura.server.service import Current, Service
 from menura.server.store import NotFoundError
 from menura.server.trainings import Record
@@ -34,7 +34,7 @@ class NewTraining(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=100, description="What the voice is to be called")
-    inputs: list[str] = Field(min_length=1, max_length=5000, description="Ids of recordings of one speaker")
+    inputs: list[AudioId] = Field(min_length=1, max_length=5000, description="Ids of recordings of one speaker")
     rights: str = Field(max_length=1000, description="Who made the recordings, and what allows their use")
     options: dict[str, Any] = Field(default_factory=dict, json_schema_extra=options_schema(TrainingOptions))
 
@@ -138,7 +138,7 @@ def delete_training(service: Current, id: str) -> None:
 
 @router.get("/{id}/events", response_class=StreamingResponse)
 def get_training_events(
-    request: Request, service: Current, id: str, last_event_id: Annotated[int | None, Header(ge=0)] = None
+    request: Request, service: Current, id: str, last_event_id: EventNumber = None
 ) -> StreamingResponse:
     """How a training stands, as server-sent events `training`; the latest is always told."""
     service.trainings.folder(id)
