@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import time
@@ -212,7 +213,6 @@ def spoken(service: Service, request: bytes, *, ends: bool = False) -> bytes:
         (b"OPTIONS /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
         (b"PUT /v1/audio HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", 413),
-        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 400_000 + b"\r\n\r\n", 400),
     ],
     ids=lambda value: value if isinstance(value, int) else value[:40].decode(),
 )
@@ -223,12 +223,16 @@ def test_odd_requests_get_plain_answers(service: Service, request_: bytes, statu
     assert b"root:" not in said
 
 
+def test_a_header_has_an_end(service: Service) -> None:
+    with contextlib.suppress(ConnectionResetError):  # refused before it was read
+        said = spoken(service, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_client_that_goes_away_leaves_nothing(service: Service) -> None:
     before = sorted(service.data.rglob("*"))
-    assert (
-        spoken(service, b"PUT /v1/audio HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\nabc", ends=True)
-        == b""
-    )
+    half = b"PUT /v1/audio HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\nabc"
+    assert spoken(service, half, ends=True) == b""
     assert service.client.put("/v1/audio", content=iter([bytes(2**20)] * 10)).status_code == 413
     assert service.client.post("/v1/jobs", content=iter([b"[" * 2**20] * 6)).status_code == 413
     assert sorted(path for path in service.data.rglob("*") if "db" not in path.name) == [
