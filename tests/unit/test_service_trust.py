@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from menura.audio.decode import open_audio
-from menura.errors import AssetMissingError, ErrorDetails, MenuraError, ResourceError
+from menura.audio.decode import AudioReader, open_audio
+from menura.errors import AssetMissingError, DecodeError, ErrorDetails, MenuraError, ResourceError
 from menura.options import EngineOptions, ServeOptions
 from menura.server.folder import DataFolder, TooLargeError
 from menura.server.problems import public
@@ -158,6 +158,17 @@ def test_a_recording_longer_than_its_header_says_fails(tmp_path: Path) -> None:
     assert whole == open_audio(CLIP).info.length_samples
     with pytest.raises(TooLargeError):
         BoundedRecording(CLIP, "talk", most_s=3, advice="Cut it").open()
+
+
+def test_surprises_in_reading_are_the_recordings_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def surprised(*_: object) -> None:
+        raise ZeroDivisionError
+
+    recording = BoundedRecording(CLIP, "talk", most_s=60, advice="Cut it")
+    reader = recording.open()
+    monkeypatch.setattr(AudioReader, "blocks", surprised)
+    with pytest.raises(DecodeError, match="talk: can't be read"):
+        list(reader.blocks(16_000))
 
 
 async def pieces(data: bytes, gate: asyncio.Event | None = None) -> AsyncIterator[bytes]:

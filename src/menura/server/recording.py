@@ -1,13 +1,18 @@
-"""Recordings of clients: what their headers say of their length need not be true."""
+"""Recordings of clients: what their headers say need not be true, and what reads them is never surprised."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from menura.errors import DecodeError, MenuraError
 from menura.pipeline.recording import FileRecording, Reader
 from menura.server.folder import TooLargeError
 from menura.types import AudioInfo, FloatArray
+
+_log = logging.getLogger("menura")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +23,8 @@ class BoundedRecording(FileRecording):
     advice: str
 
     def open(self) -> Reader:
-        reader = FileRecording.open(self)
+        with unsurprising(self.name):
+            reader = FileRecording.open(self)
         if (reader.info.length_samples or 0) > self.most_s * reader.info.sample_rate:
             raise self.too_long()
         return _BoundedReader(reader, self)
@@ -46,8 +52,21 @@ class _BoundedReader:
 
     def blocks(self, block_samples: int) -> Iterator[FloatArray]:
         left = self._recording.most_s * self.info.sample_rate
-        for block in self._reader.blocks(block_samples):
-            left -= len(block)
-            if left < 0:
-                raise self._recording.too_long()
-            yield block
+        with unsurprising(self._recording.name):
+            for block in self._reader.blocks(block_samples):
+                left -= len(block)
+                if left < 0:
+                    raise self._recording.too_long()
+                yield block
+
+
+@contextmanager
+def unsurprising(name: str) -> Iterator[None]:
+    """What nobody foresaw is the recording's fault; it mustn't end the conversion of all others."""
+    try:
+        yield
+    except (MenuraError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        _log.exception("a recording can't be read")
+        raise DecodeError(name, "can't be read") from error

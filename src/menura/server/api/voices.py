@@ -45,6 +45,7 @@ router = APIRouter(prefix="/v1/voices", tags=["voices"])
 _SENTENCE = Path(__file__).resolve().parents[2] / "assets" / "demo" / "librivox_0870.flac"
 _SUFFIXES = (*VOICE_SUFFIXES, ".zip")
 _SAMPLE_S = 300.0
+_MOST_DIRECTORY_BYTES = 8 * 2**20
 _samples = threading.Lock()
 
 
@@ -226,9 +227,15 @@ def import_upload(service: Service, path: Path, filename: str, name: str | None,
 
 def _check_unpacked(source: Path, most_bytes: int) -> None:
     """What an archive says of its members' sizes is the most that is read of them."""
-    with contextlib.suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(source) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > most_bytes:
-            raise TooLargeError(source, "unpacks to more than the service takes", "Send its voices one by one")
+    refusal = TooLargeError(source, "unpacks to more than the service takes", "Send its voices one by one")
+    with contextlib.suppress(zipfile.BadZipFile, OSError):
+        with source.open("rb") as file:
+            end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # reading what it lists takes much memory
+        if end and end[zipfile._ECD_SIZE] > _MOST_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+            raise refusal
+        with zipfile.ZipFile(source) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > most_bytes:
+                raise refusal
 
 
 def _convert_sample(service: Service, request: Asked, path: Path) -> None:

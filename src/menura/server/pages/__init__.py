@@ -159,7 +159,7 @@ def login_page(request: Request) -> Response:
 def login(request: Request, token: Annotated[str, Form(max_length=500)]) -> Response:
     access: Access = request.app.state.access
     if status := access.refusal(token.encode(), address_of(request.scope)):
-        return _page(request, "login.html", status=status, wrong=True)
+        return _page(request, "login.html", status=status, wrong=True if status == 401 else None)
     answer = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, access.session, max_age=_YEAR_S, httponly=True, samesite="strict", secure=secure)
