@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.options import RunOptions, TrainingOptions
-from menura.server.api.jobs import EventNumber, stream
+from menura.server.api.jobs import LastEvent, stream
 from menura.server.api.voices import NewName, VoiceDocument, voice_document
 from menura.server.asked import AudioId, check_names, installed, options_schema
 from menura.server.service import Current, Service
@@ -138,7 +138,7 @@ def delete_training(service: Current, id: str) -> None:
 
 @router.get("/{id}/events", response_class=StreamingResponse)
 def get_training_events(
-    request: Request, service: Current, id: str, last_event_id: EventNumber = None
+    request: Request, service: Current, id: str, last_event_id: LastEvent = None
 ) -> StreamingResponse:
     """How a training stands, as server-sent events `training`; the latest is always told."""
     service.trainings.folder(id)
