@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ import pytest
 import soundfile
 
 from e2e.test_train import CLIPS, shrink
+from menura.options import EngineOptions
+from menura.server.store import ConflictError, Store
+from menura.server.trainings import Trainings
 from support.server import Service
 
 RIGHTS = "read for LibriVox, in the public domain"
@@ -59,6 +63,14 @@ def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield service
 
 
+@contextlib.contextmanager
+def another_process(service: Service) -> Iterator[Trainings]:
+    """What another process of the service, over the same folder and database, knows of trainings."""
+    store = Store(f"sqlite:///{service.data / 'menura.db'}")
+    yield Trainings(service.data / "trainings", EngineOptions(), store, lambda _id: None)
+    store.close()
+
+
 @pytest.fixture
 def trainer(service: Service) -> Trainer:
     return Trainer(service)
@@ -95,7 +107,6 @@ def test_from_recordings_to_a_voice_in_the_library(trainer: Trainer, clips: list
     assert trainer.act(waiting, "start").json()["waits_for"] == "reader"
     assert trainer.get(waiting)["state"] == "queued"
     assert trainer.act(waiting, "stop").json()["state"] == "new"
-    trainer.act(waiting, "start", options={"workers": 1})
 
     done = trainer.ended(id)
     assert (done["state"], done["step"], done["error"]) == ("done", 4, None)
@@ -122,15 +133,31 @@ def test_from_recordings_to_a_voice_in_the_library(trainer: Trainer, clips: list
     assert client.delete(f"/v1/trainings/{id}").status_code == 204
     assert client.get(f"/v1/trainings/{id}").status_code == 404
     assert not (trainer.service.data / "trainings" / id).exists()
+    assert trainer.service.said() == ""
 
-    trainer.until(waiting, lambda training: training["step"] >= 2)
+
+@pytest.mark.slow
+def test_any_process_may_stop_a_run(trainer: Trainer, clips: list[str]) -> None:
+    id = trainer.made(*clips, steps=2000)
+    trainer.act(id, "start", options={"workers": 1})
+    trainer.until(id, lambda training: training["step"] >= 2)
     assert trainer.service.ended(trainer.service.job(clips[0])["id"])["state"] == "done"
-    assert trainer.get(waiting)["state"] == "running"
-    assert trainer.act(waiting, "stop").json()["state"] in ("stopping", "stopped")
-    stopped = trainer.ended(waiting)
+    with another_process(trainer.service) as other:
+        state, progress, _ = other.state(other.record(id))
+        assert (state, progress.stage, progress.total) == ("running", "training", 2000)
+        with pytest.raises(ConflictError):
+            other.start(id, {})
+        with pytest.raises(ConflictError):
+            other.remove(id)
+        other.stop(id)
+    stopped = trainer.ended(id)
+    assert (stopped["state"], stopped["error"]) == ("stopped", None)
+    trainer.act(id, "start")
+    trainer.until(id, lambda training: training["step"] > stopped["step"])
+    assert trainer.act(id, "stop").json()["state"] in ("stopping", "stopped")
+    stopped = trainer.ended(id)
     assert (stopped["state"], stopped["stage"], stopped["left_s"]) == ("stopped", None, None)
     assert stopped["previews"]
-    assert trainer.service.said() == ""
 
 
 def test_what_is_refused_is_said_by_field(trainer: Trainer, clips: list[str], short: Path) -> None:

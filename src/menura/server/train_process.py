@@ -24,6 +24,8 @@ from menura.options import EngineOptions, RunOptions
 from menura.train import events
 from menura.train.experiment.folder import LOCK
 
+STOP = "stop"
+"""A file in the folder that ends a run after its current step, whichever process began it."""
 _NICE = 15
 """Conversions go first."""
 _TELL_S = 0.5
@@ -31,7 +33,8 @@ _WAIT_S = 60.0
 
 
 class _Teller:
-    def __init__(self) -> None:
+    def __init__(self, stop: Path) -> None:
+        self._stop = stop
         self.cancel, self._told_s = threading.Event(), 0.0
         self._started: events.Started | None = None
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -63,6 +66,8 @@ class _Teller:
         if done == total or time.monotonic() - self._told_s > _TELL_S:
             self._told_s = time.monotonic()
             self.say(stage=stage, done=done, total=total, **further)
+            if self._stop.exists():
+                self.stop()
 
 
 def _end_with_input() -> None:
@@ -73,19 +78,22 @@ def _end_with_input() -> None:
 
 def main(folder: str, options: str, engine: str) -> None:
     """Train, and say how it ended."""
-    tell = _Teller()
+    stop = Path(folder) / STOP
+    tell = _Teller(stop)
     signal.signal(signal.SIGTERM, tell.stop)
     threading.Thread(target=_end_with_input, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(_NICE)
     with contextlib.suppress(OSError, NotImplementedError), FileLock(Path(folder) / LOCK, timeout=_WAIT_S):
-        pass  # the run of a service that was killed has finished its step
+        stop.unlink(missing_ok=True)  # the run of a service that was killed has finished its step
     run, machine = RunOptions(**json.loads(options)), EngineOptions(**json.loads(engine))
     try:
         from menura.train.session import TrainingSession
 
         finished = TrainingSession(Path(folder), run, machine, on_event=tell, cancel=tell.cancel).run()
         tell.say(ended=finished.reason, step=finished.step)
+    except SystemExit:
+        tell.say(ended="cancelled", step=0)
     except (MenuraError, OSError, MemoryError) as error:
         tell.say(error=dataclasses.asdict(details_of(error)))
 

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from menura.audio.places import AUDIO_SUFFIXES
-from menura.errors import ErrorDetails, MenuraError
+from menura.errors import ErrorDetails, MenuraError, TrainingError
 from menura.options import EngineOptions, TrainingOptions
 from menura.server.problems import error_document
 from menura.server.store import Audio, ConflictError, NotFoundError, Store
+from menura.server.train_process import STOP
 from menura.system.files import write_whole, writing
 from menura.train.experiment.folder import alone_in, checkpoint_paths
 from menura.voices.assets import home_folder
@@ -135,7 +136,10 @@ class Trainings:
                 return "stopping" if run.stopping else "running", run.progress, None
             if record.id in self._waiting:
                 return "queued", Progress(), run.record.name if run else None
-        return "stopped" if record.outcome == "started" else record.outcome, Progress(), None
+            if record.outcome != "started" or not self._elsewhere(record.id):
+                return "stopped" if record.outcome == "started" else record.outcome, Progress(), None
+        stopping = (self._path / record.id / STOP).exists()
+        return "stopping" if stopping else "running", self._told(record.id), None
 
     def create(self, name: str, recordings: Mapping[Path, Audio], rights: str, options: Mapping[str, Any]) -> Record:
         """Make an experiment of recordings, and check everything that could stop it later; nothing runs yet.
@@ -178,15 +182,16 @@ class Trainings:
             self._waiting.pop(id, None)
             if self._run is not None and self._run.record.id == id:
                 self._run.stop()
+            elif self._elsewhere(id):
+                (self._path / id / STOP).touch()
         self._tell(record)
 
     def remove(self, id: str) -> None:
         """Delete a training with all its files. Raises ConflictError while it runs."""
-        folder, record = self.folder(id), self.record(id)
-        with self._changed, self._naming(record):
+        folder = self.folder(id)
+        with self._changed:
             self._check_idle(id)
-            with alone_in(folder):  # a run of a service that was killed may still be finishing its step
-                (folder / _RECORD).unlink()
+            (folder / _RECORD).unlink()
         shutil.rmtree(folder, ignore_errors=True)
         self._store.tell(id, "training", {"state": "removed"})
         self._on_change(id)
@@ -213,8 +218,23 @@ class Trainings:
             return result.voice
 
     def _check_idle(self, id: str) -> None:
-        if id in self._waiting or (self._run is not None and self._run.record.id == id):
+        here = self._run is not None and self._run.record.id == id
+        if here or id in self._waiting or self._elsewhere(id):
             raise ConflictError(None, "the training runs, or waits to", "Stop it first")
+
+    def _elsewhere(self, id: str) -> bool:
+        """Whether another process of the service trains it, or the run of one that was killed finishes its step."""
+        try:
+            with alone_in(self._path / id):
+                return False
+        except TrainingError:
+            return True
+
+    def _told(self, id: str) -> Progress:
+        """What its own process told last."""
+        events = self._store.events(0, job_id=id)
+        told = events[-1].data if events else {}
+        return Progress(**{part.name: told[part.name] for part in dataclasses.fields(Progress) if part.name in told})
 
     def _work(self) -> None:
         while self._next():
@@ -261,7 +281,7 @@ class Trainings:
                         error = ErrorDetails(**told["error"])
                     else:
                         outcome = "done" if told["ended"] in ("steps", "patience") else "stopped"
-                        step = told["step"]
+                        step = max(told["step"], step)
         finally:
             run.process.kill()
             outcome = outcome or ("stopped" if run.stopping and error is _DIED else "failed")

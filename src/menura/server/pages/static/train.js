@@ -281,4 +281,5 @@ if (page) {
   };
   refresh();
   follow(`${path}/events`, refresh);
+  setInterval(() => { if (!$("#stop").hidden) refresh(); }, 10_000);
 }
