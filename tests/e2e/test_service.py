@@ -104,6 +104,18 @@ def test_events_are_replayed(service: Service, short: Path) -> None:
         assert next(line for line in lines if line.startswith("id: ")) == f"id: {last}"
 
 
+def test_pitch_before_and_after_is_told(service: Service, short: Path) -> None:
+    job = service.ended(service.job(service.send(short), voice="wren", transpose=5)["id"])
+    path = f"{job['items'][0]['result'].removesuffix('result')}f0"
+    curves = service.client.get(path).json()
+    before, after = (np.array(curves[which]["hz"]) for which in ("source", "result"))
+    both = (before > 0) & (after > 0)
+    assert np.count_nonzero(both) > 40
+    assert np.median(12 * np.log2(after[both] / before[both])) == pytest.approx(5, abs=0.3)
+    assert service.client.get(path).json() == curves
+    assert service.client.get(path.replace("/0/", "/1/")).status_code == 404
+
+
 def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None:
     body = {"inputs": [service.send(short)], "voice": "tiny"}
     first, again = (

@@ -17,7 +17,7 @@ ENDED = ("done", "partly", "failed", "cancelled")
 
 
 class Service:
-    """`menura serve` on a free port; use it as a context manager.
+    """`menura serve` on a free port, the same after a restart; use it as a context manager.
 
     Args:
         data: the service's folder.
@@ -26,11 +26,21 @@ class Service:
     """
 
     def __init__(self, data: Path, home: Path, *further: str) -> None:
-        self.data, self._home, self._further = data, home, further
+        self.data, self._home, self._further, self._port = data, home, further, 0
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "menura", "serve", "--port", "0", "--data", str(self.data), *self._further]
+        command = [
+            sys.executable,
+            "-m",
+            "menura",
+            "serve",
+            "--port",
+            str(self._port),
+            "--data",
+            str(self.data),
+            *self._further,
+        ]
         environment = os.environ | {"MENURA_HOME": str(self._home), "OMP_NUM_THREADS": "1"}
         self.log = self.data.with_suffix(".log").open("ab")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
@@ -38,6 +48,7 @@ class Service:
         line = self.process.stdout.readline()
         assert "http://" in line, self.said()
         self.address = line.split()[3].rstrip("/")
+        self._port = int(self.address.rpartition(":")[2])
         self.client = httpx.Client(base_url=self.address, timeout=60)
 
     def __enter__(self) -> Service:

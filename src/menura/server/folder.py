@@ -95,6 +95,10 @@ class DataFolder:
         """An item's output."""
         return self._job(job_id) / f"{position}.{format}"
 
+    def pitch(self, job_id: str, position: int) -> Path:
+        """F0 of an item's recording and output, once it was asked for."""
+        return self._job(job_id) / f"{position}.f0.json"
+
     def remove_results(self, job_id: str) -> None:
         shutil.rmtree(self._job(job_id), ignore_errors=True)
 

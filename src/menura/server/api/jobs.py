@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,8 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from menura.errors import OptionError
 from menura.server.api.audio import Peaks, peaks_document
 from menura.server.asked import AudioId, Bins, JobInPath, Position, answers, asked, options_schema
+from menura.server.pitch import pitch_curve
 from menura.server.service import Current, Service, costly
 from menura.server.store import JOB_STATES, OPEN_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
+from menura.system.files import write_whole
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -36,6 +39,21 @@ _EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the 
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
 _SOUND = answers("audio/*", "Sound", 200, 206)
 _ZIP_BLOCK = 1 << 18
+_ONE = CapacityLimiter(1)
+
+
+class PitchCurve(BaseModel):
+    """F0 at equal distances."""
+
+    step_s: float
+    hz: list[float] = Field(description="0 where there is no voice, or none was looked for")
+
+
+class PitchCurves(BaseModel):
+    """F0 before and after."""
+
+    source: PitchCurve
+    result: PitchCurve
 
 
 class NewJobDocument(BaseModel):
@@ -215,6 +233,13 @@ async def get_result_peaks(service: Current, id: JobInPath, position: Position, 
     return await costly(peaks_document, service, _path(service, item), bins)
 
 
+@router.get("/jobs/{id}/items/{position}/f0", response_model=PitchCurves)
+async def get_f0(service: Current, id: JobInPath, position: Position) -> Response:
+    """F0 of a recording and of its output, for a picture; estimated when it is first asked for, one at a time."""
+    kept = await to_thread.run_sync(_pitch_curves, service, id, position, limiter=_ONE)
+    return Response(kept, media_type="application/json")
+
+
 @router.get("/jobs/{id}/zip", response_class=StreamingResponse, responses=answers("application/zip", "An archive"))
 def get_zip(service: Current, id: JobInPath) -> StreamingResponse:
     """All outputs in one archive."""
@@ -317,6 +342,16 @@ def _path(service: Service, item: StoredItem) -> Path:
     if not path.is_file():
         raise NotFoundError(None, "the result was deleted", "Retry the job")
     return path
+
+
+def _pitch_curves(service: Service, id: str, position: int) -> bytes:
+    item = _converted(service, id, position)
+    kept = service.folder.pitch(id, position)
+    if not kept.is_file():
+        source, result = map(pitch_curve, (service.folder.audio(item.audio_id), _path(service, item)))
+        curves = {"source": dataclasses.asdict(source), "result": dataclasses.asdict(result)}
+        write_whole(kept, json.dumps(curves, separators=(",", ":")).encode())
+    return kept.read_bytes()
 
 
 def _zipped(service: Service, items: list[StoredItem]) -> Iterator[bytes]:

@@ -57,6 +57,7 @@ class VoiceDocument(BaseModel):
     source: str
     f0_median_hz: float | None = Field(description="The voice's own median pitch")
     has_index: bool
+    licence: str | None = Field(description="What allows its use, as its maker or importer says")
     note: str
     url: str
 
@@ -104,7 +105,7 @@ def get_voice(service: Current, name: VoiceInPath) -> VoiceDetails:
     config = read_config(voice.path)
     return VoiceDetails(
         **voice_document(voice).model_dump(),
-        card=dict(read_card(voice.path.parent / CARD_NAME).fields) if voice.path.name != f"{name}.pth" else {},
+        card=_card(voice),
         network={
             "version": config.version,
             "sample_rate": config.sample_rate,
@@ -180,9 +181,20 @@ def voice_document(voice: VoiceEntry) -> VoiceDocument:
         source=voice.source,
         f0_median_hz=voice.f0_median_hz,
         has_index=voice.index_path is not None,
+        licence=_licence(voice),
         note=voice.note,
         url=f"/v1/voices/{voice.name}",
     )
+
+
+def _card(voice: VoiceEntry) -> dict[str, Any]:
+    own_folder = voice.path.name != f"{voice.name}.pth"
+    return dict(read_card(voice.path.parent / CARD_NAME).fields) if own_folder else {}
+
+
+def _licence(voice: VoiceEntry) -> str | None:
+    card = _card(voice)
+    return next((text for text in map(card.get, ("licence", "license", "rights")) if isinstance(text, str)), None)
 
 
 def _named(filename: str, suffixes: tuple[str, ...]) -> tuple[str, str]:

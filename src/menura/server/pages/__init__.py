@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from menura import __version__
 from menura.content.registry import STARTER
-from menura.errors import VoiceNotFoundError
+from menura.errors import ErrorDetails, VoiceNotFoundError
 from menura.option_spec import GROUPS, OptionSpec
 from menura.options import DEFAULT_VOICE, TrainingOptions
 from menura.server.api.jobs import JobDocument, job_document
@@ -28,6 +27,7 @@ from menura.server.api.trainings import get_trainings, training_document
 from menura.server.api.voices import get_voice, voice_document
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, Language, preferred, translated
+from menura.server.problems import problem
 from menura.server.security import COOKIE, Access, address_of
 from menura.server.service import Current
 from menura.server.store import NotFoundError
@@ -47,7 +47,6 @@ _TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "steps": {},
 }
 """Those of a training, with what suits a machine without a GPU."""
-_LARGE_SELECT = 12
 
 
 @cache
@@ -59,15 +58,29 @@ def _templates() -> Jinja2Templates:
         lstrip_blocks=True,
     )
     environment.filters |= {"clock": clock, "size": size, "moment": moment}
-    environment.globals |= {"static": _static, "version": __version__, "languages": LANGUAGES}
+    environment.globals |= {"version": __version__, "languages": LANGUAGES}
     return Jinja2Templates(env=environment)
 
 
 def install(app: FastAPI, access: Access) -> None:
     """Add the pages and their files."""
     app.state.access = access
-    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app.mount("/static", _Static(directory=_HERE / "static"), name="static")
     app.include_router(router)
+    app.add_exception_handler(404, _nowhere)
+
+
+class _Static(StaticFiles):
+    def file_response(self, *given: Any, **further: Any) -> Response:
+        answer = super().file_response(*given, **further)
+        answer.headers["Cache-Control"] = "no-cache"  # asked for again each time; unchanged, nothing is sent
+        return answer
+
+
+def _nowhere(request: Request, _error: Exception) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return _missing(request, "There is no such page.")
+    return problem(ErrorDetails(kind="http", problem="Not Found"), 404)
 
 
 @router.get("/")
@@ -104,7 +117,7 @@ def job_page(request: Request, service: Current, id: str) -> Response:
         job = job_document(service.store.job(id))
     except NotFoundError:
         return _missing(request, "This job doesn't exist, or was deleted.")
-    return _page(request, "job.html", job=job, again=f"/?{_again(job)}")
+    return _page(request, "job.html", job=job, again=f"/?{_again(job)}", labels=_labels())
 
 
 @router.get("/voices")
@@ -146,8 +159,7 @@ def system_page(request: Request, service: Current) -> Response:
 
 @router.get("/help")
 def help_page(request: Request) -> Response:
-    labels = {spec.name: spec.label for spec in offered()}
-    return _page(request, "help.html", groups=_grouped(offered()), labels=labels)
+    return _page(request, "help.html", groups=_grouped(offered()), labels=_labels())
 
 
 @router.get("/login")
@@ -223,20 +235,17 @@ def _controls(
     return [named.pop(name) for name in main], _grouped(list(named.values()))
 
 
+def _labels() -> dict[str, str]:
+    return {spec.name: spec.label for spec in offered()}
+
+
 def _grouped(specs: Sequence[OptionSpec]) -> list[tuple[str, list[OptionSpec]]]:
-    groups: dict[str, list[OptionSpec]] = {}
+    groups: dict[str, list[OptionSpec]] = {title: [] for title in GROUPS.values()}
     for spec in sorted(specs, key=lambda spec: spec.advanced):
-        groups.setdefault(GROUPS[spec.group], []).append(spec)
-    return list(groups.items())
+        groups[GROUPS[spec.group]].append(spec)
+    return [(title, members) for title, members in groups.items() if members]
 
 
 def _again(job: JobDocument) -> str:
     inputs = [item.input for item in job.items][:200]
     return urlencode({"voice": job.voice, **{k: str(v) for k, v in job.options.items()}, "input": inputs}, doseq=True)
-
-
-@cache
-def _static(name: str) -> str:
-    """A file's address, which changes with it, so that browsers never keep an old one."""
-    digest = hashlib.sha256((_HERE / "static" / name).read_bytes()).hexdigest()[:10]
-    return f"/static/{name}?{digest}"

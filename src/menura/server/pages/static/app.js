@@ -24,7 +24,7 @@ export async function call(path, { method = "GET", json, body, headers = {} } = 
     throw new Problem({ title: texts.offline }, 0);
   }
   const kind = answer.headers.get("Content-Type") || "";
-  const document = kind.includes("json") ? await answer.json() : {};
+  const document = kind.includes("json") && answer.status !== 204 ? await answer.json() : {};
   if (!answer.ok) throw new Problem(document, answer.status);
   return document;
 }
@@ -86,10 +86,15 @@ export function setState(place, state) {
   mark.textContent = texts[state] || state;
 }
 
-// Calls `onEvent` for what happens to a job, or to all; EventSource connects again by itself.
-export function watch(path, onEvent) {
-  const source = new EventSource(path);
+// Calls `onEvent` for what happens to a job, or to all, and `onAgain` after an interruption; EventSource connects again
+// by itself. Close it when nothing more can happen: browsers open six connections to a service, whatever the tabs.
+export function watch(path, onEvent, onAgain) {
+  const source = new EventSource(path), away = $("#away");
   for (const kind of ["job", "item"]) source.addEventListener(kind, (event) => onEvent(kind, JSON.parse(event.data)));
+  let lost = false;
+  source.onerror = () => { lost = true; away.hidden = false; };
+  source.onopen = () => { away.hidden = true; if (lost) onAgain(); lost = false; };
+  addEventListener("pagehide", () => source.close());
   return source;
 }
 
@@ -98,12 +103,16 @@ export function localTimes(root = document) {
   for (const time of $$("time[datetime]", root)) time.textContent = format.format(new Date(time.dateTime));
 }
 
-// A drop zone with buttons to pick: both give files.
+// A drop zone with buttons to pick: both give files. What is dropped beside the zone is taken too.
 export function pickFiles(zone, inputs, onFiles) {
   for (const input of inputs) input.addEventListener("change", () => { onFiles([...input.files]); input.value = ""; });
-  for (const kind of ["dragenter", "dragover"]) zone.addEventListener(kind, (event) => { event.preventDefault(); zone.classList.add("over"); });
-  for (const kind of ["dragleave", "drop"]) zone.addEventListener(kind, () => zone.classList.remove("over"));
-  zone.addEventListener("drop", async (event) => { event.preventDefault(); onFiles(await dropped(event.dataTransfer)); });
+  document.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) zone.classList.remove("over"); });
+  document.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    onFiles(await dropped(event.dataTransfer));
+  });
 }
 
 async function dropped(transfer) {
@@ -141,3 +150,4 @@ document.addEventListener("click", (event) => {
   audio.play().catch(() => {});
 });
 localTimes();
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

@@ -12,9 +12,10 @@ function addFile(file) {
   $(".file-name", row).textContent = file.name;
   $(".file-facts", row).textContent = file.size ? size(file.size) : "";
   $(".drop-file", row).onclick = () => { chosen.splice(chosen.indexOf(entry), 1); row.remove(); };
-  if (file.size > mostBytes) showError($(".error", row), new Error(size(file.size)));
   chosen.push(entry);
   list.append(row);
+  if (file.size > mostBytes) fail(entry, new Error(`${texts.large} (${size(mostBytes)})`));
+  upload(entry);
 }
 
 function addFiles(files) {
@@ -75,8 +76,9 @@ function write(control, value) {
 function settings() {
   const options = {};
   for (const control of $$(".control[data-option]")) {
-    const value = read(control);
-    if (value !== undefined && String(value) !== control.dataset.default) options[control.dataset.option] = value;
+    const value = read(control), standard = control.dataset.default;
+    const usual = typeof value === "number" && standard ? value === Number(standard) : String(value) === standard;
+    if (value !== undefined && !usual) options[control.dataset.option] = value;
   }
   return { voice: $("input[name=voice]:checked")?.value, options };
 }
@@ -93,7 +95,11 @@ function apply({ voice, options = {} }) {
 
 for (const control of $$(".control[data-option]")) {
   const input = $("input[type=range]", control), output = $("output", control), word = $("select[id$=-word]", control);
-  if (input && output) input.addEventListener("input", () => { output.textContent = Number(input.value); });
+  const show = () => {
+    output.textContent = Number(input.value);
+    input.style.setProperty("--at", `${100 * (input.value - input.min) / (input.max - input.min)}%`);
+  };
+  if (input && output) { input.addEventListener("input", show); show(); }
   if (word) word.addEventListener("change", () => { $("input", control).hidden = word.value !== "#"; });
 }
 
@@ -124,7 +130,7 @@ $("#load-preset").addEventListener("change", async (event) => {
 $("#reset").onclick = () => { const voice = settings().voice; apply({ voice }); localStorage.removeItem(KEPT); };
 
 function clearErrors() {
-  for (const place of $$(".error", form)) showError(place, null);
+  for (const place of $$(".settings .error", form)) showError(place, null);
   for (const input of $$("[aria-invalid]", form)) input.removeAttribute("aria-invalid");
 }
 
@@ -137,42 +143,61 @@ function tell(error) {
   input?.focus();
 }
 
-async function upload(entry) {
-  if (entry.id) return;
+// Recordings are sent one after the other as soon as they are chosen, so that what can't be read is known at once.
+let sending = Promise.resolve();
+function upload(entry) {
+  entry.sent ??= (sending = sending.then(() => transfer(entry)));
+  return entry.sent;
+}
+
+async function transfer(entry) {
+  if (entry.id || entry.failed || !chosen.includes(entry)) return;
   const bar = $("progress", entry.row);
   bar.hidden = false;
   try {
-    const audio = await send("PUT", `/v1/audio?name=${encodeURIComponent(entry.file.name)}`, entry.file, (share) => { bar.value = share; });
+    const path = `/v1/audio?name=${encodeURIComponent(entry.file.name)}`;
+    const audio = await send("PUT", path, entry.file, (share) => { bar.value = share; });
     entry.id = audio.id;
     if (audio.audio_s) $(".file-facts", entry.row).textContent = clock(audio.audio_s);
-    if (audio.error) throw new Error([audio.error.problem, audio.error.advice].filter(Boolean).join(". "));
+    if (audio.error) throw new Error([audio.error.problem, audio.error.advice].filter(Boolean).map((text) => `${text}.`).join(" "));
   } catch (error) {
-    showError($(".error", entry.row), error);
-    entry.failed = true;
-    throw error;
+    fail(entry, error);
+    entry.lost = error.status === 0;
   } finally {
     bar.hidden = true;
   }
 }
 
+function fail(entry, error) {
+  showError($(".error", entry.row), error);
+  entry.failed = true;
+}
+
+let key = null;
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   clearErrors();
   if (!chosen.length) return tell(new Error(texts.choose));
-  const button = $("#go"), { voice, options } = settings();
+  const button = $("#go"), { voice, options } = settings(), { textContent: before } = button;
   button.disabled = true;
   try {
-    for (const entry of chosen) await upload(entry).catch(() => {});
-    const inputs = chosen.filter((entry) => entry.id && !entry.failed).map((entry) => entry.id);
-    if (!inputs.length) return;
+    for (const entry of chosen) if (entry.lost) { entry.sent = null; entry.failed = false; showError($(".error", entry.row), null); }
+    const known = chosen.filter((entry) => entry.failed).length;
+    if (chosen.some((entry) => !entry.id && !entry.failed)) button.textContent = texts.uploading;
+    await Promise.all(chosen.map(upload));
+    const inputs = chosen.filter((entry) => !entry.failed).map((entry) => entry.id);
+    if (!inputs.length) return tell(new Error(texts.unusable));
+    if (chosen.length - inputs.length > known) return tell(new Error(texts.others));
     localStorage.setItem(KEPT, JSON.stringify({ voice, options }));
-    const key = crypto.randomUUID?.() ?? String(Math.random());
+    key ??= crypto.randomUUID?.() ?? String(Math.random());
     const job = await call("/v1/jobs", { method: "POST", json: { inputs, voice, options }, headers: { "Idempotency-Key": key } });
     location.assign(`/jobs/${job.id}`);
   } catch (error) {
+    if (error.status) key = null; // the service has answered; else the same job may be asked for again
     tell(error);
   } finally {
     button.disabled = false;
+    button.textContent = before;
   }
 });
 

@@ -13,7 +13,8 @@ function showItem(item) {
   setState($(".item-state", row), item.state);
   bar.hidden = item.state !== "running";
   bar.value = item.audio_s ? item.audio_done_s / item.audio_s : 0;
-  const facts = [item.audio_s ? clock(item.audio_s) : "", item.left_s ? `${clock(item.left_s)} ${texts.left}` : ""];
+  const moved = item.result && item.transpose ? `${item.transpose > 0 ? "+" : "−"}${Math.abs(item.transpose)} ${texts.semitones}` : "";
+  const facts = [item.audio_s ? clock(item.audio_s) : "", moved, item.left_s ? texts.left.replace("%s", clock(item.left_s)) : ""];
   $(".item-facts", row).textContent = facts.filter(Boolean).join(" · ");
   const error = $(".error", row);
   error.hidden = !item.error;
@@ -35,16 +36,23 @@ function showJob(job) {
   $("#job-progress").value = job.progress;
   $("#job-progress").hidden = ended(job.state);
   const left = job.items.reduce((sum, item) => sum + (item.left_s || 0), 0);
-  $("#job-left").textContent = left && !ended(job.state) ? `${clock(left)} ${texts.left}` : "";
+  $("#job-left").textContent = left && !ended(job.state) ? texts.left.replace("%s", clock(left)) : "";
   $("#cancel").hidden = !["queued", "running"].includes(job.state);
   $("#retry").hidden = !["failed", "partly", "cancelled"].includes(job.state);
   $("#delete").hidden = !ended(job.state);
   $("#zip").hidden = job.items.length < 2 || !job.items.some((item) => item.result);
   job.items.forEach(showItem);
+  follow();
   if (Date.now() - said > 5000 || ended(job.state)) {
     said = Date.now();
     $("#announce").textContent = `${texts[job.state]}, ${Math.round(job.progress * 100)} %`;
   }
+}
+
+let source = null;
+function follow() {
+  if (ended(page.dataset.state)) source = source?.close() ?? null;
+  else source ??= watch(`${path}/events`, refresh, refresh);
 }
 
 let wanted = false, busy = false;
@@ -81,4 +89,4 @@ $("#delete").onclick = (event) => {
 };
 $("#job-progress").hidden = ended(page.dataset.state);
 $$(".item").filter((row) => !$(".player", row).hidden).forEach(player);
-watch(`${path}/events`, refresh);
+follow();

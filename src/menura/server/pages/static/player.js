@@ -1,5 +1,5 @@
-// Two recordings at one position: waveforms, A/B at equal loudness, seams.
-import { $, $$, call, clock, texts } from "./app.js";
+// Two recordings at one position: waveforms, A/B at equal loudness, seams, F0 of both.
+import { $, $$, call, clock, texts, toast } from "./app.js";
 
 const BINS = 1200;
 let playing = null;
@@ -27,6 +27,7 @@ export class Player {
     for (const button of $$(".ab button", place)) button.onclick = () => this.choose(button.dataset.which);
     $(".seams", place).hidden = !seams.length;
     $(".seams input", place).onchange = () => this.draw();
+    $(".pitch input", place).onchange = (event) => this.showPitch(event.target);
     this.waves.onpointerdown = (event) => {
       const box = this.waves.getBoundingClientRect();
       this.seek(this.length * (event.clientX - box.left) / box.width);
@@ -62,12 +63,26 @@ export class Player {
     this.sounds.result.volume = Math.min(1, 10 ** (difference / 20));
   }
 
+  async showPitch(box) {
+    box.parentElement.setAttribute("aria-busy", "true");
+    try {
+      if (box.checked) this.pitch ??= await call(this.place.dataset.result.replace(/result$/, "f0"));
+    } catch (error) {
+      box.checked = false;
+      toast(error.message);
+    }
+    box.parentElement.removeAttribute("aria-busy");
+    this.waves.classList.toggle("with-pitch", box.checked);
+    this.draw();
+  }
+
   toggle() { if (this.place.classList.contains("playing")) this.stop(); else this.play(); }
 
   async play() {
     if (playing && playing !== this) playing.stop();
     playing = this;
     const at = this.at;
+    for (const audio of Object.values(this.sounds)) audio.preload = "auto";
     this.place.classList.add("playing");
     $(".play", this.place).setAttribute("aria-label", texts.pause);
     this.audio.currentTime = at;
@@ -116,19 +131,61 @@ export class Player {
     canvas.height = height * scale;
     const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
     pen.scale(scale, scale);
-    const half = height / 2;
-    this.wave(pen, this.peaks.source, half * 0.5, half * 0.46, width, style.getPropertyValue(this.which === "source" ? "--copper" : "--soft"));
-    this.wave(pen, this.peaks.result, half * 1.5, half * 0.46, width, style.getPropertyValue(this.which === "result" ? "--accent" : "--soft"));
+    const pitch = this.pitch && $(".pitch input", this.place).checked, half = (pitch ? height * 0.5 : height) / 2;
+    const size = half * 0.46 * this.magnified();
+    this.wave(pen, this.peaks.source, half * 0.5, size * this.sounds.source.volume, width, style.getPropertyValue(this.which === "source" ? "--copper" : "--soft"));
+    this.wave(pen, this.peaks.result, half * 1.5, size * this.sounds.result.volume, width, style.getPropertyValue(this.which === "result" ? "--accent" : "--soft"));
     const at = this.length ? width * this.at / this.length : 0;
     if ($(".seams input", this.place).checked) {
       pen.fillStyle = style.getPropertyValue("--copper");
       for (const seam of this.seams) pen.fillRect(width * seam / this.length, half, 1.5, half);
+    }
+    if (pitch) {
+      const place = { top: height * 0.54, height: height * 0.44, width };
+      this.curves(pen, place, { source: style.getPropertyValue("--copper"), result: style.getPropertyValue("--accent"), soft: style.getPropertyValue("--soft"), line: style.getPropertyValue("--line") });
     }
     pen.fillStyle = style.getPropertyValue("--ink");
     pen.fillRect(at, 0, 1.5, height);
     $(".time", this.place).textContent = `${clock(this.at)} / ${clock(this.length)}`;
     this.waves.setAttribute("aria-valuenow", Math.round(this.at));
     this.waves.setAttribute("aria-valuetext", clock(this.at));
+  }
+
+  // Both at the loudness at which they are heard, as large as there is room.
+  magnified() {
+    const highest = ["source", "result"].map((which) => {
+      const { low, high } = this.peaks[which] || { low: [0], high: [0] };
+      return this.sounds[which].volume * Math.max(...high, ...low.map((value) => -value));
+    });
+    return 1 / Math.max(...highest, 0.02);
+  }
+
+  curves(pen, { top, height, width }, colours) {
+    const voiced = [...this.pitch.source.hz, ...this.pitch.result.hz].filter((hz) => hz > 0);
+    if (!voiced.length) return;
+    const low = Math.log2(Math.min(...voiced)) - 0.1, high = Math.log2(Math.max(...voiced)) + 0.1;
+    const y = (hz) => top + height * (high - Math.log2(hz)) / (high - low);
+    pen.font = "11px system-ui, sans-serif";
+    for (let hz = 50; hz < 2000; hz *= 2) {
+      if (Math.log2(hz) < low || Math.log2(hz) > high) continue;
+      pen.fillStyle = colours.line;
+      pen.fillRect(0, y(hz), width, 1);
+      pen.fillStyle = colours.soft;
+      pen.fillText(`${hz} Hz`, 6, y(hz) - 4);
+    }
+    pen.lineWidth = 2;
+    pen.lineCap = pen.lineJoin = "round";
+    for (const which of ["source", "result"]) {
+      const { step_s: step, hz } = this.pitch[which];
+      pen.strokeStyle = colours[which];
+      pen.beginPath();
+      hz.forEach((value, number) => {
+        const x = width * (number + 0.5) * step / this.length;
+        if (value && hz[number - 1]) pen.lineTo(x, y(value));
+        else if (value) { pen.moveTo(x, y(value)); pen.lineTo(x + 0.1, y(value)); }
+      });
+      pen.stroke();
+    }
   }
 
   wave(pen, peaks, middle, height, width, colour) {

@@ -21,7 +21,7 @@ if (form) {
     event.preventDefault();
     showError(problem, null);
     const voices = files.filter((file) => !/\.index$/i.test(file.name)), indexes = files.filter((file) => /\.index$/i.test(file.name));
-    if (!voices.length) return showError(problem, new Error(texts.choose));
+    if (!voices.length) return showError(problem, new Error(texts.voice));
     if (!form.reportValidity()) return;
     const button = $("button.primary", form);
     button.disabled = true;
