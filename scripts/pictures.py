@@ -55,6 +55,7 @@ def documents(chromium: Browser, service: Service, job: str) -> None:
     convert_page(page)
     page.screenshot(path=DOCUMENTS / "page-convert.png")
     job_page(page, job)
+    page.set_viewport_size({"width": 1280, "height": 620})
     page.screenshot(path=DOCUMENTS / "page-job.png")
 
 

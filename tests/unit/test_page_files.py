@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, nodes
 
 import menura.server.pages as pages
+from menura.errors import OptionError
 from menura.option_spec import GROUPS
+from menura.options import FORMATS, ConversionOptions
 from menura.server.asked import offered
-from menura.server.locales import LANGUAGES, catalogue
+from menura.server.locales import LANGUAGES, catalogue, message, messages
 from menura.types import StageTimes
 from menura.voices.assets import ASSETS
 
@@ -64,13 +68,56 @@ def test_placeholders_are_kept() -> None:
         assert re.findall(r"%\w|\{\w+\}", text) == re.findall(r"%\w|\{\w+\}", translation)
 
 
+def written(tree: ast.AST) -> Iterator[str]:
+    """A program's texts, with # for what is put in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (str(part.value) if isinstance(part, ast.Constant) else "#" for part in node.values)
+            yield "".join(parts).replace("'#'", "#")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"'[^']*'|\b\d+(?:\.\d+)?", "#", re.sub(r"\{(\w+(?:=\w+)?)\}", r"\1", node.value))
+
+
+def refusal(given: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        ConversionOptions(**given)
+    except OptionError as error:
+        return tuple(filter(None, (error.problem, error.details.advised())))
+    return ()
+
+
+def refusals() -> Iterator[str]:
+    """What is said of values and combinations that options don't take."""
+    values: list[dict[str, Any]] = [{spec.name: 1e30} for spec in offered() if spec.range]
+    values += [{"seed": 0.5}, {"bit_depth": 17}, {"compat": "rvc", "strategy": "stream"}, {"bitrate": 64, "quality": 5}]
+    values += [{"compat": "rvc", "split_silence": True}, {"format": "flac", "bit_depth": 32}]
+    values += [{"format": f, name: 16} for f in FORMATS for name in ("bitrate", "bit_depth")]
+    values += [{"format": f, "quality": 5} for f in FORMATS]
+    for given in values:
+        yield from refusal(given)
+
+
+def test_what_the_engine_says_is_translated() -> None:
+    source = Path(pages.__file__).parents[2]
+    known = {text for path in source.rglob("*.py") for text in written(ast.parse(path.read_text(encoding="utf-8")))}
+    refused = set(refusals())
+    assert len(refused) > 15
+    assert [text for text in refused if message(text, "zh") == text] == []
+    patterns = {re.sub(r"'[^']*'|[+-]?\b\d+(?:\.\d+)?(?:e\+\d+)?", "#", text) for text in refused}
+    known |= patterns | {text.replace("# s", "#") for text in known}  # some seconds are put in with their unit
+    assert [text for text in messages("zh") if not {text, text.replace("# s", "#")} & known] == []
+    assert message("Pitch was moved by +12 semitones to the voice's.", "zh") == "音高移动了 +12 个半音，以配合音色。"
+    assert message("a voice named 'x' exists already", "zh") == "已有名为 'x' 的音色"
+    assert message("said by nobody", "zh") == "said by nobody"
+
+
 def test_scripts_use_the_texts_that_they_are_given() -> None:
     given = re.search(r'id="texts">\{\{ \{(.*?)\} \|', (FOLDER / "templates" / "base.html").read_text(), re.DOTALL)
     assert given is not None
     names = set(re.findall(r'"(\w+)": t\(', given.group(1)))
     scripts = "".join(path.read_text(encoding="utf-8") for path in (FOLDER / "static").glob("*.js"))
     states = {"queued", "running", "done", "warning", "failed", "cancelled", "cancelling", "partly"}
-    assert names == set(re.findall(r"texts\.(\w+)", scripts)) | states
+    assert names == set(re.findall(r"texts\.(\w+)", scripts)) - {"said"} | states
 
 
 def test_the_page_is_small_and_holds_nothing_of_others() -> None:

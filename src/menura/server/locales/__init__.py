@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from importlib.resources import files
 from typing import Literal, TypeAlias, TypeVar, cast
 
@@ -11,17 +12,32 @@ Language: TypeAlias = Literal["en", "zh"]
 LANGUAGES: dict[Language, str] = {"en": "English", "zh": "简体中文"}
 T = TypeVar("T")
 
+_VARIABLE = re.compile(r"'[^']*'|[+-]?\b\d+(?:\.\d+)?(?:e\+\d+)?")
+
 _TEXTS = ("title", "description", "unit")
 """Keys of a schema whose values are texts."""
 
 
-@functools.cache
 def catalogue(language: Language) -> dict[str, str]:
-    """English texts and their translations; empty for English."""
-    if language == "en":
-        return {}
-    text = (files(__name__) / f"{language}.json").read_text(encoding="utf-8")
-    return cast("dict[str, str]", json.loads(text))
+    """English texts of the page and their translations; empty for English."""
+    return _catalogue(f"{language}.json") if language != "en" else {}
+
+
+def messages(language: Language) -> dict[str, str]:
+    """What the engine says of recordings and options, with # for each number and quotation."""
+    return _catalogue(f"said.{language}.json") if language != "en" else {}
+
+
+@functools.cache
+def _catalogue(name: str) -> dict[str, str]:
+    return cast("dict[str, str]", json.loads((files(__name__) / name).read_text(encoding="utf-8")))
+
+
+def message(text: str, language: Language) -> str:
+    """A message in a language; what isn't known stays English. The page's scripts do the same."""
+    parts = iter(_VARIABLE.findall(text))
+    known = messages(language).get(_VARIABLE.sub("#", text))
+    return text if known is None else re.sub("#", lambda _: next(parts), known)
 
 
 def translated(value: T, language: Language) -> T:

@@ -26,7 +26,7 @@ from menura.server.api.system import get_system
 from menura.server.api.trainings import get_trainings, training_document
 from menura.server.api.voices import get_voice, voice_document
 from menura.server.asked import offered
-from menura.server.locales import LANGUAGES, Language, preferred, translated
+from menura.server.locales import LANGUAGES, Language, message, messages, preferred, translated
 from menura.server.problems import problem
 from menura.server.security import COOKIE, Access, address_of
 from menura.server.service import Current
@@ -57,7 +57,7 @@ def _templates() -> Jinja2Templates:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": clock, "size": size, "moment": moment}
+    environment.filters |= {"clock": clock, "size": size, "moment": moment, "said": message}
     environment.globals |= {"version": __version__, "languages": LANGUAGES}
     return Jinja2Templates(env=environment)
 
@@ -217,7 +217,8 @@ def language_of(request: Request) -> Language:
 
 def _page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     language = language_of(request)
-    texts = {"t": partial(translated, language=language), "language": language, "groups_of": GROUPS}
+    texts = {"t": partial(translated, language=language), "say": partial(message, language=language)}
+    texts |= {"language": language, "messages": messages(language)}
     answer = _templates().TemplateResponse(request, template, {**texts, **context}, status)
     answer.headers["Vary"] = "Accept-Language, Cookie"
     answer.headers["Cache-Control"] = "no-cache"

@@ -4,9 +4,21 @@ export const texts = node ? JSON.parse(node.textContent) : {};
 export const $ = (selector, root = document) => root.querySelector(selector);
 export const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
+// The service's own words, in the page's language where they are known: # stands for each number and quotation.
+export function say(text) {
+  const variable = /'[^']*'|[+-]?\b\d+(?:\.\d+)?(?:e\+\d+)?/g, parts = text.match(variable) || [];
+  return texts.said?.[text.replace(variable, "#")]?.replace(/#/g, () => parts.shift()) ?? text;
+}
+
+// An error's problem and advice.
+export function explained({ problem, advice }) {
+  return [problem, advice].filter(Boolean).map((text) => `${say(text)}.`).join(" ");
+}
+
 export class Problem extends Error {
   constructor(document, status) {
-    super(document.detail || document.title || `HTTP ${status}`);
+    const about = document.subject ? `${document.subject}: ` : "";
+    super(document.problem ? about + explained(document) : document.title || `HTTP ${status}`);
     this.option = document.option;
     this.status = status;
   }

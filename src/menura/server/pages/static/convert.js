@@ -1,5 +1,5 @@
 // The first page: recordings, a voice, options; then a job.
-import { $, $$, call, clock, pickFiles, send, showError, size, texts, toast } from "./app.js";
+import { $, $$, call, clock, explained, pickFiles, send, showError, size, texts, toast } from "./app.js";
 
 const form = $("#convert"), list = $("#files"), mostBytes = Number(form.dataset.mostBytes);
 const chosen = [];
@@ -159,7 +159,7 @@ async function transfer(entry) {
     const audio = await send("PUT", path, entry.file, (share) => { bar.value = share; });
     entry.id = audio.id;
     if (audio.audio_s) $(".file-facts", entry.row).textContent = clock(audio.audio_s);
-    if (audio.error) throw new Error([audio.error.problem, audio.error.advice].filter(Boolean).map((text) => `${text}.`).join(" "));
+    if (audio.error) throw new Error(explained(audio.error));
   } catch (error) {
     fail(entry, error);
     entry.lost = error.status === 0;

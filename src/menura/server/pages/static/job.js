@@ -1,5 +1,5 @@
 // A job's page: its rows follow the events; finished ones get a player.
-import { $, $$, call, clock, setState, texts, toast, watch } from "./app.js";
+import { $, $$, call, clock, explained, say, setState, texts, toast, watch } from "./app.js";
 import { Player } from "./player.js";
 
 const page = $("#job"), id = page.dataset.job, path = `/v1/jobs/${id}`;
@@ -13,13 +13,12 @@ function showItem(item) {
   setState($(".item-state", row), item.state);
   bar.hidden = item.state !== "running";
   bar.value = item.audio_s ? item.audio_done_s / item.audio_s : 0;
-  const moved = item.result && item.transpose ? `${item.transpose > 0 ? "+" : "−"}${Math.abs(item.transpose)} ${texts.semitones}` : "";
-  const facts = [item.audio_s ? clock(item.audio_s) : "", moved, item.left_s ? texts.left.replace("%s", clock(item.left_s)) : ""];
+  const facts = [item.audio_s ? clock(item.audio_s) : "", item.left_s ? texts.left.replace("%s", clock(item.left_s)) : ""];
   $(".item-facts", row).textContent = facts.filter(Boolean).join(" · ");
   const error = $(".error", row);
   error.hidden = !item.error;
-  if (item.error) error.textContent = [item.error.problem, item.error.advice].filter(Boolean).map((text) => `${text}.`).join(" ");
-  $(".notes", row).textContent = item.notes.join(" ");
+  if (item.error) error.textContent = explained(item.error);
+  $(".notes", row).textContent = item.notes.map(say).join(" ");
   $(".get", row).hidden = !item.result;
   if (item.result) player(row);
 }

@@ -142,7 +142,8 @@ export class Player {
     }
     if (pitch) {
       const place = { top: height * 0.54, height: height * 0.44, width };
-      this.curves(pen, place, { source: style.getPropertyValue("--copper"), result: style.getPropertyValue("--accent"), soft: style.getPropertyValue("--soft"), line: style.getPropertyValue("--line") });
+      const colour = (name) => style.getPropertyValue(name);
+      this.curves(pen, place, { source: colour("--copper"), result: colour("--accent"), soft: colour("--soft"), line: colour("--line"), paper: colour("--paper") });
     }
     pen.fillStyle = style.getPropertyValue("--ink");
     pen.fillRect(at, 0, 1.5, height);
@@ -165,14 +166,9 @@ export class Player {
     if (!voiced.length) return;
     const low = Math.log2(Math.min(...voiced)) - 0.1, high = Math.log2(Math.max(...voiced)) + 0.1;
     const y = (hz) => top + height * (high - Math.log2(hz)) / (high - low);
-    pen.font = "11px system-ui, sans-serif";
-    for (let hz = 50; hz < 2000; hz *= 2) {
-      if (Math.log2(hz) < low || Math.log2(hz) > high) continue;
-      pen.fillStyle = colours.line;
-      pen.fillRect(0, y(hz), width, 1);
-      pen.fillStyle = colours.soft;
-      pen.fillText(`${hz} Hz`, 6, y(hz) - 4);
-    }
+    const octaves = [50, 100, 200, 400, 800].filter((hz) => Math.log2(hz) > low && Math.log2(hz) < high);
+    pen.fillStyle = colours.line;
+    for (const hz of octaves) pen.fillRect(0, y(hz), width, 1);
     pen.lineWidth = 2;
     pen.lineCap = pen.lineJoin = "round";
     for (const which of ["source", "result"]) {
@@ -185,6 +181,13 @@ export class Player {
         else if (value) { pen.moveTo(x, y(value)); pen.lineTo(x + 0.1, y(value)); }
       });
       pen.stroke();
+    }
+    pen.strokeStyle = colours.paper;
+    pen.fillStyle = colours.soft;
+    pen.font = "11px system-ui, sans-serif";
+    for (const hz of octaves) {
+      pen.strokeText(`${hz} Hz`, 6, y(hz) - 4);
+      pen.fillText(`${hz} Hz`, 6, y(hz) - 4);
     }
   }
 
