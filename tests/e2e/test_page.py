@@ -19,13 +19,17 @@ import soundfile
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from e2e.test_train import CLIPS, shrink
 from support.browser import FAILED_LOAD, browser, watched
 from support.server import Service
 
 CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
 EVIL = Path(__file__).parents[1] / "support" / "evil.html"
 LONG_NAME = "a_very_long_name_without_any_place_to_break_it_" * 3
-PAGES = ("/", "/jobs", "/jobs/{job}", "/voices", "/voices/wren", "/voices/tiny", "/system", "/help", "/login", "/none")
+PAGES = (
+    *("/", "/jobs", "/jobs/{job}", "/voices", "/voices/wren", "/voices/tiny"),
+    *("/train", "/train/{training}", "/system", "/help", "/login", "/none"),
+)
 
 WIDER = """[...document.querySelectorAll("body *")]
   .filter((node) => !node.closest(".scroll *, .hidden, .visually-hidden, .skip"))
@@ -275,6 +279,29 @@ def test_a_voice_is_imported_renamed_and_removed(visit: Visit, service: Service,
     until(page, "() => fetch('/v1/voices').then(a => a.text()).then(text => !text.includes('a_very_long_name'))")
 
 
+def test_a_voice_is_trained(visit: Visit, service: Service) -> None:
+    page = visit("/train")
+    page.set_input_files("#pick", CLIPS)
+    page.get_by_label("Name").fill("reader")
+    page.get_by_label("Whose voice is it").fill("read for LibriVox, in the public domain")
+    page.get_by_text("More settings").click()
+    page.get_by_label("Start from").fill("none")
+    page.get_by_label("Batch size").fill("2")
+    page.get_by_label("Steps").fill("3")
+    page.get_by_role("button", name="Check the recordings").click()
+    page.wait_for_url("**/train/*")
+    shrink(service.data / "trainings" / page.url.rpartition("/")[2])
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#state")).to_have_text("Done", timeout=60_000)
+    expect(page.locator("#curves canvas")).to_be_visible()
+    expect(page.locator("#previews li").first).to_be_visible()
+    page.get_by_role("button", name="Put into the library").click()
+    page.get_by_role("dialog").get_by_role("button", name="Put into the library").click()
+    expect(page.get_by_text("reader is in the library.")).to_be_visible()
+    page.goto("/voices/reader")
+    expect(page.get_by_text("in the public domain")).to_be_visible()
+
+
 def test_settings_are_saved_and_applios_are_read(visit: Visit, tmp_path: Path) -> None:
     page = visit("/")
     preset = {"pitch": 3, "index_rate": 0.5, "rms_mix_rate": 0.25, "protect": 0.2, "clean_audio": True}
@@ -307,18 +334,22 @@ def test_a_recording_is_made_with_the_microphone(visit: Visit) -> None:
 
 
 @pytest.fixture(scope="module")
-def crowded(service: Service, recordings: Path) -> str:
-    """A job with a long name, an error and a warning; its id."""
+def crowded(service: Service, recordings: Path) -> list[str]:
+    """The pages, with a job that has a long name, an error and a warning, and a training that hasn't begun."""
     names = {"short.wav": f"{LONG_NAME}.wav", "bad.mp3": "bad.mp3", "cut.flac": "cut.flac"}
     job = service.job(*(service.send(recordings / file, name) for file, name in names.items()), format="flac", seed=3)
-    return str(service.ended(job["id"])["id"])
+    options = {"content": "menura-starter", "sample_rate": "24k"}
+    body = {"name": LONG_NAME[:100], "inputs": list(map(service.send, CLIPS)), "rights": "mine", "options": options}
+    training = service.client.post("/v1/trainings", json=body)
+    assert training.status_code == 201, training.text
+    return [path.format(job=service.ended(job["id"])["id"], training=training.json()["id"]) for path in PAGES]
 
 
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
-def test_nothing_is_wider_than_a_phone(visit: Visit, crowded: str, locale: str) -> None:
+def test_nothing_is_wider_than_a_phone(visit: Visit, crowded: list[str], locale: str) -> None:
     page = visit("/", locale=locale, width=320)
-    for path in PAGES:
-        page.goto(path.format(job=crowded))
+    for path in crowded:
+        page.goto(path)
         if path == "/":
             page.locator("details > summary").click()
             page.set_input_files("#pick", {"name": f"{LONG_NAME}.wav", "mimeType": "audio/wav", "buffer": b"RIFF"})
@@ -328,10 +359,10 @@ def test_nothing_is_wider_than_a_phone(visit: Visit, crowded: str, locale: str) 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(visit: Visit, crowded: str, scheme: str) -> None:
+def test_axe_finds_nothing_serious(visit: Visit, crowded: list[str], scheme: str) -> None:
     page, axe = visit("/", color_scheme=scheme), Axe()
-    for path in PAGES:
-        page.goto(path.format(job=crowded))
+    for path in crowded:
+        page.goto(path)
         for summary in page.locator("summary").all():
             summary.click()
         found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jinja2 import Environment, nodes
 
 import menura.server.pages as pages
 from menura.errors import OptionError
 from menura.option_spec import GROUPS
-from menura.options import FORMATS, ConversionOptions
+from menura.options import FORMATS, ConversionOptions, TrainingOptions
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, catalogue, message, messages
 from menura.types import StageTimes
@@ -24,7 +25,9 @@ FOLDER = Path(pages.__file__).parent
 MOST_BYTES = 150_000
 CARDS = {"author", "begun_with", "consent", "content_encoder", "course", "data", "info", "licence", "recipe", "rights"}
 """Keys of voices' cards."""
-DISK = {"audio", "results", "uploads"}
+JOB_STATES = "queued running done warning failed cancelled cancelling partly"
+TRAINING_STATES = "new queued running stopping stopped failed done loading slices features training voice"
+DISK = {"audio", "results", "trainings", "uploads"}
 
 
 def called_texts(name: str) -> Iterator[str]:
@@ -47,7 +50,7 @@ def page_texts() -> set[str]:
 
 
 def other_texts() -> set[str]:
-    specs = offered()
+    specs = [spec for kind in (ConversionOptions, TrainingOptions) for spec in offered(kind)]
     found = {text for s in specs for text in (s.label, s.help, s.unit, s.unset, *s.words)} | set(GROUPS.values())
     found |= {spec.default_text for spec in specs if spec.default is None}
     found |= {field.name.removesuffix("_s") for field in dataclasses.fields(StageTimes)}
@@ -111,13 +114,28 @@ def test_what_the_engine_says_is_translated() -> None:
     assert message("said by nobody", "zh") == "said by nobody"
 
 
-def test_scripts_use_the_texts_that_they_are_given() -> None:
-    given = re.search(r'id="texts">\{\{ \{(.*?)\} \|', (FOLDER / "templates" / "base.html").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("template", "scripts", "states"),
+    [
+        (
+            "base.html",
+            "app convert job jobs player voices",
+            "queued running done warning failed cancelled cancelling partly",
+        ),
+        (
+            "train_macros.html",
+            "train",
+            "new queued running stopping stopped failed done loading slices features training voice",
+        ),
+    ],
+)
+def test_scripts_use_the_texts_that_they_are_given(template: str, scripts: str, states: str) -> None:
+    text = (FOLDER / "templates" / template).read_text(encoding="utf-8")
+    given = re.search(r'texts">\{\{ \{(.*?)\} \|', text, re.DOTALL)
     assert given is not None
+    code = "".join((FOLDER / "static" / f"{name}.js").read_text(encoding="utf-8") for name in scripts.split())
     names = set(re.findall(r'"(\w+)": t\(', given.group(1)))
-    scripts = "".join(path.read_text(encoding="utf-8") for path in (FOLDER / "static").glob("*.js"))
-    states = {"queued", "running", "done", "warning", "failed", "cancelled", "cancelling", "partly"}
-    assert names == set(re.findall(r"texts\.(\w+)", scripts)) - {"said"} | states
+    assert names == set(re.findall(r"\btexts\.(\w+)", code)) - {"said"} | set(states.split())
 
 
 def test_the_page_is_small_and_holds_nothing_of_others() -> None:
