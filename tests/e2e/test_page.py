@@ -209,6 +209,7 @@ def test_the_language_is_the_browsers_until_another_is_chosen(visit: Visit) -> N
 
 def test_all_of_it_works_without_a_mouse(visit: Visit) -> None:
     page = visit("/")
+    page.on("filechooser", lambda _: None)  # from now on they are caught, not opened
     press = page.keyboard.press
 
     def tab_to(selector: str) -> None:
