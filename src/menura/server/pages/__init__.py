@@ -217,7 +217,7 @@ def language_of(request: Request) -> Language:
 
 def _page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     language = language_of(request)
-    texts = {"t": partial(translated, language=language), "say": partial(message, language=language)}
+    texts: dict[str, Any] = {"t": partial(translated, language=language), "say": partial(message, language=language)}
     texts |= {"language": language, "messages": messages(language)}
     answer = _templates().TemplateResponse(request, template, {**texts, **context}, status)
     answer.headers["Vary"] = "Accept-Language, Cookie"
