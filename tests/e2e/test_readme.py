@@ -29,6 +29,8 @@ DOCUMENTS = (
     "docs/usage.zh-CN.md",
     "docs/training.md",
     "docs/training.zh-CN.md",
+    "docs/service.md",
+    "docs/service.zh-CN.md",
     "docs/migration.md",
     "docs/python.md",
     "docs/architecture.md",
@@ -115,7 +117,7 @@ def test_both_readmes_keep_step() -> None:
     assert figures(english) == figures(chinese)
 
 
-@pytest.mark.parametrize("name", ["usage", "training"])
+@pytest.mark.parametrize("name", ["usage", "training", "service"])
 def test_the_translated_pages_keep_step(name: str) -> None:
     english, chinese = text(f"docs/{name}.md"), text(f"docs/{name}.zh-CN.md")
     assert BLOCK.findall(english) == BLOCK.findall(chinese)
