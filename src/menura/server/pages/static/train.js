@@ -1,5 +1,5 @@
 // Training: recordings are sent and checked; a training's page follows its run, draws its curves, plays its previews.
-import { $, $$, call, clock, pickFiles, send, showError, size, toast } from "./app.js";
+import { $, $$, call, clock, explained, pickFiles, say, send, showError, size, toast } from "./app.js";
 
 const texts = JSON.parse($("#train-texts").textContent);
 const fill = (text, ...values) => values.reduce((made, value) => made.replace("%s", () => value), text);
@@ -63,7 +63,7 @@ if (form) {
     try {
       const audio = await send("PUT", `/v1/audio?name=${encodeURIComponent(entry.file.name)}`, entry.file, (share) => { bar.value = share; });
       entry.audio_s = audio.audio_s;
-      if (audio.error) return showError($(".error", entry.row), new Error(`${texts.unread}: ${audio.error.problem}`));
+      if (audio.error) return showError($(".error", entry.row), new Error(`${texts.unread}: ${say(audio.error.problem)}`));
       entry.id = audio.id;
       if (audio.audio_s) $(".file-facts", entry.row).textContent = clock(audio.audio_s);
     } catch (error) {
@@ -221,7 +221,7 @@ if (page) {
     $("#bar").value = preparing ? training.done / (training.total || 1) : steps ? step / steps : 0;
     $("#stage").textContent = stageOf(training);
     $("#left").textContent = training.left_s ? fill(texts.left, clock(training.left_s)) : "";
-    if (error) showError(problem, new Error([error.subject, error.problem, error.advice].filter(Boolean).join(". ")));
+    if (error) showError(problem, new Error((error.subject ? `${error.subject}: ` : "") + explained(error)));
     else if (active) showError(problem, null);
     const now = `${texts[state]}. ${training.stage ? texts[training.stage] : ""}`;
     if (now !== said) $("#announce").textContent = said = now;
