@@ -71,17 +71,17 @@ class Examples:
         url = path.format(**{name: str(value) for name, value in (given | places).items()})
         query = {one["name"]: given[one["name"]] for one in parameters if one["in"] == "query" and given[one["name"]]}
         media = operation.get("requestBody", {"content": {}})["content"]
-        answer = self._client.request(method, url, params=query, **self._body(media, body))
+        answer = self._client.request(method, url, params=query, **self._body(media, body, places))
         self._check(operation, answer)
         return answer
 
-    def _body(self, media: dict[str, Any], body: bytes | None) -> dict[str, Any]:
+    def _body(self, media: dict[str, Any], body: bytes | None, places: dict[str, str]) -> dict[str, Any]:
         """The example of a JSON body is its schema's, or made of its fields'."""
         if "application/json" in media:
             name = media["application/json"]["schema"]["$ref"].rpartition("/")[2]
             schema = self._document["components"]["schemas"][name]
             fields = {name: first(field) for name, field in schema["properties"].items() if first(field) is not None}
-            return {"json": first(schema) or fields}
+            return {"json": (first(schema) or fields) | ({"inputs": [places["inputs"]]} if "inputs" in places else {})}
         return (
             {"content": body}
             if "application/octet-stream" in media or not media
@@ -116,12 +116,17 @@ def test_every_example_of_jobs_works(service: Service, examples: Examples) -> No
     assert [one["id"] for one in examples("get", "/v1/jobs").json()["jobs"]] == [job]
     assert examples("get", "/v1/audio/uploads/{key}", key="no such upload").json() == {"received_bytes": 0}
     assert len(examples("post", "/v1/convert", CLIP.read_bytes()).content) > 100_000
-    waiting = [examples("post", "/v1/jobs").json() for _ in range(3)]
-    assert waiting[2]["waiting"] == {"why": "others", "recordings_before": 2}
-    assert examples("post", "/v1/jobs/{id}/cancel", id=waiting[2]["id"]).json()["state"] == "cancelled"
-    examples("post", "/v1/jobs/{id}/retry", id=waiting[2]["id"])
-    for one in waiting:
-        service.ended(one["id"])
+    many = service.job(*[recording] * 30)["id"]
+    late = examples("post", "/v1/jobs").json()
+    assert late["waiting"]["why"] == "others"
+    assert late["waiting"]["recordings_before"] > 1
+    for id in (late["id"], many):
+        assert examples("post", "/v1/jobs/{id}/cancel", id=id).json()["state"] in ("cancelling", "cancelled")
+    failed = service.job(service.client.put("/v1/audio", content=b"no sound").json()["id"])["id"]
+    assert service.ended(failed)["state"] == "failed"
+    assert examples("post", "/v1/jobs/{id}/retry", id=failed).json()["items"][0]["error"] is None
+    for id in (late["id"], many, failed):
+        service.ended(id)
     examples("delete", "/v1/jobs/{id}", id=job)
 
 
@@ -140,6 +145,15 @@ def test_every_example_of_voices_works(examples: Examples, home: Path, tmp_path:
     examples("delete", "/v1/voices/{name}", name="stranger")
 
 
+def test_every_example_of_trainings_works(service: Service, examples: Examples, tmp_path: Path) -> None:
+    samples, rate = soundfile.read(CLIP, dtype="float32")
+    soundfile.write(tmp_path / "long.flac", np.tile(samples, 3), rate)
+    made = examples("post", "/v1/trainings", inputs=service.send(tmp_path / "long.flac"))
+    for path in ("/v1/trainings", "/v1/trainings/{id}"):
+        examples("get", path, id=made.json()["id"])
+    examples("delete", "/v1/trainings/{id}", id=made.json()["id"])
+
+
 def test_every_other_example_works(examples: Examples) -> None:
     for path in ("/healthz", "/readyz", "/v1/options", "/v1/system", "/metrics", "/models", "/params"):
         examples("get", path)
@@ -147,7 +161,7 @@ def test_every_other_example_works(examples: Examples) -> None:
         examples("post", path)
     assert examples("post", "/set_models_dir").status_code == 400
     examples("post", "/convert_file", CLIP.read_bytes())
-    # /convert takes a whole recording as text, events never end, trainings take long; other tests have them.
+    # /convert takes a whole recording as text, events never end, training takes long; other tests have them.
     never = {path for _, path in examples.left if path.endswith("events") or path.startswith("/v1/trainings")}
     assert {path for _, path in examples.left} - never == {"/convert"}
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvicorn
 
 from menura.audio.decode import AudioReader, open_audio
 from menura.errors import AssetMissingError, DecodeError, ErrorDetails, MenuraError, ResourceError
 from menura.options import EngineOptions, ServeOptions
+from menura.server import run, security
 from menura.server.folder import DataFolder, TooLargeError
 from menura.server.problems import public
 from menura.server.recording import BoundedRecording
@@ -128,6 +132,41 @@ def test_tokens_cant_be_tried_out() -> None:
     assert status(right, "2001:db8::ffff") == 429  # one network
 
 
+def test_a_client_that_sends_no_more_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "_SILENCE_S", 0.05)
+    met: list[Any] = []
+
+    async def reading(_scope: Any, receive: Any, _send: Any) -> None:
+        met.append(await receive())
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    guard = Guard(reading, Access.of("127.0.0.1", None), 2**20)
+    scope = {"type": "http", "method": "PUT", "path": "/v1/audio", "headers": [(b"host", b"localhost")]}
+    asyncio.run(guard(scope, receive, welcomed))
+    assert met == [{"type": "http.disconnect"}]
+
+
+def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_REQUEST_S", 0.3)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(welcomed, http=run.Protocol, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=10) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+            assert slow.recv(100) == b""
+        with socket.create_connection(listening.getsockname(), timeout=10) as quick:
+            quick.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert quick.recv(100).startswith(b"HTTP/1.1 200 ")
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
 @pytest.mark.parametrize(
     ("details", "advice"),
     [
@@ -135,6 +174,7 @@ def test_tokens_cant_be_tried_out() -> None:
          "Ask whoever runs the service to install it; GET /v1/system lists what is missing"),
         (ErrorDetails(kind="decode", problem="p", advice="pip install 'menura[media]'"), "Send it as wav or flac"),
         (ErrorDetails(kind="option", problem="p", advice="Use {index_rate=0}"), "Use {index_rate=0}"),
+        (ErrorDetails(kind="resource", subject="database", problem="no password for ann at /data"), None),
         (ErrorDetails(kind="resource", subject="/data/home/a", problem="no permission for /data/home/a/b", advice=None),
          None),
     ],

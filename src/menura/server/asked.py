@@ -22,7 +22,10 @@ BYTES, FORM = "application/octet-stream", "multipart/form-data"
 
 AudioId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """The SHA-256 of a recording's bytes."""
+DEMO = "f58aa3d469201b93353c7d37f91c12d27e6a9ea45a66bd7dfa0d0ccb8466b6dc"
+"""The demo's recording, for examples."""
 AudioInPath = Annotated[str, InPath(description="Id of a recording")]
+TrainingInPath = Annotated[str, InPath(description="Id of a training")]
 JobInPath = Annotated[str, InPath(description="Id of a job")]
 VoiceInPath = Annotated[str, InPath(description="Name of a voice", examples=["wren"])]
 Position = Annotated[int, InPath(description="Of the recording in its job, from 0", examples=[0])]

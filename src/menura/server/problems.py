@@ -99,6 +99,8 @@ def public(details: ErrorDetails, *folders: Path) -> ErrorDetails:
         subject = None
     if advice and _COMMAND.search(advice):
         advice = _ADVICE.get(details.kind, "Ask whoever runs the service")
+    if subject == "database":  # it says where it is, and whose
+        return dataclasses.replace(details, problem="can't be used", advice=None)
     return dataclasses.replace(
         details, subject=subject, problem=_hidden(details.problem, folders), advice=advice and _hidden(advice, folders)
     )
@@ -115,7 +117,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(MenuraError)
     def _menura(request: Request, error: MenuraError) -> Response:
-        return problem(request.app.state.service.runner.public(error.details))
+        answer = problem(request.app.state.service.runner.public(error.details))
+        if answer.status_code >= 500:
+            _log.error("a request failed: %s", error)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_request: Request, error: RequestValidationError) -> Response:

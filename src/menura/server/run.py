@@ -38,7 +38,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-class _Protocol(H11Protocol):
+class Protocol(H11Protocol):
     """Ends connections on which no whole request's header comes for long."""
 
     _timer: asyncio.TimerHandle | None = None
@@ -83,7 +83,7 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
     with _listening(options.host, options.port) as listening, opened(options, engine) as service:
         config = uvicorn.Config(
             create_app(service, Access.of(options.host, token, options.allow_host)),
-            http=_Protocol,
+            http=Protocol,
             h11_max_incomplete_event_size=_HEADER_BYTES,
             log_level="warning",
             access_log=False,

@@ -31,6 +31,7 @@ _RETENTION_S = 600.0
 _DAY_S = 86_400.0
 _ALONE_S, _SHARED_S = 5.0, 1.0
 _MOST_SAMPLES = 200
+_MOST_WATCHERS = 500
 T = TypeVar("T")
 
 
@@ -50,6 +51,11 @@ class Changes:
         if self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._wake, job_ids)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many wait that no more should."""
+        return len(self._watchers) >= _MOST_WATCHERS
 
     @contextlib.contextmanager
     def watched(self, job_id: str | None) -> Iterator[asyncio.Event]:

@@ -23,19 +23,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from menura.errors import OptionError
 from menura.server.api.audio import Peaks, peaks_document
-from menura.server.asked import AudioId, Bins, JobInPath, Position, answers, asked, options_schema
+from menura.server.asked import DEMO, AudioId, Bins, JobInPath, Position, answers, asked, options_schema
 from menura.server.pitch import pitch_curve
 from menura.server.service import Current, Service, costly
-from menura.server.store import JOB_STATES, OPEN_STATES, Job, NewJob, NotFoundError, StoredEvent, StoredItem
+from menura.server.store import (
+    JOB_STATES,
+    OPEN_STATES,
+    Job,
+    NewJob,
+    NotFoundError,
+    QueueFullError,
+    StoredEvent,
+    StoredItem,
+)
 from menura.system.files import write_whole
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_INPUTS = 5000
 _BEAT_S = 15.0
-_DEMO = "f58aa3d469201b93353c7d37f91c12d27e6a9ea45a66bd7dfa0d0ccb8466b6dc"
-"""Id of the demo's recording, for examples."""
-_EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the client listens")
+EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the client listens")
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
 _SOUND = answers("audio/*", "Sound", 200, 206)
 _ZIP_BLOCK = 1 << 18
@@ -61,7 +68,7 @@ class NewJobDocument(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"example": {"inputs": [_DEMO], "voice": "wren", "options": {"transpose": 2}}},
+        json_schema_extra={"example": {"inputs": [DEMO], "voice": "wren", "options": {"transpose": 2}}},
     )
 
     kind: Literal["convert"] = "convert"
@@ -250,7 +257,7 @@ def get_zip(service: Current, id: JobInPath) -> StreamingResponse:
     return StreamingResponse(_zipped(service, items), media_type="application/zip", headers=headers)
 
 
-@router.get("/jobs/{id}/events", response_class=StreamingResponse, responses=_EVENTS)
+@router.get("/jobs/{id}/events", response_class=StreamingResponse, responses=EVENTS)
 def get_job_events(
     request: Request, service: Current, id: JobInPath, last_event_id: LastEvent = None
 ) -> StreamingResponse:
@@ -259,7 +266,7 @@ def get_job_events(
     return stream(request, service, id, last_event_id or 0)
 
 
-@router.get("/events", response_class=StreamingResponse, responses=_EVENTS)
+@router.get("/events", response_class=StreamingResponse, responses=EVENTS)
 def get_events(request: Request, service: Current, last_event_id: LastEvent = None) -> StreamingResponse:
     """What happens to all jobs and trainings, from now on or from Last-Event-ID."""
     return stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
@@ -395,7 +402,9 @@ def _log_line(event: StoredEvent, names: dict[int, str]) -> str:
 
 
 def stream(request: Request, service: Service, id: str | None, after: int) -> StreamingResponse:
-    """Server-sent events of one job or training, or of all, after that of a number."""
+    """Server-sent events of one job or training, or of all, after that of a number. Raises QueueFullError."""
+    if service.changes.crowded:
+        raise QueueFullError(None, "too many clients are listening", "Try again later")
     return StreamingResponse(
         _events(request, service, id, after),
         media_type="text/event-stream",

@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
+from fastapi import Path as InPath
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.options import RunOptions, TrainingOptions
-from menura.server.api.jobs import LastEvent, stream
+from menura.server.api.jobs import EVENTS, LastEvent, stream
 from menura.server.api.voices import NewName, VoiceDocument, voice_document
-from menura.server.asked import AudioId, check_names, installed, options_schema
+from menura.server.asked import DEMO, AudioId, TrainingInPath, answers, check_names, installed, options_schema
 from menura.server.service import Current, Service
 from menura.server.store import NotFoundError
 from menura.server.trainings import Record
@@ -26,6 +27,7 @@ from menura.voices.library import check_name
 router = APIRouter(prefix="/v1/trainings", tags=["training"])
 
 _POINTS = 300
+Preview = Annotated[str, InPath(description="As in `previews`")]
 
 
 class NewTraining(BaseModel):
@@ -33,10 +35,16 @@ class NewTraining(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(max_length=100, description="What the voice is to be called")
-    inputs: list[AudioId] = Field(min_length=1, max_length=5000, description="Ids of recordings of one speaker")
-    rights: str = Field(max_length=1000, description="Who made the recordings, and what allows their use")
-    options: dict[str, Any] = Field(default_factory=dict, json_schema_extra=options_schema(TrainingOptions))
+    name: str = Field(max_length=100, description="What the voice is to be called", examples=["pupil"])
+    inputs: list[AudioId] = Field(
+        min_length=1, max_length=5000, description="Ids of recordings of one speaker", examples=[[DEMO]]
+    )
+    rights: str = Field(max_length=1000, description="Who made them, and what allows their use", examples=["my own"])
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        json_schema_extra=options_schema(TrainingOptions),
+        examples=[{"content": "menura-starter", "steps": 500}],
+    )
 
 
 class RunDocument(BaseModel):
@@ -100,7 +108,7 @@ def get_trainings(service: Current) -> TrainingList:
 
 
 @router.get("/{id}")
-def get_training(service: Current, id: str) -> TrainingDocument:
+def get_training(service: Current, id: TrainingInPath) -> TrainingDocument:
     """One training."""
     document, folder = training_document(service, service.trainings.record(id)), service.trainings.folder(id)
     previews = [f"{document.url}/previews/{path.name}" for path in _sounds(folder) if path.name[0].isdigit()]
@@ -108,7 +116,7 @@ def get_training(service: Current, id: str) -> TrainingDocument:
 
 
 @router.post("/{id}/start", status_code=202)
-def start_training(service: Current, id: str, run: RunDocument | None = None) -> TrainingDocument:
+def start_training(service: Current, id: TrainingInPath, run: RunDocument | None = None) -> TrainingDocument:
     """Train, or go on; one training runs at a time, others wait."""
     options = run.options if run is not None else {}
     check_names(RunOptions, options)
@@ -118,35 +126,35 @@ def start_training(service: Current, id: str, run: RunDocument | None = None) ->
 
 
 @router.post("/{id}/stop")
-def stop_training(service: Current, id: str) -> TrainingDocument:
+def stop_training(service: Current, id: TrainingInPath) -> TrainingDocument:
     """End a run after its current step, which is kept."""
     service.trainings.stop(id)
     return training_document(service, service.trainings.record(id))
 
 
 @router.post("/{id}/export", status_code=201)
-def export_training(service: Current, id: str, new: NewName) -> VoiceDocument:
+def export_training(service: Current, id: TrainingInPath, new: NewName) -> VoiceDocument:
     """Put the voice, as far as it is trained, into the library, with its index."""
     return voice_document(service.trainings.export(id, new.name))
 
 
 @router.delete("/{id}", status_code=204)
-def delete_training(service: Current, id: str) -> None:
+def delete_training(service: Current, id: TrainingInPath) -> None:
     """Delete a training that doesn't run, with all its files; voices in the library stay."""
     service.trainings.remove(id)
 
 
-@router.get("/{id}/events", response_class=StreamingResponse)
+@router.get("/{id}/events", response_class=StreamingResponse, responses=EVENTS)
 def get_training_events(
-    request: Request, service: Current, id: str, last_event_id: LastEvent = None
+    request: Request, service: Current, id: TrainingInPath, last_event_id: LastEvent = None
 ) -> StreamingResponse:
     """How a training stands, as server-sent events `training`; the latest is always told."""
     service.trainings.folder(id)
     return stream(request, service, id, last_event_id or 0)
 
 
-@router.get("/{id}/previews/{name}", response_class=FileResponse)
-def get_preview(service: Current, id: str, name: str) -> FileResponse:
+@router.get("/{id}/previews/{name}", response_class=FileResponse, responses=answers("audio/*", "Sound", 200, 206))
+def get_preview(service: Current, id: TrainingInPath, name: Preview) -> FileResponse:
     """A preview's sound."""
     for path in _sounds(service.trainings.folder(id)):
         if path.name == name:
