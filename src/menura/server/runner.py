@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
@@ -27,7 +28,7 @@ from menura.server.recording import BoundedRecording
 from menura.server.store import LEASE_S, Change, Claim, Job, QueueFullError, Store, StoredItem
 from menura.system.device import configure_torch, resolve_device
 from menura.system.files import remove_unfinished
-from menura.types import FileResult
+from menura.types import FileResult, failed_result
 from menura.voices.assets import home_folder
 
 _log = logging.getLogger("menura")
@@ -86,6 +87,8 @@ class Runner:
         self._shares: dict[str, Share] = {}
         self._fairness = Fairness()
         self._told_s: dict[Ticket, float] = {}
+        self._suspects: set[tuple[str, int]] = set()
+        """Items that were under way when something unexpected happened."""
         self._changes: list[Change] = []  # appended to by any thread
         self._looked_s = 0.0
         self._lock = threading.RLock()
@@ -140,7 +143,7 @@ class Runner:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._turn()
+                self._guarded_turn()
         except BaseException:
             _log.exception("the converting thread ended")
             raise
@@ -166,6 +169,37 @@ class Runner:
         except ResourceError as error:  # the database's, as recordings' errors are theirs
             _log.error("%s", error)
             self._stopping.wait(_IDLE_S)
+
+    def _guarded_turn(self) -> None:
+        try:
+            self._turn()
+        except Exception as error:  # noqa: BLE001  (logged; the service goes on)
+            self._begin_again(error)
+
+    def _begin_again(self, error: Exception) -> None:
+        """Go on after what should never happen: with a new engine, what was under way one by one.
+
+        A recording that brings it about once more, now alone, is given up.
+        """
+        _log.error("unexpected error; what is under way begins again", exc_info=error)
+        with suppress(Exception):
+            self._engine.close()
+        with self._lock:
+            items, direct = list(self._under_way.values()), list(self._direct.values())
+            for share in self._shares.values():
+                share.end()
+            for kept in (self._under_way, self._direct, self._shares, self._told_s):
+                kept.clear()
+            self._engine = Engine(self.loader, on_end=self._ended)
+        for on_end in direct:
+            on_end(failed_result("", details_of(error)))
+        if len(items) == 1 and items[0].key in self._suspects:
+            problem = public(details_of(error), self._folder.path, self._home)
+            self._changes.append(Change(item=items[0], state="failed", error=error_document(problem)))
+        self._suspects |= {item.key for item in items}
+        self._record()
+        self._store.give_back()
+        self.wake()
 
     def _look(self) -> None:
         now_s = time.monotonic()
@@ -216,9 +250,13 @@ class Runner:
         held = self._held()
         room = _UNDER_WAY - len(held)
         most, each = (room, _OF_A_JOB) if room > 0 else (room + _OF_NEWCOMERS, 1)
+        if self._suspects:
+            most, each = 1 - len(held), 1
         if most <= 0:
             return
         claims = self._store.claim(most, each=each, under_way=held)
+        if not claims:
+            self._suspects.clear()
         for claim in claims:
             self._begin(claim)
         if claims:
@@ -279,6 +317,7 @@ class Runner:
             item = self._under_way.pop(ticket, None)
             self._count(result)
             if item is not None:
+                self._suspects.discard(item.key)
                 self._changes.append(self._outcome(result, item, ticket))
                 if all(other.job_id != item.job_id for other in self._under_way.values()):
                     self._shares.pop(item.job_id).end()
@@ -311,6 +350,4 @@ class Runner:
 
 
 def _cancelled_result() -> FileResult:
-    from menura.types import failed_result
-
     return failed_result("", CancelledError(None, "the service is stopping").details)
