@@ -20,7 +20,7 @@ from support.server import Service  # noqa: E402
 
 CLIPS = sorted((ROOT / "src/menura/assets/demo").glob("*.flac")) + sorted((ROOT / "tests/data").glob("*.flac"))
 DOCUMENTS = ROOT / "docs" / "pictures"
-PAGES = ("/", "/jobs", "/jobs/{job}", "/voices", "/voices/wren", "/system", "/help", "/login", "/none")
+PAGES = ("/", "/jobs", "/jobs/{job}", "/voices", "/voices/wren", "/train", "/system", "/help", "/login", "/none")
 WIDTHS = (320, 375, 1280, 1920)
 
 
@@ -52,6 +52,7 @@ def job_page(page: Page, job: str) -> None:
 
 def documents(chromium: Browser, service: Service, job: str) -> None:
     page = opened(chromium, service, 1280, "en", "light")
+    page.set_viewport_size({"width": 1280, "height": 880})
     convert_page(page)
     page.screenshot(path=DOCUMENTS / "page-convert.png")
     job_page(page, job)
