@@ -303,6 +303,23 @@ def test_a_voice_is_trained(visit: Visit, service: Service) -> None:
     expect(page.get_by_text("in the public domain")).to_be_visible()
 
 
+def test_a_voice_is_heard_before_it_is_chosen(visit: Visit) -> None:
+    page = visit("/")
+    scripts = page.evaluate("performance.getEntriesByType('resource').map(r => r.name).filter(n => /[.]js/.test(n))")
+    assert (
+        len(scripts) == len({name.partition("?")[0] for name in scripts}) == 2
+    )  # loaded twice, it would be heard twice
+    hear, other = (page.get_by_role("button", name=f"Hear {name}") for name in ("wren", "heron"))
+    hear.click()
+    expect(hear).to_have_class(re.compile("playing"))
+    other.click()
+    expect(hear).not_to_have_class(re.compile("playing"))
+    expect(other).to_have_class(re.compile("playing"))
+    other.click()
+    expect(other).not_to_have_class(re.compile("playing"))
+    expect(page.get_by_role("radio", name="wren")).to_be_checked()
+
+
 def test_settings_are_saved_and_applios_are_read(visit: Visit, tmp_path: Path) -> None:
     page = visit("/")
     preset = {"pitch": 3, "index_rate": 0.5, "rms_mix_rate": 0.25, "protect": 0.2, "clean_audio": True}
