@@ -86,10 +86,11 @@ def _recordings(folder: Path) -> None:
 def _command_s(place: Path, folder: Path, voice: str) -> float:
     """Audio seconds a second of the command, its start and loading left out, as the service's are."""
     many = place / "many"
-    many.mkdir()
-    for number in range(200):
+    many.mkdir(exist_ok=True)
+    for number in range(100):
         (many / f"{number}.flac").write_bytes((folder / f"{number % 20}.flac").read_bytes())
-    command = [sys.executable, "-m", "menura", "convert", str(many), "-o", f"{place}/out/", "--voice", voice, "--json"]
+    command = [sys.executable, "-m", "menura", "convert", str(many), "-o", f"{place}/out/", "--voice", voice]
+    command += ["--json", "--force"]
     report: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     return float(sum(file["audio_s"] for file in report["files"]) / report["wall_s"])
 
@@ -112,17 +113,19 @@ def main() -> None:
         folder = Path(place, "in")
         folder.mkdir()
         _recordings(folder)
-        command = _command_s(Path(place), folder, given.voice)
-        print(f"command: {command:.1f} audio seconds a second", flush=True)
+        commands = [_command_s(Path(place), folder, given.voice)]
         serve = [sys.executable, "-m", "menura", "serve", "--port", "0", "--data", f"{place}/data"]
         with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             address = process.stdout.readline().split()[3]
-            _measure(Load(address, given), process.pid, folder, command)
+            rate = _measure(Load(address, given), process.pid, folder)
             process.terminate()
+        commands.append(_command_s(Path(place), folder, given.voice))
+    shares = " and ".join(f"{rate / command:.2f}" for command in commands)
+    print(f"service: {rate:.1f} audio seconds a second: {shares} of the command's before and after")
 
 
-def _measure(load: Load, pid: int, folder: Path, command: float) -> None:
+def _measure(load: Load, pid: int, folder: Path) -> float:
     load.round(http.client.HTTPConnection(load.address, timeout=120), (folder / "0.flac").read_bytes())  # loads
     load.until += time.monotonic() - load.begun
     threads = [threading.Thread(target=load.client, args=(number, folder)) for number in range(load.given.clients)]
@@ -133,12 +136,14 @@ def _measure(load: Load, pid: int, folder: Path, command: float) -> None:
         memory.append(_memory_mb(pid))
         time.sleep(1)
     ordered, done, wall_s = sorted(load.latencies_s), len(load.latencies_s), time.monotonic() - begun
-    rate = done * _SECONDS / wall_s
-    print(f"service: {rate:.1f} audio seconds a second, {rate / command:.2f} of the command's")
     print(f"{done} jobs, {len(load.failures)} failures {load.failures[:3]}")
     print(f"latency: median {statistics.median(ordered):.2f} s, 95th percentile {ordered[int(0.95 * done)]:.2f} s")
     third = max(1, len(memory) // 3)
-    print(f"memory: {statistics.mean(memory[third : 2 * third]):.0f} MB in the middle, {memory[-1]:.0f} MB at the end")
+    print(
+        f"memory: {statistics.mean(memory[third : 2 * third]):.0f} MB in the middle, {memory[-1]:.0f} MB at the end",
+        flush=True,
+    )
+    return done * _SECONDS / wall_s
 
 
 if __name__ == "__main__":
