@@ -94,6 +94,12 @@ def load_voice(path: Path) -> LoadedVoice:
 
 def read_config(path: Path) -> SynthesizerConfig:
     """A voice's architecture, without reading its weights or building its network. Raises as `load_voice` does."""
+    known = path.stat() if path.is_file() else None
+    return _config(path, known and (known.st_size, known.st_mtime_ns, known.st_ino))
+
+
+@lru_cache(64)  # a service is asked again and again
+def _config(path: Path, _as_it_is: tuple[int, int, int] | None) -> SynthesizerConfig:
     _, _, config = _contents(path, "meta")
     check_config(path, config)
     return config
