@@ -4,8 +4,8 @@
 
 Each client sends `--length` seconds of speech as a job of its own, waits until it is done, fetches the result, and
 begins again. Says latencies, failures, memory, and throughput as a share of the command's. Clients ask again every
-`--poll` seconds, or by default wait for their job's end; they are in this process and use the machine too. `--jobs` ends
-after so many.
+`--poll` seconds, or by default wait for their job's end; they are in this process and use the machine too. `--jobs`
+ends after so many.
 """
 
 from __future__ import annotations
