@@ -34,8 +34,8 @@ function showJob(job) {
   setState($("#job-state"), job.state);
   $("#job-progress").value = job.progress;
   $("#job-progress").hidden = ended(job.state);
-  const left = job.items.reduce((sum, item) => sum + (item.left_s || 0), 0);
-  $("#job-left").textContent = left && !ended(job.state) ? texts.left.replace("%s", clock(left)) : "";
+  const before = job.waiting?.recordings_before, left = job.left_s ? texts.left.replace("%s", clock(job.left_s)) : "";
+  $("#job-left").textContent = before ? texts.before.replace("%d", before) : left;
   $("#cancel").hidden = !["queued", "running"].includes(job.state);
   $("#retry").hidden = !["failed", "partly", "cancelled"].includes(job.state);
   $("#delete").hidden = !ended(job.state);
