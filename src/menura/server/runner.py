@@ -224,12 +224,11 @@ class Runner:
     def _renew(self) -> None:
         """Keep the leases, in a thread of its own: a pass of the networks may take longer than a lease."""
         while not self._stopping.wait(_RENEWAL_S):
-            if held := self._held():
-                self._keep(held)
+            self._keep(self._held())
 
     def _keep(self, held: list[StoredItem]) -> None:
         try:
-            lost = {item.key for item in self._store.renew(held)}
+            lost = {item.key for item in self._store.renew(held)} if held else ()
         except ResourceError as error:
             return _log.error("%s", error)
         with self._lock:
