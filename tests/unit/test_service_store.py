@@ -159,3 +159,21 @@ def test_values_that_no_database_keeps_are_the_askers_fault(tmp_path: Path) -> N
     with pytest.raises(NotFoundError):
         store.job("x\0y")
     store.close()
+
+
+def test_what_failed_is_queued_again_as_if_new(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with_audio(store)
+    job, _ = store.create(new_job(store, 2))
+    first, second = store.claim(9, each=9)
+    store.record([Change(item=first.item, audio_done_s=2.0, begun=1.0)])
+    store.record([Change(item=first.item, state="failed", error={"kind": "x"})])
+    store.record([Change(item=second.item, state="done", result={"audio_s": 5.0})])
+    assert store.job(job.id).state == "partly"
+    again = store.retry(job.id)
+    assert (again.state, again.ended) == ("running", None)
+    assert again.items[0] == job.items[0]
+    assert again.items[1].result == {"audio_s": 5.0}
+    (claim,) = store.claim(9, each=9)
+    assert (claim.item.position, claim.again) == (0, False)
+    store.close()
