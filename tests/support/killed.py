@@ -61,9 +61,10 @@ def _process(data: Path, home: Path) -> Iterator[int]:
 def _serve(data: Path, home: Path) -> None:
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
-    with opened(ServeOptions(data=data), EngineOptions(home=home, threads=1, device="cpu")):
+    with opened(ServeOptions(data=data), EngineOptions(home=home, threads=1, device="cpu")) as service:
         while not stopping:
             time.sleep(0.01)
+        service.tidy(time.time())
     os._exit(0)
 
 

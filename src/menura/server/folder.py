@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from menura.errors import MenuraError, ResourceError
 from menura.server.store import ConflictError
-from menura.system.files import NewFile, remove_unfinished, writing
+from menura.system.files import NewFile, remove_abandoned, remove_unfinished, writing
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COPY_BYTES = 1 << 20
@@ -188,10 +188,11 @@ class DataFolder:
             raise ResourceError("disk", "is nearly full", "Delete jobs that are no longer needed")
 
     def sweep(self, recordings: Collection[str], jobs: Collection[str], most_samples: int) -> None:
-        """Delete what nobody knows of, uploads that stopped a day ago, and all samples but the newest."""
+        """Delete what nobody knows of or finishes, uploads that stopped a day ago, and all samples but the newest."""
         now = time.time()
         for folder, known in ((self._audio, recordings), (self._results, jobs)):
             _remove(path for path, moment in _ages(folder) if path.name not in known and moment < now - _FRESH_S)
+        remove_abandoned(self._results.glob("*/.*.part"))  # of recordings that were cancelled after a crash
         for folder in (self._uploads, self.incoming):
             _remove(path for path, moment in _ages(folder) if moment < now - _DAY_S)
         _remove(path for path, _ in sorted(_ages(self._samples), key=lambda aged: -aged[1])[most_samples:])
