@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -329,9 +330,14 @@ def test_termination_parks_a_long_job(home: Path, long: Path, tmp_path: Path) ->
     with Service(tmp_path / "data", home) as service:
         job = service.job(service.send(long), voice="wren")
         service.until(job["id"], lambda job: job["items"][0]["audio_done_s"] > 0)
-        begun = time.monotonic()
-        assert service.stop() == 0
-        assert time.monotonic() - begun < 10
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(httpx.get, f"{service.address}/v1/jobs/{job['id']}?wait=60", timeout=60)
+            time.sleep(1)
+            begun = time.monotonic()
+            assert service.stop() == 0
+            assert time.monotonic() - begun < 10
+            assert waiting.result().json()["state"] == "running"
+        assert "Traceback" not in service.said()
         service.start()
         again = service.until(job["id"], lambda job: job["items"][0]["audio_done_s"] > 0)
         assert again["state"] == "running"

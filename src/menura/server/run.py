@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import h11
 import uvicorn
@@ -28,6 +29,14 @@ TOKEN_VARIABLE = "MENURA_TOKEN"
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_exit = on_exit
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_exit()  # who waits for a change gets an answer before the connections are closed
+        super().handle_exit(sig, frame)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:  # uvicorn's raises them again at the end
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -92,7 +101,7 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
             limit_concurrency=1000,
         )
         on_ready(f"http://{_shown(options.host)}:{listening.getsockname()[1]}/")
-        _Server(config).run(sockets=[listening])
+        _Server(config, service.close).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

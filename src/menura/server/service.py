@@ -107,6 +107,11 @@ class Service:
         self.runner.wake()
         self.changes.announce(job_id)
 
+    def close(self) -> None:
+        """Let nobody wait any longer: the service ends."""
+        self.closing.set()
+        self.changes.announce()
+
     def leaving(self, now: float) -> list[Leaving]:
         """What will be deleted and when, the next first."""
         sizes, used = self.folder.results_bytes(), self.folder.used_bytes()
@@ -222,8 +227,7 @@ async def running(service: Service) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        service.closing.set()
-        service.changes.announce()
+        service.close()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
