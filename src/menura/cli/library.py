@@ -132,8 +132,7 @@ def _facts(entry: library.VoiceEntry) -> dict[str, Any]:
         "epoch": metadata.epoch,
         "licence": metadata.licence,
     }
-    own = entry.builtin or entry.path.parent.name == entry.name
-    card = library.read_card(entry.path.parent / library.CARD_NAME).fields if own else {}
+    card = library.card_of(entry).fields
     facts["card"] = {key: value for key, value in card.items() if key not in facts}
     return facts
 

@@ -194,11 +194,12 @@ class Runner:
         for on_end in direct:
             on_end(failed_result("", details_of(error)))
         if len(items) == 1 and items[0].key in self._suspects:
-            problem = public(details_of(error), self._folder.path, self._home)
-            self._changes.append(Change(item=items[0], state="failed", error=error_document(problem)))
+            document = error_document(self.public(details_of(error)))
+            self._changes.append(Change(item=items[0], state="failed", error=document))
         self._suspects |= {item.key for item in items}
-        self._record()
-        self._store.give_back()
+        with suppress(ResourceError):  # the leases run out by themselves
+            self._record()
+            self._store.give_back()
         self.wake()
 
     def _look(self) -> None:

@@ -178,6 +178,12 @@ def check_name(name: str) -> str:
     return name
 
 
+def card_of(voice: VoiceEntry) -> VoiceCard:
+    """A voice's own card; one beside a file of many is another's."""
+    own = voice.builtin or voice.path.parent.name == voice.name
+    return read_card(voice.path.parent / CARD_NAME) if own else VoiceCard()
+
+
 def free_name(name: str, home: Path) -> str:
     """The name, if a voice can be given it. Raises OptionError."""
     taken = {voice.name.casefold() for voice in list_voices(home)}

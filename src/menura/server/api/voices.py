@@ -30,13 +30,12 @@ from menura.system.text import printable
 from menura.types import FileResult
 from menura.voices.changes import add_index, rename_voice
 from menura.voices.library import (
-    CARD_NAME,
     VOICE_SUFFIXES,
     ImportRequest,
     VoiceEntry,
+    card_of,
     import_voices,
     list_voices,
-    read_card,
     remove_voice,
 )
 
@@ -105,7 +104,7 @@ def get_voice(service: Current, name: VoiceInPath) -> VoiceDetails:
     config = read_config(voice.path)
     return VoiceDetails(
         **voice_document(voice).model_dump(),
-        card=_card(voice),
+        card=dict(card_of(voice).fields),
         network={
             "version": config.version,
             "sample_rate": config.sample_rate,
@@ -187,13 +186,8 @@ def voice_document(voice: VoiceEntry) -> VoiceDocument:
     )
 
 
-def _card(voice: VoiceEntry) -> dict[str, Any]:
-    own_folder = voice.path.name != f"{voice.name}.pth"
-    return dict(read_card(voice.path.parent / CARD_NAME).fields) if own_folder else {}
-
-
 def _licence(voice: VoiceEntry) -> str | None:
-    card = _card(voice)
+    card = card_of(voice).fields
     return next((text for text in map(card.get, ("licence", "license", "rights")) if isinstance(text, str)), None)
 
 
