@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -337,3 +339,12 @@ def test_tidying_up(tmp_path: Path) -> None:
     folder.sweep((), (), most_samples=0)
     assert not sample.exists()
     store.close()
+
+
+def test_without_the_extra_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['fastapi'] = None; from menura.cli.main import run; sys.exit(run(['serve']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "fastapi" in ended.stderr
+    assert "menura[serve]" in ended.stderr

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from menura.audio.tags import Tags, flac_picture, id3_tag
@@ -272,7 +273,7 @@ class _SndfileEncoder:
 
     def write(self, samples: FloatArray) -> None:
         if self._integer:  # libsndfile would truncate; rounding keeps the error within half a step
-            self._sound.write(np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16))
+            self._sound.write(pcm16(samples))
         else:
             self._sound.write(samples)
 
@@ -326,3 +327,9 @@ def _level(encoding: Encoding, quality: float, range_kbps: tuple[int, int]) -> f
     else:
         level = (largest - encoding.bitrate_kbps) / (largest - least)
     return min(max(level, 0.0), 0.999)  # LAME knows no 1
+
+
+def pcm16(samples: FloatArray) -> npt.NDArray[np.int16]:
+    """Rounded to 16 bits and clipped: the error is within half a step."""
+    rounded: npt.NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
+    return rounded

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.background import BackgroundTask
 
+from menura.audio.encode import pcm16
 from menura.errors import ErrorDetails, OptionError
 from menura.loading import Request as Asked
 from menura.pipeline.output import FileSink, Sink
@@ -151,4 +151,4 @@ class _StreamSink(Sink):
         self._put(header + struct.pack("<4sI", b"data", _UNKNOWN_BYTES))
 
     def write(self, samples: FloatArray) -> None:
-        self._put((np.clip(np.rint(samples * 32767), -32768, 32767)).astype("<i2").tobytes())
+        self._put(pcm16(samples).astype("<i2").tobytes())
