@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from menura.system import interrupts
+
+if TYPE_CHECKING:
+    from support.pretended_gpu import PretendedGpu
 
 
 def pytest_configure() -> None:
@@ -25,3 +29,12 @@ def signals_handled() -> Iterator[None]:
     for number, handler in before.items():
         signal.signal(number, handler)
     interrupts._received = None
+
+
+@pytest.fixture
+def gpu() -> Iterator[PretendedGpu]:
+    """Torch has a CUDA device, pretended on the CPU."""
+    from support.pretended_gpu import pretended_gpu
+
+    with pretended_gpu() as pretended:
+        yield pretended

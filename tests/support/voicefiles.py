@@ -11,12 +11,12 @@ from menura.models.config import SynthesizerConfig
 from support.tiny import tiny_config
 
 
-def write_voice(path: Path, config: SynthesizerConfig | None = None, name: str = "") -> Path:
+def write_voice(path: Path, config: SynthesizerConfig | None = None, name: str = "", *, scale: float = 0.1) -> Path:
     """Write a voice of a few thousand parameters as .pth or .safetensors, by the path's ending."""
     config = config or tiny_config()
     generator = torch.Generator().manual_seed(11)
     state = {
-        key: torch.randn(shape, generator=generator).mul(0.1).half().float()
+        key: torch.randn(shape, generator=generator).mul(scale).half().float()
         for key, shape in expected_shapes(config).items()
     }
     voice = LoadedVoice(config=config, state=state, metadata=VoiceMetadata(name=name, author="nobody"))
