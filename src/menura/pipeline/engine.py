@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 
-from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.loading.loader import Loader
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
@@ -28,7 +27,9 @@ from menura.pipeline.output import Sink
 from menura.pipeline.progress import RunMeter, StageClock
 from menura.pipeline.recording import Recording
 from menura.system.device import flushed_denormals
+from menura.system.gpu import lasting_errors
 from menura.system.interrupts import check_interrupts
+from menura.system.memory import free_bytes
 from menura.types import FileResult, FloatArray, Progress, State, failed_result
 
 _PREPARED_AHEAD = 16
@@ -163,7 +164,7 @@ class Engine:
     Args:
         networks: loads what requests need.
         frame_budget: recordings of equal shape are converted together while their windows have at most so many frames;
-            by default what pays on the device: 12 s on a CPU, on CUDA what half of the free memory holds.
+            by default what pays on the device: 12 s on a CPU, on a GPU what half of the free memory holds.
         on_end: called with a ticket and its result as soon as its output is complete, or it failed: from any thread,
             but not twice at once. What it raises is raised by `step`.
     """
@@ -177,6 +178,8 @@ class Engine:
     ) -> None:
         self._networks, self._frame_budget, self._on_end = networks, frame_budget, on_end
         self._executor = Executor(networks.device)
+        self.computing: tuple[Ticket, ...] = ()
+        """What shares the pass under way, or the one that ended in an error."""
         self._queue: list[tuple[tuple[int, int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="menura-prepare")
@@ -240,8 +243,12 @@ class Engine:
     def step(self) -> list[Event]:
         """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
 
-        Raises KeyboardInterrupt on Ctrl-C; then `close`.
+        Raises KeyboardInterrupt on Ctrl-C, DeviceError where a GPU stops working; then `close`.
         """
+        with lasting_errors():
+            return self._step()
+
+    def _step(self) -> list[Event]:
         check_interrupts()
         events: list[Event] = []
         self._events = events
@@ -318,9 +325,8 @@ class Engine:
         """True if it is the most urgent, or can share the passes of what is as urgent."""
         if self._frame_budget is None:  # with the networks loaded
             self._frame_budget, device = _CPU_FRAMES, self._networks.device
-            if device.type == "cuda":
-                free = torch.cuda.mem_get_info(device)[0]
-                self._frame_budget = max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
+            if device.type != "cpu":
+                self._frame_budget = max(_CPU_FRAMES, free_bytes(device) // 2 // _DEVICE_BYTES_A_FRAME)
         frames, urgency = prepared.conversion.widest_frames, prepared.ticket.urgency
         shapes = [live.conversion.widest_frames for live in self._live if live.ticket.urgency >= urgency]
         return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
@@ -345,7 +351,9 @@ class Engine:
         asking = [(live, live.pending) for live in self._live if live.ticket.urgency == urgent and live.pending]
         stage = min((request.stage for _, request in asking), key=STAGES.index)
         group = [(live, request) for live, request in asking if request.stage == stage]
+        self.computing = tuple(live.ticket for live, _ in group)
         answers = self._executor.execute([request for _, request in group])
+        self.computing = ()
         for (live, _), answer in zip(group, answers, strict=True):
             self._advance(live, answer)
 
@@ -390,7 +398,7 @@ class Engine:
         return Done(ticket=ticket, result=result)
 
     def _failed(self, ticket: Ticket, error: Exception, begun_s: float) -> Failed:
-        if self._closing.is_set() and isinstance(error, CancelledError):
+        if isinstance(error, DeviceError) or (self._closing.is_set() and isinstance(error, CancelledError)):
             raise error
         result = replace(failed_result(ticket.recording.name, details_of(error)), wall_s=time.perf_counter() - begun_s)
         with self._ending:

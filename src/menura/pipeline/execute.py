@@ -13,13 +13,14 @@ from numpy.random import Philox  # now: NumPy would load it amid the first segme
 from torch import Tensor
 
 from menura.content.registry import ContentEncoder, RecordingStatistics
-from menura.errors import ResourceError
+from menura.errors import DeviceError, ResourceError
 from menura.f0.registry import F0Estimator
 from menura.kernels.voice import Voice
 from menura.models.source import advance_phase
 from menura.options import ConversionOptions
 from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing
+from menura.system.gpu import device_errors
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Features, FloatArray, Prior
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
@@ -154,6 +155,7 @@ class Executor:
         """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
 
         Companions change an answer by no more than rounding. When memory runs out, half as much is tried from then on.
+        Raises DeviceError where a GPU stops working.
         """
         groups: dict[tuple[object, ...], list[int]] = {}
         for position, request in enumerate(requests):
@@ -177,15 +179,20 @@ class Executor:
             answers.extend(found or [_too_large(frames, self._device)])
         return answers
 
-    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> list[FloatArray] | None:
-        """One forward pass; None if it doesn't fit into memory."""
+    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> list[Answer] | None:
+        """One forward pass; None if it doesn't fit into memory. Where a GPU fails at it, each member is tried alone."""
         start = time.perf_counter()
         try:
-            with torch.inference_mode():
-                answers = list(_answered(members, self._device, budget).float().cpu().numpy())
+            with torch.inference_mode(), device_errors(self._device):
+                answers: list[Answer] = list(_answered(members, self._device, budget).float().cpu().numpy())
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            failure = None
+        except DeviceError:
+            raise
+        except ResourceError as error:
+            failure = ResourceError(*error.args)  # without its traceback
         else:
             took_s = time.perf_counter() - start
             if took_s > _LONG_PASS_S:
@@ -194,7 +201,9 @@ class Executor:
                 member.clock.add(member.stage, took_s / len(members))
             return answers
         free_memory(self._device)  # only here, where the error no longer holds what was allocated
-        return None
+        if failure is None:
+            return None
+        return [failure] if len(members) == 1 else [answer for member in members for answer in self._group([member])]
 
 
 def _too_large(frames: int, device: torch.device) -> ResourceError:
