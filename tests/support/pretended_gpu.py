@@ -237,7 +237,7 @@ class PretendedGpu:
 
 
 def _fill(target: Tensor, values: Tensor) -> None:
-    with torch.no_grad():
+    with torch.inference_mode():  # where the target may have been made
         target.copy_(values)
 
 

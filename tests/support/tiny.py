@@ -174,20 +174,21 @@ def converted_alone(job: Conversion) -> FloatArray:
     """All samples of one conversion, without an engine."""
     executor, steps = Executor(TinyNetworks.device), job.steps()
     parts: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
-    answer: FloatArray | None = None
+    answers: list[FloatArray] | None = None
     while True:
         try:
-            step = steps.send(answer)
+            step = steps.send(answers)
         except StopIteration:
             return np.concatenate(parts)
-        answer = None
+        answers = None
         if isinstance(step, np.ndarray):
             parts.append(step)
             continue
-        (answered,) = executor.execute([step])
-        if isinstance(answered, Exception):
-            raise answered
-        answer = answered
+        answers = []
+        for answer in executor.execute(step):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
 
 
 def converted_together(

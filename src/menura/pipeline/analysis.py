@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from menura.retrieval.faiss_index import FaissIndex
 
 T = TypeVar("T")
-Steps = Generator[NetworkRequest, "FloatArray | None", T]
-"""Yields requests, is sent their answers, returns T."""
+Steps = Generator[tuple[NetworkRequest, ...], "list[FloatArray] | None", T]
+"""Yields requests that may be answered together, is sent their answers, returns T."""
 
 _CLIPS_PASS_FRAMES = 6000
 _ENOUGH_VOICED_FRAMES, _FARTHEST_FRAMES = 3000, 30_000
@@ -191,6 +193,8 @@ class Analysis:
     windowing: Windowing = field(default_factory=Windowing)
     silences: Silences = field(default_factory=Silences)
     """Windows without effect on any sound are skipped."""
+    ahead_frames: int = 0
+    """So much of the timeline is asked for together; 0: one window or segment at a time."""
     clock: StageClock = field(default_factory=StageClock)
 
     def __post_init__(self) -> None:
@@ -203,31 +207,26 @@ class Analysis:
 
     def until(self, end_frames: int) -> Steps[None]:
         """Commit features at least up to a frame."""
-        while self.timeline.content_end_frames < end_frames:
-            window = next(self._content_windows)
-            content = yield from self._content(window)
-            with self.clock.measure("retrieval"):
-                self.timeline.commit_content(content)
-        while self.timeline.f0_end_frames < end_frames:
-            window = next(self._f0_windows)
-            if self._without_effect(window):
-                self.timeline.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
-            else:
-                self._commit_f0(window, (yield from self._f0(window)))
+        timeline = self.timeline
+        while min(timeline.content_end_frames, timeline.f0_end_frames) < end_frames:
+            content = self._due(self._content_windows, timeline.content_end_frames, end_frames)
+            f0: list[Window] = []
+            if self.f0 is not None and (self.ahead_frames or not content):
+                f0 = self._due(self._f0_windows, timeline.f0_end_frames, end_frames)
+            yield from self._analysed(content, f0)
 
     def find_pitch(self) -> Steps[None]:
         """Settle an automatic shift: F0 ahead of all else until there is enough voice. Nothing is done twice."""
-        if self.pitch.target_hz is None:
+        if self.pitch.target_hz is None or self.f0 is None:
             return
         estimated: list[tuple[Window, FloatArray]] = []
-        voiced = 0
-        for window in self._f0_windows:
-            f0_hz = yield from self._f0(window)
-            estimated.append((window, f0_hz))
-            voiced += int(np.count_nonzero(_core(window, f0_hz)))
-            if voiced >= _ENOUGH_VOICED_FRAMES or window.end_frames >= _FARTHEST_FRAMES:
-                break
-        self.pitch = self.pitch.settled(np.concatenate([_core(*pair) for pair in estimated]))
+        together = max(1, self.ahead_frames // self.f0.core_frames)
+        heard: list[FloatArray] = []
+        while not heard and (windows := list(islice(self._f0_windows, together))):
+            self._hold(windows)
+            estimated += zip(windows, (yield from self._answers([], windows)), strict=True)
+            heard = _enough(estimated)
+        self.pitch = self.pitch.settled(np.concatenate(heard or [_core(*pair) for pair in estimated]))
         for window, f0_hz in estimated:
             self._commit_f0(window, f0_hz)
 
@@ -246,45 +245,65 @@ class Analysis:
     def _windows(self, network: ContentEncoder | F0Estimator, *, whole: bool) -> Iterator[Window]:
         return self.windowing.windows(self.extent, network.core_frames, network.context_frames, whole=whole)
 
-    def _content(self, window: Window) -> Steps[FloatArray]:
-        vectors = (window.end_frames - window.start_frames) // 2
-        if self._without_effect(window):
-            return np.zeros((vectors, self.encoder.dim), dtype=np.float32)
-        answer = yield WindowRequest(
-            stage="content",
-            network=self.encoder,
-            samples=self._read(window),
-            statistics=self.statistics,
-            clock=self.clock,
-        )
-        assert answer is not None
-        first = (window.start_frames - window.from_frames) // 2
-        return answer[first : first + vectors]
+    def _due(self, windows: Iterator[Window], at_frames: int, end_frames: int) -> list[Window]:
+        """The next windows, from a frame that was reached up to another; without looking ahead the next one."""
+        due: list[Window] = []
+        while at_frames < end_frames and (self.ahead_frames or not due):
+            due.append(next(windows))
+            at_frames = due[-1].end_frames
+        return due
 
-    def _f0(self, window: Window) -> Steps[FloatArray]:
-        assert self.f0 is not None
-        f0_hz = yield WindowRequest(stage="f0", network=self.f0, samples=self._read(window), clock=self.clock)
-        assert f0_hz is not None
-        return f0_hz
+    def _analysed(self, content: list[Window], f0: list[Window]) -> Steps[None]:
+        """Commit windows; those without effect on any sound are read, but not computed."""
+        self._hold([*content, *f0])
+        asked = yield from self._answers(list(filter(self._sounds, content)), list(filter(self._sounds, f0)))
+        answers = iter(asked)
+        vectors = [self._vectors(window, next(answers) if self._sounds(window) else None) for window in content]
+        if vectors:
+            with self.clock.measure("retrieval"):
+                self.timeline.commit_content(np.concatenate(vectors))
+        for window in f0:
+            if self._sounds(window):
+                self._commit_f0(window, next(answers))
+            else:
+                self.timeline.commit_f0(np.zeros(window.end_frames - window.start_frames, dtype=np.float32))
+
+    def _answers(self, content: list[Window], f0: list[Window]) -> Steps[list[FloatArray]]:
+        """Of the encoder and the F0 network, together."""
+        ask, known = partial(WindowRequest, clock=self.clock), self.statistics
+        asked = [ask(stage="content", network=self.encoder, samples=self._read(w), statistics=known) for w in content]
+        if self.f0 is not None:
+            asked += [ask(stage="f0", network=self.f0, samples=self._read(window)) for window in f0]
+        answers = (yield tuple(asked)) if asked else []
+        assert answers is not None
+        return answers
+
+    def _vectors(self, window: Window, answer: FloatArray | None) -> FloatArray:
+        """Content that a window is wanted for; zeros where it wasn't computed."""
+        first, count = (window.start_frames - window.from_frames) // 2, (window.end_frames - window.start_frames) // 2
+        return np.zeros((count, self.encoder.dim), np.float32) if answer is None else answer[first : first + count]
 
     def _commit_f0(self, window: Window, f0_hz: FloatArray) -> None:
         with self.clock.measure("f0"):
             self.timeline.commit_f0(_core(window, self.pitch.finish(f0_hz)))
 
-    def _without_effect(self, window: Window) -> bool:
-        """True if no frame that sounds attends to the window. Its samples are read all the same, to be forgotten."""
+    def _sounds(self, window: Window) -> bool:
+        """False if no frame that sounds attends to the window."""
         reach = self.windowing.margin_frames
-        hidden = self.silences.hides(window.start_frames - reach, window.end_frames + reach)
-        if hidden:
-            self._read(window)
-        return hidden
+        return not self.silences.hides(window.start_frames - reach, window.end_frames + reach)
+
+    def _hold(self, windows: list[Window]) -> None:
+        """Read as far as windows look."""
+        while windows and self._samples.end < max(map(self._end_samples, windows)):
+            self._samples.append(next(self.blocks))
+
+    def _end_samples(self, window: Window) -> int:
+        tail = self.extent.tail_samples if window.to_frames == self.extent.end_frames else CONTENT_TAIL_SAMPLES
+        return window.to_frames * FRAME_SAMPLES + tail
 
     def _read(self, window: Window) -> FloatArray:
-        tail = self.extent.tail_samples if window.to_frames == self.extent.end_frames else CONTENT_TAIL_SAMPLES
-        end = window.to_frames * FRAME_SAMPLES + tail
-        while self._samples.end < end:
-            self._samples.append(next(self.blocks))
-        return np.ascontiguousarray(self._samples.read(window.from_frames * FRAME_SAMPLES, end))
+        start, end = window.from_frames * FRAME_SAMPLES, self._end_samples(window)
+        return np.ascontiguousarray(self._samples.read(start, end))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,18 +323,19 @@ def analyse_clips(
     analyses = [_clip_analysis(clip, encoder, estimator) for clip in clips]
     executor = Executor(device, most_frames=_CLIPS_PASS_FRAMES)
     running = [analysis.until(analysis.extent.end_frames) for analysis in analyses]
-    answers: list[FloatArray | None] = [None] * len(running)
+    answers: list[list[FloatArray] | None] = [None] * len(running)
     while running:
-        requests, waiting = [], []
+        requests: list[NetworkRequest] = []
+        waiting = []
         for steps, answer in zip(running, answers, strict=True):
             with suppress(StopIteration):
-                requests.append(steps.send(answer))
+                requests.extend(steps.send(answer))  # one at a time
                 waiting.append(steps)
         running, answers = waiting, []
         for answered in executor.execute(requests):
             if isinstance(answered, ResourceError):
                 raise answered
-            answers.append(answered)
+            answers.append([answered])
     return [
         ClipAnalysis(content=timeline.content(0, end), f0_hz=timeline.f0_hz(0, end) if estimator else None)
         for timeline, end in ((analysis.timeline, analysis.extent.end_frames) for analysis in analyses)
@@ -341,3 +361,15 @@ def _core(window: Window, f0_hz: FloatArray) -> FloatArray:
     """The frames that a window is wanted for."""
     first = window.start_frames - window.from_frames
     return f0_hz[first : first + window.end_frames - window.start_frames]
+
+
+def _enough(estimated: list[tuple[Window, FloatArray]]) -> list[FloatArray]:
+    """F0 of as many of the first windows as settle a recording's median; none if more must be heard."""
+    cores: list[FloatArray] = []
+    voiced = 0
+    for window, f0_hz in estimated:
+        cores.append(_core(window, f0_hz))
+        voiced += int(np.count_nonzero(cores[-1]))
+        if voiced >= _ENOUGH_VOICED_FRAMES or window.end_frames >= _FARTHEST_FRAMES:
+            return cores
+    return []

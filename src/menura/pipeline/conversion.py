@@ -18,7 +18,7 @@ from menura.loading.request import Request
 from menura.pipeline.analysis import Analysis, FeatureTimeline, PitchShift
 from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.progress import StageClock
-from menura.pipeline.recording import AnalysisFeed, Recording, RecordingFacts, first_pass, reflect_edges
+from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, RecordingFacts, first_pass, reflect_edges
 from menura.pipeline.synthesis import Synthesis
 from menura.pipeline.windows import Machine, Windowing, decide, extent_for, machine_of
 from menura.types import Explanation, FloatArray
@@ -30,15 +30,16 @@ _BLOCKS_AHEAD = 8
 """Blocks of 2 s that are read while the networks compute."""
 
 T = TypeVar("T")
-Step: TypeAlias = Union[NetworkRequest, "FloatArray"]
-"""What a conversion needs of the networks, or samples that are final."""
+Step: TypeAlias = Union[tuple[NetworkRequest, ...], "FloatArray"]
+"""What a conversion needs of the networks before it goes on, or samples that are final."""
 
 
 class Conversion:
     """A recording being converted; the constructor reads it once and plans the rest.
 
     A codec of `format` may not have every rate; None stands for samples in memory. `check` is called from time to time
-    while reading. Raises DecodeError or ResourceError, and what `check` does.
+    while reading. Of `ahead_frames` networks are asked for together; 0: of a window or segment at a time. Raises
+    DecodeError or ResourceError, and what `check` does.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Conversion:
         format: str | None = None,
         check: Callable[[], None] = lambda: None,
         windowing: Windowing | None = None,
+        ahead_frames: int = 0,
     ) -> None:
         self.recording, self.request, self.clock = recording, request, StageClock()
         options, config = request.options, models.synthesizer.config
@@ -68,8 +70,9 @@ class Conversion:
         decision = decide(options, extent.frames, config, machine_of(models.synthesizer.device), windowing)
         if (refusal := decision.refusal) is not None:
             raise ResourceError(recording.name, refusal.problem, refusal.advice)
-        self.widest_frames = decision.windowing.widest_frames(extent.frames)
-        """Frames of the widest window that a network sees."""
+        self.widest_frames = max(decision.windowing.widest_frames(extent.frames), min(extent.frames, ahead_frames))
+        """Most frames that a network is asked for at once: of the widest window, or of those that go together."""
+        self._ahead_frames = ahead_frames
         self.output_rate, length, output_notes = _output(facts, options.sample_rate or config.sample_rate, format)
         self._notes = request.notes + facts.notes + output_notes + (("The recording is silent.",) * facts.silent)
         if request.f0_hz is not None:
@@ -97,16 +100,16 @@ class Conversion:
         """Where segments were joined so far."""
         return tuple(self._synthesis.seams_s)
 
-    def steps(self) -> Generator[Step, FloatArray | None, None]:
+    def steps(self) -> Generator[Step, list[FloatArray] | None, None]:
         """Yields requests (send back their answers), and samples at the output's rate, exactly as many as there are."""
         with closing(self._blocks):
             yield from self._analysis.find_pitch()
-            for segment in self._synthesis.segments(self._output_frames):
-                sound = yield from segment
-                with self.clock.measure("assemble"):
-                    samples = self._chain.push(sound)
-                if len(samples):
-                    yield samples
+            for segments in self._synthesis.segments(self._output_frames):
+                for sound in (yield from segments):
+                    with self.clock.measure("assemble"):
+                        samples = self._chain.push(sound)
+                    if len(samples):
+                        yield samples
             with self.clock.measure("assemble"):
                 samples = self._chain.flush()
             if len(samples):
@@ -125,7 +128,7 @@ class Conversion:
         """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
         feed = AnalysisFeed(self.recording.open(), self.facts.gain, self.facts.limit, check)
         extended = reflect_edges(feed.blocks(), self._extent.left_samples, lambda _: self._extent.right_samples)
-        with read_ahead(extended, _BLOCKS_AHEAD) as blocks:
+        with read_ahead(extended, _BLOCKS_AHEAD + self._ahead_frames // (BLOCK_S * FRAME_RATE_HZ)) as blocks:
             while True:
                 with self.clock.measure("decode"):
                     block = next(blocks, None)
@@ -154,6 +157,7 @@ class Conversion:
             windowing=windowing,
             silences=self.facts.silences,
             clock=self.clock,
+            ahead_frames=self._ahead_frames,
         )
 
 

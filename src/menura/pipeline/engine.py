@@ -9,27 +9,27 @@ from __future__ import annotations
 import heapq
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
-from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.loading.loader import Loader
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
-from menura.pipeline.execute import STAGES, Answer, Executor, NetworkRequest
+from menura.pipeline.execute import STAGES, Answer, Executor, Flight, NetworkRequest
 from menura.pipeline.output import Sink
 from menura.pipeline.progress import RunMeter, StageClock
 from menura.pipeline.recording import Recording
 from menura.system.device import flushed_denormals
-from menura.system.gpu import lasting_errors
 from menura.system.interrupts import check_interrupts
-from menura.system.memory import free_bytes
 from menura.types import FileResult, FloatArray, Progress, State, failed_result
 
 _PREPARED_AHEAD = 16
@@ -38,8 +38,10 @@ _MOST_TOGETHER = 64
 _WAITING_TO_BE_WRITTEN = 4
 _CPU_FRAMES = 1200
 """A pass on a CPU gains from company only while it is short; docs/architecture.md has the measurements."""
-_DEVICE_BYTES_A_FRAME = 500_000
-"""Estimated from a full-size voice's decoder at 40 kHz: some copies of its widest layers, 51 kB a frame each."""
+_DEVICE_BYTES_A_FRAME = 200_000
+"""A full-size voice at 40 kHz takes 140 kB, its libraries some more."""
+_AHEAD_FRAMES = 32_000
+"""Of one recording together, at most: what its windows hold in main memory grows with it, 0.4 MB a second."""
 
 _FAILURES = (MenuraError, OSError, MemoryError)
 
@@ -150,9 +152,29 @@ class _Live:
     ticket: Ticket
     begun_s: float
     conversion: Conversion
-    steps: Generator[Step, FloatArray | None, None]
-    pending: NetworkRequest | None = None
+    steps: Generator[Step, list[FloatArray] | None, None]
+    pending: tuple[NetworkRequest, ...] = ()
+    unasked: list[int] = field(default_factory=list)
+    """Which of them no pass answers yet."""
+    answers: dict[int, Answer] = field(default_factory=dict)
     done_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How an engine keeps a device busy."""
+
+    preparing: int = 1
+    """Threads that read recordings for the first time."""
+    passes: int = 1
+    """That may be under way at once: while the device computes one, the next is made ready."""
+    company_s: float = 0.0
+    """How long a pass waits for recordings that are about to ask for the same."""
+    ahead_frames: int = 0
+    """Of one recording that go together; 0: a window or segment at a time, as it pays on a CPU."""
+
+
+_PACES = {"cuda": Pace(preparing=4, passes=2, company_s=0.02, ahead_frames=_AHEAD_FRAMES)}
 
 
 class Engine:
@@ -163,8 +185,8 @@ class Engine:
 
     Args:
         networks: loads what requests need.
-        frame_budget: recordings of equal shape are converted together while their windows have at most so many frames;
-            by default what pays on the device: 12 s on a CPU, on a GPU what half of the free memory holds.
+        frame_budget: recordings are converted together while their windows have at most so many frames; by default
+            what pays on the device: 12 s on a CPU (of equal shape only), on CUDA what half of the free memory holds.
         on_end: called with a ticket and its result as soon as its output is complete, or it failed: from any thread,
             but not twice at once. What it raises is raised by `step`.
     """
@@ -177,19 +199,19 @@ class Engine:
         on_end: Callable[[Ticket, FileResult], None] = lambda _ticket, _result: None,
     ) -> None:
         self._networks, self._frame_budget, self._on_end = networks, frame_budget, on_end
-        self._executor = Executor(networks.device)
-        self.computing: tuple[Ticket, ...] = ()
-        """What shares the pass under way, or the one that ended in an error."""
+        self._pace = _PACES.get(networks.device.type, Pace())
+        self._executor = Executor(networks.device, frame_budget if self._pace.ahead_frames else None)
+        self._flights: deque[tuple[Flight, list[tuple[_Live, int]]]] = deque()
         self._queue: list[tuple[tuple[int, int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="menura-prepare")
+        self._reader = ThreadPoolExecutor(self._pace.preparing, thread_name_prefix="menura-prepare")
         self._live: list[_Live] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
         self._writing: list[Future[Done | Failed]] = []
         self._events: list[Event] = []
         self._count, self._share = 0, Share(Fairness())
         self._closing = threading.Event()
-        self._lock, self._ending = threading.Lock(), threading.Lock()
+        self._lock, self._ending = threading.RLock(), threading.Lock()
 
     def __enter__(self) -> Engine:
         return self
@@ -243,22 +265,22 @@ class Engine:
     def step(self) -> list[Event]:
         """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
 
-        Raises KeyboardInterrupt on Ctrl-C, DeviceError where a GPU stops working; then `close`.
+        Raises KeyboardInterrupt on Ctrl-C; then `close`.
         """
-        with lasting_errors():
-            return self._step()
-
-    def _step(self) -> list[Event]:
         check_interrupts()
         events: list[Event] = []
         self._events = events
         for live in list(self._live):
             if error := live.ticket.cancellation():
                 self._drop(live, error)
+        company_s = self._pace.company_s
         while len(self._live) < _MOST_TOGETHER:
-            prepared = self._next_prepared(wait_for_one=not (self._live or events or self._writing))
+            idle, start_s = not (self._live or events or self._writing), time.perf_counter()
+            prepared = self._next_prepared(None if idle else company_s if self._gains_by_company() else 0.0)
             if prepared is None:
                 break
+            if not idle:
+                company_s = max(0.0, company_s - (time.perf_counter() - start_s))
             if isinstance(prepared, Failed):
                 events.append(prepared)
             else:
@@ -293,12 +315,16 @@ class Engine:
             heapq.heappop(self._queue)
             self._preparing[self._reader.submit(self._prepare, ticket)] = ticket
 
-    def _next_prepared(self, *, wait_for_one: bool) -> _Live | Failed | None:
-        """The next that may begin, or can't, if there is one."""
+    def _gains_by_company(self) -> bool:
+        """True if the device has nothing to do yet, and what comes to begin now can share all passes."""
+        return not self._flights and any(live.pending[0].stage == STAGES[0] for live in self._live if live.pending)
+
+    def _next_prepared(self, wait_s: float | None) -> _Live | Failed | None:
+        """The next that may begin, or can't, if there is one within some time (None: however long it takes)."""
         with self._lock:
             futures = list(self._preparing)
-        if wait_for_one:
-            wait(futures, return_when=FIRST_COMPLETED)
+        if wait_s != 0:
+            wait(futures, wait_s, return_when=FIRST_COMPLETED)
         with self._lock:
             done = [future for future in self._preparing if future.done()]
             for future in sorted(done, key=lambda future: self._preparing[future].turn):
@@ -315,21 +341,36 @@ class Engine:
         try:
             ticket.check()
             ticket.sink.check()
-            models, sink = self._networks.load(ticket.request), ticket.sink
-            conversion = Conversion(ticket.recording, ticket.request, models, format=sink.format, check=ticket.check)
+            models = self._networks.load(ticket.request)
+            conversion = Conversion(
+                ticket.recording,
+                ticket.request,
+                models,
+                format=ticket.sink.format,
+                check=ticket.check,
+                ahead_frames=min(self._pace.ahead_frames, self._most_frames()),
+            )
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
         return _Live(ticket=ticket, begun_s=begun_s, conversion=conversion, steps=conversion.steps())
 
+    def _most_frames(self) -> int:
+        """Of a pass, or of recordings together; asked for when networks are loaded."""
+        with self._lock:
+            if self._frame_budget is None:
+                self._frame_budget = _CPU_FRAMES
+                if (device := self._networks.device).type == "cuda":
+                    free = torch.cuda.mem_get_info(device)[0]
+                    self._frame_budget = max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
+                    self._executor = Executor(device, self._frame_budget)
+            return self._frame_budget
+
     def _may_begin(self, prepared: _Live) -> bool:
-        """True if it is the most urgent, or can share the passes of what is as urgent."""
-        if self._frame_budget is None:  # with the networks loaded
-            self._frame_budget, device = _CPU_FRAMES, self._networks.device
-            if device.type != "cpu":
-                self._frame_budget = max(_CPU_FRAMES, free_bytes(device) // 2 // _DEVICE_BYTES_A_FRAME)
+        """True if it is the most urgent, or can be carried out together with what is as urgent."""
         frames, urgency = prepared.conversion.widest_frames, prepared.ticket.urgency
         shapes = [live.conversion.widest_frames for live in self._live if live.ticket.urgency >= urgency]
-        return not shapes or (frames in shapes and sum(shapes) + frames <= self._frame_budget)
+        room = sum(shapes) + frames <= self._most_frames() * self._pace.passes
+        return not shapes or (room and (self._pace.ahead_frames > 0 or frames in shapes))
 
     def _begin(self, live: _Live) -> None:
         self._live.append(live)
@@ -340,28 +381,41 @@ class Engine:
         except _FAILURES as error:
             self._drop(live, error)
         else:
-            self._advance(live, None)
+            self._advance(live)
 
     def _compute(self) -> None:
-        """One pass of one network for the most urgent; those that need an earlier stage go first.
+        """Begin passes, as many as may be under way, and let those go on that the oldest one answers."""
+        while len(self._flights) < self._pace.passes and (asked := self._asked()):
+            flight = self._executor.begin([live.pending[place] for live, place in asked])
+            answered = [asked[position] for position in flight.places]
+            for live, place in answered:
+                live.unasked.remove(place)
+            self._flights.append((flight, answered))
+        flight, answered = self._flights.popleft()
+        for (live, place), answer in zip(answered, flight.collect(), strict=True):
+            live.answers[place] = answer
+            if live in self._live and len(live.answers) == len(live.pending):
+                self._advance(live)
+
+    def _asked(self) -> list[tuple[_Live, int]]:
+        """What the most urgent ask of one network, and no pass answers yet; those that need an earlier stage go first.
 
         Recordings begun at different times thus come to ask for the same thing.
         """
-        urgent = max(live.ticket.urgency for live in self._live)
-        asking = [(live, live.pending) for live in self._live if live.ticket.urgency == urgent and live.pending]
-        stage = min((request.stage for _, request in asking), key=STAGES.index)
-        group = [(live, request) for live, request in asking if request.stage == stage]
-        self.computing = tuple(live.ticket for live, _ in group)
-        answers = self._executor.execute([request for _, request in group])
-        self.computing = ()
-        for (live, _), answer in zip(group, answers, strict=True):
-            self._advance(live, answer)
+        waiting = [live for live in self._live if live.unasked]
+        urgent = max((live.ticket.urgency for live in waiting), default=None)
+        asked = [(live, place) for live in waiting if live.ticket.urgency == urgent for place in live.unasked]
+        first = min((STAGES.index(live.pending[place].stage) for live, place in asked), default=0)
+        return [(live, place) for live, place in asked if live.pending[place].stage == STAGES[first]]
 
-    def _advance(self, live: _Live, answer: Answer | None) -> None:
-        """Run until the next request (then `pending` is set) or the end; an answer that is an error is raised there."""
-        live.pending = None
+    def _advance(self, live: _Live) -> None:
+        """Run until it asks again (then `pending` is set) or the end; an answer that is an error is raised there."""
+        answers = [live.answers[place] for place in range(len(live.pending))]
+        found = [answer for answer in answers if not isinstance(answer, ResourceError)]
+        error = next((answer for answer in answers if isinstance(answer, ResourceError)), None)
+        live.pending, live.answers = (), {}
         try:
-            step = live.steps.throw(answer) if isinstance(answer, ResourceError) else live.steps.send(answer)
+            step = live.steps.send(found or None) if error is None else live.steps.throw(error)
             while isinstance(step, np.ndarray):
                 with live.conversion.clock.measure("encode"):
                     live.ticket.sink.write(step)
@@ -370,7 +424,7 @@ class Engine:
                 live.ticket.share.serve(len(step) / live.conversion.output_rate)
                 self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
                 step = next(live.steps)
-            live.pending = step
+            live.pending, live.unasked = step, list(range(len(step)))
         except StopIteration:
             self._collect(_WAITING_TO_BE_WRITTEN - 1)  # may raise, and what is live is then discarded
             self._live.remove(live)
@@ -398,7 +452,7 @@ class Engine:
         return Done(ticket=ticket, result=result)
 
     def _failed(self, ticket: Ticket, error: Exception, begun_s: float) -> Failed:
-        if isinstance(error, DeviceError) or (self._closing.is_set() and isinstance(error, CancelledError)):
+        if self._closing.is_set() and isinstance(error, CancelledError):
             raise error
         result = replace(failed_result(ticket.recording.name, details_of(error)), wall_s=time.perf_counter() - begun_s)
         with self._ending:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, Union, cast
 
@@ -13,14 +14,13 @@ from numpy.random import Philox  # now: NumPy would load it amid the first segme
 from torch import Tensor
 
 from menura.content.registry import ContentEncoder, RecordingStatistics
-from menura.errors import DeviceError, ResourceError
+from menura.errors import ResourceError
 from menura.f0.registry import F0Estimator
 from menura.kernels.voice import Voice
 from menura.models.source import advance_phase
 from menura.options import ConversionOptions
 from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing
-from menura.system.gpu import device_errors
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Features, FloatArray, Prior
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
@@ -119,6 +119,8 @@ STAGES: tuple[Stage, ...] = ("content", "f0", "synthesis")
 """Of requests, in the order in which a segment needs them."""
 Answer: TypeAlias = Union["FloatArray", ResourceError]
 """What was asked for, or why it could not be had."""
+_Found: TypeAlias = "tuple[Tensor, torch.cuda.Event | None]"
+"""Rows in main memory, and when they are there; None: now."""
 
 
 class FrameBudget:
@@ -144,6 +146,24 @@ class FrameBudget:
         return True
 
 
+class Flight:
+    """A pass that was begun; on CUDA it may still be under way."""
+
+    def __init__(self, places: list[int], members: list[NetworkRequest], found: _Found | ResourceError) -> None:
+        self.places, self._members, self._found = places, members, found
+        """Of the requests that it answers, among those given to `Executor.begin`."""
+
+    def collect(self) -> list[Answer]:
+        """The answers, in the order of `places`. Here alone what CUDA does is waited for."""
+        if isinstance(self._found, ResourceError):
+            return [self._found]
+        rows, ready = self._found
+        if ready is not None:
+            with measured(self._members):
+                ready.synchronize()
+        return list(rows.numpy())
+
+
 class Executor:
     """Answers requests in passes of at most `most_frames` (one row is always tried) that fit the device's memory."""
 
@@ -152,58 +172,60 @@ class Executor:
         self._budgets = {stage: FrameBudget(_CORE_STEP_FRAMES, most_frames) for stage in STAGES}
 
     def execute(self, requests: Sequence[NetworkRequest]) -> list[Answer]:
-        """Answers in the order of the requests; those with equal `batch_key` share a forward pass.
+        """Answers in the order of the requests; those with equal `batch_key` share forward passes.
 
-        Companions change an answer by no more than rounding. When memory runs out, half as much is tried from then on.
-        Raises DeviceError where a GPU stops working.
+        Companions change an answer by no more than rounding.
         """
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for position, request in enumerate(requests):
-            groups.setdefault(request.batch_key, []).append(position)
         answers: dict[int, Answer] = {}
-        for positions in groups.values():
-            answers.update(zip(positions, self._group([requests[p] for p in positions]), strict=True))
-        return [answers[position] for position in range(len(requests))]
+        while left := [place for place in range(len(requests)) if place not in answers]:
+            flight = self.begin([requests[place] for place in left])
+            answers.update(zip((left[place] for place in flight.places), flight.collect(), strict=True))
+        return [answers[place] for place in range(len(requests))]
 
-    def _group(self, members: list[NetworkRequest]) -> list[Answer]:
-        budget, frames = self._budgets[members[0].stage], members[0].frames
-        answers: list[Answer] = []
-        while len(answers) < len(members):
-            left = members[len(answers) :]
-            part = left[: budget.rows(len(left), frames)]
-            found = self._pass(part, budget)
-            if found is None and len(part) == 1 and not isinstance(part[0], SynthesisRequest):
-                found = self._pass(part, budget)  # now that what was kept for reuse is free
-            elif found is None and budget.halve(frames * len(part)):
+    def begin(self, requests: Sequence[NetworkRequest]) -> Flight:
+        """Begin a pass for the first request and those that may share it, as many as fit.
+
+        When memory runs out, half as much is tried from then on.
+        """
+        first, key = requests[0], requests[0].batch_key
+        budget, frames = self._budgets[first.stage], first.frames
+        places = [place for place, request in enumerate(requests) if request.batch_key == key]
+        while True:
+            places = places[: budget.rows(len(places), frames)]
+            members = [requests[place] for place in places]
+            found = self._pass(members, budget)
+            if found is None and len(members) == 1 and not isinstance(first, SynthesisRequest):
+                found = self._pass(members, budget)  # now that what was kept for reuse is free
+            elif found is None and budget.halve(frames * len(members)):
                 continue
-            answers.extend(found or [_too_large(frames, self._device)])
-        return answers
+            if found is None:
+                return Flight(places[:1], members[:1], _too_large(frames, self._device))
+            return Flight(places, members, found)
 
-    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> list[Answer] | None:
-        """One forward pass; None if it doesn't fit into memory. Where a GPU fails at it, each member is tried alone."""
+    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> _Found | None:
+        """One forward pass, of which CUDA is only told; None if it doesn't fit into memory."""
         start = time.perf_counter()
         try:
-            with torch.inference_mode(), device_errors(self._device):
-                answers: list[Answer] = list(_answered(members, self._device, budget).float().cpu().numpy())
+            with torch.inference_mode(), measured(members):
+                found = _brought(_answered(members, self._device, budget).float())
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            failure = None
-        except DeviceError:
-            raise
-        except ResourceError as error:
-            failure = ResourceError(*error.args)  # without its traceback
         else:
-            took_s = time.perf_counter() - start
-            if took_s > _LONG_PASS_S:
+            if time.perf_counter() - start > _LONG_PASS_S:
                 trim_heap()
-            for member in members:
-                member.clock.add(member.stage, took_s / len(members))
-            return answers
+            return found
         free_memory(self._device)  # only here, where the error no longer holds what was allocated
-        if failure is None:
-            return None
-        return [failure] if len(members) == 1 else [answer for member in members for answer in self._group([member])]
+        return None
+
+
+@contextmanager
+def measured(members: Sequence[NetworkRequest]) -> Iterator[None]:
+    """Add the time of the block to the clocks of requests, in equal parts."""
+    start = time.perf_counter()
+    yield
+    for member in members:
+        member.clock.add(member.stage, (time.perf_counter() - start) / len(members))
 
 
 def _too_large(frames: int, device: torch.device) -> ResourceError:
@@ -225,8 +247,24 @@ def _answered(members: list[NetworkRequest], device: torch.device, budget: Frame
     return cast("ContentEncoder", network).encode(samples, known or None)
 
 
+def _brought(found: Tensor) -> _Found:
+    """What a device found on its way into main memory."""
+    if found.device.type != "cuda":
+        return found.cpu(), None
+    rows = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+    rows.copy_(found, non_blocking=True)
+    ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    ready.record()
+    return rows, ready
+
+
 def _stack(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.stack(rows)).to(device)
+    """Rows of equal shape, one below the other; to CUDA by way of pinned memory, without waiting."""
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(rows)).to(device)
+    pinned = torch.empty((len(rows), *rows[0].shape), dtype=torch.from_numpy(rows[0]).dtype, pin_memory=True)
+    np.stack(rows, out=pinned.numpy())
+    return pinned.to(device, non_blocking=True)
 
 
 def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> Tensor:

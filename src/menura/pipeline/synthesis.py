@@ -6,6 +6,8 @@ Both sides of a seam see the same content, F0, phase and noise, so the signals t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +119,21 @@ def _calmest(samples: FloatArray, fade_samples: int, sample_rate: int) -> int:
     return best
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Segment:
+    """A stretch between two seams, in frames."""
+
+    context: Span
+    """That the text encoder sees."""
+    made: Span
+    """That is decoded."""
+    core: Span
+    """That is wanted of it: with the overlaps on both sides."""
+    seam_frames: int
+    """Where it begins."""
+    last: bool
+
+
 class Synthesis:
     """A recording's segments, one after another; the analysis gives the features, as far as a segment needs them."""
 
@@ -128,44 +145,70 @@ class Synthesis:
         self._seam_frames = 0  # where the segment to come begins
         self.seams_s: list[float] = []
 
-    def segments(self, output_frames: int) -> Iterator[Steps[FloatArray]]:
-        """For each segment its steps, which return the sound that it makes final; together all frames."""
-        for cell in self._windowing.segments(output_frames):
-            yield self._segment(cell, last=cell[1] >= output_frames)
+    def segments(self, output_frames: int) -> Iterator[Steps[list[FloatArray]]]:
+        """For each segment, or each few, the steps that return the sounds it makes final; together all frames."""
+        cells = self._windowing.segments(output_frames)
+        together = max(1, self._analysis.ahead_frames // self._windowing.segment_frames)
+        while group := list(islice(cells, together)):
+            yield self._group(group, output_frames)
 
-    def _segment(self, cell: Span, *, last: bool) -> Steps[FloatArray]:
-        seam, overlap = self._seam_frames, self._windowing.overlap_frames
-        context = self._windowing.context(cell, self._analysis.extent)
-        yield from self._analysis.until(context[1])
-        stop, reach = cell[1], self._windowing.seam_search_frames
-        if not last:
-            with self._clock.measure("assemble"):
-                stop = seam_frame(self._analysis.samples(stop - reach, stop + reach), stop - reach)
-        core = (seam - overlap if seam else 0, stop if last else stop + overlap)
-        samples = yield from self._sound(context, core)
+    def _group(self, cells: list[Span], output_frames: int) -> Steps[list[FloatArray]]:
+        yield from self._analysis.until(self._windowing.context(cells[-1], self._analysis.extent)[1])
         with self._clock.measure("assemble"):
-            joined = self._assembler.push(samples, 0 if last else 2 * overlap * self._hop)
-        if seam:
-            self.seams_s.append(seam / FRAME_RATE_HZ + self._assembler.shift_samples / self._rate)
-        if not last:
-            self._analysis.forget(cell[1] - self._windowing.margin_frames)
-        self._seam_frames = stop
+            segments = [self._cut(cell, last=cell[1] >= output_frames) for cell in cells]
+        sounds = yield from self._sounds(segments)
+        with self._clock.measure("assemble"):
+            joined = [self._joined(*pair) for pair in zip(segments, sounds, strict=True)]
+        if not segments[-1].last:
+            self._analysis.forget(cells[-1][1] - self._windowing.margin_frames)
         return joined
 
-    def _sound(self, context: Span, core: Span) -> Steps[FloatArray]:
-        """Sound of a segment's core; its silences are left out, if that was asked for."""
+    def _cut(self, cell: Span, *, last: bool) -> _Segment:
+        """The segment from the last seam to the next, of a cell that was analysed."""
+        windowing, seam, stop = self._windowing, self._seam_frames, cell[1]
+        overlap, reach = windowing.overlap_frames, windowing.seam_search_frames
+        if not last:
+            stop = seam_frame(self._analysis.samples(stop - reach, stop + reach), stop - reach)
+        self._seam_frames = stop
+        core = made = (seam - overlap if seam else 0, stop if last else stop + overlap)
+        if self._analysis.ahead_frames:  # as long wherever the seams are, so that segments share passes
+            made = (max(0, cell[0] - reach - overlap), cell[1] if last else cell[1] + reach + overlap)
+        context = windowing.context(cell, self._analysis.extent)
+        return _Segment(context=context, made=made, core=core, seam_frames=seam, last=last)
+
+    def _sounds(self, segments: list[_Segment]) -> Steps[list[FloatArray]]:
+        """Sound of the segments' cores; silences are left out, if that was asked for."""
         silences = self._analysis.silences
-        if not (sounding := silences.sounding(*core)):
-            return np.zeros((core[1] - core[0]) * self._hop, dtype=np.float32)
-        samples = yield SynthesisRequest(
-            synthesizer=self._synthesizer,
-            features=self._analysis.timeline.read(*context),
-            core=core,
-            options=self._options,
-            sounding=sounding,
-            reach_frames=self._windowing.attention_frames,
-            clock=self._clock,
-        )
-        assert samples is not None
-        gate = silences.gate(*core, self._hop)
+        requests = [
+            SynthesisRequest(
+                synthesizer=self._synthesizer,
+                features=self._analysis.timeline.read(*segment.context),
+                core=segment.made,
+                options=self._options,
+                sounding=sounding,
+                reach_frames=self._windowing.attention_frames,
+                clock=self._clock,
+            )
+            for segment in segments
+            if (sounding := silences.sounding(*segment.made))
+        ]
+        answers = iter(((yield tuple(requests)) if requests else None) or ())
+        return [
+            self._core(segment, next(answers) if silences.sounding(*segment.made) else None) for segment in segments
+        ]
+
+    def _core(self, segment: _Segment, made: FloatArray | None) -> FloatArray:
+        (start, end), hop = segment.core, self._hop
+        if made is None:
+            return np.zeros((end - start) * hop, dtype=np.float32)
+        first = start - segment.made[0]
+        samples = made[first * hop : (first + end - start) * hop]
+        gate = self._analysis.silences.gate(start, end, hop)
         return samples if gate is None else samples * gate
+
+    def _joined(self, segment: _Segment, samples: FloatArray) -> FloatArray:
+        overlap_samples = 2 * self._windowing.overlap_frames * self._hop
+        joined = self._assembler.push(samples, 0 if segment.last else overlap_samples)
+        if segment.seam_frames:
+            self.seams_s.append(segment.seam_frames / FRAME_RATE_HZ + self._assembler.shift_samples / self._rate)
+        return joined

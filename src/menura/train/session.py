@@ -11,7 +11,6 @@ import torch
 from menura.errors import ErrorDetails
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.system.device import configure_torch, flushed_denormals, physical_cores, resolve_device
-from menura.system.gpu import lasting_errors
 from menura.system.memory import enough_memory
 from menura.train import events
 from menura.train.create import create_experiment, slow_device_note
@@ -128,7 +127,6 @@ class TrainingSession:
             save_experiment(self._folder, experiment)
         return experiment
 
-    @lasting_errors()
     def _prepare(self, experiment: Experiment) -> Path:
         data = experiment.data
         recordings = find_recordings(Path(data.dataset), experiment.speakers, by_folder=data.by_folder)
@@ -207,7 +205,6 @@ def _noted(problem: str, advice: str) -> events.Noted:
 
 
 @flushed_denormals()
-@lasting_errors()
 def _train(
     peers: Peers,
     device: torch.device,
