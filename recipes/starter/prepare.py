@@ -29,7 +29,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     extractor = Extractor(
-        encoder=StarterEncoder.load(torch.device("cpu")), estimator=SwiftEstimator(threads=1), sample_rate=24_000
+        encoder=StarterEncoder.load(torch.device("cpu")),
+        estimator=SwiftEstimator.load(torch.device("cpu")),
+        sample_rate=24_000,
     )
     targets = PAIRS[options.pair]
     for path in sorted(options.clips.glob("*.json")):

@@ -178,7 +178,7 @@ def _read(path: Path) -> FloatArray:
 
 
 def _f0(samples: FloatArray) -> FloatArray:
-    estimator = SwiftEstimator()
+    estimator = SwiftEstimator.load(torch.device("cpu"))
     context, frames = estimator.context_frames, len(samples) // FRAME_SAMPLES
     padded = reflect(samples, context * FRAME_SAMPLES, context * FRAME_SAMPLES)
     contour: FloatArray = estimator.estimate(torch.from_numpy(padded)[None])[0, context : context + frames].numpy()

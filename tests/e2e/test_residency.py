@@ -28,7 +28,7 @@ def test_each_is_loaded_once(talk: Path) -> None:
     options = ConversionOptions(voice="tiny", index=Path("added.index"))
     converter = Converter(EngineOptions(threads=1))
     converter.preload(options)
-    loads = {"voice:tiny": 1, "content:starter": 1, "f0:model.onnx": 1, "index:added.index": 1}
+    loads = {"voice:tiny": 1, "content:starter": 1, "f0:swift.safetensors": 1, "index:added.index": 1}
     for request in (options, ConversionOptions(voice="tiny", index=Path("added.index"), transpose=3)):
         report = converter.convert_files(items, request)
         assert [result.state for result in report.files] == [State.DONE] * 5
@@ -49,4 +49,4 @@ def test_a_changed_voice_is_read_again(talk: Path, home: Path) -> None:
     shutil.copy(home / "voices" / "tiny" / "voice.safetensors", "own.safetensors")
     report = converter.convert_files([(talk, Path("b.wav"))], options)
     assert report.model_loads["voice:own.safetensors"] == 2
-    assert report.model_loads["f0:model.onnx"] == 1
+    assert report.model_loads["f0:swift.safetensors"] == 1

@@ -140,5 +140,5 @@ def test_swift_needs_no_asset(tmp_path: Path) -> None:
     import torch
 
     path = method_path("swift", tmp_path)
-    assert path.name == "model.onnx"
-    assert load_estimator("swift", path, torch.device("cpu"), threads=1).name == "swift"
+    assert path.name == "swift.safetensors"
+    assert load_estimator("swift", path, torch.device("cpu")).name == "swift"

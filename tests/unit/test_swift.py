@@ -4,17 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import swift_f0
 import torch
+from safetensors.torch import load_file
 
-from menura.f0.registry import F0Estimator
+from menura.f0 import swift
+from menura.f0.registry import SWIFT_WEIGHTS, F0Estimator
 from menura.f0.swift import SwiftEstimator, resampled_contour
+from menura.models.swift import HOP_SAMPLES, SwiftF0
+from recipes.swift.convert import converted
 
 CLIP = Path(__file__).parents[1] / "conformance" / "data" / "clip.npz"
 
 
 @pytest.fixture(scope="module")
 def estimator() -> SwiftEstimator:
-    return SwiftEstimator(threads=1)
+    return SwiftEstimator.load(torch.device("cpu"))
 
 
 def speech() -> torch.Tensor:
@@ -24,6 +29,46 @@ def speech() -> torch.Tensor:
 
 def sine(hz: float, seconds: float = 1.0) -> torch.Tensor:
     return 0.3 * torch.sin(2 * torch.pi * hz * torch.arange(int(seconds * 16_000)) / 16_000)[None]
+
+
+def test_the_weights_are_the_packages() -> None:
+    made = converted(Path(swift_f0.__file__).with_name("model.onnx").read_bytes())
+    own = load_file(str(SWIFT_WEIGHTS))
+    assert made.keys() == own.keys()
+    for name, tensor in own.items():
+        torch.testing.assert_close(made[name], tensor, rtol=0, atol=0)
+
+
+def noise(samples: int) -> torch.Tensor:
+    return 0.1 * torch.randn(1, samples, generator=torch.Generator().manual_seed(samples))
+
+
+@pytest.mark.parametrize(
+    ("samples", "voiced"),
+    [(speech(), (0.3, 0.95)), (speech() * 0.003, (0.0, 0.9)), (speech() + noise(speech().shape[1]), (0.05, 0.9))]
+    + [(sine(hz) + 0.03 * noise(16_000), (0.9, 1.0)) for hz in (110.0, 300.0, 1390.0)]
+    + [(noise(length), (0.0, 1.0)) for length in (1, 255, 256, 300, 40_000)],
+    ids=lambda value: f"{value.shape[1]}" if isinstance(value, torch.Tensor) else "",
+)
+def test_gives_what_the_package_gives_in_onnx_runtime(samples: torch.Tensor, voiced: tuple[float, float]) -> None:
+    """Not of a pure tone, whose empty bands hold the rounding of one Fourier transform or the other."""
+    own = SwiftF0.from_tensors(load_file(str(SWIFT_WEIGHTS)), swift._LOW_HZ, swift._HIGH_HZ)
+    with torch.inference_mode():
+        pitch_hz, heard = own(samples)
+    other = swift_f0.SwiftF0(threads=1).detect(samples[0].numpy(), 16_000, swift._LOW_HZ, swift._HIGH_HZ)
+    assert pitch_hz.shape == heard.shape == (1, max(1, samples.shape[1] // HOP_SAMPLES))
+    np.testing.assert_array_equal(heard[0].numpy(), other.confidence >= 0.5)
+    cents = 1200 * np.log2(pitch_hz[0].numpy().astype(np.float64) / other.pitch_hz)
+    assert np.abs(cents).max() < 0.005
+    assert voiced[0] <= float(heard.float().mean()) <= voiced[1]
+
+
+def test_long_windows_are_estimated_in_pieces_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator, samples = SwiftEstimator.load(torch.device("cpu")), speech()
+    whole = estimator.estimate(samples)
+    monkeypatch.setattr(swift, "_PIECE_FRAMES", 30)
+    pieces = estimator.estimate(samples)
+    torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=0)
 
 
 def test_is_an_f0_estimator(estimator: SwiftEstimator) -> None:
@@ -63,21 +108,23 @@ def test_silence_is_unvoiced_at_any_length(estimator: SwiftEstimator, length: in
     assert not f0_hz.any()
 
 
+def contour(pitch_hz: list[float], voiced: list[bool], frames: int) -> np.ndarray:
+    found: np.ndarray = resampled_contour(torch.tensor([pitch_hz]), torch.tensor([voiced]), frames)[0].numpy()
+    return found
+
+
 def test_between_voiced_estimates_pitch_is_interpolated_in_semitones() -> None:
-    f0_hz = resampled_contour(np.array([100.0, 200.0, 100.0]), np.array([0.9, 0.9, 0.9]), 4)
+    f0_hz = contour([100.0, 200.0, 100.0], [True, True, True], 4)
     # 10 ms frames lie at 0, 5/8, 10/8, 15/8 of the estimates' grid.
     np.testing.assert_allclose(f0_hz, 100 * 2 ** np.array([0, 5 / 8, 6 / 8, 1 / 8]), rtol=1e-6)
 
 
 def test_voicing_is_the_nearest_estimates() -> None:
-    pitch, confidence = np.array([100.0, 200.0, 300.0]), np.array([0.9, 0.49, 0.5])
-    f0_hz = resampled_contour(pitch, confidence, 8)
+    f0_hz = contour([100.0, 200.0, 300.0], [True, False, True], 8)
     # 5/8 and 10/8 are nearest to the unvoiced one, 15/8 to the last; beyond that it holds.
     np.testing.assert_allclose(f0_hz, [100, 0, 0, 300, 300, 300, 300, 300], rtol=1e-6)
 
 
 def test_of_two_equally_near_estimates_the_earlier_counts() -> None:
-    confidence = np.array([0.9, 0.9, 0.9, 0.0])
-    f0_hz = resampled_contour(np.full(4, 100.0), confidence, 5)
-    assert f0_hz[4] > 0  # at 20/8 = 2.5
-    assert resampled_contour(np.full(4, 100.0), confidence[::-1].copy(), 5)[4] > 0
+    assert contour([100.0] * 4, [True, True, True, False], 5)[4] > 0  # at 20/8 = 2.5
+    assert contour([100.0] * 4, [True, False, False, True], 5)[4] == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 USES = (
-    "from menura.f0.swift import SwiftEstimator; SwiftEstimator(threads=1)",
+    "from menura.system.device import prepare_own_process; prepare_own_process(); import onnxruntime",
     "from menura.cli.main import main; main(['doctor'])",
 )
 

@@ -104,7 +104,7 @@ def test_real_networks_give_the_same_together() -> None:
     pieces = [clip[start : start + 2 * rate] for start in (0, rate, 3 * rate)]
     clips = [ClipSource(speaker="anna", samples=piece, rate=rate, seed=n) for n, piece in enumerate(pieces)]
     extractor = Extractor(
-        encoder=StarterEncoder.load(CPU), estimator=SwiftEstimator(threads=1), sample_rate=24_000, perturbed_variants=1
+        encoder=StarterEncoder.load(CPU), estimator=SwiftEstimator.load(CPU), sample_rate=24_000, perturbed_variants=1
     )
     for together, source in zip(extractor.extract_all(clips), clips, strict=True):
         (alone,) = extractor.extract_all([source])

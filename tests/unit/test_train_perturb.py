@@ -41,7 +41,7 @@ def test_formants_move_and_pitch_stays(factor: float) -> None:
     made = with_formants(sound, factor)
     assert made.shape == sound.shape
     assert peak_hz(made, 2000, 3400) == pytest.approx(factor * peak_hz(sound, 2000, 3400), rel=0.04)
-    before, after = analyse_clips([sound, made], FakeEncoder(), SwiftEstimator(threads=1), CPU)
+    before, after = analyse_clips([sound, made], FakeEncoder(), SwiftEstimator.load(CPU), CPU)
     assert before.f0_hz is not None
     assert after.f0_hz is not None
     assert np.median(after.f0_hz[20:160]) == pytest.approx(np.median(before.f0_hz[20:160]), rel=0.01)

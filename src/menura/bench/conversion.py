@@ -28,7 +28,7 @@ from menura.system.files import temporary_folder
 from menura.types import StageTimes
 
 _SGEMM_SIZE, _SGEMM_RUNS = 2048, 10
-_PACKAGES = ("torch", "numpy", "onnxruntime", "faiss-cpu")
+_PACKAGES = ("torch", "numpy", "faiss-cpu")
 _PACKAGE = Path(__file__).resolve().parent.parent
 _GIT_TIMEOUT_S = 10.0
 

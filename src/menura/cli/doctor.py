@@ -27,7 +27,7 @@ from menura.voices.library import list_voices
 
 _PACKAGES = {
     "torch": "torch", "numpy": "numpy", "soundfile": "soundfile", "soxr": "soxr", "safetensors": "safetensors",
-    "faiss": "faiss-cpu", "onnxruntime": "onnxruntime", "swift_f0": "swift-f0", "click": "click",
+    "faiss": "faiss-cpu", "click": "click",
     "platformdirs": "platformdirs", "av": "av",
 }  # fmt: skip
 """Module and distribution of what Menura runs on; av belongs to the extra `media`."""

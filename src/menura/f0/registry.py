@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 METHODS = ("rmvpe", "fcpe", "swift")
+SWIFT_WEIGHTS = Path(__file__).parents[1] / "assets" / "f0" / "swift.safetensors"
 
 
 @runtime_checkable
@@ -54,21 +54,15 @@ def method_path(method: str, home: Path | None = None) -> Path:
     """The file of a method's weights. Raises OptionError or AssetMissingError."""
     if method not in METHODS:
         raise OptionError(None, f"'{method}' is not one of auto, {', '.join(METHODS)}", option="f0")
-    if method != "swift":
-        return find_asset(method, home)
-    spec = importlib.util.find_spec("swift_f0")
-    path = None if spec is None or spec.origin is None else Path(spec.origin).with_name("model.onnx")
-    if path is None or not path.is_file():
-        raise AssetMissingError(None, "SwiftF0 is not installed", "pip install swift-f0")
-    return path
+    return SWIFT_WEIGHTS if method == "swift" else find_asset(method, home)
 
 
-def load_estimator(method: str, path: Path, device: torch.device, threads: int | None = None) -> F0Estimator:
-    """Load a method; SwiftF0 runs on the CPU, with `threads` or torch's number. Raises CheckpointError."""
+def load_estimator(method: str, path: Path, device: torch.device) -> F0Estimator:
+    """Load a method. Raises CheckpointError."""
     if method == "swift":
         from menura.f0.swift import SwiftEstimator
 
-        return SwiftEstimator(threads=threads)
+        return SwiftEstimator.load(device, path)
     from menura.f0.networks import FcpeEstimator, RmvpeEstimator
 
     return (RmvpeEstimator if method == "rmvpe" else FcpeEstimator).load(path, device)

@@ -59,4 +59,4 @@ def _estimate(estimator: SwiftEstimator, samples: FloatArray) -> FloatArray:
 
 @functools.cache
 def _estimator() -> SwiftEstimator:
-    return SwiftEstimator(threads=1)
+    return SwiftEstimator.load(torch.device("cpu"))

@@ -173,7 +173,7 @@ def load_networks(experiment: Experiment, home: Path, device: torch.device) -> E
     weights, projection = encoder_path(config.content_encoder, home), projection_of(config.version)
     return Extractor(
         encoder=load_encoder(config.content_encoder, weights, device, projection),
-        estimator=load_estimator(f0, method_path(f0, home), device, threads=torch.get_num_threads()),
+        estimator=load_estimator(f0, method_path(f0, home), device),
         sample_rate=config.sample_rate,
         perturbed_variants=experiment.data.perturbed,
         device=device,
