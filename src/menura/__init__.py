@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CancelledError,
         CheckpointError,
         DecodeError,
+        DeviceError,
         EncodeError,
         EncoderMismatchError,
         ErrorDetails,
@@ -52,9 +53,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["AssetMissingError", "AudioBlock", "AudioError", "BatchOptions", "CancelledError", "CheckpointError"]
-__all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "EncodeError", "EncoderMismatchError"]
-__all__ += ["EngineOptions", "ErrorDetails", "Explanation", "FileResult", "IndexFileError", "MenuraError"]
-__all__ += ["OptionError", "Progress", "Request", "ResourceError", "RunOptions", "RunReport", "StageTimes", "State"]
+__all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "DeviceError", "EncodeError"]
+__all__ += ["EncoderMismatchError", "EngineOptions", "ErrorDetails", "Explanation", "FileResult", "IndexFileError"]
+__all__ += ["MenuraError", "OptionError", "Progress", "Request", "ResourceError", "RunOptions", "RunReport"]
+__all__ += ["StageTimes", "State"]
 __all__ += ["TrainingError", "TrainingOptions", "TrainingSession", "UnsafeCheckpointError", "VoiceExistsError"]
 __all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "train_voice"]
 

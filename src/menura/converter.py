@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from menura.audio.decode import spooled_input
-from menura.errors import DecodeError, EncodeError, MenuraError, details_of
+from menura.errors import DecodeError, DeviceError, EncodeError, MenuraError, details_of
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
 from menura.loading.request import Asked
@@ -61,8 +61,8 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
     def __init__(self, engine: EngineOptions | None = None) -> None:
         """Choose device and threads. Raises OptionError where there is no such device."""
         engine = engine or EngineOptions()
-        self.device = resolve_device(engine.device)
         configure_torch(engine.threads, cudnn=engine.cudnn)
+        self.device = resolve_device(engine.device)
         self._home = home_folder(engine.home)
         self._loader = Loader(home=self._home, device=self.device)
         _log.debug("device %s, data folder %s", self.device, self._home)
@@ -177,6 +177,8 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         `items` are (input, output) pairs. `on_progress` is called after every block with what is done, `on_result` with
         an item's place and result as soon as its file is complete, from any thread but not twice at once; what it
         raises is raised. Setting `cancel` ends the conversions: those that aren't complete fail.
+
+        Raises DeviceError where a GPU does nothing more for this process; files that are complete stay.
         """
 
         def ended(number: int, result: FileResult) -> None:
@@ -189,6 +191,8 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         try:
             request = self.resolve(options)
             self.preload(request)
+        except DeviceError:
+            raise
         except (MenuraError, OSError) as error:  # of the request, so of every recording
             files = [failed_result(source, details_of(error)) for source, _ in pairs]
         else:

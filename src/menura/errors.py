@@ -135,6 +135,10 @@ class ResourceError(MenuraError):
     """Not enough memory or disk for what was asked."""
 
 
+class DeviceError(MenuraError):
+    """A GPU does nothing more for this process; only another one can use it again."""
+
+
 class CancelledError(MenuraError):
     """The caller cancelled it."""
 

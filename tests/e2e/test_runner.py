@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
+import numpy as np
 import pytest
+import soundfile
 
+from menura.errors import DeviceError
 from menura.options import EngineOptions
 from menura.pipeline.engine import Engine, Event
+from menura.pipeline.execute import Executor
+from menura.server.api.system import get_ready
 from menura.server.folder import DataFolder
 from menura.server.runner import Runner
 from menura.server.store import Job, NewJob, Store
@@ -20,12 +31,12 @@ def store(tmp_path: Path) -> Store:
     return Store(f"sqlite:///{tmp_path / 'menura.db'}")
 
 
-def job_of(store: Store, folder: DataFolder, talk: Path, names: list[str]) -> str:
-    """A job of the same recording under several names."""
+def job_of(store: Store, folder: DataFolder, talk: Path, names: list[str], poison: Path | None = None) -> str:
+    """A job of the same recording under several names; another one is called 'poison'."""
     inputs = []
     for number, name in enumerate(names):
         id = f"{number:064x}"
-        shutil.copy(talk, folder.audio(id))
+        shutil.copy(poison if poison and name == "poison" else talk, folder.audio(id))
         inputs.append(store.add_audio(id, name, 1, {}))
     job, _ = store.create(NewJob(kind="convert", voice="tiny", options={}, inputs=inputs))
     return job.id
@@ -46,7 +57,7 @@ def test_what_brings_the_engine_down_is_given_up_and_the_rest_goes_on(
 
     def fragile(self: Engine) -> list[Event]:
         if any(live.ticket.recording.name == "poison" for live in self._live):
-            raise RuntimeError("device-side assert")
+            raise RuntimeError("a fault")
         return step(self)
 
     monkeypatch.setattr(Engine, "step", fragile)
@@ -61,5 +72,78 @@ def test_what_brings_the_engine_down_is_given_up_and_the_rest_goes_on(
         "c": "done",
     }
     assert job.items[1].error is not None
-    assert "device-side assert" in job.items[1].error["problem"]
+    assert "a fault" in job.items[1].error["problem"]
     store.close()
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> Path:
+    """A recording that is longer than others."""
+    soundfile.write(tmp_path / "poison.wav", np.zeros(5 * 16_000, dtype=np.float32) + 0.01, 16_000)
+    return tmp_path / "poison.wav"
+
+
+def failing_at_the_longest(patch: pytest.MonkeyPatch) -> None:
+    execute = Executor.execute
+
+    def fragile(self: Executor, requests: Any) -> Any:
+        if any(request.frames > 400 for request in requests):
+            raise DeviceError(None, "the GPU has stopped working", "Start again")
+        return execute(self, requests)
+
+    patch.setattr(Executor, "execute", fragile)
+
+
+def test_a_gpu_that_stops_working_ends_the_service_and_what_does_it_twice_is_given_up(
+    store: Store, home: Path, talk: Path, poison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_at_the_longest(monkeypatch)
+    folder = DataFolder(tmp_path / "data", 2**20)
+    id = job_of(store, folder, talk, ["poison", "a", "b"], poison)
+    states: list[dict[str, str]] = []
+    for _ in range(4):  # as whoever supervises the service starts it again
+        with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_: None) as runner:
+            deadline = time.monotonic() + 60
+            while runner.alive and store.job(id).state in ("queued", "running"):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        answer = get_ready(SimpleNamespace(runner=runner, closing=threading.Event()))  # type: ignore[arg-type]
+        assert answer.status_code == 503
+        assert (b"has stopped working" in answer.body) == (runner.lost is not None)
+        states.append({item.name: item.state for item in store.job(id).items})
+        if runner.lost is None:
+            break
+    assert [state["poison"] for state in states] == ["queued", "failed", "failed"]
+    assert states[-1] == {"poison": "failed", "a": "done", "b": "done"}
+    error = store.job(id).items[0].error
+    assert error is not None
+    assert (error["kind"], error["problem"]) == ("device", "the GPU has stopped working")
+    store.close()
+
+
+SERVE = """
+import sys, time
+from menura.cli.main import main
+from menura.errors import DeviceError
+from menura.server.runner import Runner
+
+def turn(self):
+    time.sleep(2)
+    raise DeviceError(None, "the GPU has stopped working", "Start again")
+
+Runner._turn = turn
+main(["serve", "--port", "0", "--data", sys.argv[1]])
+"""
+
+
+def test_the_process_ends_with_one_line_and_says_that_it_failed(place: Path) -> None:
+    command = [sys.executable, "-c", SERVE, str(place / "data")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[3]
+        assert httpx.get(f"{address}readyz").json() == {"status": "ok"}
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    lines = said.splitlines()
+    assert lines[-1] == "menura: the GPU has stopped working. Start again."
+    assert not any("Traceback" in line for line in lines)

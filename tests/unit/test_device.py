@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from menura.errors import OptionError
-from menura.system import device
+from menura.errors import DeviceError, OptionError, ResourceError
+from menura.system import device, gpu
+from support.gpus import fake_gpus
+
+NO_KERNEL = "no kernel image is available for execution on the device"
 
 
 def test_cpu_and_auto_are_devices() -> None:
@@ -25,8 +30,6 @@ def test_unknown_device_is_an_option_error(name: str) -> None:
 
 
 def test_absent_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device.resolve_device("auto").type == "cpu"
@@ -34,11 +37,103 @@ def test_absent_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         device.resolve_device("cuda")
     with pytest.raises(OptionError, match="Apple"):
         device.resolve_device("mps")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    fake_gpus(monkeypatch, 2)
     assert str(device.resolve_device("cuda:1")) == "cuda:1"
+    assert str(device.resolve_device("auto")) == "cuda"
     with pytest.raises(OptionError, match="last one is cuda:1"):
         device.resolve_device("cuda:2")
+
+
+def test_a_gpu_that_this_torch_cannot_use_is_told_before_work_begins(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_gpus(monkeypatch, 1, NO_KERNEL)
+    monkeypatch.setattr(device, "_works", functools.cache(device._works))
+    assert [device.resolve_device("auto").type for _ in range(3)] == ["cpu"] * 3
+    assert [(record.levelname, NO_KERNEL in record.message) for record in caplog.records] == [("WARNING", True)]
+    with pytest.raises(OptionError, match=f"can't compute on cuda:0 .{NO_KERNEL}") as told:
+        device.resolve_device("cuda:0")
+    assert "{device=cpu}" in str(told.value.advice)
+    assert device.resolve_device("cpu").type == "cpu"
+    assert len(caplog.records) == 1
+
+
+def test_a_device_is_tried_by_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert gpu.failure_of(cpu) == ""
+    if not torch.cuda.is_available():
+        assert gpu.failure_of(torch.device("cuda")) != ""
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError(f"CUDA error: {NO_KERNEL}\nCUDA kernel errors might be asynchronously reported")
+
+    monkeypatch.setattr(torch, "conv1d", fail)
+    assert gpu.failure_of(cpu) == f"CUDA error: {NO_KERNEL}"
+
+
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [
+        (["nvidia3"], True),
+        (["nvidia0", "nvidia12", "nvidiactl"], True),
+        (["kfd"], True),
+        (["dxg"], True),
+        (["nvidiactl", "nvidia-uvm", "nvidia-caps", "null"], False),
+        ([], False),
+    ],
+)
+def test_torch_is_asked_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: list[str], counted: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(gpu, "_DEVICES", tmp_path)
+    monkeypatch.setattr(gpu.sys, "platform", "linux")
+    fake_gpus(monkeypatch, 2)
+    assert gpu.cuda_devices() == (2 if counted else 0)
+
+
+LASTING = [
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: the launch timed out and was terminated",
+    "CUDA error: uncorrectable ECC error encountered",
+    "CUDA error: misaligned address",
+    "CUDA error: an illegal instruction was encountered",
+    "CUDA error: unknown error",
+    "HIP error: an illegal memory access was encountered",
+    "device lost",
+]
+
+
+@pytest.mark.parametrize("text", LASTING)
+def test_errors_that_never_pass_are_told_in_one_line(text: str) -> None:
+    with pytest.raises(DeviceError) as told, gpu.lasting_errors():
+        raise RuntimeError(text)
+    assert text.splitlines()[0] in told.value.problem
+    assert "asynchronously" not in str(told.value)
+    assert "{device=cpu}" in str(told.value.advice)
+
+
+def test_others_pass_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (RuntimeError("shapes can't be multiplied"), ValueError("device lost")):
+        with pytest.raises(type(error)) as told, gpu.lasting_errors():
+            raise error
+        assert told.value is error
+    with pytest.raises(RuntimeError, match="shapes"), gpu.device_errors(torch.device("cpu")):
+        raise RuntimeError("shapes can't be multiplied")
+    monkeypatch.setattr(gpu, "failure_of", lambda _: "")
+    with pytest.raises(RuntimeError, match="out of memory"), gpu.device_errors(torch.device("cuda")):
+        raise RuntimeError("CUDA out of memory")
+    with pytest.raises(ResourceError, match="CUDNN_STATUS_NOT_SUPPORTED"), gpu.device_errors(torch.device("cuda")):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+    monkeypatch.setattr(gpu, "failure_of", lambda _: "CUDA error: a new one that lasts")
+    with pytest.raises(DeviceError, match="a new one"), gpu.device_errors(torch.device("cuda")):
+        raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
+    monkeypatch.setattr(gpu, "failure_of", lambda _: "CUDA out of memory")  # a full card isn't a broken one
+    with pytest.raises(ResourceError), gpu.device_errors(torch.device("cuda")):
+        raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
 
 
 def fake_cpus(monkeypatch: pytest.MonkeyPatch, root: Path, siblings: dict[int, str]) -> None:

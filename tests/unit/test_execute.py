@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from menura.errors import ResourceError
+from menura.errors import DeviceError, ResourceError
+from menura.pipeline import execute
 from menura.pipeline.analysis import analyse_clips
-from menura.pipeline.execute import FrameBudget
+from menura.pipeline.execute import Executor, FrameBudget, NetworkRequest, WindowRequest
+from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import ArrayRecording
-from menura.system.memory import is_out_of_memory, trim_heap
+from menura.pipeline.windows import machine_of
+from menura.system import gpu
+from menura.system.memory import available_memory_bytes, free_bytes, is_out_of_memory, trim_heap
+from support.gpus import GIB, fake_memory
 from support.tiny import FakeEncoder, FakeF0, converted_together, tiny_models, tiny_request
 
 if TYPE_CHECKING:
@@ -119,6 +124,12 @@ def test_what_does_not_fit_alone_fails_alone(monkeypatch: pytest.MonkeyPatch) ->
         "cuFFT error: CUFFT_ALLOC_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "miopenStatusAllocFailed",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "HIP out of memory. Tried to allocate 2.00 GiB.",
+        "rocBLAS error: rocblas_status_memory_error",
         "unable to mmap 21089400 bytes from file <voice.safetensors>: Cannot allocate memory (12)",
         "could not create a primitive",
         "std::bad_alloc",
@@ -137,6 +148,66 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(models.encoder, "encode", Limited(len, lambda *_: 1, 0, RuntimeError("a fault")))
     with pytest.raises(RuntimeError, match="a fault"):
         results(models, [3.0])
+
+
+def on_a_gpu(patch: pytest.MonkeyPatch, failure_of: str = "") -> Executor:
+    """An executor that takes the CPU for a GPU."""
+    executor = Executor(torch.device("cpu"))
+    patch.setattr(execute, "device_errors", lambda _device: gpu.device_errors(torch.device("cuda")))
+    patch.setattr(gpu, "failure_of", lambda _device: failure_of)
+    return executor
+
+
+def asked(encoder: FakeEncoder, lengths_s: list[float]) -> list[NetworkRequest]:
+    clock = StageClock()
+    return [
+        WindowRequest(stage="content", network=encoder, samples=noise(s, k), clock=clock)
+        for k, s in enumerate(lengths_s)
+    ]
+
+
+UNSUPPORTED = RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in ...")
+
+
+def test_what_a_gpu_fails_at_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, executor = FakeEncoder(), on_a_gpu(monkeypatch)
+    requests = asked(encoder, [1.0, 1.0, 2.0, 1.0])
+    expected = executor.execute(requests)
+    bad = float(requests[1].samples[0])  # type: ignore[union-attr]
+    failing = Limited(encoder.encode, lambda samples, _: int(bad in samples[:, 0]), 0, UNSUPPORTED)
+    monkeypatch.setattr(encoder, "encode", failing)
+    found = executor.execute(requests)
+    assert isinstance(found[1], ResourceError)
+    assert "CUDNN_STATUS_NOT_SUPPORTED" in found[1].problem
+    assert found[1].__cause__ is found[1].__traceback__ is None  # which would keep what was allocated
+    for k in (0, 2, 3):
+        np.testing.assert_allclose(found[k], expected[k], atol=1e-6)
+    assert failing.failures == 2  # of three together, then of it alone
+
+
+@pytest.mark.parametrize(
+    ("failure", "after"),
+    [(RuntimeError("CUDA error: an illegal memory access was encountered"), ""), (UNSUPPORTED, "CUDA error: lost")],
+)
+def test_a_gpu_that_stops_working_ends_the_run(
+    failure: RuntimeError, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, executor = FakeEncoder(), on_a_gpu(monkeypatch, after)
+    failing = Limited(encoder.encode, lambda *_: 1, 0, failure)
+    monkeypatch.setattr(encoder, "encode", failing)
+    with pytest.raises(DeviceError, match="stopped working"):
+        executor.execute(asked(encoder, [1.0, 2.0]))
+    assert failing.failures == 1
+
+
+def test_free_memory_counts_what_torch_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_memory(monkeypatch, free=1, reserved=6, allocated=2)
+    assert free_bytes(torch.device("cuda")) == 5 * GIB
+    assert machine_of(torch.device("cuda")).free_bytes == 5 * GIB
+    assert machine_of(torch.device("cpu")).free_bytes == pytest.approx(available_memory_bytes(), rel=0.2)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 3 * GIB)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 2 * GIB)
+    assert free_bytes(torch.device("mps")) <= GIB
 
 
 def test_budget() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
+from menura.errors import ResourceError
 from menura.loading.loader import ModelPool
 from menura.loading.request import ModelKey
 from menura.models.weights import network_bytes
+from support.gpus import fake_memory
 from support.tiny import tiny_voice
 
 
@@ -29,7 +32,8 @@ def get(pool: ModelPool, name: str, size: int = 40) -> Model:
 
 def test_the_least_recently_used_leave_when_bytes_run_out() -> None:
     pool = ModelPool(budget_bytes=100)
-    a, _ = get(pool, "a"), get(pool, "b")
+    a = get(pool, "a")
+    get(pool, "b")
     assert get(pool, "a") is a
     assert pool.resident_bytes == 80
     get(pool, "c")  # b leaves: a was used after it
@@ -38,6 +42,58 @@ def test_the_least_recently_used_leave_when_bytes_run_out() -> None:
     assert pool.loads() == {"voice:a": 1, "voice:b": 1, "voice:c": 1}
     get(pool, "b")
     assert pool.loads()["voice:b"] == 2
+
+
+def test_what_left_and_is_still_used_is_found() -> None:
+    pool = ModelPool(budget_bytes=100)
+    a = get(pool, "a", 60)
+    get(pool, "b", 60)  # a leaves
+    assert pool.resident_bytes == 60
+    assert get(pool, "a") is a
+    assert pool.loads() == {"voice:a": 1, "voice:b": 1}
+    pool.clear()
+    assert get(pool, "a") is not a
+
+
+class FullCard:
+    """Models take its memory until nothing holds them."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.failures = size, 0
+        self.held: weakref.WeakSet[Model] = weakref.WeakSet()
+
+    def load(self, size: int) -> Model:
+        if sum(model.resident_bytes for model in self.held) + size > self.size:
+            self.failures += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        model = Model(size)
+        self.held.add(model)
+        return model
+
+
+def test_where_memory_runs_out_the_others_leave_and_it_is_tried_again() -> None:
+    pool, card = ModelPool(budget_bytes=1000), FullCard(100)
+    used = pool.get(key("used"), lambda: card.load(40))
+    pool.get(key("idle"), lambda: card.load(40))
+    new = pool.get(key("new"), lambda: card.load(50))
+    assert (card.failures, pool.resident_bytes) == (1, 50)
+    assert pool.get(key("used"), lambda: card.load(40)) is used  # not a second time beside itself
+    with pytest.raises(ResourceError, match=r"not enough memory.*device"):
+        pool.get(key("large"), lambda: card.load(30))
+    assert (card.failures, len(card.held)) == (3, 2)
+    assert pool.get(key("new"), lambda: card.load(50)) is new
+
+
+def test_other_errors_of_a_load_are_not_tried_again() -> None:
+    pool, calls = ModelPool(budget_bytes=100), []
+
+    def fail() -> Model:
+        calls.append(1)
+        raise RuntimeError("shapes can't be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        pool.get(key("a"), fail)
+    assert len(calls) == 1
 
 
 def test_one_that_is_larger_than_the_budget_stays_alone() -> None:
@@ -50,8 +106,10 @@ def test_one_that_is_larger_than_the_budget_stays_alone() -> None:
     assert pool.resident_bytes == 10
 
 
-def test_by_default_a_part_of_the_free_memory_is_the_budget() -> None:
+def test_by_default_a_part_of_the_free_memory_is_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2**26 < ModelPool().budget_bytes < 2**45
+    fake_memory(monkeypatch, free=6, reserved=3, allocated=1)
+    assert ModelPool(device=torch.device("cuda")).budget_bytes == 4 * 2**30  # half of 6 and the 2 kept for reuse
 
 
 def test_one_thread_loads_while_others_wait_and_other_models_are_not_held_up() -> None:

@@ -12,11 +12,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from menura.audio.places import size_bytes
-from menura.errors import MenuraError
+from menura.errors import DeviceError, MenuraError, OptionError
 from menura.jobs.scheduler import END_S, Lost, Message, Ready, Worker
 from menura.loading.request import Asked
 from menura.options import BatchOptions, EngineOptions
-from menura.system.device import cuda_devices, default_threads
+from menura.system.device import default_threads, resolve_device
+from menura.system.gpu import cuda_devices
 from menura.system.memory import available_memory_bytes
 from menura.system.processes import spawn
 from menura.types import Item
@@ -109,13 +110,20 @@ class Processes:
 def _work(pipe: Connection, asked: Asked, engine: EngineOptions, number: int) -> None:
     """Convert what comes until there is nothing more; several CUDA devices are taken in turn."""
     count = cuda_devices() if engine.device in ("auto", "cuda") else 0
-    device = f"cuda:{number % count}" if count > 1 else engine.device
+    device = engine.device
+    if count > 1:
+        with contextlib.suppress(OptionError):  # one that doesn't work: what "auto" comes to
+            device = str(resolve_device(f"cuda:{number % count}"))
     try:
         worker = Worker(asked, dataclasses.replace(engine, device=device))
     except MenuraError as error:
         pipe.send(error)
         return
     pipe.send(Ready())
-    while (item := pipe.recv()) is not None:
-        pipe.send(worker.convert(item, pipe.send))
-    pipe.send(worker.stats())
+    try:
+        while (item := pipe.recv()) is not None:
+            pipe.send(worker.convert(item, pipe.send))
+    except DeviceError as error:  # another process can use the GPU again
+        pipe.send(Lost(error.problem))
+    else:
+        pipe.send(worker.stats())

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from menura import __version__
 from menura.audio.places import local_input, local_output, remove_partial, size_bytes
-from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.loading.request import Asked
 from menura.options import EngineOptions
 from menura.pipeline.progress import RunMeter
@@ -65,10 +65,12 @@ class Worker:
         self.stats = self._converter.stats
 
     def convert(self, item: Item, on_progress: Callable[[Progress], None]) -> FileResult:
-        """Convert a file; what is remote is fetched before, and put there afterwards."""
+        """Convert a file; what is remote is fetched before, and put there afterwards. Raises DeviceError."""
         try:
             with local_input(item.source) as source, local_output(item.output) as output:
                 report = self._converter.convert_files([(source, output)], self._request, on_progress=on_progress)
+        except DeviceError:
+            raise
         except (MenuraError, OSError) as error:  # of a remote file system
             return failed_result(item.source, details_of(error))
         return with_names(report.files[0], item, Item(source=source, output=output))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -21,7 +22,8 @@ from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.kernels.voice import NativeVoice, Voice
 from menura.loading.request import ModelKey, Request
-from menura.system.memory import available_memory_bytes
+from menura.system.gpu import device_errors
+from menura.system.memory import enough_memory, free_bytes, free_memory, is_out_of_memory
 from menura.voices.assets import cache_folder
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("menura")
 _SHARE_OF_FREE_MEMORY = 0.5
+_CPU = torch.device("cpu")
 
 
 Resident: TypeAlias = "Voice | ContentEncoder | F0Estimator | FaissIndex"
@@ -38,35 +41,56 @@ T = TypeVar("T", bound=Resident)
 class ModelPool:
     """Loads each model once; the least recently used, but for the last, leave when all hold more bytes than the budget.
 
-    By default that is half of the memory that is free now. What a request still uses is freed when it ends.
+    By default that is half of the memory that is free on the device now. They all leave when one finds no memory, which
+    is then tried again. What a request still uses is freed when it ends, and found here until then.
     """
 
-    def __init__(self, budget_bytes: int | None = None) -> None:
-        free = available_memory_bytes()
-        self.budget_bytes = int(free * _SHARE_OF_FREE_MEMORY) if budget_bytes is None else budget_bytes
+    def __init__(self, budget_bytes: int | None = None, device: torch.device = _CPU) -> None:
+        self._device = device
+        self.budget_bytes = int(free_bytes(device) * _SHARE_OF_FREE_MEMORY) if budget_bytes is None else budget_bytes
         self._models: OrderedDict[ModelKey, Resident] = OrderedDict()
+        self._used: WeakValueDictionary[ModelKey, Resident] = WeakValueDictionary()
         self._loading: defaultdict[ModelKey, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.RLock()
         self._loads: Counter[tuple[str, str]] = Counter()
 
     def get(self, key: ModelKey, load: Callable[[], T]) -> T:
-        """The model of a key, loaded now if it isn't resident: by one thread, while others that want it wait."""
+        """The model of a key, loaded now if it isn't resident: by one thread, while others that want it wait.
+
+        Raises ResourceError where there isn't enough memory, and what `load` does.
+        """
         with self._lock:
             loading = self._loading[key]
         with loading:
             with self._lock:
-                if key in self._models:
-                    self._models.move_to_end(key)
-                    return cast("T", self._models[key])
+                if (known := self._used.get(key)) is not None:
+                    return self._kept(key, cast("T", known))
             start_s = time.perf_counter()
-            model = load()
+            model = self._loaded(load)
             _log.info("loaded %s in %.2f s", _name(key.kind, key.path), time.perf_counter() - start_s)
             with self._lock:
                 self._loads[key.kind, key.path] += 1
-                self._models[key] = model
-                while len(self._models) > 1 and self.resident_bytes > self.budget_bytes:
-                    self._models.popitem(last=False)
-            return model
+                return self._kept(key, model)
+
+    def _loaded(self, load: Callable[[], T]) -> T:
+        try:
+            return load()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        with self._lock:  # only here, where the error no longer holds what was allocated
+            self._models.clear()
+        free_memory(self._device)
+        with enough_memory("Close other programs, or use another {device}"):
+            return load()
+
+    def _kept(self, key: ModelKey, model: T) -> T:
+        """The model, now the one used last."""
+        self._models[key] = self._used[key] = model
+        self._models.move_to_end(key)
+        while len(self._models) > 1 and self.resident_bytes > self.budget_bytes:
+            self._models.popitem(last=False)
+        return model
 
     def loads(self) -> dict[str, int]:
         """How often each file was read, by kind and name; by its whole path where another has that name."""
@@ -82,6 +106,7 @@ class ModelPool:
         """Forget all models; those in use are freed when their requests end."""
         with self._lock:
             self._models.clear()
+            self._used.clear()
 
     @property
     def resident_bytes(self) -> int:
@@ -110,11 +135,18 @@ class Loader:
     """Loads what requests name onto a device; it stays loaded in the pool, its packed weights in a cache in `home`."""
 
     def __init__(self, *, home: Path, device: torch.device) -> None:
-        self.device, self.pool = device, ModelPool()
+        self.device, self.pool = device, ModelPool(device=device)
         self._home = home
 
     def load(self, request: Request) -> VoiceModels:
-        """The networks of a request. Raises CheckpointError, AssetMissingError or IndexFileError."""
+        """The networks of a request.
+
+        Raises CheckpointError, AssetMissingError, IndexFileError, ResourceError, or DeviceError.
+        """
+        with device_errors(self.device):
+            return self._load(request)
+
+    def _load(self, request: Request) -> VoiceModels:
         voice, content, config = request.voice.path, request.content_path, request.config
         projection = projection_of(config.version, request.options.compat)
         return VoiceModels(

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 
-from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.loading.loader import Loader
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
@@ -29,7 +28,9 @@ from menura.pipeline.output import Sink
 from menura.pipeline.progress import RunMeter, StageClock
 from menura.pipeline.recording import Recording
 from menura.system.device import flushed_denormals
+from menura.system.gpu import lasting_errors
 from menura.system.interrupts import check_interrupts
+from menura.system.memory import free_bytes
 from menura.types import FileResult, FloatArray, Progress, State, failed_result
 
 _PREPARED_AHEAD = 16
@@ -186,7 +187,7 @@ class Engine:
     Args:
         networks: loads what requests need.
         frame_budget: recordings are converted together while their windows have at most so many frames; by default
-            what pays on the device: 12 s on a CPU (of equal shape only), on CUDA what half of the free memory holds.
+            what pays on the device: 12 s on a CPU (of equal shape only), on a GPU what half of the free memory holds.
         on_end: called with a ticket and its result as soon as its output is complete, or it failed: from any thread,
             but not twice at once. What it raises is raised by `step`.
     """
@@ -202,6 +203,8 @@ class Engine:
         self._pace = _PACES.get(networks.device.type, Pace())
         self._executor = Executor(networks.device, frame_budget if self._pace.ahead_frames else None)
         self._flights: deque[tuple[Flight, list[tuple[_Live, int]]]] = deque()
+        self.computing: tuple[Ticket, ...] = ()
+        """What shares the passes under way, or those when one ended in an error."""
         self._queue: list[tuple[tuple[int, int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
         self._reader = ThreadPoolExecutor(self._pace.preparing, thread_name_prefix="menura-prepare")
@@ -265,8 +268,12 @@ class Engine:
     def step(self) -> list[Event]:
         """Begin what fits, and let all that is under way advance by one pass of the networks; waits if it must.
 
-        Raises KeyboardInterrupt on Ctrl-C; then `close`.
+        Raises KeyboardInterrupt on Ctrl-C, DeviceError where a GPU stops working; then `close`.
         """
+        with lasting_errors():
+            return self._step()
+
+    def _step(self) -> list[Event]:
         check_interrupts()
         events: list[Event] = []
         self._events = events
@@ -359,9 +366,8 @@ class Engine:
         with self._lock:
             if self._frame_budget is None:
                 self._frame_budget = _CPU_FRAMES
-                if (device := self._networks.device).type == "cuda":
-                    free = torch.cuda.mem_get_info(device)[0]
-                    self._frame_budget = max(_CPU_FRAMES, free // 2 // _DEVICE_BYTES_A_FRAME)
+                if (device := self._networks.device).type != "cpu":
+                    self._frame_budget = max(_CPU_FRAMES, free_bytes(device) // 2 // _DEVICE_BYTES_A_FRAME)
                     self._executor = Executor(device, self._frame_budget)
             return self._frame_budget
 
@@ -386,13 +392,17 @@ class Engine:
     def _compute(self) -> None:
         """Begin passes, as many as may be under way, and let those go on that the oldest one answers."""
         while len(self._flights) < self._pace.passes and (asked := self._asked()):
+            under_way = [pair for _, pairs in self._flights for pair in pairs]
+            self.computing = tuple(dict.fromkeys(live.ticket for live, _ in under_way + asked))
             flight = self._executor.begin([live.pending[place] for live, place in asked])
             answered = [asked[position] for position in flight.places]
             for live, place in answered:
                 live.unasked.remove(place)
             self._flights.append((flight, answered))
         flight, answered = self._flights.popleft()
-        for (live, place), answer in zip(answered, flight.collect(), strict=True):
+        answers = flight.collect()
+        self.computing = ()
+        for (live, place), answer in zip(answered, answers, strict=True):
             live.answers[place] = answer
             if live in self._live and len(live.answers) == len(live.pending):
                 self._advance(live)
@@ -452,7 +462,7 @@ class Engine:
         return Done(ticket=ticket, result=result)
 
     def _failed(self, ticket: Ticket, error: Exception, begun_s: float) -> Failed:
-        if self._closing.is_set() and isinstance(error, CancelledError):
+        if isinstance(error, DeviceError) or (self._closing.is_set() and isinstance(error, CancelledError)):
             raise error
         result = replace(failed_result(ticket.recording.name, details_of(error)), wall_s=time.perf_counter() - begun_s)
         with self._ending:

@@ -21,6 +21,7 @@ from menura.models.source import advance_phase
 from menura.options import ConversionOptions
 from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing
+from menura.system.gpu import device_errors
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Features, FloatArray, Prior
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
@@ -149,19 +150,23 @@ class FrameBudget:
 class Flight:
     """A pass that was begun; on CUDA it may still be under way."""
 
-    def __init__(self, places: list[int], members: list[NetworkRequest], found: _Found | ResourceError) -> None:
-        self.places, self._members, self._found = places, members, found
-        """Of the requests that it answers, among those given to `Executor.begin`."""
+    def __init__(self, places: list[int], members: list[NetworkRequest], found: list[_Found | ResourceError]) -> None:
+        """Of requests that were given to `Executor.begin`, those at these places, and what they get, in order."""
+        self.places, self._members, self.found = places, members, found
 
     def collect(self) -> list[Answer]:
-        """The answers, in the order of `places`. Here alone what CUDA does is waited for."""
-        if isinstance(self._found, ResourceError):
-            return [self._found]
-        rows, ready = self._found
-        if ready is not None:
-            with measured(self._members):
-                ready.synchronize()
-        return list(rows.numpy())
+        """The answers, in the order of `places`. Here alone what CUDA does is waited for. Raises as `execute`."""
+        answers: list[Answer] = []
+        for found in self.found:
+            if isinstance(found, ResourceError):
+                answers.append(found)
+                continue
+            rows, ready = found
+            if ready is not None:
+                with measured(self._members):
+                    ready.synchronize()
+            answers += list(rows.numpy())
+        return answers
 
 
 class Executor:
@@ -174,7 +179,7 @@ class Executor:
     def execute(self, requests: Sequence[NetworkRequest]) -> list[Answer]:
         """Answers in the order of the requests; those with equal `batch_key` share forward passes.
 
-        Companions change an answer by no more than rounding.
+        Companions change an answer by no more than rounding. Raises DeviceError where a GPU stops working.
         """
         answers: dict[int, Answer] = {}
         while left := [place for place in range(len(requests)) if place not in answers]:
@@ -183,9 +188,9 @@ class Executor:
         return [answers[place] for place in range(len(requests))]
 
     def begin(self, requests: Sequence[NetworkRequest]) -> Flight:
-        """Begin a pass for the first request and those that may share it, as many as fit.
+        """Begin a pass for the first request and those that may share it, as many as fit. Raises as `execute`.
 
-        When memory runs out, half as much is tried from then on.
+        When memory runs out, half as much is tried from then on. Where a GPU fails at it, each is tried alone.
         """
         first, key = requests[0], requests[0].batch_key
         budget, frames = self._budgets[first.stage], first.frames
@@ -199,24 +204,29 @@ class Executor:
             elif found is None and budget.halve(frames * len(members)):
                 continue
             if found is None:
-                return Flight(places[:1], members[:1], _too_large(frames, self._device))
-            return Flight(places, members, found)
+                return Flight(places[:1], members[:1], [_too_large(frames, self._device)])
+            if isinstance(found, ResourceError) and len(members) > 1:
+                return Flight(places, members, [begun for member in members for begun in self.begin([member]).found])
+            return Flight(places, members, [found])
 
-    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> _Found | None:
+    def _pass(self, members: list[NetworkRequest], budget: FrameBudget) -> _Found | ResourceError | None:
         """One forward pass, of which CUDA is only told; None if it doesn't fit into memory."""
         start = time.perf_counter()
         try:
-            with torch.inference_mode(), measured(members):
+            with torch.inference_mode(), device_errors(self._device), measured(members):
                 found = _brought(_answered(members, self._device, budget).float())
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            failure = None
+        except ResourceError as error:
+            failure = ResourceError(*error.args)  # without its traceback
         else:
             if time.perf_counter() - start > _LONG_PASS_S:
                 trim_heap()
             return found
         free_memory(self._device)  # only here, where the error no longer holds what was allocated
-        return None
+        return failure
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from menura.errors import ErrorDetails
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
-from menura.system.memory import available_memory_bytes
+from menura.system.memory import free_bytes
 from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
 
 Span: TypeAlias = tuple[int, int]
@@ -180,8 +180,7 @@ class Decision:
 
 def machine_of(device: torch.device) -> Machine:
     cuda = device.type == "cuda"
-    free = int(torch.cuda.mem_get_info(device)[0]) if cuda else available_memory_bytes()
-    return Machine(device=device.type, cudnn=cuda and torch.backends.cudnn.enabled, free_bytes=free)
+    return Machine(device=device.type, cudnn=cuda and torch.backends.cudnn.enabled, free_bytes=free_bytes(device))
 
 
 def decide(

@@ -34,6 +34,7 @@ _STATUS = {
     "index_file": 422,
     "asset_missing": 409,
     "training": 422,
+    "device": 503,
     "resource": 507,
     "memory": 503,
     "system": 507,

@@ -20,7 +20,7 @@ from menura.errors import OptionError
 from menura.options import EngineOptions, ServeOptions
 from menura.server.app import create_app
 from menura.server.security import Access, is_loopback
-from menura.server.service import opened
+from menura.server.service import Service, opened
 
 _DRAIN_S = 5
 _REQUEST_S = 30.0
@@ -29,13 +29,19 @@ TOKEN_VARIABLE = "MENURA_TOKEN"
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._on_exit = on_exit
+        self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._on_exit()  # who waits for a change gets an answer before the connections are closed
+        self._service.close()  # who waits for a change gets an answer before the connections are closed
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._service.runner.lost is not None:
+            self._service.close()
+            return True
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:  # uvicorn's raises them again at the end
@@ -83,6 +89,7 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
 
     Raises:
         OptionError: the address can't be used, or needs a token, or another service has the folder.
+        DeviceError: the GPU stopped working; another process can use it again.
         MenuraError: the folder or the database can't be used.
     """
     token = options.token or os.environ.get(TOKEN_VARIABLE) or None
@@ -101,7 +108,9 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
             limit_concurrency=1000,
         )
         on_ready(f"http://{_shown(options.host)}:{listening.getsockname()[1]}/")
-        _Server(config, service.close).run(sockets=[listening])
+        _Server(config, service).run(sockets=[listening])
+        if service.runner.lost is not None:
+            raise service.runner.lost
 
 
 def _listening(host: str, port: int) -> socket.socket:

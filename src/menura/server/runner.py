@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from menura.errors import CancelledError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.jobs.document import to_document
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
@@ -76,8 +76,10 @@ class Runner:
         self._store, self._folder, self._options, self._on_change = store, folder, engine, on_change
         self._most_s = most_s
         self._home = home_folder(engine.home)
-        self.device = resolve_device(engine.device)
         configure_torch(engine.threads, cudnn=engine.cudnn)
+        self.device = resolve_device(engine.device)
+        self.lost: DeviceError | None = None
+        """Why it has ended, where the GPU does nothing more for this process."""
         self.loader = Loader(home=self._home, device=self.device)
         self.figures = Figures()
         self._engine = Engine(self.loader, on_end=self._ended)
@@ -87,6 +89,8 @@ class Runner:
         self._shares: dict[str, Share] = {}
         self._fairness = Fairness()
         self._told_s: dict[Ticket, float] = {}
+        self._again: set[tuple[str, int]] = set()
+        """Items under way that another process had before."""
         self._suspects: set[tuple[str, int]] = set()
         """Items that were under way when something unexpected happened."""
         self._changes: list[Change] = []  # appended to by any thread
@@ -173,8 +177,23 @@ class Runner:
     def _guarded_turn(self) -> None:
         try:
             self._turn()
+        except DeviceError as error:
+            self._end(error)
         except Exception as error:  # noqa: BLE001  (logged; the service goes on)
             self._begin_again(error)
+
+    def _end(self, error: DeviceError) -> None:
+        """Only another process can use the GPU again. What a GPU failed at in two processes is given up."""
+        _log.error("%s The service ends; what was under way is queued again", error)
+        details = dataclasses.replace(error.details, advice="Ask whoever runs the service")
+        document = error_document(self.public(details))
+        with self._lock:
+            for ticket in self._engine.computing:
+                item = self._under_way.get(ticket)
+                if item is not None and item.key in self._again:
+                    self._changes.append(Change(item=item, state="failed", error=document))
+        self.lost = error
+        self._stopping.set()
 
     def _begin_again(self, error: Exception) -> None:
         """Go on after what should never happen: with a new engine, what was under way one by one.
@@ -290,6 +309,7 @@ class Runner:
         source = self._folder.audio(item.audio_id)
         path = self._folder.result(item.job_id, item.position, request.options.format or "wav")
         if claim.again:
+            self._again.add(item.key)
             remove_unfinished([path])
         recording = BoundedRecording(source, item.name, most_s=self._most_s, advice="Cut it")
         sink = FileSink(path, request.options, source=source)
@@ -318,6 +338,7 @@ class Runner:
             self._count(result)
             if item is not None:
                 self._suspects.discard(item.key)
+                self._again.discard(item.key)
                 self._changes.append(self._outcome(result, item, ticket))
                 if all(other.job_id != item.job_id for other in self._under_way.values()):
                     self._shares.pop(item.job_id).end()

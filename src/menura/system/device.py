@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menura.errors import OptionError
+from menura.system.gpu import failure_of
 from menura.system.text import system_text
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger("menura")
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -35,13 +40,16 @@ that are waited for: with eight of them on two cores, 7 s of speech took 65 s in
 def resolve_device(name: str) -> torch.device:
     """A device by its name: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
-    Raises OptionError where this machine has no such device, or there is no such name.
+    A GPU is tried before it is answered. One that doesn't work is no choice of "auto", which logs a warning once.
+
+    Raises OptionError where this machine has no such device, it doesn't work, or there is no such name.
     """
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        device = torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        return device if _works(device) else torch.device("cpu")
     kind, _, number = name.partition(":")
     problem = ""
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
@@ -52,19 +60,19 @@ def resolve_device(name: str) -> torch.device:
         problem = f"no GPU {number}; the last one is cuda:{torch.cuda.device_count() - 1}"
     elif kind == "mps" and not mps:
         problem = "no Apple GPU"
+    elif kind != "cpu" and (failure := failure_of(torch.device(name))):
+        problem = f"this PyTorch can't compute on {name} ({failure})"
     if problem:
-        raise OptionError(None, problem, "Use {device=auto} or {device=cpu}", "device")
+        raise OptionError(None, problem, "Use {device=auto} or {device=cpu}; 'menura doctor' says more", "device")
     return torch.device(name)
 
 
-def cuda_devices() -> int:
-    """CUDA devices that torch can use; torch is imported only where there is a driver for one."""
-    drivers = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
-    if sys.platform == "darwin" or (sys.platform != "win32" and not any(driver.exists() for driver in drivers)):
-        return 0
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+@cache
+def _works(device: torch.device) -> bool:
+    failure = "" if device.type == "cpu" else failure_of(device)
+    if failure:
+        _log.warning("the GPU can't be used, the CPU computes: %s ('menura doctor' says more)", failure)
+    return not failure
 
 
 def physical_cores() -> int:

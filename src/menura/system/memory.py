@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _SIGNS = re.compile(
     r"out of memory|not enough memory|can(?:'t|not) allocate memory|DefaultCPUAllocator|bad_alloc"
-    r"|\w_ALLOC(?:ATION)?_FAILED|StatusAllocFailed"  # cuBLAS, cuDNN, cuFFT, their kin of ROCm
+    r"|\w_ALLOC(?:ATION)?_FAILED|StatusAllocFailed|rocblas_status_memory_error"  # cuBLAS, cuDNN, cuFFT, ROCm's kin
+    r"|_STATUS_NOT_INITIALIZED|CUDNN_STATUS_INTERNAL_ERROR"  # there was no memory for their handles and workspaces
+    r"|unable to find an engine to execute this computation"
     r"|could not (?:create|execute) a primitive(?! descriptor)",
     re.IGNORECASE,
 )
@@ -58,6 +60,19 @@ def available_memory_bytes() -> int:
         return 2**32
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory that new tensors on a device can have, with what torch keeps there for reuse."""
+    import torch
+
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
+    if device.type == "mps":  # a part of the system's memory
+        recommended = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        return min(available_memory_bytes(), max(0, recommended))
+    return available_memory_bytes()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True if an allocation failed, on whatever device."""
     import torch
@@ -81,6 +96,8 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 @contextmanager

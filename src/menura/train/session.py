@@ -11,6 +11,7 @@ import torch
 from menura.errors import ErrorDetails
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.system.device import configure_torch, flushed_denormals, physical_cores, resolve_device
+from menura.system.gpu import lasting_errors
 from menura.system.memory import enough_memory
 from menura.train import events
 from menura.train.create import create_experiment, slow_device_note
@@ -127,6 +128,7 @@ class TrainingSession:
             save_experiment(self._folder, experiment)
         return experiment
 
+    @lasting_errors()
     def _prepare(self, experiment: Experiment) -> Path:
         data = experiment.data
         recordings = find_recordings(Path(data.dataset), experiment.speakers, by_folder=data.by_folder)
@@ -205,6 +207,7 @@ def _noted(problem: str, advice: str) -> events.Noted:
 
 
 @flushed_denormals()
+@lasting_errors()
 def _train(
     peers: Peers,
     device: torch.device,

@@ -79,8 +79,10 @@ def get_health() -> Alive:
 @router.get("/readyz", responses={503: {"description": "Not converting"}})
 def get_ready(service: Current) -> Response:
     """200 while it takes jobs and converts."""
-    ready = service.runner.alive and not service.closing.is_set()
-    return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
+    runner = service.runner
+    ready = runner.alive and runner.lost is None and not service.closing.is_set()
+    reason = {} if runner.lost is None else {"reason": runner.lost.problem}
+    return JSONResponse({"status": "ok" if ready else "not ready"} | reason, 200 if ready else 503)
 
 
 @router.get("/v1/options")
