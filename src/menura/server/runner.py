@@ -1,6 +1,7 @@
 """Carries out what the store has queued: one engine, fed from all jobs.
 
-What becomes of recordings is written once a turn, in one transaction; where the database doesn't answer, it is kept.
+One thread converts; a second takes what waits in the store and writes what became of it, many changes in one
+transaction; a third keeps the leases. Where the database doesn't answer, changes are kept, and converting goes on.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _OF_NEWCOMERS = 64
 _MOST_DIRECT = 64
 _REQUESTS_KEPT = 64
 _PROGRESS_S = 0.25
+_PACE_S = 0.1
+"""Between visits to the store: what happens meanwhile is written together."""
 _RENEWAL_S = LEASE_S / 5
 _IDLE_S = 1.0
 DIRECT_PRIORITY = 1
@@ -83,6 +86,8 @@ class Runner:
         self.loader = Loader(home=self._home, device=self.device)
         self.figures = Figures()
         self._engine = Engine(self.loader, on_end=self._ended)
+        self._beginning: list[StoredItem] = []
+        """Taken from the store, and not all under way yet."""
         self._under_way: dict[Ticket, StoredItem] = {}
         self._direct: dict[Ticket, Callable[[FileResult], None]] = {}
         self._requests: OrderedDict[str, Request] = OrderedDict()
@@ -96,13 +101,18 @@ class Runner:
         self._changes: list[Change] = []  # appended to by any thread
         self._looked_s = 0.0
         self._lock = threading.RLock()
-        self._work, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="menura-runner", daemon=True)
-        self._renewing = threading.Thread(target=self._renew, name="menura-leases", daemon=True)
+        self._at_store = threading.Lock()
+        """Held while recordings are taken from the store, and while the engine changes; the outer of the two locks."""
+        self._work, self._visit, self._given = threading.Event(), threading.Event(), threading.Event()
+        self._stopping = threading.Event()
+        works = {"runner": self._run, "store": self._visit_store, "leases": self._renew}
+        self._threads = [
+            threading.Thread(target=work, name=f"menura-{name}", daemon=True) for name, work in works.items()
+        ]
 
     def __enter__(self) -> Runner:
-        self._thread.start()
-        self._renewing.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,22 +121,24 @@ class Runner:
     @property
     def alive(self) -> bool:
         """False before it begins, after it was stopped, and if something unexpected ended it."""
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def public(self, details: ErrorDetails) -> ErrorDetails:
         """An error as clients see it."""
         return public(details, self._folder.path, self._home)
 
     def wake(self) -> None:
-        """There is something new in the store."""
+        """There is something new in the store, or room for it."""
         self._work.set()
+        self._visit.set()
 
     def stop(self) -> None:
         """Park what is under way, so that it is queued again, and end."""
         self._stopping.set()
+        self._given.set()
         self.wake()
-        self._thread.join()
-        self._renewing.join()
+        for thread in self._threads:
+            thread.join()
 
     def convert_now(
         self, recording: Recording, request: Request, sink: Sink, on_end: Callable[[FileResult], None]
@@ -141,7 +153,7 @@ class Runner:
                 raise QueueFullError(None, "too many short recordings are waiting", "Try again later")
             ticket = self._engine.submit(recording, request, sink, priority=DIRECT_PRIORITY, cancel=cancel)
             self._direct[ticket] = on_end
-        self.wake()
+        self._given.set()
         return cancel
 
     def _run(self) -> None:
@@ -152,27 +164,20 @@ class Runner:
             _log.exception("the converting thread ended")
             raise
         finally:
-            self._engine.close()
+            with self._at_store:
+                self._engine.close()
             for on_end in self._direct.values():
                 on_end(_cancelled_result())
-            self._record()
-            self._store.give_back()
-            self._on_change()
 
     def _turn(self) -> None:
-        try:
-            self._record()
-            self._look()
-            if self._engine.idle:
-                self._work.wait(_IDLE_S)
-                return
-            for event in self._engine.step():
-                item = self._under_way.get(event.ticket)
-                if item is not None and isinstance(event, (Begun, Advanced)):
-                    self._progress(event, item)
-        except ResourceError as error:  # the database's, as recordings' errors are theirs
-            _log.error("%s", error)
-            self._stopping.wait(_IDLE_S)
+        if self._engine.idle:
+            self._given.wait(_IDLE_S)
+            self._given.clear()
+            return
+        for event in self._engine.step():
+            item = self._under_way.get(event.ticket)
+            if item is not None and isinstance(event, (Begun, Advanced)):
+                self._progress(event, item)
 
     def _guarded_turn(self) -> None:
         try:
@@ -194,6 +199,7 @@ class Runner:
                     self._changes.append(Change(item=item, state="failed", error=document))
         self.lost = error
         self._stopping.set()
+        self.wake()
 
     def _begin_again(self, error: Exception) -> None:
         """Go on after what should never happen: with a new engine, what was under way one by one.
@@ -201,28 +207,55 @@ class Runner:
         A recording that brings it about once more, now alone, is given up.
         """
         _log.error("unexpected error; what is under way begins again", exc_info=error)
-        with suppress(Exception):
-            self._engine.close()
-        with self._lock:
-            items, direct = list(self._under_way.values()), list(self._direct.values())
-            for share in self._shares.values():
-                share.end()
-            for kept in (self._under_way, self._direct, self._shares, self._told_s):
-                kept.clear()
-            self._engine = Engine(self.loader, on_end=self._ended)
+        with self._at_store:
+            with suppress(Exception):
+                self._engine.close()
+            with self._lock:
+                items, direct = list(self._under_way.values()), list(self._direct.values())
+                for share in self._shares.values():
+                    share.end()
+                for kept in (self._under_way, self._direct, self._shares, self._told_s):
+                    kept.clear()
+                self._engine = Engine(self.loader, on_end=self._ended)
+            if len(items) == 1 and items[0].key in self._suspects:
+                document = error_document(self.public(details_of(error)))
+                self._changes.append(Change(item=items[0], state="failed", error=document))
+            self._suspects |= {item.key for item in items}
+            with suppress(ResourceError):  # the leases run out by themselves
+                self._record()
+                self._store.give_back()
         for on_end in direct:
             on_end(failed_result("", details_of(error)))
-        if len(items) == 1 and items[0].key in self._suspects:
-            document = error_document(self.public(details_of(error)))
-            self._changes.append(Change(item=items[0], state="failed", error=document))
-        self._suspects |= {item.key for item in items}
-        with suppress(ResourceError):  # the leases run out by themselves
+        self.wake()
+
+    def _visit_store(self) -> None:
+        """Write what became of recordings, and take others, until the converting thread has ended."""
+        while not self._stopping.is_set():
+            self._visit.wait(_IDLE_S)
+            self._visit.clear()
+            try:
+                with self._at_store:
+                    self._record()
+                    self._look()
+            except ResourceError as error:  # the database's, as recordings' errors are theirs
+                _log.error("%s", error)
+                self._stopping.wait(_IDLE_S)
+            except Exception:  # noqa: BLE001  (logged; the service goes on)
+                _log.exception("unexpected error at the store")
+                self._stopping.wait(_IDLE_S)
+            self._stopping.wait(_PACE_S)
+        self._threads[0].join()
+        try:
             self._record()
             self._store.give_back()
-        self.wake()
+        except ResourceError as error:  # the leases run out by themselves
+            _log.error("%s", error)
+        self._on_change()
 
     def _look(self) -> None:
         now_s = time.monotonic()
+        if self._stopping.is_set():
+            return
         if self._work.is_set() or now_s - self._looked_s > _IDLE_S:  # other processes add work too
             self._work.clear()
             self._looked_s = now_s
@@ -239,7 +272,7 @@ class Runner:
         """What is leased to this process."""
         with self._lock:
             ended = [change.item for change in self._changes if change.state != "running"]
-            return [*self._under_way.values(), *ended]
+            return [*self._under_way.values(), *self._beginning, *ended]
 
     def _renew(self) -> None:
         """Keep the leases, in a thread of its own: a pass of the networks may take longer than a lease."""
@@ -276,8 +309,10 @@ class Runner:
         claims = self._store.claim(most, each=each, under_way=held)
         if not claims:
             self._suspects.clear()
+        self._beginning = [claim.item for claim in claims]
         for claim in claims:
             self._begin(claim)
+        self._beginning = []
         if claims:
             self._on_change(*{claim.job.id for claim in claims})
 
@@ -319,6 +354,7 @@ class Runner:
                 share = self._shares[item.job_id] = Share(self._fairness)
             ticket = self._engine.submit(recording, request, sink, share=share)
             self._under_way[ticket] = item
+        self._given.set()
 
     def _progress(self, event: Begun | Advanced, item: StoredItem) -> None:
         now_s = time.monotonic()
@@ -329,6 +365,7 @@ class Runner:
         else:
             self._changes.append(Change(item=item, audio_done_s=event.audio_done_s))
         self._told_s[event.ticket] = now_s
+        self._visit.set()
 
     def _ended(self, ticket: Ticket, result: FileResult) -> None:
         with self._lock:
