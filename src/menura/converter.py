@@ -59,12 +59,12 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
     """
 
     def __init__(self, engine: EngineOptions | None = None) -> None:
-        """Choose device and threads. Raises OptionError where there is no such device."""
+        """Choose device and threads. Raises OptionError where there is no such device, or it can't compile."""
         engine = engine or EngineOptions()
         configure_torch(engine.threads, cudnn=engine.cudnn)
         self.device = resolve_device(engine.device)
         self._home = home_folder(engine.home)
-        self._loader = Loader(home=self._home, device=self.device)
+        self._loader = Loader(home=self._home, device=self.device, compile=engine.compile)
         _log.debug("device %s, data folder %s", self.device, self._home)
 
     def __exit__(self, *_: object) -> None:

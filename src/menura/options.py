@@ -121,6 +121,12 @@ class EngineOptions:
         None, "CPU threads of each process.", range=(1, 1024), unset="$OMP_NUM_THREADS, else the physical cores"
     )
     cudnn: bool = _machine(True, "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn")
+    compile: bool = _machine(
+        False,
+        "Compile each voice's decoder for an NVIDIA GPU when it is loaded; experimental.",
+        label="Compile decoders",
+        advanced=True,
+    )
     home: Path | None = _machine(
         None,
         "Folder of installed voices and weights.",

@@ -248,7 +248,7 @@ def convert_command(
     optional = {"--index": options.index, "--threads": engine.threads, "--home": engine.home}
     for flag, value in optional.items():
         words += [] if value is None else [flag, str(value)]
-    return words if engine.cudnn else [*words, "--no-cudnn"]
+    return words + ["--no-cudnn"] * (not engine.cudnn) + ["--compile"] * engine.compile
 
 
 def measure_suites(plan: Plan, cache: Path, on_step: Callable[[str], None]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,15 +94,16 @@ def option_of(cls: type, name: str) -> Callable[[Command], Command]:
     return _option(spec_of(cls, name))
 
 
-def options_of(*classes: type) -> Callable[[Command], Command]:
-    """Decorate a command with an option for every field of these dataclasses."""
-    specs = [spec for cls in classes for spec in specs_of(cls)]
+def options_of(*classes: type, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Decorate a command with an option for every field of these dataclasses, but for some."""
+    specs = [spec for cls in classes for spec in specs_of(cls) if spec.name not in without]
     return lambda command: reduce(lambda made, spec: _option(spec)(made), reversed(specs), command)
 
 
 def values_of(cls: type[T], given: Mapping[str, Any]) -> T:
-    """Build a dataclass from a command's parameters. Raises OptionError."""
-    return cls(**{s.name: not given[s.name] if s.flag else given[s.name] for s in specs_of(cls)})
+    """Build a dataclass from a command's parameters, and defaults. Raises OptionError."""
+    specs = [spec for spec in specs_of(cls) if spec.name in given]
+    return cls(**{spec.name: not given[spec.name] if spec.flag else given[spec.name] for spec in specs})
 
 
 def flag_of(name: str) -> str:

@@ -83,7 +83,7 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
 
 @train.command()
 @_NAME
-@options_of(RunOptions, EngineOptions)
+@options_of(RunOptions, EngineOptions, without=("compile",))
 def run(name: Path, **given: Any) -> None:
     """Prepare, train, make the index and export the voice: whatever is still missing.
 

@@ -16,6 +16,7 @@ import torch
 
 from menura.checkpoints.voice import build_synthesizer, load_voice
 from menura.content.registry import ContentEncoder, load_encoder, projection_of
+from menura.errors import OptionError
 from menura.f0.registry import F0Estimator, load_estimator
 from menura.kernels.cache import PackingCache
 from menura.kernels.linear import use_onednn
@@ -134,9 +135,12 @@ class VoiceModels:
 class Loader:
     """Loads what requests name onto a device; it stays loaded in the pool, its packed weights in a cache in `home`."""
 
-    def __init__(self, *, home: Path, device: torch.device) -> None:
+    def __init__(self, *, home: Path, device: torch.device, compile: bool = False) -> None:
+        """`compile` has decoders compiled. Raises OptionError where that isn't done for the device."""
+        if compile and device.type != "cuda":  # what CPUs run is compiled already
+            raise OptionError(None, f"decoders are compiled for GPUs, and the device is {device}", option="compile")
         self.device, self.pool = device, ModelPool(device=device)
-        self._home = home
+        self._home, self._compile = home, compile
 
     def load(self, request: Request) -> VoiceModels:
         """The networks of a request.
@@ -161,6 +165,8 @@ class Loader:
 
     def _load_voice(self, path: Path) -> Voice:
         network = build_synthesizer(load_voice(path)).to(self.device)
+        if self._compile:
+            network.compile_decoder()
         if self.device.type != "cpu":
             return network
         use_onednn(network.dec)

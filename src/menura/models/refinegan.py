@@ -93,6 +93,8 @@ class ParallelBlock(nn.Module):
 class RefineGan(nn.Module):
     """The vocoder of Applio's RefineGAN voices; they always have F0."""
 
+    tile_method = "_refine"
+
     def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
         super().__init__()
         self.rates, self.frame_samples = config.upsample_rates, config.frame_samples

@@ -97,6 +97,8 @@ class SourceFilter(nn.Module):
     `resblock_kernel_sizes` are the kernels of the blocks at the latent's rate.
     """
 
+    tile_method = "filters"
+
     def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
         super().__init__()
         width = config.upsample_initial_channel

@@ -257,6 +257,10 @@ class Synthesizer(nn.Module):
         sound: Tensor = self.dec(z, g, source)
         return sound[:, 0]
 
+    def compile_decoder(self) -> None:
+        """Have torch compile, when it is first called, what makes a tile's sound; tiles have few shapes."""
+        setattr(self.dec, self.dec.tile_method, torch.compile(getattr(self.dec, self.dec.tile_method)))
+
     @torch.inference_mode()
     def decode_tiled(
         self, z: Tensor, g: Tensor, source: Tensor | None, core: tuple[int, int], tile_frames: int = TILE_FRAMES

@@ -38,6 +38,8 @@ class HifiGan(nn.Module):
     Applio's "MRF HiFi-GAN" is the same arithmetic with overtones in the source, under other names.
     """
 
+    tile_method = "_tail"
+
     def __init__(self, config: SynthesizerConfig, *, training: bool) -> None:
         super().__init__()
         self.is_mrf = config.vocoder == MRF_HIFI_GAN

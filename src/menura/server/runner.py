@@ -83,7 +83,7 @@ class Runner:
         self.device = resolve_device(engine.device)
         self.lost: DeviceError | None = None
         """Why it has ended, where the GPU does nothing more for this process."""
-        self.loader = Loader(home=self._home, device=self.device)
+        self.loader = Loader(home=self._home, device=self.device, compile=engine.compile)
         self.figures = Figures()
         self._engine = Engine(self.loader, on_end=self._ended)
         self._beginning: list[StoredItem] = []
