@@ -15,9 +15,10 @@ from menura.f0.networks import FcpeEstimator, RmvpeEstimator
 from menura.f0.registry import F0Estimator
 from menura.kernels.library import kernel_status
 from menura.kernels.rmvpe import use_kernels
+from menura.models import rmvpe
 from menura.models.fcpe import Fcpe, FcpeConfig
 from menura.models.mel import mel_filterbank, reflect_pad
-from menura.models.rmvpe import Rmvpe, RmvpeConfig, decode_salience
+from menura.models.rmvpe import Rmvpe, RmvpeConfig, decode_salience, log_mel
 from menura.models.weights import network_bytes
 from support.tiny_rmvpe import TINY_RMVPE, Draw, rmvpe_weights
 
@@ -64,6 +65,40 @@ def test_folded_norms_change_nothing() -> None:
     ours = model._unet(x * model.input_scale + model.input_shift)
     expected = plain_unet(weights, x)
     torch.testing.assert_close(ours, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+class LimitedRecurrent(torch.nn.Module):
+    """A recurrent layer that takes so many steps, as cuDNN's take 65,535."""
+
+    def __init__(self, gru: torch.nn.Module, most_steps: int) -> None:
+        super().__init__()
+        self.gru, self.most_steps = gru, most_steps
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1] > self.most_steps:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+        states: tuple[Tensor, Tensor] = self.gru(x)
+        return states
+
+
+def test_the_recurrent_layer_never_sees_more_steps_than_cudnn_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rmvpe.BLOCK_FRAMES == 32_000
+    model = Rmvpe.from_tensors(rmvpe_weights(), TINY_RMVPE)
+    assert [block.shape[-1] for block in model.blocks(torch.zeros(1, 2, 65_540))] == [32_000, 32_000, 1544]
+    monkeypatch.setattr(rmvpe, "BLOCK_FRAMES", 64)
+    model.gru = LimitedRecurrent(model.gru, 131)
+    samples = 0.3 * torch.randn(2, 160 * 129, generator=torch.Generator().manual_seed(1))  # 130 frames
+    mel = log_mel(samples)
+    padded = reflect_pad(mel, 0, 6)
+    parts = [
+        model.salience(model.features(part)) for part in (padded[..., :64], padded[..., 64:128], padded[..., 128:])
+    ]
+    expected = torch.cat(parts, dim=1)[:, :130]
+    torch.testing.assert_close(model(mel), expected, rtol=0, atol=0)
+    found = RmvpeEstimator(model, device=CPU).estimate(samples)
+    torch.testing.assert_close(found, decode_salience(expected, 0.03), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
+        model.salience(model.features(mel))
 
 
 def test_half_precision_weights_are_kept_so_and_change_nothing() -> None:

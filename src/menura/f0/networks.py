@@ -49,10 +49,15 @@ class RmvpeEstimator:
 
     @torch.inference_mode()
     def estimate(self, samples: Tensor) -> Tensor:
-        features = self._model.features(rmvpe.log_mel(samples))
+        blocks = self._model.blocks(rmvpe.log_mel(samples))
+        f0_hz = torch.cat([self._decoded(block) for block in blocks], dim=1)
+        return f0_hz[:, : samples.shape[-1] // rmvpe.HOP_SAMPLES + 1]
+
+    def _decoded(self, mel: Tensor) -> Tensor:
+        features = self._model.features(mel)
         with threads_that_gain(self._model):
             salience = self._model.salience(features)
-        return rmvpe.decode_salience(salience, _RMVPE_THRESHOLD)[:, : samples.shape[-1] // rmvpe.HOP_SAMPLES + 1]
+        return rmvpe.decode_salience(salience, _RMVPE_THRESHOLD)
 
 
 @contextmanager

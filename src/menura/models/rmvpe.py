@@ -5,7 +5,7 @@ Keys follow the published rmvpe.pt (`E2E(4, 1, (2, 2))`). Batch norms are folded
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import cast
@@ -26,6 +26,9 @@ FIRST_BIN_CENTS = 1997.3794084376191
 BIN_CENTS = 20.0
 NEIGHBOUR_BINS = 4
 """F0 is the mean of the bins around the strongest, weighted by their salience."""
+BLOCK_FRAMES = 32_000
+"""Longer windows go in blocks of 320 s that don't see each other, as in Applio: cuDNN's recurrent layers, and thus RVC
+WebUI, fail above 65,535 frames. Only compatible modes have such windows."""
 _STRETCH_FRAMES = 1024
 """Frames of the U-Net's last level at once."""
 
@@ -160,7 +163,14 @@ class Rmvpe(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """(batch, 128, frames) of `log_mel` to salience (batch, frames, classes) in 0..1."""
-        return self.salience(self.features(mel))[:, : mel.shape[-1]]
+        parts = [self.salience(self.features(block)) for block in self.blocks(mel)]
+        return torch.cat(parts, dim=1)[:, : mel.shape[-1]]
+
+    def blocks(self, mel: Tensor) -> Sequence[Tensor]:
+        """Log-mel frames in blocks, the last one filled up; up to the length of one they are as they were."""
+        if mel.shape[-1] <= BLOCK_FRAMES:
+            return (mel,)
+        return torch.split(reflect_pad(mel, 0, -mel.shape[-1] % (1 << self.config.levels)), BLOCK_FRAMES, dim=-1)
 
     def features(self, mel: Tensor) -> Tensor:
         """The U-Net's output (batch, frames, features); frames are rounded up to its multiple by reflection."""

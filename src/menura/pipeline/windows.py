@@ -27,9 +27,6 @@ LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + _LENGTH_STEP_FRAMES + 4) * FRAME_SAMPLES
 """No reflection is longer, rounding up to the step or to whole content vectors included."""
 _SHORTEST_LAST_FRAMES = 400
 
-CUDNN_STEPS = 65_535
-"""Steps that cuDNN's recurrent layers take: 10.9 minutes at 10 ms."""
-
 _SHARE_OF_MEMORY = 0.8
 _ATTENTION_COPIES = 5
 """Score-sized tensors alive at once in the text encoder's relative attention."""
@@ -166,7 +163,6 @@ class Machine:
 
     device: str
     """cpu, cuda or mps."""
-    cudnn: bool
     free_bytes: int
 
 
@@ -179,8 +175,7 @@ class Decision:
 
 
 def machine_of(device: torch.device) -> Machine:
-    cuda = device.type == "cuda"
-    return Machine(device=device.type, cudnn=cuda and torch.backends.cudnn.enabled, free_bytes=free_bytes(device))
+    return Machine(device=device.type, free_bytes=free_bytes(device))
 
 
 def decide(
@@ -217,16 +212,11 @@ def decide(
 
 
 def _refusal(frames: int, needed: int, machine: Machine, instead: str) -> ErrorDetails | None:
-    length_s, advice = frames / FRAME_RATE_HZ, f"To convert any length, {instead}"
-    if machine.device == "cuda" and machine.cudnn and frames > CUDNN_STEPS:
-        problem = f"{length_s / 60:.1f} minutes in one pass are {frames} steps, and cuDNN takes at most {CUDNN_STEPS}"
-        advice += "; or turn cuDNN off with {cudnn=false}"
-    elif needed > _SHARE_OF_MEMORY * machine.free_bytes:
-        free = _gb(machine.free_bytes)
-        problem = f"{length_s:.0f} s in one pass need about {_gb(needed)} of memory, and only {free} are free"
-    else:
+    if needed <= _SHARE_OF_MEMORY * machine.free_bytes:
         return None
-    return ErrorDetails(kind="resource", problem=problem, advice=advice)
+    length_s, free = frames / FRAME_RATE_HZ, _gb(machine.free_bytes)
+    problem = f"{length_s:.0f} s in one pass need about {_gb(needed)} of memory, and only {free} are free"
+    return ErrorDetails(kind="resource", problem=problem, advice=f"To convert any length, {instead}")
 
 
 def _gb(count: int) -> str:
