@@ -93,6 +93,86 @@ def test_torch_is_asked_where_there_is_a_gpu(
     assert gpu.cuda_devices() == (2 if counted else 0)
 
 
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without NVIDIA's driver, and without a GPU that torch can use; the folder of what stands for it."""
+    monkeypatch.setattr(gpu, "_DRIVER_FILE", tmp_path / "version")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return tmp_path
+
+
+SAYS = {
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\n"
+    "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n": "535.129.03",
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  560.35.03  Release Build\n": "560.35.03",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("said", "version"), SAYS.items())
+def test_the_drivers_version_on_linux(no_driver: Path, said: str, version: str) -> None:
+    (no_driver / "version").write_text(said)
+    assert gpu.nvidia_driver() == version
+
+
+@pytest.mark.parametrize(("script", "version"), [("echo 566.36", "566.36"), ("echo no driver; exit 9", "")])
+def test_the_drivers_version_by_its_tool(no_driver: Path, script: str, version: str) -> None:
+    tool = no_driver / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    assert gpu.nvidia_driver() == version
+
+
+def test_a_driver_on_windows_whose_tool_is_not_found(no_driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.sys, "platform", "win32")
+    monkeypatch.setattr(gpu.shutil, "which", lambda _: None)
+    assert gpu.nvidia_driver() == ""
+    (no_driver / "System32").mkdir()
+    (no_driver / "System32" / "nvcuda.dll").touch()
+    assert gpu.nvidia_driver() == "of unknown version"
+
+
+def test_a_gpu_that_lies_idle_is_told_with_the_command_that_mends_it(
+    no_driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu.unused_gpu() == ""
+    (no_driver / "version").write_text(next(iter(SAYS)))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(gpu.sys, "executable", "C:\\Program Files\\python.exe")
+    told = gpu.unused_gpu()
+    assert "(535.129.03) is installed, but this PyTorch was built without CUDA" in told
+    assert '"C:\\Program Files\\python.exe" -m pip install --force-reinstall torch --index-url URL' in told
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert "built for CUDA 12.8, can't use it. Update the driver, or run " in gpu.unused_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # nobody wants it
+    assert gpu.unused_gpu() == ""
+
+
+def test_a_gpu_without_kernels_is_told(no_driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce GTX 1080")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    monkeypatch.setattr(gpu, "failure_of", lambda _: NO_KERNEL)
+    told = gpu.unused_gpu()
+    assert f"can't compute on NVIDIA GeForce GTX 1080 (compute capability 6.1): {NO_KERNEL}." in told
+    assert "pip install" in told
+    monkeypatch.setattr(gpu, "failure_of", lambda _: "")
+    assert gpu.unused_gpu() == ""
+
+
+def test_the_doctor_says_so(no_driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from menura.cli import doctor
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (no_driver / "version").write_text(next(iter(SAYS)))
+    findings = doctor._findings(no_driver)
+    assert findings["device"]["nvidia_driver"] == "535.129.03"
+    assert sum("built without CUDA" in line for line in findings["advice"]) == 1
+
+
 LASTING = [
     "CUDA error: an illegal memory access was encountered",
     "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported",

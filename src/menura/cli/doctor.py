@@ -22,6 +22,7 @@ from menura.cli.library import asset_document, asset_lines, voice_lines
 from menura.cli.terminal import say_json, say_lines, table
 from menura.options import DEFAULT_VOICE, FORMATS
 from menura.system.device import default_threads, peak_memory_mb, processor_name, resolve_device
+from menura.system.gpu import nvidia_driver, unused_gpu
 from menura.voices.assets import asset_status, home_folder, needed_by
 from menura.voices.library import list_voices
 
@@ -105,6 +106,7 @@ def _device() -> dict[str, Any]:
 
     return facts | {
         "auto": str(resolve_device("auto")),
+        "nvidia_driver": nvidia_driver() or None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "convolution_kernels": kernels_in_words(),
@@ -127,6 +129,8 @@ def _advice(findings: dict[str, Any]) -> Iterator[str]:
             yield "m4a, aac, webm, mp4 and wma need the extra 'media': pip install 'menura[media]'."
         elif version is None or version.startswith("broken"):
             yield f"{_PACKAGES[module]} is {version or 'missing'}. Reinstall Menura."
+    if "gpus" in findings["device"] and (unused := unused_gpu()):
+        yield unused
     for name, folder in findings["folders"].items():
         if not folder["writable"]:
             yield f"The {name} folder {folder['path']} is not writable. Change its permissions or location."

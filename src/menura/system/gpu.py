@@ -109,3 +109,26 @@ def nvidia_driver() -> str:
         return found[0] if found and run.returncode == 0 else ""
     library = Path(os.environ.get("SYSTEMROOT", "C:/Windows")) / "System32" / "nvcuda.dll"
     return "of unknown version" if sys.platform == "win32" and library.exists() else ""
+
+
+def unused_gpu() -> str:
+    """Why this torch can't use a GPU that is there, and what to do; '' where it can, and where there is none."""
+    import torch
+
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    run = (
+        f"run {python} -m pip install --force-reinstall torch --index-url URL, "
+        "with the URL that the install selector on pytorch.org shows for"
+    )
+    if torch.cuda.is_available():
+        if not (failure := failure_of(torch.device("cuda"))):
+            return ""
+        major, minor = torch.cuda.get_device_capability(0)
+        what = f"{torch.cuda.get_device_name(0)} (compute capability {major}.{minor})"
+        return f"This PyTorch can't compute on {what}: {failure}. To have one that can, {run} it."
+    if "CUDA_VISIBLE_DEVICES" in os.environ or not (driver := nvidia_driver()):
+        return ""
+    there = f"NVIDIA's driver ({driver}) is installed, but this PyTorch"
+    if torch.version.cuda is None:
+        return f"{there} was built without CUDA. To use the GPU, {run} CUDA."
+    return f"{there}, built for CUDA {torch.version.cuda}, can't use it. Update the driver, or {run} an older CUDA."
