@@ -90,14 +90,11 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
-    """The text encoder's distribution: mean and log scale (batch, inter_channels, frames), mask (batch, 1, frames).
-
-    There is no mask where all frames exist.
-    """
+    """The text encoder's distribution: mean and log scale (batch, inter_channels, frames), mask (batch, 1, frames)."""
 
     mean: Tensor
     log_scale: Tensor
-    mask: Tensor | None
+    mask: Tensor
 
 
 class State(str, Enum):

@@ -29,13 +29,14 @@ from menura.voices.assets import cache_folder
 
 if TYPE_CHECKING:
     from menura.retrieval.faiss_index import FaissIndex
+    from menura.retrieval.torch_index import TorchIndex
 
 _log = logging.getLogger("menura")
 _SHARE_OF_FREE_MEMORY = 0.5
 _CPU = torch.device("cpu")
 
 
-Resident: TypeAlias = "Voice | ContentEncoder | F0Estimator | FaissIndex"
+Resident: TypeAlias = "Voice | ContentEncoder | F0Estimator | FaissIndex | TorchIndex"
 T = TypeVar("T", bound=Resident)
 
 
@@ -129,7 +130,7 @@ class VoiceModels:
     encoder: ContentEncoder
     f0: F0Estimator | None
     """None for a voice without F0, or where F0 is given."""
-    index: FaissIndex | None
+    index: FaissIndex | TorchIndex | None
 
 
 class Loader:
@@ -179,11 +180,16 @@ class Loader:
             return None
         return self.pool.get(ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device))
 
-    def _index(self, path: Path | None, content_dim: int) -> FaissIndex | None:
+    def _index(self, path: Path | None, content_dim: int) -> FaissIndex | TorchIndex | None:
         if path is None:
             return None
-        from menura.retrieval.faiss_index import FaissIndex
-
-        index = self.pool.get(ModelKey.of("index", path), lambda: FaissIndex.load(path))
+        index = self.pool.get(ModelKey.of("index", path), lambda: self._load_index(path))
         index.check_dim(content_dim)
         return index
+
+    def _load_index(self, path: Path) -> FaissIndex | TorchIndex:
+        from menura.retrieval.faiss_index import FaissIndex
+        from menura.retrieval.torch_index import TorchIndex
+
+        index = FaissIndex.load(path)
+        return index if self.device.type == "cpu" else TorchIndex(index, self.device)

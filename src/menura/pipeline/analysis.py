@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from menura.units import CONTENT_TAIL_SAMPLES, FRAME_RATE_HZ, FRAME_SAMPLES, cei
 
 if TYPE_CHECKING:
     from menura.retrieval.faiss_index import FaissIndex
+    from menura.retrieval.torch_index import TorchIndex
 
 T = TypeVar("T")
 Steps = Generator[tuple[NetworkRequest, ...], "list[FloatArray] | None", T]
@@ -73,13 +74,21 @@ class FeatureTimeline:
     """Content at 50 vectors a second, F0 at 100 frames a second, from an even frame on."""
 
     def __init__(
-        self, start: int, has_f0: bool, index: FaissIndex | None = None, index_rate: float = 0, protect: float = 1
+        self,
+        start: int,
+        has_f0: bool,
+        index: FaissIndex | TorchIndex | None = None,
+        index_rate: float = 0,
+        protect: float = 1,
     ) -> None:
-        self._index = index if index_rate > 0 else None
+        blends = index is not None and index_rate > 0
+        self.retrieval = index.on_device(index_rate) if index is not None and blends else None
+        """What is to be done with content before it's committed, where a device does that."""
+        self._index = cast("FaissIndex | None", index if blends and self.retrieval is None else None)
         self._index_rate, self._protect, self._has_f0 = index_rate, protect, has_f0
         self._content, self._plain = Track(start // 2), Track(start // 2)
         self._f0, self._phase, self._phase_end = Track(start), Track(start), 0.0
-        self._keep_plain = has_f0 and self._index is not None and protect < 0.5  # content before retrieval
+        self._keep_plain = has_f0 and blends and protect < 0.5  # content before retrieval
 
     @property
     def content_end_frames(self) -> int:
@@ -91,12 +100,18 @@ class FeatureTimeline:
         return self._f0.end if self._has_f0 else self.content_end_frames
 
     def commit_content(self, content: FloatArray) -> None:
-        """Append (vectors, dim) content, retrieving its neighbours where there is an index."""
-        if self._keep_plain:
-            self._plain.append(content)
-        if self._index is not None:
+        """Append (vectors, dim) content, retrieving its neighbours where there is an index.
+
+        After a device's `retrieval` it's (vectors, 2 dim), see there.
+        """
+        plain = content
+        if self.retrieval is not None:
+            content, plain = np.split(content, 2, axis=1)
+        elif self._index is not None:
             found = self._index.retrieve(content)
             content = found * np.float32(self._index_rate) + content * np.float32(1 - self._index_rate)
+        if self._keep_plain:
+            self._plain.append(plain)
         self._content.append(content)
 
     def commit_f0(self, f0_hz: FloatArray) -> None:
@@ -270,8 +285,9 @@ class Analysis:
 
     def _answers(self, content: list[Window], f0: list[Window]) -> Steps[list[FloatArray]]:
         """Of the encoder and the F0 network, together."""
-        ask, known = partial(WindowRequest, clock=self.clock), self.statistics
-        asked = [ask(stage="content", network=self.encoder, samples=self._read(w), statistics=known) for w in content]
+        ask = partial(WindowRequest, clock=self.clock)
+        encode = partial(ask, stage="content", network=self.encoder, retrieval=self.timeline.retrieval)
+        asked = [encode(samples=self._read(window), statistics=self.statistics) for window in content]
         if self.f0 is not None:
             asked += [ask(stage="f0", network=self.f0, samples=self._read(window)) for window in f0]
         answers = (yield tuple(asked)) if asked else []
@@ -281,7 +297,8 @@ class Analysis:
     def _vectors(self, window: Window, answer: FloatArray | None) -> FloatArray:
         """Content that a window is wanted for; zeros where it wasn't computed."""
         first, count = (window.start_frames - window.from_frames) // 2, (window.end_frames - window.start_frames) // 2
-        return np.zeros((count, self.encoder.dim), np.float32) if answer is None else answer[first : first + count]
+        width = self.encoder.dim if self.timeline.retrieval is None else 2 * self.encoder.dim
+        return np.zeros((count, width), np.float32) if answer is None else answer[first : first + count]
 
     def _commit_f0(self, window: Window, f0_hz: FloatArray) -> None:
         with self.clock.measure("f0"):

@@ -37,13 +37,42 @@ _LEAST_PER_CELL = 39  # vectors that faiss wants
 _ADDED_AT_ONCE = 8192
 
 
-class FaissIndex:
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What an index consists of."""
+
+    centres: FloatArray | None
+    """(cells, dim); None where each vector is a cell of its own."""
+    vectors: FloatArray
+    """(vectors, dim), cell after cell."""
+    lengths: npt.NDArray[np.int64]
+    """(cells,), of how many vectors."""
+    probes: int
+    """How many of the nearest cells are searched."""
+
+
+class Index:
+    """What is known of an index wherever it is searched."""
+
+    dim: int
+    size: int
+    path: Path
+
+    def check_dim(self, content_dim: int) -> None:
+        """Raise IndexFileError where the index was made for content of another width."""
+        if self.dim != content_dim:
+            own, wanted = _VERSIONS.get(self.dim, ""), f"{content_dim}{_VERSIONS.get(content_dim, '')}"
+            problem = f"was made for content of {self.dim} dimensions{own}, but the voice takes {wanted}"
+            raise IndexFileError(self.path, problem, f"{_OWN}, or {{index_rate=0}}")
+
+
+class FaissIndex(Index):
     """Content vectors of a voice's training data, searchable."""
 
     def __init__(self, index: Any, *, path: Path) -> None:
         """Wrap an IndexIVFFlat or IndexFlatL2; the path is for messages. Raises IndexFileError if it is of no use."""
         self.dim, self.size = int(index.d), int(index.ntotal)
-        self._index, self._path = index, path
+        self._index, self.path = index, path
         if not self.size:
             advice = "RVC writes an empty 'trained_*.index' beside the one to use: give the 'added_*.index' file"
             raise IndexFileError(path, "contains no vectors", advice)
@@ -76,12 +105,24 @@ class FaissIndex:
             raise IndexFileError(path, f"can't be read: {error.strerror}", "Check the path") from error
         return cls(index, path=path)
 
-    def check_dim(self, content_dim: int) -> None:
-        """Raise IndexFileError where the index was made for content of another width."""
-        if self.dim != content_dim:
-            own, wanted = _VERSIONS.get(self.dim, ""), f"{content_dim}{_VERSIONS.get(content_dim, '')}"
-            problem = f"was made for content of {self.dim} dimensions{own}, but the voice takes {wanted}"
-            raise IndexFileError(self._path, problem, f"{_OWN}, or {{index_rate=0}}")
+    def on_device(self, rate: float) -> None:
+        """Nothing: it's searched by the host."""
+
+    def cells(self) -> Cells:
+        """A copy of its vectors."""
+        index = self._index
+        if not isinstance(index, faiss.IndexIVF):
+            ones = np.ones(self.size, dtype=np.int64)
+            return Cells(None, index.reconstruct_n(0, self.size), ones, min(NEIGHBOURS, self.size))
+        lists: Any = index.invlists
+        centres = index.quantizer.reconstruct_n(0, index.nlist)
+        lengths = np.array([lists.list_size(cell) for cell in range(index.nlist)], dtype=np.int64)
+        vectors, end = np.empty((int(lengths.sum()), self.dim), dtype=np.float32), lengths.cumsum()
+        for cell in np.flatnonzero(lengths).tolist():
+            count = int(lengths[cell])
+            codes = faiss.rev_swig_ptr(lists.get_codes(cell), count * index.code_size)
+            vectors[end[cell] - count : end[cell]] = codes.view(np.float32).reshape(count, self.dim)
+        return Cells(centres, vectors, lengths, min(int(index.nprobe), int(index.nlist)))
 
     def retrieve(self, content: FloatArray) -> FloatArray:
         """Weighted mean of the 8 nearest stored vectors for each row of (frames, dim) float32; weights as RVC's.
