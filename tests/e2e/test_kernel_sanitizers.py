@@ -9,24 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from menura.kernels import library
+from support.kernels import build_kernels, paths
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "src" / "menura" / "kernels" / "cpp"
-PATHS = [path for path in ("avx2", "avx512") if library._status(path).library is not None]
+PATHS = paths()
 FUZZER = ROOT / "tests" / "support" / "fuzz_kernels.py"
 
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sanitized")
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    for command in (
-        ["cmake", "-G", "Ninja", "-DMENURA_SANITIZE=ON", str(SOURCES)],
-        ["cmake", "--build", "."],
-    ):
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "PATH": path})
-    return folder / "libmenura_kernels.so"
+    return build_kernels(tmp_path_factory.mktemp("sanitized"), "-DMENURA_SANITIZE=ON")
 
 
 def preloaded() -> str:

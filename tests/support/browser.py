@@ -32,7 +32,7 @@ FAILED_LOAD = "Failed to load resource"
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
     path = next(filter(None, map(shutil.which, _NAMES)), None)
-    assert path is not None, "there is no Chromium: run scripts/browser"
+    assert path is not None, "there is no Chromium: run scripts/programs"
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
         yield started

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from menura.kernels import library
 from menura.kernels.library import KernelLibrary
+from menura.kernels.packing import IMAGE_POINTS, TOOM_COOK_POINTS, TOOM_COOK_SIZES, fourier_weights, toom_cook
 
+DRIVER = Path(__file__).with_name("drive_kernels.cpp")
+SOURCES = Path(library.__file__).parent / "cpp"
 LAYER_TOLERANCE = 2e-5
 """Of a layer's largest output."""
 
@@ -20,7 +29,7 @@ def built(path: str) -> KernelLibrary:
 
 def paths() -> list[str]:
     """Those that this processor has; the library says so itself."""
-    names = [path for path in ("avx2", "avx512") if library._status(path).library is not None]
+    names = [path for path in library.PATHS if library._status(path).library is not None]
     assert names, library.kernel_status().reason
     return names
 
@@ -39,3 +48,27 @@ def largest_product(weight: Tensor, x: Tensor) -> Tensor:
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def build_kernels(folder: Path, *options: str) -> Path:
+    """The library built in a folder, with options for CMake."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # cmake and ninja may be there only
+    for command in (["cmake", "-G", "Ninja", *options, str(SOURCES)], ["cmake", "--build", "."]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "PATH": path})
+    return folder / "libmenura_kernels.so"
+
+
+def build_driver(folder: Path, built_library: Path, compiler: str = "c++") -> Path:
+    """drive_kernels in a folder, for a built library."""
+    program = folder / "drive_kernels"
+    command = [compiler, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", f"-I{SOURCES}", str(DRIVER), str(built_library)]
+    subprocess.run([*command, f"-Wl,-rpath,{built_library.parent}", "-o", str(program)], check=True)
+    return program
+
+
+def driver_input() -> str:
+    """The weights' transforms that drive_kernels wants."""
+    filters = [toom_cook(*sizes, TOOM_COOK_POINTS).weights for sizes in TOOM_COOK_SIZES]
+    halving = toom_cook(len(IMAGE_POINTS), 2, IMAGE_POINTS).weights
+    matrices: list[np.ndarray] = [*filters, fourier_weights(16), halving]
+    return "\n".join(" ".join(map(repr, (*matrix.shape, *matrix.flatten().tolist()))) for matrix in matrices)

@@ -583,11 +583,26 @@ def test_self_test_passes(path: str) -> None:
     assert trust.largest_error(built(path)) < 3e-6
 
 
+def test_the_runtime_is_found_where_the_system_does_not_say_what_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on macOS, whose torch brings lib/libomp.dylib."""
+    function, loaded = library._parallel_function(), library._RUNTIME.findall(Path("/proc/self/maps").read_text())
+    assert function is not None
+    (runtime,) = {name for name in loaded if name.startswith(str(Path(torch.__file__).parent))}
+    monkeypatch.setattr(library, "system_text", lambda _: "")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert library._parallel_function() is None
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libomp.dylib").symlink_to(runtime)
+    assert library._parallel_function() == function
+
+
 def test_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.SWITCH, "off")
     assert library.kernel_status().library is None
     monkeypatch.setenv(library.SWITCH, "sse9")
-    assert "one of off, avx2, avx512" in library.kernel_status().reason
-    monkeypatch.setenv(library.SWITCH, "avx2")
+    assert "one of off, avx2, avx512, neon" in library.kernel_status().reason
+    monkeypatch.setenv(library.SWITCH, paths()[0])
     assert library.kernel_status().library is not None
-    assert os.environ[library.SWITCH] == "avx2"
+    assert os.environ[library.SWITCH] == paths()[0]

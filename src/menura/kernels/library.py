@@ -23,10 +23,10 @@ from menura.system.text import system_text
 VERSION = 4
 CHANNEL_MULTIPLE = 16
 SWITCH = "MENURA_KERNELS"
-"""Environment variable: `off` for torch alone, `avx2` or `avx512` for that path."""
+"""Environment variable: `off` for torch alone, `avx2`, `avx512` or `neon` for that path."""
 
-PATHS = ("avx2", "avx512")
-"""Instruction sets, the better one last."""
+PATHS = ("avx2", "avx512", "neon")
+"""Instruction sets, in the order of menura_path in cpp/menura_kernels.h; a processor's best one is its last."""
 _FILE_NAMES = ("libmenura_kernels.so", "libmenura_kernels.dylib", "menura_kernels.dll")
 _RUNTIME = re.compile(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*$", re.MULTILINE)
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
@@ -160,9 +160,10 @@ def _parallel_function() -> int | None:
     """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; Intel's and LLVM's have it too."""
     torch.get_num_threads()
     maps = system_text(Path("/proc/self/maps"))
-    # Torch's own copy lies beside it; another package may have brought a second runtime.
+    # Torch's own copy lies beside it; another package may have brought a second runtime. macOS doesn't say what is.
     beside = str(Path(torch.__file__).parent)
-    for name in sorted(set(_RUNTIME.findall(maps)), key=lambda name: (not name.startswith(beside), name)):
+    found = set(_RUNTIME.findall(maps)) or {str(Path(beside, "lib", "libomp.dylib"))}
+    for name in sorted(found, key=lambda name: (not name.startswith(beside), name)):
         try:
             function = ctypes.CDLL(name).GOMP_parallel
         except (OSError, AttributeError):

@@ -18,8 +18,8 @@ from menura.kernels.library import (
 from menura.kernels.packing import panels
 from menura.models.rmvpe import Block, Conv, Rmvpe
 
-_STATE_VECTORS, _REST_VECTORS = 12, 3
-"""Vectors in a panel and in a remainder's panel: kStateVecs and kRestVecs of cpp/recurrent.h."""
+_STATE_HALVES, _REST_HALVES = 12, 3
+"""A panel and a remainder's panel in halves of others' panels: kStateVecs and kRestVecs of cpp/recurrent.h."""
 
 
 def use_kernels(model: Rmvpe, library: KernelLibrary) -> None:
@@ -104,8 +104,8 @@ class Recurrent(nn.Module):
         def parts(name: str) -> list[Tensor]:
             return [getattr(gru, f"{name}_l0{ending}").detach() for ending in endings]
 
-        vector = library.panel_channels // 2
-        widths = _STATE_VECTORS * vector, _REST_VECTORS * vector
+        half = library.panel_channels // 2
+        widths = _STATE_HALVES * half, _REST_HALVES * half
         self.register_buffer("weight", torch.cat([panels(matrix.T[None], *widths) for matrix in parts("weight_hh")]))
         self.register_buffer("input_weight", torch.cat(parts("weight_ih")).contiguous())
         """(directions * 3 * hidden, inputs)"""

@@ -5,16 +5,6 @@
 namespace menura {
 namespace MENURA_PATH {
 
-#if defined(__AVX512F__)
-MENURA_INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
-#else
-MENURA_INLINE float largest(Vec v) {
-  __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
-}
-#endif
-
 // e^x to 2e-7 of itself, for |x| up to 87 and that of 87 beyond: a power of two times Taylor's series over +-ln(2)/2.
 MENURA_INLINE Vec exponential(Vec x) {
   x = minimum(broadcast(87.0f), maximum(broadcast(-87.0f), x));  // the second, if it is no number

@@ -4,8 +4,6 @@
 // Weights stay as they are, in single or half precision, and are transformed as they are used: transformed ones would take
 // four times the memory, and the widest layers see so few places that reading them would take longer than making them.
 #pragma once
-#include <immintrin.h>
-
 #include <algorithm>
 #include <type_traits>
 

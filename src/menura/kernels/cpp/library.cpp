@@ -1,5 +1,7 @@
 // The C interface: checks arguments and chooses the path.
+#if !defined(__aarch64__)
 #include <cpuid.h>
+#endif
 
 #include <cstddef>
 
@@ -18,6 +20,10 @@ constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 
 constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
                   kMostAttended = int64_t{1} << 28;
 
+#if defined(__aarch64__)
+// Every such processor has it.
+const Path* path_of(int32_t path) { return path == MENURA_NEON ? &neon::kPath : nullptr; }
+#else
 // Numbers in half precision: every processor with AVX2 has it, if no virtual machine hides it.
 bool converts_halves() {
   // Asked once: in a virtual machine the question takes microseconds.
@@ -28,19 +34,15 @@ bool converts_halves() {
   return found;
 }
 
-bool supported(int32_t path) {
-  if (!converts_halves()) return false;
-  switch (path) {
-    case MENURA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case MENURA_AVX512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
-    default: return false;
-  }
-}
-
+// Null where this processor doesn't have it.
 const Path* path_of(int32_t path) {
-  if (!supported(path)) return nullptr;
-  return path == MENURA_AVX512 ? &avx512::kPath : &avx2::kPath;
+  if (!converts_halves()) return nullptr;
+  if (path == MENURA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::kPath;
+  if (path == MENURA_AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
+    return &avx512::kPath;
+  return nullptr;
 }
+#endif
 
 bool whole_channels(int32_t channels) {
   return channels > 0 && channels <= kMostChannels && channels % MENURA_CHANNEL_MULTIPLE == 0;
@@ -128,7 +130,7 @@ int32_t menura_version(void) { return menura::kVersion; }
 
 int32_t menura_supported_paths(void) {
   int32_t bits = 0;
-  for (int32_t path = 0; path < MENURA_PATHS; ++path) bits |= menura::supported(path) ? 1 << path : 0;
+  for (int32_t path = 0; path < MENURA_PATHS; ++path) bits |= path_of(path) ? 1 << path : 0;
   return bits;
 }
 

@@ -13,7 +13,7 @@ extern "C" {
 #define MENURA_EXPORT __attribute__((visibility("default")))
 
 // Instruction sets. A path is used only where the processor has it.
-enum menura_path { MENURA_AVX2 = 0, MENURA_AVX512 = 1, MENURA_PATHS = 2 };
+enum menura_path { MENURA_AVX2 = 0, MENURA_AVX512 = 1, MENURA_NEON = 2, MENURA_PATHS = 3 };
 
 // How a convolution is computed; its weights are packed accordingly (kernels/packing.py).
 enum menura_algorithm {

@@ -19,11 +19,17 @@ struct Path {
   int32_t (*run_blocks)(const menura_stage&, const menura_call&);
 };
 
+#if defined(__aarch64__)
+namespace neon {
+extern const Path kPath;
+}
+#else
 namespace avx2 {
 extern const Path kPath;
 }
 namespace avx512 {
 extern const Path kPath;
 }
+#endif
 
 }  // namespace menura

@@ -12,8 +12,8 @@
 namespace menura {
 namespace MENURA_PATH {
 
-constexpr int kStateVecs = 12;  // sums of a panel, in registers
-constexpr int kRestVecs = 3;    // of a panel of those that are left over
+constexpr int kStateVecs = 6 * kPanelVecs;     // sums of a panel, in registers
+constexpr int kRestVecs = 3 * kPanelVecs / 2;  // of a panel of those that are left over
 
 // kVecs vectors of `bias` + state * weights, the weights [depth][kVecs * kLanes].
 template <int kVecs>
