@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import gc
-import os
-import re
 import runpy
 import weakref
 from pathlib import Path
@@ -547,27 +544,6 @@ def test_the_network_is_not_kept(config: SynthesizerConfig) -> None:
     assert native.decode_tiled(z, g, source, (3, 30)).isfinite().all()
 
 
-def test_structures_are_those_of_the_header() -> None:
-    header = (Path(library.__file__).parent / "cpp" / "menura_kernels.h").read_text(encoding="utf-8")
-    header = re.sub(r"//.*", "", header)
-    sizes = {"int32_t": 4, "int64_t": 8, "float": 4}
-    found = re.findall(r"typedef struct \{([^}]*)\} (\w+);", header)
-    structures = {
-        kind.__name__: kind for kind in ctypes.Structure.__subclasses__() if kind.__module__ == library.__name__
-    }
-    assert len(found) == 9
-    for body, name in found:
-        fields = []
-        for line in filter(str.strip, body.split(";")):
-            kind, names = re.fullmatch(r"\s*(?:const )?(\w+)([\s\S]*)", line).groups()
-            fields += [(part.strip(" *\n"), 8 if "*" in names else sizes[kind]) for part in names.split(",")]
-        ours = [
-            (field, ctypes.sizeof(kind))
-            for field, kind in structures["".join(map(str.title, name.split("_")[1:])) + "Arguments"]._fields_
-        ]
-        assert ours == fields, name
-
-
 def test_a_library_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust, "largest_error", lambda _: 1.0)
     trust.trusted_kernels.cache_clear()
@@ -581,28 +557,3 @@ def test_a_library_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("path", paths())
 def test_self_test_passes(path: str) -> None:
     assert trust.largest_error(built(path)) < 3e-6
-
-
-def test_the_runtime_is_found_where_the_system_does_not_say_what_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """As on macOS, whose torch brings lib/libomp.dylib."""
-    function, loaded = library._parallel_function(), library._RUNTIME.findall(Path("/proc/self/maps").read_text())
-    assert function is not None
-    (runtime,) = {name for name in loaded if name.startswith(str(Path(torch.__file__).parent))}
-    monkeypatch.setattr(library, "system_text", lambda _: "")
-    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
-    assert library._parallel_function() is None
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "libomp.dylib").symlink_to(runtime)
-    assert library._parallel_function() == function
-
-
-def test_switch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(library.SWITCH, "off")
-    assert library.kernel_status().library is None
-    monkeypatch.setenv(library.SWITCH, "sse9")
-    assert "one of off, avx2, avx512, neon" in library.kernel_status().reason
-    monkeypatch.setenv(library.SWITCH, paths()[0])
-    assert library.kernel_status().library is not None
-    assert os.environ[library.SWITCH] == paths()[0]
