@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import reprlib
@@ -102,6 +103,11 @@ def option(group: str, default: Any, help: str, **spec: Any) -> Any:
 
 def specs_of(cls: type) -> tuple[OptionSpec, ...]:
     """The options of a dataclass made with `option`."""
+    return _specs_of(cls)
+
+
+@functools.cache
+def _specs_of(cls: Any) -> tuple[OptionSpec, ...]:
     hints = typing.get_type_hints(cls)
     return tuple(_completed(f, hints[f.name]) for f in dataclasses.fields(cls))
 

@@ -90,11 +90,14 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
-    """The text encoder's distribution: mean and log scale (batch, inter_channels, frames), mask (batch, 1, frames)."""
+    """The text encoder's distribution: mean and log scale (batch, inter_channels, frames), mask (batch, 1, frames).
+
+    There is no mask where all frames exist.
+    """
 
     mean: Tensor
     log_scale: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
 
 class State(str, Enum):

@@ -62,7 +62,7 @@ def test_what_brings_the_engine_down_is_given_up_and_the_rest_goes_on(
 
     monkeypatch.setattr(Engine, "step", fragile)
     folder = DataFolder(tmp_path / "data", 2**20)
-    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_: None) as runner:
+    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None) as runner:
         job = ended(store, job_of(store, folder, talk, ["a", "poison", "b", "c"]))
         assert runner.alive
     assert {item.name: item.state for item in job.items} == {
@@ -84,14 +84,14 @@ def poison(tmp_path: Path) -> Path:
 
 
 def failing_at_the_longest(patch: pytest.MonkeyPatch) -> None:
-    execute = Executor.execute
+    begin = Executor.begin
 
     def fragile(self: Executor, requests: Any) -> Any:
         if any(request.frames > 400 for request in requests):
             raise DeviceError(None, "the GPU has stopped working", "Start again")
-        return execute(self, requests)
+        return begin(self, requests)
 
-    patch.setattr(Executor, "execute", fragile)
+    patch.setattr(Executor, "begin", fragile)
 
 
 def test_a_gpu_that_stops_working_ends_the_service_and_what_does_it_twice_is_given_up(
@@ -102,7 +102,7 @@ def test_a_gpu_that_stops_working_ends_the_service_and_what_does_it_twice_is_giv
     id = job_of(store, folder, talk, ["poison", "a", "b"], poison)
     states: list[dict[str, str]] = []
     for _ in range(4):  # as whoever supervises the service starts it again
-        with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_: None) as runner:
+        with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None) as runner:
             deadline = time.monotonic() + 60
             while runner.alive and store.job(id).state in ("queued", "running"):
                 assert time.monotonic() < deadline

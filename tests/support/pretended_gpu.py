@@ -425,6 +425,8 @@ def _replacements(gpu: PretendedGpu) -> dict[str, Any]:
         "set_device": lambda _device: None,
         "device": lambda _device: contextlib.nullcontext(),
         "_lazy_init": lambda: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),  # the CPU's draws
+        "set_rng_state": lambda *_: None,
         "manual_seed": lambda _seed: None,
         "manual_seed_all": lambda _seed: None,
         "get_device_name": lambda *_: properties.name,

@@ -18,7 +18,7 @@ from menura.kernels.rmvpe import use_kernels
 from menura.models import rmvpe
 from menura.models.fcpe import Fcpe, FcpeConfig
 from menura.models.mel import mel_filterbank, reflect_pad
-from menura.models.rmvpe import Rmvpe, RmvpeConfig, decode_salience, log_mel
+from menura.models.rmvpe import Rmvpe, RmvpeConfig, decode_salience, log_mel, mel_filters
 from menura.models.weights import network_bytes
 from support.tiny_rmvpe import TINY_RMVPE, Draw, rmvpe_weights
 
@@ -88,7 +88,7 @@ def test_the_recurrent_layer_never_sees_more_steps_than_cudnn_takes(monkeypatch:
     monkeypatch.setattr(rmvpe, "BLOCK_FRAMES", 64)
     model.gru = LimitedRecurrent(model.gru, 131)
     samples = 0.3 * torch.randn(2, 160 * 129, generator=torch.Generator().manual_seed(1))  # 130 frames
-    mel = log_mel(samples)
+    mel = log_mel(samples, mel_filters())
     padded = reflect_pad(mel, 0, 6)
     parts = [
         model.salience(model.features(part)) for part in (padded[..., :64], padded[..., 64:128], padded[..., 128:])

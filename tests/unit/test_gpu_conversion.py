@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from menura import ConversionOptions, Converter, EngineOptions
-from support.pretended_gpu import pretended_gpu
+from support.pretended_gpu import PretendedGpu, pretended_gpu
 from support.speech import RATE, speech
 from support.tiny_home import make_home
 
@@ -36,3 +36,16 @@ def test_the_sound_is_the_cpus(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
         assert gpu.live_bytes == 0
     assert np.abs(expected).max() > 100 * STEP
     np.testing.assert_allclose(found, expected, rtol=0, atol=STEP)
+
+
+@pytest.mark.parametrize("kind", ["starter", "rvc"])
+def test_only_the_answers_of_a_pass_are_waited_for(
+    kind: str, gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_of(kind, tmp_path, monkeypatch)
+    with Converter(EngineOptions(home=tmp_path)) as converter:
+        converter.preload(options)
+        gpu.reset()
+        converter.convert((speech(3.0), RATE), None, options)
+    assert gpu.syncs
+    assert not [sync for sync in gpu.syncs if sync.kind != "wait" or not sync.place.startswith("pipeline/execute.py")]

@@ -19,6 +19,7 @@ from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
 from menura.models.hubert import ChannelStatistics, Hubert
 from menura.models.weights import network_bytes
+from menura.system.device import sent
 from menura.system.memory import MappedPages
 from menura.types import FloatArray
 
@@ -133,6 +134,8 @@ class ContentVec:
 
     def _channel_statistics(self, statistics: Sequence[RecordingStatistics]) -> ChannelStatistics:
         rows = [row for row in statistics if isinstance(row, MomentStatistics)]
-        first = torch.from_numpy(np.stack([row.mean for row in rows]))
-        second = torch.from_numpy(np.stack([row.second for row in rows]))
-        return self._model.channel_statistics(first, second)
+        moments = [np.stack([row.mean for row in rows]), np.stack([row.second for row in rows])]
+        device = self._model.feature_extractor.first.device
+        if device.type == "mps":  # which has no double precision
+            device = torch.device("cpu")
+        return self._model.channel_statistics(*(sent(torch.from_numpy(moment), device) for moment in moments))

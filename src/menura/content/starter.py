@@ -17,6 +17,7 @@ from menura.errors import AssetMissingError
 from menura.kernels.linear import use_onednn
 from menura.models.weights import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperContentEncoder
+from menura.system.device import sent
 from menura.types import FloatArray
 
 _SILENT_LOG_MEL = -10.0
@@ -95,6 +96,6 @@ class StarterEncoder:
         largest = None
         if statistics is not None:
             levels = [item.log_mel_max for item in statistics if isinstance(item, LevelStatistics)]
-            largest = torch.tensor(levels, dtype=torch.float32, device=samples.device)
+            largest = sent(torch.tensor(levels, dtype=torch.float32), samples.device)
         content: Tensor = self.model(samples, largest)
         return content

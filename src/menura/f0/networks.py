@@ -30,7 +30,7 @@ class RmvpeEstimator:
     context_frames = 160
 
     def __init__(self, model: rmvpe.Rmvpe, *, device: torch.device) -> None:
-        self._model = model.to(device)
+        self._model, self._filters = model.to(device), rmvpe.mel_filters().to(device)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> RmvpeEstimator:
@@ -49,7 +49,7 @@ class RmvpeEstimator:
 
     @torch.inference_mode()
     def estimate(self, samples: Tensor) -> Tensor:
-        blocks = self._model.blocks(rmvpe.log_mel(samples))
+        blocks = self._model.blocks(rmvpe.log_mel(samples, self._filters))
         f0_hz = torch.cat([self._decoded(block) for block in blocks], dim=1)
         return f0_hz[:, : samples.shape[-1] // rmvpe.HOP_SAMPLES + 1]
 
@@ -85,7 +85,7 @@ class FcpeEstimator:
     speech F0 differs by 0.7 cents on average from one estimate over the whole, and voicing in 2 frames of 1000."""
 
     def __init__(self, model: fcpe.Fcpe, *, device: torch.device) -> None:
-        self._model = model.to(device)
+        self._model, self._filters = model.to(device), fcpe.mel_filters().to(device)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> FcpeEstimator:
@@ -107,4 +107,4 @@ class FcpeEstimator:
 
     @torch.inference_mode()
     def estimate(self, samples: Tensor) -> Tensor:
-        return self._model.decode(self._model(fcpe.log_mel(samples)), _FCPE_THRESHOLD)
+        return self._model.decode(self._model(fcpe.log_mel(samples, self._filters)), _FCPE_THRESHOLD)

@@ -82,16 +82,18 @@ class Encoder:
         """What is kept of the network, as in the flow."""
 
     def prior(
-        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
+        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor | None, reach_frames: int | None = None
     ) -> Prior:
         """See `Synthesizer.encode`."""
         x = embedded(content, f0_coarse, self._phone, self._pitch)
         parameters = x.new_zeros(*x.shape[:2], self._channels_out)
-        for row, target, length in zip(x, parameters, lengths.tolist(), strict=True):
+        counts = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
+        for row, target, length in zip(x, parameters, counts, strict=True):
             if length:
                 target[:length] = self.encode(row[:length].float(), reach_frames)
         mean, log_scale = parameters.transpose(1, 2).chunk(2, dim=1)
-        return Prior(mean=mean, log_scale=log_scale, mask=length_mask(lengths, content.shape[1]).to(x.dtype))
+        mask = None if lengths is None else length_mask(lengths, content.shape[1]).to(x.dtype)
+        return Prior(mean=mean, log_scale=log_scale, mask=mask)
 
     def encode(self, x: Tensor, reach: int | None) -> Tensor:
         """One row's embeddings (frames, channels) to the prior's parameters (frames, 2 * inter_channels)."""
@@ -161,8 +163,9 @@ class InverseFlow:
         self._context_frames = flow.context_frames
         self.modules = [coupling.condition for coupling in self._couplings]
 
-    def reverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+    def reverse(self, z_p: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
         """See `Synthesizer.reverse_flow`; a row's mask has to be ones, then zeros."""
+        mask = z_p.new_ones(1, 1, z_p.shape[2]) if mask is None else mask
         mask, g = mask.expand(z_p.shape[0], -1, -1), g.expand(z_p.shape[0], -1, -1)
         conditions = [coupling.condition(g)[:, :, 0] for coupling in self._couplings]
         z = z_p.new_zeros(z_p.shape[0], z_p.shape[2], z_p.shape[1])

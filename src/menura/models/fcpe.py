@@ -45,7 +45,12 @@ class FcpeConfig:
         return cls(**sizes)  # type: ignore[arg-type]
 
 
-def log_mel(samples: Tensor) -> Tensor:
+def mel_filters() -> Tensor:
+    """What `log_mel` needs, to be made once."""
+    return mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS)
+
+
+def log_mel(samples: Tensor, filters: Tensor) -> Tensor:
     """FCPE's input: (batch, samples) at 16 kHz to (batch, samples // 160 + 1, 128).
 
     Frame i is centred on sample 160 i + 80, the ends are reflected.
@@ -56,7 +61,6 @@ def log_mel(samples: Tensor) -> Tensor:
     # Too short to be mirrored: silence, as torchfcpe has it.
     padded = reflect_pad(samples, left, right) if right < length else F.pad(samples, (left, right))
     magnitude = magnitude_spectrogram(padded, n_fft=N_FFT, hop_length=HOP_SAMPLES, power_floor=POWER_FLOOR)
-    filters = mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS).to(samples)
     mel = (filters @ magnitude).clamp(min=MEL_FLOOR).log().transpose(1, 2)
     missing = length // HOP_SAMPLES + 1 - mel.shape[1]
     return torch.cat((mel, mel[:, -1:].expand(-1, missing, -1)), dim=1) if missing > 0 else mel

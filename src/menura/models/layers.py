@@ -89,6 +89,11 @@ def same_padding(kernel_size: int, dilation: int = 1) -> int:
     return dilation * (kernel_size - 1) // 2
 
 
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The signal where the mask is 1; all of it where there is none."""
+    return x if mask is None else x * mask
+
+
 def length_mask(lengths: Tensor, frames: int) -> Tensor:
     """Lengths (batch,) to a mask (batch, 1, frames) float32 of the frames that exist."""
     positions = torch.arange(frames, device=lengths.device)
@@ -121,7 +126,7 @@ class RelativeAttention(nn.Module):
         for conv in (self.conv_q, self.conv_k, self.conv_v):
             nn.init.xavier_uniform_(conv.weight)
 
-    def forward(self, x: Tensor, mask: Tensor, reach: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, reach: int | None = None) -> Tensor:
         """(batch, channels, frames) to the same shape; mask (batch, 1, frames) is 1 where a frame exists.
 
         `reach`: frames on each side that a frame attends to, at least `window`; None for all.
@@ -134,7 +139,8 @@ class RelativeAttention(nn.Module):
         query = self._heads(self.conv_q(x)) * self.head_dim**-0.5
         key = F.pad(self._heads(self.conv_k(x)), (0, 0, side, side))
         value = F.pad(self._heads(self.conv_v(x)), (0, 0, side, side))
-        gone = None if bool(mask.all()) else F.pad(mask, (side, side), value=1.0)[:, :, None, :] == 0
+        full = mask is None or (mask.device.type == "cpu" and bool(mask.all()))  # a GPU would have to be waited for
+        gone = None if mask is None or full else F.pad(mask, (side, side), value=1.0)[:, :, None, :] == 0
         step = _QUERY_BLOCK if limited else frames
         parts = []
         for start in range(0, frames, step):
@@ -185,12 +191,11 @@ class ConvFeedForward(nn.Module):
         self.conv_1 = nn.Conv1d(channels, filter_channels, kernel_size)
         self.conv_2 = nn.Conv1d(filter_channels, channels, kernel_size)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, channels, frames) to the same shape."""
-        h = torch.relu(self.conv_1(F.pad(x * mask, self.padding)))
+        h = torch.relu(self.conv_1(F.pad(masked(x, mask), self.padding)))
         h = F.dropout(h, self.p_dropout, self.training)
-        out: Tensor = self.conv_2(F.pad(h * mask, self.padding))
-        return out * mask
+        return masked(self.conv_2(F.pad(masked(h, mask), self.padding)), mask)
 
 
 class WaveNet(nn.Module):
@@ -210,7 +215,7 @@ class WaveNet(nn.Module):
         )
         self.cond_layer = make(nn.Conv1d(gin_channels, 2 * channels * n_layers, 1))
 
-    def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
         """Sum of the layers' skip outputs (batch, channels, frames); x as well, g is (batch, gin_channels, 1)."""
         conditions = self.cond_layer(g).chunk(self.n_layers, dim=1)
         skip_sum: Tensor | None = None
@@ -219,10 +224,10 @@ class WaveNet(nn.Module):
             out = self.res_skip_layers[i](torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half))
             if i < self.n_layers - 1:
                 residual, out = out.chunk(2, dim=1)
-                x = (x + residual) * mask
+                x = masked(x + residual, mask)
             skip_sum = out if skip_sum is None else skip_sum + out
         assert skip_sum is not None
-        return skip_sum * mask
+        return masked(skip_sum, mask)
 
 
 class ResidualBlock(nn.Module):

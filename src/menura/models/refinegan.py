@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import cast
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from menura.models.config import SynthesizerConfig
 from menura.models.layers import ResidualBlock, Span, TimeConv, maybe_weight_norm, same_padding, samples_of
 from menura.models.source import sine_wave, wide, with_noise
+from menura.system.device import sent
 from menura.units import ceil_div
 
 SLOPE = 0.2
@@ -46,7 +47,7 @@ class SmoothSineSource(nn.Module):
         # Phase from that of unsmoothed F0, which the caller carries. Up to a frame's start, smoothing has moved an
         # eighth of the last step of F0 from after it to before it: a window may begin anywhere in a recording.
         frame_s = self.frame_samples / self.sample_rate
-        starts = phase_cycles.to(wide_hz.device)[:, None] + (wide_hz.cumsum(dim=1) - wide_hz) * frame_s
+        starts = sent(phase_cycles, wide_hz.device)[:, None] + (wide_hz.cumsum(dim=1) - wide_hz) * frame_s
         starts = starts + torch.diff(wide_hz, dim=1, prepend=wide_hz[:, :1]) * (frame_s / 8)
         within = smooth_hz.view(*f0_hz.shape, self.frame_samples).cumsum(dim=2) / self.sample_rate
         wave = with_noise(sine_wave((starts[:, :, None] + within).flatten(1), voiced), voiced, noise, noise_scale)
@@ -179,10 +180,16 @@ def lowpass_width(rate: int) -> int:
 
 def lowpass_decimate(x: Tensor, rate: int) -> Tensor:
     """(batch, channels, samples) to samples / rate, low-passed by torchaudio's Kaiser-windowed sinc, as in Applio."""
+    kernel, width = sent(_lowpass(rate), x.device).to(x.dtype), lowpass_width(rate)
+    flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (width, width))
+    return F.conv1d(flat, kernel[None, None], stride=rate).reshape(*x.shape[:-1], -1)
+
+
+@cache
+def _lowpass(rate: int) -> Tensor:
     width, edge = lowpass_width(rate), LOWPASS_ROLLOFF / rate
     crossings = (torch.arange(-width, width + 1, dtype=torch.float64) * edge).clamp(-LOWPASS_ZEROS, LOWPASS_ZEROS)
     shape = torch.sqrt(1 - (crossings / LOWPASS_ZEROS) ** 2)
     window = torch.special.i0(LOWPASS_BETA * shape) / torch.special.i0(torch.tensor(LOWPASS_BETA, dtype=torch.float64))
-    kernel = (torch.sinc(crossings) * window * edge).to(device=x.device, dtype=x.dtype)
-    flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (width, width))
-    return F.conv1d(flat, kernel[None, None], stride=rate).reshape(*x.shape[:-1], -1)
+    kernel: Tensor = torch.sinc(crossings) * window * edge
+    return kernel.to(torch.float32)

@@ -48,15 +48,19 @@ class RmvpeConfig:
     classes: int = 360
 
 
-def log_mel(samples: Tensor) -> Tensor:
+def mel_filters() -> Tensor:
+    """What `log_mel` needs, to be made once."""
+    return mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=LOW_HZ, htk=True)
+
+
+def log_mel(samples: Tensor, filters: Tensor) -> Tensor:
     """RMVPE's input: (batch, samples) at 16 kHz, at least one, to (batch, 128, samples // 160 + 1).
 
     Frame i is centred on sample 160 i, the ends are reflected.
     """
     half = N_FFT // 2
     magnitude = magnitude_spectrogram(reflect_pad(samples, half, half), n_fft=N_FFT, hop_length=HOP_SAMPLES)
-    filters = mel_filterbank(sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=N_MELS, low_hz=LOW_HZ, htk=True)
-    return (filters.to(samples) @ magnitude).clamp(min=MEL_FLOOR).log()
+    return (filters @ magnitude).clamp(min=MEL_FLOOR).log()
 
 
 def decode_salience(salience: Tensor, threshold: float) -> Tensor:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from menura.system.device import sent
+
 SINE_AMPLITUDE = 0.1
 VOICED_NOISE_STD = 0.003
 UNVOICED_NOISE_STD = SINE_AMPLITUDE / 3
@@ -32,7 +34,7 @@ def sample_phases(phase_cycles: Tensor, f0_hz: Tensor, frame_samples: int, sampl
     The first sample of a frame is already one step of its F0 beyond the phase before it.
     """
     step = wide(f0_hz) / sample_rate
-    before = phase_cycles.to(step.device)[:, None] + (step.cumsum(dim=1) - step) * frame_samples
+    before = sent(phase_cycles, step.device)[:, None] + (step.cumsum(dim=1) - step) * frame_samples
     within = torch.arange(1, frame_samples + 1, dtype=torch.float64, device=step.device)
     return torch.remainder(before[:, :, None] + step[:, :, None] * within, 1.0).flatten(1)
 

@@ -23,6 +23,7 @@ from menura.models.layers import (
     Span,
     WaveNet,
     length_mask,
+    masked,
     same_padding,
 )
 from menura.models.refinegan import RefineGan
@@ -62,14 +63,14 @@ class TransformerEncoder(nn.Module):
         self.ffn_layers = nn.ModuleList(feed_forward() for _ in layers)
         self.norm_layers_2 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
 
-    def forward(self, x: Tensor, mask: Tensor, reach: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, reach: int | None = None) -> Tensor:
         """(batch, hidden, frames) to the same shape."""
-        x = x * mask
+        x = masked(x, mask)
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, ffn, norm_2 in layers:
             x = norm_1(x + self.dropout(attention(x, mask, reach)))
             x = norm_2(x + self.dropout(ffn(x, mask)))
-        return x * mask
+        return masked(x, mask)
 
 
 def embedded(content: Tensor, f0_coarse: Tensor | None, phone: nn.Linear, pitch: nn.Embedding | None) -> Tensor:
@@ -90,12 +91,14 @@ class TextEncoder(nn.Module):
         self.encoder = TransformerEncoder(config)
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
-    def forward(self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach: int | None = None) -> Prior:
+    def forward(
+        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor | None, reach: int | None = None
+    ) -> Prior:
         """See `Synthesizer.encode`."""
         x = embedded(content, f0_coarse, self.emb_phone, self.emb_pitch)
-        mask = length_mask(lengths, content.shape[1]).to(x.dtype)
+        mask = None if lengths is None else length_mask(lengths, content.shape[1]).to(x.dtype)
         x = self.encoder(x.transpose(1, 2), mask, reach)
-        mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
+        mean, log_scale = masked(self.proj(x), mask).chunk(2, dim=1)
         return Prior(mean=mean, log_scale=log_scale, mask=mask)
 
 
@@ -130,19 +133,18 @@ class Coupling(nn.Module):
         for parameter in self.post.parameters():
             nn.init.zeros_(parameter)
 
-    def shift(self, half: Tensor, mask: Tensor, g: Tensor) -> Tensor:
-        moved: Tensor = self.post(self.enc(self.pre(half) * mask, mask, g))
-        return moved * mask
+    def shift(self, half: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
+        return masked(self.post(self.enc(masked(self.pre(half), mask), mask, g)), mask)
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
         """(batch, inter_channels, frames) to the same shape."""
         first, second = x.chunk(2, dim=1)
         return torch.cat([first, self.shift(first, mask, g) + second * mask], dim=1)
 
-    def inverse(self, x: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+    def inverse(self, x: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
         """Undo `forward`."""
         first, second = x.chunk(2, dim=1)
-        return torch.cat([first, (second - self.shift(first, mask, g)) * mask], dim=1)
+        return torch.cat([first, masked(second - self.shift(first, mask, g), mask)], dim=1)
 
 
 class Flow(nn.Module):
@@ -168,7 +170,7 @@ class Flow(nn.Module):
             z = coupling(z, mask, g).flip(1)
         return z
 
-    def inverse(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+    def inverse(self, z_p: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
         for coupling in reversed(self.couplings):
             z_p = coupling.inverse(z_p.flip(1), mask, g)
         return z_p
@@ -226,21 +228,21 @@ class Synthesizer(nn.Module):
         return embedding[:, :, None]
 
     def encode(
-        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor, reach_frames: int | None = None
+        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor | None, reach_frames: int | None = None
     ) -> Prior:
         """The prior of the latent.
 
         From content (batch, frames, content_dim) and pitch (batch, frames) int64 in 0..255, None for a voice without
-        F0. `lengths` (batch,) are the frames that exist in each row; `reach_frames` those on each side that a frame
-        attends to, None for all, as RVC does.
+        F0. `lengths` (batch,) are the frames that exist in each row, None where all do, and the prior has no mask;
+        `reach_frames` those on each side that a frame attends to, None for all, as RVC does.
         """
         prior: Prior = self.enc_p(content, f0_coarse, lengths, reach_frames)
         return prior
 
-    def reverse_flow(self, z_p: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+    def reverse_flow(self, z_p: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
         """z_p (batch, inter_channels, frames), drawn from the prior, to the decoder's latent of the same shape.
 
-        mask is (batch, 1, frames), g (batch, gin_channels, 1).
+        mask is (batch, 1, frames) or None, g (batch, gin_channels, 1).
         """
         return self.flow.inverse(z_p, mask, g)
 

@@ -17,10 +17,12 @@ from menura.content.registry import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
 from menura.f0.registry import F0Estimator
 from menura.kernels.voice import Voice
+from menura.models.layers import masked
 from menura.models.source import advance_phase
 from menura.options import ConversionOptions
 from menura.pipeline.progress import Stage, StageClock
 from menura.pipeline.windows import Span, Windowing
+from menura.system.device import sent
 from menura.system.gpu import device_errors
 from menura.system.memory import free_memory, is_out_of_memory, trim_heap
 from menura.types import Features, FloatArray, Prior
@@ -285,12 +287,11 @@ def _stack(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
 
 def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> Tensor:
     first = members[0]
-    net, frames = first.synthesizer, len(first.features.content)
+    net = first.synthesizer
     content = _stack([m.features.content for m in members], device)
     coarse = [m.features.f0_coarse for m in members if m.features.f0_coarse is not None]
-    lengths = torch.full((len(members),), frames, dtype=torch.int64, device=device)
-    g = net.condition(torch.tensor([m.options.speaker_id for m in members], device=device))
-    prior = net.encode(content, _stack(coarse, device) if coarse else None, lengths, first.reach_frames)
+    g = net.condition(sent(torch.tensor([m.options.speaker_id for m in members]), device))
+    prior = net.encode(content, _stack(coarse, device) if coarse else None, None, first.reach_frames)
     sound = content.new_zeros(len(members), first.frames * net.config.frame_samples)
     for span in first.sounding:
         _fill(sound, span, members, prior, g, budget)
@@ -325,8 +326,8 @@ def _decoded(members: list[SynthesisRequest], prior: Prior, g: Tensor, core: Spa
         count, channels = flowed[1] - flowed[0], net.config.inter_channels
         rows = [latent_noise(m.options.seed, m.features.start_frames + flowed[0], count, channels) for m in members]
         z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * _stack(rows, device) * (LATENT_SCALE * noise_scale)
-    mask = prior.mask[:, :, span]
-    z = net.reverse_flow(z_p * mask, mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
+    mask = None if prior.mask is None else prior.mask[:, :, span]
+    z = net.reverse_flow(masked(z_p, mask), mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
     source = _source(members, decoded, device) if net.config.has_f0 else None
     return net.decode_tiled(z, g, source, (core[0] - decoded[0], core[1] - decoded[0]))
 
@@ -345,4 +346,4 @@ def _source(members: list[SynthesisRequest], span: Span, device: torch.device) -
     if noise_scale or net.needs_noise:
         places = [(m.options.seed, (m.features.start_frames + start) * hop) for m in members]
         noise = _stack([source_noise(seed, at, (end - start) * hop) for seed, at in places], device)
-    return net.source(f0_hz[:, start:end].contiguous().to(device), phase, noise, noise_scale)
+    return net.source(sent(f0_hz[:, start:end].contiguous(), device), phase, noise, noise_scale)

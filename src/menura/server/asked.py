@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Path as InPath
 from fastapi import Query
+from fastapi.responses import FileResponse
 from pydantic import StringConstraints
 
 from menura.errors import OptionError, VoiceNotFoundError
@@ -47,6 +49,13 @@ def answers(media_type: str, description: str, *statuses: int) -> dict[int | str
     return {status: answer for status in statuses or (200,)}
 
 
+class SoundResponse(FileResponse):
+    """A file, in fewer pieces: every one is read by a thread."""
+
+    chunk_size = 1 << 19
+
+
+@functools.cache
 def offered(cls: type = ConversionOptions) -> tuple[OptionSpec, ...]:
     """The options that a client may set: not the voice, which stands beside them, no files, and no machines."""
     return tuple(spec for spec in specs_of(cls) if spec.kind is not Path and spec.name not in ("voice", "devices"))

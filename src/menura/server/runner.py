@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ from menura.pipeline.recording import FileRecording, Recording
 from menura.server.folder import DataFolder
 from menura.server.problems import error_document, public
 from menura.server.recording import BoundedRecording
-from menura.server.store import LEASE_S, Change, Claim, Job, QueueFullError, Store, StoredItem
+from menura.server.store import CHANGEABLE, LEASE_S, Change, Claim, Job, QueueFullError, Store, StoredItem
 from menura.system.device import configure_torch, resolve_device
 from menura.system.files import remove_unfinished
 from menura.types import FileResult, failed_result
@@ -42,8 +42,8 @@ _OF_NEWCOMERS = 64
 _MOST_DIRECT = 64
 _REQUESTS_KEPT = 64
 _PROGRESS_S = 0.25
-_PACE_S = 0.1
-"""Between visits to the store: what happens meanwhile is written together."""
+_PACE_S, _PACE_A_RECORDING_S = 0.05, 0.01
+"""Between visits to the store, by what is under way: what happens meanwhile is written together."""
 _RENEWAL_S = LEASE_S / 5
 _IDLE_S = 1.0
 DIRECT_PRIORITY = 1
@@ -67,7 +67,7 @@ class Runner:
         folder: where recordings and results are.
         engine: device, threads and data folder.
         most_s: length of a recording.
-        on_change: called with the ids of jobs that have changed in the store, from the converting thread.
+        on_change: as `Changes.announce`; called from any thread.
 
     Raises:
         OptionError: there is no such device.
@@ -243,7 +243,7 @@ class Runner:
             except Exception:  # noqa: BLE001  (logged; the service goes on)
                 _log.exception("unexpected error at the store")
                 self._stopping.wait(_IDLE_S)
-            self._stopping.wait(_PACE_S)
+            self._stopping.wait(_PACE_S + _PACE_A_RECORDING_S * len(self._under_way))
         self._threads[0].join()
         try:
             self._record()
@@ -264,9 +264,13 @@ class Runner:
 
     def _record(self) -> None:
         if changes := list(self._changes):
-            self._store.record(changes)
+            merged = _merged(changes)
+            self._store.record(merged)
             del self._changes[: len(changes)]
-            self._on_change(*{change.item.job_id for change in changes})
+            ended = {change.item.job_id for change in merged if change.state != "running"}
+            if ended:
+                self._on_change(*ended)
+            self._on_change(*{change.item.job_id for change in merged} - ended, ended=False)
 
     def _held(self) -> list[StoredItem]:
         """What is leased to this process."""
@@ -314,7 +318,7 @@ class Runner:
             self._begin(claim)
         self._beginning = []
         if claims:
-            self._on_change(*{claim.job.id for claim in claims})
+            self._on_change(*{claim.job.id for claim in claims}, ended=False)
 
     def _begin(self, claim: Claim) -> None:
         try:
@@ -405,6 +409,15 @@ class Runner:
         self.figures.stages_s.update(
             {name.removesuffix("_s"): seconds for name, seconds in dataclasses.asdict(result.stages).items()}
         )
+
+
+def _merged(changes: Sequence[Change]) -> list[Change]:
+    """One change an item, in the order in which they were first told of."""
+    merged: dict[tuple[str, int], Change] = {}
+    for change in changes:
+        said = {name: value for name in CHANGEABLE if (value := getattr(change, name)) is not None}
+        merged[change.item.key] = dataclasses.replace(merged.get(change.item.key, change), **said)
+    return list(merged.values())
 
 
 def _cancelled_result() -> FileResult:

@@ -40,17 +40,17 @@ class Changes:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watchers: set[tuple[str | None, asyncio.Event]] = set()
+        self._watchers: set[tuple[str | None, bool, asyncio.Event]] = set()
 
     def attach(self) -> None:
         """Use the running loop."""
         self._loop = asyncio.get_running_loop()
 
-    def announce(self, *job_ids: str) -> None:
-        """These jobs have changed; without any, something has."""
-        if self._loop is not None and not self._loop.is_closed():
+    def announce(self, *job_ids: str, ended: bool = True) -> None:
+        """These jobs have changed, and some may have ended; without any, something has."""
+        if (job_ids or ended) and self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed meanwhile
-                self._loop.call_soon_threadsafe(self._wake, job_ids)
+                self._loop.call_soon_threadsafe(self._wake, job_ids, ended)
 
     @property
     def crowded(self) -> bool:
@@ -58,12 +58,12 @@ class Changes:
         return len(self._watchers) >= _MOST_WATCHERS
 
     @contextlib.contextmanager
-    def watched(self, job_id: str | None) -> Iterator[asyncio.Event]:
-        """An event that is set whenever a job changes, or any job; clear it before looking into the store."""
-        watcher = job_id, asyncio.Event()
+    def watched(self, job_id: str | None, *, until_ended: bool = False) -> Iterator[asyncio.Event]:
+        """An event that is set whenever a job changes (or may have ended), or any job; clear it before looking."""
+        watcher = job_id, until_ended, asyncio.Event()
         self._watchers.add(watcher)
         try:
-            yield watcher[1]
+            yield watcher[2]
         finally:
             self._watchers.discard(watcher)
 
@@ -72,9 +72,9 @@ class Changes:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(changed.wait(), seconds)
 
-    def _wake(self, job_ids: Sequence[str]) -> None:
-        for job_id, event in self._watchers:
-            if job_id is None or not job_ids or job_id in job_ids:
+    def _wake(self, job_ids: Sequence[str], ended: bool) -> None:
+        for job_id, until_ended, event in self._watchers:
+            if (ended or not until_ended) and (job_id is None or not job_ids or job_id in job_ids):
                 event.set()
 
 

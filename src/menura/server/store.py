@@ -29,8 +29,25 @@ OPEN_STATES = ("queued", "running", "cancelling")
 JOB_STATES = (*OPEN_STATES, "done", "partly", "failed", "cancelled")
 _EVENTS_KEPT = 20_000
 _UNUSED = ~sa.exists().where(ITEMS.c.audio_id == AUDIO.c.id)
+
+# What is asked most is built once: that takes longer than asking.
+_THIS_AUDIO = AUDIO.select().where(AUDIO.c.id == sa.bindparam("this"))
+_THIS_JOB = JOBS.select().where(JOBS.c.id == sa.bindparam("this"))
+_CHANGE_JOB = JOBS.update().where(JOBS.c.id == sa.bindparam("this"))
+_THEIR_ITEMS = (
+    ITEMS.select()
+    .where(ITEMS.c.job_id.in_(sa.bindparam("these", expanding=True)))
+    .order_by(ITEMS.c.job_id, ITEMS.c.position)
+)
+_ITS_STATES = sa.select(ITEMS.c.state).where(ITEMS.c.job_id == sa.bindparam("this")).distinct()
+_CHANGE_ITEM = ITEMS.update().where(ITEMS.c.job_id == sa.bindparam("this"), ITEMS.c.position == sa.bindparam("place"))
+_RESET_ITEM = _CHANGE_ITEM.values(result=sa.null(), error=sa.null())
+_CHANGE_OWN = _CHANGE_ITEM.where(ITEMS.c.owner == sa.bindparam("me"), ITEMS.c.state == "running")
+_TELL = EVENTS.insert()
+_QUEUED = sa.select(sa.func.count()).select_from(ITEMS).where(ITEMS.c.state == "queued")
 _SHOWN = ("state", "audio_s", "audio_done_s")
-_RECORDED = (*_SHOWN, "begun", "result", "error")
+CHANGEABLE = (*_SHOWN, "begun", "result", "error")
+"""Of an item, by a Change."""
 
 T = TypeVar("T")
 
@@ -179,12 +196,12 @@ class Store:
             known = db.execute(AUDIO.update().where(AUDIO.c.id == id).values(used=values["used"], name=name))
             if not known.rowcount:
                 db.execute(AUDIO.insert().values(id=id, **values))
-            return _made(Audio, db.execute(AUDIO.select().where(AUDIO.c.id == id)).one())
+            return _made(Audio, db.execute(_THIS_AUDIO, {"this": id}).one())
 
     def audio(self, id: str) -> Audio:
         """Raises NotFoundError."""
         with self._read() as db:
-            row = db.execute(AUDIO.select().where(AUDIO.c.id == id)).first()
+            row = db.execute(_THIS_AUDIO, {"this": id}).first()
         if row is None:
             raise NotFoundError(None, f"no recording {id[:80]!r}", "Upload it first", option="inputs")
         return _made(Audio, row)
@@ -310,7 +327,8 @@ class Store:
         claims, jobs = list[Claim](), dict[str, Job]()
         with self._write() as db:
             now = time.time()
-            for row in db.execute(_waiting(now, most + len(mine), each, full)).all():
+            asked = {"now": now, "most": most + len(mine), "each": each, "full": full}
+            for row in db.execute(_WAITING, asked).all():
                 item = _made(StoredItem, row)
                 if len(claims) == most or taken[item.job_id] >= each or item.key in mine:
                     continue
@@ -322,7 +340,7 @@ class Store:
                     claims.append(Claim(item=self._lease(db, item, now), job=job, again=row.owner is not None))
             for job in jobs.values():
                 if job.started is None:
-                    db.execute(JOBS.update().where(JOBS.c.id == job.id).values(started=now))
+                    db.execute(_CHANGE_JOB, {"this": job.id, "started": now})
                 self._settle(db, job.id)
         return claims
 
@@ -339,12 +357,13 @@ class Store:
         with self._write() as db:
             ended = dict[str, None]()
             for change in changes:
-                values = {name: value for name in _RECORDED if (value := getattr(change, name)) is not None}
+                values = {name: value for name in CHANGEABLE if (value := getattr(change, name)) is not None}
                 if change.state == "running":
                     del values["state"]
                 else:
                     values |= {"owner": None, "lease": None}
-                if db.execute(ITEMS.update().where(_this(change.item), self._mine).values(**values)).rowcount:
+                place = {"this": change.item.job_id, "place": change.item.position, "me": self.owner}
+                if db.execute(_CHANGE_OWN, place | values).rowcount:
                     self._tell_item(db, change.item, values)
                     if "state" in values:
                         ended[change.item.job_id] = None
@@ -446,13 +465,14 @@ class Store:
 
     def _requeue(self, db: Connection, item: StoredItem) -> None:
         values = {"state": "queued", "audio_done_s": 0.0, "begun": None, "lease": None}
-        self._change(db, item, values | {"result": sa.null(), "error": sa.null()})
+        db.execute(_RESET_ITEM, {"this": item.job_id, "place": item.position} | values)
+        self._tell_item(db, item, values)
 
     def _end_item(self, db: Connection, item: StoredItem, state: str) -> None:
         self._change(db, item, {"state": state, "owner": None, "lease": None})
 
     def _change(self, db: Connection, item: StoredItem, values: Mapping[str, Any]) -> None:
-        db.execute(ITEMS.update().where(_this(item)).values(**values))
+        db.execute(_CHANGE_ITEM, {"this": item.job_id, "place": item.position, **values})
         self._tell_item(db, item, values)
 
     def _tell_item(self, db: Connection, item: StoredItem, values: Mapping[str, Any]) -> None:
@@ -462,16 +482,16 @@ class Store:
     def _settle(self, db: Connection, id: str) -> None:
         """Bring a job's state in line with its items'."""
         job = _head(db, id)
-        states = db.execute(sa.select(ITEMS.c.state).where(ITEMS.c.job_id == id).distinct()).scalars()
+        states = db.execute(_ITS_STATES, {"this": id}).scalars()
         state = _state_of(list(states), cancel=job.cancel)
         if state == job.state:
             return
         ended = None if state in OPEN_STATES else time.time()
-        db.execute(JOBS.update().where(JOBS.c.id == id).values(state=state, ended=ended))
+        db.execute(_CHANGE_JOB, {"this": id, "state": state, "ended": ended})
         self._tell(db, id, "job", {"state": state})
 
     def _tell(self, db: Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
-        db.execute(EVENTS.insert().values(job_id=job_id, kind=kind, data=dict(data), at=time.time()))
+        db.execute(_TELL, {"job_id": job_id, "kind": kind, "data": dict(data), "at": time.time()})
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
@@ -503,34 +523,32 @@ def _job(db: Connection, id: str) -> Job:
 
 def _head(db: Connection, id: str) -> Job:
     """A job without its items."""
-    row = db.execute(JOBS.select().where(JOBS.c.id == id)).first()
+    row = db.execute(_THIS_JOB, {"this": id}).first()
     if row is None:
         raise NotFoundError(None, f"no job {id[:80]!r}")
     return _made(Job, row)
 
 
 def _items_of(db: Connection, ids: Sequence[str]) -> dict[str, tuple[StoredItem, ...]]:
-    query = ITEMS.select().where(ITEMS.c.job_id.in_(ids)).order_by(ITEMS.c.job_id, ITEMS.c.position)
-    rows = itertools.groupby(db.execute(query), key=lambda row: row.job_id)
+    rows = itertools.groupby(db.execute(_THEIR_ITEMS, {"these": list(ids)}), key=lambda row: row.job_id)
     return {job_id: tuple(_made(StoredItem, row) for row in group) for job_id, group in rows}
 
 
-def _this(item: StoredItem) -> sa.ColumnElement[bool]:
-    return (ITEMS.c.job_id == item.job_id) & (ITEMS.c.position == item.position)
-
-
-def _waiting(now: float, most: int, each: int, full: Sequence[str]) -> sa.Select[Any]:
+def _waiting() -> sa.Select[Any]:
     """Items that may be taken: first one of every job, then the next of every job."""
-    expired = (ITEMS.c.state == "running") & (ITEMS.c.lease < now)
+    expired = (ITEMS.c.state == "running") & (ITEMS.c.lease < sa.bindparam("now"))
     rank = sa.func.row_number().over(partition_by=ITEMS.c.job_id, order_by=ITEMS.c.position).label("rank")
-    ranked = sa.select(ITEMS, rank).where((ITEMS.c.state == "queued") | expired, ITEMS.c.job_id.not_in(full)).subquery()
-    waiting = sa.select(ranked).join(JOBS, JOBS.c.id == ranked.c.job_id).where(ranked.c.rank <= each)
-    return waiting.order_by(ranked.c.rank, JOBS.c.number).limit(most)
+    others = ITEMS.c.job_id.not_in(sa.bindparam("full", expanding=True))
+    ranked = sa.select(ITEMS, rank).where((ITEMS.c.state == "queued") | expired, others).subquery()
+    waiting = sa.select(ranked).join(JOBS, JOBS.c.id == ranked.c.job_id).where(ranked.c.rank <= sa.bindparam("each"))
+    return waiting.order_by(ranked.c.rank, JOBS.c.number).limit(sa.bindparam("most"))
+
+
+_WAITING = _waiting()
 
 
 def _queued(db: Connection) -> int:
-    query = sa.select(sa.func.count()).select_from(ITEMS).where(ITEMS.c.state == "queued")
-    return db.execute(query).scalar_one()
+    return db.execute(_QUEUED).scalar_one()
 
 
 def _made(kind: type[T], row: Row[Any], **more: Any) -> T:

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 
 from menura.audio.decode import open_audio
 from menura.errors import MenuraError, OptionError, details_of
-from menura.server.asked import BYTES, FORM, AudioInPath, Bins, answers, sends
+from menura.server.asked import BYTES, FORM, AudioInPath, Bins, SoundResponse, answers, sends
 from menura.server.folder import Saved
 from menura.server.peaks import waveform
 from menura.server.problems import error_document
@@ -118,12 +118,12 @@ def get_audio_info(service: Current, id: AudioInPath) -> AudioDocument:
     return audio_document(service.store.audio(id))
 
 
-@router.get("/{id}", response_class=FileResponse, responses=answers("*/*", "Its bytes", 200, 206))
-def get_audio(service: Current, id: AudioInPath) -> FileResponse:
+@router.get("/{id}", response_class=SoundResponse, responses=answers("*/*", "Its bytes", 200, 206))
+def get_audio(service: Current, id: AudioInPath) -> SoundResponse:
     """The recording itself; Range is obeyed."""
     audio = service.store.audio(id)
     path = service.folder.audio(audio.id)
-    return FileResponse(path, media_type=_media_type(path), filename=printable(audio.name))
+    return SoundResponse(path, media_type=_media_type(path), filename=printable(audio.name))
 
 
 @router.get("/{id}/peaks")

@@ -18,12 +18,12 @@ from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from menura.errors import OptionError
 from menura.server.api.audio import Peaks, peaks_document
-from menura.server.asked import DEMO, AudioId, Bins, JobInPath, Position, answers, asked, options_schema
+from menura.server.asked import DEMO, AudioId, Bins, JobInPath, Position, SoundResponse, answers, asked, options_schema
 from menura.server.pitch import pitch_curve
 from menura.server.service import Current, Service, costly
 from menura.server.store import (
@@ -184,7 +184,7 @@ async def get_job(
 ) -> JobDocument:
     """One job."""
     until = time.monotonic() + wait
-    with service.changes.watched(id) as changed:
+    with service.changes.watched(id, until_ended=True) as changed:
         while True:
             changed.clear()
             job = await to_thread.run_sync(service.store.job, id)
@@ -225,12 +225,12 @@ def get_log(service: Current, id: JobInPath) -> str:
     return "".join(f"{_log_line(event, names)}\n" for event in service.store.events(0, job_id=id, limit=5000))
 
 
-@router.get("/jobs/{id}/items/{position}/result", response_class=FileResponse, responses=_SOUND)
-def get_result(service: Current, id: JobInPath, position: Position) -> FileResponse:
+@router.get("/jobs/{id}/items/{position}/result", response_class=SoundResponse, responses=_SOUND)
+def get_result(service: Current, id: JobInPath, position: Position) -> SoundResponse:
     """An output; Range is obeyed."""
     item = _converted(service, id, position)
     path = _path(service, item)
-    return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], filename=output_name(item))
+    return SoundResponse(path, media_type=mimetypes.guess_type(path.name)[0], filename=output_name(item))
 
 
 @router.get("/jobs/{id}/items/{position}/peaks")

@@ -35,6 +35,7 @@ def direct_pass(model: Synthesizer, batch: TrainingBatch, audio: Tensor) -> Pass
     size = model.config.frame_samples
     g = model.condition(batch.speaker_id)
     prior = model.encode(batch.content, batch.f0_coarse, batch.lengths)
+    assert prior.mask is not None
     noise = torch.randn_like(prior.mean) * PRIOR_NOISE
     z_p = (prior.mean + noise * torch.exp(prior.log_scale)) * prior.mask
     frames = min(model.config.segment_size_frames, batch.content.shape[1])
@@ -122,6 +123,7 @@ class SpectralLoss(nn.Module):
 
 def kl_loss(z_p: Tensor, posterior_log_scale: Tensor, prior: Prior) -> Tensor:
     """Kullback-Leibler distance of the posterior, through the flow, to the prior; per frame (VITS)."""
+    assert prior.mask is not None
     log_scale = prior.log_scale.float()  # sums of thousands of terms need more than bfloat16
     each = log_scale - posterior_log_scale.float() - 0.5
     each = each + 0.5 * (z_p.float() - prior.mean.float()).square() * torch.exp(-2 * log_scale)

@@ -76,15 +76,14 @@ class ValidationSet:
         f0_hz = clip.f0_hz[start : start + frames][None].to(self.device)
         coarse = torch.from_numpy(coarse_bins(f0_hz.cpu().numpy())).to(self.device)
         g = model.condition(torch.tensor([self.speakers.index(clip.speaker)], device=self.device))
-        lengths = torch.tensor([frames], device=self.device)
         content = vectors.repeat_interleave(2, dim=0)[None]
-        prior = model.encode(content, coarse if model.config.has_f0 else None, lengths)
-        z_p = (prior.mean + torch.randn_like(prior.mean) * PRIOR_NOISE * torch.exp(prior.log_scale)) * prior.mask
+        prior = model.encode(content, coarse if model.config.has_f0 else None, None)
+        z_p = prior.mean + torch.randn_like(prior.mean) * PRIOR_NOISE * torch.exp(prior.log_scale)
         source = None
         if model.config.has_f0:
             noise = torch.randn(1, frames * model.config.frame_samples, device=self.device)
             source = model.source(f0_hz, torch.zeros(1, dtype=torch.float64), noise, 1.0)
-        return model.decode(model.reverse_flow(z_p, prior.mask, g), g, source).float()
+        return model.decode(model.reverse_flow(z_p, None, g), g, source).float()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

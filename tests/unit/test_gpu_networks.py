@@ -1,0 +1,128 @@
+"""Every network on a GPU, pretended on the CPU: the same numbers, and the host waits for nothing inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from menura.content.contentvec import ContentVec, MomentCollector
+from menura.f0.networks import FcpeEstimator, RmvpeEstimator
+from menura.models.config import HIFI_GAN, MRF_HIFI_GAN, REFINE_GAN, SOURCE_FILTER, SynthesizerConfig, small_config
+from menura.models.fcpe import Fcpe, FcpeConfig
+from menura.models.hubert import Hubert
+from menura.models.rmvpe import Rmvpe
+from menura.models.synthesizer import Synthesizer
+from support.pretended_gpu import PretendedGpu
+from support.speech import speech
+from support.tiny import tiny_config, tiny_voice
+from support.tiny_hubert import CONFIG, tiny_weights
+from support.tiny_rmvpe import TINY_RMVPE, rmvpe_weights
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+FRAMES = 60
+
+
+def config_of(vocoder: str) -> SynthesizerConfig:
+    if vocoder == "no F0":
+        return tiny_config(has_f0=False)
+    if vocoder == SOURCE_FILTER:
+        small = small_config(8000, 2)
+        return dataclasses.replace(
+            small, inter_channels=8, hidden_channels=8, filter_channels=16, n_layers=1, gin_channels=8, content_dim=8
+        )
+    return dataclasses.replace(
+        tiny_config(), vocoder=vocoder, upsample_initial_channel=64 if vocoder == REFINE_GAN else 16
+    )
+
+
+@dataclass
+class Score:
+    """What a voice is asked to make: two rows, of which the second may be shorter."""
+
+    content: Tensor
+    f0_hz: Tensor
+    noise: Tensor
+    speakers: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, config: SynthesizerConfig) -> Score:
+        random = torch.Generator().manual_seed(2)
+        return cls(
+            content=torch.randn(2, FRAMES, config.content_dim, generator=random),
+            f0_hz=torch.linspace(90, 250, 2 * FRAMES).view(2, -1),
+            noise=torch.randn(2, FRAMES * config.frame_samples, generator=random),
+            speakers=torch.tensor([0, 1]),
+            lengths=torch.tensor([FRAMES, FRAMES - 9]),
+        )
+
+    def to(self, device: torch.device) -> Score:
+        return Score(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
+    @torch.inference_mode()
+    def sung(self, net: Synthesizer, *, short: bool) -> Tensor:
+        pitched = net.config.has_f0
+        g, phases = net.condition(self.speakers), torch.tensor([0.1, 0.7], dtype=torch.float64)
+        source = net.source(self.f0_hz, phases, self.noise, 1.0) if pitched else None
+        coarse = self.f0_hz.long() if pitched else None
+        prior = net.encode(self.content, coarse, self.lengths if short else None, 20)
+        z = net.reverse_flow(prior.mean + prior.log_scale.exp(), prior.mask, g)
+        return net.decode_tiled(z, g, source, (0, FRAMES), 25)
+
+
+@pytest.mark.parametrize("vocoder", [HIFI_GAN, "no F0", MRF_HIFI_GAN, REFINE_GAN, SOURCE_FILTER])
+@pytest.mark.parametrize("short", [False, True])
+def test_voices(gpu: PretendedGpu, vocoder: str, short: bool) -> None:
+    net = tiny_voice(config_of(vocoder))
+    score = Score.of(net.config)
+    expected = score.sung(net, short=short)
+    net, score = net.to(CUDA), score.to(CUDA)
+    gpu.reset()
+    found = score.sung(net, short=short)
+    assert not gpu.syncs
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=0)
+
+
+def fcpe() -> Fcpe:
+    torch.manual_seed(4)
+    net = Fcpe(FcpeConfig(hidden_dims=8, n_layers=2, out_dims=360)).eval()
+    net.cents = torch.linspace(2051.15, 9151.15, 360)
+    return net
+
+
+@pytest.mark.parametrize("method", ["rmvpe", "fcpe"])
+def test_f0(gpu: PretendedGpu, method: str) -> None:
+    def estimator(device: torch.device) -> RmvpeEstimator | FcpeEstimator:
+        if method == "fcpe":
+            return FcpeEstimator(fcpe(), device=device)
+        return RmvpeEstimator(Rmvpe.from_tensors(rmvpe_weights(), TINY_RMVPE), device=device)
+
+    samples = torch.from_numpy(speech(4.0)).view(2, -1)
+    expected = estimator(CPU).estimate(samples)
+    there, samples = estimator(CUDA), samples.to(CUDA)
+    gpu.reset()
+    found = there.estimate(samples)
+    assert not gpu.syncs
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_content(gpu: PretendedGpu, known: bool) -> None:
+    rows = speech(4.0).reshape(2, -1)
+    collector = MomentCollector()
+    collector.push(rows.ravel())
+    statistics = [collector.finish()] * 2 if known else None
+
+    def encoder(device: torch.device) -> ContentVec:
+        return ContentVec(Hubert.from_tensors(tiny_weights(), CONFIG), device=device)
+
+    expected = encoder(CPU).encode(torch.from_numpy(rows), statistics)
+    there, samples = encoder(CUDA), torch.from_numpy(rows).to(CUDA)
+    gpu.reset()
+    found = there.encode(samples, statistics)
+    assert not gpu.syncs
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=0)
