@@ -272,7 +272,9 @@ def _sink(
     if not hasattr(output, "write"):
         raise EncodeError(None, f"a {type(output).__name__} is not an output", "Give a path or a file")
     copy = stack.enter_context(temporary_folder()) / f"output.{options.format or 'wav'}"
-    return FileSink(copy, options, source=file)
+    sink = FileSink(copy, options, source=file)
+    sink.parts = None
+    return sink
 
 
 def _identities(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:

@@ -63,6 +63,13 @@ class ConversionOptions:
         advanced=True,
         choices=("auto", "stream", "whole"),
     )
+    part_length: float = _sound(
+        300.0,
+        "Convert recordings over 1.5 times this in parts of it; if interrupted, the same command keeps finished parts.",
+        advanced=True,
+        unit="seconds",
+        range=(1, 86_400),
+    )
     compat: str = _sound(
         "menura",
         "Reproduce the output of Applio or RVC WebUI.",

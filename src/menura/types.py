@@ -143,6 +143,10 @@ class FileResult:
     seams_s: tuple[float, ...] = ()
     resumed: bool = False
     """Whether an earlier run finished it."""
+    parts: int = 0
+    """That it was converted in; 0 if it wasn't divided."""
+    parts_resumed: int = 0
+    """Of these, what an earlier run had finished."""
 
     @property
     def real_time_factor(self) -> float | None:

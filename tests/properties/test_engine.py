@@ -390,6 +390,7 @@ def test_automatic_pitch_of_silence_and_of_given_f0() -> None:
     given_f0_hz = np.full(300, 110.0, dtype=np.float32)
     request = tiny_request(median_hz=220.0, f0_hz=given_f0_hz, transpose="auto")
     job = Conversion(ArrayRecording(voice_like(48_000), 16_000), request, MODELS)
+    converted_alone(job)
     assert job.semitones == 12
     long = tiny_request(f0_hz=np.full(30_000, 110.0, dtype=np.float32))
     assert "300.00 s" in Conversion(ArrayRecording(voice_like(48_000), 16_000), long, MODELS).notes()[0]

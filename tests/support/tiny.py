@@ -20,6 +20,7 @@ from menura.pipeline.conversion import Conversion
 from menura.pipeline.engine import Failed, run_batch
 from menura.pipeline.execute import Executor
 from menura.pipeline.output import MemorySink
+from menura.pipeline.progress import Worked
 from menura.pipeline.recording import Recording
 from menura.voices.library import VoiceEntry
 
@@ -183,6 +184,7 @@ def converted_alone(job: Conversion) -> FloatArray:
         answers = None
         if isinstance(step, np.ndarray):
             parts.append(step)
+        if isinstance(step, (np.ndarray, Worked)):
             continue
         answers = []
         for answer in executor.execute(step):

@@ -43,6 +43,8 @@ def test_document_survives_json() -> None:
         },
         "seams_s": [1.25],
         "resumed": False,
+        "parts": 0,
+        "parts_resumed": 0,
     }
     assert made["files"][1]["output"] is None
     assert made["files"][1]["real_time_factor"] is None
@@ -85,6 +87,8 @@ def test_a_result_comes_back_from_its_document(result: FileResult) -> None:
         ("stages", {"unknown": 1.0}),
         ("seams_s", 3),
         ("resumed", "no"),
+        ("parts", None),
+        ("parts_resumed", 1.5),
     ],
 )
 def test_other_documents_are_refused(field: str, value: Any) -> None:

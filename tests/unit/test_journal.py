@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from menura.audio.places import FileStamp
 from menura.errors import EncodeError, ErrorDetails
-from menura.jobs.journal import JOURNAL_NAME, FileStamp, Journal
+from menura.jobs.journal import JOURNAL_NAME, Journal
 from menura.types import FileResult, StageTimes, State
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menura.pipeline.conversion import read_ahead
+from menura.pipeline.plan import read_ahead
 
 
 @pytest.fixture(autouse=True)

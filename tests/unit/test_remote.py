@@ -14,6 +14,7 @@ import fsspec
 import pytest
 
 from menura.audio.places import (
+    FileStamp,
     Selection,
     file_facts,
     is_url,
@@ -25,7 +26,7 @@ from menura.audio.places import (
     remove_partial,
 )
 from menura.errors import DecodeError, EncodeError, OptionError
-from menura.jobs.journal import FileStamp, Journal
+from menura.jobs.journal import Journal
 from menura.jobs.plan import check_outputs, find_inputs, folder_outputs
 from menura.types import FileResult, State, Url
 

@@ -182,6 +182,21 @@ def file_facts(place: Place, *, fresh: bool = False) -> tuple[int, int] | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStamp:
+    """A file as it is now."""
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, place: Place, *, fresh: bool = False) -> FileStamp | None:
+        """The stamp of a file, None if there is none; `fresh` asks a remote store anew."""
+        facts = file_facts(place, fresh=fresh)
+        return facts and cls(path=str(place.resolve()), size_bytes=facts[0], modified_ns=facts[1])
+
+
 def size_bytes(place: Place) -> int:
     """Of a recording here or at a URL; 0 where it isn't known."""
     return (file_facts(place) or (0, 0))[0]

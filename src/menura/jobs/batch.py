@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 
-from menura.audio.places import place_of
+from menura.audio.places import FileStamp, place_of
 from menura.errors import CancelledError, DecodeError
-from menura.jobs.journal import FileStamp, Journal
+from menura.jobs.journal import Journal
 from menura.jobs.plan import find_inputs, plan_outputs
 from menura.jobs.processes import Processes, process_count
 from menura.jobs.scheduler import Hooks, share

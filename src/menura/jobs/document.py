@@ -44,6 +44,8 @@ def to_document(result: FileResult) -> dict[str, Any]:
         "stages": {name.removesuffix("_s"): round(seconds, 6) for name, seconds in asdict(result.stages).items()},
         "seams_s": list(result.seams_s),
         "resumed": result.resumed,
+        "parts": result.parts,
+        "parts_resumed": result.parts_resumed,
     }
 
 
@@ -66,6 +68,8 @@ def from_document(document: Mapping[str, Any]) -> FileResult:
         stages=StageTimes(**{f"{name}_s": _number(seconds) for name, seconds in stages.items()}),
         seams_s=tuple(map(_number, document["seams_s"])),
         resumed=_checked(bool, document["resumed"]),
+        parts=_checked(int, document["parts"]),
+        parts_resumed=_checked(int, document["parts_resumed"]),
     )
 
 

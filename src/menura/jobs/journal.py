@@ -14,10 +14,10 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from menura.audio.places import file_facts, read_notes, write_note
+from menura.audio.places import FileStamp, read_notes, write_note
 from menura.errors import EncodeError
 from menura.jobs.document import from_document, to_document
 from menura.system.files import append_whole, writing
@@ -26,21 +26,6 @@ from menura.types import FileResult, Place, Url
 JOURNAL_NAME = ".menura-journal.jsonl"
 _REMOTE_NAME = ".menura-journal"
 _FORMAT = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStamp:
-    """A file as it is now."""
-
-    path: str
-    size_bytes: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, place: Place, *, fresh: bool = False) -> FileStamp | None:
-        """The stamp of a file, None if there is none; `fresh` asks a remote store anew."""
-        facts = file_facts(place, fresh=fresh)
-        return facts and cls(path=str(place.resolve()), size_bytes=facts[0], modified_ns=facts[1])
 
 
 class Journal:

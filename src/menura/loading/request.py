@@ -19,8 +19,8 @@ from menura.options import ConversionOptions
 from menura.types import FloatArray
 from menura.voices.library import VoiceEntry, find_voice
 
-_REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy")
-"""Options that stand in an identity as what they came to."""
+_REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy", "part_length")
+"""Options that stand in an identity as what they came to, or not at all, as they change nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ What networks are to compute is yielded as requests, so that several recordings 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -36,7 +36,7 @@ Steps = Generator[tuple[NetworkRequest, ...], "list[FloatArray] | None", T]
 """Yields requests that may be answered together, is sent their answers, returns T."""
 
 _CLIPS_PASS_FRAMES = 6000
-_ENOUGH_VOICED_FRAMES, _FARTHEST_FRAMES = 3000, 30_000
+_ENOUGH_VOICED_FRAMES, PITCH_FRAMES = 3000, 30_000
 """30 s of voice fix a recording's median to well within a semitone; they are looked for in the first five minutes."""
 
 
@@ -86,9 +86,13 @@ class FeatureTimeline:
         """What is to be done with content before it's committed, where a device does that."""
         self._index = cast("FaissIndex | None", index if blends and self.retrieval is None else None)
         self._index_rate, self._protect, self._has_f0 = index_rate, protect, has_f0
-        self._content, self._plain = Track(start // 2), Track(start // 2)
+        self.begin_content(start)
         self._f0, self._phase, self._phase_end = Track(start), Track(start), 0.0
         self._keep_plain = has_f0 and blends and protect < 0.5  # content before retrieval
+
+    def begin_content(self, start: int) -> None:
+        """Have content from an even frame on; F0, whose phase is a sum, always begins at the start."""
+        self._content, self._plain = Track(start // 2), Track(start // 2)
 
     @property
     def content_end_frames(self) -> int:
@@ -211,11 +215,18 @@ class Analysis:
     ahead_frames: int = 0
     """So much of the timeline is asked for together; 0: one window or segment at a time."""
     clock: StageClock = field(default_factory=StageClock)
+    first: Window | None = None
+    """Content is wanted from this window of the encoder's on, and `blocks` begin with it; by default from the start."""
+    known_f0: Callable[[Window], FloatArray] | None = None
+    """F0 of each window, where it was estimated before."""
 
     def __post_init__(self) -> None:
-        self._samples = Track(-self.extent.left_samples)
         whole_content = self.windowing.whole and not self.encoder.global_windows
-        self._content_windows = self._windows(self.encoder, whole=whole_content)
+        first = self.first or next(self._windows(self.encoder, whole=whole_content))
+        windows = self._windows(self.encoder, whole=whole_content)
+        self._content_windows = dropwhile(lambda window: window.end_frames <= first.start_frames, windows)
+        self._samples = Track(first.from_frames * FRAME_SAMPLES)
+        self.timeline.begin_content(first.start_frames)
         self._f0_windows = self._windows(self.f0, whole=self.windowing.whole_f0) if self.f0 else iter(())
         if self.pitch.given is not None:
             self.timeline.commit_f0(self.pitch.given)
@@ -238,10 +249,10 @@ class Analysis:
         together = max(1, self.ahead_frames // self.f0.core_frames)
         heard: list[FloatArray] = []
         while not heard and (windows := list(islice(self._f0_windows, together))):
-            self._hold(windows)
+            self._hold([], windows)
             estimated += zip(windows, (yield from self._answers([], windows)), strict=True)
             heard = _enough(estimated)
-        self.pitch = self.pitch.settled(np.concatenate(heard or [_core(*pair) for pair in estimated]))
+        self.pitch = self.pitch.settled(np.concatenate(heard or [core_of(*pair) for pair in estimated]))
         for window, f0_hz in estimated:
             self._commit_f0(window, f0_hz)
 
@@ -270,7 +281,7 @@ class Analysis:
 
     def _analysed(self, content: list[Window], f0: list[Window]) -> Steps[None]:
         """Commit windows; those without effect on any sound are read, but not computed."""
-        self._hold([*content, *f0])
+        self._hold(content, f0)
         asked = yield from self._answers(list(filter(self._sounds, content)), list(filter(self._sounds, f0)))
         answers = iter(asked)
         vectors = [self._vectors(window, next(answers) if self._sounds(window) else None) for window in content]
@@ -288,11 +299,11 @@ class Analysis:
         ask = partial(WindowRequest, clock=self.clock)
         encode = partial(ask, stage="content", network=self.encoder, retrieval=self.timeline.retrieval)
         asked = [encode(samples=self._read(window), statistics=self.statistics) for window in content]
-        if self.f0 is not None:
+        if self.f0 is not None and self.known_f0 is None:
             asked += [ask(stage="f0", network=self.f0, samples=self._read(window)) for window in f0]
         answers = (yield tuple(asked)) if asked else []
         assert answers is not None
-        return answers
+        return answers if self.known_f0 is None else [*answers, *map(self.known_f0, f0)]
 
     def _vectors(self, window: Window, answer: FloatArray | None) -> FloatArray:
         """Content that a window is wanted for; zeros where it wasn't computed."""
@@ -302,25 +313,19 @@ class Analysis:
 
     def _commit_f0(self, window: Window, f0_hz: FloatArray) -> None:
         with self.clock.measure("f0"):
-            self.timeline.commit_f0(_core(window, self.pitch.finish(f0_hz)))
+            self.timeline.commit_f0(core_of(window, self.pitch.finish(f0_hz)))
 
     def _sounds(self, window: Window) -> bool:
-        """False if no frame that sounds attends to the window."""
-        reach = self.windowing.margin_frames
-        return not self.silences.hides(window.start_frames - reach, window.end_frames + reach)
+        return sounds(window, self.windowing, self.silences)
 
-    def _hold(self, windows: list[Window]) -> None:
+    def _hold(self, content: list[Window], f0: list[Window]) -> None:
         """Read as far as windows look."""
-        while windows and self._samples.end < max(map(self._end_samples, windows)):
+        windows = content if self.known_f0 is not None else content + f0
+        while windows and self._samples.end < max(window_samples(window, self.extent)[1] for window in windows):
             self._samples.append(next(self.blocks))
 
-    def _end_samples(self, window: Window) -> int:
-        tail = self.extent.tail_samples if window.to_frames == self.extent.end_frames else CONTENT_TAIL_SAMPLES
-        return window.to_frames * FRAME_SAMPLES + tail
-
     def _read(self, window: Window) -> FloatArray:
-        start, end = window.from_frames * FRAME_SAMPLES, self._end_samples(window)
-        return np.ascontiguousarray(self._samples.read(start, end))
+        return np.ascontiguousarray(self._samples.read(*window_samples(window, self.extent)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,7 +379,19 @@ def _clip_analysis(clip: FloatArray, encoder: ContentEncoder, estimator: F0Estim
     )
 
 
-def _core(window: Window, f0_hz: FloatArray) -> FloatArray:
+def sounds(window: Window, windowing: Windowing, silences: Silences) -> bool:
+    """False if no frame that sounds attends to a window."""
+    reach = windowing.margin_frames
+    return not silences.hides(window.start_frames - reach, window.end_frames + reach)
+
+
+def window_samples(window: Window, extent: Extent) -> tuple[int, int]:
+    """The 16 kHz samples [start, end) that a network is given of a window."""
+    tail = extent.tail_samples if window.to_frames == extent.end_frames else CONTENT_TAIL_SAMPLES
+    return window.from_frames * FRAME_SAMPLES, window.to_frames * FRAME_SAMPLES + tail
+
+
+def core_of(window: Window, f0_hz: FloatArray) -> FloatArray:
     """The frames that a window is wanted for."""
     first = window.start_frames - window.from_frames
     return f0_hz[first : first + window.end_frames - window.start_frames]
@@ -385,8 +402,8 @@ def _enough(estimated: list[tuple[Window, FloatArray]]) -> list[FloatArray]:
     cores: list[FloatArray] = []
     voiced = 0
     for window, f0_hz in estimated:
-        cores.append(_core(window, f0_hz))
+        cores.append(core_of(window, f0_hz))
         voiced += int(np.count_nonzero(cores[-1]))
-        if voiced >= _ENOUGH_VOICED_FRAMES or window.end_frames >= _FARTHEST_FRAMES:
+        if voiced >= _ENOUGH_VOICED_FRAMES or window.end_frames >= PITCH_FRAMES:
             return cores
     return []

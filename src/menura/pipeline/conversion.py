@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import TypeAlias, TypeVar, Union
+from pathlib import Path
+from typing import TypeAlias, Union
 
-from menura.audio.encode import codec_rate, least_samples
 from menura.audio.envelope import EnvelopeMatcher
+from menura.audio.places import FileStamp
 from menura.audio.processor import Chain, ExactLength, Processor, StreamResampler
-from menura.errors import DecodeError, ResourceError
+from menura.errors import EncodeError
 from menura.f0.contour import length_notes
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
-from menura.pipeline.analysis import Analysis, FeatureTimeline, PitchShift
 from menura.pipeline.execute import NetworkRequest
-from menura.pipeline.progress import StageClock
-from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, RecordingFacts, first_pass, reflect_edges
+from menura.pipeline.parts import Joiner, PartFiles, PartWork, Samples
+from menura.pipeline.plan import analysis_of, opened_blocks, planned, survey
+from menura.pipeline.progress import StageClock, Worked
+from menura.pipeline.recording import FileRecording, Recording, RecordingFacts
 from menura.pipeline.synthesis import Synthesis
-from menura.pipeline.windows import Machine, Windowing, decide, extent_for, machine_of
+from menura.pipeline.windows import Machine, Windowing, decide, extent_for
+from menura.system.files import claimed_folder
 from menura.types import Explanation, FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
 
-_SPARE_SAMPLES = 64
-"""Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""
-_BLOCKS_AHEAD = 8
-"""Blocks of 2 s that are read while the networks compute."""
-
-T = TypeVar("T")
-Step: TypeAlias = Union[tuple[NetworkRequest, ...], "FloatArray"]
-"""What a conversion needs of the networks before it goes on, or samples that are final."""
+Step: TypeAlias = Union[tuple[NetworkRequest, ...], Worked, "FloatArray"]
+"""What a conversion needs of the networks before it goes on, what it has done, or samples that are final."""
 
 
 class Conversion:
     """A recording being converted; the constructor reads it once and plans the rest.
 
     A codec of `format` may not have every rate; None stands for samples in memory. `check` is called from time to time
-    while reading. Of `ahead_frames` networks are asked for together; 0: of a window or segment at a time. Raises
+    while reading. Of `ahead_frames` networks are asked for together; 0: of a window or segment at a time. With a folder
+    for `parts` a long recording is converted in parts, and those that an earlier run finished are found there. Raises
     DecodeError or ResourceError, and what `check` does.
     """
 
@@ -52,64 +48,52 @@ class Conversion:
         check: Callable[[], None] = lambda: None,
         windowing: Windowing | None = None,
         ahead_frames: int = 0,
+        parts: Path | None = None,
     ) -> None:
         self.recording, self.request, self.clock = recording, request, StageClock()
-        options, config = request.options, models.synthesizer.config
-        extent_of = extent_for(options, models.encoder.edge_frames)
-        own = options.compat == "menura"
+        self._models, self._folder = models, parts if isinstance(recording, FileRecording) else None
         with self.clock.measure("decode"):
-            self.facts = facts = first_pass(
-                recording,
-                models.encoder.collector if own else None,
-                extent_of,
-                split_silence=options.split_silence,
-                adjust_level=own,
-                check=check,
-            )
-        self._extent = extent = extent_of(facts.analysis_samples)
-        decision = decide(options, extent.frames, config, machine_of(models.synthesizer.device), windowing)
-        if (refusal := decision.refusal) is not None:
-            raise ResourceError(recording.name, refusal.problem, refusal.advice)
-        self.widest_frames = max(decision.windowing.widest_frames(extent.frames), min(extent.frames, ahead_frames))
+            self.facts = facts = self._surveyed(check)
+        divided = self._folder is not None
+        self.plan = plan = planned(
+            recording.name, request, models, facts, format=format, windowing=windowing, divided=divided
+        )
+        self.parts, self.parts_found = len(plan.parts), 0
+        """Parts that it is converted in (0 if it is not divided), and how many of them an earlier run finished."""
+        self.widest_frames = max(
+            plan.windowing.widest_frames(plan.extent.frames), min(plan.extent.frames, ahead_frames)
+        )
         """Most frames that a network is asked for at once: of the widest window, or of those that go together."""
         self._ahead_frames = ahead_frames
-        self.output_rate, length, output_notes = _output(facts, options.sample_rate or config.sample_rate, format)
-        self._notes = request.notes + facts.notes + output_notes + (("The recording is silent.",) * facts.silent)
+        self.output_rate = plan.output_rate
+        self._notes = request.notes + facts.notes + plan.notes + (("The recording is silent.",) * facts.silent)
         if request.f0_hz is not None:
             self._notes += length_notes(len(request.f0_hz), facts.audio_s)
-        spare = 0 if self.output_rate == config.sample_rate else _SPARE_SAMPLES
-        voice_length = ceil_div(length * config.sample_rate, self.output_rate) + spare
-        self._output_frames = ceil_div(voice_length, config.frame_samples)
-        self._blocks = self._opened_blocks(check)
-        self._analysis = self._planned_analysis(models, decision.windowing)
-        self._synthesis = Synthesis(models.synthesizer, self._analysis, options)
-        processors: list[Processor] = [ExactLength(voice_length)]
+        self._blocks = opened_blocks(recording, plan, self.clock, check, ahead_frames)
+        self._semitones = 0.0
+        self._seams_s: list[float] = []
+        config, options = models.synthesizer.config, request.options
+        processors: list[Processor] = [ExactLength(plan.voice_samples)]
         if options.rms_mix_rate != 1.0:
-            matcher = EnvelopeMatcher(facts.source_rms, voice_length, config.sample_rate, options.rms_mix_rate)
+            matcher = EnvelopeMatcher(facts.source_rms, plan.voice_samples, config.sample_rate, options.rms_mix_rate)
             processors.append(matcher)
         resampler = StreamResampler(config.sample_rate, self.output_rate)
-        self._chain = Chain(*processors, resampler, ExactLength(length))
+        self._chain = Chain(*processors, resampler, ExactLength(plan.output_samples))
 
     @property
     def semitones(self) -> float | None:
         """By how much pitch is moved, once it is known; None for a voice without F0."""
-        return self._analysis.pitch.semitones if self.request.config.has_f0 else None
+        return self._semitones if self.request.config.has_f0 else None
 
     @property
     def seams_s(self) -> tuple[float, ...]:
         """Where segments were joined so far."""
-        return tuple(self._synthesis.seams_s)
+        return tuple(self._seams_s)
 
     def steps(self) -> Generator[Step, list[FloatArray] | None, None]:
         """Yields requests (send back their answers), and samples at the output's rate, exactly as many as there are."""
-        with closing(self._blocks):
-            yield from self._analysis.find_pitch()
-            for segments in self._synthesis.segments(self._output_frames):
-                for sound in (yield from segments):
-                    with self.clock.measure("assemble"):
-                        samples = self._chain.push(sound)
-                    if len(samples):
-                        yield samples
+        with closing(self._blocks), self._claimed() as files:
+            yield from self._undivided() if files is None else self._divided(files)
             with self.clock.measure("assemble"):
                 samples = self._chain.flush()
             if len(samples):
@@ -124,60 +108,77 @@ class Conversion:
             notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
         return notes
 
-    def _opened_blocks(self, check: Callable[[], None]) -> Generator[FloatArray, None, None]:
-        """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
-        feed = AnalysisFeed(self.recording.open(), self.facts.gain, self.facts.limit, check)
-        extended = reflect_edges(feed.blocks(), self._extent.left_samples, lambda _: self._extent.right_samples)
-        with read_ahead(extended, _BLOCKS_AHEAD + self._ahead_frames // (BLOCK_S * FRAME_RATE_HZ)) as blocks:
-            while True:
-                with self.clock.measure("decode"):
-                    block = next(blocks, None)
-                if block is None:
-                    break
-                yield block
-        raise DecodeError(self.recording.name, "the file changed while it was being read", "Convert it again")
+    def _surveyed(self, check: Callable[[], None]) -> RecordingFacts:
+        """The facts of the first pass, or of an earlier run's."""
+        if self._folder is not None:
+            assert isinstance(self.recording, FileRecording)
+            self._source = FileStamp.of(self.recording.path)  # before it is read
+            if self._folder.is_dir() and (found := self._files(self._folder).facts(self._models.encoder)) is not None:
+                return found
+        return survey(self.recording, self.request, self._models, check=check)
 
-    def _planned_analysis(self, models: VoiceModels, windowing: Windowing) -> Analysis:
-        request, options = self.request, self.request.options
-        pitch = PitchShift(fill=options.compat == "rvc", target_hz=request.target_hz)
-        if request.transpose != "auto":
-            pitch = PitchShift(fill=pitch.fill, semitones=request.transpose)
-        if request.f0_hz is not None:
-            pitch = pitch.with_given(request.f0_hz, self._extent)
-        has_f0, left = models.synthesizer.config.has_f0, self._extent.left_frames
-        timeline = FeatureTimeline(-left, has_f0, models.index, options.index_rate, options.protect)
-        return Analysis(
-            blocks=self._blocks,
-            extent=self._extent,
-            encoder=models.encoder,
-            statistics=self.facts.statistics,
-            f0=models.f0,
-            timeline=timeline,
-            pitch=pitch,
-            windowing=windowing,
-            silences=self.facts.silences,
-            clock=self.clock,
-            ahead_frames=self._ahead_frames,
+    def _files(self, folder: Path) -> PartFiles:
+        return PartFiles(folder, PartFiles.tag_of(self.request, self._source))
+
+    @contextmanager
+    def _claimed(self) -> Iterator[PartFiles | None]:
+        """The files of its parts; None if it isn't divided, or if another process converts into the same output."""
+        if self._folder is None or not self.plan.parts:
+            yield None
+            return
+        with claimed_folder(self._folder, EncodeError) as ours:
+            if ours:
+                files = self._files(self._folder)
+                files.tidy()
+                files.keep_facts(self.facts)
+                yield files
+            else:
+                self.parts = 0
+                yield None
+
+    def _undivided(self) -> Generator[Step, list[FloatArray] | None, None]:
+        analysis = analysis_of(
+            self.plan, self.request, self._models, self._blocks, self.clock, ahead_frames=self._ahead_frames
         )
+        synthesis = Synthesis(self._models.synthesizer, analysis, self.request.options)
+        self._seams_s = synthesis.seams_s
+        yield from analysis.find_pitch()
+        self._semitones = analysis.pitch.semitones
+        frames = self.plan.output_frames
+        for segments in synthesis.segments(self.plan.windowing.segments(frames), frames):
+            for sound in (yield from segments):
+                yield from self._finished(sound)
 
+    def _divided(self, files: PartFiles) -> Generator[Step, list[FloatArray] | None, None]:
+        """F0 of all parts first; without it each is begun when it is its turn, as reading goes on in the background."""
+        models, config, parts = self._models, self._models.synthesizer.config, self.plan.parts
+        joiner = Joiner(self.plan, config.sample_rate, config.frame_samples, files)
+        self._seams_s = joiner.seams_s
+        with closing(Samples(files.samples, self.plan.extent, self._blocks)) as samples:
+            work = PartWork(
+                plan=self.plan,
+                request=self.request,
+                models=models,
+                files=files,
+                samples=samples,
+                ahead_frames=self._ahead_frames,
+                clock=self.clock,
+            )
+            for part in parts if models.f0 is not None else ():
+                yield from work.f0(part)
+            for part in parts:
+                yield from work.f0(part)
+                self.parts_found += yield from work.sound(part)
+                for sound in joiner.sound(part):
+                    yield from self._finished(sound)
+            self._semitones = work.semitones()
 
-@contextmanager
-def read_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator[T]]:
-    """Run a generator in a thread of its own, at most `depth` items (or an error) ahead; it is closed at the end."""
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="menura-read-ahead") as thread:
-
-        def taken() -> Iterator[T]:
-            waiting = deque(thread.submit(next, items, end) for _ in range(depth))
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(thread.submit(next, items, end))
-                yield item  # type: ignore[misc]
-
-        try:
-            yield taken()
-        finally:
-            thread.shutdown(cancel_futures=True)
-            items.close()
+    def _finished(self, sound: FloatArray) -> Iterator[FloatArray]:
+        """What can be said of the output once this sound is final."""
+        with self.clock.measure("assemble"):
+            samples = self._chain.push(sound)
+        if len(samples):
+            yield samples
 
 
 def explain(recording: Recording, request: Request, machine: Machine) -> Explanation:
@@ -198,16 +199,3 @@ def explain(recording: Recording, request: Request, machine: Machine) -> Explana
         widest_frames=decision.windowing.widest_frames(frames),
         refusal=decision.refusal,
     )
-
-
-def _output(facts: RecordingFacts, rate: int, format: str | None) -> tuple[int, int, tuple[str, ...]]:
-    """Rate and length in samples of the output, as near to what is wanted as the format can have; and notes on that."""
-    possible = rate if format is None else codec_rate(format, rate)
-    length = rescaled_length(facts.length_samples, facts.sample_rate, possible)
-    least = 0 if format is None else least_samples(format)
-    notes: tuple[str, ...] = ()
-    if possible != rate:
-        notes += (f"{format} has no {rate} Hz; written at {possible} Hz.",)
-    if length < least:
-        notes += (f"{format} can't hold less than one sample; one was written.",)
-    return possible, max(length, least), notes

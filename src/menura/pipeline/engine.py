@@ -25,7 +25,7 @@ from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
 from menura.pipeline.execute import STAGES, Answer, Executor, Flight, NetworkRequest
 from menura.pipeline.output import Sink
-from menura.pipeline.progress import RunMeter, StageClock
+from menura.pipeline.progress import RunMeter, StageClock, Worked
 from menura.pipeline.recording import Recording
 from menura.system.device import flushed_denormals
 from menura.system.gpu import lasting_errors
@@ -120,7 +120,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
-    """So much of a recording's sound is final."""
+    """So much of a recording's sound is final, or so much of its work is done."""
 
     ticket: Ticket
     audio_done_s: float
@@ -159,6 +159,7 @@ class _Live:
     """Which of them no pass answers yet."""
     answers: dict[int, Answer] = field(default_factory=dict)
     done_samples: int = 0
+    worked_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +357,7 @@ class Engine:
                 format=ticket.sink.format,
                 check=ticket.check,
                 ahead_frames=min(self._pace.ahead_frames, self._most_frames()),
+                parts=ticket.sink.parts,
             )
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
@@ -426,13 +428,8 @@ class Engine:
         live.pending, live.answers = (), {}
         try:
             step = live.steps.send(found or None) if error is None else live.steps.throw(error)
-            while isinstance(step, np.ndarray):
-                with live.conversion.clock.measure("encode"):
-                    live.ticket.sink.write(step)
-                live.done_samples += len(step)
-                done_s = live.done_samples / live.conversion.output_rate
-                live.ticket.share.serve(len(step) / live.conversion.output_rate)
-                self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
+            while isinstance(step, (np.ndarray, Worked)):
+                self._take(live, step)
                 step = next(live.steps)
             live.pending, live.unasked = step, list(range(len(step)))
         except StopIteration:
@@ -442,6 +439,21 @@ class Engine:
             self._writing.append(self._writer.submit(self._finish, live.ticket, _result(live), clock, live.begun_s))
         except _FAILURES as error:
             self._drop(live, error)
+
+    def _take(self, live: _Live, step: FloatArray | Worked) -> None:
+        """Write what is final, and count; of what is converted in parts the work counts, not once more its sound."""
+        conversion = live.conversion
+        if isinstance(step, Worked):
+            new_s = 0.0 if step.found else step.audio_s
+            live.worked_s = min(live.worked_s + step.audio_s, conversion.facts.audio_s)
+        else:
+            with conversion.clock.measure("encode"):
+                live.ticket.sink.write(step)
+            live.done_samples += len(step)
+            new_s = 0.0 if conversion.parts else len(step) / conversion.output_rate
+        live.ticket.share.serve(new_s)
+        done_s = max(live.worked_s, live.done_samples / conversion.output_rate)
+        self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
 
     def _drop(self, live: _Live, error: Exception) -> None:
         self._live.remove(live)
@@ -494,6 +506,8 @@ def _result(live: _Live) -> FileResult:
         f0_method=conversion.request.f0_method,
         transpose=conversion.semitones,
         seams_s=conversion.seams_s,
+        parts=conversion.parts,
+        parts_resumed=conversion.parts_found,
     )
 
 

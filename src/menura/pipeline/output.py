@@ -12,7 +12,7 @@ from menura.audio.encode import DEFAULT_BIT_DEPTH, AudioWriter, Encoding, Sample
 from menura.audio.tags import read_tags
 from menura.errors import EncodeError
 from menura.options import FORMATS, ConversionOptions
-from menura.system.files import check_writable, writing
+from menura.system.files import check_writable, parts_folder, remove_abandoned, writing
 from menura.types import AudioBlock, FloatArray
 
 PEAK_LIMIT_OUT = 0.99
@@ -27,6 +27,8 @@ class Sink:
     path: Path | None = None
     format: str | None = None
     """One of FORMATS; None for samples in memory."""
+    parts: Path | None = None
+    """Where a long recording's finished parts may wait for the others; None where it isn't to be divided."""
 
     def check(self) -> None:
         """Raise MenuraError if nothing can be written there: before any work."""
@@ -46,7 +48,8 @@ class Sink:
 class FileSink(Sink):
     """An audio file, with its peak limited; it appears when it is complete, in folders made for it.
 
-    It gets the tags and the cover of `source`. `keep` are files (device, inode) that must not be replaced.
+    It gets the tags and the cover of `source`. `keep` are files (device, inode) that must not be replaced. Parts
+    lie in a folder beside it until it is complete.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class FileSink(Sink):
         self.format = self._options.format or format_of(path)
         self._source, self._keep, self._rate = source, keep, 0
         self._spool: SampleSpool | None = None
+        self.parts = parts_folder(path)
 
     def check(self) -> None:
         check_writable(self.path, EncodeError)
@@ -97,6 +101,7 @@ class FileSink(Sink):
                 for samples in spool.blocks(self._rate, gain):
                     check()
                     writer.write(samples)
+        remove_abandoned([parts_folder(self.path)])
 
     def discard(self) -> None:
         if self._spool is not None:

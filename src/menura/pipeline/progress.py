@@ -6,11 +6,21 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 from menura.types import Progress, StageTimes
 
 Stage = Literal["decode", "content", "f0", "retrieval", "synthesis", "assemble", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """So many seconds' worth of a recording's work are done; its sound comes later."""
+
+    audio_s: float
+    found: bool = False
+    """An earlier run did it."""
 
 
 class StageClock:

@@ -5,7 +5,7 @@ Both sides of a seam see the same content, F0, phase and noise, so the signals t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -53,6 +53,12 @@ def seam_frame(samples: FloatArray, start_frames: int) -> int:
     return int(start_frames + places[best[np.argmin(np.abs(best - middle))]])
 
 
+def seam_after(cell: Span, reach_frames: int, read: Callable[[int, int], FloatArray]) -> int:
+    """The seam near a cell's end, from what `read` gives of the 16 kHz samples of frames [start, end)."""
+    start, end = cell[1] - reach_frames, cell[1] + reach_frames
+    return seam_frame(read(start, end), start)
+
+
 def _jumps(samples: FloatArray, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How samples jump within 2 ms: the largest, over the level within 15 ms; all, against all within 15 ms, in dB."""
     wide = np.pad(samples.astype(np.float64), _AROUND_SAMPLES)
@@ -74,12 +80,12 @@ class Assembler:
     def __init__(self, crossfade_samples: int, sample_rate: int) -> None:
         self._fade, self._rate = crossfade_samples, sample_rate
         self._tail: FloatArray = np.zeros(0, dtype=np.float32)
-        self.shift_samples = 0
-        """By how much the last crossfade's middle is after its overlap's middle."""
+        self.shift_samples: int | None = None
+        """By how much the last push's crossfade has its middle after the overlap's; None if it had none."""
 
     def push(self, samples: FloatArray, overlap_samples: int) -> FloatArray:
         """Take the next segment and give what is final; at its end `overlap_samples` overlap the one after (or 0)."""
-        overlap = len(self._tail)
+        overlap, self.shift_samples = len(self._tail), None
         if overlap:
             mean = np.float32(0.5) * (self._tail + samples[:overlap])
             middle = _calmest(mean, self._fade, self._rate)
@@ -132,49 +138,60 @@ class _Segment:
     seam_frames: int
     """Where it begins."""
     last: bool
+    """It ends the recording or a part: nothing of it waits for the next."""
 
 
 class Synthesis:
     """A recording's segments, one after another; the analysis gives the features, as far as a segment needs them."""
 
-    def __init__(self, synthesizer: Voice, analysis: Analysis, options: ConversionOptions) -> None:
+    def __init__(
+        self, synthesizer: Voice, analysis: Analysis, options: ConversionOptions, *, start_frames: int = 0
+    ) -> None:
+        """It begins at a seam, or at the recording's start."""
         self._synthesizer, self._analysis, self._options = synthesizer, analysis, options
         self._windowing, self._clock = analysis.windowing, analysis.clock
         self._rate, self._hop = synthesizer.config.sample_rate, synthesizer.config.frame_samples
         self._assembler = Assembler(self._windowing.crossfade_frames * self._hop, self._rate)
-        self._seam_frames = 0  # where the segment to come begins
+        self._seam_frames = start_frames  # where the segment to come begins
         self.seams_s: list[float] = []
 
-    def segments(self, output_frames: int) -> Iterator[Steps[list[FloatArray]]]:
-        """For each segment, or each few, the steps that return the sounds it makes final; together all frames."""
-        cells = self._windowing.segments(output_frames)
-        together = max(1, self._analysis.ahead_frames // self._windowing.segment_frames)
-        while group := list(islice(cells, together)):
-            yield self._group(group, output_frames)
+    def segments(
+        self, cells: Iterable[Span], output_frames: int, border: Span | None = None
+    ) -> Iterator[Steps[list[FloatArray]]]:
+        """For each of the next segments, or each few, the steps that return the sounds it makes final.
 
-    def _group(self, cells: list[Span], output_frames: int) -> Steps[list[FloatArray]]:
+        A part ends at a `border` (its last cell's end, and the seam): the overlap there is given as well, to be joined.
+        """
+        cells, together = iter(cells), max(1, self._analysis.ahead_frames // self._windowing.segment_frames)
+        while group := list(islice(cells, together)):
+            yield self._group(group, output_frames, border)
+
+    def _group(self, cells: list[Span], output_frames: int, border: Span | None) -> Steps[list[FloatArray]]:
         yield from self._analysis.until(self._windowing.context(cells[-1], self._analysis.extent)[1])
         with self._clock.measure("assemble"):
-            segments = [self._cut(cell, last=cell[1] >= output_frames) for cell in cells]
+            segments = [self._cut(cell, output_frames, border) for cell in cells]
         sounds = yield from self._sounds(segments)
         with self._clock.measure("assemble"):
             joined = [self._joined(*pair) for pair in zip(segments, sounds, strict=True)]
-        if not segments[-1].last:
+        if cells[-1][1] < output_frames:
             self._analysis.forget(cells[-1][1] - self._windowing.margin_frames)
         return joined
 
-    def _cut(self, cell: Span, *, last: bool) -> _Segment:
+    def _cut(self, cell: Span, output_frames: int, border: Span | None) -> _Segment:
         """The segment from the last seam to the next, of a cell that was analysed."""
         windowing, seam, stop = self._windowing, self._seam_frames, cell[1]
-        overlap, reach = windowing.overlap_frames, windowing.seam_search_frames
-        if not last:
-            stop = seam_frame(self._analysis.samples(stop - reach, stop + reach), stop - reach)
+        overlap, reach, last = windowing.overlap_frames, windowing.seam_search_frames, cell[1] >= output_frames
+        ends_part = border is not None and cell[1] == border[0]
+        if border is not None and ends_part:
+            stop = border[1]
+        elif not last:
+            stop = seam_after(cell, reach, self._analysis.samples)
         self._seam_frames = stop
         core = made = (seam - overlap if seam else 0, stop if last else stop + overlap)
         if self._analysis.ahead_frames:  # as long wherever the seams are, so that segments share passes
             made = (max(0, cell[0] - reach - overlap), cell[1] if last else cell[1] + reach + overlap)
         context = windowing.context(cell, self._analysis.extent)
-        return _Segment(context=context, made=made, core=core, seam_frames=seam, last=last)
+        return _Segment(context=context, made=made, core=core, seam_frames=seam, last=last or ends_part)
 
     def _sounds(self, segments: list[_Segment]) -> Steps[list[FloatArray]]:
         """Sound of the segments' cores; silences are left out, if that was asked for."""
@@ -209,6 +226,6 @@ class Synthesis:
     def _joined(self, segment: _Segment, samples: FloatArray) -> FloatArray:
         overlap_samples = 2 * self._windowing.overlap_frames * self._hop
         joined = self._assembler.push(samples, 0 if segment.last else overlap_samples)
-        if segment.seam_frames:
-            self.seams_s.append(segment.seam_frames / FRAME_RATE_HZ + self._assembler.shift_samples / self._rate)
+        if (shift := self._assembler.shift_samples) is not None:
+            self.seams_s.append(segment.seam_frames / FRAME_RATE_HZ + shift / self._rate)
         return joined

@@ -59,6 +59,21 @@ class Extent:
         return self.end_frames * FRAME_SAMPLES + self.tail_samples - self.length_samples
 
 
+class Part(NamedTuple):
+    """A run of neighbouring segments of a long recording, which can be converted by itself."""
+
+    number: int
+    cells: tuple[Span, ...]
+
+    @property
+    def start_frames(self) -> int:
+        return self.cells[0][0]
+
+    @property
+    def end_frames(self) -> int:
+        return self.cells[-1][1]
+
+
 class Window(NamedTuple):
     """Frames [start_frames, end_frames) are wanted; frames [from_frames, to_frames) are looked at."""
 
@@ -130,6 +145,15 @@ class Windowing:
     def segments(self, output_frames: int) -> Iterator[Span]:
         """Cells of the synthesis over frames [0, output_frames); seams move near their ends."""
         return iter([(0, output_frames)]) if self.whole else _cells(0, output_frames, self.segment_frames)
+
+    def parts(self, output_frames: int, part_length_s: float) -> tuple[Part, ...]:
+        """Parts of that length, in whole segments; the last has half to one and a half of it. None if one is all."""
+        cells = list(self.segments(output_frames))
+        each = max(1, round(part_length_s * FRAME_RATE_HZ / self.segment_frames))
+        count = ceil_div(2 * len(cells) - each, 2 * each)
+        ends = [*range(each, count * each, each), len(cells)]
+        parts = (Part(k, tuple(cells[each * k : end])) for k, end in enumerate(ends))
+        return tuple(parts) if count > 1 else ()
 
     def context(self, cell: Span, extent: Extent) -> Span:
         """Frames that a cell's text encoder sees: on the grid, so that segments are equally long."""

@@ -169,6 +169,32 @@ def temporary_folder(prefix: str = "menura-", parent: Path | None = None) -> Ite
             os.close(number)
 
 
+def parts_folder(path: Path) -> Path:
+    """Where the finished parts of an output wait for the others, beside it."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f"{_prefix(target)}parts")
+
+
+@contextmanager
+def claimed_folder(folder: Path, kind: type[MenuraError] = ResourceError) -> Iterator[bool]:
+    """A folder that stays for a later run, made if it isn't there, for this block alone; False if another has it.
+
+    It goes at the end if nothing is in it. To `remove_abandoned` it is like a `temporary_folder`.
+    """
+    with writing(folder, kind):
+        folder.mkdir(parents=True, exist_ok=True)
+        number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    ours = number is None or _claim(folder, number)
+    try:
+        yield ours
+    finally:
+        if ours:
+            with suppress(OSError):
+                folder.rmdir()
+        if number is not None:
+            os.close(number)
+
+
 def _claim(path: Path, number: int) -> bool:
     """Lock what was just made; False if another process took it for abandoned before."""
     try:

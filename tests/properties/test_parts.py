@@ -1,0 +1,305 @@
+"""A long recording in parts: the same sound as undivided, whatever was done before, by whomever and in any order."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from menura.audio.places import FileStamp
+from menura.loading.loader import VoiceModels
+from menura.loading.request import Request
+from menura.pipeline.conversion import Conversion
+from menura.pipeline.engine import Advanced, Done, Engine, Event, Fairness, Share
+from menura.pipeline.execute import Executor
+from menura.pipeline.output import FileSink
+from menura.pipeline.parts import PartFiles, PartWork, Samples, Work
+from menura.pipeline.plan import opened_blocks
+from menura.pipeline.progress import StageClock, Worked
+from menura.pipeline.recording import FileRecording
+from menura.pipeline.windows import Windowing
+from menura.system.files import parts_folder
+from menura.types import FileResult, FloatArray
+from properties.test_engine import voice_like
+from support.tiny import FakeEncoder, FakeF0, TinyNetworks, converted_alone, tiny_models, tiny_request
+
+WINDOWING = Windowing(segment_frames=100, context_frames=100, seam_search_frames=20)
+
+
+class NearestOfFew:
+    """An index of three vectors."""
+
+    def retrieve(self, content: FloatArray) -> FloatArray:
+        rows = np.eye(3, content.shape[1], dtype=np.float32)
+        return rows[np.argmax(content[:, :3], axis=1)]
+
+
+MODELS = dataclasses.replace(tiny_models(), index=NearestOfFew())  # type: ignore[arg-type]
+WITHOUT_F0 = tiny_models(has_f0=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parts")
+
+
+def recorded(place: Path, seconds: float, *, level: float = 1.0, silent: bool = False) -> FileRecording:
+    samples = level * voice_like(round(seconds * 16_000))
+    if silent:
+        samples[3 * 16_000 : 11 * 16_000] = 0
+    path = place / f"talk-{seconds:.3f}-{level}-{silent}.wav"
+    soundfile.write(path, samples, 16_000, "FLOAT")
+    return FileRecording(path)
+
+
+def asked(place: Path, **options: object) -> Request:
+    """A request whose files exist, so that it has an identity."""
+    request = tiny_request(**options)  # type: ignore[arg-type]
+    file = place / "weights"
+    file.touch()
+    voice = dataclasses.replace(request.voice, path=file)
+    return dataclasses.replace(request, voice=voice, content_path=file)
+
+
+def conversion(
+    recording: FileRecording, request: Request, models: VoiceModels, folder: Path | None, length_s: float = 3.0
+) -> Conversion:
+    options = dataclasses.replace(request.options, part_length=length_s)
+    request = dataclasses.replace(request, options=options)
+    return Conversion(recording, request, models, windowing=WINDOWING, parts=folder)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seconds=st.floats(7, 25), length_s=st.floats(1, 8), choice=st.randoms(use_true_random=False))
+def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float, choice: random.Random) -> None:
+    options: dict[str, object] = {
+        "index_rate": choice.choice([0.0, 0.75]),
+        "rms_mix_rate": choice.choice([1.0, 0.3]),
+        "split_silence": choice.random() < 0.5,
+        "sample_rate": choice.choice([None, 8000, 11_025]),
+    }
+    models, kind = MODELS, choice.choice(["auto", "fixed", "given", "none"])
+    if kind == "auto":
+        options |= {"transpose": "auto", "median_hz": 333.0}
+    elif kind == "fixed":
+        options |= {"transpose": 3}
+    elif kind == "given":
+        options |= {"f0_hz": 100 + 50 * np.sin(np.arange(2000) / 70).astype(np.float32)}
+        models = dataclasses.replace(MODELS, f0=None)
+    else:
+        models, options["has_f0"] = WITHOUT_F0, False
+    level = choice.choice([1.0, 8.0, 0.01])
+    recording = recorded(place, seconds, level=level, silent=choice.random() < 0.5)
+    request = asked(place, **options)
+    whole = conversion(recording, request, models, None)
+    divided = conversion(recording, request, models, place / "parts", length_s)
+    expected, sound = converted_alone(whole), converted_alone(divided)
+    assert divided.parts == len(divided.plan.parts)
+    assert divided.parts > 1 or seconds < 1.5 * max(1, round(length_s)) + 1
+    np.testing.assert_array_equal(sound, expected)
+    assert divided.seams_s == whole.seams_s
+    assert divided.semitones == whole.semitones
+    shutil.rmtree(place / "parts", ignore_errors=True)
+
+
+def done(work: Work) -> bool:
+    """Whether a part's work was found done; else it is carried out."""
+    executor, answers = Executor(TinyNetworks.device), None
+    while True:
+        try:
+            step = work.send(answers)
+        except StopIteration as end:
+            return bool(end.value)
+        answers = None if isinstance(step, Worked) else executor.execute(step)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", ["estimated", "none"])
+def test_parts_may_be_done_by_anybody_in_any_order(place: Path, kind: str) -> None:
+    """Each by a worker that has only the plan and the folder; who comes last finds all of it."""
+    models = MODELS if kind == "estimated" else WITHOUT_F0
+    recording, folder = recorded(place, 13.0, silent=True), place / f"shared-{kind}"
+    options = {"transpose": "auto", "median_hz": 200.0} if kind == "estimated" else {"has_f0": False}
+    request = asked(place, split_silence=True, **options)
+    first = conversion(recording, request, models, folder)
+    plan = first.plan
+    folder.mkdir()
+    files = PartFiles(folder, PartFiles.tag_of(first.request, FileStamp.of(recording.path)))
+    blocks = opened_blocks(recording, plan, StageClock(), lambda: None)
+    with closing(blocks), closing(Samples(files.samples, plan.extent, blocks)) as samples:
+        samples.make(samples.end)
+
+    @contextmanager
+    def worker() -> Iterator[PartWork]:
+        theirs = PartFiles(folder, files.tag)
+        with closing(Samples(theirs.samples, plan.extent)) as samples:
+            yield PartWork(
+                plan=pickle.loads(pickle.dumps(plan)), request=request, models=models, files=theirs, samples=samples
+            )
+
+    for part in random.Random(1).sample(plan.parts, len(plan.parts)):
+        with worker() as work:
+            assert not done(work.f0(part))
+    for part in random.Random(2).sample(plan.parts, len(plan.parts)):
+        with worker() as work:
+            assert not done(work.sound(part))
+    last = conversion(recording, request, models, folder)
+    sound = converted_alone(last)
+    assert last.parts_found == last.parts == len(plan.parts) == 4
+    np.testing.assert_array_equal(sound, converted_alone(conversion(recording, request, models, None)))
+
+
+def counted() -> tuple[VoiceModels, FakeEncoder, FakeF0]:
+    encoder, f0 = FakeEncoder(), FakeF0()
+    encoder.core_frames, f0.core_frames = 200, 160  # type: ignore[misc]
+    return dataclasses.replace(MODELS, encoder=encoder, f0=f0), encoder, f0
+
+
+def taken(job: Conversion, count: int) -> int:
+    """Carry out so many steps, then stop as a process that was told to; how many there were."""
+    executor, steps, answers = Executor(TinyNetworks.device), job.steps(), None
+    with closing(steps):
+        for number in range(count):
+            try:
+                step = steps.send(answers)
+            except StopIteration:
+                return number
+            asked = None if isinstance(step, (np.ndarray, Worked)) else step
+            answers = None if asked is None else executor.execute(asked)  # type: ignore[assignment]
+    return count
+
+
+def test_what_was_finished_is_not_done_again(place: Path) -> None:
+    recording, folder, request = recorded(place, 13.0), place / "resumed", asked(place)
+    models, encoder, f0 = counted()
+    job = conversion(recording, request, models, folder)
+    expected, steps = converted_alone(conversion(recording, request, models, None)), taken(job, 10**6)
+    whole = len(encoder.windows) // 2, len(f0.windows) // 2
+    shutil.rmtree(folder)
+    for stop in range(1, steps, 7):
+        del encoder.windows[:], f0.windows[:]
+        taken(conversion(recording, request, models, folder), stop)
+        begun = len(encoder.windows), len(f0.windows)
+        kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*sound*") if path.suffix != ".part"}
+        job = conversion(recording, request, models, folder)
+        np.testing.assert_array_equal(converted_alone(job), expected)
+        assert job.parts_found == len([name for name in kept if name.endswith("facts")])
+        assert all((folder / name).stat().st_mtime_ns == moment for name, moment in kept.items())
+        # A part's content and the windows around it at most, and the F0 windows of one part, are computed twice.
+        assert len(encoder.windows) <= whole[0] + 2 + 3 + 2, (stop, begun)
+        assert len(f0.windows) <= whole[1] + 2
+        shutil.rmtree(folder)
+
+
+def engine_run(recording: FileRecording, request: Request, output: Path, share: Share | None = None) -> list[Event]:
+    events: list[Event] = []
+    with Engine(TinyNetworks(MODELS)) as engine:
+        engine.submit(recording, request, FileSink(output, request.options), share=share)
+        while not engine.idle:
+            events += engine.step()
+    return events
+
+
+def result_of(events: list[Event]) -> FileResult:
+    assert isinstance(events[-1], Done), events[-1]
+    return events[-1].result
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same samples: a header may have the time."""
+    np.testing.assert_array_equal(soundfile.read(one)[0], soundfile.read(other)[0])
+
+
+def long_request(place: Path, **options: object) -> Request:
+    return asked(place, part_length=20.0, bit_depth=32, format="wav", **options)
+
+
+def test_work_counts_once_and_to_the_end(place: Path, tmp_path: Path) -> None:
+    recording, request = recorded(place, 70.0), long_request(place)
+    undivided = asked(place, bit_depth=32, format="wav")
+    fairness = Fairness()
+    share = Share(fairness)
+    events = engine_run(recording, request, tmp_path / "a.wav", share)
+    told = [event.audio_done_s for event in events if isinstance(event, Advanced)]
+    assert told == sorted(told)
+    assert told[-1] == 70
+    assert len({round(seconds, 6) for seconds in told}) > 7, "F0 of windows, and sound of segments"
+    assert fairness.served_s == pytest.approx(70)
+    result = result_of(events)
+    assert (result.parts, result.parts_resumed, len(result.seams_s)) == (4, 0, 3)
+    before = result_of(engine_run(recording, undivided, tmp_path / "b.wav"))
+    assert (before.parts, before.seams_s, before.notes) == (0, result.seams_s, result.notes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav"]
+    assert_same(tmp_path / "a.wav", tmp_path / "b.wav")
+
+
+def stopped(recording: FileRecording, request: Request, output: Path) -> int:
+    """A run that is closed when it has finished some parts; how many."""
+    with Engine(TinyNetworks(MODELS)) as engine:
+        engine.submit(recording, request, FileSink(output, request.options))
+        while len(list(parts_folder(output).glob("*.sound-*-facts"))) < 2:
+            engine.step()
+    return len(list(parts_folder(output).glob("*.sound-*-facts")))
+
+
+def test_a_closed_engine_leaves_parts_that_the_next_takes(place: Path, tmp_path: Path) -> None:
+    recording, request, output = recorded(place, 90.0), long_request(place), tmp_path / "a.wav"
+    parts = stopped(recording, request, output)
+    share = Share(fairness := Fairness())
+    result = result_of(engine_run(recording, request, output, share))
+    assert (result.parts, result.parts_resumed) == (5, parts)
+    assert fairness.served_s < 90 * 0.8 * (1 - parts / 5), "what was found is no service"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("change", ["options", "input", "length", "undivided"])
+def test_parts_of_another_request_or_input_are_not_taken(place: Path, tmp_path: Path, change: str) -> None:
+    recording, request, output = recorded(place, 90.0), long_request(place), tmp_path / "a.wav"
+    stopped(recording, request, output)
+    if change == "options":
+        request = long_request(place, seed=1)
+    elif change == "input":
+        recording = FileRecording(tmp_path / "copy.wav")
+        shutil.copyfile(recorded(place, 90.0).path, recording.path)
+    else:
+        length = 40.0 if change == "length" else 300.0
+        request = dataclasses.replace(request, options=dataclasses.replace(request.options, part_length=length))
+    result = result_of(engine_run(recording, request, output))
+    assert result.parts_resumed == 0
+    assert not parts_folder(output).exists()
+
+
+def test_two_at_once_give_the_same_and_leave_nothing(place: Path, tmp_path: Path) -> None:
+    recording, request, output = recorded(place, 70.0), long_request(place), tmp_path / "a.wav"
+    with Engine(TinyNetworks(MODELS)) as one, Engine(TinyNetworks(MODELS)) as other:
+        events: list[Event] = []
+        for engine in (one, other):
+            engine.submit(recording, request, FileSink(output, request.options))
+        while not (one.idle and other.idle):
+            events += [*([] if one.idle else one.step()), *([] if other.idle else other.step())]
+    results = [event.result for event in events if isinstance(event, Done)]
+    assert sorted(result.parts for result in results) == [0, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    engine_run(recording, request, tmp_path / "b.wav")
+    assert_same(output, tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize("name", ["samples", "facts", "f0-1", "sound-0", "sound-0-facts"])
+@pytest.mark.parametrize("cut", [0, 0.5])
+def test_what_is_damaged_is_made_again(place: Path, tmp_path: Path, name: str, cut: float) -> None:
+    recording, request, output = recorded(place, 90.0), long_request(place), tmp_path / "a.wav"
+    stopped(recording, request, output)
+    (damaged,) = parts_folder(output).glob(f"*.{name}")
+    damaged.write_bytes(damaged.read_bytes()[: int(cut * damaged.stat().st_size)])
+    engine_run(recording, request, output)
+    engine_run(recording, request, tmp_path / "b.wav")
+    assert_same(output, tmp_path / "b.wav")
