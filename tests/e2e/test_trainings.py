@@ -16,6 +16,7 @@ from e2e.test_train import CLIPS, shrink
 from menura.options import EngineOptions
 from menura.server.store import ConflictError, Store
 from menura.server.trainings import Trainings
+from support.examples import Examples
 from support.server import Service
 
 RIGHTS = "read for LibriVox, in the public domain"
@@ -92,6 +93,7 @@ def short(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_from_recordings_to_a_voice_in_the_library(trainer: Trainer, clips: list[str]) -> None:
     client, id = trainer.service.client, trainer.made(*clips, steps=4)
+    examples = Examples(client)
     new = trainer.get(id)
     assert (new["state"], new["step"], new["steps"], new["stage"]) == ("new", 0, 4, None)
     assert 15 < new["audio_s"] < 40
@@ -102,17 +104,19 @@ def test_from_recordings_to_a_voice_in_the_library(trainer: Trainer, clips: list
 
     assert trainer.act(id, "start", options={"workers": 1}).status_code == 202
     assert trainer.act(id, "start").status_code == 409
+    examples.begins("/v1/trainings/{id}/events", id=id)
     assert client.delete(f"/v1/trainings/{id}").status_code == 409
     waiting = trainer.made(*clips, name="second", steps=2000)
-    assert trainer.act(waiting, "start").json()["waits_for"] == "reader"
+    assert examples("post", "/v1/trainings/{id}/start", id=waiting).json()["waits_for"] == "reader"
     assert trainer.get(waiting)["state"] == "queued"
-    assert trainer.act(waiting, "stop").json()["state"] == "new"
+    assert examples("post", "/v1/trainings/{id}/stop", id=waiting).json()["state"] == "new"
 
     done = trainer.ended(id)
     assert (done["state"], done["step"], done["error"]) == ("done", 4, None)
     assert done["curves"]["step"] == [1, 2, 3, 4]
     assert all(value > 0 for value in done["curves"]["total"])
-    made = client.get(done["previews"][0])
+    name = done["previews"][0].rpartition("/")[2]
+    made = examples("get", "/v1/trainings/{id}/previews/{name}", id=id, name=name)
     assert made.headers["content-type"] == "audio/flac"
     assert made.content.startswith(b"fLaC")
     assert "00000004.0.flac" in " ".join(done["previews"])
@@ -122,7 +126,7 @@ def test_from_recordings_to_a_voice_in_the_library(trainer: Trainer, clips: list
     assert json.loads(line[6:])["state"] == "done"
 
     assert trainer.act(id, "export", name="../reader").status_code == 422
-    voice = trainer.act(id, "export", name="reader")
+    voice = examples("post", "/v1/trainings/{id}/export", id=id, name="reader")
     assert (voice.status_code, voice.json()["has_index"]) == (201, True), voice.text
     assert trainer.act(id, "export", name="reader").status_code == 409
     card = client.get("/v1/voices/reader").json()["card"]
