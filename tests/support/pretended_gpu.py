@@ -42,6 +42,11 @@ _MAY_MIX = {
     torch._has_compatible_shallow_copy_type,
 }
 _READ = {Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__float__, Tensor.__int__, Tensor.__index__, torch.equal}
+_MARKS = {
+    torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
+    torch.ops.aten._neg_view.default: torch.ops.aten.neg.default,
+}
+"""Views that mark a tensor as conjugate or negative, which a wrapper would hide, and what computes the same."""
 _COUNT = {"nonzero", "nonzero_numpy", "masked_select", "unique", "unique_consecutive", "bincount"}
 """Functions whose result's shape depends on values, so that the host has to wait for it."""
 
@@ -150,7 +155,7 @@ class PretendedGpu:
             with no_dispatch():
                 func(*args, **kwargs)  # the wrapper's own shape and strides
         args, kwargs = tree_map(self._inner, (args, kwargs))
-        result = func(*args, **kwargs)
+        result = _MARKS.get(func, func)(*args, **kwargs)
         same = {id(tensor.inner): tensor for tensor in given}  # operations in place return what they were given
         return tree_map(lambda value: same.get(id(value)) if id(value) in same else self.put(value), result)
 
@@ -348,6 +353,7 @@ def _place() -> str:
     return fallback
 
 
+_GROUP = torch._C._group_tensors_by_device_and_dtype
 _gpus: list[PretendedGpu] = []
 
 
@@ -411,6 +417,12 @@ class PretendedEvent:
         return 1.0
 
 
+def _grouped(tensors: Any, *args: Any) -> Any:
+    """Optimizers' groups of tensors by device, of which torch asks its C++."""
+    groups = _GROUP(tensors, *args).items()
+    return {(group[0][0][0].device, dtype): (group, rest) for (_, dtype), (group, rest) in groups}
+
+
 def _replacements(gpu: PretendedGpu) -> dict[str, Any]:
     """What `torch.cuda` says."""
     properties = SimpleNamespace(
@@ -465,6 +477,7 @@ def pretended_gpu(**fields: Any) -> Iterator[PretendedGpu]:
         for name, value in _replacements(gpu).items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch, "autocast", cast)
+        patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda _tensor: False)
         patch.setattr(threading.Thread, "run", run_on_it)
         torch.__future__.set_overwrite_module_params_on_conversion(True)

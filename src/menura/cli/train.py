@@ -220,8 +220,8 @@ class _Display:
 
     def _stepped(self, event: events.Stepped) -> None:
         self._step, self._stepped_s = event.step, time.monotonic()
-        losses = event.losses.items()
-        self._losses = "  ".join(f"{name} {value:.3f}" for name, value in losses if "gradient" not in name)
+        losses = (f"{name} {value:.3f}" for name, value in event.losses.items() if "gradient" not in name)
+        self._losses = "  ".join(losses) or self._losses
         if event.step % self._every == 0 or self._is_due():
             self._line.tell(f"step {event.step}/{self._last_step}  {self._losses}  {', '.join(self._pace())}")
 

@@ -30,6 +30,7 @@ from menura.models.refinegan import RefineGan
 from menura.models.source_filter import SourceFilter
 from menura.models.vocoders import HifiGan
 from menura.models.weights import network_bytes
+from menura.system.device import sent
 from menura.types import Prior
 
 ATTENTION_WINDOW = 10
@@ -276,11 +277,15 @@ class Synthesizer(nn.Module):
 
 
 def random_crop_starts(lengths: Tensor, crop_frames: int) -> Tensor:
-    """Where to crop rows of these lengths (batch,) at random; rows shorter than a crop from their start."""
+    """Where to crop rows of these lengths (batch,) at random; rows shorter than a crop from their start.
+
+    The CPU draws for any device, so that nobody waits for it.
+    """
     choices = (lengths - crop_frames + 1).clamp(min=1)
-    return (torch.rand(lengths.shape[0], device=lengths.device) * choices).long()
+    return (sent(torch.rand(lengths.shape[0]), lengths.device) * choices).long()
 
 
 def crop(x: Tensor, starts: Tensor, size: int) -> Tensor:
-    """(batch, channels, steps) to (batch, channels, size), each row from its own start."""
-    return torch.stack([row[:, start : start + size] for row, start in zip(x, starts.tolist(), strict=True)])
+    """(batch, channels, steps) to (batch, channels, size), each row from its own start, which stays on its device."""
+    steps = starts[:, None, None] + torch.arange(size, device=x.device)
+    return x.gather(2, steps.expand(-1, x.shape[1], -1))

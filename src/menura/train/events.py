@@ -40,8 +40,10 @@ class Started:
 class Stepped:
     step: int
     losses: Mapping[str, float]
+    """By name; on a GPU empty but for the steps that are logged: to read them is to wait for it."""
     learning_rate: float
     seconds: float
+    """That it took; on a GPU the mean of the steps since losses were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +41,17 @@ class Example:
         values = {field.name: getattr(self.batch, field.name) for field in dataclasses.fields(self.batch)}
         changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
         return Example(batch=TrainingBatch(**changed), audio=change(self.audio))
+
+
+def drawn_ahead(draw: Callable[[int], Example], steps: range) -> Generator[Example, None, None]:
+    """What is drawn for some steps, in order: the next one's in a thread, while this one's is learnt from."""
+    with ThreadPoolExecutor(1, thread_name_prefix="training batches") as pool:
+        coming: deque[Future[Example]] = deque()
+        for step in steps:
+            coming.append(pool.submit(draw, step))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        yield from (drawn.result() for drawn in coming)
 
 
 class Dataset:

@@ -48,7 +48,7 @@ def direct_pass(model: Synthesizer, batch: TrainingBatch, audio: Tensor) -> Pass
     assert batch.f0_hz is not None
     f0_hz = crop(batch.f0_hz[:, None], starts, frames)[:, 0]
     real = crop(audio[:, None], starts * size, frames * size)[:, 0]
-    cycles = sample_phases(torch.zeros(len(f0_hz)), f0_hz, size, model.config.sample_rate).to(torch.float32)
+    cycles = sample_phases(f0_hz.new_zeros(len(f0_hz)), f0_hz, size, model.config.sample_rate).to(torch.float32)
     cycles = cycles + fundamental_phase(real, cycles, f0_hz, size)
     assert isinstance(model.dec, SourceFilter), "the only vocoder that is trained from the prior"
     made = model.decode(z, g, model.dec.m_source.excitations(cycles, f0_hz, torch.randn_like(cycles)))
@@ -88,7 +88,7 @@ def vits_pass(model: Synthesizer, batch: TrainingBatch, audio: Tensor) -> Pass:
     if batch.f0_hz is not None:
         f0_hz = crop(batch.f0_hz[:, None], starts, frames)[:, 0]
         noise = torch.randn(len(f0_hz), frames * size, device=f0_hz.device)
-        source = model.source(f0_hz, torch.zeros(len(f0_hz), dtype=torch.float64), noise, 1.0)
+        source = model.source(f0_hz, f0_hz.new_zeros(len(f0_hz)), noise, 1.0)
     made = model.decode(crop(z, starts, frames), g, source)
     return made.float(), crop(audio[:, None], starts * size, frames * size)[:, 0], kl_loss(z_p, log_scale, prior)
 

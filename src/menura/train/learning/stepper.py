@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ _BETAS = (0.8, 0.99)
 _FIRST_SCALE = 2.0**16
 _LEAST_SCALE = 1.0
 """Gradients that overflow float16 even so are none."""
+LEFT_OUT = -1.0
+"""In place of a gradient's norm: the step was left out."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -78,17 +79,22 @@ class Stepper:
         )
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
-    def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> float | None:
-        """Minimise a loss by one step; the gradient's norm, or None where the step was left out as it overflowed."""
+    def step(self, loss: Tensor, peers: Peers, max_gradient: float) -> Tensor:
+        """Minimise a loss by one step; the gradient's norm, or LEFT_OUT where it overflowed and nothing was done.
+
+        Nothing here waits for a GPU: whether to leave the step out is decided there.
+        """
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         peers.average_gradients(self.model)
         self._scaler.unscale_(self._optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_gradient))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_gradient)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        overflowed = self._scaler.is_enabled() and not math.isfinite(norm)
-        return None if overflowed and self._scaler.get_scale() >= _LEAST_SCALE else norm
+        if not self._scaler.is_enabled():
+            return norm
+        scale = self._scaler.scale(torch.ones_like(norm))  # `get_scale` would wait
+        return torch.where(~norm.isfinite() & (scale >= _LEAST_SCALE), LEFT_OUT, norm)
 
     def set_rate(self, rate: float) -> None:
         for group in self._optimizer.param_groups:

@@ -7,8 +7,8 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Generator
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from menura.checkpoints.voice import build_synthesizer, check_config
 from menura.errors import TrainingError
 from menura.models.synthesizer import Synthesizer
+from menura.system.device import sent
 from menura.system.interrupts import deferred_interrupts
 from menura.system.memory import available_memory_bytes
 from menura.train.data.features import SUFFIX, StoredClip, load_features
@@ -26,9 +27,9 @@ from menura.train.events import OnEvent, Saved, Stepped, Validated
 from menura.train.experiment.folder import BEST, CHECKPOINT, FEATURES, checkpoint_paths
 from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, Schedule, load_experiment
 from menura.train.learning import networks, objective
-from menura.train.learning.batches import Dataset, Example
+from menura.train.learning.batches import Dataset, Example, drawn_ahead
 from menura.train.learning.checkpoint import read_state, write_state
-from menura.train.learning.stepper import Peers, Stepper, autocast
+from menura.train.learning.stepper import LEFT_OUT, Peers, Stepper, autocast
 from menura.train.run.log import TrainingLog
 from menura.train.run.validation import PREVIEWS, Validations, ValidationSet
 from menura.train.voice import voice_of
@@ -68,6 +69,8 @@ class Trainer:
         rate = experiment.schedule.learning_rate
         self._stepper = Stepper(self.generator, rate, device=device, precision=experiment.precision)
         self._judges: Stepper | None = None
+        self._unread: dict[int, dict[str, Tensor]] = {}
+        """Losses by step, on the device."""
 
     def run(self, folder: Path, *, until_step: int, on_event: OnEvent, cancel: threading.Event | None = None) -> None:
         """Train up to a step, and keep checkpoints and the log of losses in the experiment's folder.
@@ -87,6 +90,8 @@ class Trainer:
             if deferring:
                 self._keep(folder, log, on_event)
             raise
+        finally:
+            steps.close()
         self._keep(folder, log, on_event)
 
     def _after_step(
@@ -109,6 +114,7 @@ class Trainer:
     def _keep(self, folder: Path, log: TrainingLog | None, on_event: OnEvent) -> None:
         """Save what isn't saved yet, and show what the voice makes of some slices, which leaves no trace in it."""
         if log and self.step > self._saved_step:
+            self._read_losses()  # weights that are no numbers are not kept
             self.save(folder / CHECKPOINT)
             self._saved_step, self._saved_s = self.step, time.monotonic()
             on_event(Saved(step=self.step, path=folder / CHECKPOINT))
@@ -148,34 +154,64 @@ class Trainer:
             write_state(folder / BEST, {"step": self.step, "average": self.average, "held_out": mel})
         return Validated(step=self.step, mel=mel, best_step=best_step, overtraining=self.validations.overtraining)
 
-    def steps(self, until_step: int) -> Iterator[Stepped]:
+    def steps(self, until_step: int) -> Generator[Stepped, None, None]:
+        """Steps as they are made. Their losses are read where that costs no waiting, or is due: else they are empty."""
         schedule = self.experiment.schedule
-        while self.step < until_step:
-            started = time.monotonic()
-            seed, batch_size, row_frames = self.experiment.seed, schedule.batch_size, schedule.row_frames
-            step_seed = seed * 1_000_003 + self.step
-            torch.manual_seed(step_seed)  # all processes make the same discriminators
-            if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
-                self._make_judges()
-            if self.peers.rank:
-                torch.manual_seed(step_seed + 7_919_777 * self.peers.rank)
-            drawn = self.dataset.draw(seed=seed, step=self.step, batch_size=batch_size, row_frames=row_frames)
-            rate = learning_rate(schedule, self.step)
-            self._stepper.set_rate(rate)
-            losses = self._train_step(self.peers.share(drawn).mapped(lambda tensor: tensor.to(self.device)))
+        spent_s, made = 0.0, 0
+        with closing(drawn_ahead(self._drawn, range(self.step, until_step))) as examples:
+            while self.step < until_step:
+                started = time.monotonic()
+                step_seed = self.experiment.seed * 1_000_003 + self.step
+                torch.manual_seed(step_seed)  # all processes make the same discriminators
+                if schedule.gan_from_step is not None and self.step >= schedule.gan_from_step:
+                    self._make_judges()
+                if self.peers.rank:
+                    torch.manual_seed(step_seed + 7_919_777 * self.peers.rank)
+                rate = learning_rate(schedule, self.step)
+                self._stepper.set_rate(rate)
+                example = next(examples).mapped(lambda tensor: sent(tensor, self.device))
+                self._unread[self.step] = self._train_step(example)
+                losses = self._read_losses() if self._is_due(self.step + 1) else {}
+                self.step += 1
+                # One that reads waits for some that didn't: on a GPU only their mean says something.
+                spent_s, made = spent_s + time.monotonic() - started, made + 1
+                yield Stepped(step=self.step, losses=losses, learning_rate=rate, seconds=spent_s / made)
+                if losses:
+                    spent_s, made = 0.0, 0
+
+    def _drawn(self, step: int) -> Example:
+        """This process's rows of a step's batch."""
+        seed, schedule = self.experiment.seed, self.experiment.schedule
+        rows, frames = schedule.batch_size, schedule.row_frames
+        drawn = self.peers.share(self.dataset.draw(seed=seed, step=step, batch_size=rows, row_frames=frames))
+        return drawn.mapped(Tensor.pin_memory) if self.device.type == "cuda" else drawn
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a step's losses are wanted; to read them is to wait for a GPU, and free on a CPU."""
+        every = (self.experiment.schedule.log_every_steps, self.experiment.schedule.evaluate_every_steps)
+        return self.device.type == "cpu" or any(steps and step % steps == 0 for steps in every)
+
+    def _read_losses(self) -> dict[str, float]:
+        """The last step's losses, in one transfer with all unread ones. Raises TrainingError where one is no number."""
+        unread, self._unread = self._unread, {}
+        every = [value for losses in unread.values() for value in losses.values()]
+        numbers = iter(torch.stack(every).tolist() if every else ())
+        losses: dict[str, float] = {}
+        for step, names in unread.items():
+            losses = {name: next(numbers) for name in names}
+            losses = {name: value for name, value in losses.items() if "gradient" not in name or value != LEFT_OUT}
             if broken := [name for name, value in losses.items() if not math.isfinite(value)]:
                 advice = "Resume from the last checkpoint with half the {learning_rate}, or with {precision=fp32}"
-                raise TrainingError(f"step {self.step}", f"{', '.join(broken)} became NaN or infinite", advice)
-            self.step += 1
-            yield Stepped(step=self.step, losses=losses, learning_rate=rate, seconds=time.monotonic() - started)
+                raise TrainingError(f"step {step}", f"{', '.join(broken)} became NaN or infinite", advice)
+        return losses
 
-    def _train_step(self, example: Example) -> dict[str, float]:
+    def _train_step(self, example: Example) -> dict[str, Tensor]:
         made, real, kl = self._generate(example)
         judged = {} if self._judges is None else self._train_discriminators(self._judges, made.detach(), real)
         losses = self._generator_losses(made, real, kl)
         norm = self._stepper.step(losses["total"], self.peers, self.experiment.schedule.max_gradient)
         self._update_average()
-        return judged | _numbers(losses, "gradient", norm)
+        return judged | {name: loss.detach() for name, loss in losses.items()} | {"gradient": norm}
 
     def _generate(self, example: Example) -> objective.Pass:
         forward = objective.direct_pass if self.experiment.objective == "direct" else objective.vits_pass
@@ -197,11 +233,11 @@ class Trainer:
         total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=self.device))
         return losses | {"total": total}
 
-    def _train_discriminators(self, judges: Stepper, made: Tensor, real: Tensor) -> dict[str, float]:
+    def _train_discriminators(self, judges: Stepper, made: Tensor, real: Tensor) -> dict[str, Tensor]:
         with autocast(self.device, self.experiment.precision):
             loss = objective.discriminator_loss(judges.model(real), judges.model(made))
         norm = judges.step(loss, self.peers, self.experiment.schedule.max_gradient)
-        return _numbers({"discriminator": loss}, "discriminator_gradient", norm)
+        return {"discriminator": loss.detach(), "discriminator_gradient": norm}
 
     @property
     def discriminators(self) -> nn.Module | None:
@@ -274,9 +310,3 @@ def open_trainer(folder: Path, device: torch.device, peers: Peers = _ALONE) -> T
             return trainer
     trainer.begin_warm(folder)
     return trainer
-
-
-def _numbers(losses: dict[str, Tensor], name: str, norm: float | None) -> dict[str, float]:
-    """Losses as numbers, and the gradient's norm where a step was made."""
-    numbers = {key: float(value.detach()) for key, value in losses.items()}
-    return numbers if norm is None else numbers | {name: norm}
