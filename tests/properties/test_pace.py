@@ -153,6 +153,41 @@ def test_recordings_that_are_being_read_are_waited_for(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("busy")
+def test_lengths_within_a_second_share_a_pass_of_synthesis(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths_s = (4.03, 4.21, 4.4, 4.999, 5.0)
+    alone = [converted_alone(Conversion(r, tiny_request(), tiny_models())) for r in recordings(*lengths_s)]
+    models = tiny_models()
+    _, _, synthesis = counted(models, monkeypatch)
+    jobs = [Conversion(r, tiny_request(), models, ahead_frames=32_000) for r in recordings(*lengths_s)]
+    found = answered_together(jobs)
+    for sound, expected in zip(found, alone, strict=True):
+        np.testing.assert_allclose(sound, expected, atol=1e-5)
+    assert synthesis == [5]
+
+
+def answered_together(jobs: list[Conversion]) -> list[FloatArray]:
+    """Sound of conversions that ask for the same at the same time."""
+    executor = Executor(TinyNetworks.device)
+    running: dict[int, Any] = {number: job.steps() for number, job in enumerate(jobs)}
+    sounds: list[list[FloatArray]] = [[] for _ in jobs]
+    answers: dict[int, Any] = dict.fromkeys(running)
+    while running:
+        asked: dict[int, Any] = {}
+        for number, steps in list(running.items()):
+            step = steps.send(answers.pop(number, None))
+            while isinstance(step, np.ndarray):
+                sounds[number].append(step)
+                step = next(steps, None)
+            if step is None:
+                del running[number]
+            else:
+                asked[number] = step
+        given = iter(executor.execute([request for step in asked.values() for request in step]))
+        answers = {number: [next(given) for _ in step] for number, step in asked.items()}
+    return [np.concatenate(parts) for parts in sounds]
+
+
+@pytest.mark.usefixtures("busy")
 def test_the_next_pass_begins_before_the_last_ones_answers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, most = set(), 0
     begin, collect = Executor.begin, Flight.collect

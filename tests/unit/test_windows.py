@@ -70,6 +70,37 @@ def test_a_segments_context_is_within_the_timeline_and_no_wider_than_said(length
     assert Windowing(whole=True).context((0, 1), extent) == (-100, extent.end_frames)
 
 
+def test_segments_have_few_shapes_where_that_is_asked_for() -> None:
+    """500 recordings of 3 to 8 s: one shape a second, in which all is decoded and all of the window fits."""
+    windowing, shapes = Windowing(), set()
+    for length in range(3 * 16_000 + 160, 8 * 16_000, 160):
+        extent = streaming_extent(length, 32)
+        (cell,) = windowing.segments(-(-length // 160))
+        made, window_frames = windowing.uniform(cell, extent, last=True)
+        assert made[0] == 0
+        assert cell[1] <= made[1] <= window_frames - extent.left_frames
+        assert window_frames >= extent.frames
+        shapes.add((made, window_frames))
+    assert len(shapes) == 5
+
+
+@given(LENGTHS)
+def test_a_seam_falls_within_what_is_decoded_anyway(length: int) -> None:
+    extent, windowing = streaming_extent(length), Windowing()
+    cells = list(windowing.segments(-(-length // 160)))
+    inner = set()
+    for cell in cells:
+        last = cell == cells[-1]
+        (start, stop), window_frames = windowing.uniform(cell, extent, last=last)
+        assert start <= max(0, cell[0] - 53)
+        assert stop >= cell[1] + (0 if last else 53)
+        context = windowing.context(cell, extent)
+        assert window_frames >= context[1] - context[0]
+        if cell[0] and context[1] == cell[1] + windowing.margin_frames and not last:
+            inner.add((start - context[0], stop - context[0], window_frames))
+    assert len(inner) <= 1
+
+
 def test_whole_is_one_window() -> None:
     extent = streaming_extent(16_000 * 60)
     (window,) = Windowing().windows(extent, 800, 100, whole=True)

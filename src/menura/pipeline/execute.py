@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, Union, cast
 
 import numpy as np
 import torch
 from numpy.random import Philox  # now: NumPy would load it amid the first segment, and Ctrl-C get lost in that
+from numpy.typing import NDArray
 from torch import Tensor
 
 from menura.content.registry import ContentEncoder, RecordingStatistics
@@ -107,6 +108,8 @@ class SynthesisRequest:
     """The frames of the core that are wanted, in order; between them is silence."""
     reach_frames: int | None
     """How far the text encoder's attention reaches; None for the whole window."""
+    window_frames: int
+    """So many there are, with frames that don't exist after the features, so that windows have few lengths."""
     clock: StageClock
 
     @property
@@ -117,8 +120,7 @@ class SynthesisRequest:
     def batch_key(self) -> tuple[object, ...]:
         first = self.features.start_frames
         spans = tuple((start - first, end - first) for start, end in (self.core, *self.sounding))
-        window_frames = len(self.features.content)
-        return self.stage, id(self.synthesizer), window_frames, spans, self.options.noise_scale, self.reach_frames
+        return self.stage, id(self.synthesizer), self.window_frames, spans, self.options.noise_scale, self.reach_frames
 
 
 NetworkRequest: TypeAlias = WindowRequest | SynthesisRequest
@@ -285,13 +287,21 @@ def _stack(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
+def _filled(row: NDArray[Any], frames: int) -> NDArray[Any]:
+    """With zeros to so many frames."""
+    missing = frames - len(row)
+    return np.concatenate([row, np.zeros((missing, *row.shape[1:]), row.dtype)]) if missing else row
+
+
 def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> Tensor:
     first = members[0]
-    net = first.synthesizer
-    content = _stack([m.features.content for m in members], device)
-    coarse = [m.features.f0_coarse for m in members if m.features.f0_coarse is not None]
+    net, frames = first.synthesizer, first.window_frames
+    content = _stack([_filled(m.features.content, frames) for m in members], device)
+    coarse = [_filled(m.features.f0_coarse, frames) for m in members if m.features.f0_coarse is not None]
+    existing = [len(m.features.content) for m in members]
+    lengths = None if min(existing) == frames else sent(torch.tensor(existing), device)
     g = net.condition(sent(torch.tensor([m.options.speaker_id for m in members]), device))
-    prior = net.encode(content, _stack(coarse, device) if coarse else None, None, first.reach_frames)
+    prior = net.encode(content, _stack(coarse, device) if coarse else None, lengths, first.reach_frames)
     sound = content.new_zeros(len(members), first.frames * net.config.frame_samples)
     for span in first.sounding:
         _fill(sound, span, members, prior, g, budget)
@@ -339,7 +349,8 @@ def _widened(span: Span, context: int, frames: int) -> Span:
 def _source(members: list[SynthesisRequest], span: Span, device: torch.device) -> Tensor:
     (start, end), net, noise_scale = span, members[0].synthesizer, members[0].options.noise_scale
     hop = net.config.frame_samples
-    f0_hz = torch.from_numpy(np.stack([m.features.f0_hz for m in members if m.features.f0_hz is not None]))
+    curves = [_filled(m.features.f0_hz, m.window_frames) for m in members if m.features.f0_hz is not None]
+    f0_hz = torch.from_numpy(np.stack(curves))
     begun = torch.tensor([m.features.phase_cycles for m in members], dtype=torch.float64)
     phase = advance_phase(begun, f0_hz[:, :start], 1 / FRAME_RATE_HZ)
     noise = None

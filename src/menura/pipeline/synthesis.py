@@ -131,6 +131,8 @@ class _Segment:
 
     context: Span
     """That the text encoder sees."""
+    window_frames: int
+    """So many it is given."""
     made: Span
     """That is decoded."""
     core: Span
@@ -152,6 +154,7 @@ class Synthesis:
         self._windowing, self._clock = analysis.windowing, analysis.clock
         self._rate, self._hop = synthesizer.config.sample_rate, synthesizer.config.frame_samples
         self._assembler = Assembler(self._windowing.crossfade_frames * self._hop, self._rate)
+        self._hears_end = synthesizer.decode_context_frames > analysis.extent.left_frames  # what is after the timeline
         self._seam_frames = start_frames  # where the segment to come begins
         self.seams_s: list[float] = []
 
@@ -187,11 +190,19 @@ class Synthesis:
         elif not last:
             stop = seam_after(cell, reach, self._analysis.samples)
         self._seam_frames = stop
-        core = made = (seam - overlap if seam else 0, stop if last else stop + overlap)
-        if self._analysis.ahead_frames:  # as long wherever the seams are, so that segments share passes
-            made = (max(0, cell[0] - reach - overlap), cell[1] if last else cell[1] + reach + overlap)
-        context = windowing.context(cell, self._analysis.extent)
-        return _Segment(context=context, made=made, core=core, seam_frames=seam, last=last or ends_part)
+        core = (seam - overlap if seam else 0, stop if last else stop + overlap)
+        context, made = windowing.context(cell, self._analysis.extent), core
+        window_frames = context[1] - context[0]
+        if self._analysis.ahead_frames and not (last and self._hears_end):
+            made, window_frames = windowing.uniform(cell, self._analysis.extent, last=last)
+        return _Segment(
+            context=context,
+            window_frames=window_frames,
+            made=made,
+            core=core,
+            seam_frames=seam,
+            last=last or ends_part,
+        )
 
     def _sounds(self, segments: list[_Segment]) -> Steps[list[FloatArray]]:
         """Sound of the segments' cores; silences are left out, if that was asked for."""
@@ -204,6 +215,7 @@ class Synthesis:
                 options=self._options,
                 sounding=sounding,
                 reach_frames=self._windowing.attention_frames,
+                window_frames=segment.window_frames,
                 clock=self._clock,
             )
             for segment in segments

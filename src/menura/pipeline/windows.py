@@ -23,6 +23,7 @@ EDGE_FRAMES = 100
 _LENGTH_STEP_FRAMES = 20
 """Timelines are this much longer or not: recordings of about equal length then have windows of equal shape, which can
 share passes, and a batch of any lengths meets few shapes (for each, libraries keep a prepared kernel)."""
+_UNIFORM_STEP_FRAMES = 100
 LONGEST_EDGE_SAMPLES = (EDGE_FRAMES + _LENGTH_STEP_FRAMES + 4) * FRAME_SAMPLES
 """No reflection is longer, rounding up to the step or to whole content vectors included."""
 _SHORTEST_LAST_FRAMES = 400
@@ -161,6 +162,18 @@ class Windowing:
         if self.whole:
             return first, end
         return max(first, cell[0] - self.margin_frames), min(end, cell[1] + self.margin_frames)
+
+    def uniform(self, cell: Span, extent: Extent, *, last: bool) -> tuple[Span, int]:
+        """What of a cell's segment to decode, and how long its window is to be, so that segments have few shapes.
+
+        As far as any seam may lie; a last segment in whole seconds, with a window as long as any of such length has.
+        """
+        (first, end), beyond = self.context(cell, extent), self.seam_search_frames + self.overlap_frames
+        start, stop = max(0, cell[0] - beyond), cell[1] + beyond
+        if last:
+            stop = _UNIFORM_STEP_FRAMES * ceil_div(cell[1], _UNIFORM_STEP_FRAMES)
+            end = max(end, stop + extent.left_frames + _LENGTH_STEP_FRAMES)
+        return (start, stop), end - first
 
     def windows(
         self, extent: Extent, core_frames: int, context_frames: int, *, whole: bool = False
