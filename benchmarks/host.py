@@ -45,6 +45,7 @@ from menura.pipeline.engine import Done, run_batch
 from menura.pipeline.output import FileSink
 from menura.pipeline.recording import ArrayRecording
 from menura.retrieval.faiss_index import FaissIndex, build_index
+from menura.retrieval.torch_index import TorchIndex
 from menura.types import Prior
 from menura.voices.library import VoiceEntry
 
@@ -143,9 +144,13 @@ class DeviceTime:
         plain = getattr(owner, name)
 
         def timed(*given: Any) -> Any:
-            if self._inside or threading.get_ident() != self._thread or not counts(given):
+            if self._inside or threading.get_ident() != self._thread:
                 return plain(*given)
-            self._inside, start_s = True, time.thread_time()
+            start_s = time.thread_time()
+            if not counts(given):
+                self.seconds += time.thread_time() - start_s
+                return plain(*given)
+            self._inside = True
             try:
                 return plain(*given)
             finally:
@@ -175,7 +180,8 @@ def full_size(device: torch.device, folder: Path) -> VoiceModels:
         path.write_bytes(build_index(vectors).data)
     encoder, f0 = FreeEncoder(ContentVec, 768), FreeF0(RmvpeEstimator)
     network: Any = FreeVoice(V2_40K, device)
-    return VoiceModels(synthesizer=network, encoder=encoder, f0=f0, index=FaissIndex.load(path))
+    index = TorchIndex(FaissIndex.load(path), device)
+    return VoiceModels(synthesizer=network, encoder=encoder, f0=f0, index=index)
 
 
 def starter(device: torch.device, _folder: Path) -> VoiceModels:
@@ -217,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", action="store_true", help="also print where the time goes (it takes longer then)")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, pretended_gpu.pretended_gpu(total_bytes=24 << 30):
+    with tempfile.TemporaryDirectory() as name, pretended_gpu.pretended_gpu(total_bytes=24 << 30, shapes_only=True):
         folder = Path(name)
         for voice in (full_size, starter):
             models = voice(pretended_gpu.CUDA, folder)

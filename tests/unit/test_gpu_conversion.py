@@ -20,32 +20,33 @@ def options_of(kind: str, home: Path, patch: pytest.MonkeyPatch) -> ConversionOp
     return make_home(home, patch) if kind == "rvc" else ConversionOptions(voice="wren")
 
 
-def converted(device: str, home: Path, options: ConversionOptions) -> np.ndarray:
+def converted(device: str, home: Path, options: ConversionOptions, seconds: float) -> np.ndarray:
     with Converter(EngineOptions(device=device, home=home)) as converter:
         assert converter.device.type == device
-        samples, _ = converter.convert((speech(3.0), RATE), None, options)
+        samples, _ = converter.convert((speech(seconds), RATE), None, options)
     return samples
 
 
-@pytest.mark.parametrize("kind", ["starter", "rvc"])
-def test_the_sound_is_the_cpus(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "seconds"), [("starter", 3.0), ("rvc", 3.0), ("rvc", 70.0)])
+def test_the_sound_is_the_cpus(kind: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = options_of(kind, tmp_path, monkeypatch)
-    expected = converted("cpu", tmp_path, options)
+    expected = converted("cpu", tmp_path, options, seconds)
     with pretended_gpu() as gpu:
-        found = converted("cuda", tmp_path, options)
+        found = converted("cuda", tmp_path, options, seconds)
         assert gpu.live_bytes == 0
     assert np.abs(expected).max() > 100 * STEP
     np.testing.assert_allclose(found, expected, rtol=0, atol=STEP)
 
 
-@pytest.mark.parametrize("kind", ["starter", "rvc"])
+@pytest.mark.parametrize(("kind", "seconds", "passes"), [("starter", 3.0, 3), ("rvc", 3.0, 3), ("rvc", 90.0, 10)])
 def test_only_the_answers_of_a_pass_are_waited_for(
-    kind: str, gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, seconds: float, passes: int, gpu: PretendedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Windows and segments at the two ends, and those between: they have as many shapes however long it is."""
     options = options_of(kind, tmp_path, monkeypatch)
     with Converter(EngineOptions(home=tmp_path)) as converter:
         converter.preload(options)
         gpu.reset()
-        converter.convert((speech(3.0), RATE), None, options)
-    assert gpu.syncs
-    assert not [sync for sync in gpu.syncs if sync.kind != "wait" or not sync.place.startswith("pipeline/execute.py")]
+        converter.convert((speech(seconds), RATE), None, options)
+    assert [sync.kind for sync in gpu.syncs] == ["wait"] * passes
+    assert all(sync.place.startswith("pipeline/execute.py") and sync.place.endswith("collect") for sync in gpu.syncs)
