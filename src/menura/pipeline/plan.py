@@ -100,7 +100,8 @@ def opened_blocks(
     """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
     feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check)
     extended = reflect_edges(feed.blocks(), plan.extent.left_samples, lambda _: plan.extent.right_samples)
-    with read_ahead(extended, _BLOCKS_AHEAD + ahead_frames // (BLOCK_S * FRAME_RATE_HZ)) as blocks:
+    depth = _BLOCKS_AHEAD + min(plan.extent.frames, ahead_frames) // (BLOCK_S * FRAME_RATE_HZ)
+    with read_ahead(extended, depth) as blocks:
         while True:
             with clock.measure("decode"):
                 block = next(blocks, None)
