@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+import webbrowser
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import uvicorn
+from click.testing import CliRunner
 
 from menura.audio.decode import AudioReader, open_audio
+from menura.cli.main import cli
 from menura.errors import AssetMissingError, DecodeError, ErrorDetails, MenuraError, ResourceError
 from menura.options import EngineOptions, ServeOptions
 from menura.server import run, security
@@ -348,3 +351,18 @@ def test_without_the_extra_one_line_says_what_to_install() -> None:
     assert len(ended.stderr.splitlines()) == 1
     assert "fastapi" in ended.stderr
     assert "menura[serve]" in ended.stderr
+
+
+@pytest.mark.parametrize("given", [[], ["--open"]])
+def test_the_browser_opens_only_when_asked_and_ready(monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+    opened: list[str] = []
+
+    def served(_options: ServeOptions, _engine: EngineOptions, on_ready: Any) -> None:
+        assert not opened
+        on_ready("http://127.0.0.1:7865/")
+
+    monkeypatch.setattr(run, "run", served)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    told = CliRunner().invoke(cli, ["serve", *given])
+    assert (told.exit_code, "http://127.0.0.1:7865/" in told.output) == (0, True)
+    assert opened == ["http://127.0.0.1:7865/"] * len(given)
