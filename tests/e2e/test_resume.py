@@ -143,3 +143,19 @@ def test_failed_ones_are_tried_again(talks: Path, capsys: pytest.CaptureFixture[
 def test_nothing_is_left_to_choose(talks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = convert(capsys, "--include", "*.flac", code=1)
     assert document["files"][0]["error"]["subject"] == "talks"
+
+
+def test_a_long_recording_killed_at_any_moment_goes_on(home: Path, long_talk: Path) -> None:
+    folder = Path("long")
+    folder.mkdir()
+    samples, rate = soundfile.read(long_talk, stop=130 * 16_000)
+    soundfile.write(folder / "long.flac", samples, rate)
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "support.killed_parts", str(folder / "long.flac"), str(home), "1", "4"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tests)}, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    parts, found = map(int, ran.stdout.split())
+    assert parts == 7
+    assert found > 0

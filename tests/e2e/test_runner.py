@@ -24,6 +24,7 @@ from menura.server.api.system import get_ready
 from menura.server.folder import DataFolder
 from menura.server.runner import Runner
 from menura.server.store import Job, NewJob, Store
+from menura.system.files import parts_folder
 
 
 @pytest.fixture
@@ -73,6 +74,62 @@ def test_what_brings_the_engine_down_is_given_up_and_the_rest_goes_on(
     }
     assert job.items[1].error is not None
     assert "a fault" in job.items[1].error["problem"]
+    store.close()
+
+
+@pytest.fixture
+def long_job(store: Store, long_talk: Path, tmp_path: Path) -> tuple[DataFolder, str, Path]:
+    """The folder, a job of two minutes in parts of 20 s, and where its parts are kept."""
+    folder = DataFolder(tmp_path / "data", 2**30)
+    samples, rate = soundfile.read(long_talk, stop=120 * 16_000)
+    soundfile.write(folder.audio("0" * 64), samples, rate, format="FLAC")
+    audio = store.add_audio("0" * 64, "long", 1, {})
+    options = {"part_length": 20, "format": "wav"}
+    job, _ = store.create(NewJob(kind="convert", voice="tiny", options=options, inputs=[audio]))
+    return folder, job.id, parts_folder(folder.result(job.id, 0, "wav"))
+
+
+def until_parts_are_done(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.sound-*-facts"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_service_that_begins_again_goes_on_after_the_last_part(
+    store: Store, home: Path, long_job: tuple[DataFolder, str, Path]
+) -> None:
+    folder, id, parts = long_job
+    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None):
+        until_parts_are_done(parts)
+    assert store.job(id).state == "queued"
+    folder.sweep(*store.known(), most_samples=0)
+    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None):
+        job = ended(store, id)
+    assert job.items[0].result is not None
+    assert job.items[0].result["parts_resumed"] >= 2
+    assert [path.name for path in parts.parent.iterdir()] == ["0.wav"]
+    store.close()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_parts_of_what_is_cancelled_go(
+    store: Store, home: Path, long_job: tuple[DataFolder, str, Path], running: bool
+) -> None:
+    folder, id, parts = long_job
+    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None):
+        until_parts_are_done(parts)
+        if running:
+            store.cancel(id)
+            deadline = time.monotonic() + 60
+            while store.job(id).state != "cancelled":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert not parts.exists()
+    if not running:
+        store.cancel(id)
+        folder.sweep(*store.known(), most_samples=0)
+        assert not parts.exists()
     store.close()
 
 

@@ -339,7 +339,7 @@ def test_tidying_up(tmp_path: Path) -> None:
     service.tidy(ended + 10 * DAY + 1)
     assert not list((tmp_path / "data" / "audio").iterdir())
     assert sample.exists()
-    folder.sweep((), (), most_samples=0)
+    folder.sweep((), (), (), most_samples=0)
     assert not sample.exists()
     store.close()
 

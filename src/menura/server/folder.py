@@ -187,12 +187,18 @@ class DataFolder:
         if self.free_bytes() < _LEAST_FREE_BYTES:
             raise ResourceError("disk", "is nearly full", "Delete jobs that are no longer needed")
 
-    def sweep(self, recordings: Collection[str], jobs: Collection[str], most_samples: int) -> None:
-        """Delete what nobody knows of or finishes, uploads that stopped a day ago, and all samples but the newest."""
+    def sweep(
+        self, recordings: Collection[str], jobs: Collection[str], going_on: Collection[str], most_samples: int
+    ) -> None:
+        """Delete what nobody knows of or finishes, uploads that stopped a day ago, and all samples but the newest.
+
+        The jobs that are `going_on` keep finished parts of recordings.
+        """
         now = time.time()
         for folder, known in ((self._audio, recordings), (self._results, jobs)):
             _remove(path for path, moment in _ages(folder) if path.name not in known and moment < now - _FRESH_S)
         remove_abandoned(self._results.glob("*/.*.part"))  # of recordings that were cancelled after a crash
+        remove_abandoned(path for path in self._results.glob("*/.*.parts") if path.parent.name not in going_on)
         for folder in (self._uploads, self.incoming):
             _remove(path for path, moment in _ages(folder) if moment < now - _DAY_S)
         _remove(path for path, _ in sorted(_ages(self._samples), key=lambda aged: -aged[1])[most_samples:])

@@ -216,11 +216,13 @@ class Store:
         with self._write() as db:
             db.execute(AUDIO.delete().where(AUDIO.c.id == id, AUDIO.c.used == used, _UNUSED))
 
-    def known(self) -> tuple[set[str], set[str]]:
-        """Ids of all recordings and of all jobs."""
+    def known(self) -> tuple[set[str], set[str], set[str]]:
+        """Ids of all recordings, of all jobs, and of those that haven't ended."""
+        every_job = sa.select(JOBS.c.id)
         with self._read() as db:
-            ids = [set(db.execute(sa.select(table.c.id)).scalars()) for table in (AUDIO, JOBS)]
-        return ids[0], ids[1]
+            queries = (sa.select(AUDIO.c.id), every_job, every_job.where(JOBS.c.state.in_(OPEN_STATES)))
+            ids = [set(db.execute(query).scalars()) for query in queries]
+        return ids[0], ids[1], ids[2]
 
     # Jobs
 
