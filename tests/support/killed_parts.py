@@ -36,10 +36,14 @@ def main() -> None:
         if process == 0:
             Converter(engine).convert(recording, output, OPTIONS)
             os._exit(0)
-        time.sleep(chance.uniform(0.3, 1.2))
+        wanted, deadline = len(complete) + chance.randint(0, 1), time.monotonic() + 60
+        while len(done(output)) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        now = {path.name: path.stat().st_mtime_ns for path in parts_folder(output).glob("*.sound-*-facts")}
+        now = done(output)
         assert complete.items() <= now.items(), "a part was made twice"
         complete = now
     converter = Converter(engine)
@@ -54,6 +58,11 @@ def main() -> None:
     left = sorted(path.name for path in recording.parent.iterdir())
     assert left == sorted([recording.name, "killed.wav", "whole.wav"]), left
     print(result.parts, result.parts_resumed)  # noqa: T201
+
+
+def done(output: Path) -> dict[str, int]:
+    """Which parts' sounds are complete, and since when."""
+    return {path.name: path.stat().st_mtime_ns for path in parts_folder(output).glob("*.sound-*-facts")}
 
 
 if __name__ == "__main__":

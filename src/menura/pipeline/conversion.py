@@ -167,7 +167,8 @@ class Conversion:
             for part in parts if models.f0 is not None else ():
                 yield from work.f0(part)
             for part in parts:
-                yield from work.f0(part)
+                if models.f0 is None:
+                    yield from work.f0(part)
                 self.parts_found += yield from work.sound(part)
                 for sound in joiner.sound(part):
                     yield from self._finished(sound)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
@@ -177,19 +177,24 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 class Samples:
     """All 16 kHz samples of a recording's extent in a file, read anywhere.
 
-    With `blocks`, of the whole extent, the file is made as far as it is read, if it isn't complete; without, another
-    process makes it. Call `close`.
+    With `blocks`, of the whole extent, a file that isn't there is made as far as it is read; it gets its name when it
+    is complete. Call `close`.
     """
 
     def __init__(self, path: Path, extent: Extent, blocks: Iterator[FloatArray] | None = None) -> None:
-        self._path, self._blocks = path, blocks
+        self.path, self._blocks = path, blocks
+        """Where they are now."""
         self._start = -extent.left_samples
         self.end = self._start + extent.left_samples + extent.length_samples + extent.right_samples
         """Absolute, as all places are."""
-        made = blocks is None or (path.is_file() and path.stat().st_size == (self.end - self._start) * _SAMPLE_BYTES)
+        self._new: NewFile | None = None
+        self._made_end = self.end
         with writing(path, EncodeError):
-            self._file = path.open("rb" if made else "w+b")
-        self._made_end = self.end if made else self._start
+            if blocks is None or _size(path) == (self.end - self._start) * _SAMPLE_BYTES:
+                self._file: BinaryIO = path.open("rb")
+            else:
+                self._new, self._made_end = NewFile(path), self._start
+                self.path, self._file = self._new.path, self._new.file
 
     def read(self, start: int, end: int) -> FloatArray:
         """Samples [start, end) of the extent. Raises as `make`, and EncodeError where they aren't there."""
@@ -197,7 +202,7 @@ class Samples:
         self._file.seek((start - self._start) * _SAMPLE_BYTES)
         samples = np.frombuffer(self._file.read((end - start) * _SAMPLE_BYTES), dtype=np.float32)
         if len(samples) != end - start:
-            raise EncodeError(self._path, "is incomplete", "Convert the recording again")
+            raise EncodeError(self.path, "is incomplete", "Convert the recording again")
         return samples
 
     def make(self, end: int) -> None:
@@ -215,13 +220,24 @@ class Samples:
     def close(self) -> None:
         with suppress(OSError):  # of a full disk
             self._file.close()
+        if self._new is not None:
+            self._new.discard()
 
     def _append(self, block: FloatArray) -> None:
-        with writing(self._path, EncodeError):
+        assert self._new is not None
+        with writing(self.path, EncodeError):
             self._file.seek((self._made_end - self._start) * _SAMPLE_BYTES)
             self._file.write(np.ascontiguousarray(block).data)
-            self._file.flush()  # others read it
-        self._made_end += len(block)
+            self._file.flush()  # others may read it
+            self._made_end += len(block)
+            if self._made_end == self.end:
+                self._new.publish()
+                self.path, self._new = self._new.target, None
+                self._file = self.path.open("rb")
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 @dataclass(kw_only=True, eq=False)

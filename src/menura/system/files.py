@@ -33,10 +33,10 @@ class NewFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._target = Path(os.path.realpath(path))
-        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self.target = Path(os.path.realpath(path))
+        self.target.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            self.path = self._target.with_name(f"{_prefix(self._target)}{os.urandom(4).hex()}{_PARTIAL}")
+            self.path = self.target.with_name(f"{_prefix(self.target)}{os.urandom(4).hex()}{_PARTIAL}")
             self.file: BinaryIO = self.path.open("x+b")  # with an ordinary new file's permissions
             if _claim(self.path, self.file.fileno()):
                 break
@@ -46,7 +46,7 @@ class NewFile:
         """Close it and give it its name."""
         self.file.flush()
         self.file.close()  # Windows renames no open file
-        self.path.replace(self._target)
+        self.path.replace(self.target)
 
     def discard(self) -> None:
         """Leave nothing; does nothing after `publish`, and raises nothing."""
