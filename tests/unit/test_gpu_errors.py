@@ -92,6 +92,17 @@ def test_an_error_that_comes_late_ends_the_run_as_well(
         on_the_gpu.convert_files(recordings(tmp_path, [1.0]), WREN)
 
 
+def test_so_does_one_that_comes_with_the_answers(
+    on_the_gpu: Converter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError(ILLEGAL)
+
+    monkeypatch.setattr(torch.cuda.Event, "synchronize", lost)
+    with pytest.raises(DeviceError, match="an illegal memory access"):
+        on_the_gpu.convert_files(recordings(tmp_path, [1.0]), WREN)
+
+
 def test_loading_survives_running_out_of_memory_at_any_allocation(tmp_path: Path) -> None:
     with pretended_gpu() as gpu, Converter(EngineOptions(device="cuda", home=tmp_path)) as converter:
         before = gpu.allocations
