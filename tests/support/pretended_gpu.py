@@ -7,6 +7,8 @@ that overtake each other.
 
 Tensors of two devices don't mix, just as on a GPU. Recorded are synchronisations (where the host waits for the device),
 copies, operations, and bytes of memory, which may be limited.
+
+One of Apple's can be pretended as well: it has no double precision, and not all operations.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda:0")
 GIB = 1 << 30
+
+_APPLE_LACKS = {"col2im", "stft_backward"}
+_APPLE_STEPS = 65_536
+"""Of a convolution's result, on macOS before 15.1."""
 
 _TRANSFERS = {Tensor.to, Tensor.cpu, Tensor.cuda}
 _FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray}
@@ -76,8 +82,8 @@ class PretendedTensor(Tensor):
         made.inner = inner
         return made
 
-    device = property(lambda self: CUDA)
-    is_cuda = property(lambda self: True)
+    device = property(lambda self: _active().device)
+    is_cuda = property(lambda self: _active().kind == "cuda")
     is_cpu = property(lambda self: False)
     is_meta = property(lambda self: False)
     data = property(lambda self: self.detach())
@@ -106,6 +112,7 @@ class PretendedTensor(Tensor):
 class PretendedGpu:
     """The device; fields may be set and read at any time."""
 
+    kind: Literal["cuda", "mps"] = "cuda"
     total_bytes: int = 8 * GIB
     capability: tuple[int, int] = (8, 6)
     shapes_only: bool = False
@@ -128,6 +135,10 @@ class PretendedGpu:
     _outstanding: list[Callable[[], None]] = field(default_factory=list)
     """What asynchronous copies will have written once they are waited for."""
 
+    @property
+    def device(self) -> torch.device:
+        return CUDA if self.kind == "cuda" else torch.device(self.kind)
+
     def reset(self) -> None:
         """Forget what was recorded; memory stays what it is."""
         self.syncs.clear()
@@ -143,6 +154,8 @@ class PretendedGpu:
         """The same on the device: what holds memory is accounted for."""
         if not isinstance(value, Tensor) or isinstance(value, PretendedTensor):
             return value
+        if self.kind == "mps" and value.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"Cannot convert a MPS Tensor to {value.dtype} ({_place()})")
         inner = value.to("meta") if self.shapes_only else value
         self._account(inner)
         return PretendedTensor(inner)
@@ -156,6 +169,8 @@ class PretendedGpu:
                 func(*args, **kwargs)  # the wrapper's own shape and strides
         args, kwargs = tree_map(self._inner, (args, kwargs))
         result = _MARKS.get(func, func)(*args, **kwargs)
+        if self.kind == "mps":
+            _check_apple(func.overloadpacket.__name__, args, result)
         same = {id(tensor.inner): tensor for tensor in given}  # operations in place return what they were given
         return tree_map(lambda value: same.get(id(value)) if id(value) in same else self.put(value), result)
 
@@ -241,6 +256,15 @@ class PretendedGpu:
         return target
 
 
+def _check_apple(name: str, args: Any, result: Any) -> None:
+    """Refuse what Apple's GPUs lack in one of the versions of torch and macOS that are supported."""
+    product = name in ("mm", "bmm", "matmul", "addmm", "baddbmm")
+    if name in _APPLE_LACKS or (product and args[0].is_complex()):
+        raise NotImplementedError(f"The operator '{name}' is not implemented for the MPS device ({_place()})")
+    if name.startswith("conv") and max(result.shape) > _APPLE_STEPS:
+        raise NotImplementedError(f"Output channels > 65536 not supported at the MPS device ({_place()})")
+
+
 def _fill(target: Tensor, values: Tensor) -> None:
     with torch.inference_mode():  # where the target may have been made
         target.copy_(values)
@@ -268,7 +292,7 @@ class _OnTheDevice(TorchFunctionMode):
         pinned, device = kwargs.pop("pin_memory", False), kwargs.pop("device", None)
         if device is None:
             made = func(*args, **kwargs)
-        elif torch.device(device).type == "cuda":
+        elif torch.device(device).type == gpu.kind:
             made = tree_map(gpu.put, func(*args, **kwargs, device="meta" if gpu.shapes_only else "cpu"))
             if func in _FROM_HOST:
                 gpu.count_copy("to device", made)
@@ -313,7 +337,7 @@ class _OnTheDevice(TorchFunctionMode):
         changed = source.to(*others, **kwargs) if others or kwargs else source
         if target.type == source.device.type:
             return changed
-        if target.type == "cuda":
+        if target.type == gpu.kind:
             return gpu.upload(changed, non_blocking)
         if target.type == "meta":
             return changed.inner.to("meta")
@@ -425,6 +449,8 @@ def _grouped(tensors: Any, *args: Any) -> Any:
 
 def _replacements(gpu: PretendedGpu) -> dict[str, Any]:
     """What `torch.cuda` says."""
+    if gpu.kind == "mps":
+        return {"is_available": lambda: False}
     properties = SimpleNamespace(
         name="Pretended GPU", total_memory=gpu.total_bytes, major=gpu.capability[0], minor=gpu.capability[1]
     )
@@ -476,6 +502,11 @@ def pretended_gpu(**fields: Any) -> Iterator[PretendedGpu]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _replacements(gpu).items():
             patch.setattr(torch.cuda, name, value)
+        if gpu.kind == "mps":
+            patch.setattr(torch.backends.mps, "is_available", lambda: True)
+            patch.setattr(torch.mps, "empty_cache", lambda: None)
+            patch.setattr(torch.mps, "recommended_max_memory", lambda: gpu.total_bytes)
+            patch.setattr(torch.mps, "current_allocated_memory", lambda: gpu.live_bytes)
         patch.setattr(torch, "autocast", cast)
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda _tensor: False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,12 +28,17 @@ def converted(device: str, home: Path, options: ConversionOptions, seconds: floa
     return samples
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("starter", 3.0), ("rvc", 3.0), ("rvc", 70.0)])
-def test_the_sound_is_the_cpus(kind: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SOUNDS = [(kind, 3.0, device) for kind in ("starter", "rvc") for device in ("cuda", "mps")]
+
+
+@pytest.mark.parametrize(("kind", "seconds", "device"), [*SOUNDS, ("rvc", 70.0, "cuda")])
+def test_the_sound_is_the_cpus(
+    kind: str, seconds: float, device: Literal["cuda", "mps"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = options_of(kind, tmp_path, monkeypatch)
     expected = converted("cpu", tmp_path, options, seconds)
-    with pretended_gpu() as gpu:
-        found = converted("cuda", tmp_path, options, seconds)
+    with pretended_gpu(kind=device) as gpu:
+        found = converted(device, tmp_path, options, seconds)
         assert gpu.live_bytes == 0
     assert np.abs(expected).max() > 100 * STEP
     np.testing.assert_allclose(found, expected, rtol=0, atol=STEP)

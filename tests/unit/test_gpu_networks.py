@@ -1,8 +1,9 @@
-"""Every network on a GPU, pretended on the CPU: the same numbers, and the host waits for nothing inside."""
+"""Every network on GPUs, pretended on the CPU: the same numbers, and a CUDA device isn't waited for inside."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,14 +17,20 @@ from menura.models.fcpe import Fcpe, FcpeConfig
 from menura.models.hubert import Hubert
 from menura.models.rmvpe import Rmvpe
 from menura.models.synthesizer import Synthesizer
-from support.pretended_gpu import PretendedGpu
+from support.pretended_gpu import PretendedGpu, pretended_gpu
 from support.speech import speech
 from support.tiny import tiny_config, tiny_voice
 from support.tiny_hubert import CONFIG, tiny_weights
 from support.tiny_rmvpe import TINY_RMVPE, rmvpe_weights
 
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+CPU = torch.device("cpu")
 FRAMES = 60
+
+
+@pytest.fixture(params=["cuda", "mps"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[PretendedGpu]:
+    with pretended_gpu(kind=request.param) as gpu:
+        yield gpu
 
 
 def config_of(vocoder: str) -> SynthesizerConfig:
@@ -80,10 +87,22 @@ def test_voices(gpu: PretendedGpu, vocoder: str, short: bool) -> None:
     net = tiny_voice(config_of(vocoder))
     score = Score.of(net.config)
     expected = score.sung(net, short=short)
-    net, score = net.to(CUDA), score.to(CUDA)
+    net, score = net.to(gpu.device), score.to(gpu.device)
     gpu.reset()
     found = score.sung(net, short=short)
-    assert not gpu.syncs
+    assert gpu.kind == "mps" or not gpu.syncs
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("vocoder", [HIFI_GAN, MRF_HIFI_GAN])
+@torch.inference_mode()
+def test_tiles_at_48_khz_are_as_long_as_a_gpu_takes(gpu: PretendedGpu, vocoder: str) -> None:
+    net = tiny_voice(dataclasses.replace(tiny_config(rates=(12, 10, 2, 2)), vocoder=vocoder))
+    random = torch.Generator().manual_seed(5)
+    z, g = torch.randn(1, 4, 420, generator=random), torch.randn(1, 4, 1, generator=random)
+    source = torch.randn(1, 1, 420 * 480, generator=random)
+    expected = net.decode_tiled(z, g, source, (10, 410))
+    found = net.to(gpu.device).decode_tiled(z.to(gpu.device), g.to(gpu.device), source.to(gpu.device), (10, 410))
     torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=0)
 
 
@@ -103,10 +122,10 @@ def test_f0(gpu: PretendedGpu, method: str) -> None:
 
     samples = torch.from_numpy(speech(4.0)).view(2, -1)
     expected = estimator(CPU).estimate(samples)
-    there, samples = estimator(CUDA), samples.to(CUDA)
+    there, samples = estimator(gpu.device), samples.to(gpu.device)
     gpu.reset()
     found = there.estimate(samples)
-    assert not gpu.syncs
+    assert gpu.kind == "mps" or not gpu.syncs
     torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=0)
 
 
@@ -121,8 +140,8 @@ def test_content(gpu: PretendedGpu, known: bool) -> None:
         return ContentVec(Hubert.from_tensors(tiny_weights(), CONFIG), device=device)
 
     expected = encoder(CPU).encode(torch.from_numpy(rows), statistics)
-    there, samples = encoder(CUDA), torch.from_numpy(rows).to(CUDA)
+    there, samples = encoder(gpu.device), torch.from_numpy(rows).to(gpu.device)
     gpu.reset()
     found = there.encode(samples, statistics)
-    assert not gpu.syncs
+    assert gpu.kind == "mps" or not gpu.syncs
     torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=0)

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from menura.kernels.hubert import use_kernels
 from menura.kernels.library import KernelLibrary, kernel_status
-from menura.models.hubert import Hubert, HubertConfig
+from menura.models.hubert import Hubert, HubertConfig, _product_of_parts
 from support.tiny_hubert import BASE, CONFIG, POSITIONS, tiny_weights
+
+
+def test_a_complex_product_by_real_ones() -> None:
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(shape, dtype=torch.complex64, generator=generator) for shape in [(5, 4, 6), (5, 6, 3)])
+    torch.testing.assert_close(_product_of_parts(a, b.transpose(1, 2).transpose(1, 2)), torch.bmm(a, b))
 
 
 def plain_hubert(w: dict[str, Tensor], samples: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ from menura.checkpoints.voice import LoadedVoice, VoiceMetadata, build_synthesiz
 from menura.errors import CheckpointError
 from menura.models.config import SynthesizerConfig, small_config
 from menura.models.source import advance_phase
-from menura.models.source_filter import EXCITATIONS, PulseSource, SourceFilter, cosine_sum
+from menura.models.source_filter import EXCITATIONS, PulseSource, SourceFilter, _added_by_hops, added_up, cosine_sum
 from menura.models.synthesizer import Synthesizer
 from menura.models.weights import classic
 from menura.options import TrainingOptions
@@ -113,6 +113,14 @@ def test_windows_have_the_same_excitation(cut: int, seed: int) -> None:
     later = PulseSource(RATE, HOP)(f0_hz[:, cut:], phase, None, 1.0)
     # A pulse's edge is steep: a millionth of a turn moves it by a thousandth of its height.
     torch.testing.assert_close(later, whole[..., cut * HOP :], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_windows_are_added_up_alike_without_fold(count: int) -> None:
+    windows = torch.randn(2, 48, count, generator=torch.Generator().manual_seed(count))
+    found = _added_by_hops(windows, 12)
+    assert found.shape == (2, 12 * count + 36)
+    torch.testing.assert_close(found, added_up(windows, 12))
 
 
 def test_filters_that_do_nothing_give_back_the_excitation() -> None:

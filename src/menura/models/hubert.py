@@ -136,6 +136,17 @@ class FeatureExtractor(nn.Module):
         return x
 
 
+def complex_product(a: Tensor, b: Tensor) -> Tensor:
+    """torch.bmm of complex matrices."""
+    return _product_of_parts(a, b) if a.device.type == "mps" else torch.bmm(a, b)
+
+
+def _product_of_parts(a: Tensor, b: Tensor) -> Tensor:
+    """The same by real products: torch 2.4 has no others on Apple's GPUs."""
+    real = torch.bmm(a.real, b.real) - torch.bmm(a.imag, b.imag)
+    return torch.complex(real, torch.bmm(a.real, b.imag) + torch.bmm(a.imag, b.real))
+
+
 class _PositionalConvolution(nn.Module):
     """A grouped convolution of 128 taps over time, by FFT in blocks (a ninth of HuBERT's time if done directly)."""
 
@@ -166,7 +177,7 @@ class _PositionalConvolution(nn.Module):
         windows = torch.fft.rfft(padded.unfold(1, self.block, step))  # (batch, blocks, channels, bins)
         bins = windows.shape[-1]
         rows = windows.permute(3, 2, 0, 1).reshape(bins * self.groups, -1, batch * blocks).transpose(1, 2)
-        product = torch.bmm(rows, self.spectrum.flatten(0, 1))
+        product = complex_product(rows, self.spectrum.flatten(0, 1))
         product = product.view(bins, self.groups, batch, blocks, -1).permute(2, 3, 1, 4, 0)
         y = torch.fft.irfft(product, n=self.block)[..., :step]  # (batch, blocks, groups, width, step)
         y = y.flatten(2, 3).transpose(2, 3).reshape(batch, blocks * step, channels)

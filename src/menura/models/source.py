@@ -63,14 +63,14 @@ class SineSource(nn.Module):
         for overtone in range(1, 1 + self.overtones):
             mixed = mixed + weight[overtone] * sine_wave((1 + overtone) * phases, voiced)
         # Independent noise on every overtone adds up to one noise of the weights' norm.
-        gain = weight.norm() if self.overtones else weight[0]
+        gain = torch.linalg.vector_norm(weight) if self.overtones else weight[0]
         return torch.tanh(with_noise(mixed, voiced, noise, gain * noise_scale) + self.l_linear.bias)[:, None]
 
 
 def sine_wave(phases: Tensor, voiced: Tensor) -> Tensor:
     """RVC's sine, 0 where unvoiced: (batch, samples) float32 from phases in cycles, on the device of `voiced`."""
     # Reduced to one turn before it is narrowed: float32 then costs 4e-7 radians at most.
-    turn = torch.remainder(phases, 1.0).to(device=voiced.device, dtype=torch.float32)
+    turn = torch.remainder(phases, 1.0).float().to(voiced.device)
     return turn.mul_(2 * math.pi).sin_().mul_(SINE_AMPLITUDE).mul_(voiced)
 
 

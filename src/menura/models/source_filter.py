@@ -47,7 +47,7 @@ class PulseSource(nn.Module):
         Without noise only what is periodic is left. Its scale is ignored: it is the sound of consonants, no variation.
         """
         phases = sample_phases(phase_cycles, f0_hz, self.frame_samples, self.sample_rate)
-        return self.excitations(phases.to(device=f0_hz.device, dtype=torch.float32), f0_hz, noise)
+        return self.excitations(phases.float().to(f0_hz.device), f0_hz, noise)
 
     def excitations(self, cycles: Tensor, f0_hz: Tensor, noise: Tensor | None) -> Tensor:
         """As `forward`, from the phase (batch, samples), in cycles of a sine, at every sample."""
@@ -70,6 +70,25 @@ def cosine_sum(turn: Tensor, harmonics: Tensor) -> Tensor:
     near = below.abs() < 1e-5
     ratio = torch.sin((2 * harmonics + 1) * math.pi * turn) / torch.where(near, torch.ones_like(below), below)
     return (torch.where(near, 2 * harmonics + 1, ratio) - 1) / 2
+
+
+def added_up(windows: Tensor, hop: int) -> Tensor:
+    """Windows (batch, samples, count), each a hop later than the one before it, as one signal (batch, samples)."""
+    _, samples, count = windows.shape
+    length = (count - 1) * hop + samples
+    if windows.device.type != "mps":
+        return F.fold(windows, (1, length), (1, samples), stride=(1, hop))[:, 0, 0]
+    return _added_by_hops(windows, hop)
+
+
+def _added_by_hops(windows: Tensor, hop: int) -> Tensor:
+    """The same for windows of whole hops, without `fold`: torch 2.6 doesn't have it on Apple's GPUs."""
+    batch, samples, count = windows.shape
+    parts = windows.reshape(batch, -1, hop, count).transpose(2, 3)  # (batch, hops of a window, windows, hop)
+    total = windows.new_zeros(batch, count + samples // hop - 1, hop)
+    for number in range(samples // hop):
+        total[:, number : number + count] += parts[:, number]
+    return total.flatten(1)
 
 
 class ConvNextBlock(nn.Module):
@@ -153,9 +172,7 @@ class SourceFilter(nn.Module):
         for number, gain in enumerate(others, start=1):
             shaped = shaped + spectra[:, number] * gain
         frames = torch.fft.irfft(shaped, self.window_samples, dim=1) * (window * (2 / WINDOW_HOPS))[:, None]
-        length = source.shape[-1] + 2 * around
-        sound = F.fold(frames, (1, length), (1, self.window_samples), stride=(1, self.hop))
-        return sound[:, :, 0, around : length - around]
+        return added_up(frames, self.hop)[:, None, around : around + source.shape[-1]]
 
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
         """Sound of a stretch of a latent, equal to that part of `forward`; as HifiGan's."""

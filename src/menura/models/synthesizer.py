@@ -42,6 +42,9 @@ POSTERIOR_LAYERS = 16
 TILE_FRAMES = 200
 """Two seconds. Longer tiles take more memory and no less time; shorter ones synchronise the threads more often."""
 
+_APPLE_TILE_FRAMES = 100
+"""On Apple's GPUs, where torch's convolutions give at most 65,536 steps on macOS before 15.1."""
+
 VOCODERS: dict[str, type[HifiGan | RefineGan | SourceFilter]] = {
     HIFI_GAN: HifiGan,
     MRF_HIFI_GAN: HifiGan,
@@ -273,6 +276,8 @@ class Synthesizer(nn.Module):
         Only the stretch and `decode_context_frames` around it are computed. Give as much context as there is: at the
         ends of `z` it is zeros, as in `decode`. The fastest layers compute `tile_frames` at once.
         """
+        if z.device.type == "mps":
+            tile_frames = min(tile_frames, _APPLE_TILE_FRAMES)
         return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
 
 

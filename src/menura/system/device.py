@@ -105,6 +105,7 @@ def default_threads() -> int:
 def prepare_own_process() -> None:
     """Set up the environment of a process that is Menura's own, before torch is loaded; what the user set stays."""
     silence_onnxruntime()
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPUs lack is computed on the CPU
     os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
     if not os.environ.keys() & {*_OPENMP_WAIT, "OMP_WAIT_POLICY"}:
         os.environ.update(_OPENMP_WAIT)

@@ -67,7 +67,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + kept)
-    if device.type == "mps":  # a part of the system's memory
+    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):  # of the system's; since torch 2.5
         recommended = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
         return min(available_memory_bytes(), max(0, recommended))
     return available_memory_bytes()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import soundfile
-import torch
 
 from menura.audio.decode import open_audio
 from menura.audio.envelope import within_full_scale
@@ -23,6 +22,7 @@ from menura.audio.processor import resample
 from menura.content.registry import encoder_path
 from menura.errors import AudioError, TrainingError, details_of
 from menura.f0.registry import method_path
+from menura.system.memory import free_memory
 from menura.system.processes import run_all
 from menura.train.data import slicing
 from menura.train.data.features import extract_features, load_networks, whole_slice
@@ -48,6 +48,8 @@ from menura.train.experiment.settings import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from menura.types import FloatArray
 
 SliceFile: TypeAlias = tuple[str, str]
@@ -90,8 +92,7 @@ def prepare(
     files = [(recording.speaker, file) for recording in sliced for file in recording.files]
     made = _in_portions(extract, files, folder, workers if device.type == "cpu" else 1, on_event)
     load_networks.cache_clear()  # training needs the memory
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory(device)
     slices = _with_held_out([made[file] for file in files], settings.held_out)
     prepared = Preparation(settings_key=settings_key(experiment), recordings=tuple(sliced), slices=slices)
     _check_speakers(folder, experiment.speakers, prepared)

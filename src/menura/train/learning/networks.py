@@ -40,7 +40,7 @@ def make_generator(experiment: Experiment) -> Synthesizer:
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
             module.forward = types.MethodType(_with_channels_last, module)  # type: ignore[method-assign]
     for part in (generator.dec.conv_post, getattr(generator.dec, "m_source", None)):
-        if part is not None:
+        if part is not None and experiment.precision != "fp32":
             _keep_float32(part)
     if experiment.gradient_checkpointing:
         for block in _residual_blocks(generator.dec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, dtype=_DTYPES.get(precision, torch.bfloat16), enabled=precision in _DTYPES)
+    return torch.autocast(device.type, dtype=_DTYPES[precision]) if precision in _DTYPES else nullcontext()
 
 
 def fastest_precision(device: torch.device) -> str:
@@ -74,8 +74,9 @@ class Stepper:
 
     def __init__(self, model: nn.Module, rate: float, *, device: torch.device, precision: str) -> None:
         self.model = model
+        self._fused = device.type != "mps"  # torch 2.4 has no fused one there
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=True
+            model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.01, eps=1e-9, fused=self._fused
         )
         self._scaler = torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=precision == "fp16")
 
@@ -107,7 +108,7 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for group in state["param_groups"]:
-            group["fused"] = True
+            group["fused"] = self._fused
         self._optimizer.load_state_dict({name: state[name] for name in ("state", "param_groups")})
         if self._scaler.is_enabled() and "scaler" in state:
             self._scaler.load_state_dict(state["scaler"])
