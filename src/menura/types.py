@@ -78,8 +78,13 @@ class Features:
     """Content and F0 of consecutive frames of a recording, at 100 frames a second."""
 
     start_frames: int
+    frames: int
     content: FloatArray
-    """(frames, dim)"""
+    """(vectors, dim), each of two frames; the first vector is that of the first frame, even where that is odd."""
+    plain: FloatArray | None
+    """Content before retrieval, where unvoiced frames keep some of it."""
+    share: FloatArray | None
+    """(frames,), how much of `content` there is beside `plain`."""
     f0_hz: FloatArray | None
     """(frames,), 0 where unvoiced; None for voices without F0."""
     f0_coarse: npt.NDArray[np.int64] | None

@@ -127,19 +127,20 @@ class FeatureTimeline:
             self._phase_end = float(after[-1] % 1.0)
 
     def read(self, start: int, end: int) -> Features:
-        content = _at_frames(self._content, start, end)
-        if not self._has_f0:
-            return Features(start_frames=start, content=content, f0_hz=None, f0_coarse=None, phase_cycles=0.0)
-        f0_hz = self._f0.read(start, end).copy()
-        if self._keep_plain:  # unvoiced frames keep 1 - protect of the content before retrieval
-            weight = np.where(f0_hz < 1, self._protect, 1.0).astype(np.float32)[:, None]
-            content = content * weight + _at_frames(self._plain, start, end) * (1 - weight)
+        place = start // 2, ceil_div(end, 2)
+        f0_hz = self._f0.read(start, end).copy() if self._has_f0 else None
+        plain = share = None
+        if f0_hz is not None and self._keep_plain:  # unvoiced frames keep 1 - protect of the content before retrieval
+            plain, share = self._plain.read(*place), np.where(f0_hz < 1, self._protect, 1.0).astype(np.float32)
         return Features(
             start_frames=start,
-            content=content,
+            frames=end - start,
+            content=self._content.read(*place),
+            plain=plain,
+            share=share,
             f0_hz=f0_hz,
-            f0_coarse=coarse_bins(f0_hz),
-            phase_cycles=float(self._phase.read(start, start + 1)[0]),
+            f0_coarse=None if f0_hz is None else coarse_bins(f0_hz),
+            phase_cycles=float(self._phase.read(start, start + 1)[0]) if self._has_f0 else 0.0,
         )
 
     def content(self, start: int, end: int) -> FloatArray:
@@ -154,13 +155,6 @@ class FeatureTimeline:
             track.forget(before // 2)
         for track in (self._f0, self._phase):
             track.forget(before)
-
-
-def _at_frames(track: Track, start: int, end: int) -> FloatArray:
-    """Each content vector serves two frames, as in RVC."""
-    vectors = track.read(start // 2, ceil_div(end, 2))
-    skip = start % 2
-    return np.ascontiguousarray(np.repeat(vectors, 2, axis=0)[skip : skip + end - start])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

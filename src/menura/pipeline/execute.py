@@ -120,7 +120,8 @@ class SynthesisRequest:
     def batch_key(self) -> tuple[object, ...]:
         first = self.features.start_frames
         spans = tuple((start - first, end - first) for start, end in (self.core, *self.sounding))
-        return self.stage, id(self.synthesizer), self.window_frames, spans, self.options.noise_scale, self.reach_frames
+        window = self.window_frames, first % 2, self.features.plain is None
+        return self.stage, id(self.synthesizer), window, spans, self.options.noise_scale, self.reach_frames
 
 
 NetworkRequest: TypeAlias = WindowRequest | SynthesisRequest
@@ -296,9 +297,9 @@ def _filled(row: NDArray[Any], frames: int) -> NDArray[Any]:
 def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: FrameBudget) -> Tensor:
     first = members[0]
     net, frames = first.synthesizer, first.window_frames
-    content = _stack([_filled(m.features.content, frames) for m in members], device)
+    content = _content([m.features for m in members], frames, device)
     coarse = [_filled(m.features.f0_coarse, frames) for m in members if m.features.f0_coarse is not None]
-    existing = [len(m.features.content) for m in members]
+    existing = [m.features.frames for m in members]
     lengths = None if min(existing) == frames else sent(torch.tensor(existing), device)
     g = net.condition(sent(torch.tensor([m.options.speaker_id for m in members]), device))
     prior = net.encode(content, _stack(coarse, device) if coarse else None, lengths, first.reach_frames)
@@ -306,6 +307,21 @@ def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: 
     for span in first.sounding:
         _fill(sound, span, members, prior, g, budget)
     return sound
+
+
+def _content(features: list[Features], frames: int, device: torch.device) -> Tensor:
+    """(batch, frames, dim) content, with zeros where there is none: each vector serves two frames, as in RVC."""
+    first = features[0].start_frames % 2
+
+    def at_frames(rows: Sequence[FloatArray | None]) -> Tensor:
+        filled = [_filled(row, ceil_div(first + frames, 2)) for row in rows if row is not None]
+        return _stack(filled, device).repeat_interleave(2, dim=1)[:, first : first + frames].contiguous()
+
+    content = at_frames([item.content for item in features])
+    if features[0].plain is None:
+        return content
+    share = _stack([_filled(item.share[:, None], frames) for item in features if item.share is not None], device)
+    return content * share + at_frames([item.plain for item in features]) * (1 - share)
 
 
 def _fill(
