@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import pickle
 import random
 import shutil
@@ -20,7 +21,7 @@ from menura.audio.places import FileStamp
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion
-from menura.pipeline.engine import Advanced, Done, Engine, Event, Fairness, Share
+from menura.pipeline.engine import Advanced, Done, Engine, Event, Failed, Fairness, Share
 from menura.pipeline.execute import Executor
 from menura.pipeline.output import FileSink
 from menura.pipeline.parts import PartFiles, PartWork, Samples, Work
@@ -28,7 +29,7 @@ from menura.pipeline.plan import opened_blocks
 from menura.pipeline.progress import StageClock, Worked
 from menura.pipeline.recording import FileRecording
 from menura.pipeline.windows import Windowing
-from menura.system.files import parts_folder
+from menura.system.files import NewFile, parts_folder
 from menura.types import FileResult, FloatArray
 from properties.test_engine import voice_like
 from support.tiny import FakeEncoder, FakeF0, TinyNetworks, converted_alone, tiny_models, tiny_request
@@ -161,6 +162,43 @@ def test_parts_may_be_done_by_anybody_in_any_order(place: Path, kind: str) -> No
     np.testing.assert_array_equal(sound, converted_alone(conversion(recording, request, models, None)))
 
 
+@pytest.mark.parametrize("split_silence", [False, True])
+def test_parts_are_the_same_where_windows_and_segments_share_passes(place: Path, split_silence: bool) -> None:
+    recording, folder = recorded(place, 17.0, silent=True), place / f"ahead-{split_silence}"
+    request = asked(place, transpose="auto", median_hz=200.0, split_silence=split_silence, part_length=3.0)
+    sounds = [
+        converted_alone(
+            Conversion(recording, request, MODELS, windowing=WINDOWING, ahead_frames=ahead_frames, parts=parts)
+        )
+        for ahead_frames, parts in ((0, None), (500, None), (500, folder))
+    ]
+    np.testing.assert_allclose(sounds[2], sounds[1], atol=1e-5)
+    np.testing.assert_allclose(sounds[2], sounds[0], atol=1e-4)
+    shutil.rmtree(folder)
+
+
+def test_a_part_that_failed_is_begun_anew(place: Path) -> None:
+    """Where memory ran out in its midst, say, and it is tried again."""
+    recording, folder, request = recorded(place, 13.0), place / "failed", asked(place, part_length=3.0)
+    plan = conversion(recording, request, MODELS, folder).plan
+    folder.mkdir()
+    files = PartFiles(folder, "tag")
+    blocks = opened_blocks(recording, plan, StageClock(), lambda: None)
+    with closing(blocks), closing(Samples(files.samples, plan.extent, blocks)) as samples:
+        work = PartWork(plan=plan, request=request, models=MODELS, files=files, samples=samples)
+        assert not any([done(work.f0(part)) for part in plan.parts])
+        assert not any([done(work.sound(part)) for part in plan.parts[:2]])
+        expected = (folder / "tag.sound-1").read_bytes()
+        for name in ("tag.sound-1", "tag.sound-1-facts", "tag.sound-0-facts"):
+            (folder / name).unlink()
+        assert not done(work.sound(plan.parts[0]))
+        with closing(work.sound(plan.parts[1])) as steps:
+            steps.send(None)
+        assert not done(work.sound(plan.parts[1]))
+        assert (folder / "tag.sound-1").read_bytes() == expected
+    shutil.rmtree(folder)
+
+
 def counted() -> tuple[VoiceModels, FakeEncoder, FakeF0]:
     encoder, f0 = FakeEncoder(), FakeF0()
     encoder.core_frames, f0.core_frames = 200, 160  # type: ignore[misc]
@@ -261,6 +299,25 @@ def test_a_closed_engine_leaves_parts_that_the_next_takes(place: Path, tmp_path:
     result = result_of(engine_run(recording, request, output, share))
     assert (result.parts, result.parts_resumed) == (5, parts)
     assert fairness.served_s < 90 * 0.8 * (1 - parts / 5), "what was found is no service"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_full_disk_keeps_what_is_finished(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording, request, output = recorded(place, 90.0), long_request(place), tmp_path / "a.wav"
+    written = NewFile.publish
+
+    def full(file: NewFile) -> None:
+        if file.target.name.endswith("sound-2"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NewFile, "publish", full)
+        (*_, failed) = engine_run(recording, request, output)
+    assert isinstance(failed, Failed)
+    assert "Free space" in str(failed.error)
+    result = result_of(engine_run(recording, request, output))
+    assert (result.parts, result.parts_resumed) == (5, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 

@@ -166,7 +166,7 @@ def file_facts(place: Place, *, fresh: bool = False) -> tuple[int, int] | None:
     heeds no listing that the process remembers.
     """
     if isinstance(place, Path):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the latter of a name with a null byte
             facts = place.stat()
             return facts.st_size, facts.st_mtime_ns
         return None

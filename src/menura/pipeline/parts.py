@@ -28,7 +28,7 @@ from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.pipeline.analysis import PITCH_FRAMES, Analysis, core_of, sounds, window_samples
 from menura.pipeline.execute import NetworkRequest, WindowRequest
-from menura.pipeline.plan import Known, Plan, analysis_of
+from menura.pipeline.plan import Plan, analysis_of
 from menura.pipeline.progress import StageClock, Worked
 from menura.pipeline.recording import BLOCK_S, RecordingFacts, Silences
 from menura.pipeline.synthesis import Assembler, Synthesis, seam_after
@@ -276,11 +276,11 @@ class PartWork:
     def sound(self, part: Part) -> Work:
         """Make a part's sound; the F0 of all must be there, or without an estimator this one's and the one's before."""
         share = self.plan.facts.audio_s * (1 - self._f0_share) / self.plan.output_frames
+        under_way, self._under_way = self._under_way, None  # whatever becomes of this one
         if self.files.sound(part) is not None:
-            self._under_way = None
             yield Worked(share * (part.end_frames - part.start_frames), found=True)
             return True
-        synthesis = self._synthesis(part)
+        synthesis = under_way[1] if under_way and under_way[0] == part.number else self._begun(part)
         before = len(synthesis.seams_s)
         seams_s: list[float] = []
         last = part.end_frames >= self.plan.output_frames
@@ -362,9 +362,7 @@ class PartWork:
     def _start(self, part: Part) -> int:
         return self._known(self.plan.parts[part.number - 1]).end_frames if part.number else 0
 
-    def _synthesis(self, part: Part) -> Synthesis:
-        if self._under_way is not None and self._under_way[0] == part.number:
-            return self._under_way[1]
+    def _begun(self, part: Part) -> Synthesis:
         analysis, options = self._analysis(part), self.request.options
         return Synthesis(self.models.synthesizer, analysis, options, start_frames=self._start(part))
 
@@ -384,9 +382,15 @@ class PartWork:
                 context = window.start_frames - window.from_frames, window.to_frames - window.end_frames
                 return np.pad(core, context)  # what is around the core isn't looked at
 
-        known = Known(first=first, f0_hz=estimated)
         analysis = analysis_of(
-            plan, self.request, self.models, blocks, self.clock, known, ahead_frames=self.ahead_frames
+            plan,
+            self.request,
+            self.models,
+            blocks,
+            self.clock,
+            ahead_frames=self.ahead_frames,
+            first=first,
+            known_f0=estimated,
         )
         for _ in analysis.find_pitch():
             raise AssertionError("F0 is known")

@@ -130,27 +130,18 @@ def read_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator
             items.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What an analysis that doesn't begin with the recording goes by."""
-
-    first: Window
-    """The encoder's first that is wanted."""
-    f0_hz: Callable[[Window], FloatArray] | None
-    """F0 of windows as it was estimated; None where there is none, or it is given."""
-
-
 def analysis_of(
     plan: Plan,
     request: Request,
     models: VoiceModels,
     blocks: Iterator[FloatArray],
     clock: StageClock,
-    known: Known | None = None,
     *,
     ahead_frames: int = 0,
+    first: Window | None = None,
+    known_f0: Callable[[Window], FloatArray] | None = None,
 ) -> Analysis:
-    """The analysis of a planned recording, whose 16 kHz samples come in `blocks` from where it reads first."""
+    """The analysis of a planned recording; `blocks`, `first` and `known_f0` are as in Analysis."""
     options, extent = request.options, plan.extent
     pitch = PitchShift(fill=options.compat == "rvc", target_hz=request.target_hz)
     if request.transpose != "auto":
@@ -170,8 +161,8 @@ def analysis_of(
         silences=plan.facts.silences,
         ahead_frames=ahead_frames,
         clock=clock,
-        first=None if known is None else known.first,
-        known_f0=None if known is None else known.f0_hz,
+        first=first,
+        known_f0=known_f0,
     )
 
 
