@@ -283,6 +283,17 @@ def test_work_counts_once_and_to_the_end(place: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "a.wav", tmp_path / "b.wav")
 
 
+def test_hours_are_not_joined_in_one_turn(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("menura.pipeline.parts._JOIN_SAMPLES", 400)
+    request, turns = long_request(place), list[int]()
+    with Engine(TinyNetworks(MODELS)) as engine:
+        engine.submit(recorded(place, 70.0), request, FileSink(tmp_path / "a.wav", request.options))
+        while not engine.idle:
+            turns.append(sum(isinstance(event, Advanced) for event in engine.step()))
+    assert max(turns) <= 3, "windows or segments of a part, and a block that was joined"
+    assert sum(turns) > 100
+
+
 def stopped(recording: FileRecording, request: Request, output: Path) -> int:
     """A run that is closed when it has finished some parts; how many."""
     with Engine(TinyNetworks(MODELS)) as engine:

@@ -392,7 +392,12 @@ class Engine:
             self._advance(live)
 
     def _compute(self) -> None:
-        """Begin passes, as many as may be under way, and let those go on that the oldest one answers."""
+        """Begin passes, as many as may be under way, and let those go on that the oldest one answers.
+
+        What is only joined needs no network, and goes on by a block: hours of sound are not joined in one turn.
+        """
+        for live in [live for live in self._live if not live.pending]:
+            self._advance(live)
         while len(self._flights) < self._pace.passes and (asked := self._asked()):
             under_way = [pair for _, pairs in self._flights for pair in pairs]
             self.computing = tuple(dict.fromkeys(live.ticket for live, _ in under_way + asked))
@@ -401,6 +406,8 @@ class Engine:
             for live, place in answered:
                 live.unasked.remove(place)
             self._flights.append((flight, answered))
+        if not self._flights:
+            return
         flight, answered = self._flights.popleft()
         answers = flight.collect()
         self.computing = ()
@@ -430,6 +437,8 @@ class Engine:
             step = live.steps.send(found or None) if error is None else live.steps.throw(error)
             while isinstance(step, (np.ndarray, Worked)):
                 self._take(live, step)
+                if live.conversion.parts and isinstance(step, np.ndarray):
+                    return
                 step = next(live.steps)
             live.pending, live.unasked = step, list(range(len(step)))
         except StopIteration:
