@@ -147,6 +147,21 @@ class EngineOptions:
         check(self)
 
 
+_ray = partial(
+    _machine,
+    None,
+    "Convert on a Ray cluster (extra 'ray'): HOST:PORT, local, or by default $RAY_ADDRESS.",
+    advanced=True,
+    bare="auto",
+    metavar="ADDRESS",
+)
+
+
+def _check_ray(address: str | None, advice: str | None = None) -> None:
+    if address is not None and not re.fullmatch(r"auto|local|[^/\s]+:\d+", address):
+        raise OptionError(None, f"'{address}' is not an address (HOST:PORT, or local)", advice, "ray")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
     """Which recordings of folders are converted, and by how many processes."""
@@ -165,20 +180,12 @@ class BatchOptions:
         range=(1, 256),
         unset="1, or one per GPU, or one per 4 CPU cores",
     )
-    ray: str | None = _machine(
-        None,
-        "Share the files over a Ray cluster (extra 'ray'): HOST:PORT, local, or by default $RAY_ADDRESS.",
-        advanced=True,
-        bare="auto",
-        metavar="ADDRESS",
-    )
+    ray: str | None = _ray()
     report: Path | None = _report(None, "Also write the JSON report to FILE.", advanced=True)
 
     def __post_init__(self) -> None:
         check(self)
-        if self.ray is not None and not re.fullmatch(r"auto|local|[^/\s]+:\d+", self.ray):
-            problem = f"'{self.ray}' is not an address (HOST:PORT, or local)"
-            raise OptionError(None, problem, "Put {ray} after the inputs", "ray")
+        _check_ray(self.ray, "Put {ray} after the inputs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,10 +223,17 @@ class ServeOptions:
     queue: int = _machine(
         5000, "Recordings that may wait; beyond it requests are refused.", advanced=True, range=(1, 10**6)
     )
+    ray: str | None = _ray()
+    workers: int | None = _machine(
+        None, "Actors of the Ray cluster.", advanced=True, range=(1, 256), unset="as many as it has room for"
+    )
     open: bool = _report(False, "Open the page in the browser.")
 
     def __post_init__(self) -> None:
         check(self)
+        _check_ray(self.ray)
+        if self.workers is not None and self.ray is None:
+            raise OptionError(None, "there is no cluster", "Add {ray}", "workers")
         if self.token is not None and len(self.token) < 8:
             raise OptionError(None, "a token needs at least 8 characters", option="token")
 

@@ -9,7 +9,7 @@ import pytest
 
 from menura.errors import OptionError
 from menura.jobs.ray import Node, connected, divide_cluster
-from menura.options import BatchOptions, EngineOptions
+from menura.options import BatchOptions, EngineOptions, ServeOptions
 
 CPU, GPU = Node(cpus=8, gpus=0), Node(cpus=16, gpus=4)
 
@@ -61,5 +61,8 @@ def test_addresses() -> None:
     for good in ("auto", "local", "10.0.0.1:6379", "head:6379"):
         assert BatchOptions(ray=good).ray == good
     for bad in ("talks", "talks/day", "ray://localhost:1", ""):
-        with pytest.raises(OptionError, match="is not"):
-            BatchOptions(ray=bad)
+        for options in (BatchOptions, ServeOptions):
+            with pytest.raises(OptionError, match="is not"):
+                options(ray=bad)
+    with pytest.raises(OptionError, match="Add ray"):
+        ServeOptions(workers=2)

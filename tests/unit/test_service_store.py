@@ -141,6 +141,20 @@ def test_a_lease_that_ran_out_is_anothers(tmp_path: Path, clock: Clock) -> None:
         store.close()
 
 
+def test_what_waits_may_be_taken_by_who_is_free(tmp_path: Path, clock: Clock) -> None:
+    stores = [Store(f"sqlite:///{tmp_path / 'jobs.db'}") for _ in range(2)]
+    with_audio(stores[0])
+    stores[0].create(new_job(stores[0], 2))
+    held = [claim.item for claim in stores[0].claim(9, each=9)]
+    for _ in range(2):
+        assert stores[0].renew(held, {held[1].key}) == []
+        clock.now += LEASE_S - 1
+    assert [claim.item.key for claim in stores[1].claim(9, each=9)] == [held[1].key]
+    assert stores[0].renew(held, {held[1].key}) == [held[1]]
+    for store in stores:
+        store.close()
+
+
 def test_a_great_job_leaves_room_for_others(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'jobs.db'}")
     with_audio(store)

@@ -13,15 +13,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
-from menura.jobs.scheduler import END_S, Hooks, Lost, Message, Ready, Worker, share, with_names
+from menura.jobs.scheduler import END_S, Hooks, Lost, Message, Ready, Task, Worker, share, with_names
 from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.system.device import physical_cores
@@ -44,15 +45,22 @@ def convert_on_cluster(
     The `address` is HOST:PORT, `local` (a cluster of its own on this machine), or `auto` ($RAY_ADDRESS, else `local`).
     Each machine resolves the request's options in its own data folder. Raises MenuraError, as `share`.
     """
+    with actors_of(address, _absolute(request.options), engine, workers) as (actors, workers):
+        return share(items, actors, workers=workers, hooks=hooks)
+
+
+@contextlib.contextmanager
+def actors_of(
+    address: str, options: ConversionOptions | None, engine: EngineOptions, workers: int | None
+) -> Iterator[tuple[Actors, int]]:
+    """A cluster's actors, with these options or else for tasks, and how many there are to be. Raises MenuraError."""
     with connected(address) as ray:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [Node(cpus=int(has.get("CPU", 0)), gpus=int(has.get("GPU", 0))) for has in machines]
         workers, threads, gpus, device = divide_cluster(nodes, engine, workers)
         named = engine.home or os.environ.get(HOME_VARIABLE)  # else it is each machine's own
         home = Path(named).expanduser().absolute() if named else None
-        engine = replace(engine, device=device, threads=threads, home=home)
-        backend = Actors(ray, _absolute(request.options), engine, gpus=gpus)
-        return share(items, backend, workers=workers, hooks=hooks)
+        yield Actors(ray, options, replace(engine, device=device, threads=threads, home=home), gpus=gpus), workers
 
 
 class Node(NamedTuple):
@@ -85,8 +93,9 @@ def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | 
 class ClusterWorker:
     """What runs in an actor; its methods are Ray's streaming generators of messages."""
 
-    def __init__(self, options: ConversionOptions, engine: EngineOptions) -> None:
+    def __init__(self, options: ConversionOptions | None, engine: EngineOptions) -> None:
         self._options, self._engine = options, engine
+        self._cancels: dict[int, threading.Event] = {}
 
     def load(self) -> Iterator[Message]:
         try:
@@ -97,20 +106,35 @@ class ClusterWorker:
             yield Ready()
 
     def convert(self, item: Item) -> Iterator[Message]:
-        """A thread converts, as progress comes by callback."""
-        messages = queue.SimpleQueue[Message | None]()
-        with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
-            done = pool.submit(self._worker.convert, item, messages.put)
-            done.add_done_callback(lambda _: messages.put(None))
-            while (message := messages.get()) is not None:
-                yield message
-            yield done.result()
+        yield from _told(partial(self._worker.convert, item))
+
+    def carry_out(self, number: int, task: Task) -> Iterator[Message]:
+        """Convert for a task, until `cancel` is called with its number."""
+        cancel = self._cancels.setdefault(number, threading.Event())
+        for other in set(self._cancels) - {number}:
+            del self._cancels[other]
+        yield from _told(partial(self._worker.carry_out, task, cancel))
+
+    def cancel(self, number: int) -> None:
+        """Also before the task comes; it does nothing when that has ended."""
+        self._cancels.setdefault(number, threading.Event()).set()
 
     def stats(self) -> Iterator[Message]:
         yield self._worker.stats()
 
 
-class _Actor:
+def _told(convert: Callable[[Callable[[Progress], None]], FileResult]) -> Iterator[Message]:
+    """Progress as it comes, then the result. A thread converts, as progress comes by callback."""
+    messages = queue.SimpleQueue[Message | None]()
+    with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
+        done = pool.submit(convert, messages.put)
+        done.add_done_callback(lambda _: messages.put(None))
+        while (message := messages.get()) is not None:
+            yield message
+        yield done.result()
+
+
+class Actor:
     """An actor, and what it was asked last."""
 
     def __init__(self, ray: Any, actor: Any) -> None:
@@ -128,8 +152,12 @@ class _Actor:
         if self._where is None:  # waiting for room in the cluster, for all that is known
             return False
         self.item = item
-        self.answer = self.ask("stats") if item is None else self.ask("convert", _anywhere(item))
+        self.begin("stats") if item is None else self.begin("convert", _anywhere(item))
         return True
+
+    def begin(self, method: str, *arguments: Any) -> None:
+        """Have `receive` give the messages of a method."""
+        self.answer = self.ask(method, *arguments)
 
     def receive(self) -> Message:
         try:
@@ -153,20 +181,34 @@ class _Actor:
 class Actors:
     """The scheduler's backend of actors, whose `engine.threads` are the CPUs that each claims."""
 
-    def __init__(self, ray: Any, options: ConversionOptions, engine: EngineOptions, *, gpus: int) -> None:
+    def __init__(self, ray: Any, options: ConversionOptions | None, engine: EngineOptions, *, gpus: int) -> None:
         self._ray, self._arguments = ray, (options, engine)
         # Ray restarts nothing: the scheduler starts another worker, and gives it the file.
-        self._worker = ray.remote(ClusterWorker).options(num_cpus=engine.threads, num_gpus=gpus, max_restarts=0)
+        self._worker = ray.remote(ClusterWorker).options(
+            num_cpus=engine.threads, num_gpus=gpus, max_restarts=0, max_concurrency=2 if options is None else 1
+        )
 
-    def start(self, number: int) -> _Actor:
-        return _Actor(self._ray, self._worker.remote(*self._arguments))
+    def start(self, number: int) -> Actor:
+        return Actor(self._ray, self._worker.remote(*self._arguments))
 
-    def wait(self, links: Sequence[_Actor], timeout_s: float) -> list[_Actor]:
+    def wait(self, links: Sequence[Actor], timeout_s: float) -> list[Actor]:
         asked = [link for link in links if link.answer is not None]
+        if not asked:
+            time.sleep(timeout_s)
         answered, _ = self._ray.wait([link.answer for link in asked], timeout=timeout_s)
         return [link for link in asked if link.answer in answered]
 
-    def close(self, links: Sequence[_Actor], *, gently: bool) -> None:
+    def reachable(self) -> bool:
+        """Whether the cluster is still there: its head answers, and this machine belongs to it."""
+        context = self._ray.get_runtime_context()
+        try:
+            _listens(*context.gcs_address.rsplit(":", 1))
+            alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        except (OSError, RuntimeError, self._ray.exceptions.RayError):
+            return False
+        return context.get_node_id() in alive
+
+    def close(self, links: Sequence[Actor], *, gently: bool) -> None:
         """End all at once, as they hold nothing, and wait until they answer no more."""
         for link in links:
             self._ray.kill(link.actor)
@@ -184,7 +226,7 @@ def connected(address: str) -> Iterator[Any]:
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():  # at once where nobody listens: Ray itself tries for minutes
         try:
-            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+            _listens(host, port)
         except OSError as error:
             raise _no_answer(address, error) from error
     ray = _imported(address)
@@ -198,6 +240,10 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _listens(host: str, port: str) -> None:
+    socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+
+
 def _imported(address: str) -> Any:
     # Read by Ray when it is imported. It reports to its makers unless told not to, listens on all of the machine's
     # addresses, and tells on standard output, which is a document's with --json, when a worker dies.
@@ -208,8 +254,7 @@ def _imported(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        advice = "Run pip install 'menura[ray]', or share the files with {workers}"
-        raise OptionError(None, "Ray is not installed", advice, option="ray") from error
+        raise OptionError(None, "Ray is not installed", "Run pip install 'menura[ray]'", option="ray") from error
     return ray
 
 
@@ -228,7 +273,7 @@ def _initialise(ray: Any, address: str) -> None:
 def _no_answer(address: str, error: Exception) -> MenuraError:
     why = " ".join(str(error).split()) or type(error).__name__
     if address == "local":
-        return ResourceError(None, f"Ray can't start on this machine: {why}", "Use {workers}")
+        return ResourceError(None, f"Ray can't start on this machine: {why}", "Do without {ray}")
     advice = "Start one with 'ray start --head', or give another address"
     return OptionError(None, f"no cluster answers at {address}: {why}", advice, option="ray")
 

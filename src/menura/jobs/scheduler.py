@@ -13,17 +13,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from menura import __version__
 from menura.audio.places import local_input, local_output, remove_partial, size_bytes
 from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.loading.request import Asked
-from menura.options import EngineOptions
+from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.progress import RunMeter
 from menura.system.interrupts import check_interrupts
 from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, failed_result
+
+if TYPE_CHECKING:
+    from menura.pipeline.recording import Recording
 
 _MOST_ATTEMPTS = 2
 """Workers that a file may end before it counts as failed."""
@@ -53,16 +57,28 @@ Message = Ready | MenuraError | Progress | FileResult | ConverterStats | Lost
 """Ready, or why the request can't be carried out; of a file its progress, then its result; at the end the counters."""
 
 
-class Worker:
-    """Converts file after file with networks that stay loaded; options are resolved where it runs."""
+class Task(NamedTuple):
+    """A recording that brings options of its own."""
 
-    def __init__(self, asked: Asked, engine: EngineOptions) -> None:
+    recording: Recording
+    output: Path
+    options: ConversionOptions
+
+
+class Worker:
+    """Converts file after file with networks that stay loaded; options are resolved where it runs.
+
+    Without `asked` it is for tasks.
+    """
+
+    def __init__(self, asked: Asked | None, engine: EngineOptions) -> None:
         from menura.converter import Converter
 
-        self._converter = Converter(engine)
-        self._request = self._converter.resolve(asked)
-        self._converter.preload(self._request)
+        self._converter, self._request = Converter(engine), None
         self.stats = self._converter.stats
+        if asked is not None:
+            self._request = self._converter.resolve(asked)
+            self._converter.preload(self._request)
 
     def convert(self, item: Item, on_progress: Callable[[Progress], None]) -> FileResult:
         """Convert a file; what is remote is fetched before, and put there afterwards. Raises DeviceError."""
@@ -74,6 +90,16 @@ class Worker:
         except (MenuraError, OSError) as error:  # of a remote file system
             return failed_result(item.source, details_of(error))
         return with_names(report.files[0], item, Item(source=source, output=output))
+
+    def carry_out(self, task: Task, cancel: Event, on_progress: Callable[[Progress], None]) -> FileResult:
+        """Convert for a task, until `cancel` is set. Raises DeviceError."""
+        recording, output, options = task
+        try:
+            return self._converter.convert(recording, output, options, on_progress=on_progress, cancel=cancel)
+        except DeviceError:
+            raise
+        except (MenuraError, OSError, MemoryError) as error:
+            return failed_result(recording.name, details_of(error))
 
 
 def with_names(result: FileResult, item: Item, local: Item) -> FileResult:

@@ -249,13 +249,17 @@ class Engine:
                 cancels=cancels,
             )
             self._count += 1
-            for future, other in list(self._preparing.items()):
-                if other.urgency < ticket.urgency and future.cancel():
-                    del self._preparing[future]
-                    heapq.heappush(self._queue, (other.turn, other))
-            heapq.heappush(self._queue, (ticket.turn, ticket))
-            self._prepare_ahead()
+            self._accept(ticket)
         return ticket
+
+    def _accept(self, ticket: Ticket) -> None:
+        """Queue it; the lock is held."""
+        for future, other in list(self._preparing.items()):
+            if other.urgency < ticket.urgency and future.cancel():
+                del self._preparing[future]
+                heapq.heappush(self._queue, (other.turn, other))
+        heapq.heappush(self._queue, (ticket.turn, ticket))
+        self._prepare_ahead()
 
     def cancel(self, ticket: Ticket) -> None:
         """End a conversion at its next step; it fails with a CancelledError. Nothing happens if it is over."""

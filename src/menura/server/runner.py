@@ -14,9 +14,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.jobs.document import to_document
+from menura.jobs.remote import RemoteEngine
 from menura.loading import Request, resolve
 from menura.loading.loader import Loader
 from menura.options import ConversionOptions, EngineOptions
@@ -37,6 +39,8 @@ _log = logging.getLogger("menura")
 _UNDER_WAY = 48
 """Recordings that the engine has at a time; the rest wait in the store."""
 _OF_A_JOB = 16
+_FOR_AN_ACTOR = 4
+"""The same where a cluster's actors convert: few, as other processes' may be free sooner."""
 _OF_NEWCOMERS = 64
 """Beyond those, one of each job that has none: it mustn't wait until a long recording of others ends."""
 _MOST_DIRECT = 64
@@ -68,13 +72,21 @@ class Runner:
         engine: device, threads and data folder.
         most_s: length of a recording.
         on_change: as `Changes.announce`; called from any thread.
+        new_engine: makes what converts.
 
     Raises:
         OptionError: there is no such device.
+        MenuraError: the engine's.
     """
 
     def __init__(
-        self, store: Store, folder: DataFolder, engine: EngineOptions, most_s: float, on_change: Callable[..., None]
+        self,
+        store: Store,
+        folder: DataFolder,
+        engine: EngineOptions,
+        most_s: float,
+        on_change: Callable[..., None],
+        new_engine: Callable[..., Engine] = Engine,
     ) -> None:
         self._store, self._folder, self._options, self._on_change = store, folder, engine, on_change
         self._most_s = most_s
@@ -85,7 +97,8 @@ class Runner:
         """Why it has ended, where the GPU does nothing more for this process."""
         self.loader = Loader(home=self._home, device=self.device, compile=engine.compile)
         self.figures = Figures()
-        self._engine = Engine(self.loader, on_end=self._ended)
+        self._new_engine = partial(new_engine, self.loader, on_end=self._ended)
+        self._engine = self._new_engine()
         self._beginning: list[StoredItem] = []
         """Taken from the store, and not all under way yet."""
         self._under_way: dict[Ticket, StoredItem] = {}
@@ -122,6 +135,11 @@ class Runner:
     def alive(self) -> bool:
         """False before it begins, after it was stopped, and if something unexpected ended it."""
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def actors(self) -> int | None:
+        """How many of a cluster's convert; None where this process does."""
+        return self._engine.actors if isinstance(self._engine, RemoteEngine) else None
 
     def public(self, details: ErrorDetails) -> ErrorDetails:
         """An error as clients see it."""
@@ -216,7 +234,7 @@ class Runner:
                     share.end()
                 for kept in (self._under_way, self._direct, self._shares, self._told_s):
                     kept.clear()
-                self._engine = Engine(self.loader, on_end=self._ended)
+                self._engine = self._new_engine()
             if len(items) == 1 and items[0].key in self._suspects:
                 document = error_document(self.public(details_of(error)))
                 self._changes.append(Change(item=items[0], state="failed", error=document))
@@ -284,8 +302,11 @@ class Runner:
             self._keep(self._held())
 
     def _keep(self, held: list[StoredItem]) -> None:
+        waiting = self._engine.waiting if isinstance(self._engine, RemoteEngine) else ()
+        with self._lock:
+            free = {self._under_way[ticket].key for ticket in waiting if ticket in self._under_way}
         try:
-            lost = {item.key for item in self._store.renew(held)} if held else ()
+            lost = {item.key for item in self._store.renew(held, free)} if held else ()
         except ResourceError as error:
             return _log.error("%s", error)
         with self._lock:
@@ -303,12 +324,14 @@ class Runner:
                     self._engine.cancel(ticket)
 
     def _claim(self) -> None:
-        held = self._held()
-        room = _UNDER_WAY - len(held)
-        most, each = (room, _OF_A_JOB) if room > 0 else (room + _OF_NEWCOMERS, 1)
+        held, actors = self._held(), self.actors
+        room, each = (_UNDER_WAY, _OF_A_JOB) if actors is None else (_FOR_AN_ACTOR * actors,) * 2
+        most = room - len(held)
+        if most <= 0:
+            most, each = most + _OF_NEWCOMERS, 1
         if self._suspects:
             most, each = 1 - len(held), 1
-        if most <= 0:
+        if most <= 0 or actors == 0:
             return
         claims = self._store.claim(most, each=each, under_way=held)
         if not claims:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from menura.errors import OptionError
+from menura.jobs.remote import RemoteEngine
 from menura.options import EngineOptions, ServeOptions
+from menura.pipeline.engine import Engine
 from menura.server.folder import DataFolder
 from menura.server.retention import Kept, Leaving, leaving
 from menura.server.runner import Runner
@@ -179,7 +183,12 @@ def opened(options: ServeOptions, engine: EngineOptions) -> Iterator[Service]:
         if lock is not None:
             store.give_back(everyones=True)
         changes = Changes()
-        runner = stack.enter_context(Runner(store, folder, engine, options.most_hours * 3600, changes.announce))
+        here, new_engine = engine, cast("Callable[..., Engine]", Engine)
+        if options.ray is not None:
+            here = dataclasses.replace(engine, device="cpu" if engine.device == "cpu" else "auto", compile=False)
+            new_engine = partial(RemoteEngine, address=options.ray, engine=engine, workers=options.workers)
+        most_s = options.most_hours * 3600
+        runner = stack.enter_context(Runner(store, folder, here, most_s, changes.announce, new_engine))
         trainings = stack.enter_context(Trainings(folder.trainings, engine, store, changes.announce))
         yield Service(
             options=options,

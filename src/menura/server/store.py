@@ -346,11 +346,15 @@ class Store:
                 self._settle(db, job.id)
         return claims
 
-    def renew(self, items: Collection[StoredItem]) -> list[StoredItem]:
-        """Keep the leases of items under way; those that this process hasn't any more are given."""
+    def renew(self, items: Collection[StoredItem], free: Collection[tuple[str, int]] = ()) -> list[StoredItem]:
+        """Keep the leases of items under way; those that this process hasn't any more are given.
+
+        Those whose keys are in `free` may be taken by another process when their leases run out.
+        """
+        keys = sa.tuple_(ITEMS.c.job_id, ITEMS.c.position)
         with self._write() as db:
-            these = self._mine & sa.tuple_(ITEMS.c.job_id, ITEMS.c.position).in_([item.key for item in items])
-            db.execute(ITEMS.update().where(these).values(lease=time.time() + LEASE_S))
+            these = self._mine & keys.in_([item.key for item in items])
+            db.execute(ITEMS.update().where(these, keys.not_in(free)).values(lease=time.time() + LEASE_S))
             kept = {(row.job_id, row.position) for row in db.execute(ITEMS.select().where(these))}
         return [item for item in items if item.key not in kept]
 

@@ -48,6 +48,7 @@ class SystemDocument(BaseModel):
 
     version: str
     device: str
+    actors: int | None = Field(description="Of a Ray cluster, that convert; none where the service itself does")
     up_s: float
     peak_memory_mb: float
     resident: dict[str, int] = Field(description="How often each network, voice and index was loaded")
@@ -80,8 +81,9 @@ def get_health() -> Alive:
 def get_ready(service: Current) -> Response:
     """200 while it takes jobs and converts."""
     runner = service.runner
-    ready = runner.alive and runner.lost is None and not service.closing.is_set()
-    reason = {} if runner.lost is None else {"reason": runner.lost.problem}
+    problem = "no actor of the cluster is ready" if runner.actors == 0 else runner.lost and runner.lost.problem
+    ready = runner.alive and problem is None and not service.closing.is_set()
+    reason = {} if problem is None else {"reason": problem}
     return JSONResponse({"status": "ok" if ready else "not ready"} | reason, 200 if ready else 503)
 
 
@@ -102,6 +104,7 @@ def get_system(service: Current) -> SystemDocument:
     return SystemDocument(
         version=__version__,
         device=str(service.runner.device),
+        actors=service.runner.actors,
         up_s=round(time.time() - service.started, 1),
         peak_memory_mb=round(peak_memory_mb(), 1),
         resident=pool.loads(),
