@@ -27,7 +27,7 @@ from menura.pipeline.engine import Engine, Failed, run_batch
 from menura.pipeline.output import FileSink, MemorySink, Sink, output_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.windows import machine_of
-from menura.system.device import configure_torch, peak_memory_mb, resolve_device
+from menura.system.device import configure_torch, in_half, peak_memory_mb, resolve_device
 from menura.system.files import temporary_folder
 from menura.types import (
     AudioBlock,
@@ -59,12 +59,14 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
     """
 
     def __init__(self, engine: EngineOptions | None = None) -> None:
-        """Choose device and threads. Raises OptionError where there is no such device, or it can't compile."""
+        """Choose device and threads. Raises OptionError where there is no such device, or it lacks what is asked."""
         engine = engine or EngineOptions()
-        configure_torch(engine.threads, cudnn=engine.cudnn)
+        configure_torch(engine.threads, cudnn=engine.cudnn, exact=engine.precision == "exact")
         self.device = resolve_device(engine.device)
         self._home = home_folder(engine.home)
-        self._loader = Loader(home=self._home, device=self.device, compile=engine.compile)
+        self._loader = Loader(
+            home=self._home, device=self.device, compile=engine.compile, half=in_half(engine.precision, self.device)
+        )
         _log.debug("device %s, data folder %s", self.device, self._home)
 
     def __exit__(self, *_: object) -> None:

@@ -15,6 +15,7 @@ _voice, _pitch, _sound, _output, _files, _report, _data, _network, _learning, _m
     partial(option, group) for group in GROUPS
 )
 
+CONVERSION_PRECISIONS = ("auto", "fp16", "fp32", "exact")
 PRECISIONS = ("bf16", "fp16", "fp32")
 """That training computes in."""
 F0_METHODS = ("auto", "rmvpe", "fcpe", "swift")
@@ -128,6 +129,13 @@ class EngineOptions:
         None, "CPU threads of each process.", range=(1, 1024), unset="$OMP_NUM_THREADS, else the physical cores"
     )
     cudnn: bool = _machine(True, "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn")
+    precision: str = _machine(
+        "auto",
+        "Of a GPU's arithmetic: fp16, fp32 (convolutions in TF32 on NVIDIA's), exact (no TF32). auto is fp16 on CUDA "
+        "from compute capability 7 on, else fp32, which on CPUs is exact.",
+        advanced=True,
+        choices=CONVERSION_PRECISIONS,
+    )
     compile: bool = _machine(
         False,
         "Compile each voice's decoder for an NVIDIA GPU when it is loaded; experimental.",

@@ -210,8 +210,8 @@ def test_the_command_line_is_that_of_convert(tmp_path: Path) -> None:
     words = convert_command(["in"], "out", options, engine)
     assert words[:4] == [PYTHON, "-m", "menura", "convert"]
     assert " ".join(words[4:]) == (
-        f"in -o out --quiet --voice a b --f0 rmvpe --device cpu --index x.index --threads 2 --home {tmp_path} "
-        "--no-cudnn"
+        "in -o out --quiet --voice a b --f0 rmvpe --device cpu --precision auto --index x.index --threads 2 "
+        f"--home {tmp_path} --no-cudnn"
     )
 
 

@@ -306,8 +306,12 @@ def test_a_converter_leaves_threads_and_environment_alone_unless_asked() -> None
         "print(torch.get_num_threads(), torch.backends.cudnn.enabled)\n"
         "menura.Converter(menura.EngineOptions(threads=2))\n"
         "print(torch.get_num_threads(), os.environ == before)\n"
+        "menura.Converter(menura.EngineOptions(precision='fp32'))\n"
+        "print(torch.backends.cudnn.allow_tf32)\n"
+        "menura.Converter(menura.EngineOptions(precision='exact'))\n"
+        "print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)\n"
     )
-    assert in_a_fresh_process(code) == ["3", "False", "2", "True"]
+    assert in_a_fresh_process(code) == ["3", "False", "2", "True", "True", "False", "False"]
 
 
 COMMAND = """

@@ -245,6 +245,7 @@ def convert_command(
     """The command line that converts files, or a folder, in a process of its own."""
     words = [sys.executable, "-m", "menura", "convert", *sources, "-o", output, "--quiet"]
     words += ["--voice", options.voice, "--f0", options.f0, "--device", engine.device]
+    words += ["--precision", engine.precision]
     optional = {"--index": options.index, "--threads": engine.threads, "--home": engine.home}
     for flag, value in optional.items():
         words += [] if value is None else [flag, str(value)]

@@ -19,6 +19,8 @@ from menura.cli.terminal import LiveLine, clock, note, say, say_lines, table, wa
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train import events
 
+_FOR_CONVERSION = ("compile", "precision")
+"""Of a process's options; training has a precision of its own."""
 _NAME = click.argument("name", type=click.Path(path_type=Path, file_okay=False), metavar="NAME")
 _QUIET_S = 60.0
 """Longest time without a line where there is no terminal."""
@@ -83,13 +85,15 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
 
 @train.command()
 @_NAME
-@options_of(RunOptions, EngineOptions, without=("compile",))
+@options_of(RunOptions)
+@options_of(EngineOptions, without=_FOR_CONVERSION)
 def run(name: Path, **given: Any) -> None:
     """Prepare, train, make the index and export the voice: whatever is still missing.
 
     Steps, learning rate, batch size, precision, patience and dataset change the experiment permanently.
     """
-    options, engine = values_of(RunOptions, given), values_of(EngineOptions, given)
+    options = values_of(RunOptions, given)
+    engine = values_of(EngineOptions, {name: given[name] for name in given if name not in _FOR_CONVERSION})
     cancel = threading.Event()
     with closing(_Display()) as display, _finishing_step(display, cancel, several=options.devices > 1):
         from menura.train.session import TrainingSession

@@ -102,9 +102,13 @@ class ContentVec:
         self._pages = MappedPages([*self._model.parameters(), *self._model.buffers()])
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, projection: Projection = "none") -> ContentVec:
+    def load(
+        cls, folder: Path, device: torch.device, projection: Projection = "none", *, half: bool = False
+    ) -> ContentVec:
         """Read config.json with pytorch_model.bin or model.safetensors. Raises AssetMissingError or CheckpointError."""
         model = load_hubert(folder)
+        if half:
+            model.use_half()
         if device.type == "cpu":
             use_onednn(model)
             if (library := trusted_kernels()) is not None:

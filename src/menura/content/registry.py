@@ -86,12 +86,17 @@ def encoder_path(name: str, home: Path | None = None) -> Path:
     return STARTER_WEIGHTS if name == STARTER else find_asset(name, home)
 
 
-def load_encoder(name: str, path: Path, device: torch.device, projection: Projection = "none") -> ContentEncoder:
-    """Load an encoder from the weights of `encoder_path`. Raises AssetMissingError or CheckpointError."""
+def load_encoder(
+    name: str, path: Path, device: torch.device, projection: Projection = "none", *, half: bool = False
+) -> ContentEncoder:
+    """Load an encoder from the weights of `encoder_path`. Raises AssetMissingError or CheckpointError.
+
+    `half` lets the layers that gain by it compute in half precision.
+    """
     if name == STARTER:
         from menura.content.starter import StarterEncoder
 
         return StarterEncoder.load(device, path)
     from menura.content.contentvec import ContentVec
 
-    return ContentVec.load(path, device, projection)
+    return ContentVec.load(path, device, projection, half=half)

@@ -33,12 +33,14 @@ class RmvpeEstimator:
         self._model, self._filters = model.to(device), rmvpe.mel_filters().to(device)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> RmvpeEstimator:
+    def load(cls, path: Path, device: torch.device, *, half: bool = False) -> RmvpeEstimator:
         """Read rmvpe.pt. Raises CheckpointError or UnsafeCheckpointError."""
         try:
             model = rmvpe.Rmvpe.from_tensors(load_weights(path))
         except ValueError as error:
             raise CheckpointError(path, f"isn't rmvpe.pt: {error}", "Fetch it again") from error
+        if half:
+            model.use_half()
         if device.type == "cpu" and (library := trusted_kernels()) is not None:
             use_kernels(model, library)
         return cls(model, device=device)
@@ -56,7 +58,7 @@ class RmvpeEstimator:
     def _decoded(self, mel: Tensor) -> Tensor:
         features = self._model.features(mel)
         with threads_that_gain(self._model):
-            salience = self._model.salience(features)
+            salience = self._model.salience(features).float()
         return rmvpe.decode_salience(salience, _RMVPE_THRESHOLD)
 
 

@@ -57,12 +57,12 @@ def method_path(method: str, home: Path | None = None) -> Path:
     return SWIFT_WEIGHTS if method == "swift" else find_asset(method, home)
 
 
-def load_estimator(method: str, path: Path, device: torch.device) -> F0Estimator:
-    """Load a method. Raises CheckpointError."""
+def load_estimator(method: str, path: Path, device: torch.device, *, half: bool = False) -> F0Estimator:
+    """Load a method; RMVPE in half precision, where that is asked for. Raises CheckpointError."""
     if method == "swift":
         from menura.f0.swift import SwiftEstimator
 
         return SwiftEstimator.load(device, path)
     from menura.f0.networks import FcpeEstimator, RmvpeEstimator
 
-    return (RmvpeEstimator if method == "rmvpe" else FcpeEstimator).load(path, device)
+    return RmvpeEstimator.load(path, device, half=half) if method == "rmvpe" else FcpeEstimator.load(path, device)

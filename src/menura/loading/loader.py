@@ -136,12 +136,13 @@ class VoiceModels:
 class Loader:
     """Loads what requests name onto a device; it stays loaded in the pool, its packed weights in a cache in `home`."""
 
-    def __init__(self, *, home: Path, device: torch.device, compile: bool = False) -> None:
-        """`compile` has decoders compiled. Raises OptionError where that isn't done for the device."""
+    def __init__(self, *, home: Path, device: torch.device, compile: bool = False, half: bool = False) -> None:
+        """`compile` has decoders compiled: OptionError where that isn't done for the device. `half`: see `in_half`."""
         if compile and device.type != "cuda":  # what CPUs run is compiled already
             raise OptionError(None, f"decoders are compiled for GPUs, and the device is {device}", option="compile")
         self.device, self.pool = device, ModelPool(device=device)
-        self._home, self._compile = home, compile
+        self._home, self._compile, self._half = home, compile, half
+        self._precision = "fp16" if half else "fp32"
 
     def load(self, request: Request) -> VoiceModels:
         """The networks of a request.
@@ -155,17 +156,20 @@ class Loader:
         voice, content, config = request.voice.path, request.content_path, request.config
         projection = projection_of(config.version, request.options.compat)
         return VoiceModels(
-            synthesizer=self.pool.get(ModelKey.of("voice", voice), lambda: self._load_voice(voice)),
+            synthesizer=self.pool.get(ModelKey.of("voice", voice, self._precision), lambda: self._load_voice(voice)),
             encoder=self.pool.get(
-                ModelKey.of("content", content, projection),
-                lambda: load_encoder(config.content_encoder, content, self.device, projection),
+                ModelKey.of("content", content, f"{projection} {self._precision}"),
+                lambda: load_encoder(config.content_encoder, content, self.device, projection, half=self._half),
             ),
             f0=self._f0(request.f0_method, request.f0_path),
             index=self._index(request.index_path, config.content_dim),
         )
 
     def _load_voice(self, path: Path) -> Voice:
-        network = build_synthesizer(load_voice(path)).to(self.device)
+        network = build_synthesizer(load_voice(path))
+        if self._half:
+            network.use_half()
+        network.to(self.device)
         if self._compile:
             network.compile_decoder()
         if self.device.type != "cpu":
@@ -178,7 +182,8 @@ class Loader:
     def _f0(self, method: str | None, path: Path | None) -> F0Estimator | None:
         if method is None or path is None:
             return None
-        return self.pool.get(ModelKey.of("f0", path), lambda: load_estimator(method, path, self.device))
+        key = ModelKey.of("f0", path, self._precision)
+        return self.pool.get(key, lambda: load_estimator(method, path, self.device, half=self._half))
 
     def _index(self, path: Path | None, content_dim: int) -> FaissIndex | TorchIndex | None:
         if path is None:

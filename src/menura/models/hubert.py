@@ -249,6 +249,10 @@ class Hubert(nn.Module):
             model.pos_conv.set_weight(_positional_weight(classic(tensors)))
         return model.eval().requires_grad_(False)
 
+    def use_half(self) -> None:
+        """Compute the transformer's layers in half precision from now on."""
+        self.layers.half()
+
     def window_statistics(self, samples: Tensor) -> ChannelStatistics:
         """The first layer's statistics over each row of (batch, samples), as a plain group norm would take them."""
         frames = wide(samples).unfold(-1, self.config.conv_kernel[0], self.config.conv_stride[0])
@@ -275,12 +279,12 @@ class Hubert(nn.Module):
     ) -> list[Tensor]:
         """Hidden states (batch, frames, hidden_size) after each of `layers`, counted from 1; else as `features`."""
         x = self.projection(self.projection_norm(self.features(samples, statistics)))
-        x = self.layer_norm(x + self.pos_conv(x))
+        x = self.layer_norm(x + self.pos_conv(x)).to(next(self.layers.parameters()).dtype)
         outputs: dict[int, Tensor] = {}
         for number, layer in enumerate(self.layers[: max(layers)], start=1):
             x = layer(x)
             if number in layers:
-                outputs[number] = x
+                outputs[number] = x.to(samples.dtype)
         return [outputs[number] for number in layers]
 
 

@@ -170,6 +170,11 @@ class Rmvpe(nn.Module):
         parts = [self.salience(self.features(block)) for block in self.blocks(mel)]
         return torch.cat(parts, dim=1)[:, : mel.shape[-1]]
 
+    def use_half(self) -> None:
+        """Compute in half precision from now on."""
+        for part in self.children():
+            part.half()
+
     def blocks(self, mel: Tensor) -> Sequence[Tensor]:
         """Log-mel frames in blocks, the last one filled up; up to the length of one they are as they were."""
         if mel.shape[-1] <= BLOCK_FRAMES:
@@ -180,6 +185,7 @@ class Rmvpe(nn.Module):
         """The U-Net's output (batch, frames, features); frames are rounded up to its multiple by reflection."""
         x = reflect_pad(mel, 0, -mel.shape[-1] % (1 << self.config.levels))  # every level halves time
         x = x.transpose(1, 2).unsqueeze(1) * self.input_scale + self.input_shift
+        x = x.to(self.planes.weight.dtype)
         return self._unet(x.contiguous(memory_format=torch.channels_last)).transpose(1, 2).flatten(2)
 
     def salience(self, features: Tensor) -> Tensor:

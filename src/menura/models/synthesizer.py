@@ -226,6 +226,12 @@ class Synthesizer(nn.Module):
         """Memory of all weights."""
         return network_bytes(self)
 
+    def use_half(self) -> None:
+        """Compute in half precision from now on, but for the source, and filters, which hardly gain by it."""
+        parts = {} if self.needs_noise else dict(self.dec.named_children())
+        for part in (self.enc_p, self.flow, *(part for name, part in parts.items() if name != "m_source")):
+            part.half()
+
     def condition(self, speaker_id: Tensor) -> Tensor:
         """(batch,) int64 to the speakers' embeddings (batch, gin_channels, 1)."""
         embedding: Tensor = self.emb_g(speaker_id)
@@ -240,7 +246,7 @@ class Synthesizer(nn.Module):
         F0. `lengths` (batch,) are the frames that exist in each row, None where all do, and the prior has no mask;
         `reach_frames` those on each side that a frame attends to, None for all, as RVC does.
         """
-        prior: Prior = self.enc_p(content, f0_coarse, lengths, reach_frames)
+        prior: Prior = self.enc_p(content.to(self.enc_p.proj.weight.dtype), f0_coarse, lengths, reach_frames)
         return prior
 
     def reverse_flow(self, z_p: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
@@ -248,7 +254,8 @@ class Synthesizer(nn.Module):
 
         mask is (batch, 1, frames) or None, g (batch, gin_channels, 1).
         """
-        return self.flow.inverse(z_p, mask, g)
+        dtype = self.enc_p.proj.weight.dtype
+        return self.flow.inverse(z_p.to(dtype), mask, g.to(dtype))
 
     def source(self, f0_hz: Tensor, phase_cycles: Tensor, noise: Tensor | None, noise_scale: float) -> Tensor:
         """The decoder's excitation (voices with F0 only): see `SineSource`; of a source-filter voice three channels."""
@@ -276,9 +283,11 @@ class Synthesizer(nn.Module):
         Only the stretch and `decode_context_frames` around it are computed. Give as much context as there is: at the
         ends of `z` it is zeros, as in `decode`. The fastest layers compute `tile_frames` at once.
         """
+        dtype = self.dec.cond.weight.dtype
+        source = None if source is None else source.to(dtype)
         if z.device.type == "mps":
             tile_frames = min(tile_frames, _APPLE_TILE_FRAMES)
-        return self.dec.tiled(z, g, source, Span(*core), tile_frames)[:, 0]
+        return self.dec.tiled(z.to(dtype), g.to(dtype), source, Span(*core), tile_frames)[:, 0]
 
 
 def random_crop_starts(lengths: Tensor, crop_frames: int) -> Tensor:

@@ -29,7 +29,7 @@ from menura.server.folder import DataFolder
 from menura.server.problems import error_document, public
 from menura.server.recording import BoundedRecording
 from menura.server.store import CHANGEABLE, LEASE_S, Change, Claim, Job, QueueFullError, Store, StoredItem
-from menura.system.device import configure_torch, resolve_device
+from menura.system.device import configure_torch, in_half, resolve_device
 from menura.system.files import remove_abandoned, remove_unfinished
 from menura.types import FileResult, failed_result
 from menura.voices.assets import home_folder
@@ -91,11 +91,12 @@ class Runner:
         self._store, self._folder, self._options, self._on_change = store, folder, engine, on_change
         self._most_s = most_s
         self._home = home_folder(engine.home)
-        configure_torch(engine.threads, cudnn=engine.cudnn)
+        configure_torch(engine.threads, cudnn=engine.cudnn, exact=engine.precision == "exact")
         self.device = resolve_device(engine.device)
         self.lost: DeviceError | None = None
         """Why it has ended, where the GPU does nothing more for this process."""
-        self.loader = Loader(home=self._home, device=self.device, compile=engine.compile)
+        half = in_half(engine.precision, self.device)
+        self.loader = Loader(home=self._home, device=self.device, compile=engine.compile, half=half)
         self.figures = Figures()
         self._new_engine = partial(new_engine, self.loader, on_end=self._ended)
         self._engine = self._new_engine()

@@ -29,6 +29,8 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _OWN_STATUS = Path("/proc/self/status")
 _MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 _DENORMAL = 1e-39
+_HALF_CAPABILITY = (7, 0)
+"""Of CUDA: GPUs from Volta on have units for half precision, older ones are slower in it."""
 _OPENMP_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 """How long OpenMP's threads wait busily for each other: about 10 µs (GCC's runtime) and 1 ms (Intel's and LLVM's).
 
@@ -116,14 +118,27 @@ def silence_onnxruntime() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def configure_torch(threads: int | None = None, *, cudnn: bool = True) -> None:
-    """Set torch's compute threads and turn cuDNN off for the whole process, where that is asked for."""
+def configure_torch(threads: int | None = None, *, cudnn: bool = True, exact: bool = False) -> None:
+    """Set torch's compute threads, turn cuDNN and TF32 off for the whole process, where that is asked for."""
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     if not cudnn:
         torch.backends.cudnn.enabled = False
+    if exact:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def in_half(precision: str, device: torch.device) -> bool:
+    """Whether what gains by it is computed in half precision. Raises OptionError where the device isn't made for it."""
+    import torch
+
+    if precision == "fp16" and device.type != "cuda":
+        problem = f"half precision is for NVIDIA and AMD GPUs, and the device is {device}"
+        raise OptionError(None, problem, "Use {precision=auto}", "precision")
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _HALF_CAPABILITY
+    return precision == "fp16" or (precision == "auto" and able)
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
