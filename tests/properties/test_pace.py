@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ import pytest
 
 from menura.errors import ResourceError
 from menura.pipeline import engine as engine_module
+from menura.pipeline import execute
 from menura.pipeline.conversion import Conversion
 from menura.pipeline.engine import Done, Engine, Failed, Pace
-from menura.pipeline.execute import Answer, Executor, Flight, NetworkRequest
+from menura.pipeline.execute import Answer, Executor, Flight, NetworkRequest, normals
 from menura.pipeline.output import MemorySink
 from menura.pipeline.recording import ArrayRecording
 from support.tiny import (
@@ -185,6 +187,20 @@ def answered_together(jobs: list[Conversion]) -> list[FloatArray]:
         given = iter(executor.execute([request for step in asked.values() for request in step]))
         answers = {number: [next(given) for _ in step] for number, step in asked.items()}
     return [np.concatenate(parts) for parts in sounds]
+
+
+@pytest.mark.parametrize("ahead_frames", [0, 32_000])
+def test_noise_is_drawn_ahead_in_a_thread(ahead_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set()
+
+    def noted(*given: Any) -> FloatArray:
+        threads.add(threading.current_thread().name.rpartition("_")[0])
+        return normals(*given)
+
+    monkeypatch.setattr(execute, "normals", noted)
+    converted_alone(Conversion(*recordings(45), tiny_request(), tiny_models(), ahead_frames=ahead_frames))
+    assert threads == ({"menura-noise"} if ahead_frames else {""})
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("menura-noise")]
 
 
 @pytest.mark.usefixtures("busy")

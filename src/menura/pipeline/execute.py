@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, Union, cast
@@ -72,6 +73,33 @@ def source_noise(seed: int, start_samples: int, samples: int) -> FloatArray:
     return normals(seed, SOURCE, start_samples, samples)
 
 
+class Noise:
+    """Noise of a voice over frames [start, end) and a little further: drawn when it's asked for, or ahead in a thread.
+
+    The latent's is (channels, frames), the source's (samples,).
+    """
+
+    def __init__(self, net: Voice, options: ConversionOptions, span: Span, thread: ThreadPoolExecutor | None) -> None:
+        beyond = net.decode_context_frames + net.flow_context_frames
+        self._start, frames = span[0] - beyond, span[1] - span[0] + 2 * beyond + _CORE_STEP_FRAMES
+        self._seed, self._channels, self._hop = options.seed, net.config.inter_channels, net.config.frame_samples
+        self._latent = self._source = None
+        if thread is not None and options.noise_scale:
+            self._latent = thread.submit(latent_noise, options.seed, self._start, frames, self._channels)
+        if thread is not None and net.config.has_f0 and (options.noise_scale or net.needs_noise):
+            self._source = thread.submit(source_noise, options.seed, self._start * self._hop, frames * self._hop)
+
+    def latent(self, start: int, frames: int) -> FloatArray:
+        if self._latent is None:
+            return latent_noise(self._seed, start, frames, self._channels)
+        return self._latent.result()[:, start - self._start : start - self._start + frames]
+
+    def source(self, start: int, frames: int) -> FloatArray:
+        if self._source is None:
+            return source_noise(self._seed, start * self._hop, frames * self._hop)
+        return self._source.result()[(start - self._start) * self._hop : (start - self._start + frames) * self._hop]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowRequest:
     """Content of a window, (vectors, dim) at 50 a second, or F0, (samples // 160 + 1,) Hz and 0 where unvoiced."""
@@ -110,6 +138,8 @@ class SynthesisRequest:
     """How far the text encoder's attention reaches; None for the whole window."""
     window_frames: int
     """So many there are, with frames that don't exist after the features, so that windows have few lengths."""
+    noise: Noise
+    """Of the core."""
     clock: StageClock
 
     @property
@@ -349,8 +379,7 @@ def _decoded(members: list[SynthesisRequest], prior: Prior, g: Tensor, core: Spa
     span = slice(*flowed)
     z_p = prior.mean[:, :, span]
     if noise_scale:
-        count, channels = flowed[1] - flowed[0], net.config.inter_channels
-        rows = [latent_noise(m.options.seed, m.features.start_frames + flowed[0], count, channels) for m in members]
+        rows = [m.noise.latent(m.features.start_frames + flowed[0], flowed[1] - flowed[0]) for m in members]
         z_p = z_p + torch.exp(prior.log_scale[:, :, span]) * _stack(rows, device) * (LATENT_SCALE * noise_scale)
     mask = None if prior.mask is None else prior.mask[:, :, span]
     z = net.reverse_flow(masked(z_p, mask), mask, g)[:, :, decoded[0] - flowed[0] : decoded[1] - flowed[0]]
@@ -364,13 +393,11 @@ def _widened(span: Span, context: int, frames: int) -> Span:
 
 def _source(members: list[SynthesisRequest], span: Span, device: torch.device) -> Tensor:
     (start, end), net, noise_scale = span, members[0].synthesizer, members[0].options.noise_scale
-    hop = net.config.frame_samples
     curves = [_filled(m.features.f0_hz, m.window_frames) for m in members if m.features.f0_hz is not None]
     f0_hz = torch.from_numpy(np.stack(curves))
     begun = torch.tensor([m.features.phase_cycles for m in members], dtype=torch.float64)
     phase = advance_phase(begun, f0_hz[:, :start], 1 / FRAME_RATE_HZ)
     noise = None
     if noise_scale or net.needs_noise:
-        places = [(m.options.seed, (m.features.start_frames + start) * hop) for m in members]
-        noise = _stack([source_noise(seed, at, (end - start) * hop) for seed, at in places], device)
+        noise = _stack([m.noise.source(m.features.start_frames + start, end - start) for m in members], device)
     return net.source(sent(f0_hz[:, start:end].contiguous(), device), phase, noise, noise_scale)

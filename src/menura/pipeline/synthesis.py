@@ -6,6 +6,7 @@ Both sides of a seam see the same content, F0, phase and noise, so the signals t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from menura.kernels.voice import Voice
 from menura.options import ConversionOptions
 from menura.pipeline.analysis import Analysis, Steps
-from menura.pipeline.execute import SynthesisRequest
+from menura.pipeline.execute import Noise, SynthesisRequest
 from menura.pipeline.windows import Span
 from menura.types import FloatArray
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES
@@ -166,19 +167,32 @@ class Synthesis:
         A part ends at a `border` (its last cell's end, and the seam): the overlap there is given as well, to be joined.
         """
         cells, together = iter(cells), max(1, self._analysis.ahead_frames // self._windowing.segment_frames)
-        while group := list(islice(cells, together)):
-            yield self._group(group, output_frames, border)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="menura-noise") if self._analysis.ahead_frames else None
+        try:
+            while group := list(islice(cells, together)):
+                yield self._group(group, output_frames, border, thread)
+        finally:
+            if thread is not None:
+                thread.shutdown(cancel_futures=True)
 
-    def _group(self, cells: list[Span], output_frames: int, border: Span | None) -> Steps[list[FloatArray]]:
+    def _group(
+        self, cells: list[Span], output_frames: int, border: Span | None, thread: ThreadPoolExecutor | None
+    ) -> Steps[list[FloatArray]]:
+        noises = [self._noise(cell, output_frames, thread) for cell in cells]
         yield from self._analysis.until(self._windowing.context(cells[-1], self._analysis.extent)[1])
         with self._clock.measure("assemble"):
             segments = [self._cut(cell, output_frames, border) for cell in cells]
-        sounds = yield from self._sounds(segments)
+        sounds = yield from self._sounds(segments, noises)
         with self._clock.measure("assemble"):
             joined = [self._joined(*pair) for pair in zip(segments, sounds, strict=True)]
         if cells[-1][1] < output_frames:
             self._analysis.forget(cells[-1][1] - self._windowing.margin_frames)
         return joined
+
+    def _noise(self, cell: Span, output_frames: int, thread: ThreadPoolExecutor | None) -> Noise:
+        """Of a cell's segment, wherever it's cut; in a thread it's drawn while the cell is analysed."""
+        made, _ = self._windowing.uniform(cell, self._analysis.extent, last=cell[1] >= output_frames)
+        return Noise(self._synthesizer, self._options, made, thread)
 
     def _cut(self, cell: Span, output_frames: int, border: Span | None) -> _Segment:
         """The segment from the last seam to the next, of a cell that was analysed."""
@@ -204,7 +218,7 @@ class Synthesis:
             last=last or ends_part,
         )
 
-    def _sounds(self, segments: list[_Segment]) -> Steps[list[FloatArray]]:
+    def _sounds(self, segments: list[_Segment], noises: list[Noise]) -> Steps[list[FloatArray]]:
         """Sound of the segments' cores; silences are left out, if that was asked for."""
         silences = self._analysis.silences
         requests = [
@@ -216,9 +230,10 @@ class Synthesis:
                 sounding=sounding,
                 reach_frames=self._windowing.attention_frames,
                 window_frames=segment.window_frames,
+                noise=noise,
                 clock=self._clock,
             )
-            for segment in segments
+            for segment, noise in zip(segments, noises, strict=True)
             if (sounding := silences.sounding(*segment.made))
         ]
         answers = iter(((yield tuple(requests)) if requests else None) or ())
