@@ -279,9 +279,9 @@ class Analysis:
         asked = yield from self._answers(list(filter(self._sounds, content)), list(filter(self._sounds, f0)))
         answers = iter(asked)
         vectors = [self._vectors(window, next(answers) if self._sounds(window) else None) for window in content]
-        if vectors:
+        for part in vectors:
             with self.clock.measure("retrieval"):
-                self.timeline.commit_content(np.concatenate(vectors))
+                self.timeline.commit_content(part)
         for window in f0:
             if self._sounds(window):
                 self._commit_f0(window, next(answers))
