@@ -38,6 +38,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        signal.signal(signal.SIGTERM, self.handle_exit)  # Ray takes it for itself whenever it connects
         if self._service.runner.lost is not None:
             self._service.close()
             return True
