@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu as program
 from benchmarks.gpu import STEPS, Step, Worker, work
 from benchmarks.gpu_tools import Bench, Facts
+from support.pretended_gpu import PretendedGpu
 
 EQUAL_DB = -300.0
 
@@ -34,6 +36,16 @@ def test_a_step_finds_something(name: str, tmp_path: Path) -> None:
         assert found["gradients, device and CPU"]["worst_db"] == EQUAL_DB
     if name == "hour":
         assert all(figures["course"] for figures in found.values())
+
+
+@pytest.mark.parametrize("name", ["facts", "networks", "batch", "survival"])
+def test_a_step_knows_a_gpu(name: str, tmp_path: Path, gpu: PretendedGpu) -> None:
+    found = dict(STEPS[name].run(dataclasses.replace(bench_in(tmp_path), device="cuda")))
+    assert not [what for what, figures in found.items() if "error" in figures or figures.get("failed")]
+    assert not [what for what, figures in found.items() if figures.get("db", EQUAL_DB) > -110]
+    if name == "batch":
+        assert found["wren, 4 files, equal lengths"]["passes_by_rows"] == {4: 1}
+        assert all(figures["allocated_mb"] > 1 for figures in found.values())
 
 
 def fails(bench: Bench) -> Facts:
@@ -82,7 +94,7 @@ def test_what_fails_hangs_or_dies_is_told_and_the_next_step_has_a_fresh_process(
 def test_what_is_found_is_logged_at_once_and_written_in_the_end(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     options = ["--device", "cpu", "--quick", "--home", str(tmp_path), "--json", str(path), "--step", "facts"]
-    assert gpu.main(options) == 0
+    assert program.main(options) == 0
     findings = json.loads(path.read_text(encoding="utf-8"))["findings"]
     assert [json.loads(line) for line in path.with_suffix(".log").read_text(encoding="utf-8").splitlines()] == findings
     assert {finding["step"] for finding in findings} == {"facts"}
