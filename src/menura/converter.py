@@ -64,9 +64,10 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         configure_torch(engine.threads, cudnn=engine.cudnn, exact=engine.precision == "exact")
         self.device = resolve_device(engine.device)
         self._home = home_folder(engine.home)
-        self._loader = Loader(
+        self.networks = Loader(
             home=self._home, device=self.device, compile=engine.compile, half=in_half(engine.precision, self.device)
         )
+        """What it has loaded, for an Engine of one's own."""
         _log.debug("device %s, data folder %s", self.device, self._home)
 
     def __exit__(self, *_: object) -> None:
@@ -74,11 +75,11 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
 
     def close(self) -> None:
         """Free the memory of all networks; a later call loads them again."""
-        self._loader.pool.clear()
+        self.networks.pool.clear()
 
     def stats(self) -> ConverterStats:
         """What was loaded so far, and the memory that it takes."""
-        pool = self._loader.pool
+        pool = self.networks.pool
         return ConverterStats(
             model_loads=pool.loads(), resident_bytes=pool.resident_bytes, peak_memory_mb=peak_memory_mb()
         )
@@ -89,7 +90,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
 
     def preload(self, options: Asked | None = None) -> None:
         """Load what a request needs ahead of it. Raises MenuraError."""
-        self._loader.load(self.resolve(options))
+        self.networks.load(self.resolve(options))
 
     @overload
     def convert(
@@ -145,10 +146,10 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
             recording = stack.enter_context(_opened(source))
             sink = _sink(output, recording, request.options, stack)
             sink.check()
-            self._loader.load(request)
+            self.networks.load(request)
             one = [(recording, sink)]
             (end,) = run_batch(
-                self._loader, one, request, on_progress=on_progress, on_result=_log_result, cancel=cancel
+                self.networks, one, request, on_progress=on_progress, on_result=_log_result, cancel=cancel
             )
             if isinstance(end, Failed):
                 raise end.error
@@ -203,7 +204,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
                 (FileRecording(source), FileSink(output, request.options, source=source, keep=keep))
                 for source, output in pairs
             ]
-            ends = run_batch(self._loader, batch, request, on_progress=on_progress, on_result=ended, cancel=cancel)
+            ends = run_batch(self.networks, batch, request, on_progress=on_progress, on_result=ended, cancel=cancel)
             files = [end.result for end in ends]
         wall_s, stats = time.perf_counter() - start, self.stats()
         return RunReport(
@@ -222,7 +223,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
             MenuraError: at once where the request can't be carried out, else while iterating.
         """
         request = self.resolve(options)
-        self._loader.load(request)
+        self.networks.load(request)
         return self._blocks(source, request, cancel)
 
     def explain(self, source: Source, options: Asked | None = None) -> Explanation:
@@ -233,7 +234,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
 
     def _blocks(self, source: Source, request: Request, cancel: threading.Event | None) -> Iterator[AudioBlock]:
         sink = MemorySink()
-        with _opened(source) as recording, Engine(self._loader) as engine:
+        with _opened(source) as recording, Engine(self.networks) as engine:
             engine.submit(recording, request, sink, cancel=cancel)
             while not engine.idle:
                 for event in engine.step():

@@ -184,7 +184,7 @@ class BatchOptions:
     force: bool = _files(False, "Convert files again that an earlier run has finished.")
     workers: int | None = _machine(
         None,
-        "Processes that share the files of a folder.",
+        "Processes that share the files of a folder, or the parts of long ones.",
         range=(1, 256),
         unset="1, or one per GPU, or one per 4 CPU cores",
     )

@@ -126,6 +126,9 @@ class StageTimes:
     assemble_s: float = 0.0
     encode_s: float = 0.0
 
+    def __add__(self, other: StageTimes) -> StageTimes:
+        return StageTimes(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileResult:

@@ -124,6 +124,28 @@ def test_a_file_that_ends_every_actor_is_given_up(
     assert [path.name for path in (tmp_path / "given-up").iterdir()] == ["0.wav"]
 
 
+def test_actors_share_one_recording(
+    talk: Path, links: list[Any], ray_cluster: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when one is killed amid a part."""
+    samples, rate = soundfile.read(talk, dtype="float32")
+    soundfile.write("long.wav", np.tile(samples, 80), rate)
+    killed: list[int] = []
+
+    def kill(_self: object, progress: Progress) -> None:
+        if not killed and progress.audio_done_s > 60:
+            killed.append(kill_who_does("long.wav", links))
+
+    monkeypatch.setattr("menura.cli.convert.ProgressLine.__call__", kill)
+    arguments = ["convert", "long.wav", "-o", "out/long.wav", "--voice", "tiny", "--threads", "1", "--json", "--ray"]
+    assert run([*arguments, "--part-length", "20"]) == 0
+    (file,) = json.loads(capfd.readouterr().out)["files"]
+    assert (file["parts"], len(killed), len(links)) == (6, 1, ACTORS + 1)
+    Converter(EngineOptions(threads=1)).convert("long.wav", "alone.wav", ConversionOptions(voice="tiny"))
+    assert Path("out/long.wav").read_bytes() == Path("alone.wav").read_bytes()
+    assert [path.name for path in Path("out").iterdir()] == ["long.wav"]
+
+
 def test_what_is_wrong_with_the_request_is_raised(
     talks: Path, ray_cluster: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +17,24 @@ import pytest
 import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions, VoiceNotFoundError
+from menura.cli.main import run
 from menura.jobs.journal import JOURNAL_NAME
-from menura.jobs.processes import Processes
+from menura.jobs.processes import Processes, process_count
 from menura.jobs.scheduler import Hooks, share
+from menura.loading import resolve
+from menura.options import BatchOptions
+from menura.system.files import parts_folder
 from menura.types import FileResult, Item, Progress, RunReport, State
+from menura.voices.assets import home_folder
 
 ONE_THREAD = EngineOptions(threads=1)
 TINY = ConversionOptions(voice="tiny")
+IN_PARTS = ConversionOptions(voice="tiny", part_length=20)
 
 
-def share_out(items: list[Item], workers: int, hooks: Hooks) -> RunReport:
-    return share(items, Processes(TINY, ONE_THREAD, workers), workers=workers, hooks=hooks)
+def share_out(items: list[Item], workers: int, hooks: Hooks, options: ConversionOptions = TINY) -> RunReport:
+    request = resolve(options, home_folder(None))
+    return share(items, Processes(request, ONE_THREAD, workers), workers=workers, request=request, hooks=hooks)
 
 
 @pytest.fixture
@@ -117,3 +126,78 @@ def test_what_is_wrong_with_the_request_is_raised(items: list[Item]) -> None:
         share(items, Processes(ConversionOptions(voice="nobody"), ONE_THREAD, 2), workers=2)
     assert "nobody" in str(caught.value)
     assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def long(talk: Path) -> tuple[Path, bytes]:
+    """Two minutes, and what one process makes of them."""
+    samples, rate = soundfile.read(talk, dtype="float32")
+    soundfile.write("long.wav", np.tile(samples, 80), rate)
+    Converter(ONE_THREAD).convert("long.wav", "alone.wav", TINY)
+    return Path("long.wav"), Path("alone.wav").read_bytes()
+
+
+def kill(number: int) -> None:
+    victim = next(p for p in multiprocessing.active_children() if p.name == f"menura-worker-{number}")
+    os.kill(victim.pid or 0, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_workers_share_one_recording(long: tuple[Path, bytes], killed: bool) -> None:
+    """Also when one of them is killed in the middle of a part."""
+    source, expected = long
+    shutil.copy("talk.wav", "short.wav")
+    items = [Item(source=Path(name), output=Path("out") / name) for name in ("short.wav", source.name)]
+    seen: list[Progress] = []
+    victims = [1] if killed else []
+
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+        if victims and progress.file == str(source) and progress.audio_done_s > 60:
+            kill(victims.pop())
+
+    report = share_out(items, 2, Hooks(on_progress=watch), IN_PARTS)
+    assert not victims
+    assert [result.state.value for result in report.files] == ["done", "done"]
+    short, result = report.files
+    assert (short.parts, result.parts) == (0, 6)
+    assert result.parts_resumed == 0 or killed
+    assert Path("out/long.wav").read_bytes() == expected
+    assert sorted(path.name for path in Path("out").iterdir()) == ["long.wav", "short.wav"]
+    assert sorted(report.model_loads.values()) == [2, 2, 2] or killed
+    assert seen[-1].audio_done_s == pytest.approx(short.audio_s + result.audio_s)
+    assert result.wall_s > 0.5 * report.wall_s
+    assert min(result.stages.content_s, result.stages.synthesis_s, result.stages.encode_s) > 0
+
+
+def test_a_killed_run_is_taken_up_by_parts(long: tuple[Path, bytes], capfd: pytest.CaptureFixture[str]) -> None:
+    source, expected = long
+    arguments = ["convert", str(source), "-o", "out/long.wav", "--voice", "tiny", "--threads", "1", "--workers", "2"]
+    arguments += ["--part-length", "20", "--json"]
+    folder = parts_folder(Path("out/long.wav"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "menura", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while len(list(folder.glob("*.sound-*-facts"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.kill()
+    process.communicate(timeout=60)  # until the workers have gone as well
+    complete = {path: path.stat().st_mtime_ns for path in folder.glob("*.f0-*")}
+    found = len(list(folder.glob("*.sound-*-facts")))
+    assert len(complete) == 6
+    assert run(arguments) == 0
+    document = json.loads(capfd.readouterr().out)
+    (file,) = document["files"]
+    assert (file["parts"], file["parts_resumed"]) == (6, found)
+    assert Path("out/long.wav").read_bytes() == expected
+    assert [path.name for path in Path("out").iterdir()] == ["long.wav"]
+
+
+def test_parts_count_as_files_do(long: tuple[Path, bytes]) -> None:
+    items = [Item(source=long[0], output=Path("out.wav"))]
+    batch = BatchOptions(workers=9)
+    in_parts, whole = (resolve(options, home_folder(None)) for options in (IN_PARTS, TINY))
+    assert process_count(items, ONE_THREAD, batch, in_parts) == 6
+    assert process_count(items, ONE_THREAD, batch, whole) == 1
+    assert process_count(items, EngineOptions(), BatchOptions(), in_parts) == 1

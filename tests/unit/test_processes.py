@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from menura.jobs import processes
 from menura.jobs.processes import process_count
 from menura.options import BatchOptions, EngineOptions
 from menura.types import Item
+from support.tiny import tiny_request
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def count(
     paths: list[Path], engine: EngineOptions | None = None, *, workers: int | None = None, builtin: bool = False
 ) -> int:
     items = [Item(source=path, output=path.with_suffix(".out")) for path in paths]
-    return process_count(items, engine or EngineOptions(), BatchOptions(workers=workers), builtin=builtin)
+    request = tiny_request()
+    request = dataclasses.replace(request, voice=dataclasses.replace(request.voice, builtin=builtin))
+    return process_count(items, engine or EngineOptions(), BatchOptions(workers=workers), request)
 
 
 def test_what_is_asked_for_is_done(talks: list[Path]) -> None:

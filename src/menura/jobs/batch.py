@@ -163,10 +163,11 @@ def _convert(
         from menura.jobs.ray import convert_on_cluster
 
         return convert_on_cluster(items, request, engine, address=batch.ray, workers=batch.workers, hooks=hooks)
-    workers = process_count(items, engine, batch, builtin=request.voice.builtin)
+    workers = process_count(items, engine, batch, request)
     pairs = [(i.source, i.output) for i in items if isinstance(i.source, Path) and isinstance(i.output, Path)]
     if workers > 1 or len(pairs) < len(items):  # what is remote is fetched by workers
-        return share(items, Processes(request, engine, workers), workers=workers, hooks=hooks)
+        processes = Processes(request, engine, workers)
+        return share(items, processes, workers=workers, request=request, hooks=hooks)
     from menura.converter import Converter
 
     def on_result(position: int, result: FileResult) -> None:

@@ -13,8 +13,9 @@ from multiprocessing.context import SpawnProcess
 
 from menura.audio.places import size_bytes
 from menura.errors import DeviceError, MenuraError, OptionError
-from menura.jobs.scheduler import END_S, Lost, Message, Ready, Worker
-from menura.loading.request import Asked
+from menura.jobs.parts import Unit
+from menura.jobs.scheduler import END_S, Lost, Message, Ready, Worker, task_count
+from menura.loading.request import Asked, Request
 from menura.options import BatchOptions, EngineOptions
 from menura.system.device import default_threads, resolve_device
 from menura.system.gpu import cuda_devices
@@ -31,16 +32,16 @@ _INPUT_BYTES_A_PROCESS = 2 * 2**20
 """A process takes seconds to start: 20 s of 16-bit sound at 48 kHz, or two minutes of MP3, for each at least."""
 
 
-def process_count(items: Sequence[Item], engine: EngineOptions, batch: BatchOptions, *, builtin: bool) -> int:
+def process_count(items: Sequence[Item], engine: EngineOptions, batch: BatchOptions, request: Request) -> int:
     """How many processes share a batch on this machine.
 
-    `workers` where it is given. Else one, with these exceptions: one for each of several CUDA devices, and on a CPU of
-    many cores one for every four, as far as half of the free memory holds their networks (a starter voice's, which is
-    `builtin`, are small). A single file has one, so have a few seconds of sound, and with `threads` the caller has
-    divided the cores already.
+    `workers` where it is given, if there are so many files, or parts of them. Else one, with these exceptions: one for
+    each of several CUDA devices, and on a CPU of many cores one for every four, as far as half of the free memory holds
+    their networks (a starter voice's are small). A single file has one, so have a few seconds of sound, and with
+    `threads` the caller has divided the cores already.
     """
     if batch.workers is not None:
-        return min(batch.workers, max(1, len(items)))
+        return max(1, task_count(items, request, batch.workers))
     if len(items) < 2 or engine.threads is not None:
         return 1
     input_bytes = sum(size_bytes(item.source) for item in items)
@@ -50,7 +51,9 @@ def process_count(items: Sequence[Item], engine: EngineOptions, batch: BatchOpti
         return min(gpus, most)
     if gpus or engine.device not in ("auto", "cpu") or (sys.platform, platform.machine()) == ("darwin", "arm64"):
         return 1
-    held = int(_SHARE_OF_FREE_MEMORY * available_memory_bytes()) // (_STARTER_BYTES if builtin else _FULL_SIZE_BYTES)
+    held = int(_SHARE_OF_FREE_MEMORY * available_memory_bytes()) // (
+        _STARTER_BYTES if request.voice.builtin else _FULL_SIZE_BYTES
+    )
     return max(1, min(most, default_threads() // _CORES_A_PROCESS, held))
 
 
@@ -61,9 +64,9 @@ class _Process:
     process: SpawnProcess
     pipe: Connection
 
-    def send(self, item: Item | None) -> bool:
+    def send(self, task: Item | Unit | None) -> bool:
         with contextlib.suppress(OSError):  # receive() tells it
-            self.pipe.send(item)
+            self.pipe.send(task)
         return True
 
     def receive(self) -> Message:
@@ -121,8 +124,8 @@ def _work(pipe: Connection, asked: Asked, engine: EngineOptions, number: int) ->
         return
     pipe.send(Ready())
     try:
-        while (item := pipe.recv()) is not None:
-            pipe.send(worker.convert(item, pipe.send))
+        while (task := pipe.recv()) is not None:
+            pipe.send(worker.do(task, pipe.send))
     except DeviceError as error:  # another process can use the GPU again
         pipe.send(Lost(error.problem))
     else:

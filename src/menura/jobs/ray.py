@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 
 from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
+from menura.jobs.parts import Finished, Unit
 from menura.jobs.scheduler import END_S, Hooks, Lost, Message, Ready, Task, Worker, share, with_names
 from menura.loading.request import Request
 from menura.options import ConversionOptions, EngineOptions
+from menura.pipeline.progress import Worked
 from menura.system.device import physical_cores
 from menura.types import FileResult, Item, Progress, RunReport
 from menura.voices.assets import HOME_VARIABLE
@@ -46,7 +48,7 @@ def convert_on_cluster(
     Each machine resolves the request's options in its own data folder. Raises MenuraError, as `share`.
     """
     with actors_of(address, _absolute(request.options), engine, workers) as (actors, workers):
-        return share(items, actors, workers=workers, hooks=hooks)
+        return share(items, actors, workers=workers, request=request, hooks=hooks)
 
 
 @contextlib.contextmanager
@@ -105,8 +107,8 @@ class ClusterWorker:
         else:
             yield Ready()
 
-    def convert(self, item: Item) -> Iterator[Message]:
-        yield from _told(partial(self._worker.convert, item))
+    def do(self, task: Item | Unit) -> Iterator[Message]:
+        yield from _told(partial(self._worker.do, task))
 
     def carry_out(self, number: int, task: Task) -> Iterator[Message]:
         """Convert for a task, until `cancel` is called with its number."""
@@ -123,8 +125,8 @@ class ClusterWorker:
         yield self._worker.stats()
 
 
-def _told(convert: Callable[[Callable[[Progress], None]], FileResult]) -> Iterator[Message]:
-    """Progress as it comes, then the result. A thread converts, as progress comes by callback."""
+def _told(convert: Callable[[Callable[[Progress | Worked], None]], FileResult | Finished]) -> Iterator[Message]:
+    """Progress as it comes, then the end. A thread converts, as progress comes by callback."""
     messages = queue.SimpleQueue[Message | None]()
     with ThreadPoolExecutor(1, thread_name_prefix="menura-convert") as pool:
         done = pool.submit(convert, messages.put)
@@ -142,17 +144,21 @@ class Actor:
         self._where: str | None = None
         self.process: int | None = None
         self.item: Item | None = None
+        """Of which it does something."""
         self.answer: Any = self.ask("load")
         """Ray's generator of messages; None while it is idle."""
 
     def ask(self, method: str, *arguments: Any) -> Any:
         return getattr(self.actor, method).options(num_returns="streaming").remote(*arguments)
 
-    def send(self, item: Item | None) -> bool:
+    def send(self, task: Item | Unit | None) -> bool:
         if self._where is None:  # waiting for room in the cluster, for all that is known
             return False
-        self.item = item
-        self.begin("stats") if item is None else self.begin("convert", _anywhere(item))
+        self.item = task.item if isinstance(task, Unit) else task
+        if isinstance(task, Unit):
+            self.begin("do", task._replace(item=_anywhere(task.item)))
+        else:
+            self.begin("stats") if task is None else self.begin("do", _anywhere(task))
         return True
 
     def begin(self, method: str, *arguments: Any) -> None:
@@ -171,7 +177,7 @@ class Actor:
                 problem = f"has Menura {message.version}, this is {__version__}"
                 raise ResourceError(message.host, problem, "Install the same version on all machines")
             self._where, self.process = f"process {message.process} on {message.host}", message.process
-        if not isinstance(message, Progress):
+        if not isinstance(message, (Progress, Worked)):
             self.answer = None
         if isinstance(message, FileResult) and self.item is not None:
             return with_names(message, self.item, _anywhere(self.item))

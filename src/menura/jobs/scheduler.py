@@ -1,5 +1,7 @@
 """One batch shared by several workers: each converts whole files, the longest first, and one that dies stops nothing.
 
+A long recording that would keep one busy when the others have nothing left to do is shared: they do its parts.
+
 The scheduler doesn't know where its workers run: `jobs/processes.py` starts processes of this machine, `jobs/ray.py`
 actors of a Ray cluster. Loads no torch by itself.
 """
@@ -10,6 +12,7 @@ import dataclasses
 import os
 import platform
 import time
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +21,21 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from menura import __version__
-from menura.audio.places import local_input, local_output, remove_partial, size_bytes
+from menura.audio.places import FileStamp, local_input, local_output, remove_partial, size_bytes
 from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
-from menura.loading.request import Asked
+from menura.jobs.parts import Finished, SharedRecording, Unit, likely_parts
+from menura.loading.request import Asked, Request
 from menura.options import ConversionOptions, EngineOptions
-from menura.pipeline.progress import RunMeter
+from menura.pipeline.progress import RunMeter, Worked
 from menura.system.interrupts import check_interrupts
 from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, failed_result
 
 if TYPE_CHECKING:
+    from menura.jobs.part_worker import PartWorker
     from menura.pipeline.recording import Recording
 
 _MOST_ATTEMPTS = 2
-"""Workers that a file may end before it counts as failed."""
+"""Workers that a file, or a unit of one, may end before the file counts as failed."""
 _MOST_FALSE_STARTS = 3
 END_S = 20.0
 """Given to a worker to end."""
@@ -53,8 +58,9 @@ class Lost(NamedTuple):
     how: str
 
 
-Message = Ready | MenuraError | Progress | FileResult | ConverterStats | Lost
-"""Ready, or why the request can't be carried out; of a file its progress, then its result; at the end the counters."""
+Message = Ready | MenuraError | Progress | FileResult | Worked | Finished | ConverterStats | Lost
+"""Ready, or why the request can't be carried out; of a file its progress, then its result; of a unit what it worked,
+then its end, or a failed result; at the end the counters."""
 
 
 class Task(NamedTuple):
@@ -76,9 +82,24 @@ class Worker:
 
         self._converter, self._request = Converter(engine), None
         self.stats = self._converter.stats
+        self._parts: PartWorker | None = None
         if asked is not None:
             self._request = self._converter.resolve(asked)
             self._converter.preload(self._request)
+
+    def do(self, task: Item | Unit, tell: Callable[[Progress | Worked], None]) -> FileResult | Finished:
+        """Convert a file, or do a unit of one that is shared. Raises DeviceError."""
+        if isinstance(task, Item):
+            return self.convert(task, tell)
+        from menura.jobs.part_worker import PartWorker
+
+        try:
+            self._parts = self._parts or PartWorker(self._converter.networks, self._converter.resolve(self._request))
+            return self._parts.do(task, tell)
+        except DeviceError:
+            raise
+        except (MenuraError, OSError, MemoryError) as error:
+            return failed_result(task.item.source, details_of(error))
 
     def convert(self, item: Item, on_progress: Callable[[Progress], None]) -> FileResult:
         """Convert a file; what is remote is fetched before, and put there afterwards. Raises DeviceError."""
@@ -116,8 +137,8 @@ def with_names(result: FileResult, item: Item, local: Item) -> FileResult:
 class Link(Protocol):
     """The scheduler's end of its connection to a worker."""
 
-    def send(self, item: Item | None) -> bool:
-        """Give the worker a file; None lets it end. False if it can't be told anything yet."""
+    def send(self, task: Item | Unit | None) -> bool:
+        """Give the worker something to do; None lets it end. False if it can't be told anything yet."""
 
     def receive(self) -> Message:
         """The next message of a worker that has one, or its loss."""
@@ -147,17 +168,26 @@ class Hooks:
     cancel: Event | None = None
 
 
-def share(items: Sequence[Item], backend: Backend, *, workers: int, hooks: Hooks | None = None) -> RunReport:
-    """Convert many files by several workers, at most one for each file; counters are the sums over them.
+def share(
+    items: Sequence[Item],
+    backend: Backend,
+    *,
+    workers: int,
+    request: Request | None = None,
+    hooks: Hooks | None = None,
+) -> RunReport:
+    """Convert many files by several workers, at most one for each file, or part of a file; counters are their sums.
+
+    Without the workers' `request` there are no parts.
 
     Raises:
         MenuraError: the request as a whole can't be carried out.
         CancelledError: the run was cancelled.
     """
     start_s = time.perf_counter()
-    scheduler, gently = _Scheduler(items, backend, hooks or Hooks()), False
+    scheduler, gently = _Scheduler(items, backend, request, hooks or Hooks()), False
     try:
-        scheduler.run(workers)
+        scheduler.run(task_count(items, request, workers))
         stats = scheduler.finish()
         gently = True
     finally:
@@ -173,34 +203,52 @@ def share(items: Sequence[Item], backend: Backend, *, workers: int, hooks: Hooks
     )
 
 
+def task_count(items: Sequence[Item], request: Request | None, most: int) -> int:
+    """How many files there are, or where they are fewer than wanted, parts of them."""
+    count = len(items)
+    for item in items:
+        if count >= most:
+            break
+        count += likely_parts(item, request) - 1
+    return min(count, most)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Worker:
     number: int
     link: Link
     ready: bool = False
-    position: int | None = None
-    """Of the item it converts."""
+    task: tuple[int, Item | Unit] | None = None
+    """What it does, after the item's position."""
+    next: tuple[int, Item | Unit] | None = None
+    """What it would best do then."""
 
 
 class _Scheduler:
-    """The workers, and who converts what."""
+    """The workers, and who does what."""
 
-    def __init__(self, items: Sequence[Item], backend: Backend, hooks: Hooks) -> None:
-        sizes = [size_bytes(item.source) for item in items]
-        self._items, self._backend, self._hooks = items, backend, hooks
-        self._waiting = sorted(range(len(items)), key=sizes.__getitem__)  # taken from the end: the longest first
+    def __init__(self, items: Sequence[Item], backend: Backend, request: Request | None, hooks: Hooks) -> None:
+        self._items, self._backend, self._request, self._hooks = items, backend, request, hooks
+        self._sizes = [size_bytes(item.source) for item in items]
+        self._waiting: list[tuple[int, Item | Unit]] = []
+        """Taken from the end: the longest first."""
+        self._whole_bytes = sum(self._sizes)
+        """Of files among them that no worker had yet."""
+        for task in enumerate(items):
+            insort(self._waiting, task, key=self._size_of)
+        self._shared: dict[int, SharedRecording] = {}
         self._workers: list[_Worker] = []
-        self._attempts: Counter[int] = Counter()
+        self._attempts: Counter[tuple[int, Item | Unit]] = Counter()
         self._false_starts = 0
-        self._meter = RunMeter(sizes)
+        self._meter = RunMeter(self._sizes)
         self._begun: set[int] = set()
         self.results: dict[int, FileResult] = {}
 
     def run(self, count: int) -> None:
         """Have all items converted."""
-        for number in range(min(count, len(self._waiting))):
+        for number in range(count):
             self._start(number)
-        while self._waiting or any(worker.position is not None for worker in self._workers):
+        while len(self.results) < len(self._items):
             check_interrupts()
             if self._hooks.cancel is not None and self._hooks.cancel.is_set():
                 raise CancelledError(None, "cancelled")
@@ -226,8 +274,10 @@ class _Scheduler:
         """End all workers, and remove the partial outputs of those that were converting."""
         self._backend.close([worker.link for worker in self._workers], gently=gently)
         for worker in self._workers:
-            if worker.position is not None:
-                remove_partial(self._items[worker.position].output)
+            if worker.task is not None:
+                remove_partial(self._items[worker.task[0]].output)
+        for position, shared in self._shared.items():
+            shared.end(self.results.get(position))
 
     def _start(self, number: int) -> None:
         self._workers.append(_Worker(number=number, link=self._backend.start(number)))
@@ -236,49 +286,100 @@ class _Scheduler:
         links = self._backend.wait([worker.link for worker in workers], _LOOK_S)
         return [worker for worker in workers if worker.link in links]
 
+    def _size_of(self, task: tuple[int, Item | Unit]) -> int:
+        return self._sizes[task[0]]
+
     def _take(self, worker: _Worker, message: Message) -> None:
-        position = worker.position
+        task = worker.task
         if isinstance(message, MenuraError):
             raise message
         if isinstance(message, Lost):
             self._lost(worker, message.how)
-            return
-        if isinstance(message, Ready):
+        elif isinstance(message, Ready):
             worker.ready, self._false_starts = True, 0
-        elif position is not None and isinstance(message, Progress):
+        elif task is not None and isinstance(message, (Progress, Worked)):
+            self._advance(*task, message)
+        elif task is not None and isinstance(message, (FileResult, Finished)):
+            worker.task = None
+            self._end(*task, message)
+        for idle in self._workers:
+            if idle.ready and idle.task is None and self._waiting:
+                self._give(idle)
+        if task is not None and not isinstance(message, Lost):
+            self._hooks.on_progress(self._meter.progress(str(self._items[task[0]].source)))
+
+    def _give(self, worker: _Worker) -> None:
+        """Have a worker do what continues its last task, or what is next."""
+        follows = worker.next is not None and worker.next in self._waiting
+        position, task = chosen = worker.next if follows and worker.next else self._waiting[-1]
+        self._waiting.remove(chosen)
+        if isinstance(task, Item) and position not in self._shared and not self._attempts[chosen]:
+            task = self._divided(position, task)
+        worker.task, worker.next = (position, task), None
+        if isinstance(task, Unit):
+            self._shared[position].worked_s[task] = 0.0  # what a lost worker did of it counts no more
+            worker.next = position, task._replace(number=task.number + 1)
+        worker.link.send(task)
+
+    def _divided(self, position: int, item: Item) -> Item | Unit:
+        """A file's first unit, if it is long, and whole files wouldn't keep all workers busy."""
+        left_bytes, size = self._whole_bytes, self._sizes[position]
+        self._whole_bytes -= size
+        if self._request is None or size * len(self._workers) <= left_bytes or likely_parts(item, self._request) < 2:
+            return item
+        tag = self._request.parts_tag(FileStamp.of(item.source))
+        self._shared[position] = SharedRecording(item=item, tag=tag)
+        return Unit(item, tag, "survey")
+
+    def _advance(self, position: int, task: Item | Unit, message: Progress | Worked) -> None:
+        shared = self._shared.get(position)
+        if isinstance(message, Worked) and shared is not None and isinstance(task, Unit):
+            shared.worked_s[task] += message.audio_s
+            self._meter.advanced(position, sum(shared.worked_s.values()))
+        elif isinstance(message, Progress):
             if position not in self._begun:
                 self._begun.add(position)
                 self._meter.begun(position, message.audio_s or 0.0)
             self._meter.advanced(position, message.audio_done_s)
-        elif position is not None and isinstance(message, FileResult):
-            self._done(position, message)
-            worker.position = None
-        if worker.position is None and self._waiting:
-            worker.position = self._waiting.pop()
-            worker.link.send(self._items[worker.position])
-        if position is not None:
-            self._hooks.on_progress(self._meter.progress(str(self._items[position].source)))
+
+    def _end(self, position: int, task: Item | Unit, message: FileResult | Finished) -> None:
+        shared = self._shared.get(position)
+        if position in self.results:  # another unit of it has failed
+            return
+        if isinstance(message, FileResult):
+            self._done(position, shared.joined(message) if shared else message)
+        elif isinstance(task, Unit) and shared is not None:
+            for each in reversed(shared.finish(task, message, len(self._workers))):
+                insort(self._waiting, (position, each), key=self._size_of)
+            if task.step == "survey" and shared.parts:
+                self._begun.add(position)
+                self._meter.begun(position, message.audio_s)
 
     def _done(self, position: int, result: FileResult) -> None:
         self.results[position] = result
+        if position in self._shared:
+            self._waiting = [task for task in self._waiting if task[0] != position]
         self._meter.failed(position) if result.output is None else self._meter.finished()
         self._hooks.on_result(position, result)
 
     def _lost(self, worker: _Worker, how: str) -> None:
-        """A worker ended by itself: another takes its file, once."""
+        """A worker ended by itself: another does its task, once."""
         self._workers.remove(worker)
         self._backend.close([worker.link], gently=False)
-        if worker.position is not None:
-            item = self._items[worker.position]
+        if worker.task is not None:
+            position, _ = worker.task
+            item = self._items[position]
             remove_partial(item.output)
-            self._attempts[worker.position] += 1
-            if self._attempts[worker.position] < _MOST_ATTEMPTS:
-                self._waiting.append(worker.position)
+            self._attempts[worker.task] += 1
+            if position in self.results:  # another unit of it has failed
+                pass
+            elif self._attempts[worker.task] < _MOST_ATTEMPTS:
+                self._waiting.append(worker.task)
             else:
                 problem = f"its worker process ended {_MOST_ATTEMPTS} times ({how})"
                 advice = "If memory is short, use fewer {workers}"
                 error = ErrorDetails(kind="resource", subject=str(item.source), problem=problem, advice=advice)
-                self._done(worker.position, failed_result(item.source, error))
+                self._done(position, failed_result(item.source, error))
         if not worker.ready:
             self._false_starts += 1
         if self._waiting and self._false_starts < _MOST_FALSE_STARTS:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, Union
 
 from menura import __version__
+from menura.audio.places import FileStamp
 from menura.content.registry import encoder_path
 from menura.errors import IndexFileError, OptionError
 from menura.f0.contour import read_f0_file
@@ -21,6 +22,9 @@ from menura.voices.library import VoiceEntry, find_voice
 
 _REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy", "part_length")
 """Options that stand in an identity as what they came to, or not at all, as they change nothing."""
+
+_PARTS_LAYOUT = 1
+"""Of their files; others than these are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,11 @@ class Request:
             "options": {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _REPLACED},
         }
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+    def parts_tag(self, source: FileStamp | None) -> str:
+        """Of a recording's parts, as it was before it was read: by the journal's rules, all that decides an output."""
+        fields = [_PARTS_LAYOUT, self.identity, source and dataclasses.asdict(source), self.options.part_length]
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
 Asked: TypeAlias = Union["ConversionOptions", Request]

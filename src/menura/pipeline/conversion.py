@@ -34,7 +34,7 @@ class Conversion:
 
     A codec of `format` may not have every rate; None stands for samples in memory. `check` is called from time to time
     while reading. Of `ahead_frames` networks are asked for together; 0: of a window or segment at a time. With a folder
-    for `parts` a long recording is converted in parts, and those that an earlier run finished are found there. Raises
+    for `parts`, or files there, a long recording is converted in parts, and what was finished is found. Raises
     DecodeError or ResourceError, and what `check` does.
     """
 
@@ -48,13 +48,18 @@ class Conversion:
         check: Callable[[], None] = lambda: None,
         windowing: Windowing | None = None,
         ahead_frames: int = 0,
-        parts: Path | None = None,
+        parts: Path | PartFiles | None = None,
     ) -> None:
         self.recording, self.request, self.clock = recording, request, StageClock()
-        self._models, self._folder = models, parts if isinstance(recording, FileRecording) else None
+        self._models = models
+        self.files: PartFiles | None = None
+        """Of its parts, if it may have any."""
+        if isinstance(recording, FileRecording) and parts is not None:
+            stamp = FileStamp.of(recording.path)  # before it is read
+            self.files = PartFiles(parts, PartFiles.tag_of(request, stamp)) if isinstance(parts, Path) else parts
         with self.clock.measure("decode"):
             self.facts = facts = self._surveyed(check)
-        divided = self._folder is not None
+        divided = self.files is not None
         self.plan = plan = planned(
             recording.name, request, models, facts, format=format, windowing=windowing, divided=divided
         )
@@ -92,7 +97,7 @@ class Conversion:
 
     def steps(self) -> Generator[Step, list[FloatArray] | None, None]:
         """Yields requests (send back their answers), and samples at the output's rate, exactly as many as there are."""
-        with closing(self._blocks), self._claimed() as files:
+        with closing(self._blocks), self.claimed() as files:
             yield from self._undivided() if files is None else self._divided(files)
             with self.clock.measure("assemble"):
                 samples = self._chain.flush()
@@ -110,31 +115,39 @@ class Conversion:
 
     def _surveyed(self, check: Callable[[], None]) -> RecordingFacts:
         """The facts of the first pass, or of an earlier run's."""
-        if self._folder is not None:
-            assert isinstance(self.recording, FileRecording)
-            self._source = FileStamp.of(self.recording.path)  # before it is read
-            if self._folder.is_dir() and (found := self._files(self._folder).facts(self._models.encoder)) is not None:
-                return found
-        return survey(self.recording, self.request, self._models, check=check)
-
-    def _files(self, folder: Path) -> PartFiles:
-        return PartFiles(folder, PartFiles.tag_of(self.request, self._source))
+        found = None
+        if self.files is not None and self.files.folder.is_dir():
+            found = self.files.facts(self._models.encoder)
+        return found or survey(self.recording, self.request, self._models, check=check)
 
     @contextmanager
-    def _claimed(self) -> Iterator[PartFiles | None]:
+    def claimed(self) -> Iterator[PartFiles | None]:
         """The files of its parts; None if it isn't divided, or if another process converts into the same output."""
-        if self._folder is None or not self.plan.parts:
+        if self.files is None or not self.plan.parts:
             yield None
             return
-        with claimed_folder(self._folder, EncodeError) as ours:
+        with claimed_folder(self.files.folder, EncodeError) as ours:
             if ours:
-                files = self._files(self._folder)
-                files.tidy()
-                files.keep_facts(self.facts)
-                yield files
+                self.files.tidy()
+                self.files.keep_facts(self.facts)
+                yield self.files
             else:
                 self.parts = 0
                 yield None
+
+    @contextmanager
+    def work(self, files: PartFiles) -> Iterator[PartWork]:
+        """What is to be done of its parts, in files of theirs."""
+        with closing(self._blocks), closing(Samples(files.samples, self.plan.extent, self._blocks)) as samples:
+            yield PartWork(
+                plan=self.plan,
+                request=self.request,
+                models=self._models,
+                files=files,
+                samples=samples,
+                ahead_frames=self._ahead_frames,
+                clock=self.clock,
+            )
 
     def _undivided(self) -> Generator[Step, list[FloatArray] | None, None]:
         analysis = analysis_of(
@@ -154,16 +167,7 @@ class Conversion:
         models, config, parts = self._models, self._models.synthesizer.config, self.plan.parts
         joiner = Joiner(self.plan, config.sample_rate, config.frame_samples, files)
         self._seams_s = joiner.seams_s
-        with closing(Samples(files.samples, self.plan.extent, self._blocks)) as samples:
-            work = PartWork(
-                plan=self.plan,
-                request=self.request,
-                models=models,
-                files=files,
-                samples=samples,
-                ahead_frames=self._ahead_frames,
-                clock=self.clock,
-            )
+        with self.work(files) as work:
             for part in parts if models.f0 is not None else ():
                 yield from work.f0(part)
             for part in parts:

@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from menura.system.gpu import lasting_errors
 from menura.system.interrupts import check_interrupts
 from menura.system.memory import free_bytes
 from menura.types import FileResult, FloatArray, Progress, State, failed_result
+
+if TYPE_CHECKING:
+    import torch
 
 _PREPARED_AHEAD = 16
 _TURN_S = 20.0
@@ -177,6 +180,18 @@ class Pace:
 
 
 _PACES = {"cuda": Pace(preparing=4, passes=2, company_s=0.02, ahead_frames=_AHEAD_FRAMES)}
+
+
+def _budget_of(device: torch.device) -> int:
+    """Frames of a pass, or of recordings together; to be asked for when networks are loaded."""
+    room = 0 if device.type == "cpu" else free_bytes(device) // 2 // _DEVICE_BYTES_A_FRAME
+    return max(_CPU_FRAMES, room)
+
+
+def executor_of(device: torch.device) -> tuple[Executor, int]:
+    """For one recording at a time, once networks are loaded; and how many frames of it go together."""
+    ahead_frames, budget = _PACES.get(device.type, Pace()).ahead_frames, _budget_of(device)
+    return Executor(device, budget if ahead_frames else None), min(ahead_frames, budget)
 
 
 class Engine:
@@ -371,9 +386,9 @@ class Engine:
         """Of a pass, or of recordings together; asked for when networks are loaded."""
         with self._lock:
             if self._frame_budget is None:
-                self._frame_budget = _CPU_FRAMES
-                if (device := self._networks.device).type != "cpu":
-                    self._frame_budget = max(_CPU_FRAMES, free_bytes(device) // 2 // _DEVICE_BYTES_A_FRAME)
+                device = self._networks.device
+                self._frame_budget = _budget_of(device)
+                if device.type != "cpu":
                     self._executor = Executor(device, self._frame_budget)
             return self._frame_budget
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from menura.types import AudioBlock, FloatArray
 PEAK_LIMIT_OUT = 0.99
 """Louder output is scaled down to this, as RVC does."""
 
+if TYPE_CHECKING:
+    from menura.pipeline.parts import PartFiles
+
 _SPOOL_BYTES = 8 * 2**20
 
 
@@ -27,7 +31,7 @@ class Sink:
     path: Path | None = None
     format: str | None = None
     """One of FORMATS; None for samples in memory."""
-    parts: Path | None = None
+    parts: Path | PartFiles | None = None
     """Where a long recording's finished parts may wait for the others; None where it isn't to be divided."""
 
     def check(self) -> None:
@@ -65,7 +69,7 @@ class FileSink(Sink):
         self.format = self._options.format or format_of(path)
         self._source, self._keep, self._rate = source, keep, 0
         self._spool: SampleSpool | None = None
-        self.parts = parts_folder(path)
+        self.parts: Path | PartFiles | None = parts_folder(path)
 
     def check(self) -> None:
         check_writable(self.path, EncodeError)

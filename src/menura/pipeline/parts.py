@@ -8,7 +8,6 @@ neighbours overlap at the seam between them, and are joined as segments are.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -37,8 +36,6 @@ from menura.system.files import NewFile, replacing, writing
 from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
-_LAYOUT = 1
-"""Of the files; others than these are made anew."""
 _F0_SHARE = 0.2
 """Of the work, about: for progress."""
 _JOIN_SAMPLES = 1 << 20
@@ -78,9 +75,7 @@ class PartFiles:
 
     @staticmethod
     def tag_of(request: Request, source: FileStamp | None) -> str:
-        """By the journal's rules: all that decides an output, and the input as it was before it was read."""
-        fields = [_LAYOUT, request.identity, source and dataclasses.asdict(source), request.options.part_length]
-        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+        return request.parts_tag(source)
 
     @property
     def samples(self) -> Path:

@@ -40,6 +40,12 @@ class StageClock:
         finally:
             self.add(stage, time.perf_counter() - start)
 
+    def taken(self) -> StageTimes:
+        """The times since the last call."""
+        times = self.times()
+        self._seconds.clear()
+        return times
+
     def times(self) -> StageTimes:
         return StageTimes(**{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})
 

@@ -30,7 +30,7 @@ from menura.server.problems import error_document, public
 from menura.server.recording import BoundedRecording
 from menura.server.store import CHANGEABLE, LEASE_S, Change, Claim, Job, QueueFullError, Store, StoredItem
 from menura.system.device import configure_torch, in_half, resolve_device
-from menura.system.files import remove_abandoned, remove_unfinished
+from menura.system.files import parts_folder, remove_abandoned, remove_unfinished
 from menura.types import FileResult, failed_result
 from menura.voices.assets import home_folder
 
@@ -405,8 +405,8 @@ class Runner:
                 self._suspects.discard(item.key)
                 self._again.discard(item.key)
                 change = self._outcome(result, item, ticket)
-                if change.state == "cancelled" and ticket.sink.parts is not None:
-                    remove_abandoned([ticket.sink.parts])
+                if change.state == "cancelled" and isinstance(ticket.sink, FileSink):
+                    remove_abandoned([parts_folder(ticket.sink.path)])
                 self._changes.append(change)
                 if all(other.job_id != item.job_id for other in self._under_way.values()):
                     self._shares.pop(item.job_id).end()

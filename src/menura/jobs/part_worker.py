@@ -1,0 +1,118 @@
+"""Carries out units of recordings whose parts are shared, with the networks of one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from menura.errors import ResourceError
+from menura.jobs.parts import Finished, Unit
+from menura.loading.loader import Loader
+from menura.loading.request import Request
+from menura.pipeline.conversion import Conversion
+from menura.pipeline.engine import executor_of, run_batch
+from menura.pipeline.output import FileSink
+from menura.pipeline.parts import PartFiles, PartWork, Work
+from menura.pipeline.progress import Worked
+from menura.pipeline.recording import FileRecording
+from menura.system.device import flushed_denormals
+from menura.system.files import parts_folder
+from menura.system.gpu import lasting_errors
+from menura.system.interrupts import check_interrupts
+from menura.types import FileResult, FloatArray
+
+
+class PartWorker:
+    """Does units one after the other; a part after the one before it is cheaper, as networks' windows overlap."""
+
+    def __init__(self, networks: Loader, request: Request) -> None:
+        self._networks, self._request = networks, request
+        self._executor, self._ahead_frames = executor_of(networks.device)
+        self._open, self._work = ExitStack(), dict[str, PartWork]()
+        """The recording that it has part of, by its tag."""
+
+    def do(self, unit: Unit, on_worked: Callable[[Worked], None]) -> Finished | FileResult:
+        """Raises MenuraError, OSError or MemoryError: the recording can't be converted."""
+        if unit.step == "join":
+            return self._join(unit)
+        with lasting_errors(), flushed_denormals():
+            if unit.step == "survey":
+                return self._survey(unit)
+            work = self._work_for(unit)
+            part = work.plan.parts[unit.number]
+            found = self._done(work.f0(part) if unit.step == "f0" else work.sound(part), on_worked)
+            return Finished(found=found, stages=work.clock.taken())
+
+    def close(self) -> None:
+        """Open no file any more."""
+        self._work.clear()
+        self._open.close()
+
+    def _survey(self, unit: Unit) -> Finished:
+        """Read a recording once, and once more for its samples."""
+        conversion = self._conversion(unit)
+        with conversion.claimed() as files:
+            if files is not None:
+                with conversion.work(files) as work:
+                    work.samples.make(work.samples.end)
+        stages = conversion.clock.taken()
+        return Finished(parts=conversion.parts, audio_s=conversion.facts.audio_s, stages=stages)
+
+    def _join(self, unit: Unit) -> FileResult:
+        """An ordinary conversion, which finds all parts done."""
+        self.close()
+        (end,) = run_batch(self._networks, [(FileRecording(_source(unit)), self._sink(unit))], self._request)
+        return end.result
+
+    def _work_for(self, unit: Unit) -> PartWork:
+        if unit.tag not in self._work:
+            self.close()
+            conversion = self._conversion(unit)
+            assert conversion.files is not None
+            self._work[unit.tag] = self._open.enter_context(conversion.work(conversion.files))
+        return self._work[unit.tag]
+
+    def _conversion(self, unit: Unit) -> Conversion:
+        sink = self._sink(unit)
+        sink.check()
+        return Conversion(
+            FileRecording(_source(unit)),
+            self._request,
+            self._networks.load(self._request),
+            format=sink.format,
+            check=check_interrupts,
+            ahead_frames=self._ahead_frames,
+            parts=sink.parts,
+        )
+
+    def _sink(self, unit: Unit) -> FileSink:
+        assert isinstance(unit.item.output, Path)
+        sink = FileSink(unit.item.output, self._request.options, source=_source(unit))
+        sink.parts = PartFiles(parts_folder(unit.item.output), unit.tag)
+        return sink
+
+    def _done(self, work: Work, on_worked: Callable[[Worked], None]) -> bool:
+        """Carry out a unit; whether it was found done."""
+        answers: list[FloatArray] | None = None
+        with closing(work):
+            while True:
+                check_interrupts()
+                try:
+                    step = work.send(answers)
+                except StopIteration as end:
+                    return bool(end.value)
+                answers = None
+                if isinstance(step, Worked):
+                    on_worked(step)
+                    continue
+                answers = []
+                for answer in self._executor.execute(step):
+                    if isinstance(answer, ResourceError):
+                        raise answer
+                    answers.append(answer)
+
+
+def _source(unit: Unit) -> Path:
+    assert isinstance(unit.item.source, Path)  # what is remote isn't divided
+    return unit.item.source
