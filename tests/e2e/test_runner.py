@@ -22,8 +22,8 @@ from menura.pipeline.engine import Engine, Event
 from menura.pipeline.execute import Executor
 from menura.server.api.system import get_ready
 from menura.server.folder import DataFolder
-from menura.server.runner import Runner
-from menura.server.store import Job, NewJob, Store
+from menura.server.runner import Runner, _merged
+from menura.server.store import Change, Claim, Job, NewJob, Store, StoredItem
 from menura.system.files import parts_folder
 
 
@@ -182,7 +182,7 @@ SERVE = """
 import sys, time
 from menura.cli.main import main
 from menura.errors import DeviceError
-from menura.server.runner import Runner
+from menura.server.runner import Runner, _merged
 
 def turn(self):
     time.sleep(2)
@@ -204,3 +204,62 @@ def test_the_process_ends_with_one_line_and_says_that_it_failed(place: Path) -> 
     lines = said.splitlines()
     assert lines[-1] == "menura: the GPU has stopped working. Start again."
     assert not any("Traceback" in line for line in lines)
+
+
+def test_what_has_ended_is_not_running_again() -> None:
+    item = StoredItem(
+        job_id="a",
+        position=0,
+        audio_id="",
+        name="",
+        state="running",
+        audio_s=None,
+        audio_done_s=0.0,
+        begun=None,
+        result=None,
+        error=None,
+    )
+    begun, late = Change(item=item, audio_s=5.0, begun=1.0), Change(item=item, audio_done_s=2.0)
+    done = Change(item=item, state="done", audio_done_s=5.0, result={"format": "wav"})
+    (merged,) = _merged([begun, done, late])
+    assert (merged.state, merged.begun, merged.audio_s, merged.audio_done_s) == ("done", 1.0, 5.0, 5.0)
+    assert merged.result == done.result
+    assert _merged([begun, late])[0].state == "running"
+
+
+def test_an_unexpected_error_as_a_recording_is_begun_fails_it_alone(
+    store: Store, home: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = Runner._submit
+
+    def fragile(self: Runner, claim: Claim, request: Any) -> None:
+        if claim.item.name == "poison":
+            raise TypeError("an option of another version")
+        submit(self, claim, request)
+
+    monkeypatch.setattr(Runner, "_submit", fragile)
+    folder = DataFolder(tmp_path / "data", 2**20)
+    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None) as runner:
+        job = ended(store, job_of(store, folder, talk, ["a", "poison", "b"]))
+        assert runner._held() == []
+    assert {item.name: item.state for item in job.items} == {"a": "done", "poison": "failed", "b": "done"}
+    store.close()
+
+
+def test_a_service_that_was_stopped_blames_nothing_for_the_first_failure_of_its_gpu(
+    store: Store, home: Path, talk: Path, poison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = DataFolder(tmp_path / "data", 2**20)
+    id = job_of(store, folder, talk, ["poison", "a"], poison)
+    store.claim(2, each=2)
+    store.give_back()  # as a service does that is stopped
+    failing_at_the_longest(monkeypatch)
+    with Runner(store, folder, EngineOptions(home=home), 3600.0, lambda *_, **__: None) as runner:
+        deadline = time.monotonic() + 60
+        while runner.alive:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert runner.lost is not None
+    assert store.job(id).items[0].state == "queued"
+    assert [claim.blamed for claim in store.claim(2, each=2) if claim.item.name == "poison"] == [True]
+    store.close()

@@ -119,11 +119,14 @@ def convert_items(
     return dataclasses.replace(report, files=tuple(results[position] for position in range(len(items))))
 
 
-def with_common_shift(request: Request, sources: Sequence[Place], engine: EngineOptions) -> Request:
+def with_common_shift(
+    request: Request, sources: Sequence[Place], engine: EngineOptions, cancel: Event | None = None
+) -> Request:
     """A request that asks for `auto-batch`, with the number of semitones that this came to; any other as it is.
 
     It comes from the median F0 of the first half minute, in blocks of which each stands for itself, of up to twenty
-    recordings, spread evenly over the batch. What can't be read doesn't count, nor what is at a URL.
+    recordings, spread evenly over the batch. What can't be read doesn't count, nor what is at a URL. Raises
+    CancelledError once `cancel` is set.
     """
     if request.options.transpose != "auto-batch" or request.f0_path is None or request.target_hz is None:
         return request
@@ -141,6 +144,8 @@ def with_common_shift(request: Request, sources: Sequence[Place], engine: Engine
     count = min(len(local), _MOST_RECORDINGS)
     f0_hz: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
     for recording in (FileRecording(local[number * len(local) // count]) for number in range(count)):
+        if cancel is not None and cancel.is_set():
+            raise CancelledError(None, "cancelled")
         blocks: list[FloatArray] = []
         with suppress(DecodeError):
             blocks.extend(islice(AnalysisFeed(recording.open()).blocks(), _SECONDS // BLOCK_S))

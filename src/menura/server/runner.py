@@ -50,6 +50,7 @@ _PACE_S, _PACE_A_RECORDING_S = 0.05, 0.01
 """Between visits to the store, by what is under way: what happens meanwhile is written together."""
 _RENEWAL_S = LEASE_S / 5
 _IDLE_S = 1.0
+_CLUSTER_S = 5.0
 DIRECT_PRIORITY = 1
 
 
@@ -108,8 +109,11 @@ class Runner:
         self._shares: dict[str, Share] = {}
         self._fairness = Fairness()
         self._told_s: dict[Ticket, float] = {}
-        self._again: set[tuple[str, int]] = set()
-        """Items under way that another process had before."""
+        self._blamed: set[tuple[str, int]] = set()
+        """Items under way at which a GPU failed before."""
+        self._to_blame: list[StoredItem] = []
+        self._others: set[Ticket] = set()
+        """What another process has taken meanwhile."""
         self._suspects: set[tuple[str, int]] = set()
         """Items that were under way when something unexpected happened."""
         self._changes: list[Change] = []  # appended to by any thread
@@ -170,7 +174,10 @@ class Runner:
         with self._lock:
             if len(self._direct) >= _MOST_DIRECT:
                 raise QueueFullError(None, "too many short recordings are waiting", "Try again later")
-            ticket = self._engine.submit(recording, request, sink, priority=DIRECT_PRIORITY, cancel=cancel)
+            try:
+                ticket = self._engine.submit(recording, request, sink, priority=DIRECT_PRIORITY, cancel=cancel)
+            except RuntimeError:  # the engine is closed
+                raise QueueFullError(None, "the service is beginning again", "Try again later") from None
             self._direct[ticket] = on_end
         self._given.set()
         return cancel
@@ -185,7 +192,9 @@ class Runner:
         finally:
             with self._at_store:
                 self._engine.close()
-            for on_end in self._direct.values():
+            with self._lock:
+                direct = list(self._direct.values())
+            for on_end in direct:
                 on_end(_cancelled_result())
 
     def _turn(self) -> None:
@@ -194,9 +203,8 @@ class Runner:
             self._given.clear()
             return
         for event in self._engine.step():
-            item = self._under_way.get(event.ticket)
-            if item is not None and isinstance(event, (Begun, Advanced)):
-                self._progress(event, item)
+            if isinstance(event, (Begun, Advanced)):
+                self._progress(event)
 
     def _guarded_turn(self) -> None:
         try:
@@ -214,8 +222,10 @@ class Runner:
         with self._lock:
             for ticket in self._engine.computing:
                 item = self._under_way.get(ticket)
-                if item is not None and item.key in self._again:
+                if item is not None and item.key in self._blamed:
                     self._changes.append(Change(item=item, state="failed", error=document))
+                elif item is not None:
+                    self._to_blame.append(item)
         self.lost = error
         self._stopping.set()
         self.wake()
@@ -235,7 +245,8 @@ class Runner:
                     share.end()
                 for kept in (self._under_way, self._direct, self._shares, self._told_s):
                     kept.clear()
-                self._engine = self._new_engine()
+            for on_end in direct:
+                on_end(failed_result("", details_of(error)))
             if len(items) == 1 and items[0].key in self._suspects:
                 document = error_document(self.public(details_of(error)))
                 self._changes.append(Change(item=items[0], state="failed", error=document))
@@ -243,19 +254,31 @@ class Runner:
             with suppress(ResourceError):  # the leases run out by themselves
                 self._record()
                 self._store.give_back()
-        for on_end in direct:
-            on_end(failed_result("", details_of(error)))
+            self._renew_engine()
         self.wake()
+
+    def _renew_engine(self) -> None:
+        """Again and again where a cluster doesn't answer."""
+        while not self._stopping.is_set():
+            try:
+                self._engine = self._new_engine()
+            except MenuraError as error:  # noqa: PERF203
+                _log.error("%s", error)
+                self._stopping.wait(_CLUSTER_S)
+            else:
+                return
 
     def _visit_store(self) -> None:
         """Write what became of recordings, and take others, until the converting thread has ended."""
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self._threads[0].is_alive():
             self._visit.wait(_IDLE_S)
             self._visit.clear()
             try:
                 with self._at_store:
                     self._record()
                     self._look()
+            except DeviceError as error:
+                self._end(error)
             except ResourceError as error:  # the database's, as recordings' errors are theirs
                 _log.error("%s", error)
                 self._stopping.wait(_IDLE_S)
@@ -267,6 +290,7 @@ class Runner:
         try:
             self._record()
             self._store.give_back()
+            self._store.blame(self._to_blame)
         except ResourceError as error:  # the leases run out by themselves
             _log.error("%s", error)
         self._on_change()
@@ -313,6 +337,7 @@ class Runner:
         with self._lock:
             for ticket, item in self._under_way.items():
                 if item.key in lost:
+                    self._others.add(ticket)
                     self._engine.cancel(ticket)
 
     def _cancel(self) -> None:
@@ -338,16 +363,24 @@ class Runner:
         if not claims:
             self._suspects.clear()
         self._beginning = [claim.item for claim in claims]
-        for claim in claims:
-            self._begin(claim)
-        self._beginning = []
+        try:
+            for claim in claims:
+                self._begin(claim)
+        finally:
+            self._beginning = []
         if claims:
             self._on_change(*{claim.job.id for claim in claims}, ended=False)
 
     def _begin(self, claim: Claim) -> None:
         try:
             self._submit(claim, self._request(claim.job))
-        except (MenuraError, OSError, MemoryError) as error:
+        except DeviceError:
+            raise
+        except Exception as error:  # noqa: BLE001  (it is the recording's)
+            if self._stopping.is_set():
+                return
+            if not isinstance(error, (MenuraError, OSError, MemoryError)):
+                _log.error("unexpected error", exc_info=error)
             document = error_document(self.public(details_of(error)))
             self._changes.append(Change(item=claim.item, state="failed", error=document))
 
@@ -361,7 +394,7 @@ class Runner:
 
             items = self._store.job(job.id).items
             sources = [self._folder.audio(item.audio_id) for item in items]
-            request = with_common_shift(request, sources, self._options)
+            request = with_common_shift(request, sources, self._options, self._stopping)
         self._requests[job.id] = request
         if len(self._requests) > _REQUESTS_KEPT:
             self._requests.popitem(last=False)
@@ -371,8 +404,9 @@ class Runner:
         item = claim.item
         source = self._folder.audio(item.audio_id)
         path = self._folder.result(item.job_id, item.position, request.options.format or "wav")
+        if claim.blamed:
+            self._blamed.add(item.key)
         if claim.again:
-            self._again.add(item.key)
             remove_unfinished([path])
         recording = BoundedRecording(source, item.name, most_s=self._most_s, advice="Cut it")
         sink = FileSink(path, request.options, source=source)
@@ -384,15 +418,20 @@ class Runner:
             self._under_way[ticket] = item
         self._given.set()
 
-    def _progress(self, event: Begun | Advanced, item: StoredItem) -> None:
+    def _progress(self, event: Begun | Advanced) -> None:
         now_s = time.monotonic()
-        if isinstance(event, Begun):
-            self._changes.append(Change(item=item, audio_s=event.audio_s, audio_done_s=0.0, begun=time.time()))
-        elif now_s - self._told_s.get(event.ticket, 0.0) < _PROGRESS_S:
-            return
-        else:
-            self._changes.append(Change(item=item, audio_done_s=event.audio_done_s))
-        self._told_s[event.ticket] = now_s
+        with self._lock:  # it may end meanwhile
+            item = self._under_way.get(event.ticket)
+            if item is None:
+                return
+            if isinstance(event, Begun):
+                change = Change(item=item, audio_s=event.audio_s, audio_done_s=0.0, begun=time.time())
+            elif now_s - self._told_s.get(event.ticket, 0.0) < _PROGRESS_S:
+                return
+            else:
+                change = Change(item=item, audio_done_s=event.audio_done_s)
+            self._changes.append(change)
+            self._told_s[event.ticket] = now_s
         self._visit.set()
 
     def _ended(self, ticket: Ticket, result: FileResult) -> None:
@@ -403,10 +442,11 @@ class Runner:
             self._count(result)
             if item is not None:
                 self._suspects.discard(item.key)
-                self._again.discard(item.key)
+                self._blamed.discard(item.key)
                 change = self._outcome(result, item, ticket)
-                if change.state == "cancelled" and isinstance(ticket.sink, FileSink):
+                if change.state == "cancelled" and isinstance(ticket.sink, FileSink) and ticket not in self._others:
                     remove_abandoned([parts_folder(ticket.sink.path)])
+                self._others.discard(ticket)
                 self._changes.append(change)
                 if all(other.job_id != item.job_id for other in self._under_way.values()):
                     self._shares.pop(item.job_id).end()
@@ -442,6 +482,8 @@ def _merged(changes: Sequence[Change]) -> list[Change]:
     """One change an item, in the order in which they were first told of."""
     merged: dict[tuple[str, int], Change] = {}
     for change in changes:
+        if change.state == "running" and merged.get(change.item.key, change).state != "running":
+            continue  # it has ended
         said = {name: value for name in CHANGEABLE if (value := getattr(change, name)) is not None}
         merged[change.item.key] = dataclasses.replace(merged.get(change.item.key, change), **said)
     return list(merged.values())

@@ -28,6 +28,8 @@ OPEN_STATES = ("queued", "running", "cancelling")
 """Of jobs that haven't ended."""
 JOB_STATES = (*OPEN_STATES, "done", "partly", "failed", "cancelled")
 _EVENTS_KEPT = 20_000
+_GPU = "a GPU that failed"
+"""Owner of what is blamed."""
 _UNUSED = ~sa.exists().where(ITEMS.c.audio_id == AUDIO.c.id)
 
 # What is asked most is built once: that takes longer than asking.
@@ -144,6 +146,8 @@ class Claim:
     job: Job
     again: bool
     """It was under way before, in a process that ended or wasn't heard of any more."""
+    blamed: bool = False
+    """That process's GPU failed at it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +343,14 @@ class Store:
                     self._end_item(db, item, "cancelled")
                 else:
                     taken[item.job_id] += 1
-                    claims.append(Claim(item=self._lease(db, item, now), job=job, again=row.owner is not None))
+                    claims.append(
+                        Claim(
+                            item=self._lease(db, item, now),
+                            job=job,
+                            again=row.owner is not None,
+                            blamed=row.owner == _GPU,
+                        )
+                    )
             for job in jobs.values():
                 if job.started is None:
                     db.execute(_CHANGE_JOB, {"this": job.id, "started": now})
@@ -389,6 +400,13 @@ class Store:
             for job_id in {row.job_id for row in rows}:
                 self._settle(db, job_id)
             return len(rows)
+
+    def blame(self, items: Collection[StoredItem]) -> None:
+        """Keep in mind that a GPU failed at these, which were given back."""
+        with self._write() as db:
+            for item in items:
+                place = {"this": item.job_id, "place": item.position, "owner": _GPU}
+                db.execute(_CHANGE_ITEM.where(ITEMS.c.state == "queued"), place)
 
     def cancelled_jobs(self) -> list[str]:
         """Ids of jobs under way that are to end."""
