@@ -63,7 +63,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         engine = engine or EngineOptions()
         configure_torch(engine.threads, cudnn=engine.cudnn, exact=engine.precision == "exact")
         self.device = resolve_device(engine.device)
-        self._home = home_folder(engine.home)
+        self._home, self._precision = home_folder(engine.home), engine.precision
         self.networks = Loader(
             home=self._home, device=self.device, compile=engine.compile, half=in_half(engine.precision, self.device)
         )
@@ -86,7 +86,8 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
 
     def resolve(self, options: Asked | None = None) -> Request:
         """Look up all that options name; every method takes the result in their place. Raises MenuraError."""
-        return options if isinstance(options, Request) else resolve(options or ConversionOptions(), self._home)
+        request = options if isinstance(options, Request) else resolve(options or ConversionOptions(), self._home)
+        return dataclasses.replace(request, precision=self._precision)
 
     def preload(self, options: Asked | None = None) -> None:
         """Load what a request needs ahead of it. Raises MenuraError."""
@@ -171,6 +172,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         on_progress: Callable[[Progress], None] | None = None,
         on_result: Callable[[int, FileResult], None] | None = None,
         cancel: threading.Event | None = None,
+        divided: bool = True,
     ) -> RunReport:
         """Convert many files; one that fails stops nothing.
 
@@ -180,6 +182,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         `items` are (input, output) pairs. `on_progress` is called after every block with what is done, `on_result` with
         an item's place and result as soon as its file is complete, from any thread but not twice at once; what it
         raises is raised. Setting `cancel` ends the conversions: those that aren't complete fail.
+        `divided=False` keeps no parts of long recordings: where files are temporary, no later call would find them.
 
         Raises DeviceError where a GPU does nothing more for this process; files that are complete stay.
         """
@@ -201,7 +204,10 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         else:
             keep = frozenset(_identities(source for source, _ in pairs))
             batch = [
-                (FileRecording(source), FileSink(output, request.options, source=source, keep=keep))
+                (
+                    FileRecording(source),
+                    FileSink(output, request.options, source=source, keep=keep, divided=divided),
+                )
                 for source, output in pairs
             ]
             ends = run_batch(self.networks, batch, request, on_progress=on_progress, on_result=ended, cancel=cancel)
@@ -275,9 +281,7 @@ def _sink(
     if not hasattr(output, "write"):
         raise EncodeError(None, f"a {type(output).__name__} is not an output", "Give a path or a file")
     copy = stack.enter_context(temporary_folder()) / f"output.{options.format or 'wav'}"
-    sink = FileSink(copy, options, source=file)
-    sink.parts = None
-    return sink
+    return FileSink(copy, options, source=file, divided=False)
 
 
 def _identities(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:

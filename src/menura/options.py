@@ -66,7 +66,7 @@ class ConversionOptions:
     )
     part_length: float = _sound(
         300.0,
-        "Convert recordings over 1.5 times this in parts of it; if interrupted, the same command keeps finished parts.",
+        "Split recordings longer than 1.5 times this into parts of about this length.",
         advanced=True,
         unit="seconds",
         range=(1, 86_400),
@@ -131,8 +131,8 @@ class EngineOptions:
     cudnn: bool = _machine(True, "Use cuDNN on NVIDIA GPUs.", label="Use cuDNN", advanced=True, flag="--no-cudnn")
     precision: str = _machine(
         "auto",
-        "Of a GPU's arithmetic: fp16, fp32 (convolutions in TF32 on NVIDIA's), exact (no TF32). auto is fp16 on CUDA "
-        "from compute capability 7 on, else fp32, which on CPUs is exact.",
+        "Precision of a GPU's arithmetic: fp16, fp32 (convolutions in TF32 on NVIDIA's), exact (no TF32). auto is fp16 "
+        "on CUDA from compute capability 7 on, else fp32, which on CPUs is exact.",
         advanced=True,
         choices=CONVERSION_PRECISIONS,
     )

@@ -126,7 +126,7 @@ def test_a_signal_is_not_lost_where_exceptions_are(
     assert run.returncode == code, run.stderr
     assert run.stdout == ""
     told = run.stderr.splitlines()
-    assert told[-1] == f"menura: {word}; finished work is kept, and the same command goes on."
+    assert told[-1] == f"menura: {word}; finished work is kept; run the same command to resume."
     assert (len(told) == 1) == (way == "except")  # Python itself tells of what it ignores
     assert list(Path("out").iterdir()) == []
 
@@ -134,14 +134,14 @@ def test_a_signal_is_not_lost_where_exceptions_are(
 def test_a_lost_signal_comes_again_with_the_next_pass(long_talk: Path) -> None:
     run = swallowed("once", signal.SIGINT, "menura.pipeline.execute:latent_noise", long_talk)
     assert run.returncode == 130, run.stderr
-    assert run.stderr == "menura: interrupted; finished work is kept, and the same command goes on.\n"
+    assert run.stderr == "menura: interrupted; finished work is kept; run the same command to resume.\n"
     assert list(Path("out").iterdir()) == []
 
 
 def test_a_signal_lost_at_the_very_end_is_told(talk: Path) -> None:
     run = swallowed("except", signal.SIGINT, "menura.cli.convert:show_problems", talk)
     assert run.returncode == 130
-    assert run.stderr == "menura: interrupted; finished work is kept, and the same command goes on.\n"
+    assert run.stderr == "menura: interrupted; finished work is kept; run the same command to resume.\n"
     assert [path.name for path in Path("out").iterdir()] == ["x.wav"]
 
 

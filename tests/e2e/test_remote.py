@@ -16,11 +16,11 @@ from menura.cli.main import run
 def test_urls(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples, rate = soundfile.read(talk, dtype="float32")
     Path("talks/day").mkdir(parents=True)
-    for name, gain in (("a.wav", 0.5), ("day/b.flac", 0.4)):
-        soundfile.write(f"talks/{name}", np.float32(gain) * samples, rate)
+    for name, gain, times in (("a.wav", 0.5, 1), ("day/b.flac", 0.4, 20)):
+        soundfile.write(f"talks/{name}", np.float32(gain) * np.tile(samples, times), rate)
     Path("talks/bad.wav").write_text("no recording " * 50)
     source, target = Path("talks").resolve().as_uri(), Path("out").resolve().as_uri()
-    command = ["convert", source, "-o", target, "--voice", "tiny", "--threads", "1", "--json"]
+    command = ["convert", source, "-o", target, "--voice", "tiny", "--threads", "1", "--json", "--part-length", "1"]
     assert run(command) == 1
     first = {file["input"]: file for file in json.loads(capsys.readouterr().out)["files"]}
     assert {name: file["state"] for name, file in first.items()} == {
@@ -29,6 +29,7 @@ def test_urls(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"{source}/day/b.flac": "done",
     }
     assert first[f"{source}/day/b.flac"]["output"] == f"{target}/day/b.wav"
+    assert first[f"{source}/day/b.flac"]["parts"] == 0  # which nobody would find again
     assert first[f"{source}/bad.wav"]["error"]["subject"] == f"{source}/bad.wav"
     assert {path.name for path in Path("out").rglob("*.*") if path.is_file()} - {"a.wav", "b.wav"} == {
         path.name for path in Path("out/.menura-journal").iterdir()

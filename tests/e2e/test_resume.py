@@ -122,6 +122,8 @@ def test_what_is_done_again_and_what_not(talks: Path, capsys: pytest.CaptureFixt
     Path("out/4.wav").unlink()
     flags = {file["input"]: file["resumed"] for file in convert(capsys)["files"]}
     assert {name for name, flag in flags.items() if not flag} == {"talks/0.wav", "talks/2.wav", "talks/4.wav"}
+    assert resumed(convert(capsys, "--precision", "exact", "--include", "0.wav")) == [False]
+    assert resumed(convert(capsys, "--precision", "exact", "--include", "0.wav")) == [True]
     assert resumed(convert(capsys, "--transpose", "2")) == [False] * FILES
     assert resumed(convert(capsys, "--transpose", "2", "--include", "day/*")) == [True] * (FILES // 2)
     assert resumed(convert(capsys, "--transpose", "2", "--exclude", "day/*", "--force")) == [False] * (FILES // 2)

@@ -18,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from menura.audio.places import FileStamp
+from menura.errors import EncodeError
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion
 from menura.pipeline.engine import Advanced, Done, Engine, Event, Failed, Fairness, Share
 from menura.pipeline.execute import Executor
 from menura.pipeline.output import FileSink
-from menura.pipeline.parts import PartFiles, PartWork, Samples, Work
+from menura.pipeline.parts import Joiner, PartFiles, PartWork, Samples, Work
 from menura.pipeline.plan import opened_blocks
 from menura.pipeline.progress import StageClock, Worked
 from menura.pipeline.recording import FileRecording
@@ -191,6 +192,8 @@ def test_a_part_that_failed_is_begun_anew(place: Path) -> None:
         expected = (folder / "tag.sound-1").read_bytes()
         for name in ("tag.sound-1", "tag.sound-1-facts", "tag.sound-0-facts"):
             (folder / name).unlink()
+        with pytest.raises(EncodeError, match="Convert the recording again"):
+            next(Joiner(plan, 1, 1, files).sound(plan.parts[0]))
         assert not done(work.sound(plan.parts[0]))
         with closing(work.sound(plan.parts[1])) as steps:
             steps.send(None)
@@ -332,7 +335,7 @@ def test_a_full_disk_keeps_what_is_finished(place: Path, tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-@pytest.mark.parametrize("change", ["options", "input", "length", "undivided"])
+@pytest.mark.parametrize("change", ["options", "input", "length", "undivided", "precision"])
 def test_parts_of_another_request_or_input_are_not_taken(place: Path, tmp_path: Path, change: str) -> None:
     recording, request, output = recorded(place, 90.0), long_request(place), tmp_path / "a.wav"
     stopped(recording, request, output)
@@ -341,6 +344,8 @@ def test_parts_of_another_request_or_input_are_not_taken(place: Path, tmp_path: 
     elif change == "input":
         recording = FileRecording(tmp_path / "copy.wav")
         shutil.copyfile(recorded(place, 90.0).path, recording.path)
+    elif change == "precision":
+        request = dataclasses.replace(request, precision="exact")
     else:
         length = 40.0 if change == "length" else 300.0
         request = dataclasses.replace(request, options=dataclasses.replace(request.options, part_length=length))

@@ -41,8 +41,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
         (OSError(28, "No space left on device"), 1, "menura: No space left on device. Free space on "),
         (MemoryError(), 1, "menura: not enough memory. Close other programs."),
-        (KeyboardInterrupt(), 130, "menura: interrupted; finished work is kept, and the same command goes on."),
-        (TerminatedError(), 143, "menura: terminated; finished work is kept, and the same command goes on."),
+        (KeyboardInterrupt(), 130, "menura: interrupted; finished work is kept; run the same command to resume."),
+        (TerminatedError(), 143, "menura: terminated; finished work is kept; run the same command to resume."),
         (ZeroDivisionError("by 0"), 1, "menura: unexpected ZeroDivisionError: by 0 (MENURA_DEBUG=1 shows where; "),
         (click.UsageError("what?"), 2, "menura: what?"),
     ],
@@ -77,7 +77,7 @@ def test_a_swallowed_ctrl_c_is_told_instead_of_what_came_then(
 
     monkeypatch.setattr(main.cli, "get_command", lambda _ctx, _name: swallowing)
     assert main.run(["swallow"]) == 130
-    assert capsys.readouterr().err == "menura: interrupted; finished work is kept, and the same command goes on.\n"
+    assert capsys.readouterr().err == "menura: interrupted; finished work is kept; run the same command to resume.\n"
 
 
 def test_debug_shows_the_traceback(

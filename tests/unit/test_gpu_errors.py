@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ import torch
 from menura import ConversionOptions, Converter, DeviceError, EngineOptions, ResourceError
 from menura.jobs import processes
 from menura.jobs.scheduler import Lost, Ready
+from menura.pipeline.engine import Engine
+from menura.pipeline.output import FileSink
+from menura.pipeline.recording import FileRecording
 from menura.types import FileResult, Item, State, failed_result
 from support.gpus import fake_gpus
 from support.pretended_gpu import pretended_gpu
@@ -54,7 +58,7 @@ def failing_at(models: VoiceModels, seconds: float, error: Exception, patch: pyt
 def test_what_fails_on_the_gpu_fails_its_file(
     on_the_gpu: Converter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = on_the_gpu._loader.load(on_the_gpu.resolve(WREN))
+    models = on_the_gpu.networks.load(on_the_gpu.resolve(WREN))
     failing_at(models, 5.0, RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), monkeypatch)
     report = on_the_gpu.convert_files(recordings(tmp_path, [1.0, 3.0, 1.0]), WREN)
     assert [result.state for result in report.files] == [State.DONE, State.FAILED, State.DONE]
@@ -66,7 +70,7 @@ def test_what_fails_on_the_gpu_fails_its_file(
 def test_a_gpu_that_stops_working_ends_the_run_and_leaves_nothing_half_written(
     on_the_gpu: Converter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = on_the_gpu._loader.load(on_the_gpu.resolve(WREN))
+    models = on_the_gpu.networks.load(on_the_gpu.resolve(WREN))
     failing_at(models, 5.0, RuntimeError(ILLEGAL), monkeypatch)
     ended: list[FileResult] = []
     pairs = recordings(tmp_path, [1.0, 3.0, 3.0, 3.0])
@@ -101,6 +105,28 @@ def test_so_does_one_that_comes_with_the_answers(
     monkeypatch.setattr(torch.cuda.Event, "synchronize", lost)
     with pytest.raises(DeviceError, match="an illegal memory access"):
         on_the_gpu.convert_files(recordings(tmp_path, [1.0]), WREN)
+
+
+def test_the_last_pass_under_way_has_its_recording_too(
+    on_the_gpu: Converter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[object] = []
+    synchronize = torch.cuda.Event.synchronize
+
+    def lost_at_last(event: torch.cuda.Event) -> None:
+        collected.append(event)
+        if len(collected) == 6:  # two recordings of different lengths: F0, content and synthesis of each
+            raise RuntimeError(ILLEGAL)
+        synchronize(event)
+
+    monkeypatch.setattr(torch.cuda.Event, "synchronize", lost_at_last)
+    request = on_the_gpu.resolve(WREN)
+    with Engine(on_the_gpu.networks) as engine:
+        files = [(FileRecording(path), FileSink(output)) for path, output in recordings(tmp_path, [1.0, 4.0])]
+        tickets = [engine.submit(recording, request, sink) for recording, sink in files]
+        with pytest.raises(DeviceError):
+            deque(iter(engine.step, None), maxlen=0)
+        assert engine.computing == (tickets[1],)
 
 
 def test_loading_survives_running_out_of_memory_at_any_allocation(tmp_path: Path) -> None:

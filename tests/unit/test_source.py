@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from menura.models.refinegan import SmoothSineSource
+from menura.models.refinegan import SmoothSineSource, lowpass_decimate
 from menura.models.source import SineSource, advance_phase, sample_phases
 
 RATE, HOP = 4000, 40
@@ -125,3 +125,12 @@ def test_smooth_phase_runs_on_over_a_split(split: int) -> None:
     later = advance_phase(START, F0_HZ[:, :split], FRAME_S)
     part = source(F0_HZ[:, split:], later, None, 1.0)
     torch.testing.assert_close(part[..., HOP:], whole[..., (split + 1) * HOP :], atol=1e-6, rtol=0)
+
+
+def test_what_a_conversion_made_serves_training() -> None:
+    rate = 7  # no other test's
+    with torch.inference_mode():
+        lowpass_decimate(torch.zeros(1, 1, 70), rate)
+    sound = torch.zeros(1, 1, 70, requires_grad=True)
+    lowpass_decimate(sound, rate).sum().backward()
+    assert sound.grad is not None

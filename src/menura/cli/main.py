@@ -38,7 +38,7 @@ _COMMANDS = {
 }
 _COMPUTING = ("convert", "train", "serve", "evaluate", "bench")
 """Commands that load torch."""
-_STOPPED = "finished work is kept, and the same command goes on."
+_STOPPED = "finished work is kept; run the same command to resume."
 
 _OTHER_NAMES = {
     "--voice": "-v --model --model-name --pth-path",

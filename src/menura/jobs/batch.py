@@ -91,6 +91,7 @@ def convert_items(
     hooks. Raises MenuraError where the request as a whole can't be carried out, and CancelledError.
     """
     remove_unfinished(item.output for item in items if isinstance(item.output, Path))
+    request = dataclasses.replace(request, precision=engine.precision)
     if items:
         request = with_common_shift(request, [item.source for item in items], engine)
     if folder is None:

@@ -105,7 +105,10 @@ class Worker:
         """Convert a file; what is remote is fetched before, and put there afterwards. Raises DeviceError."""
         try:
             with local_input(item.source) as source, local_output(item.output) as output:
-                report = self._converter.convert_files([(source, output)], self._request, on_progress=on_progress)
+                local = source == item.source and output == item.output
+                report = self._converter.convert_files(
+                    [(source, output)], self._request, on_progress=on_progress, divided=local
+                )
         except DeviceError:
             raise
         except (MenuraError, OSError) as error:  # of a remote file system

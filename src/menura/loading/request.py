@@ -61,6 +61,8 @@ class Request:
     f0_hz: FloatArray | None = field(default=None, compare=False)
     """(frames,) F0 of the recording at 10 ms, where it is given."""
     index_path: Path | None = None
+    precision: str = "auto"
+    """Asked of the process that converts; what auto comes to is its machine's affair."""
 
     @property
     def target_hz(self) -> float | None:
@@ -97,6 +99,7 @@ class Request:
             "index_rate": None if self.index_path is None else self.options.index_rate,
             "transpose": self.transpose,
             "target_hz": self.target_hz if self.transpose == "auto" else None,
+            "precision": self.precision,
             "whole": self.options.strategy == "whole",
             "options": {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _REPLACED},
         }

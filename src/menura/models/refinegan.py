@@ -186,6 +186,7 @@ def lowpass_decimate(x: Tensor, rate: int) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # or training in this process could not use what a conversion made
 def _lowpass(rate: int) -> Tensor:
     width, edge = lowpass_width(rate), LOWPASS_ROLLOFF / rate
     crossings = (torch.arange(-width, width + 1, dtype=torch.float64) * edge).clamp(-LOWPASS_ZEROS, LOWPASS_ZEROS)

@@ -219,8 +219,8 @@ class Engine:
         self._pace = _PACES.get(networks.device.type, Pace())
         self._executor = Executor(networks.device, frame_budget if self._pace.ahead_frames else None)
         self._flights: deque[tuple[Flight, list[tuple[_Live, int]]]] = deque()
-        self.computing: tuple[Ticket, ...] = ()
-        """What shares the passes under way, or those when one ended in an error."""
+        self._current: list[tuple[_Live, int]] = []
+        """Of the pass that is being begun or collected, or at which an error ended that."""
         self._queue: list[tuple[tuple[int, int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
         self._reader = ThreadPoolExecutor(self._pace.preparing, thread_name_prefix="menura-prepare")
@@ -330,6 +330,12 @@ class Engine:
             live.ticket.sink.discard()
         self._live.clear()
 
+    @property
+    def computing(self) -> tuple[Ticket, ...]:
+        """What shares the passes under way, or did when one ended in an error."""
+        pairs = self._current + [pair for _, pairs in self._flights for pair in pairs]
+        return tuple(dict.fromkeys(live.ticket for live, _ in pairs))
+
     def _prepare_ahead(self) -> None:
         """Have the next prepared; the urgent find room however many of the others wait for their turn."""
         while self._queue:
@@ -418,18 +424,20 @@ class Engine:
         for live in [live for live in self._live if not live.pending]:
             self._advance(live)
         while len(self._flights) < self._pace.passes and (asked := self._asked()):
-            under_way = [pair for _, pairs in self._flights for pair in pairs]
-            self.computing = tuple(dict.fromkeys(live.ticket for live, _ in under_way + asked))
-            flight = self._executor.begin([live.pending[place] for live, place in asked])
-            answered = [asked[position] for position in flight.places]
+            requests = [live.pending[place] for live, place in asked]
+            key = requests[0].batch_key
+            self._current = [pair for pair, request in zip(asked, requests, strict=True) if request.batch_key == key]
+            flight = self._executor.begin(requests)
+            answered, self._current = [asked[position] for position in flight.places], []
             for live, place in answered:
                 live.unasked.remove(place)
             self._flights.append((flight, answered))
         if not self._flights:
             return
         flight, answered = self._flights.popleft()
+        self._current = answered
         answers = flight.collect()
-        self.computing = ()
+        self._current = []
         for (live, place), answer in zip(answered, answers, strict=True):
             live.answers[place] = answer
             if live in self._live and len(live.answers) == len(live.pending):

@@ -53,7 +53,7 @@ class FileSink(Sink):
     """An audio file, with its peak limited; it appears when it is complete, in folders made for it.
 
     It gets the tags and the cover of `source`. `keep` are files (device, inode) that must not be replaced. Parts
-    lie in a folder beside it until it is complete.
+    lie in a folder beside it until it is complete, if the recording may be `divided`.
     """
 
     def __init__(
@@ -63,13 +63,14 @@ class FileSink(Sink):
         *,
         source: Path | None = None,
         keep: frozenset[tuple[int, int]] = frozenset(),
+        divided: bool = True,
     ) -> None:
         self._options = options or ConversionOptions()
         self.path: Path = path
         self.format = self._options.format or format_of(path)
         self._source, self._keep, self._rate = source, keep, 0
         self._spool: SampleSpool | None = None
-        self.parts: Path | PartFiles | None = parts_folder(path)
+        self.parts: Path | PartFiles | None = parts_folder(path) if divided else None
 
     def check(self) -> None:
         check_writable(self.path, EncodeError)
@@ -105,7 +106,8 @@ class FileSink(Sink):
                 for samples in spool.blocks(self._rate, gain):
                     check()
                     writer.write(samples)
-        remove_abandoned([parts_folder(self.path)])
+        if self.parts is not None:
+            remove_abandoned([parts_folder(self.path)])
 
     def discard(self) -> None:
         if self._spool is not None:

@@ -404,8 +404,8 @@ class Joiner:
 
     def sound(self, part: Part) -> Iterator[FloatArray]:
         """What a part's sound makes final, at the voice's rate."""
-        sound = self._files.sound(part)
-        assert sound is not None
+        if (sound := self._files.sound(part)) is None:
+            raise EncodeError(self._files.folder, "lacks a part's sound", "Convert the recording again")
         last = part.end_frames >= self._plan.output_frames
         with sound.path.open("rb") as file:
             left = sound.samples

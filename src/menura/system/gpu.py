@@ -71,7 +71,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
             raise
         if (failure := failure_of(device)) and not is_out_of_memory(RuntimeError(failure)):
             raise _lost(failure) from error
-        problem = f"{device.type} failed at it ({_first_line(error)})"
+        problem = f"{device.type} reported an error ({_first_line(error)})"
         raise ResourceError(None, problem, "Try another {device}") from error
 
 

@@ -112,7 +112,7 @@ async def _whole(service: Service, recording: BoundedRecording, what: Asked) -> 
     target = source.with_suffix(f".{what.options.format or 'wav'}")
     ended: asyncio.Queue[FileResult] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    sink = FileSink(target, what.options, source=source)
+    sink = FileSink(target, what.options, source=source, divided=False)
 
     def on_end(result: FileResult) -> None:
         with suppress(RuntimeError):
