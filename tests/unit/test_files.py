@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -17,9 +18,13 @@ from menura.audio.encode import AudioWriter
 from menura.checkpoints.pickles import save_tensors
 from menura.cli.terminal import write_json
 from menura.errors import EncodeError, MenuraError, ResourceError
+from menura.system import files as files_module
 from menura.system.files import (
     NewFile,
     check_writable,
+    claimed_folder,
+    parts_folder,
+    remove_abandoned,
     remove_unfinished,
     replacing,
     temporary_folder,
@@ -189,3 +194,77 @@ def test_a_folder_that_another_process_clears_away_at_once_is_made_again(
     with temporary_folder(parent=tmp_path) as folder:
         assert folder.is_dir()
     assert len(made) == 2
+
+
+def claim_in_another_process(folder: Path) -> bool:
+    code = "import sys; from menura.system.files import *\nwith claimed_folder(Path(sys.argv[1])) as ours: print(ours)"
+    run = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60, capture_output=True)
+    return run.stdout.strip() == b"True"
+
+
+def test_a_claimed_folder_is_removed_by_nobody_else_and_then_by_its_owner(tmp_path: Path) -> None:
+    folder = parts_folder(tmp_path / "a.wav")
+    with claimed_folder(folder) as ours:
+        assert ours
+        (folder / "part").touch()
+        assert not claim_in_another_process(folder)
+        remove_abandoned([folder])
+        assert (folder / "part").exists()
+    assert claim_in_another_process(folder), "and leaves it, as something is in it"
+    remove_abandoned([folder])
+    assert not list(tmp_path.iterdir())
+    with claimed_folder(folder):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
+def test_without_locks_a_claimed_folder_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def lockless(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", lockless)
+    folder = parts_folder(tmp_path / "a.wav")
+    with claimed_folder(folder) as ours:
+        assert ours
+        (folder / "part").touch()
+    remove_abandoned([folder])
+    assert not list(tmp_path.iterdir())
+
+
+FLAG = 1 << 28
+
+
+def test_on_windows_a_folder_is_claimed_while_its_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pretended: a file that goes when it is closed, and no locks."""
+    opened: dict[int, Path] = {}
+    opening, closing = os.open, os.close
+
+    def open_file(path: Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        number = opening(path, flags & ~FLAG, mode, dir_fd=dir_fd)
+        if flags & FLAG:
+            opened[number] = Path(path)
+        return number
+
+    def close_file(number: int) -> None:
+        closing(number)
+        if number in opened:
+            opened.pop(number).unlink(missing_ok=True)
+
+    monkeypatch.setattr(files_module, "_GOES_WHEN_CLOSED", FLAG)
+    monkeypatch.setattr(files_module, "_lock", lambda _number: None)
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "close", close_file)
+    folder = parts_folder(tmp_path / "a.wav")
+    with claimed_folder(folder) as ours, claimed_folder(folder) as theirs:
+        assert (ours, theirs) == (True, False)
+        (folder / "part").touch()
+        remove_abandoned([folder])
+        assert (folder / "part").exists()
+    assert [path.name for path in folder.iterdir()] == ["part"]
+    remove_abandoned([folder])
+    assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ from menura.pipeline.progress import StageClock, Worked
 from menura.pipeline.recording import BLOCK_S, RecordingFacts, Silences
 from menura.pipeline.synthesis import Assembler, Synthesis, seam_after
 from menura.pipeline.windows import Extent, Part, Window
-from menura.system.files import NewFile, replacing, writing
+from menura.system.files import CLAIM, NewFile, replacing, writing
 from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
@@ -86,7 +86,7 @@ class PartFiles:
         """Remove what isn't these files', and what was left unfinished: for one who has the folder for itself."""
         with writing(self.folder, EncodeError):
             for path in self.folder.iterdir():
-                if not path.name.startswith(f"{self.tag}."):
+                if path.name != CLAIM and not path.name.startswith(f"{self.tag}."):
                     path.unlink(missing_ok=True)
 
     def facts(self, encoder: ContentEncoder) -> RecordingFacts | None:

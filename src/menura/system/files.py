@@ -22,6 +22,11 @@ _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 """Names of open files: what stands there may be a regular file, but replacing it wouldn't reach its reader."""
 _PARTIAL = ".part"
 _TEMPORARY = ".tmp"
+_PARTS = ".parts"
+CLAIM = ".lock"
+"""The file by which a `claimed_folder` is locked: folders themselves can't be, on Windows and on NFS."""
+_GOES_WHEN_CLOSED = getattr(os, "O_TEMPORARY", 0)
+"""Of files on Windows, also where their process is killed."""
 _LONGEST_PREFIX = 40
 
 
@@ -135,15 +140,26 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Delete those of these files and folders that no process has open as a NewFile or `temporary_folder`."""
+    """Delete those of these files and folders that no process has: as a NewFile, `temporary_folder`, claimed folder."""
     for path in paths:
-        with suppress(OSError):
-            number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with suppress(OSError, ResourceError):
+            is_folder = path.is_dir()
+            if is_folder and path.suffix == _PARTS:
+                _remove_claimable(path)
+                continue
+            mode = os.O_RDONLY if is_folder else os.O_RDWR  # NFS locks only what may be written
+            number = os.open(path, mode | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             try:
                 _lock(number)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
             finally:
                 os.close(number)
+
+
+def _remove_claimable(folder: Path) -> None:
+    with claimed_folder(folder) as ours:
+        if ours:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -172,38 +188,57 @@ def temporary_folder(prefix: str = "menura-", parent: Path | None = None) -> Ite
 def parts_folder(path: Path) -> Path:
     """Where the finished parts of an output wait for the others, beside it."""
     target = Path(os.path.realpath(path))
-    return target.with_name(f"{_prefix(target)}parts")
+    return target.with_name(f"{_prefix(target)[:-1]}{_PARTS}")
 
 
 @contextmanager
 def claimed_folder(folder: Path, kind: type[MenuraError] = ResourceError) -> Iterator[bool]:
     """A folder that stays for a later run, made if it isn't there, for this block alone; False if another has it.
 
-    It goes at the end if nothing is in it. To `remove_abandoned` it is like a `temporary_folder`.
+    It goes at the end if nothing but CLAIM is in it.
     """
+    claim = folder / CLAIM
     with writing(folder, kind):
         folder.mkdir(parents=True, exist_ok=True)
-        number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
-    ours = number is None or _claim(folder, number)
+        number = _claimed(claim)
     try:
-        yield ours
+        yield number is not None
     finally:
-        if ours:
+        if number is not None:
+            with suppress(OSError):
+                if not _GOES_WHEN_CLOSED and os.listdir(folder) == [CLAIM]:
+                    claim.unlink()
+            os.close(number)
             with suppress(OSError):
                 folder.rmdir()
-        if number is not None:
-            os.close(number)
+
+
+def _claimed(claim: Path) -> int | None:
+    """The claim's file, open; None where another process has it. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | (_GOES_WHEN_CLOSED and _GOES_WHEN_CLOSED | os.O_EXCL)
+    try:
+        number = os.open(claim, flags, 0o666)
+    except (FileExistsError, PermissionError):
+        if not _GOES_WHEN_CLOSED:
+            raise
+        return None
+    if _claim(claim, number):
+        return number
+    os.close(number)
+    return None
 
 
 def _claim(path: Path, number: int) -> bool:
-    """Lock what was just made; False if another process took it for abandoned before."""
+    """Lock what was just opened; False if another process has it, or took it for abandoned before."""
     try:
         _lock(number)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks, where nothing is removed either
         return True
-    return path.exists()
+    with suppress(FileNotFoundError):
+        return os.name != "posix" or os.path.samestat(os.fstat(number), path.stat())
+    return False
 
 
 def _lock(number: int) -> None:
