@@ -161,7 +161,7 @@ def test_a_voice_that_finds_no_memory_has_the_others_leave(tmp_path: Path) -> No
 
 def test_the_pool_holds_what_the_gpu_can(tmp_path: Path) -> None:
     with pretended_gpu(total_bytes=2**30), Converter(EngineOptions(device="cuda", home=tmp_path)) as converter:
-        assert converter._loader.pool.budget_bytes == pytest.approx(2**29, rel=0.01)
+        assert converter.networks.pool.budget_bytes == pytest.approx(2**29, rel=0.01)
 
 
 def test_a_gpu_without_kernels_leaves_the_work_to_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ class FragileWorker:
     def __init__(self, *_: object) -> None:
         pass
 
-    def convert(self, item: Item, _on_progress: object) -> FileResult:
+    def do(self, item: Item, _tell: object) -> FileResult:
         if item.source.name == "poison":
             raise DeviceError(None, "the GPU has stopped working")
         return failed_result(item.source, None)  # type: ignore[arg-type]
