@@ -389,6 +389,7 @@ class Runner:
             self._requests.move_to_end(job.id)
             return self._requests[job.id]
         request = resolve(ConversionOptions(voice=job.voice, **job.options), self._home)
+        request = dataclasses.replace(request, precision=self._options.precision)
         if request.options.transpose == "auto-batch":
             from menura.jobs.batch import with_common_shift
 
