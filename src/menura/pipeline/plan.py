@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -97,11 +98,28 @@ def planned(
 def opened_blocks(
     recording: Recording, plan: Plan, clock: StageClock, check: Callable[[], None], ahead_frames: int = 0
 ) -> Generator[FloatArray, None, None]:
-    """16 kHz samples of the whole extent, read ahead in a thread; the recording is open meanwhile."""
-    feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check)
-    extended = reflect_edges(feed.blocks(), plan.extent.left_samples, lambda _: plan.extent.right_samples)
+    """16 kHz samples of the whole extent. A short recording is read at once, so that nothing waits for it later.
+
+    The others are read ahead in a thread, and open meanwhile.
+    """
     depth = _BLOCKS_AHEAD + min(plan.extent.frames, ahead_frames) // (BLOCK_S * FRAME_RATE_HZ)
-    with read_ahead(extended, depth) as blocks:
+    blocks = _extended(recording, plan, check)
+    if plan.extent.frames <= _BLOCKS_AHEAD * BLOCK_S * FRAME_RATE_HZ:
+        with clock.measure("decode"):
+            kept = list(blocks)
+        return _measured(recording, contextlib.nullcontext(iter(kept)), clock)
+    return _measured(recording, read_ahead(blocks, depth), clock)
+
+
+def _extended(recording: Recording, plan: Plan, check: Callable[[], None]) -> Generator[FloatArray, None, None]:
+    feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check)
+    yield from reflect_edges(feed.blocks(), plan.extent.left_samples, lambda _: plan.extent.right_samples)
+
+
+def _measured(
+    recording: Recording, opened: AbstractContextManager[Iterator[FloatArray]], clock: StageClock
+) -> Generator[FloatArray, None, None]:
+    with opened as blocks:
         while True:
             with clock.measure("decode"):
                 block = next(blocks, None)
