@@ -185,7 +185,7 @@ def test_what_is_cancelled_fails_and_stops_nothing(steps: int, way: str) -> None
 class Counted(ArrayRecording):
     """Notes when it is opened, in what all of them share."""
 
-    opened: list[Counted] = []
+    opened: ClassVar[list[Counted]] = []
 
     def open(self) -> Reader:
         Counted.opened.append(self)
