@@ -66,8 +66,9 @@ def test_a_loss_that_is_no_number_is_found_before_anything_is_kept(tmp_path: Pat
     assert not (tmp_path / CHECKPOINT).exists()
 
 
+@pytest.mark.usefixtures("gpu")
 def test_the_next_batch_is_drawn_while_one_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(experiment_of("direct"), CPU)
+    trainer = trainer_of(experiment_of("direct"), CUDA)
     begun = [threading.Event() for _ in range(3)]
     draw, learn, ahead = trainer.dataset.draw, trainer._train_step, []
 
@@ -90,8 +91,19 @@ def test_the_next_batch_is_drawn_while_one_is_learnt_from(monkeypatch: pytest.Mo
     assert ahead == [True, True]
 
 
+def test_on_a_cpu_no_second_thread_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, threads = trainer_of(experiment_of("direct"), CPU), []
+    draw = trainer.dataset.draw
+    monkeypatch.setattr(
+        trainer.dataset, "draw", lambda **given: (threads.append(threading.get_ident()), draw(**given))[1]
+    )
+    assert len([*trainer.steps(2)]) == 2
+    assert threads == [threading.get_ident()] * 2
+
+
+@pytest.mark.usefixtures("gpu")
 def test_no_batch_is_drawn_in_vain_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer, drawn = trainer_of(experiment_of("direct"), CPU), []
+    trainer, drawn = trainer_of(experiment_of("direct"), CUDA), []
     draw = trainer.dataset.draw
     monkeypatch.setattr(trainer.dataset, "draw", lambda **given: (drawn.append(given["step"]), draw(**given))[1])
     for stepped in trainer.steps(4):

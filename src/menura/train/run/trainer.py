@@ -158,7 +158,7 @@ class Trainer:
         """Steps as they are made. Their losses are read where that costs no waiting, or is due: else they are empty."""
         schedule = self.experiment.schedule
         spent_s, made = 0.0, 0
-        with closing(drawn_ahead(self._drawn, range(self.step, until_step))) as examples:
+        with closing(drawn_ahead(self._drawn, range(self.step, until_step), self.device)) as examples:
             while self.step < until_step:
                 started = time.monotonic()
                 step_seed = self.experiment.seed * 1_000_003 + self.step
