@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Write the tables of options in docs/ from the options' definitions.
+"""Write the tables of options and effects in docs/ from their definitions.
 
 usage: option_tables.py [--check]
 
-A table stands between <!-- options: COMMAND --> and <!-- end of options -->. --check writes nothing and fails where a
+A table stands between <!-- options: COMMAND --> and <!-- end of options -->, or <!-- effects --> and <!-- end of
+effects -->. --check writes nothing and fails where a
 table is out of date.
 """
 
@@ -17,9 +18,12 @@ import click
 
 from menura.cli.derive import GroupedCommand
 from menura.cli.main import cli
+from menura.effects.definitions import EFFECTS, PRESETS
+from menura.option_spec import specs_of
 
 PAGES = ("usage.md", "training.md", "service.md")
 _TABLE = re.compile(r"(<!-- options: ([a-z ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+_EFFECTS = re.compile(r"(<!-- effects -->\n).*?(<!-- end of effects -->)", re.DOTALL)
 
 
 def tables(name: str) -> str:
@@ -33,6 +37,16 @@ def tables(name: str) -> str:
     assert isinstance(command, GroupedCommand)
     sections = command.sections(click.Context(command, help_option_names=[]))
     return "".join(f"\n**{title}**\n\n{_table(records)}" for title, records in sections.items())
+
+
+def effects() -> str:
+    """Every effect, its parameters and what they mean; then the presets."""
+    rows = ["| effect | parameter | default | range | meaning |", "|---|---|---|---|---|"]
+    for name, kind in EFFECTS.items():
+        rows.append(f"| `{name}` | | | | {kind.help} |")
+        rows += (f"| | `{s.name}` | {s.default_text} | {s.range_text} | {s.help} |" for s in specs_of(kind))
+    rows += ["", "| preset | effects |", "|---|---|", *(f"| `{name}` | `{text}` |" for name, text in PRESETS.items())]
+    return "\n" + "\n".join(rows) + "\n"
 
 
 def _table(records: list[tuple[str, str]]) -> str:
@@ -55,6 +69,7 @@ def main(arguments: list[str]) -> int:
         path = Path(__file__).resolve().parent.parent / "docs" / page
         text = path.read_text(encoding="utf-8")
         updated = _TABLE.sub(lambda found: f"{found[1]}{tables(found[2])}\n{found[3]}", text)
+        updated = _EFFECTS.sub(lambda found: f"{found[1]}{effects()}\n{found[2]}", updated)
         if updated != text:
             stale.append(page)
             if "--check" not in arguments:

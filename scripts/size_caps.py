@@ -11,9 +11,9 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 23_500
+HOUSE_LINES = 23_580
 """Of all its modules together: engine, training, measuring, command line."""
-WING_LINES = {"server": 5_250}
+WING_LINES = {"server": 5_250, "effects": 900}
 """Of what stands beside the house, in folders of its own."""
 FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")
 

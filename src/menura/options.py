@@ -55,6 +55,12 @@ class ConversionOptions:
     rms_mix_rate: float = _sound(
         1.0, "Volume envelope: 1 keeps the voice's, 0 follows the input's.", label="Volume envelope", range=(0, 1)
     )
+    effects: str | None = _sound(
+        None,
+        "Effects on the output, in order: names with parameters, such as 'reverb room=0.3 wet=0.2, limiter', or a "
+        "preset. `menura effects list` shows all.",
+        metavar="EFFECTS",
+    )
     split_silence: bool = _sound(False, "Skip computing silences over 0.5 s; they stay silent.")
     seed: int = _sound(0, "Random seed; the same seed gives the same output.", advanced=True, range=(0, 2**63 - 1))
     noise_scale: float = _sound(1.0, "Scale of the synthesis noise; 1 is RVC's.", advanced=True, range=(0, 4))

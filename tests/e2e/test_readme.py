@@ -96,6 +96,18 @@ def test_the_readme_s_commands_run(readers_folder: Path, capsys: pytest.CaptureF
         assert Path(made).stat().st_size > 1000
 
 
+SHOWN = ("--effects",)
+"""Options whose examples in docs/usage.md are run."""
+
+
+def test_the_usage_page_s_examples_of_sound_run(readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = [command for command in commands("docs/usage.md") if any(option in command for option in SHOWN)]
+    assert all(any(option in command for command in shown) for option in SHOWN)
+    for command in shown:
+        assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+        assert Path(command[command.index("-o") + 1]).stat().st_size > 1000
+
+
 @pytest.mark.parametrize("number", range(len(blocks("README.md", "python"))))
 def test_the_readme_s_python_runs(readers_folder: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(blocks("README.md", "python")[number], f"README.md, block {number}", "exec"), {})

@@ -52,7 +52,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_result_is_what_the_command_writes(service: Service, short: Path, home: Path, tmp_path: Path) -> None:
-    job = service.job(service.send(short), transpose=2, format="flac")
+    asked = {"transpose": 2, "format": "flac", "effects": "reverb, limiter threshold=-3"}
+    job = service.job(service.send(short), **asked)
     assert job["state"] == "queued"
     job = service.ended(job["id"])
     (item,) = job["items"]
@@ -63,7 +64,7 @@ def test_a_result_is_what_the_command_writes(service: Service, short: Path, home
     assert answer.headers["content-type"] == "audio/flac"
     assert "talk.flac" in answer.headers["content-disposition"]
     with Converter(EngineOptions(home=home, threads=1)) as converter:
-        converter.convert(short, tmp_path / "own.flac", ConversionOptions(voice="tiny", transpose=2, format="flac"))
+        converter.convert(short, tmp_path / "own.flac", ConversionOptions(voice="tiny", **asked))  # type: ignore[arg-type]
     assert answer.content == (tmp_path / "own.flac").read_bytes()
     part = service.client.get(item["result"], headers={"Range": "bytes=4-9"})
     assert (part.status_code, part.content) == (206, answer.content[4:10])
@@ -133,6 +134,7 @@ def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None
     [
         ({"options": {"transpose": 99}}, "transpose"),
         ({"options": {"index": "/etc/passwd"}}, "index"),
+        ({"options": {"effects": "/etc/effects.json"}}, "effects"),
         ({"options": {"no_such": 1}}, "no_such"),
         ({"voice": "../../etc/passwd"}, "voice"),
         ({"inputs": ["0" * 64]}, "inputs"),

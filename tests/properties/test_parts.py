@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from menura.audio.places import FileStamp
+from menura.effects.processors import chain_of
+from menura.effects.text import parsed
 from menura.errors import EncodeError
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
@@ -92,6 +94,7 @@ def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float,
         "rms_mix_rate": choice.choice([1.0, 0.3]),
         "split_silence": choice.random() < 0.5,
         "sample_rate": choice.choice([None, 8000, 11_025]),
+        "effects": choice.choice(["gain", "reverb, pitch-shift semitones=3, limiter", "chorus, delay seconds=2"]),
     }
     models, kind = MODELS, choice.choice(["auto", "fixed", "given", "none"])
     if kind == "auto":
@@ -115,6 +118,21 @@ def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float,
     assert divided.seams_s == whole.seams_s
     assert divided.semitones == whole.semitones
     shutil.rmtree(place / "parts", ignore_errors=True)
+
+
+@pytest.mark.parametrize("sample_rate", [None, 11_025])
+def test_effects_come_last_at_the_output_s_rate(place: Path, sample_rate: int | None) -> None:
+    recording, text = (
+        recorded(place, 5.0),
+        "high-pass, delay seconds=0.3 feedback=0.5, compressor threshold=-30 ratio=4",
+    )
+    plain = conversion(recording, asked(place, sample_rate=sample_rate), MODELS, None)
+    sound, chain = converted_alone(plain), chain_of(parsed(text), plain.output_rate)
+    expected = np.concatenate([chain.push(sound), chain.flush()])
+    treated = converted_alone(conversion(recording, asked(place, sample_rate=sample_rate, effects=text), MODELS, None))
+    assert len(treated) == len(sound)
+    np.testing.assert_array_equal(treated, expected)
+    assert np.abs(treated - sound).max() > 0.01
 
 
 def done(work: Work) -> bool:

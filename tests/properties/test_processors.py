@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.filters import StreamHighPass
 from menura.audio.processor import Chain, ExactLength, MixDown, Processor, StreamResampler, mix_down
+from menura.effects.definitions import EFFECTS, Effect
+from menura.effects.processors import processor_of
 
 Samples = npt.NDArray[np.float32]
 
@@ -25,7 +27,22 @@ class Registered:
     channels: tuple[int, ...] = (1, 2, 3)
 
 
-PROCESSORS = {
+ASKED = {
+    "pitch-shift": {"semitones": 4.0},
+    "gain": {"db": 3.0},
+    "compressor": {"threshold": -20.0, "ratio": 4.0},
+    "chorus": {"feedback": 0.5},
+    "delay": {"seconds": 0.1, "feedback": 0.5},
+    "equalizer": {"low": 3.0, "high": -3.0},
+}
+"""Where the defaults of an effect change nothing, or little."""
+
+
+def effect_of(kind: type[Effect]) -> Callable[[int], Processor]:
+    return lambda _: processor_of(kind(**ASKED.get(kind.name, {})), 16_000)
+
+
+PROCESSORS: dict[str, Registered] = {
     "StreamResampler": Registered(lambda _: StreamResampler(44_100, 16_000)),
     "StreamResampler, same rate": Registered(lambda _: StreamResampler(16_000, 16_000)),
     "StreamHighPass": Registered(lambda _: StreamHighPass(), channels=(1,)),
@@ -36,6 +53,7 @@ PROCESSORS = {
         lambda _: Chain(StreamResampler(48_000, 16_000), MixDown(1000), StreamHighPass(), ExactLength(9_999))
     ),
     "Chain, empty": Registered(lambda _: Chain()),
+    **{f"Framed, {name}": Registered(effect_of(kind)) for name, kind in EFFECTS.items()},
 }
 CASES = [(name, channels) for name, registered in PROCESSORS.items() for channels in registered.channels]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menura.effects.text import parsed
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.models.config import SynthesizerConfig
@@ -155,6 +156,7 @@ def tiny_request(
         content_path=file,
         f0_method="fake" if f0_hz is None else "file",
         f0_hz=f0_hz,
+        effects=parsed(str(options.get("effects", ""))),
     )
 
 

@@ -82,14 +82,15 @@ class AudioReader:
 
     def _mixed(self) -> Iterator[FloatArray]:
         """Chunks of any length; the number of channels may change on the way."""
-        for channels, chunks in groupby(self._finite_chunks(), key=lambda chunk: chunk.shape[1]):
+        for channels, chunks in groupby(self.chunks(), key=lambda chunk: chunk.shape[1]):
             mixer = MixDown(max(1, min(self.info.sample_rate, _MOST_WINDOW_VALUES // channels)))
             for chunk in chunks:
                 yield mixer.push(chunk)
             yield mixer.flush()
             self._cancelled |= mixer.cancelled
 
-    def _finite_chunks(self) -> Iterator[FloatArray]:
+    def chunks(self) -> Iterator[FloatArray]:
+        """Yield the recording as float32 (samples, channels), in any lengths; how many channels may change."""
         count = 0
         try:
             for chunk in self._source.chunks(self._damage.setdefault):

@@ -102,7 +102,7 @@ class Encoding:
 
 
 class AudioWriter:
-    """Writes one mono recording; use it as a context manager. Each method may raise EncodeError.
+    """Writes one recording; use it as a context manager. Each method may raise EncodeError.
 
     Folders above the file are made. The rate must be one that `codec_rate` gives; the format is by default the one of
     the name's ending, else wav, which is written as RF64 where `expected_samples` need that.
@@ -116,6 +116,7 @@ class AudioWriter:
         encoding: Encoding | None = None,
         tags: Tags | None = None,
         expected_samples: int = 0,
+        channels: int = 1,
     ) -> None:
         self.path = Path(path)
         self.format = format or format_of(self.path) or "wav"
@@ -135,13 +136,13 @@ class AudioWriter:
                     self._output = _Output(self._file.file, *_inserted(self.format, tags))
                     container = "rf64" if long_wave else self.format
                     encoder = _AacEncoder if self.format == "m4a" else _SndfileEncoder
-                    self._encoder = encoder(self._output, sample_rate, container, encoding, tags)
+                    self._encoder = encoder(self._output, (sample_rate, channels), container, encoding, tags)
             except BaseException:
                 self._file.discard()
                 raise
 
     def write(self, samples: FloatArray) -> None:
-        """Append (samples,) float32; values beyond full scale are clipped, what is no number becomes 0."""
+        """Append (samples,) or (samples, channels) float32; clipped to full scale; what is no number becomes 0."""
         if self._finished:
             raise ValueError("The writer is closed.")
         with self._guard():
@@ -251,7 +252,8 @@ def _inserted(format: str, tags: Tags) -> tuple[bytes, int]:
 
 
 class _SndfileEncoder:
-    def __init__(self, file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> None:
+    def __init__(self, file: _Output, shape: tuple[int, int], container: str, encoding: Encoding, tags: Tags) -> None:
+        rate_hz, channels = shape
         pcm = _SUBTYPES[encoding.bit_depth]
         self._integer = container in ("wav", "rf64", "flac") and pcm == "PCM_16"
         major, coding, level = {
@@ -264,7 +266,7 @@ class _SndfileEncoder:
         }[container]
         mode = "CONSTANT" if encoding.bitrate_kbps else "VARIABLE"
         self._sound = soundfile.SoundFile(
-            file, "w", rate_hz, 1, coding, format=major, compression_level=level,
+            file, "w", rate_hz, channels, coding, format=major, compression_level=level,
             bitrate_mode=mode if container == "mp3" else None,
         )  # fmt: skip
         if container != "mp3":
@@ -284,17 +286,21 @@ class _SndfileEncoder:
 class _AacEncoder:
     """AAC in MP4 by PyAV."""
 
-    def __init__(self, file: _Output, rate_hz: int, container: str, encoding: Encoding, tags: Tags) -> None:
+    def __init__(self, file: _Output, shape: tuple[int, int], container: str, encoding: Encoding, tags: Tags) -> None:
+        rate_hz, channels = shape
         try:
             import av
         except ImportError as error:
             advice = "Install it with pip install 'menura[media]' (its wheels bundle GPL codecs), or use another format"
             raise EncodeError(None, "m4a needs PyAV", advice) from error
+        if channels > 2:
+            raise EncodeError(None, f"m4a is written with one or two channels, not {channels}", "Use {format=flac}")
         self._av, self._rate_hz, self._position_samples = av, rate_hz, 0
+        self._layout = "mono" if channels == 1 else "stereo"
         # The edit list, which takes the priming and padding off, counts in this scale: milliseconds by default.
         self._container = av.open(file, "w", format="mp4", options={"movie_timescale": str(rate_hz)})
         bit_rate = 1000 * (encoding.bitrate_kbps or 160)
-        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout="mono", bit_rate=bit_rate)
+        self._stream: Any = self._container.add_stream("aac", rate=rate_hz, layout=self._layout, bit_rate=bit_rate)
         self._container.metadata.update(tags.texts)
         if tags.cover is not None and hasattr(self._container, "add_mux_stream"):  # not in the oldest PyAV
             codec = "png" if tags.cover.mime == "image/png" else "mjpeg"
@@ -308,7 +314,8 @@ class _AacEncoder:
     def write(self, samples: FloatArray) -> None:
         if not len(samples):
             return
-        frame = self._av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
+        planes = np.ascontiguousarray(np.atleast_2d(samples.T))
+        frame = self._av.AudioFrame.from_ndarray(planes, format="fltp", layout=self._layout)
         frame.sample_rate, frame.time_base = self._rate_hz, Fraction(1, self._rate_hz)
         frame.pts = self._position_samples
         self._position_samples += len(samples)

@@ -18,6 +18,7 @@ from menura.audio.places import local_input, place_of
 from menura.cli import terminal
 from menura.cli.derive import GroupedCommand, flag_with, grouped_option, options_of, values_of
 from menura.cli.terminal import LiveLine, clock, columns_of, cut_start, fail, say, say_json, say_lines, table, warn
+from menura.effects.text import given_text
 from menura.errors import MenuraError, OptionError
 from menura.jobs.document import report_document
 from menura.jobs.plan import STANDARD, Inputs, find_inputs, plan_outputs
@@ -64,6 +65,7 @@ def convert(
 
     If a run into a folder was interrupted, the same command resumes it: finished files are skipped.
     """
+    given["effects"] = given_text(given["effects"])
     options, engine = values_of(ConversionOptions, given), values_of(EngineOptions, given)
     batch = values_of(BatchOptions, given)
     if batch.report is not None and not batch.report.is_char_device() and not batch.report.is_fifo():

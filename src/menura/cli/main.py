@@ -30,6 +30,7 @@ _COMMANDS = {
     "assets": ("menura.cli.library:assets", "List model weights, or import them from Applio or RVC WebUI."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "serve": ("menura.cli.serve:serve", "Serve a page and an HTTP API."),
+    "effects": ("menura.cli.effects:effects", "List effects, and apply them to recordings."),
     "evaluate": ("menura.cli.evaluate:evaluate", "Measure the quality of a conversion."),
     "bench": ("menura.cli.bench:bench", "Measure speed and memory on this machine."),
     "doctor": ("menura.cli.doctor:doctor", "Check this installation."),
@@ -74,7 +75,7 @@ _SENTENCES = {
     "--f0-autotune": "Menura has no autotune yet",
     "--clean-audio": "Menura has no noise reduction yet",
     "--formant-shifting": "Menura has no formant shift yet",
-    "--post-process": "Menura has no effects yet",
+    "--post-process": "Name the effects: --effects 'reverb room=0.3, limiter'",
 }
 
 

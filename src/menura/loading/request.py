@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias, Union
 from menura import __version__
 from menura.audio.places import FileStamp
 from menura.content.registry import encoder_path
+from menura.effects.definitions import Effect
+from menura.effects.text import checked
 from menura.errors import IndexFileError, OptionError
 from menura.f0.contour import read_f0_file
 from menura.f0.registry import method_path, resolve_method
@@ -61,6 +63,7 @@ class Request:
     f0_hz: FloatArray | None = field(default=None, compare=False)
     """(frames,) F0 of the recording at 10 ms, where it is given."""
     index_path: Path | None = None
+    effects: tuple[Effect, ...] = ()
     precision: str = "auto"
     """Asked of the process that converts; what auto comes to is its machine's affair."""
 
@@ -137,6 +140,7 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
         f0_path=None if method in (None, "file") else method_path(method, home),
         f0_hz=given,
         index_path=index_path,
+        effects=checked(options.effects or ""),
     )
 
 

@@ -68,7 +68,7 @@ class FileSink(Sink):
         self._options = options or ConversionOptions()
         self.path: Path = path
         self.format = self._options.format or format_of(path)
-        self._source, self._keep, self._rate = source, keep, 0
+        self._source, self._keep, self._rate, self._channels = source, keep, 0, 1
         self._spool: SampleSpool | None = None
         self.parts: Path | PartFiles | None = parts_folder(path) if divided else None
 
@@ -84,15 +84,16 @@ class FileSink(Sink):
                 problem = "would overwrite a recording that is to be converted"
                 raise EncodeError(self.path, problem, "Choose another output")
 
-    def open(self, sample_rate: int) -> None:
+    def open(self, sample_rate: int, channels: int = 1) -> None:
+        """Begin; with several channels samples are (samples, channels)."""
         folder = self.path.parent
         with writing(self.path, EncodeError):
             folder.mkdir(parents=True, exist_ok=True)
-        self._rate, self._spool = sample_rate, SampleSpool(folder, _SPOOL_BYTES)
+        self._rate, self._channels, self._spool = sample_rate, channels, SampleSpool(folder, _SPOOL_BYTES)
 
     def write(self, samples: FloatArray) -> None:
         assert self._spool is not None
-        self._spool.append(samples)
+        self._spool.append(samples.reshape(-1))
 
     def finish(self, check: Callable[[], None]) -> None:
         assert self._spool is not None
@@ -102,10 +103,11 @@ class FileSink(Sink):
             options = self._options
             encoding = Encoding(options.bitrate, options.quality, options.bit_depth or DEFAULT_BIT_DEPTH)
             tags = None if self._source is None else read_tags(self._source)
-            with AudioWriter(self.path, self._rate, self.format, encoding, tags, count) as writer:
-                for samples in spool.blocks(self._rate, gain):
+            channels = self._channels
+            with AudioWriter(self.path, self._rate, self.format, encoding, tags, count, channels) as writer:
+                for samples in spool.blocks(self._rate * channels, gain):
                     check()
-                    writer.write(samples)
+                    writer.write(samples if channels == 1 else samples.reshape(-1, channels))
         if self.parts is not None:
             remove_abandoned([parts_folder(self.path)])
 

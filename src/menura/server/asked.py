@@ -12,6 +12,7 @@ from fastapi import Query
 from fastapi.responses import FileResponse
 from pydantic import StringConstraints
 
+from menura.effects.definitions import PRESETS, effects_schema
 from menura.errors import OptionError, VoiceNotFoundError
 from menura.loading import Request, resolve
 from menura.option_spec import OptionSpec, schema, specs_of
@@ -65,7 +66,10 @@ def options_schema(cls: type = ConversionOptions) -> dict[str, Any]:
     """A JSON Schema of them."""
     whole = schema(cls)
     names = {spec.name for spec in offered(cls)}
-    return whole | {"properties": {name: value for name, value in whole["properties"].items() if name in names}}
+    properties = {name: value for name, value in whole["properties"].items() if name in names}
+    if "effects" in properties:
+        properties["effects"] |= {"effects": effects_schema(), "presets": PRESETS}
+    return whole | {"properties": properties}
 
 
 def asked(service: Service, voice: str, options: Mapping[str, Any]) -> Request:
