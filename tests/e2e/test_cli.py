@@ -366,6 +366,11 @@ def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
     code, _, err = menura("voices", "import", tiny, "--name", "third", "--index", "bad.index")
     assert code == 1
     assert err.startswith("menura: bad.index: ")
+    assert menura("voices", "blend", "tiny:1", "second:3", "--name", "both")[0] == 0
+    code, _, err = menura("voices", "blend", "tiny:1", "second", "--name", "other")
+    assert (code, err) == (2, "menura: second: says no share. Write VOICE:SHARE, such as wren:0.7.\n")
+    assert convert(menura, talk, "-o", "x.wav", "--voice", "both")["files"][0]["state"] == "done"
+    assert menura("voices", "remove", "both")[0] == 0
     assert menura("voices", "remove", "second")[0] == 0
     assert menura("voices", "remove", "second")[0] == 1
     assets = json.loads(menura("assets", "list", "--json")[1])

@@ -114,6 +114,14 @@ def test_the_readme_s_python_runs(readers_folder: Path, number: int, capsys: pyt
     assert capsys.readouterr().out.strip()
 
 
+def test_the_examples_of_voices_run(readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = [command for command in commands("docs/usage.md") if "finch" in " ".join(command)]
+    assert len(examples) >= 2
+    for command in examples:
+        assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+    assert Path("talk-finch.wav").stat().st_size > 1000
+
+
 def test_both_readmes_keep_step() -> None:
     english, chinese = text("README.md"), text("README.zh-CN.md")
     assert BLOCK.findall(english) == BLOCK.findall(chinese)

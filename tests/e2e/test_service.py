@@ -213,6 +213,10 @@ def test_clients_of_rvc_python_work(service: Service, short: Path) -> None:
     assert client.post("/set_models_dir", json={"models_dir": "/etc"}).status_code == 400
 
 
+def parts_of(**shares: float) -> list[dict[str, object]]:
+    return [{"voice": voice, "share": share} for voice, share in shares.items()]
+
+
 def test_voices_are_imported_renamed_and_removed(service: Service, home: Path, short: Path) -> None:
     client, weights = service.client, (home / "voices" / "tiny" / "voice.safetensors").read_bytes()
     query = {"filename": "Ännchen.safetensors", "rights": "my own"}
@@ -227,6 +231,12 @@ def test_voices_are_imported_renamed_and_removed(service: Service, home: Path, s
     sample = client.get("/v1/voices/friend/sample")
     assert sample.headers["content-type"] == "audio/wav"
     assert client.post("/v1/voices/wren/rename", json={"name": "x"}).status_code == 422
+    refused = client.post("/v1/voices/blend", json={"name": "x", "parts": parts_of(friend=1, wren=1)})
+    assert (refused.status_code, "don't match" in refused.json()["problem"]) == (422, True)
+    assert client.post("/v1/voices/blend", json={"name": "x", "parts": parts_of(friend=1)}).status_code == 422
+    path = str(home / "voices" / "tiny" / "voice.safetensors")
+    unknown = client.post("/v1/voices/blend", json={"name": "x", "parts": parts_of(**{path: 1, "friend": 1})})
+    assert unknown.status_code == 404
     broken = client.put("/v1/voices/friend/index", content=b"no index")
     assert (broken.status_code, broken.json()["kind"]) == (422, "index_file")
     assert str(service.data) not in broken.text

@@ -91,6 +91,9 @@ def test_every_example_of_voices_works(examples: Examples, home: Path, tmp_path:
         examples("get", path)
     assert examples("post", "/v1/voices/{name}/rename", name="guest").json()["name"] == "friend"
     examples("delete", "/v1/voices/{name}", name="friend")
+    blend = examples("post", "/v1/voices/blend", name="finch").json()
+    assert blend["licence"] == "wren: Apache-2.0; heron: Apache-2.0"
+    examples("delete", "/v1/voices/{name}", name="finch")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("stranger.safetensors", weights)

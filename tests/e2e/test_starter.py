@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from menura import ConversionOptions, Converter
+from menura import ConversionOptions, Converter, EngineOptions
 from menura.f0.swift import SwiftEstimator
 from menura.pipeline.windows import Windowing
+from menura.voices.blend import Part, blend_voices
+from menura.voices.library import find_voice
 from support.speech import RATE, speech
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory: pytest.TempPathFactory) -> Converter:
-    from menura import EngineOptions
-
     return Converter(EngineOptions(home=tmp_path_factory.mktemp("home")))
 
 
@@ -87,6 +87,28 @@ def test_it_is_not_the_source_and_not_silence(converter: Converter) -> None:
     sound, _ = converter.convert((samples, RATE), None, ConversionOptions(sample_rate=RATE))
     assert 0.25 < np.sqrt(np.mean(sound**2)) / np.sqrt(np.mean(samples**2)) < 4
     assert np.abs(np.corrcoef(sound, samples)[0, 1]) < 0.9
+
+
+def test_a_blend_lies_between_its_parents(tmp_path: Path) -> None:
+    parts = [Part(voice=find_voice(voice, tmp_path), share=share) for voice, share in (("wren", 0.7), ("heron", 0.3))]
+    blend_voices(parts, "finch", tmp_path)
+    converter = Converter(EngineOptions(home=tmp_path))
+    log_mel = {}
+    for voice in ("wren", "heron", "finch"):
+        sound, _ = converter.convert((speech(4), RATE), None, ConversionOptions(voice=voice, transpose=0))
+        log_mel[voice] = spectrum(sound)
+
+    def distance(one: str, other: str) -> float:
+        return float(np.abs(log_mel[one] - log_mel[other]).mean())
+
+    assert distance("wren", "finch") < distance("heron", "finch") < distance("wren", "heron")
+    assert distance("wren", "finch") + distance("heron", "finch") < 1.3 * distance("wren", "heron")
+
+
+def spectrum(sound: FloatArray) -> FloatArray:
+    """(frames, bins) logarithms of magnitudes."""
+    windows = np.lib.stride_tricks.sliding_window_view(sound, 1024)[::256] * np.hanning(1024)
+    return np.log(np.maximum(np.abs(np.fft.rfft(windows)), 1e-4)).astype(np.float32)
 
 
 def test_consonants_stay_without_variation(converter: Converter) -> None:

@@ -231,6 +231,11 @@ def save_voice(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> Non
             partial.write_bytes(save(state, {_HEADER_KEY: json.dumps(fields, ensure_ascii=False)}))
 
 
+def fits_half(state: State) -> bool:
+    """Whether float16 holds the weights exactly."""
+    return all(bool((tensor.half().float() == tensor).all()) for tensor in state.values())
+
+
 def _fields(voice: LoadedVoice) -> dict[str, Any]:
     """What a voice file says beside its weights: Applio's fields, and RVC WebUI's `info`."""
     config, metadata = voice.config, voice.metadata

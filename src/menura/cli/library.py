@@ -6,22 +6,25 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json, say_lines, table
-from menura.errors import VoiceExistsError
+from menura.errors import OptionError, VoiceExistsError
 from menura.voices import library
 from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
+
+if TYPE_CHECKING:
+    from menura.voices.blend import Part
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.group(cls=Group)
 def voices() -> None:
-    """List, describe, import and remove voices."""
+    """List, describe, import, blend, rename and remove voices."""
 
 
 @voices.command(name="list")
@@ -54,7 +57,8 @@ def _rows(facts: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str
             yield label, ""
             yield from _rows(value, indent + "  ")
         elif isinstance(value, (list, tuple)):
-            yield from ((label if number == 0 else "", str(item)) for number, item in enumerate(value))
+            items = (", ".join(map(str, item.values())) if isinstance(item, dict) else str(item) for item in value)
+            yield from ((label if number == 0 else "", item) for number, item in enumerate(items))
         elif isinstance(value, bool):
             yield label, "yes" if value else "no"
         elif value not in (None, ""):
@@ -90,6 +94,35 @@ def import_voices(path: Path, name: str | None, index: Path | None, every_epoch:
             fail(result.error.details.text(flag_with))
     if any(result.error and not isinstance(result.error, VoiceExistsError) for result in results):
         raise click.exceptions.Exit(1)
+
+
+@voices.command()
+@click.argument("parts", metavar="VOICE:SHARE...", nargs=-1, required=True)
+@click.option("--name", required=True, help="Name of the new voice.")
+@home_option
+def blend(parts: tuple[str, ...], name: str, home: Path | None) -> None:
+    """Make a new voice of others of the same architecture, as in wren:0.7 heron:0.3.
+
+    Weights are averaged in proportion to the shares. If all the voices have an index, so has the new one. Its card
+    names them and their rights, which apply to it too.
+    """
+    from menura.voices.blend import blend_voices
+
+    home = home_folder(home)
+    made = blend_voices([_part(text, home) for text in parts], name, home)
+    say(f"installed '{made.name}'{' with an index' if made.index_path else ''} in {made.path.parent}")
+    say(f"  rights: {library.rights_of(made)}")
+
+
+def _part(text: str, home: Path) -> Part:
+    from menura.voices.blend import Part
+
+    voice, _, share = text.rpartition(":")
+    try:
+        number = float(share if voice else "")
+    except ValueError:
+        raise OptionError(text, "says no share", "Write VOICE:SHARE, such as wren:0.7") from None
+    return Part(voice=library.find_voice(voice, home), share=number)
 
 
 @voices.command()

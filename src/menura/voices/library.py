@@ -44,7 +44,8 @@ _NAME = re.compile(
 _EPOCH = re.compile(r"(.+?)(?:_(\d+)e(?:_(\d+)s)?|_e(\d+)(?:_s(\d+))?)(?:_best_epoch)?")
 """How Applio and RVC WebUI name a voice's epochs: singer_100e_2500s, singer_e100_s2500."""
 
-_TEMPORARY = ".import-"
+TEMPORARY = ".import-"
+"""What folders of unfinished voices begin with."""
 _UNPACK = "Unpack it and import its .pth file"
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
@@ -184,6 +185,12 @@ def card_of(voice: VoiceEntry) -> VoiceCard:
     return read_card(voice.path.parent / CARD_NAME) if own else VoiceCard()
 
 
+def rights_of(voice: VoiceEntry) -> str | None:
+    """What allows a voice's use, as its maker or importer says in its card."""
+    card = card_of(voice).fields
+    return next((text for text in map(card.get, ("licence", "license", "rights")) if isinstance(text, str)), None)
+
+
 def free_name(name: str, home: Path) -> str:
     """The name, if a voice can be given it. Raises OptionError."""
     taken = {voice.name.casefold() for voice in list_voices(home)}
@@ -308,14 +315,14 @@ def import_voices(request: ImportRequest) -> Iterator[ImportResult]:
         if len(found) > 1 and (request.name is not None or index is not None):
             listed = printable(", ".join(map(str, found[:5])))
             raise OptionError(source, f"holds {len(found)} voices ({listed})", "Name one of its files")
-        with temporary_folder(_TEMPORARY, voices) as temporary:
+        with temporary_folder(TEMPORARY, voices) as temporary:
             for weights in found:
                 yield _result(request, members, weights, temporary)
 
 
 def remove_imports(home: Path) -> None:
     """Delete what killed imports left in the voices folder."""
-    remove_abandoned((home / "voices").glob(f"{_TEMPORARY}*"))
+    remove_abandoned((home / "voices").glob(f"{TEMPORARY}*"))
 
 
 def _members(source: Path, below: Iterable[str]) -> Members:
@@ -438,13 +445,11 @@ def _taken(name: str) -> VoiceExistsError:
 
 def _install(voice: LoadedVoice, index: Path | None, card: dict[str, object], made: Path, target: Path) -> None:
     """Make the voice's folder, then give it its place."""
-    from menura.checkpoints.voice import save_voice
+    from menura.checkpoints.voice import fits_half, save_voice
 
     made.mkdir()
-    # RVC stores float16; files with finer weights keep them.
-    halves = all(bool((tensor.half().float() == tensor).all()) for tensor in voice.state.values())
-    try:
-        save_voice(made / WEIGHTS_NAME, voice, dtype="float16" if halves else "float32")
+    try:  # RVC stores float16; files with finer weights keep them
+        save_voice(made / WEIGHTS_NAME, voice, dtype="float16" if fits_half(voice.state) else "float32")
     except MenuraError as error:
         raise error.about({str(made / WEIGHTS_NAME): str(target)}) from error
     if index is not None:

@@ -28,6 +28,7 @@ from menura.server.service import Current, Service, costly
 from menura.system.files import temporary_folder
 from menura.system.text import printable
 from menura.types import FileResult
+from menura.voices.blend import MOST_VOICES, Part, blend_voices
 from menura.voices.changes import add_index, rename_voice
 from menura.voices.library import (
     VOICE_SUFFIXES,
@@ -37,6 +38,7 @@ from menura.voices.library import (
     import_voices,
     list_voices,
     remove_voice,
+    rights_of,
 )
 
 router = APIRouter(prefix="/v1/voices", tags=["voices"])
@@ -89,6 +91,25 @@ class NewName(BaseModel):
     name: str = Field(min_length=1, max_length=100, examples=["friend"])
 
 
+class BlendPart(BaseModel):
+    """How much of a voice a blend has; shares are relative to each other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    voice: str = Field(min_length=1, max_length=100)
+    share: float = Field(gt=0, le=1e6)
+
+
+class Blend(NewName):
+    """A new voice of others."""
+
+    parts: list[BlendPart] = Field(
+        min_length=2,
+        max_length=MOST_VOICES,
+        examples=[[{"voice": "wren", "share": 0.7}, {"voice": "heron", "share": 0.3}]],
+    )
+
+
 @router.get("")
 def get_voices(service: Current) -> VoiceList:
     """All voices."""
@@ -131,6 +152,13 @@ async def post_voice(
     _named(filename, _SUFFIXES)
     async with _received(request, service) as path:
         return await costly(import_upload, service, path, filename, name, rights)
+
+
+@router.post("/blend", status_code=201)
+async def post_blend(service: Current, blend: Blend) -> VoiceDocument:
+    """Blend voices of one architecture, and their indexes, into a new one; its card says whose it is."""
+    parts = [Part(voice=installed(service.home, part.voice), share=part.share) for part in blend.parts]
+    return voice_document(await costly(blend_voices, parts, blend.name, service.home))
 
 
 @router.put("/{name}/index", openapi_extra=sends(BYTES, FORM))
@@ -180,15 +208,10 @@ def voice_document(voice: VoiceEntry) -> VoiceDocument:
         source=voice.source,
         f0_median_hz=voice.f0_median_hz,
         has_index=voice.index_path is not None,
-        licence=_licence(voice),
+        licence=rights_of(voice),
         note=voice.note,
         url=f"/v1/voices/{voice.name}",
     )
-
-
-def _licence(voice: VoiceEntry) -> str | None:
-    card = card_of(voice).fields
-    return next((text for text in map(card.get, ("licence", "license", "rights")) if isinstance(text, str)), None)
 
 
 def _named(filename: str, suffixes: tuple[str, ...]) -> tuple[str, str]:
