@@ -108,6 +108,14 @@ def test_the_usage_page_s_examples_of_sound_run(readers_folder: Path, capsys: py
         assert Path(command[command.index("-o") + 1]).stat().st_size > 1000
 
 
+def test_the_commands_on_pitch_run(place: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = text("docs/usage.md").split("\n### Pitch estimators")[1].split("\n### Formats")[0]
+    for command in (shlex.split(line) for _, block in BLOCK.findall(section) for line in block.splitlines()):
+        if command[0] == "menura":
+            assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+    assert Path("talk-crepe.wav").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("number", range(len(blocks("README.md", "python"))))
 def test_the_readme_s_python_runs(readers_folder: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(blocks("README.md", "python")[number], f"README.md, block {number}", "exec"), {})

