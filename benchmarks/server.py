@@ -1,11 +1,11 @@
 """The service under load, beside `menura convert` on the same recordings.
 
-    python -m benchmarks.server [--clients 50] [--seconds 120] [--voice wren] [--length 5]
+    python -m benchmarks.server [--clients 50] [--rounds 3] [--seconds 40] [--voice wren] [--length 5]
 
 Each client sends `--length` seconds of speech as a job of its own, waits until it is done, fetches the result, and
-begins again. Says latencies, failures, memory, and throughput as a share of the command's. Clients ask again every
-`--poll` seconds, or by default wait for their job's end; they are in this process and use the machine too. `--jobs`
-ends after so many.
+begins again. Says latencies, failures, memory, and throughput as a share of the command's, which runs before, between
+and after the rounds, as a machine's speed changes. Clients ask again every `--poll` seconds, or by default wait for
+their job's end; they are in this process and use the machine too. `--jobs` ends a round after so many.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Load:
 
     def __init__(self, address: str, given: argparse.Namespace) -> None:
         self.address, self.given = address.partition("//")[2].rstrip("/"), given
-        self.begun = time.monotonic()
-        self.until = self.begun + given.seconds
+        self.until = time.monotonic() + given.seconds
         self.latencies_s: list[float] = []
         self.failures: list[str] = []
 
@@ -104,7 +103,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--voice", default="wren")
     parser.add_argument("--length", type=float, default=5.0)
     parser.add_argument("--poll", type=float, default=0.0)
@@ -114,37 +114,46 @@ def main() -> None:
         folder = Path(place, "in")
         folder.mkdir()
         _recordings(folder, given.length)
-        commands = [_command_s(Path(place), folder, given.voice)]
+        commands, rounds = [_command_s(Path(place), folder, given.voice)], list[Load]()
         serve = [sys.executable, "-m", "menura", "serve", "--port", "0", "--data", f"{place}/data"]
+        rates = []
         with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             address = process.stdout.readline().split()[3]
-            rate = _measure(Load(address, given), process.pid, folder)
+            for _ in range(given.rounds):
+                rounds.append(Load(address, given))
+                rates.append(_measure(rounds[-1], process.pid, folder))
+                commands.append(_command_s(Path(place), folder, given.voice))
             process.terminate()
-        commands.append(_command_s(Path(place), folder, given.voice))
-    shares = " and ".join(f"{rate / command:.2f}" for command in commands)
-    print(f"service: {rate:.1f} audio seconds a second: {shares} of the command's before and after")
+    _print(rounds)
+    for number, rate in enumerate(rates):
+        shares = " and ".join(f"{rate / command:.2f}" for command in commands[number : number + 2])
+        print(f"service: {rate:.1f} audio seconds a second: {shares} of the command's before and after")
+    whole = statistics.mean(rates) / statistics.mean(commands)
+    print(f"service: {statistics.mean(rates):.1f} in all: {whole:.2f} of the command's {statistics.mean(commands):.1f}")
+
+
+def _print(rounds: list[Load]) -> None:
+    ordered = sorted(latency for load in rounds for latency in load.latencies_s)
+    failures, done = [failure for load in rounds for failure in load.failures], len(ordered)
+    print(f"{done} jobs, {len(failures)} failures {failures[:3]}")
+    print(f"latency: median {statistics.median(ordered):.2f} s, 95th percentile {ordered[int(0.95 * done)]:.2f} s")
 
 
 def _measure(load: Load, pid: int, folder: Path) -> float:
     load.round(http.client.HTTPConnection(load.address, timeout=120), (folder / "0.flac").read_bytes())  # loads
-    load.until += time.monotonic() - load.begun
     threads = [threading.Thread(target=load.client, args=(number, folder)) for number in range(load.given.clients)]
     begun, memory = time.monotonic(), []
+    load.until = begun + load.given.seconds
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         memory.append(_memory_mb(pid))
         time.sleep(1)
-    ordered, done, wall_s = sorted(load.latencies_s), len(load.latencies_s), time.monotonic() - begun
-    print(f"{done} jobs, {len(load.failures)} failures {load.failures[:3]}")
-    print(f"latency: median {statistics.median(ordered):.2f} s, 95th percentile {ordered[int(0.95 * done)]:.2f} s")
-    third = max(1, len(memory) // 3)
-    print(
-        f"memory: {statistics.mean(memory[third : 2 * third]):.0f} MB in the middle, {memory[-1]:.0f} MB at the end",
-        flush=True,
-    )
-    return float(done * load.given.length / wall_s)
+    wall_s = time.monotonic() - begun
+    middle = statistics.mean(memory[len(memory) // 3 : len(memory) * 2 // 3 + 1])
+    print(f"memory: {middle:.0f} MB in the middle, {memory[-1]:.0f} MB at the end", flush=True)
+    return float(len(load.latencies_s) * load.given.length / wall_s)
 
 
 if __name__ == "__main__":

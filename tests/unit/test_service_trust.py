@@ -265,11 +265,11 @@ def test_two_clients_cant_send_one_upload(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = DataFolder(tmp_path / "data", 1000)
+    folder = DataFolder(tmp_path / "data", 2**21)
     free = iter([2**40, 2**40, 2**20])
     monkeypatch.setattr(folder, "free_bytes", lambda: next(free))
     with pytest.raises(ResourceError, match="nearly full"):
-        asyncio.run(folder.receive(pieces(bytes(100))))
+        asyncio.run(folder.receive(pieces(bytes(2**20))))
     assert not list((tmp_path / "data" / "audio").iterdir())
 
 

@@ -23,6 +23,7 @@ from menura.system.files import NewFile, remove_abandoned, remove_unfinished, wr
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COPY_BYTES = 1 << 20
 _RECEIVING = "receiving"
+_PIECE_BYTES = 2**19
 _LEAST_FREE_BYTES = 256 * 2**20
 _FRESH_S = 600.0
 """A file so young may belong to a request that hasn't told the database yet."""
@@ -123,7 +124,7 @@ class DataFolder:
             file = await to_thread.run_sync(NewFile, folder / _RECEIVING)
             try:
                 digest, size = hashlib.sha256(), 0
-                async for chunk in chunks:
+                async for chunk in _gathered(chunks):
                     size += len(chunk)
                     self._check_size(size)
                     await to_thread.run_sync(self._feed, file, digest, chunk)
@@ -207,7 +208,7 @@ class DataFolder:
         """Size of each job's results."""
         return {folder.name: sum(size for _, size in _sizes(folder)) for folder, _ in _ages(self._results)}
 
-    def _feed(self, file: NewFile, digest: hashlib._Hash, chunk: bytes) -> None:
+    def _feed(self, file: NewFile, digest: hashlib._Hash, chunk: bytearray) -> None:
         self.check_room()
         file.file.write(chunk)
         digest.update(chunk)
@@ -216,6 +217,17 @@ class DataFolder:
         if size > self.most_upload_bytes:
             limit = self.most_upload_bytes // 2**20
             raise TooLargeError(None, f"larger than {limit} MiB", "Send a compressed file, such as flac")
+
+
+async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:
+    """The same bytes in larger pieces: every one is written by a thread."""
+    piece = bytearray()
+    async for chunk in chunks:
+        piece += chunk
+        if len(piece) >= _PIECE_BYTES:
+            yield piece
+            piece = bytearray()
+    yield piece
 
 
 def _size(path: Path) -> int:

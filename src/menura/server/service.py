@@ -156,7 +156,7 @@ async def costly(function: Callable[..., T], *args: Any) -> T:
     return await to_thread.run_sync(function, *args, limiter=_costly)
 
 
-def service_of(connection: HTTPConnection) -> Service:
+async def service_of(connection: HTTPConnection) -> Service:  # async, or every request would go through a thread
     service: Service = connection.app.state.service
     return service
 

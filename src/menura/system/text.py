@@ -8,6 +8,8 @@ from pathlib import Path
 def printable(text: str, most_characters: int = 200) -> str:
     """One line without control characters or lone surrogates, cut to a length."""
     cut = text if len(text) <= most_characters else f"{text[: most_characters - 1]}…"
+    if cut.isprintable():
+        return cut
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 

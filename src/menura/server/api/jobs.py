@@ -187,10 +187,10 @@ async def get_job(
     with service.changes.watched(id, until_ended=True) as changed:
         while True:
             changed.clear()
-            job = await to_thread.run_sync(service.store.job, id)
             left_s = until - time.monotonic()
-            if job.state not in OPEN_STATES or left_s <= 0 or service.closing.is_set():
-                return (await to_thread.run_sync(shown, service, [job]))[0]
+            waits = left_s > 0 and not service.closing.is_set()
+            if document := await to_thread.run_sync(_unless_open if waits else _shown, service, id):
+                return document
             await service.changes.within(min(left_s, service.look_s), changed)
 
 
@@ -230,7 +230,8 @@ def get_result(service: Current, id: JobInPath, position: Position) -> SoundResp
     """An output; Range is obeyed."""
     item = _converted(service, id, position)
     path = _path(service, item)
-    return SoundResponse(path, media_type=mimetypes.guess_type(path.name)[0], filename=output_name(item))
+    kind = mimetypes.guess_type(path.name)[0]
+    return SoundResponse(path, media_type=kind, filename=output_name(item), stat_result=path.stat())
 
 
 @router.get("/jobs/{id}/items/{position}/peaks")
@@ -270,6 +271,16 @@ def get_job_events(
 def get_events(request: Request, service: Current, last_event_id: LastEvent = None) -> StreamingResponse:
     """What happens to all jobs and trainings, from now on or from Last-Event-ID."""
     return stream(request, service, None, service.store.last_event() if last_event_id is None else last_event_id)
+
+
+def _shown(service: Service, id: str) -> JobDocument:
+    return shown(service, [service.store.job(id)])[0]
+
+
+def _unless_open(service: Service, id: str) -> JobDocument | None:
+    """A job that has ended."""
+    job = service.store.job(id)
+    return None if job.state in OPEN_STATES else job_document(job)
 
 
 def shown(service: Service, jobs: Sequence[Job]) -> list[JobDocument]:
