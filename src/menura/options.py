@@ -24,6 +24,16 @@ _BIT_DEPTHS = {"wav": (16, 24, 32), "flac": (16, 24)}
 DEFAULT_VOICE = "wren"
 TRAINING_RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}
 SIZES = ("auto", "v1", "v2", "small")
+KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+SCALES = {
+    "chromatic": tuple(range(12)),
+    "major": (0, 2, 4, 5, 7, 9, 11),
+    "minor": (0, 2, 3, 5, 7, 8, 10),
+    "harmonic-minor": (0, 2, 3, 5, 7, 8, 11),
+    "major-pentatonic": (0, 2, 4, 7, 9),
+    "minor-pentatonic": (0, 3, 5, 7, 10),
+}
+"""Their notes, in semitones above the key."""
 VOCODERS = ("auto", "HiFi-GAN", "MRF HiFi-GAN", "RefineGAN", "Source-filter")
 
 
@@ -45,10 +55,47 @@ class ConversionOptions:
         words=("auto", "auto-batch"),
         unset="auto if the voice's pitch is known, else 0",
     )
+    proposed_pitch: float | None = _pitch(
+        None,
+        "Median pitch that an automatic shift aims at, in place of the voice's.",
+        advanced=True,
+        unit="Hz",
+        range=(50, 1200),
+        unset="the voice's own",
+    )
     f0: str = _pitch("auto", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS)
     f0_file: Path | None = _pitch(
         None, "F0 to use instead of an estimate: a CSV file of 'seconds,hz' every 10 ms.", advanced=True
     )
+    f0_repair: str = _pitch(
+        "off",
+        "Correct high notes that are estimated an octave too low: true_pitch sings them as they are, fold an octave "
+        "down, within the range of usual voices.",
+        label="High-register repair",
+        advanced=True,
+        choices=("off", "true_pitch", "fold"),
+    )
+    f0_ceiling: float = _pitch(
+        1250.0,
+        "Pitch above which the high-register repair moves notes an octave down.",
+        label="Highest pitch",
+        advanced=True,
+        unit="Hz",
+        range=(1000, 2000),
+    )
+    f0_smoothing: int = _pitch(
+        0,
+        "Smooth estimated F0 by the median of so many frames on either side; 0 is off.",
+        label="Smooth F0",
+        advanced=True,
+        unit="frames",
+        range=(0, 7),
+    )
+    autotune: float = _pitch(
+        0.0, "Move pitch to the nearest note of the key: 0 is off, 1 moves it all the way.", range=(0, 1), bare="1"
+    )
+    autotune_key: str = _pitch("C", "Key of autotune, as sung in the output.", advanced=True, choices=KEYS)
+    autotune_scale: str = _pitch("chromatic", "Scale of autotune.", advanced=True, choices=tuple(SCALES))
     protect: float = _sound(
         0.33, "Protect consonants and breaths from index blending: 0 is strongest, 0.5 is off.", range=(0, 0.5)
     )

@@ -113,7 +113,8 @@ def test_the_commands_on_pitch_run(place: Path, talk: Path, capsys: pytest.Captu
     for command in (shlex.split(line) for _, block in BLOCK.findall(section) for line in block.splitlines()):
         if command[0] == "menura":
             assert run(command[1:]) == 0, (command, capsys.readouterr().err)
-    assert Path("talk-crepe.wav").stat().st_size > 1000
+    for made in ("talk-crepe.wav", "tuned.wav", "high.wav", "moved.wav"):
+        assert Path(made).stat().st_size > 1000
 
 
 @pytest.mark.parametrize("number", range(len(blocks("README.md", "python"))))

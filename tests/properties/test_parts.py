@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,8 @@ from menura.audio.places import FileStamp
 from menura.effects.processors import chain_of
 from menura.effects.text import parsed
 from menura.errors import EncodeError
+from menura.f0.refined import RefinedEstimator
+from menura.f0.registry import Refinement
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion
@@ -49,6 +52,14 @@ class NearestOfFew:
     def retrieve(self, content: FloatArray) -> FloatArray:
         rows = np.eye(3, content.shape[1], dtype=np.float32)
         return rows[np.argmax(content[:, :3], axis=1)]
+
+
+class JumpingF0(FakeF0):
+    """Up to 1500 Hz, an octave too low at times, each frame by itself."""
+
+    def estimate(self, samples: torch.Tensor) -> torch.Tensor:
+        f0_hz = 5 * super().estimate(samples)
+        return torch.where(f0_hz % 3 < 1, f0_hz / 2, f0_hz)
 
 
 MODELS = dataclasses.replace(tiny_models(), index=NearestOfFew())  # type: ignore[arg-type]
@@ -106,6 +117,12 @@ def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float,
         models = dataclasses.replace(MODELS, f0=None)
     else:
         models, options["has_f0"] = WITHOUT_F0, False
+    if kind != "none":
+        options |= {"autotune": choice.choice([0.0, 0.7]), "autotune_scale": "major", "autotune_key": "E"}
+    if kind in ("auto", "fixed") and choice.random() < 0.6:
+        refinement = Refinement(repair=choice.choice(["off", "true_pitch", "fold"]), ceiling_hz=1000.0)
+        refinement = dataclasses.replace(refinement, smoothing_frames=choice.randint(0, 7))
+        models = dataclasses.replace(MODELS, f0=RefinedEstimator(JumpingF0(), refinement))
     level = choice.choice([1.0, 8.0, 0.01])
     recording = recorded(place, seconds, level=level, silent=choice.random() < 0.5)
     request = asked(place, **options)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from menura.errors import OptionError
+from menura.options import KEYS, SCALES
 from menura.system.files import read_small
 from menura.types import FloatArray
 from menura.units import FRAME_RATE_HZ
@@ -37,6 +38,17 @@ _LIKELY_MILLISECONDS = 20.0
 def transpose(f0_hz: FloatArray, semitones: float) -> FloatArray:
     """Shift a contour (frames,); 0 stays 0."""
     return np.asarray(f0_hz * 2.0 ** (semitones / 12.0), dtype=np.float32) if semitones else f0_hz
+
+
+def autotuned(f0_hz: FloatArray, strength: float, key: str, scale: str) -> FloatArray:
+    """A contour (frames,) moved towards the nearest notes of a key, of A at 440 Hz; 0 stays 0, 1 moves it there."""
+    voiced = f0_hz > 0
+    above_key = 12 * np.log2(np.where(voiced, f0_hz, 440.0).astype(np.float64) / 440.0) + 9 - KEYS.index(key)
+    octave = np.floor(above_key / 12)
+    notes = np.array([*SCALES[scale], 12])  # the next octave's first one may be the nearest
+    within = above_key - 12 * octave
+    nearest = notes[np.abs(within[:, None] - notes).argmin(axis=1)]
+    return np.where(voiced, f0_hz * 2.0 ** (strength * (nearest - within) / 12), 0.0).astype(np.float32)
 
 
 def median_voiced_hz(f0_hz: FloatArray) -> float | None:

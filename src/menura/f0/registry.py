@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -37,6 +38,18 @@ class F0Estimator(Protocol):
         Returns:
             (batch, samples // 160 + 1) float32 in Hz, 0 where unvoiced; frame i is centred on sample 160 i.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """What is done to an estimate; by default nothing."""
+
+    repair: str = "off"
+    """true_pitch or fold."""
+    ceiling_hz: float = 0.0
+    """Of the repair."""
+    smoothing_frames: int = 0
+    """Radius of the median; 0: none."""
 
 
 def resolve_method(method: str, home: Path | None = None) -> str:

@@ -17,7 +17,7 @@ import torch
 from menura.checkpoints.voice import build_synthesizer, load_voice
 from menura.content.registry import ContentEncoder, load_encoder, projection_of
 from menura.errors import OptionError
-from menura.f0.registry import F0Estimator, load_estimator
+from menura.f0.registry import F0Estimator, Refinement, load_estimator
 from menura.kernels.cache import PackingCache
 from menura.kernels.linear import use_onednn
 from menura.kernels.selftest import trusted_kernels
@@ -143,6 +143,8 @@ class Loader:
         self.device, self.pool = device, ModelPool(device=device)
         self._home, self._compile, self._half = home, compile, half
         self._precision = "fp16" if half else "fp32"
+        self._refined: WeakValueDictionary[tuple[int, Refinement], F0Estimator] = WeakValueDictionary()
+        """By the estimator that each refines, so that requests share passes."""
 
     def load(self, request: Request) -> VoiceModels:
         """The networks of a request.
@@ -161,7 +163,7 @@ class Loader:
                 ModelKey.of("content", content, f"{projection} {self._precision}"),
                 lambda: load_encoder(config.content_encoder, content, self.device, projection, half=self._half),
             ),
-            f0=self._f0(request.f0_method, request.f0_path),
+            f0=self._f0(request),
             index=self._index(request.index_path, config.content_dim),
         )
 
@@ -179,11 +181,19 @@ class Loader:
             return network
         return NativeVoice(network, library, PackingCache(cache_folder(self._home) / "kernels"))
 
-    def _f0(self, method: str | None, path: Path | None) -> F0Estimator | None:
+    def _f0(self, request: Request) -> F0Estimator | None:
+        method, path, refinement = request.f0_method, request.f0_path, request.refinement
         if method is None or path is None:
             return None
         key = ModelKey.of("f0", path, self._precision)
-        return self.pool.get(key, lambda: load_estimator(method, path, self.device, half=self._half))
+        estimator = self.pool.get(key, lambda: load_estimator(method, path, self.device, half=self._half))
+        if refinement == Refinement():
+            return estimator
+        from menura.f0.refined import RefinedEstimator
+
+        refined = self._refined.get((id(estimator), refinement)) or RefinedEstimator(estimator, refinement)
+        self._refined[id(estimator), refinement] = refined
+        return refined
 
     def _index(self, path: Path | None, content_dim: int) -> FaissIndex | TorchIndex | None:
         if path is None:

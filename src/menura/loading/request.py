@@ -16,7 +16,7 @@ from menura.effects.definitions import Effect
 from menura.effects.text import checked
 from menura.errors import IndexFileError, OptionError
 from menura.f0.contour import read_f0_file
-from menura.f0.registry import method_path, resolve_method
+from menura.f0.registry import Refinement, method_path, resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
 from menura.types import FloatArray
@@ -69,8 +69,16 @@ class Request:
 
     @property
     def target_hz(self) -> float | None:
-        """The voice's own median F0, where it is known."""
-        return self.voice.f0_median_hz if self.config.has_f0 else None
+        """What an automatic shift aims at: the pitch asked for, or the voice's own median F0, where it is known."""
+        return (self.options.proposed_pitch or self.voice.f0_median_hz) if self.config.has_f0 else None
+
+    @property
+    def refinement(self) -> Refinement:
+        """What is done to estimated F0."""
+        options = self.options
+        repair = Refinement(repair=options.f0_repair, ceiling_hz=options.f0_ceiling)
+        repair = repair if options.f0_repair != "off" else Refinement()
+        return dataclasses.replace(repair, smoothing_frames=options.f0_smoothing)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -84,8 +92,8 @@ class Request:
         options = self.options
         if options.transpose is not None:  # of one recording auto-batch is auto
             return "auto" if options.transpose == "auto-batch" else options.transpose
-        unmoved = self.target_hz is None or options.compat != "menura" or self.f0_hz is not None
-        return 0.0 if unmoved else "auto"
+        moved = (options.compat == "menura" and self.f0_hz is None) or options.proposed_pitch is not None
+        return "auto" if moved and self.target_hz is not None else 0.0
 
     @property
     def identity(self) -> str:
@@ -150,6 +158,11 @@ def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerCon
         known = f"has speakers 0 to {last}" if last else "has only speaker 0"
         problem = f"voice '{voice.name}' {known}, not {options.speaker_id}"
         raise OptionError(None, problem, f"Use a {{speaker_id}} up to {last}", option="speaker_id")
-    if options.transpose in ("auto", "auto-batch") and config.has_f0 and voice.f0_median_hz is None:
+    automatic = options.transpose in ("auto", "auto-batch")
+    if options.proposed_pitch is not None and options.transpose is not None and not automatic:
+        problem = "pitch is moved by a given number of semitones"
+        raise OptionError(None, problem, "Leave out {proposed_pitch} or {transpose}", option="proposed_pitch")
+    unknown = options.proposed_pitch is None and voice.f0_median_hz is None
+    if automatic and config.has_f0 and unknown:
         problem = f"the pitch of voice '{voice.name}' is unknown: it has no card.json with f0_median_hz"
-        raise OptionError(None, problem, "Give {transpose} in semitones", option="transpose")
+        raise OptionError(None, problem, "Give {proposed_pitch}, or {transpose} in semitones", option="transpose")

@@ -18,7 +18,7 @@ import torch
 
 from menura.content.registry import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
-from menura.f0.contour import coarse_bins, fill_unvoiced, median_voiced_hz, semitones_between, transpose
+from menura.f0.contour import autotuned, coarse_bins, fill_unvoiced, median_voiced_hz, semitones_between, transpose
 from menura.f0.registry import F0Estimator
 from menura.pipeline.execute import Executor, NetworkRequest, WindowRequest
 from menura.pipeline.progress import StageClock
@@ -159,9 +159,13 @@ class FeatureTimeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PitchShift:
-    """Transposition, and RVC WebUI's interpolation through unvoiced frames."""
+    """Transposition, autotune, and RVC WebUI's interpolation through unvoiced frames."""
 
     semitones: float = 0.0
+    autotune: float = 0.0
+    """Its strength; 0 is none."""
+    key: str = "C"
+    scale: str = "chromatic"
     fill: bool = False
     target_hz: float | None = None
     """The voice's median, where the shift is to be found from the recording's; None where it is known."""
@@ -177,6 +181,8 @@ class PitchShift:
 
     def finish(self, f0_hz: FloatArray) -> FloatArray:
         shifted = transpose(f0_hz, self.semitones)
+        if self.autotune:
+            shifted = autotuned(shifted, self.autotune, self.key, self.scale)
         return fill_unvoiced(shifted) if self.fill else shifted
 
     def with_given(self, f0_hz: FloatArray, extent: Extent) -> PitchShift:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,9 +162,15 @@ def analysis_of(
 ) -> Analysis:
     """The analysis of a planned recording; `blocks`, `first` and `known_f0` are as in Analysis."""
     options, extent = request.options, plan.extent
-    pitch = PitchShift(fill=options.compat == "rvc", target_hz=request.target_hz)
+    pitch = PitchShift(
+        autotune=options.autotune,
+        key=options.autotune_key,
+        scale=options.autotune_scale,
+        fill=options.compat == "rvc",
+        target_hz=request.target_hz,
+    )
     if request.transpose != "auto":
-        pitch = PitchShift(fill=pitch.fill, semitones=request.transpose)
+        pitch = dataclasses.replace(pitch, target_hz=None, semitones=request.transpose)
     if request.f0_hz is not None:
         pitch = pitch.with_given(request.f0_hz, extent)
     has_f0, left = models.synthesizer.config.has_f0, extent.left_frames

@@ -189,7 +189,7 @@ async def _converted(service: Service, compat: _State, chunks: AsyncIterator[byt
 
 
 def _options(service: Service, params: dict[str, Any]) -> dict[str, Any]:
-    """Its parameters as our options; filter_radius has no counterpart, an F0 method that isn't here becomes auto."""
+    """Its parameters as our options; filter_radius is for methods that need it, one that isn't here becomes auto."""
     method = str(params["f0method"])
     try:
         resolve_method(method, service.home)
