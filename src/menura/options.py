@@ -65,7 +65,7 @@ class ConversionOptions:
     )
     f0: str = _pitch("auto", "Pitch (F0) estimator. auto is rmvpe if installed, else swift.", choices=F0_METHODS)
     f0_file: Path | None = _pitch(
-        None, "F0 to use instead of an estimate: a CSV file of 'seconds,hz' every 10 ms.", advanced=True
+        None, "F0 to use instead of an estimate: a CSV file of 'seconds,hz', CREPE's, or pYIN's.", advanced=True
     )
     f0_repair: str = _pitch(
         "off",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ _WINDOW_S, _HOP_S = 0.032, 0.008
 _FLOOR_DB = -80.0
 _LONGEST_S = 20.0
 _DPI = 100
+_MARKS_HZ = (50, 70, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,25 @@ def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> by
     for seam_s in seams_s:
         rows[-1].axvline(seam_s, color="white", linewidth=0.8, linestyle=":")
     rows[-1].set_xlabel("seconds")
+    return _png(figure)
+
+
+def draw_contours(title: str, curves: Mapping[str, FloatArray]) -> bytes:
+    """F0 curves (frames,) at 100 Hz, 0 where unvoiced, over each other by their names; pitch in octaves."""
+    figure = _figure(12, 4)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        times_s = np.arange(len(curve)) / 100
+        axes.plot(times_s, np.where(curve > 0, curve, np.nan), linewidth=1.0, marker=".", markersize=1.5, label=name)
+    shown = np.concatenate([[100.0, 400.0], *(curve[curve > 0] for curve in curves.values())])
+    low, high = 0.9 * shown.min(), 1.1 * shown.max()
+    axes.set(yscale="log", ylim=(low, high), xlabel="seconds", ylabel="Hz")
+    marks = [hz for hz in _MARKS_HZ if low <= hz <= high]
+    axes.set_yticks(marks, [str(hz) for hz in marks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(loc="upper right", fontsize=9)
     return _png(figure)
 
 

@@ -109,11 +109,13 @@ def test_the_usage_page_s_examples_of_sound_run(readers_folder: Path, capsys: py
 
 
 def test_the_commands_on_pitch_run(place: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = text("docs/usage.md").split("\n### Pitch estimators")[1].split("\n### Formats")[0]
+    document = text("docs/usage.md")
+    section = document.split("\n### Pitch estimators")[1].split("\n### Formats")[0]
+    section += document.split("\n## menura f0")[1].split("\n## ")[0]
     for command in (shlex.split(line) for _, block in BLOCK.findall(section) for line in block.splitlines()):
         if command[0] == "menura":
             assert run(command[1:]) == 0, (command, capsys.readouterr().err)
-    for made in ("talk-crepe.wav", "tuned.wav", "high.wav", "moved.wav"):
+    for made in ("talk-crepe.wav", "tuned.wav", "high.wav", "moved.wav", "talk-given.wav", "talk.csv", "talk.png"):
         assert Path(made).stat().st_size > 1000
 
 

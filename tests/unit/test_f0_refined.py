@@ -144,8 +144,8 @@ def test_a_shift_is_either_given_or_aimed_at(tmp_path: Path) -> None:
         resolve(ConversionOptions(proposed_pitch=155, transpose=2), tmp_path)
     assert caught.value.option == "proposed_pitch"
     refined = resolve(ConversionOptions(f0_repair="fold", f0_smoothing=3), tmp_path)
-    assert refined.refinement == Refinement(repair="fold", ceiling_hz=1250.0, smoothing_frames=3)
-    assert resolve(ConversionOptions(f0_ceiling=1500), tmp_path).refinement == Refinement()
+    assert Refinement.of(refined.options) == Refinement(repair="fold", ceiling_hz=1250.0, smoothing_frames=3)
+    assert Refinement.of(ConversionOptions(f0_ceiling=1500)) == Refinement()
 
 
 def test_requests_of_one_refinement_share_their_estimator(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import math
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,9 @@ MAX_HZ = 8000.0
 MAX_SECONDS = 48 * 3600.0
 """Bounds the contour of a file of few lines to 70 MB."""
 _FORM = "Give CSV lines 'seconds,hz'"
+_LEAST_CONFIDENCE = 0.1
+"""CREPE's of a voice, as RVC and Applio have it."""
+_DENSE_S, _GAP_STEPS = 0.02, 5
 _PART_FRAMES = 1 << 16
 _UNLIKE_S, _UNLIKE_SHARE = 0.5, 0.02
 _LIKELY_MILLISECONDS = 20.0
@@ -85,6 +90,10 @@ def fill_unvoiced(f0_hz: FloatArray) -> FloatArray:
 def read_f0_file(path: Path) -> FloatArray:
     """(frames,) F0 up to the last line's from a CSV file of lines `seconds,hz`, 0 Hz where unvoiced.
 
+    The forms of other programs are known: a third column is CREPE's confidence, or what a header calls so (below 0.1 is
+    unvoiced); `voiced_flag` is librosa's; pYIN's have negative F0, NaN, or no line where there is no voice, and may
+    begin with the recording's name.
+
     Frame i is at i / 100 s. Lines at other times are interpolated linearly between two voiced lines; a frame beside
     an unvoiced line takes the nearer line. Before the first line and after the last one all is unvoiced (a frame
     within 5 ms of them takes their value). A first line without numbers is a header; empty lines and those that
@@ -118,44 +127,86 @@ def _error(path: Path, problem: str, advice: str | None = None) -> OptionError:
     return OptionError(path, problem, advice, option="f0_file")
 
 
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where a line has what; None for what it lacks."""
+
+    seconds: int = 0
+    hz: int = 1
+    sure: int | None = None
+    voiced: int | None = None
+
+    @classmethod
+    def named(cls, header: Sequence[str]) -> _Columns:
+        places = {name.strip(' "').lower(): place for place, name in enumerate(header)}
+
+        def place(default: Any, *names: str) -> Any:
+            return next((places[name] for name in names if name in places), default)
+
+        seconds, hz = place(0, "time", "seconds", "start"), place(1, "frequency", "f0", "hz", "pitch")
+        return cls(seconds, hz, place(None, "confidence", "periodicity"), place(None, "voiced_flag", "voiced"))
+
+
 def _parse(path: Path, file: TextIO) -> tuple[Float64Array, Float64Array]:
     times, values = array("d"), array("d")
-    may_be_header = True
+    columns: _Columns | None = None
     for number, line in enumerate(file, start=1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
-        fields = [_number(field) for field in stripped.replace(";", ",").split(",")]
-        is_header, may_be_header = may_be_header and fields[0] is None, False
-        if is_header:
-            continue
+        fields = stripped.replace(";", ",").replace("\t", ",").split(",")
+        if len(fields) > 2 and _number(fields[0]) is None and _number(fields[1]) is not None:
+            del fields[0]  # the recording's name, or nothing in its place
+        if columns is None:
+            is_header = _number(fields[0]) is None
+            columns = _Columns.named(fields) if is_header else _Columns(sure=2 if len(fields) == 3 else None)
+            if is_header:
+                continue
         try:
-            seconds, hz = _checked(fields, times[-1] if times else -1.0)
+            seconds, hz = _checked(fields, columns, times[-1] if times else -1.0)
         except ValueError as error:
             raise _error(path, f"line {number} ('{stripped[:60]}'): {error}") from None
         times.append(seconds)
         values.append(hz)
-    return np.array(times), np.array(values)
+    return _with_gaps(np.array(times), np.array(values))
 
 
-def _number(text: str) -> float | None:
-    with suppress(ValueError):
-        return float(text)
+def _number(text: str | None) -> float | None:
+    with suppress(ValueError, TypeError):
+        return float(text)  # type: ignore[arg-type]
     return None
 
 
-def _checked(fields: list[float | None], before_s: float) -> tuple[float, float]:
+def _checked(fields: Sequence[str], columns: _Columns, before_s: float) -> tuple[float, float]:
     """A line's time and F0; ValueError says what is wrong with it."""
-    seconds, hz = fields if len(fields) == 2 else (None, None)
-    if seconds is None or hz is None:
+
+    def field(place: int | None) -> str | None:
+        return None if place is None or place >= len(fields) else fields[place].strip(' "')
+
+    seconds, hz = _number(field(columns.seconds)), _number(field(columns.hz) or "nan")
+    if seconds is None or hz is None or columns.hz >= len(fields):
         raise ValueError("two numbers 'seconds,hz' are needed")
     if not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"the time must be 0 to {MAX_SECONDS:g} seconds (not milliseconds)")
-    if not 0 <= hz <= MAX_HZ:
+    if hz > MAX_HZ:
         raise ValueError(f"F0 must be 0 (unvoiced) to {MAX_HZ:g} Hz")
     if seconds <= before_s:
         raise ValueError("the time must be later than the line before")
-    return seconds, hz
+    sure, flag = _number(field(columns.sure)), (field(columns.voiced) or "").lower()
+    unvoiced = math.isnan(hz) or hz < 0 or flag in ("false", "0") or (sure is not None and sure < _LEAST_CONFIDENCE)
+    return seconds, 0.0 if unvoiced else hz
+
+
+def _with_gaps(times: Float64Array, values: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Lines of no voice where a dense file has none: pYIN writes the voiced ones only."""
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if not 0 < usual <= _DENSE_S:
+        return times, values
+    gaps = np.flatnonzero(steps > _GAP_STEPS * usual)
+    places = np.repeat(gaps + 1, 2)
+    edges = np.stack((times[gaps] + usual, times[gaps + 1] - usual), axis=1).ravel()
+    return np.insert(times, places, edges), np.insert(values, places, 0.0)
 
 
 def _at_frames(places: Float64Array, values: Float64Array) -> FloatArray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from menura.errors import AssetMissingError, OptionError
+from menura.options import ConversionOptions
 from menura.voices.assets import find_asset
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ class Refinement:
     """Of the repair."""
     smoothing_frames: int = 0
     """Radius of the median; 0: none."""
+
+    @classmethod
+    def of(cls, options: ConversionOptions) -> Refinement:
+        """What is asked for."""
+        repair, smoothing = options.f0_repair, options.f0_smoothing
+        ceiling_hz = options.f0_ceiling if repair != "off" else 0.0
+        return cls(repair=repair, ceiling_hz=ceiling_hz, smoothing_frames=smoothing)
 
 
 def resolve_method(method: str, home: Path | None = None) -> str:

@@ -182,7 +182,7 @@ class Loader:
         return NativeVoice(network, library, PackingCache(cache_folder(self._home) / "kernels"))
 
     def _f0(self, request: Request) -> F0Estimator | None:
-        method, path, refinement = request.f0_method, request.f0_path, request.refinement
+        method, path, refinement = request.f0_method, request.f0_path, Refinement.of(request.options)
         if method is None or path is None:
             return None
         key = ModelKey.of("f0", path, self._precision)

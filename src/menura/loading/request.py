@@ -16,7 +16,7 @@ from menura.effects.definitions import Effect
 from menura.effects.text import checked
 from menura.errors import IndexFileError, OptionError
 from menura.f0.contour import read_f0_file
-from menura.f0.registry import Refinement, method_path, resolve_method
+from menura.f0.registry import method_path, resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
 from menura.types import FloatArray
@@ -71,14 +71,6 @@ class Request:
     def target_hz(self) -> float | None:
         """What an automatic shift aims at: the pitch asked for, or the voice's own median F0, where it is known."""
         return (self.options.proposed_pitch or self.voice.f0_median_hz) if self.config.has_f0 else None
-
-    @property
-    def refinement(self) -> Refinement:
-        """What is done to estimated F0."""
-        options = self.options
-        repair = Refinement(repair=options.f0_repair, ceiling_hz=options.f0_ceiling)
-        repair = repair if options.f0_repair != "off" else Refinement()
-        return dataclasses.replace(repair, smoothing_frames=options.f0_smoothing)
 
     @property
     def notes(self) -> tuple[str, ...]:
