@@ -18,7 +18,7 @@ _voice, _pitch, _sound, _output, _files, _report, _data, _network, _learning, _m
 CONVERSION_PRECISIONS = ("auto", "fp16", "fp32", "exact")
 PRECISIONS = ("bf16", "fp16", "fp32")
 """That training computes in."""
-F0_METHODS = ("auto", "rmvpe", "fcpe", "crepe", "crepe-tiny", "swift")
+F0_METHODS = ("auto", "rmvpe", "fcpe", "crepe", "crepe-tiny", "pm", "swift")
 FORMATS = ("wav", "flac", "ogg", "mp3", "opus", "m4a")
 _BIT_DEPTHS = {"wav": (16, 24, 32), "flac": (16, 24)}
 DEFAULT_VOICE = "wren"

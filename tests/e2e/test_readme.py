@@ -115,7 +115,8 @@ def test_the_commands_on_pitch_run(place: Path, talk: Path, capsys: pytest.Captu
     for command in (shlex.split(line) for _, block in BLOCK.findall(section) for line in block.splitlines()):
         if command[0] == "menura":
             assert run(command[1:]) == 0, (command, capsys.readouterr().err)
-    for made in ("talk-crepe.wav", "tuned.wav", "high.wav", "moved.wav", "talk-given.wav", "talk.csv", "talk.png"):
+    sounds = [f"{name}.wav" for name in ("talk-crepe", "talk-pm", "tuned", "high", "moved", "talk-given")]
+    for made in (*sounds, "talk.csv", "talk.png"):
         assert Path(made).stat().st_size > 1000
 
 

@@ -132,7 +132,7 @@ def test_auto_is_rmvpe_where_it_is_installed(tmp_path: Path) -> None:
 def test_a_method_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssetMissingError, match="fcpe"):
         resolve_method("fcpe", tmp_path)
-    with pytest.raises(OptionError, match="'harvest' is not one of auto, rmvpe, fcpe, crepe, crepe-tiny, swift"):
+    with pytest.raises(OptionError, match="'harvest' is not one of auto, rmvpe, fcpe, crepe, crepe-tiny, pm, swift"):
         resolve_method("harvest", tmp_path)
 
 

@@ -169,7 +169,7 @@ def test_schema() -> None:
             {"type": "null"},
         ],
     }  # fmt: skip
-    assert properties["f0"]["enum"] == ["auto", "rmvpe", "fcpe", "crepe", "crepe-tiny", "swift"]
+    assert properties["f0"]["enum"] == ["auto", "rmvpe", "fcpe", "crepe", "crepe-tiny", "pm", "swift"]
     assert (properties["include"]["type"], properties["include"]["default"]) == ("array", [])
     assert properties["seed"]["advanced"]
 

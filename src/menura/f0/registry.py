@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from menura.voices.assets import find_asset
 if TYPE_CHECKING:
     import torch
 
-METHODS = ("rmvpe", "fcpe", "crepe", "crepe-tiny", "swift")
+METHODS = ("rmvpe", "fcpe", "crepe", "crepe-tiny", "pm", "swift")
 SWIFT_WEIGHTS = Path(__file__).parents[1] / "assets" / "f0" / "swift.safetensors"
 
 
@@ -72,10 +73,22 @@ def resolve_method(method: str, home: Path | None = None) -> str:
 
 
 def method_path(method: str, home: Path | None = None) -> Path:
-    """The file of a method's weights. Raises OptionError or AssetMissingError."""
+    """The file of a method's weights, or of its library. Raises OptionError or AssetMissingError."""
     if method not in METHODS:
         raise OptionError(None, f"'{method}' is not one of auto, {', '.join(METHODS)}", option="f0")
+    if method == "pm":
+        return _praat()
     return SWIFT_WEIGHTS if method == "swift" else find_asset(method, home)
+
+
+def _praat() -> Path:
+    """Where parselmouth is, found without importing it: it is under the GPL, and loads only where it is asked for."""
+    spec = importlib.util.find_spec("parselmouth")
+    if spec is None or spec.origin is None:
+        problem = "pm is Praat's, by the package praat-parselmouth, which is not installed"
+        advice = "Install it: pip install 'menura[pm]' (it is under the GPL). Or use {f0=swift}"
+        raise AssetMissingError(None, problem, advice)
+    return Path(spec.origin)
 
 
 def load_estimator(method: str, path: Path, device: torch.device, *, half: bool = False) -> F0Estimator:
@@ -84,6 +97,10 @@ def load_estimator(method: str, path: Path, device: torch.device, *, half: bool 
         from menura.f0.swift import SwiftEstimator
 
         return SwiftEstimator.load(device, path)
+    if method == "pm":
+        from menura.f0.praat import PraatEstimator
+
+        return PraatEstimator()
     from menura.f0.networks import CrepeEstimator, FcpeEstimator, RmvpeEstimator
 
     if method in ("crepe", "crepe-tiny"):
