@@ -11,8 +11,9 @@
 namespace menura {
 namespace MENURA_PATH {
 
-// Bytes that a block works on: within a core's second-level cache, and leaving some of it to the weights.
-constexpr int64_t kBlockBytes = 1 << 20;
+// Bytes that a block works on: a small part of a core's second-level cache. The weights pass through it for every block,
+// and of a larger one what was transformed would be gone before its product is made.
+constexpr int64_t kBlockBytes = 1 << 17;
 
 // How the sums of a convolution become its output; one of menura_mode.
 template <int kMode>
