@@ -21,6 +21,7 @@ GROUPS = {title.lower(): title for title in _TITLES} | {"report": "Reports"}
 """Keys and titles, in the order of presentation."""
 
 _UNBOUNDED = 2**31 - 1
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class OptionSpec:
     choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     """Words allowed beside numbers, e.g. auto."""
+    named: bool = False
+    """Whether a name may stand in a number's place."""
     unset: str = ""
     """What None means."""
     metavar: str = ""
@@ -74,6 +77,8 @@ class OptionSpec:
         try:
             value = _KINDS[self.kind].convert(_hertz(value) if self.unit == "Hz" else value)
         except (TypeError, ValueError, OverflowError):
+            if self.named and isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_NAME:
+                return value
             raise self._refused(value, f"is not {self._expected()}") from None
         if self.choices:
             for choice in self.choices:
@@ -89,6 +94,7 @@ class OptionSpec:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         kind = _KINDS[self.kind].text + (f" of {self.unit}" if self.unit else "")
+        kind += " or a name" * self.named
         return ", ".join((kind, *self.words[:-1], f"or {self.words[-1]}")) if self.words else kind
 
     def _refused(self, value: Any, why: str) -> OptionError:
@@ -153,7 +159,11 @@ def _property(spec: OptionSpec) -> dict[str, Any]:
         value["items"] = {"type": "string"}
     if spec.range is not None:
         value |= {"minimum": spec.range[0], "maximum": spec.range[1]}
-    others = [{"enum": list(spec.words)}] * bool(spec.words) + [{"type": "null"}] * spec.optional
+    others = (
+        [{"enum": list(spec.words)}] * bool(spec.words)
+        + [{"type": "string"}] * spec.named
+        + [{"type": "null"}] * spec.optional
+    )
     default = list(spec.default) if spec.kind is tuple else spec.default
     about = {"title": spec.label, "description": spec.help, "default": default, "group": spec.group}
     about |= {"unit": spec.unit} if spec.unit else {}

@@ -46,7 +46,14 @@ class ConversionOptions:
     )
     index: Path | None = _voice(None, "Retrieval index (.index).", unset="the voice's own")
     index_rate: float = _voice(0.75, "Strength of the index: 0 is off, 1 replaces the input's content.", range=(0, 1))
-    speaker_id: int = _voice(0, "Speaker of a multi-speaker voice.", advanced=True, range=(0, 4095))
+    speaker_id: int | str = _voice(
+        0,
+        "Speaker of a multi-speaker voice: a number, or a name that the voice knows.",
+        advanced=True,
+        range=(0, 4095),
+        named=True,
+        metavar="INTEGER|NAME",
+    )
     transpose: float | Literal["auto", "auto-batch"] | None = _pitch(
         None,
         "Pitch shift. auto matches each recording's median pitch to the voice's, auto-batch with one shift for all.",

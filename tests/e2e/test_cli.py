@@ -370,13 +370,40 @@ def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
     code, _, err = menura("voices", "blend", "tiny:1", "second", "--name", "other")
     assert (code, err) == (2, "menura: second: says no share. Write VOICE:SHARE, such as wren:0.7.\n")
     assert convert(menura, talk, "-o", "x.wav", "--voice", "both")["files"][0]["state"] == "done"
-    assert menura("voices", "remove", "both")[0] == 0
+    assert menura("voices", "rename", "both", "blended")[0:2] == (0, "'both' is now 'blended'\n")
+    assert menura("voices", "rename", "blended", "tiny")[0] == 2
+    assert menura("voices", "remove", "blended")[0] == 0
     assert menura("voices", "remove", "second")[0] == 0
     assert menura("voices", "remove", "second")[0] == 1
     assets = json.loads(menura("assets", "list", "--json")[1])
     assert {asset["name"] for asset in assets} >= {"contentvec", "rmvpe", "fcpe"}
     assert all(asset["found"] or asset["missing"] for asset in assets)
     assert "rmvpe" in menura("assets", "list")[1]
+
+
+def test_speakers_by_name(menura: Run, talk: Path, home: Path) -> None:
+    shutil.copytree(home / "voices" / "tiny", home / "voices" / "choir")
+    card = home / "voices" / "choir" / "card.json"
+    card.write_text('{"speakers": ["Anna", "bert", "BERT"]}')
+    assert json.loads(menura("voices", "info", "choir", "--json")[1])["speaker_names"] == ["Anna", "bert", "BERT"]
+    made = []
+    for number, name in ((0, "anna"), (1, "bert"), (2, "BERT")):
+        for speaker in (str(number), name):
+            code, _, err = menura("convert", talk, "-o", "o.wav", "--voice", "choir", "--speaker-id", speaker)
+            assert code == 0, err
+            made.append(Path("o.wav").read_bytes())
+        assert made[-2] == made[-1]
+    assert made[0] != made[2] != made[4]
+    for name, said in (
+        ("carl", "no speaker named 'carl'. Use a --speaker-id up to 2, or one of these names: Anna"),
+        ("Bert", "several speakers named 'Bert'"),
+    ):
+        code, _, err = menura("convert", talk, "-o", "o.wav", "--voice", "choir", "--speaker-id", name)
+        assert (code, said in err) == (2, True), err
+    card.unlink()
+    code, _, err = menura("convert", talk, "-o", "o.wav", "--voice", "choir", "--speaker-id", "anna")
+    assert (code, "the voice names none" in err) == (2, True), err
+    shutil.rmtree(home / "voices" / "choir")
 
 
 def test_voices_of_a_folder_and_weights_of_another_program(menura: Run, talk: Path, home: Path) -> None:

@@ -228,6 +228,7 @@ def test_voices_are_imported_renamed_and_removed(service: Service, home: Path, s
     renamed = client.post("/v1/voices/guest/rename", json={"name": "friend"})
     assert renamed.json()["name"] == "friend"
     assert client.get("/v1/voices/guest").status_code == 404
+    assert client.get("/v1/voices/friend").json()["network"]["speaker_names"] == []
     sample = client.get("/v1/voices/friend/sample")
     assert sample.headers["content-type"] == "audio/wav"
     assert client.post("/v1/voices/wren/rename", json={"name": "x"}).status_code == 422

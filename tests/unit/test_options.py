@@ -72,6 +72,7 @@ def refused(cls: type, name: str, value: object) -> None:
         ({"transpose": np.float32(-3.5)}, -3.5),
         ({"speaker_id": "2"}, 2),
         ({"speaker_id": 2.0}, 2),
+        ({"speaker_id": "Anna"}, "Anna"),
         ({"seed": np.int64(7)}, 7),
         ({"index": "a.index"}, Path("a.index")),
         ({"f0_file": Path("f.csv")}, Path("f.csv")),
@@ -91,7 +92,16 @@ def test_minus_zero_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"speaker_id": 0.5}, {"voice": None}, {"voice": ""}, {"split_silence": "yes"}, {"split_silence": 1}]
+    "given",
+    [
+        {"speaker_id": 0.5},
+        {"speaker_id": ""},
+        {"speaker_id": "a\n"},
+        {"voice": None},
+        {"voice": ""},
+        {"split_silence": "yes"},
+        {"split_silence": 1},
+    ],
 )
 def test_what_is_almost_right_is_refused(given: dict[str, Any]) -> None:
     (name,) = given

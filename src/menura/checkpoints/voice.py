@@ -94,15 +94,24 @@ def load_voice(path: Path) -> LoadedVoice:
 
 def read_config(path: Path) -> SynthesizerConfig:
     """A voice's architecture, without reading its weights or building its network. Raises as `load_voice` does."""
+    return _described(path)[0]
+
+
+def read_metadata(path: Path) -> VoiceMetadata:
+    """What a voice's file says beside its weights, without reading these. Raises as `load_voice` does."""
+    return _described(path)[1]
+
+
+def _described(path: Path) -> tuple[SynthesizerConfig, VoiceMetadata]:
     known = path.stat() if path.is_file() else None
-    return _config(path, known and (known.st_size, known.st_mtime_ns, known.st_ino))
+    return _read(path, known and (known.st_size, known.st_mtime_ns, known.st_ino))
 
 
 @lru_cache(64)  # a service is asked again and again
-def _config(path: Path, _as_it_is: tuple[int, int, int] | None) -> SynthesizerConfig:
-    _, _, config = _contents(path, "meta")
+def _read(path: Path, _as_it_is: tuple[int, int, int] | None) -> tuple[SynthesizerConfig, VoiceMetadata]:
+    fields, _, config = _contents(path, "meta")
     check_config(path, config)
-    return config
+    return config, _metadata(fields)
 
 
 def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, Any], State, SynthesizerConfig]:

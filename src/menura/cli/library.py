@@ -15,6 +15,7 @@ from menura.cli.terminal import fail, say, say_json, say_lines, table
 from menura.errors import OptionError, VoiceExistsError
 from menura.voices import library
 from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
+from menura.voices.changes import rename_voice
 
 if TYPE_CHECKING:
     from menura.voices.blend import Part
@@ -126,6 +127,15 @@ def _part(text: str, home: Path) -> Part:
 
 
 @voices.command()
+@click.argument("old")
+@click.argument("new")
+@home_option
+def rename(old: str, new: str, home: Path | None) -> None:
+    """Call the installed voice OLD by the name NEW, with its index and card."""
+    say(f"'{old}' is now '{rename_voice(old, new, home_folder(home)).name}'")
+
+
+@voices.command()
 @click.argument("name")
 @home_option
 def remove(name: str, home: Path | None) -> None:
@@ -156,7 +166,7 @@ def _facts(entry: library.VoiceEntry) -> dict[str, Any]:
         "sample_rate": config.sample_rate,
         "has_f0": config.has_f0,
         "speakers": config.n_speakers,
-        "speaker_names": list(metadata.speaker_names),
+        "speaker_names": list(library.speaker_names(entry)),
         "vocoder": config.vocoder,
         "content_encoder": config.content_encoder,
         "parameters": sum(tensor.numel() for tensor in voice.state.values()),

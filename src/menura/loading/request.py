@@ -19,8 +19,9 @@ from menura.f0.contour import read_f0_file
 from menura.f0.registry import method_path, resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
+from menura.system.text import printable
 from menura.types import FloatArray
-from menura.voices.library import VoiceEntry, find_voice
+from menura.voices.library import VoiceEntry, find_voice, speaker_names
 
 _REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy", "part_length")
 """Options that stand in an identity as what they came to, or not at all, as they change nothing."""
@@ -125,6 +126,7 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
     voice = find_voice(options.voice, home)
     config = read_config(voice.path)
     _check(options, voice, config)
+    options = dataclasses.replace(options, speaker_id=_speaker(options.speaker_id, voice, config))
     given = read_f0_file(options.f0_file) if options.f0_file is not None and config.has_f0 else None
     method = None if not config.has_f0 else "file" if given is not None else resolve_method(options.f0, home)
     content_path = encoder_path(config.content_encoder, home)
@@ -144,12 +146,27 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
     )
 
 
-def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerConfig) -> None:
-    if options.speaker_id >= config.n_speakers:
-        last = config.n_speakers - 1
+def _speaker(asked: int | str, voice: VoiceEntry, config: SynthesizerConfig) -> int:
+    """The speaker's number, given by it, or by a name: in any case, if that is unambiguous."""
+    last = config.n_speakers - 1
+    if isinstance(asked, int):
+        if asked <= last:
+            return asked
         known = f"has speakers 0 to {last}" if last else "has only speaker 0"
-        problem = f"voice '{voice.name}' {known}, not {options.speaker_id}"
+        problem = f"voice '{voice.name}' {known}, not {asked}"
         raise OptionError(None, problem, f"Use a {{speaker_id}} up to {last}", option="speaker_id")
+    names = speaker_names(voice)[: last + 1]
+    exact = [number for number, name in enumerate(names) if name == asked]
+    found = exact or [number for number, name in enumerate(names) if name.casefold() == asked.casefold()]
+    if len(found) == 1:
+        return found[0]
+    problem = f"voice '{voice.name}' has {'several speakers' if found else 'no speaker'} named '{asked}'"
+    listed = printable(", ".join(filter(None, names)), 300)
+    known = f", or one of these names: {listed}" if listed else "; the voice names none"
+    raise OptionError(None, problem, f"Use a {{speaker_id}} up to {last}{known}", option="speaker_id")
+
+
+def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerConfig) -> None:
     automatic = options.transpose in ("auto", "auto-batch")
     if options.proposed_pitch is not None and options.transpose is not None and not automatic:
         problem = "pitch is moved by a given number of semitones"

@@ -191,6 +191,14 @@ def rights_of(voice: VoiceEntry) -> str | None:
     return next((text for text in map(card.get, ("licence", "license", "rights")) if isinstance(text, str)), None)
 
 
+def speaker_names(voice: VoiceEntry) -> tuple[str, ...]:
+    """A voice's speakers by id, as its card names them, else its file; empty where neither does."""
+    from menura.checkpoints.voice import read_metadata
+
+    listed = card_of(voice).fields.get("speakers")
+    return tuple(map(str, listed)) if isinstance(listed, list) else read_metadata(voice.path).speaker_names
+
+
 def free_name(name: str, home: Path) -> str:
     """The name, if a voice can be given it. Raises OptionError."""
     taken = {voice.name.casefold() for voice in list_voices(home)}

@@ -39,6 +39,7 @@ from menura.voices.library import (
     list_voices,
     remove_voice,
     rights_of,
+    speaker_names,
 )
 
 router = APIRouter(prefix="/v1/voices", tags=["voices"])
@@ -133,6 +134,7 @@ def get_voice(service: Current, name: VoiceInPath) -> VoiceDetails:
             "content_encoder": config.content_encoder,
             "follows_pitch": config.has_f0,
             "speakers": config.n_speakers,
+            "speaker_names": speaker_names(voice),
         },
     )
 
