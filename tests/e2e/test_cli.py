@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from menura.audio.tags import Cover, Tags, read_tags
 from menura.cli.main import run
 from menura.options import FORMATS
 from menura.units import rescaled_length
+from support.tiny import tiny_config
+from support.voicefiles import write_voice
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -382,7 +385,8 @@ def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
 
 
 def test_speakers_by_name(menura: Run, talk: Path, home: Path) -> None:
-    shutil.copytree(home / "voices" / "tiny", home / "voices" / "choir")
+    config = dataclasses.replace(tiny_config(rates=(10, 6, 2, 2)), content_dim=384, content_encoder="menura-starter")
+    write_voice(home / "voices" / "choir" / "voice.safetensors", config, scale=0.5)
     card = home / "voices" / "choir" / "card.json"
     card.write_text('{"speakers": ["Anna", "bert", "BERT"]}')
     assert json.loads(menura("voices", "info", "choir", "--json")[1])["speaker_names"] == ["Anna", "bert", "BERT"]

@@ -13,6 +13,7 @@ import click
 from menura.cli.derive import Group, flag_with, home_option
 from menura.cli.terminal import fail, say, say_json, say_lines, table
 from menura.errors import OptionError, VoiceExistsError
+from menura.export.voice import FORMATS, export_voice
 from menura.voices import library
 from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
 from menura.voices.changes import rename_voice
@@ -25,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group(cls=Group)
 def voices() -> None:
-    """List, describe, import, blend, rename and remove voices."""
+    """List, describe, import, export, blend, rename and remove voices."""
 
 
 @voices.command(name="list")
@@ -124,6 +125,21 @@ def _part(text: str, home: Path) -> Part:
     except ValueError:
         raise OptionError(text, "says no share", "Write VOICE:SHARE, such as wren:0.7") from None
     return Part(voice=library.find_voice(voice, home), share=number)
+
+
+@voices.command()
+@click.argument("voice")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="pth", show_default=True, help="Kind of file.")
+@click.option("-o", "--output", type=_PATH, default=Path(), help="Folder to write to; by default the current one.")
+@home_option
+def export(voice: str, form: str, output: Path, home: Path | None) -> None:
+    """Write a VOICE for other programs, with its index and card.
+
+    pth is for Applio and RVC WebUI, safetensors the same without pickles; onnx are two graphs that need neither torch
+    nor Menura (extra 'onnx').
+    """
+    entry = library.find_voice(voice, home_folder(home))
+    say_lines(map(str, export_voice(entry, form, output)))
 
 
 @voices.command()

@@ -28,7 +28,7 @@ FINE_STEPS = 2
 """Steps in a frame at which filters are drawn."""
 WIDENING = 4
 KERNEL = 7
-_LOUDEST = 4.0
+LOUDEST = 4.0
 """Bound of a filter's logarithm, about 35 dB."""
 _LEVEL = -3.5
 """Initial value of a filter's logarithm: about the level of speech."""
@@ -167,7 +167,7 @@ class SourceFilter(nn.Module):
         padded = F.pad(source, (around, around)).flatten(0, 1)
         spectra = torch.stft(padded, self.window_samples, self.hop, window=window, center=False, return_complex=True)
         spectra = spectra.view(*source.shape[:2], *spectra.shape[1:])
-        first, *others = (torch.exp(part.clamp(max=_LOUDEST)) for part in magnitudes)
+        first, *others = (torch.exp(part.clamp(max=LOUDEST)) for part in magnitudes)
         shaped = spectra[:, 0] * torch.polar(first, phase)
         for number, gain in enumerate(others, start=1):
             shaped = shaped + spectra[:, number] * gain

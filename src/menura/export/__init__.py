@@ -1,0 +1,1 @@
+"""Voices for other programs: files of Applio and RVC WebUI, and ONNX graphs."""
