@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CheckpointError,
         DecodeError,
         DeviceError,
+        DownloadError,
         EncodeError,
         EncoderMismatchError,
         ErrorDetails,
@@ -53,10 +54,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["AssetMissingError", "AudioBlock", "AudioError", "BatchOptions", "CancelledError", "CheckpointError"]
-__all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "DeviceError", "EncodeError"]
-__all__ += ["EncoderMismatchError", "EngineOptions", "ErrorDetails", "Explanation", "FileResult", "IndexFileError"]
-__all__ += ["MenuraError", "OptionError", "Progress", "Request", "ResourceError", "RunOptions", "RunReport"]
-__all__ += ["StageTimes", "State"]
+__all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "DeviceError", "DownloadError"]
+__all__ += ["EncodeError", "EncoderMismatchError", "EngineOptions", "ErrorDetails", "Explanation", "FileResult"]
+__all__ += ["IndexFileError", "MenuraError", "OptionError", "Progress", "Request", "ResourceError", "RunOptions"]
+__all__ += ["RunReport", "StageTimes", "State"]
 __all__ += ["TrainingError", "TrainingOptions", "TrainingSession", "UnsafeCheckpointError", "VoiceExistsError"]
 __all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "train_voice"]
 

@@ -127,6 +127,10 @@ class AssetMissingError(MenuraError):
     """A network's weights are not installed."""
 
 
+class DownloadError(MenuraError):
+    """A file can't be fetched, or it is another than the one wanted."""
+
+
 class VoiceNotFoundError(MenuraError):
     """No voice of that name."""
 

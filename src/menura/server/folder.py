@@ -18,10 +18,9 @@ from filelock import FileLock, Timeout
 
 from menura.errors import MenuraError, ResourceError
 from menura.server.store import ConflictError
-from menura.system.files import NewFile, remove_abandoned, remove_unfinished, writing
+from menura.system.files import NewFile, remove_abandoned, remove_unfinished, sha256_of, writing
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_COPY_BYTES = 1 << 20
 _RECEIVING = "receiving"
 _PIECE_BYTES = 2**19
 _LEAST_FREE_BYTES = 256 * 2**20
@@ -250,11 +249,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def _hashed(path: Path) -> Saved:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_COPY_BYTES):
-            digest.update(block)
-    return Saved(digest.hexdigest(), path.stat().st_size)
+    return Saved(sha256_of(path), path.stat().st_size)
 
 
 def _sizes(folder: Path) -> Iterable[tuple[Path, int]]:

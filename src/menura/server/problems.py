@@ -34,6 +34,7 @@ _STATUS = {
     "index_file": 422,
     "asset_missing": 409,
     "training": 422,
+    "download": 502,
     "device": 503,
     "resource": 507,
     "memory": 503,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -284,6 +285,15 @@ def read_json(path: Path, most_bytes: int = 1 << 20) -> object:
         return json.loads(read_small(path, most_bytes).decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 FETCH_AGAIN = "Fetch it again by its download link, or with 'git lfs pull'"
