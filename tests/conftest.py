@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from menura.system import interrupts
 
 if TYPE_CHECKING:
+    from support.origin import Origin
     from support.pretended_gpu import PretendedGpu
 
 
@@ -38,3 +41,26 @@ def gpu() -> Iterator[PretendedGpu]:
 
     with pretended_gpu() as pretended:
         yield pretended
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A server's key and certificate."""
+    from support.origin import certificate
+
+    return certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def internet(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    """An HTTPS server on this machine that counts as public, and is the model hub's mirror; nothing else is there."""
+    from support.origin import serving
+
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr("menura.system.download.is_public", lambda address: address == "127.0.0.1")
+    with serving(certificate) as origin:
+        monkeypatch.setenv("HF_ENDPOINT", origin.url)
+        yield origin

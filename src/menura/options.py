@@ -257,6 +257,19 @@ class BatchOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """How files are fetched from the network."""
+
+    endpoint: str | None = _network(
+        None, "Mirror of the model hub.", metavar="URL", unset="$HF_ENDPOINT, else https://huggingface.co"
+    )
+    allow_private: bool = _network(False, "Also fetch from this machine and its own network, and by plain HTTP.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """How the service runs."""
 

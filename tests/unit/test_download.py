@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from menura.errors import DownloadError, MenuraError, ResourceError
 from menura.system import download as module
 from menura.system.download import Download, fetch, is_public
 from menura.system.files import parts_folder
-from support.origin import Origin, Served, certificate, redirect, serving
+from support.origin import Origin, Served, redirect, serving
 
 CONTENT = bytes(range(256)) * 4096
 HTTPS = "https:/" + "/"
@@ -258,21 +257,12 @@ def test_a_name_is_looked_up_once_and_what_was_checked_is_called(target: Path, m
     assert called == [("1.1.1.1", 443)]
 
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates")
-
-
 @pytest.fixture
-def secure(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
-    """An HTTPS server, whose address counts as public, and no other."""
-    made = certificate(tmp_path_factory.mktemp("certificate"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(made))
-    monkeypatch.setattr(module, "is_public", lambda address: address == "127.0.0.1")
-    with serving(made) as origin:
-        origin.files["/file"] = Served(CONTENT)
-        yield origin
+def secure(internet: Origin) -> Origin:
+    internet.files["/file"] = Served(CONTENT)
+    return internet
 
 
-@needs_openssl
 def test_https_is_checked(secure: Origin, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download = wanted(secure, allow_private=False)
     assert fetch(download, target) == SHA256
@@ -281,7 +271,6 @@ def test_https_is_checked(secure: Origin, target: Path, monkeypatch: pytest.Monk
     refused(download, target, "can't be reached .*certificate verify failed")
 
 
-@needs_openssl
 @pytest.mark.parametrize(
     "place", [HTTPS + "127.0.0.2:{port}/file", "https://[::1]:{port}/file", "http://127.0.0.1:{port}/"]
 )
@@ -322,7 +311,6 @@ class Proxy(threading.Thread):
             return
 
 
-@needs_openssl
 def test_the_environment_s_proxy_is_used(secure: Origin, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = Proxy()
     proxy.start()

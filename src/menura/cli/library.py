@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from menura.cli.derive import Group, flag_with, home_option
-from menura.cli.terminal import fail, say, say_json, say_lines, table
+from menura.cli.derive import Group, flag_with, home_option, options_of
+from menura.cli.terminal import LiveLine, cut_start, fail, say, say_json, say_lines, table
 from menura.errors import OptionError, VoiceExistsError
 from menura.export.voice import FORMATS, export_voice
+from menura.options import FetchOptions
 from menura.voices import library
 from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
 from menura.voices.changes import rename_voice
@@ -68,19 +71,35 @@ def _rows(facts: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str
 
 
 @voices.command(name="import")
-@click.argument("path", type=_PATH)
+@click.argument("path", metavar="PATH|URL")
 @click.option("--name", help="Name of the voice; by default its file's name.")
 @click.option("--index", type=_PATH, help="Its retrieval index; by default the one found beside it.")
 @click.option("--all", "every_epoch", is_flag=True, help="Import every epoch of a voice, not only the newest.")
+@click.option("--rights", help="Whose voice it is, and what allows its use; kept in its card.")
+@click.option("--sha256", help="Of the file at a URL; another one is refused.")
+@options_of(FetchOptions)
 @home_option
-def import_voices(path: Path, name: str | None, index: Path | None, every_epoch: bool, home: Path | None) -> None:
+def import_voices(
+    path: str, sha256: str | None, endpoint: str | None, allow_private: bool, home: Path | None, **given: Any
+) -> None:
     """Install voices from PATH: a .pth or .safetensors file, or a folder or .zip with voices.
 
+    URL is the https address of such a file, its page on the model hub, or the hub's OWNER/NAME or OWNER/NAME/FILE.
     Weights are read without running any code that a file may carry.
     """
+    from menura.voices.hub import fetch_voice, is_remote
+
     home = home_folder(home)
-    request = library.ImportRequest(source=path, home=home, name=name, index=index, every_epoch=every_epoch)
+    request = library.ImportRequest(source=Path(path), home=home, **given)
+    if is_remote(path):
+        options = FetchOptions(endpoint=endpoint, allow_private=allow_private)
+        with fetching(path) as on_progress:
+            voice = fetch_voice(path, home, options, on_progress, sha256 and sha256.lower())
+        say(f"fetched {voice.url}, SHA-256 {voice.sha256}")
+        request = replace(request, source=voice.path, url=voice.url, sha256=voice.sha256)
     results = list(library.import_voices(request))
+    if is_remote(path):
+        shutil.rmtree(request.source.parent)
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
     for result in results:
@@ -96,6 +115,21 @@ def import_voices(path: Path, name: str | None, index: Path | None, every_epoch:
             fail(result.error.details.text(flag_with))
     if any(result.error and not isinstance(result.error, VoiceExistsError) for result in results):
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A live line with how much of a file has come; the block passes it on."""
+    shown = ""
+
+    def show(got: int, total: int | None) -> None:
+        nonlocal shown
+        shown = f"{got / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB"
+        line.show()
+
+    line = LiveLine(lambda columns: f"{cut_start(name, columns - len(shown) - 2)}  {shown}")
+    with closing(line):
+        yield show
 
 
 @voices.command()

@@ -288,6 +288,9 @@ class ImportRequest:
     """The one voice's retrieval index; by default the one found beside it."""
     rights: str | None = None
     """Whose voice it is and what allows its use; kept in the card."""
+    url: str | None = None
+    """Where the source was fetched, and what it was: kept in the card."""
+    sha256: str | None = None
     every_epoch: bool = False
     """Of several epochs of a voice take all, not only the newest."""
 
@@ -317,7 +320,7 @@ def import_voices(request: ImportRequest) -> Iterator[ImportResult]:
         remove_imports(request.home)
         members = _members(source, request.below)
         single = source.suffix.lower() in VOICE_SUFFIXES and not source.is_dir()
-        found = [PurePath(source.name)] if single else _voices_among(members, every_epoch=request.every_epoch)
+        found = [PurePath(source.name)] if single else voices_among(members, every_epoch=request.every_epoch)
         if not found:
             raise CheckpointError(source, "holds no voice (.pth or .safetensors)")
         if len(found) > 1 and (request.name is not None or index is not None):
@@ -382,7 +385,7 @@ def _archive(source: Path) -> Iterator[zipfile.ZipFile]:
         raise CheckpointError(source, "the archive is damaged or encrypted", _UNPACK) from error
 
 
-def _voices_among(names: Iterable[PurePath], *, every_epoch: bool) -> list[PurePath]:
+def voices_among(names: Iterable[AnyPath], *, every_epoch: bool) -> list[AnyPath]:
     """Of each voice the newest epoch, or every one; of one in both forms, the safetensors; nothing of training."""
     ranks = {suffix: -rank for rank, suffix in enumerate(VOICE_SUFFIXES)}
     weights = [name for name in names if name.suffix.lower() in ranks and not TRAINING_FILE.fullmatch(name.name)]
@@ -420,10 +423,11 @@ def _import(request: ImportRequest, members: Members, weights: PurePath, tempora
     if index is not None:
         _check_index(index, voice.config.content_dim)
     card = read_card(file(place, MAX_CARD_BYTES)) if (place := weights.with_name(CARD_NAME)) in beside else VoiceCard()
-    if card.name != weights.stem and len(_voices_among(beside, every_epoch=True)) != 1:  # another's
+    if card.name != weights.stem and len(voices_among(beside, every_epoch=True)) != 1:  # another's
         card = VoiceCard()
     fields = {**card.fields, "name": name, "source": card.source or request.source.name}
-    fields |= {} if request.rights is None else {"rights": request.rights}
+    given = {"rights": request.rights, "url": request.url, "sha256": request.sha256}
+    fields |= {key: value for key, value in given.items() if value is not None}
     _install(voice, index, fields, temporary / name, target)
     return replace(find_voice(name, request.home), note=note)
 

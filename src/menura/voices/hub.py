@@ -1,0 +1,109 @@
+"""Voices from the network: what an address means, and fetching what it stands for. Loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote, urlsplit
+
+from menura.errors import DownloadError, OptionError
+from menura.options import FetchOptions
+from menura.system.download import Download, Progress, fetch
+from menura.system.files import read_json, temporary_folder
+from menura.system.text import printable
+from menura.voices.assets import cache_folder
+from menura.voices.library import MAX_MEMBER_BYTES, VOICE_SUFFIXES, match_index, voices_among
+
+HUB = "https://huggingface.co"
+ENDPOINT_VARIABLE = "HF_ENDPOINT"
+_PLACE = re.compile(r"([\w.-]+/[\w.-]+)(?:/(?:blob|resolve|raw|tree)/([^/?#]+))?(?:/([^?#]+?))?/?(?:[?#].*)?")
+_NO_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+_MOST_LISTED_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedVoice:
+    """A voice's file, its index beside it if the hub has one."""
+
+    path: Path
+    url: str
+    sha256: str
+
+
+def mirrored(url: str, options: FetchOptions) -> str:
+    """An address of the hub at the endpoint that is used in its place; others as they are."""
+    endpoint = (options.endpoint or os.environ.get(ENDPOINT_VARIABLE) or HUB).rstrip("/")
+    return endpoint + url.removeprefix(HUB) if url.startswith(f"{HUB}/") else url
+
+
+def is_remote(place: str) -> bool:
+    """Whether it is an address, or a hub's OWNER/NAME[/FILE], not a path: no file or folder here begins so."""
+    if "://" in place:
+        return True
+    parts = place.split("/")
+    file = len(parts) == 2 and parts[1].lower().endswith((*VOICE_SUFFIXES, ".zip"))
+    return _PLACE.fullmatch(place) is not None and not file and not os.path.lexists(parts[0])
+
+
+def fetch_voice(
+    place: str, home: Path, options: FetchOptions, on_progress: Progress, sha256: str | None = None
+) -> FetchedVoice:
+    """Fetch the voice that an address, a hub's page or OWNER/NAME[/FILE] stands for, into the cache.
+
+    Raises:
+        OptionError: it stands for no voice's file, or for several.
+        DownloadError, ResourceError: as `menura.system.download.fetch`.
+    """
+    urls = _file_urls(place, options)
+    folder = cache_folder(home) / "downloads" / hashlib.sha256(urls[0].encode()).hexdigest()[:16]
+    paths, found = [folder / _file_name(url) for url in urls], ""
+    if paths[0].suffix.lower() not in (*VOICE_SUFFIXES, ".zip"):
+        raise OptionError(printable(place), "names no .pth, .safetensors or .zip file", "Give a file's own address")
+    for url, path in zip(reversed(urls), reversed(paths), strict=True):
+        pinned = sha256 if path == paths[0] else None
+        download = Download(url=url, most_bytes=MAX_MEMBER_BYTES, sha256=pinned, allow_private=options.allow_private)
+        found = fetch(download, path, on_progress)
+    return FetchedVoice(path=paths[0], url=urls[0], sha256=found)
+
+
+def _file_urls(place: str, options: FetchOptions) -> list[str]:
+    """The address of the voice's file, and of its index if a hub lists one."""
+    hub = mirrored(f"{HUB}/", options)
+    rest = next((place.removeprefix(host) for host in (f"{HUB}/", hub) if place.startswith(host)), place)
+    found = None if "://" in rest else _PLACE.fullmatch(rest)
+    if found is None:
+        return [place]
+    repository, revision, file = found[1], found[2] or "main", found[3] or ""
+    names = [PurePosixPath(unquote(file))]
+    if not names[0].suffix:
+        listed = _listed(f"{hub}api/models/{repository}/revision/{revision}", options)
+        names = [name for name in listed if name.is_relative_to(names[0])]
+        voices = voices_among(names, every_epoch=False) or [name for name in names if name.suffix.lower() == ".zip"]
+        if len(voices) != 1:
+            shown = printable(", ".join(map(str, voices[:5]))) or "none"
+            advice = f"Name one: {repository}/FILE"
+            raise OptionError(printable(place), f"stands for {len(voices)} voices ({shown})", advice)
+        index = match_index(voices[0], names)[0]
+        names = [PurePosixPath(voices[0]), *([PurePosixPath(index)] if index else [])]
+    return [f"{hub}{repository}/resolve/{revision}/{quote(str(name))}" for name in names]
+
+
+def _listed(url: str, options: FetchOptions) -> list[PurePosixPath]:
+    """The names of a repository's files."""
+    with temporary_folder() as folder:
+        path = folder / "files.json"
+        fetch(Download(url=url, most_bytes=_MOST_LISTED_BYTES, allow_private=options.allow_private), path)
+        try:
+            document = read_json(path, _MOST_LISTED_BYTES)
+            assert isinstance(document, dict)
+            return [PurePosixPath(str(entry["rfilename"])) for entry in document["siblings"]]
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise DownloadError(printable(url), "lists no files of a model", "Give a file's own address") from error
+
+
+def _file_name(url: str) -> str:
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return _NO_NAME.sub("_", name).lstrip(".")[-100:] or "voice"
