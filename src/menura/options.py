@@ -54,6 +54,14 @@ class ConversionOptions:
         named=True,
         metavar="INTEGER|NAME",
     )
+    content: str | None = _voice(
+        None,
+        "Content encoder in place of the voice's own, for files that name a wrong one; any other sounds worse.",
+        label="Content encoder",
+        advanced=True,
+        unset="the voice's own",
+        metavar="ENCODER",
+    )
     transpose: float | Literal["auto", "auto-batch"] | None = _pitch(
         None,
         "Pitch shift. auto matches each recording's median pitch to the voice's, auto-batch with one shift for all.",

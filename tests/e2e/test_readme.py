@@ -127,8 +127,8 @@ def test_the_readme_s_python_runs(readers_folder: Path, number: int, capsys: pyt
 
 
 def test_the_examples_of_voices_run(readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    examples = [command for command in commands("docs/usage.md") if {"finch", "exported/"} & set(command)]
-    assert len(examples) >= 5
+    examples = [command for command in commands("docs/usage.md") if {"finch", "exported/", "--content"} & set(command)]
+    assert len(examples) >= 6
     for command in examples:
         assert run(command[1:]) == 0, (command, capsys.readouterr().err)
     assert Path("talk-finch.wav").stat().st_size > 1000

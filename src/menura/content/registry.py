@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from menura.system.files import read_json
 from menura.voices.assets import find_asset
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ def projection_of(version: str, compat: str = "menura") -> Projection:
 def encoder_path(name: str, home: Path | None = None) -> Path:
     """The file or folder of the weights of menura-starter, contentvec, ... Raises AssetMissingError."""
     return STARTER_WEIGHTS if name == STARTER else find_asset(name, home)
+
+
+def encoder_dim(name: str, path: Path, projection: Projection) -> int:
+    """Width of the content that the encoder of `encoder_path` gives, from its configuration."""
+    if name == STARTER:
+        return _STARTER_DIM
+    key, usual = ("hidden_size", 768) if projection == "none" else ("classifier_proj_size", 256)
+    try:
+        fields = read_json(path / "config.json")
+    except (OSError, ValueError):
+        fields = None  # loading it says what is wrong
+    width = fields.get(key, usual) if isinstance(fields, dict) else usual
+    return width if isinstance(width, int) else usual
 
 
 def load_encoder(

@@ -11,10 +11,10 @@ from typing import Literal, TypeAlias, Union
 
 from menura import __version__
 from menura.audio.places import FileStamp
-from menura.content.registry import encoder_path
+from menura.content.registry import encoder_dim, encoder_path, projection_of
 from menura.effects.definitions import Effect
 from menura.effects.text import checked
-from menura.errors import IndexFileError, OptionError
+from menura.errors import EncoderMismatchError, IndexFileError, OptionError
 from menura.f0.contour import read_f0_file
 from menura.f0.registry import method_path, resolve_method
 from menura.models.config import SynthesizerConfig
@@ -77,7 +77,8 @@ class Request:
     def notes(self) -> tuple[str, ...]:
         """What should be known of how the options were resolved."""
         beside = self.voice.note and self.options.index is None and self.options.index_rate > 0
-        return (self.voice.note,) if beside else ()
+        other = f"Content comes from {self.options.content} in place of the encoder that the voice names."
+        return (self.voice.note,) * bool(beside) + (other,) * (self.options.content is not None)
 
     @property
     def transpose(self) -> float | Literal["auto"]:
@@ -129,7 +130,9 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
     options = dataclasses.replace(options, speaker_id=_speaker(options.speaker_id, voice, config))
     given = read_f0_file(options.f0_file) if options.f0_file is not None and config.has_f0 else None
     method = None if not config.has_f0 else "file" if given is not None else resolve_method(options.f0, home)
-    content_path = encoder_path(config.content_encoder, home)
+    content_path = encoder_path(options.content or config.content_encoder, home)
+    if options.content is not None:
+        config = _with_content(options.content, content_path, voice, config)
     index_path = (options.index or voice.index_path) if options.index_rate else None
     if index_path is not None and not index_path.is_file():
         raise IndexFileError(index_path, "no such file", "Check the path, or use {index_rate=0}", option="index")
@@ -144,6 +147,15 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
         index_path=index_path,
         effects=checked(options.effects or ""),
     )
+
+
+def _with_content(name: str, path: Path, voice: VoiceEntry, config: SynthesizerConfig) -> SynthesizerConfig:
+    """The voice as if it had been trained on another encoder. Raises EncoderMismatchError where widths differ."""
+    width = encoder_dim(name, path, projection_of(config.version))
+    if width != config.content_dim:
+        problem = f"takes content of {config.content_dim} dimensions, and {name} gives {width}"
+        raise EncoderMismatchError(voice.name, problem, "Leave out {content}", "content")
+    return dataclasses.replace(config, content_encoder=name)
 
 
 def _speaker(asked: int | str, voice: VoiceEntry, config: SynthesizerConfig) -> int:
