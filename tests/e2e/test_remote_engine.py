@@ -178,7 +178,7 @@ def test_what_ends_three_actors_is_given_up(start: Callable[[FakeCluster], Jobs]
     assert jobs.ended["good"].state is State.DONE
     error = jobs.ended["poison"].error
     assert error is not None
-    assert (error.kind, error.problem) == ("resource", "its actor ended 3 times (signal 9)")
+    assert (error.kind, error.problem) == ("resource", "its worker ended 3 times (signal 9)")
     assert len(cluster.closed) == 3
     assert cluster.started == 4
     assert not list(tmp_path.glob(".*.part"))

@@ -160,7 +160,7 @@ def done(work: Work) -> bool:
             step = work.send(answers)
         except StopIteration as end:
             return bool(end.value)
-        answers = None if isinstance(step, Worked) else executor.execute(step)  # type: ignore[assignment]
+        answers = None if isinstance(step, Worked) else executor.execute(step)
 
 
 @pytest.mark.parametrize("kind", ["estimated", "none"])
@@ -253,7 +253,7 @@ def taken(job: Conversion, count: int) -> int:
             except StopIteration:
                 return number
             asked = None if isinstance(step, (np.ndarray, Worked)) else step
-            answers = None if asked is None else executor.execute(asked)  # type: ignore[assignment]
+            answers = None if asked is None else executor.execute(asked)
     return count
 
 

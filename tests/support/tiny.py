@@ -185,13 +185,8 @@ def converted_alone(job: Conversion) -> FloatArray:
         answers = None
         if isinstance(step, np.ndarray):
             parts.append(step)
-        if isinstance(step, (np.ndarray, Worked)):
-            continue
-        answers = []
-        for answer in executor.execute(step):
-            if isinstance(answer, Exception):
-                raise answer
-            answers.append(answer)
+        if not isinstance(step, (np.ndarray, Worked)):
+            answers = executor.execute(step)
 
 
 def converted_together(

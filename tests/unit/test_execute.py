@@ -176,13 +176,18 @@ def test_what_a_gpu_fails_at_fails_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     bad = float(requests[1].samples[0])  # type: ignore[union-attr]
     failing = Limited(encoder.encode, lambda samples, _: int(bad in samples[:, 0]), 0, UNSUPPORTED)
     monkeypatch.setattr(encoder, "encode", failing)
-    found = executor.execute(requests)
-    assert isinstance(found[1], ResourceError)
-    assert "CUDNN_STATUS_NOT_SUPPORTED" in found[1].problem
-    assert found[1].__cause__ is found[1].__traceback__ is None  # which would keep what was allocated
+    flight = executor.begin(requests)
+    found = dict(zip(flight.places, flight.collect(), strict=True))
+    error = found.pop(1)
+    assert isinstance(error, ResourceError)
+    assert "CUDNN_STATUS_NOT_SUPPORTED" in error.problem
+    assert error.__cause__ is error.__traceback__ is None  # which would keep what was allocated
+    assert failing.failures == 2  # of three together, then of it alone
+    found[2] = executor.execute(requests[2:3])[0]
     for k in (0, 2, 3):
         np.testing.assert_allclose(found[k], expected[k], atol=1e-6)
-    assert failing.failures == 2  # of three together, then of it alone
+    with pytest.raises(ResourceError, match="CUDNN_STATUS_NOT_SUPPORTED"):
+        executor.execute(requests)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_file_that_ends_its_workers_is_given_up(items: list[Item]) -> None:
     assert [result.state.value for result in report.files] == ["done", "done", "failed", "done"]
     error = report.files[2].error
     assert error is not None
-    assert (error.kind, error.problem) == ("resource", "its worker process ended 2 times (signal 9)")
+    assert (error.kind, error.problem) == ("resource", "its worker ended 2 times (signal 9)")
     assert len(backend.links) == 3
 
 

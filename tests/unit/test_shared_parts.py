@@ -161,7 +161,7 @@ def test_workers_that_are_lost_cost_nothing_but_time(long: Item, seed: int) -> N
     backend = SimulatedBackend(mishaps=0.1, seed=seed)
     (result,) = shared([long], backend).files
     if result.error is not None:
-        assert result.error.problem == "its worker process ended 2 times (signal 9)"
+        assert result.error.problem == "its worker ended 2 times (signal 9)"
         assert max(backend.lost.values()) == 2
     else:
         assert max(backend.lost.values(), default=0) < 2

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from menura.errors import ResourceError
 from menura.jobs.parts import Finished, Unit
 from menura.loading.loader import Loader
 from menura.loading.request import Request
@@ -105,12 +104,8 @@ class PartWorker:
                 answers = None
                 if isinstance(step, Worked):
                     on_worked(step)
-                    continue
-                answers = []
-                for answer in self._executor.execute(step):
-                    if isinstance(answer, ResourceError):
-                        raise answer
-                    answers.append(answer)
+                else:
+                    answers = self._executor.execute(step)
 
 
 def _source(unit: Unit) -> Path:

@@ -12,14 +12,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from menura.errors import ErrorDetails, MenuraError
+from menura.errors import MenuraError
 from menura.jobs.ray import Actor, Actors, actors_of
-from menura.jobs.scheduler import Lost, Message, Task
+from menura.jobs.scheduler import Lost, Message, Task, lost_once_more
 from menura.loading.loader import Loader
 from menura.options import EngineOptions
 from menura.pipeline.engine import Advanced, Begun, Engine, Event, Ticket
 from menura.system.files import remove_unfinished
-from menura.types import FileResult, Progress, failed_result
+from menura.types import FileResult, Progress
 
 _log = logging.getLogger("menura")
 
@@ -191,14 +191,11 @@ class RemoteEngine(Engine):
             self._told.put(Advanced(ticket=ticket, audio_done_s=done_s))
 
     def _lost(self, ticket: Ticket, how: str) -> None:
-        self._attempts[ticket] += 1
-        if self._attempts[ticket] < _MOST_ATTEMPTS:
+        result = lost_once_more(self._attempts, ticket, ticket.recording.name, how, _MOST_ATTEMPTS)
+        if result is None:
             return self._again(ticket)
         _clean(ticket)
-        name, problem = ticket.recording.name, f"its actor ended {_MOST_ATTEMPTS} times ({how})"
-        advice = "If memory is short, use fewer {workers}"
-        error = ErrorDetails(kind="resource", subject=name, problem=problem, advice=advice)
-        self._end(ticket, failed_result(name, error))
+        self._end(ticket, result)
 
     def _again(self, ticket: Ticket) -> None:
         _clean(ticket)

@@ -206,6 +206,15 @@ def share(
     )
 
 
+def lost_once_more(attempts: Counter[Any], task: object, subject: str, how: str, most: int) -> FileResult | None:
+    """Count a worker's end at a task: None if another may try, else what the recording then gets."""
+    attempts[task] += 1
+    if attempts[task] < most:
+        return None
+    problem, advice = f"its worker ended {most} times ({how})", "If memory is short, use fewer {workers}"
+    return failed_result(subject, ErrorDetails(kind="resource", subject=subject, problem=problem, advice=advice))
+
+
 def task_count(items: Sequence[Item], request: Request | None, most: int) -> int:
     """How many files there are, or where they are fewer than wanted, parts of them."""
     count = len(items)
@@ -373,16 +382,13 @@ class _Scheduler:
             position, _ = worker.task
             item = self._items[position]
             remove_partial(item.output)
-            self._attempts[worker.task] += 1
+            given_up = lost_once_more(self._attempts, worker.task, str(item.source), how, _MOST_ATTEMPTS)
             if position in self.results:  # another unit of it has failed
                 pass
-            elif self._attempts[worker.task] < _MOST_ATTEMPTS:
+            elif given_up is None:
                 self._waiting.append(worker.task)
             else:
-                problem = f"its worker process ended {_MOST_ATTEMPTS} times ({how})"
-                advice = "If memory is short, use fewer {workers}"
-                error = ErrorDetails(kind="resource", subject=str(item.source), problem=problem, advice=advice)
-                self._done(position, failed_result(item.source, error))
+                self._done(position, given_up)
         if not worker.ready:
             self._false_starts += 1
         if self._waiting and self._false_starts < _MOST_FALSE_STARTS:

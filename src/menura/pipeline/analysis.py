@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from menura.content.registry import ContentEncoder, RecordingStatistics
-from menura.errors import ResourceError
 from menura.f0.contour import autotuned, coarse_bins, fill_unvoiced, median_voiced_hz, semitones_between, transpose
 from menura.f0.registry import F0Estimator
 from menura.pipeline.execute import Executor, NetworkRequest, WindowRequest
@@ -353,11 +352,7 @@ def analyse_clips(
             with suppress(StopIteration):
                 requests.extend(steps.send(answer))  # one at a time
                 waiting.append(steps)
-        running, answers = waiting, []
-        for answered in executor.execute(requests):
-            if isinstance(answered, ResourceError):
-                raise answered
-            answers.append([answered])
+        running, answers = waiting, [[answer] for answer in executor.execute(requests)]
     return [
         ClipAnalysis(content=timeline.content(0, end), f0_hz=timeline.f0_hz(0, end) if estimator else None)
         for timeline, end in ((analysis.timeline, analysis.extent.end_frames) for analysis in analyses)

@@ -216,15 +216,19 @@ class Executor:
         self._device = device
         self._budgets = {stage: FrameBudget(_CORE_STEP_FRAMES, most_frames) for stage in STAGES}
 
-    def execute(self, requests: Sequence[NetworkRequest]) -> list[Answer]:
+    def execute(self, requests: Sequence[NetworkRequest]) -> list[FloatArray]:
         """Answers in the order of the requests; those with equal `batch_key` share forward passes.
 
-        Companions change an answer by no more than rounding. Raises DeviceError where a GPU stops working.
+        Companions change an answer by no more than rounding. Raises ResourceError where there is none for one of them,
+        and DeviceError where a GPU stops working.
         """
-        answers: dict[int, Answer] = {}
+        answers: dict[int, FloatArray] = {}
         while left := [place for place in range(len(requests)) if place not in answers]:
             flight = self.begin([requests[place] for place in left])
-            answers.update(zip((left[place] for place in flight.places), flight.collect(), strict=True))
+            for place, answer in zip(flight.places, flight.collect(), strict=True):
+                if isinstance(answer, ResourceError):
+                    raise answer
+                answers[left[place]] = answer
         return [answers[place] for place in range(len(requests))]
 
     def begin(self, requests: Sequence[NetworkRequest]) -> Flight:
