@@ -173,7 +173,7 @@ def test_parts_may_be_done_by_anybody_in_any_order(place: Path, kind: str) -> No
     first = conversion(recording, request, models, folder)
     plan = first.plan
     folder.mkdir()
-    files = PartFiles(folder, PartFiles.tag_of(first.request, FileStamp.of(recording.path)))
+    files = PartFiles(folder, first.request.parts_tag(FileStamp.of(recording.path)))
     blocks = opened_blocks(recording, plan, StageClock(), lambda: None)
     with closing(blocks), closing(Samples(files.samples, plan.extent, blocks)) as samples:
         samples.make(samples.end)

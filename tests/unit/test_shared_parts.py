@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from menura.errors import DecodeError, details_of
-from menura.jobs.parts import Finished, Unit
+from menura.jobs.parts import Finished, Unit, likely_parts
 from menura.jobs.scheduler import Link, Lost, Message, Ready, share
 from menura.loading.request import Request
 from menura.pipeline.progress import Worked
@@ -176,3 +176,19 @@ def test_a_part_that_fails_fails_its_file_and_no_other(long: Item, tmp_path: Pat
     assert [result.state for result in report.files] == [State.FAILED, State.DONE]
     assert "join" not in [each.step for each in backend.done if isinstance(each, Unit)]
     assert len([each for each in backend.done if isinstance(each, Unit) and each.step == "sound"]) < 12
+
+
+@pytest.mark.parametrize(
+    ("minutes", "workers", "expected"), [(10, 4, (4, 150)), (50, 4, (12, 250)), (10, 2, (2, 300)), (3, 4, (1, 300))]
+)
+def test_every_worker_has_as_many_parts(
+    tmp_path: Path, minutes: int, workers: int, expected: tuple[int, float]
+) -> None:
+    request = request_in(tmp_path).with_parts_of(300)
+    assert likely_parts(recording(tmp_path, "long", 3 * minutes), request, workers) == expected
+
+
+def test_nobody_takes_what_another_goes_on_with(tmp_path: Path) -> None:
+    backend = SimulatedBackend(parts=10)
+    shared([recording(tmp_path, "ten", 10)], backend)
+    assert backend.fresh == 6  # four begin, and two parts are left when two of them are ready

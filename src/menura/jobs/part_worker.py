@@ -61,7 +61,8 @@ class PartWorker:
     def _join(self, unit: Unit) -> FileResult:
         """An ordinary conversion, which finds all parts done."""
         self.close()
-        (end,) = run_batch(self._networks, [(FileRecording(_source(unit)), self._sink(unit))], self._request)
+        request = self._request.with_parts_of(unit.part_length)
+        (end,) = run_batch(self._networks, [self._files(unit)], request)
         return end.result
 
     def _work_for(self, unit: Unit) -> PartWork:
@@ -73,11 +74,11 @@ class PartWorker:
         return self._work[unit.tag]
 
     def _conversion(self, unit: Unit) -> Conversion:
-        sink = self._sink(unit)
+        recording, sink = self._files(unit)
         sink.check()
         return Conversion(
-            FileRecording(_source(unit)),
-            self._request,
+            recording,
+            self._request.with_parts_of(unit.part_length),
             self._networks.load(self._request),
             format=sink.format,
             check=check_interrupts,
@@ -85,11 +86,13 @@ class PartWorker:
             parts=sink.parts,
         )
 
-    def _sink(self, unit: Unit) -> FileSink:
-        assert isinstance(unit.item.output, Path)
-        sink = FileSink(unit.item.output, self._request.options, source=_source(unit))
-        sink.parts = PartFiles(parts_folder(unit.item.output), unit.tag)
-        return sink
+    def _files(self, unit: Unit) -> tuple[FileRecording, FileSink]:
+        source, output = unit.item.source, unit.item.output
+        assert isinstance(source, Path)  # what is remote isn't divided
+        assert isinstance(output, Path)
+        sink = FileSink(output, self._request.options, source=source)
+        sink.parts = PartFiles(parts_folder(output), unit.tag)
+        return FileRecording(source), sink
 
     def _done(self, work: Work, on_worked: Callable[[Worked], None]) -> bool:
         """Carry out a unit; whether it was found done."""
@@ -106,8 +109,3 @@ class PartWorker:
                     on_worked(step)
                 else:
                     answers = self._executor.execute(step)
-
-
-def _source(unit: Unit) -> Path:
-    assert isinstance(unit.item.source, Path)  # what is remote isn't divided
-    return unit.item.source

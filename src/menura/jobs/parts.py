@@ -21,6 +21,8 @@ from menura.types import FileResult, Item, StageTimes
 
 _SHORTEST_S = 20.0
 """Of parts: a segment."""
+_SHORTEST_EVEN_S = 60.0
+"""Of parts that are shorter than asked for, so that every worker has as many."""
 
 Step: TypeAlias = Literal["survey", "f0", "sound", "join"]
 
@@ -31,6 +33,8 @@ class Unit(NamedTuple):
     item: Item
     tag: str
     """Of the recording's files."""
+    part_length: float
+    """In seconds; the tag is that of a request for it."""
     step: Step
     number: int = 0
     """Of the part."""
@@ -52,8 +56,7 @@ class Finished:
 class SharedRecording:
     """How far the units of a recording are. The folder of its files stays claimed while others work in it."""
 
-    item: Item
-    tag: str
+    survey: Unit
     parts: int = 0
     worked_s: dict[Unit, float] = field(default_factory=dict)
     """How much of the recording each unit stands for so far."""
@@ -70,13 +73,13 @@ class SharedRecording:
         self._left.discard(unit)
         if unit.step == "survey":
             self.parts = end.parts if end.parts and self._claimed() else 0
-            return self._units("f0", workers) if self.parts else [self.item]
+            return self._units("f0", workers) if self.parts else [unit.item]
         if self._left:
             return []
         if unit.step == "f0":
             return self._units("sound", workers)
         self._claim.close()  # who joins them claims it
-        return [Unit(self.item, self.tag, "join")]
+        return [self.survey._replace(step="join")]
 
     def joined(self, result: FileResult) -> FileResult:
         """The result of who joined the parts, or of an undivided conversion, as that of all workers."""
@@ -92,26 +95,31 @@ class SharedRecording:
             remove_abandoned([parts_folder(result.output)])  # Windows deletes nothing that a worker has open
 
     def _claimed(self) -> bool:
-        assert isinstance(self.item.output, Path)
+        folder = parts_folder(self.survey.item.output)  # type: ignore[arg-type]  # what is remote isn't divided
         with contextlib.suppress(MenuraError):
-            return self._claim.enter_context(claimed_folder(parts_folder(self.item.output), EncodeError))
+            return self._claim.enter_context(claimed_folder(folder, EncodeError))
         return False
 
     def _units(self, step: Step, workers: int) -> list[Item | Unit]:
         """Of all parts; who does one had best go on with the next, so that workers begin far from each other."""
         each = math.ceil(self.parts / workers)
         order = sorted(range(self.parts), key=lambda number: (number % each, number))
-        units = [Unit(self.item, self.tag, step, number) for number in order]
+        units = [self.survey._replace(step=step, number=number) for number in order]
         self._left = set(units)
         return [*units]
 
 
-def likely_parts(item: Item, request: Request | None) -> int:
-    """How many parts a recording has, by its header; 1: it isn't to be divided."""
+def likely_parts(item: Item, request: Request | None, workers: int) -> tuple[int, float]:
+    """How many parts (1: none) of what length in seconds so many workers had best share, by a recording's header."""
     local = isinstance(item.source, Path) and isinstance(item.output, Path)
     if request is not None and local and request.options.compat == "menura" and request.options.strategy != "whole":
         with contextlib.suppress(MenuraError, OSError):
             info = open_audio(item.source).info  # type: ignore[arg-type]
             length_s = (info.length_samples or 0) / info.sample_rate
-            return max(1, math.ceil(length_s / max(_SHORTEST_S, request.options.part_length) - 0.5))
-    return 1
+            part_length = max(_SHORTEST_S, request.options.part_length)
+            count = math.ceil(length_s / part_length - 0.5)
+            even = min(workers * math.ceil(count / workers), int(length_s / _SHORTEST_EVEN_S))
+            if 1 < count < even:
+                return even, length_s / even
+            return max(1, count), request.options.part_length
+    return 1, 0.0

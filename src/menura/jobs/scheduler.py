@@ -221,7 +221,7 @@ def task_count(items: Sequence[Item], request: Request | None, most: int) -> int
     for item in items:
         if count >= most:
             break
-        count += likely_parts(item, request) - 1
+        count += likely_parts(item, request, most)[0] - 1
     return min(count, most)
 
 
@@ -322,8 +322,9 @@ class _Scheduler:
 
     def _give(self, worker: _Worker) -> None:
         """Have a worker do what continues its last task, or what is next."""
-        follows = worker.next is not None and worker.next in self._waiting
-        position, task = chosen = worker.next if follows and worker.next else self._waiting[-1]
+        others = [each.next for each in self._workers if each is not worker]
+        best = lambda task: (task == worker.next, task not in others)  # noqa: E731
+        position, task = chosen = max(reversed(self._waiting), key=best)
         self._waiting.remove(chosen)
         if isinstance(task, Item) and position not in self._shared and not self._attempts[chosen]:
             task = self._divided(position, task)
@@ -337,11 +338,15 @@ class _Scheduler:
         """A file's first unit, if it is long, and whole files wouldn't keep all workers busy."""
         left_bytes, size = self._whole_bytes, self._sizes[position]
         self._whole_bytes -= size
-        if self._request is None or size * len(self._workers) <= left_bytes or likely_parts(item, self._request) < 2:
+        if self._request is None or size * len(self._workers) <= left_bytes:
             return item
-        tag = self._request.parts_tag(FileStamp.of(item.source))
-        self._shared[position] = SharedRecording(item=item, tag=tag)
-        return Unit(item, tag, "survey")
+        count, length_s = likely_parts(item, self._request, len(self._workers))
+        if count < 2:
+            return item
+        tag = self._request.with_parts_of(length_s).parts_tag(FileStamp.of(item.source))
+        survey = Unit(item, tag, length_s, "survey")
+        self._shared[position] = SharedRecording(survey=survey)
+        return survey
 
     def _advance(self, position: int, task: Item | Unit, message: Progress | Worked) -> None:
         shared = self._shared.get(position)

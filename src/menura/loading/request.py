@@ -26,7 +26,7 @@ from menura.voices.library import VoiceEntry, find_voice, speaker_names
 _REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy", "part_length")
 """Options that stand in an identity as what they came to, or not at all, as they change nothing."""
 
-_PARTS_LAYOUT = 1
+_PARTS_LAYOUT = 2
 """Of their files; others than these are made anew."""
 
 
@@ -109,6 +109,9 @@ class Request:
             "options": {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _REPLACED},
         }
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+    def with_parts_of(self, length_s: float) -> Request:
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, part_length=length_s))
 
     def parts_tag(self, source: FileStamp | None) -> str:
         """Of a recording's parts, as it was before it was read: by the journal's rules, all that decides an output."""

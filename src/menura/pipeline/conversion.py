@@ -57,7 +57,7 @@ class Conversion:
         """Of its parts, if it may have any."""
         if isinstance(recording, FileRecording) and parts is not None:
             stamp = FileStamp.of(recording.path)  # before it is read
-            self.files = PartFiles(parts, PartFiles.tag_of(request, stamp)) if isinstance(parts, Path) else parts
+            self.files = PartFiles(parts, request.parts_tag(stamp)) if isinstance(parts, Path) else parts
         with self.clock.measure("decode"):
             self.facts = facts = self._surveyed(check)
         divided = self.files is not None

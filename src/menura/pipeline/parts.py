@@ -20,7 +20,6 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from menura.audio.places import FileStamp
 from menura.content.registry import ContentEncoder
 from menura.errors import EncodeError
 from menura.loading.loader import VoiceModels
@@ -72,10 +71,6 @@ class PartFiles:
 
     def __init__(self, folder: Path, tag: str) -> None:
         self.folder, self.tag = folder, tag
-
-    @staticmethod
-    def tag_of(request: Request, source: FileStamp | None) -> str:
-        return request.parts_tag(source)
 
     @property
     def samples(self) -> Path:

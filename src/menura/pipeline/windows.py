@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -148,12 +150,12 @@ class Windowing:
         return iter([(0, output_frames)]) if self.whole else _cells(0, output_frames, self.segment_frames)
 
     def parts(self, output_frames: int, part_length_s: float) -> tuple[Part, ...]:
-        """Parts of that length, in whole segments; the last has half to one and a half of it. None if one is all."""
+        """Parts of about that length, as even as whole segments allow. None if one is all."""
         cells = list(self.segments(output_frames))
-        each = max(1, round(part_length_s * FRAME_RATE_HZ / self.segment_frames))
-        count = ceil_div(2 * len(cells) - each, 2 * each)
-        ends = [*range(each, count * each, each), len(cells)]
-        parts = (Part(k, tuple(cells[each * k : end])) for k, end in enumerate(ends))
+        wanted = len(cells) * self.segment_frames / (part_length_s * FRAME_RATE_HZ)
+        count = min(len(cells), max(1, math.ceil(wanted - 0.5)))
+        ends = [len(cells) * k // count for k in range(count + 1)]
+        parts = (Part(k, tuple(cells[start:end])) for k, (start, end) in enumerate(pairwise(ends)))
         return tuple(parts) if count > 1 else ()
 
     def context(self, cell: Span, extent: Extent) -> Span:

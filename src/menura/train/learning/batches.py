@@ -46,8 +46,7 @@ class Example:
 def drawn_ahead(draw: Callable[[int], Example], steps: range, device: torch.device) -> Generator[Example, None, None]:
     """What is drawn for some steps, in order: for a GPU the next one's in a thread, while this one's is learnt from.
 
-    A CPU learns more slowly beside a second thread that uses torch: OpenMP then has more threads than there are cores,
-    so that they sleep as soon as they wait for each other (a step on two cores took a fifth longer).
+    A second thread that uses torch slows a CPU's: OpenMP, with more threads than cores, has those that wait sleep.
     """
     if device.type == "cpu":
         yield from map(draw, steps)
