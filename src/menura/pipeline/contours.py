@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from menura.errors import DecodeError, ResourceError
+from menura.errors import DecodeError
 from menura.f0.registry import F0Estimator
 from menura.pipeline.analysis import Track, core_of, window_samples
 from menura.pipeline.execute import Executor, WindowRequest
@@ -40,8 +40,6 @@ def estimated_contour(
         seen = np.ascontiguousarray(samples.read(start, end))
         request = WindowRequest(stage="f0", network=estimator, samples=seen, clock=StageClock())
         (found,) = executor.execute([request])
-        if isinstance(found, ResourceError):
-            raise found
         cores.append(core_of(window, found))
     frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
     return np.concatenate(cores)[extent.left_frames :][:frames]
