@@ -23,8 +23,6 @@ from menura.types import FileResult, Progress
 
 _log = logging.getLogger("menura")
 
-_MOST_ATTEMPTS = 3
-"""Actors that a recording may end before it counts as failed."""
 _AGAIN_S = 5.0
 _PROBE_S = 2.0
 _END_S = 8.0
@@ -191,7 +189,7 @@ class RemoteEngine(Engine):
             self._told.put(Advanced(ticket=ticket, audio_done_s=done_s))
 
     def _lost(self, ticket: Ticket, how: str) -> None:
-        result = lost_once_more(self._attempts, ticket, ticket.recording.name, how, _MOST_ATTEMPTS)
+        result = lost_once_more(self._attempts, ticket, ticket.recording.name, how, most=3)
         if result is None:
             return self._again(ticket)
         _clean(ticket)

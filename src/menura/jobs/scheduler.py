@@ -323,8 +323,7 @@ class _Scheduler:
     def _give(self, worker: _Worker) -> None:
         """Have a worker do what continues its last task, or what is next."""
         others = [each.next for each in self._workers if each is not worker]
-        best = lambda task: (task == worker.next, task not in others)  # noqa: E731
-        position, task = chosen = max(reversed(self._waiting), key=best)
+        position, task = chosen = max(reversed(self._waiting), key=lambda it: (it == worker.next, it not in others))
         self._waiting.remove(chosen)
         if isinstance(task, Item) and position not in self._shared and not self._attempts[chosen]:
             task = self._divided(position, task)
@@ -388,12 +387,8 @@ class _Scheduler:
             item = self._items[position]
             remove_partial(item.output)
             given_up = lost_once_more(self._attempts, worker.task, str(item.source), how, _MOST_ATTEMPTS)
-            if position in self.results:  # another unit of it has failed
-                pass
-            elif given_up is None:
-                self._waiting.append(worker.task)
-            else:
-                self._done(position, given_up)
+            if position not in self.results:  # else another unit of it has failed
+                self._done(position, given_up) if given_up else self._waiting.append(worker.task)
         if not worker.ready:
             self._false_starts += 1
         if self._waiting and self._false_starts < _MOST_FALSE_STARTS:
