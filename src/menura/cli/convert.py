@@ -17,6 +17,7 @@ from menura import __version__
 from menura.audio.places import local_input, place_of
 from menura.cli import terminal
 from menura.cli.derive import GroupedCommand, flag_with, grouped_option, options_of, values_of
+from menura.cli.library import offer_weights
 from menura.cli.terminal import LiveLine, clock, columns_of, cut_start, fail, say, say_json, say_lines, table, warn
 from menura.effects.text import given_text
 from menura.errors import MenuraError, OptionError
@@ -82,6 +83,8 @@ def convert(
         with contextlib.closing(ProgressLine(quiet=quiet or as_json)) as progress:
             report = _converted(items, folder, options, engine, batch, progress)
     except MenuraError as error:
+        if offer_weights(error, home_folder(engine.home)):
+            ctx.exit(ctx.invoke(convert, **ctx.params))
         failed = RunReport(files=tuple(failed_result(item.source, error.details) for item in items))
         _show_document(failed, batch.report, as_json=as_json)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,11 +15,12 @@ import click
 
 from menura.cli.derive import Group, flag_with, home_option, options_of
 from menura.cli.terminal import LiveLine, cut_start, fail, say, say_json, say_lines, table
-from menura.errors import OptionError, VoiceExistsError
+from menura.errors import AssetMissingError, MenuraError, OptionError, VoiceExistsError
 from menura.export.voice import FORMATS, export_voice
 from menura.options import FetchOptions
+from menura.system.files import sha256_of
+from menura.voices import assets as weights
 from menura.voices import library
-from menura.voices.assets import AssetStatus, asset_status, cache_folder, fetch_steps, home_folder, needed_by
 from menura.voices.changes import rename_voice
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def voices() -> None:
 @home_option
 def list_voices(as_json: bool, home: Path | None) -> None:
     """List the voices that --voice knows by name."""
-    entries = library.list_voices(home_folder(home))
+    entries = library.list_voices(weights.home_folder(home))
     if as_json:
         say_json([{"name": e.name, "builtin": e.builtin, "source": e.source} for e in entries])
     else:
@@ -50,7 +52,7 @@ def list_voices(as_json: bool, home: Path | None) -> None:
 @home_option
 def info(voice: str, as_json: bool, home: Path | None) -> None:
     """Describe a VOICE: a name, or a .pth or .safetensors file."""
-    facts = _facts(library.find_voice(voice, home_folder(home)))
+    facts = _facts(library.find_voice(voice, weights.home_folder(home)))
     say_json(facts) if as_json else say_lines(table(_rows(facts | facts.pop("card"))))
 
 
@@ -89,7 +91,7 @@ def import_voices(
     """
     from menura.voices.hub import fetch_voice, is_remote
 
-    home = home_folder(home)
+    home = weights.home_folder(home)
     request = library.ImportRequest(source=Path(path), home=home, **given)
     if is_remote(path):
         options = FetchOptions(endpoint=endpoint, allow_private=allow_private)
@@ -144,7 +146,7 @@ def blend(parts: tuple[str, ...], name: str, home: Path | None) -> None:
     """
     from menura.voices.blend import blend_voices
 
-    home = home_folder(home)
+    home = weights.home_folder(home)
     made = blend_voices([_part(text, home) for text in parts], name, home)
     say(f"installed '{made.name}'{' with an index' if made.index_path else ''} in {made.path.parent}")
     say(f"  rights: {library.rights_of(made)}")
@@ -172,7 +174,7 @@ def export(voice: str, form: str, output: Path, home: Path | None) -> None:
     pth is for Applio and RVC WebUI, safetensors the same without pickles; onnx are two graphs that need neither torch
     nor Menura (extra 'onnx').
     """
-    entry = library.find_voice(voice, home_folder(home))
+    entry = library.find_voice(voice, weights.home_folder(home))
     say_lines(map(str, export_voice(entry, form, output)))
 
 
@@ -182,7 +184,7 @@ def export(voice: str, form: str, output: Path, home: Path | None) -> None:
 @home_option
 def rename(old: str, new: str, home: Path | None) -> None:
     """Call the installed voice OLD by the name NEW, with its index and card."""
-    say(f"'{old}' is now '{rename_voice(old, new, home_folder(home)).name}'")
+    say(f"'{old}' is now '{rename_voice(old, new, weights.home_folder(home)).name}'")
 
 
 @voices.command()
@@ -190,7 +192,7 @@ def rename(old: str, new: str, home: Path | None) -> None:
 @home_option
 def remove(name: str, home: Path | None) -> None:
     """Delete the installed voice NAME with its index."""
-    say(f"removed '{library.remove_voice(name, home_folder(home)).name}'")
+    say(f"removed '{library.remove_voice(name, weights.home_folder(home)).name}'")
 
 
 def voice_lines(entries: Iterable[library.VoiceEntry]) -> Iterator[str]:
@@ -232,7 +234,7 @@ def _facts(entry: library.VoiceEntry) -> dict[str, Any]:
 
 @click.group(cls=Group)
 def assets() -> None:
-    """List model weights, import them from Applio or RVC WebUI, clean up."""
+    """List, fetch and verify model weights, import them from Applio or RVC WebUI, clean up."""
 
 
 @assets.command(name="list")
@@ -241,15 +243,15 @@ def assets() -> None:
 @home_option
 def list_assets(everything: bool, as_json: bool, home: Path | None) -> None:
     """List model weights: first those that installed voices lack, then the installed ones, then the others."""
-    folder = home_folder(home)
-    needed = needed_by(folder)
-    statuses = asset_status(folder, needed)
+    folder = weights.home_folder(home)
+    needed = weights.needed_by(folder)
+    statuses = weights.asset_status(folder, needed)
     if as_json:
         say_json([asset_document(status, folder) for status in statuses])
         return
     say_lines(asset_lines(statuses, folder, needed, everything=everything))
     if not everything and any(status.path is None for status in statuses):
-        say("From Applio or RVC WebUI: menura assets import FOLDER. Addresses: menura assets list --all")
+        say("Fetch: menura assets fetch NAME. From Applio or RVC WebUI: menura assets import FOLDER")
 
 
 @assets.command(name="import")
@@ -265,7 +267,7 @@ def import_assets(path: Path, home: Path | None) -> None:
 
     labels = {"imported": "imported", "present": "already there", "failed": "failed", "unknown": "not recognized"}
     outcomes: Counter[str] = Counter()
-    for item in take_over(path, home_folder(home)):
+    for item in take_over(path, weights.home_folder(home)):
         outcomes[item.outcome] += 1
         line = f"{labels[item.outcome]:<14}  {item.name}"
         error = item.error if item.outcome == "failed" else None
@@ -276,19 +278,90 @@ def import_assets(path: Path, home: Path | None) -> None:
 
 
 @assets.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option("--from", "offline", type=_PATH, help="Take the files from this folder, not from the network.")
+@click.option("--accept", multiple=True, metavar="SHA256", help="Accept a file of which Menura knows no SHA-256.")
+@options_of(FetchOptions)
+@home_option
+def fetch(
+    names: tuple[str, ...], offline: Path | None, accept: tuple[str, ...], home: Path | None, **given: Any
+) -> None:
+    """Fetch model weights by NAME, those that 'voice VOICE' needs, or by default those that installed voices lack."""
+    home = weights.home_folder(home)
+    of_voices = names[:1] == ("voice",)
+    voices = [library.find_voice(name, home) for name in names[1:]] if of_voices else None
+    wanted = list(weights.needed_by(home, voices)) if of_voices or not names else _known(names)
+    if not wanted:
+        say("nothing is needed")
+    for name in wanted:
+        fetch_weights(name, home, FetchOptions(**given), accept, offline)
+
+
+@assets.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@home_option
+def verify(names: tuple[str, ...], home: Path | None) -> None:
+    """Compare the SHA-256 of installed model weights with that of the published files."""
+    rows = []
+    for file in (file for name in _known(names) or weights.catalogue() for file in weights.catalogue()[name].files):
+        if (path := weights.home_folder(home) / "assets" / file.path).is_file():
+            found = sha256_of(path)
+            published = found in (file.sha256, *file.others)
+            known = "as published" if published else "differs" if file.sha256 else "not known"
+            rows.append((file.path, known, found))
+    say_lines(table(rows))
+    if any(known == "differs" for _, known, _ in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _known(names: tuple[str, ...]) -> list[str]:
+    for name in names:
+        if name not in weights.catalogue():
+            raise OptionError(None, f"no weights named '{name}' are known", f"Known: {', '.join(weights.catalogue())}")
+    return list(names)
+
+
+def fetch_weights(
+    name: str, home: Path, options: FetchOptions, accept: tuple[str, ...] = (), offline: Path | None = None
+) -> None:
+    """Fetch an asset and say so; on a terminal, ask about files whose SHA-256 isn't known."""
+    from menura.voices.hub import fetch_asset
+
+    def accepts(url: str, found: str) -> bool:
+        question = f"{url} has the SHA-256 {found}; which one it should have isn't known to Menura. Keep it?"
+        return found in map(str.lower, accept) or (sys.stdin.isatty() and click.confirm(question, err=True))
+
+    if (status := weights.status_of(name, home)).missing:
+        fetch_asset(status, home, options, accepts, fetching, offline)
+    say(f"{name} is in {weights.status_of(name, home).path}", err=True)
+
+
+def offer_weights(error: MenuraError, home: Path) -> bool:
+    """On a terminal, ask whether to fetch what is missing; True if it is there now."""
+    asset = weights.catalogue().get(error.subject or "") if isinstance(error, AssetMissingError) else None
+    if asset is None or asset.files[0].url is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    question = f"{asset.name} is missing; it is for {asset.purpose}. Fetch it ({asset.size_bytes / 1e6:.0f} MB)?"
+    if not click.confirm(question, err=True):
+        return False
+    fetch_weights(asset.name, home, FetchOptions())
+    return True
+
+
+@assets.command()
 @home_option
 def clean(home: Path | None) -> None:
     """Remove caches, which are made again when needed, and what interrupted imports left behind."""
-    folder = home_folder(home)
+    folder = weights.home_folder(home)
     library.remove_imports(folder)
-    for cache in cache_folder(folder).glob("*"):
+    for cache in weights.cache_folder(folder).glob("*"):
         if cache.is_dir():
             size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
             shutil.rmtree(cache)
             say(f"{size / 1e6:.0f} MB removed from {cache}")
 
 
-def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
+def asset_document(status: weights.AssetStatus, home: Path) -> dict[str, Any]:
     asset = status.asset
     return {
         "name": asset.name,
@@ -297,7 +370,7 @@ def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
         "path": None if status.path is None else str(status.path),
         "note": status.note,
         "missing": [
-            {"put_at": str(home / "assets" / file), "fetch": asset.fetch_from(file), "size_bytes": asset.size_bytes}
+            {"put_at": str(home / "assets" / file.path), "fetch": file.url, "size_bytes": file.size_bytes}
             for file in status.missing
         ],
         "advice": asset.advice,
@@ -305,7 +378,7 @@ def asset_document(status: AssetStatus, home: Path) -> dict[str, Any]:
 
 
 def asset_lines(
-    statuses: tuple[AssetStatus, ...], home: Path, needed: dict[str, list[str]], *, everything: bool
+    statuses: tuple[weights.AssetStatus, ...], home: Path, needed: dict[str, list[str]], *, everything: bool
 ) -> Iterator[str]:
     """One line for every asset, and what to do for those that voices lack, or for all that are missing."""
     ordered = sorted(statuses, key=lambda s: (s.path is not None or s.asset.name not in needed, s.path is None))
@@ -317,5 +390,5 @@ def asset_lines(
     for status, line in zip(ordered, table(rows), strict=True):
         yield line
         if status.path is None and (everything or status.asset.name in needed):
-            steps = [*fetch_steps(status, home), status.asset.advice]
+            steps = [*weights.fetch_steps(status, home), status.asset.advice]
             yield from (f"    {step}" for step in steps if step)

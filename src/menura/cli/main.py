@@ -27,7 +27,7 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 128 + 2, 128 + 13, 128 + 1
 _COMMANDS = {
     "convert": ("menura.cli.convert:convert", "Convert recordings to a voice."),
     "voices": ("menura.cli.library:voices", "List, describe, import and remove voices."),
-    "assets": ("menura.cli.library:assets", "List model weights, or import them from Applio or RVC WebUI."),
+    "assets": ("menura.cli.library:assets", "List, fetch and verify model weights, or import them."),
     "f0": ("menura.cli.f0:f0", "Estimate the pitch of a recording; compare methods, export curves."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "serve": ("menura.cli.serve:serve", "Serve a page and an HTTP API."),

