@@ -24,7 +24,7 @@ from menura.loading.request import Asked
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.conversion import explain
 from menura.pipeline.engine import Engine, Failed, run_batch
-from menura.pipeline.output import FileSink, MemorySink, Sink, output_gain
+from menura.pipeline.output import FileSink, MemorySink, Sink, final_gain
 from menura.pipeline.recording import ArrayRecording, FileRecording, Recording
 from menura.pipeline.windows import machine_of
 from menura.system.device import configure_torch, in_half, peak_memory_mb, resolve_device
@@ -156,7 +156,8 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
                 raise end.error
             if isinstance(sink, MemorySink):
                 samples = sink.joined()
-                samples *= np.float32(output_gain(float(np.max(np.abs(samples), initial=0.0))))
+                peak = float(np.max(np.abs(samples), initial=0.0))
+                samples *= np.float32(final_gain(request.options, peak, [samples], sink.sample_rate)[0])
                 return samples, sink.sample_rate
             if output is None or isinstance(output, (str, os.PathLike)):
                 return end.result
@@ -223,7 +224,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
         """Convert block by block, as the sound becomes final.
 
         The blocks are contiguous, and as long as the recording together. Their peak is known only at the end, so they
-        are not scaled down to 0.99 as by `convert`, whose arguments these are.
+        are not scaled down to 0.99 as by `convert`, whose arguments these are; nor are they brought to a loudness.
 
         Raises:
             MenuraError: at once where the request can't be carried out, else while iterating.

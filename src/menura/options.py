@@ -117,10 +117,13 @@ class ConversionOptions:
     rms_mix_rate: float = _sound(
         1.0, "Volume envelope: 1 keeps the voice's, 0 follows the input's.", label="Volume envelope", range=(0, 1)
     )
+    clean_input: float = _sound(
+        0.0, "Reduce steady noise of the recording before it is converted: 0 is off, 1 is strongest.", range=(0, 1)
+    )
+    clean_output: float = _sound(0.0, "Reduce steady noise of the output: 0 is off, 1 is strongest.", range=(0, 1))
     effects: str | None = _sound(
         None,
-        "Effects on the output, in order: names with parameters, such as 'reverb room=0.3 wet=0.2, limiter', or a "
-        "preset. `menura effects list` shows all.",
+        "Effects on the output, such as 'reverb room=0.3, limiter', or a preset; `menura effects list` shows all.",
         metavar="EFFECTS",
     )
     split_silence: bool = _sound(False, "Skip computing silences over 0.5 s; they stay silent.")
@@ -162,6 +165,10 @@ class ConversionOptions:
     )
     bit_depth: int | None = _output(
         None, "Bits per sample: 16 or 24 in wav and flac, 32 in wav (floating point).", range=(16, 32), unset="16"
+    )
+
+    loudness: float | None = _output(
+        None, "Loudness of the output, as far as peaks of -1 dBTP permit.", unit="LUFS", range=(-60, -5), unset="kept"
     )
 
     def __post_init__(self) -> None:

@@ -96,7 +96,7 @@ def test_the_readme_s_commands_run(readers_folder: Path, capsys: pytest.CaptureF
         assert Path(made).stat().st_size > 1000
 
 
-SHOWN = ("--effects",)
+SHOWN = ("--effects", "--loudness", "--clean-input", "--clean-output")
 """Options whose examples in docs/usage.md are run."""
 
 

@@ -105,6 +105,8 @@ def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float,
         "rms_mix_rate": choice.choice([1.0, 0.3]),
         "split_silence": choice.random() < 0.5,
         "sample_rate": choice.choice([None, 8000, 11_025]),
+        "clean_input": choice.choice([0.0, 0.8]),
+        "clean_output": choice.choice([0.0, 0.8]),
         "effects": choice.choice(["gain", "reverb, pitch-shift semitones=3, limiter", "chorus, delay seconds=2"]),
     }
     models, kind = MODELS, choice.choice(["auto", "fixed", "given", "none"])

@@ -33,6 +33,7 @@ ASKED = {
     "compressor": {"threshold": -20.0, "ratio": 4.0},
     "chorus": {"feedback": 0.5},
     "delay": {"seconds": 0.1, "feedback": 0.5},
+    "formant": {"timbre": 1.2},
     "equalizer": {"low": 3.0, "high": -3.0},
 }
 """Where the defaults of an effect change nothing, or little."""
@@ -70,6 +71,7 @@ def noise(samples: int, channels: int) -> Samples:
 def test_every_processor_is_registered() -> None:
     names = {name.split(",")[0] for name in PROCESSORS}
     assert names == {kind.__name__ for kind in Processor.__subclasses__()}
+    assert set(EFFECTS) <= {name.partition(", ")[2] for name in PROCESSORS}
 
 
 @pytest.mark.parametrize(("name", "channels"), CASES)

@@ -15,6 +15,7 @@ import soundfile
 
 from menura.cli.main import run
 from menura.effects.definitions import EFFECTS, PRESETS, Gain, Limiter, PitchShift, Reverb, effects_schema
+from menura.effects.loudness import Loudness, measured
 from menura.effects.processors import chain_of
 from menura.effects.text import given_text, parsed, read_effects, text_of
 from menura.errors import OptionError
@@ -278,3 +279,151 @@ def test_without_ffmpeg_only_its_effects_are_refused(monkeypatch: pytest.MonkeyP
     assert checked("gain db=3, reverb")
     with pytest.raises(OptionError, match=r"limiter needs PyAV.*menura\[media\]"):
         checked("limiter")
+
+
+def bs1770(samples: npt.NDArray[np.floating], rate: int) -> float:
+    """Integrated loudness of (samples, channels), by ITU-R BS.1770-4's formulas, its filters by their analog forms."""
+    from scipy import signal
+
+    def shelf(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        gain, q, k = 3.999843853973347, 0.7071752369554196, np.tan(np.pi * 1681.974450955533 / rate)
+        high = 10 ** (gain / 20)
+        band = high**0.4996667741545416
+        b = [high + band * k / q + k * k, 2 * (k * k - high), high - band * k / q + k * k]
+        return np.asarray(signal.lfilter(b, [1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k], x, axis=0))
+
+    q, k = 0.5003270373238773, np.tan(np.pi * 38.13547087602444 / rate)
+    a = [1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k]
+    weighted = signal.lfilter([1, -2, 1], np.array(a) / a[0], shelf(samples.astype(np.float64)), axis=0)
+    step = rate // 10
+    blocks = [weighted[i : i + 4 * step] for i in range(0, len(weighted) - 4 * step + 1, step)]
+    powers = np.array([np.mean(np.square(block), axis=0).sum() for block in blocks])
+    loud = powers[powers > 10 ** ((-70 + 0.691) / 10)]
+    return float(-0.691 + 10 * np.log10(loud[loud > loud.mean() / 10].mean()))
+
+
+def true_peak_db(samples: Samples, rate: int) -> float:
+    from menura.audio.processor import StreamResampler
+
+    stream = StreamResampler(rate, 8 * rate)
+    return float(20 * np.log10(np.abs(np.concatenate([stream.push(samples), stream.flush()])).max()))
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 48_000])
+def test_loudness_is_bs_1770_s(speech: Samples, rate: int) -> None:
+    stereo = np.stack([speech, speech[::-1] / 2], axis=1)
+    for samples in (speech, stereo):
+        pieces = np.array_split(samples, 17)
+        found = measured(pieces, rate)
+        assert found == measured([samples], rate)
+        assert found.lufs == pytest.approx(bs1770(samples.reshape(len(samples), -1), rate), abs=0.1)
+        assert 20 * np.log10(found.true_peak) == pytest.approx(true_peak_db(samples, rate), abs=0.3)
+
+
+def test_a_click_in_the_last_moment_counts_as_a_peak(speech: Samples) -> None:
+    short = speech[:3000].copy()
+    short[-1] = 0.9
+    found = measured([short], RATE)
+    assert found.lufs is None  # too short
+    assert found.true_peak > 0.85
+    assert measured([], RATE) == Loudness(None, 0.0)
+    assert Loudness(None, 0.0).gain(-16) == (1.0, None)
+
+
+@pytest.mark.parametrize(("target", "channels"), [(-27, 1), (-30, 2), (-10, 1)])
+def test_a_loudness_is_reached_or_the_peak_says_how_much_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: float, channels: int
+) -> None:
+    samples, rate = soundfile.read(DEMO, dtype="float32")
+    soundfile.write(tmp_path / "in.wav", np.stack([samples] * channels, axis=1), rate)
+    out = tmp_path / "out.wav"
+    asked = ["--loudness", str(target), "--bit-depth", "24"]
+    assert run(["effects", "apply", str(tmp_path / "in.wav"), *asked, "-o", str(out)]) == 0
+    made, _ = soundfile.read(out, dtype="float32", always_2d=True)
+    said = capsys.readouterr().out
+    assert true_peak_db(made, rate) <= -0.9
+    if target == -10:
+        assert true_peak_db(made, rate) == pytest.approx(-1, abs=0.1)
+        assert f"Peaks allow a loudness of {bs1770(made, rate):.1f} LUFS" in said
+    else:
+        assert bs1770(made, rate) == pytest.approx(target, abs=0.1)
+        assert "Peaks" not in said
+
+
+def test_a_conversion_has_the_loudness_asked_for(tmp_path: Path) -> None:
+    from menura import ConversionOptions, Converter, EngineOptions
+
+    with Converter(EngineOptions(home=tmp_path, threads=1)) as converter:
+        options = ConversionOptions(loudness=-31, bit_depth=24)
+        samples, rate = converter.convert(DEMO, options=options)
+        result = converter.convert(DEMO, tmp_path / "out.wav", options)
+    written, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    assert result.notes == () or "LUFS" not in result.notes[-1]
+    assert bs1770(samples[:, None], rate) == pytest.approx(-31, abs=0.1)
+    np.testing.assert_allclose(written, samples, atol=2**-23)
+
+
+def noisy(speech: Samples, level: float) -> Samples:
+    return (speech + np.random.default_rng(0).normal(0, level, len(speech))).astype(np.float32)
+
+
+def test_noise_is_weakened_from_the_first_second_on_and_speech_left(speech: Samples) -> None:
+    paused = np.tile(np.concatenate([speech[:40_000], np.zeros(8000, np.float32)]), 15)  # 45 s
+    hissing = noisy(paused, 0.01)
+    pauses = np.tile(np.arange(48_000) > 42_000, 15)
+    made = through("clean-up strength=0.9", hissing)
+    for start in range(0, len(made), 48_000):
+        part = slice(start, start + 48_000)
+        assert db(made[part][pauses[part]]) < db(hissing[part][pauses[part]]) - 15
+    loud = np.convolve(np.abs(paused), np.ones(800) / 800, "same") > 0.05
+    assert np.corrcoef(made[loud], paused[loud])[0, 1] > 0.98
+    assert db(made[loud]) == pytest.approx(db(paused[loud]), abs=0.5)
+    half = through("clean-up strength=0.5", hissing)
+    assert db(half[pauses]) == pytest.approx(db(hissing[pauses]) - 6, abs=1)
+
+
+def test_noise_that_changes_is_followed(speech: Samples) -> None:
+    quiet, loud = (np.random.default_rng(1).normal(0, s, 60 * RATE).astype(np.float32) for s in (0.001, 0.01))
+    made = through("clean-up strength=1", np.concatenate([quiet, loud]))
+    assert db(made[20 * RATE : 50 * RATE]) < db(quiet) - 15
+    assert db(made[100 * RATE :]) < db(loud) - 15
+
+
+def test_a_strength_of_nothing_and_silence_change_nothing(speech: Samples) -> None:
+    np.testing.assert_allclose(through("clean-up strength=0", speech), speech, atol=1e-6)
+    assert not through("clean-up strength=1", np.zeros(100_000, np.float32)).any()
+
+
+@pytest.mark.parametrize(("text", "factor"), [("formant timbre=1.25", 1.25), ("female-to-male", 0.8)])
+def test_formants_move_pitch_and_loudness_stay(text: str, factor: float) -> None:
+    t, f0_hz = np.arange(3 * RATE) / RATE, 130
+    gains = {hz: sum(1 / (1 + ((hz - f) / 80) ** 2) for f in (700, 1800, 2900)) for hz in range(f0_hz, 7000, f0_hz)}
+    vowel = (0.05 * sum(g * np.sin(2 * np.pi * hz * t) for hz, g in gains.items())).astype(np.float32)
+    made = through(text, vowel)[RATE : 2 * RATE]
+    power = np.abs(np.fft.rfft(made * np.hanning(RATE))) ** 2  # bins of 1 Hz
+    harmonics = np.array([power[hz - 3 : hz + 4].sum() for hz in gains])
+    assert harmonics.sum() > 0.99 * power.sum()  # the pitch is what it was
+    peaks = np.array(list(gains))[1:-1][(harmonics[1:-1] > harmonics[:-2]) & (harmonics[1:-1] > harmonics[2:])]
+    for formant_hz in (700, 1800):
+        assert np.abs(peaks - factor * formant_hz).min() < f0_hz * 1.01
+    assert db(made) == pytest.approx(db(vowel), abs=0.5)
+
+
+def test_applio_s_formant_files_and_presets_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "m2f.json"
+    path.write_text('{"formant_qfrency": 1.0, "formant_timbre": 1.2}')
+    assert read_effects(path) == parsed("male-to-female") == parsed("formant timbre=1.2")
+
+
+def test_a_conversion_is_cleaned(tmp_path: Path, speech: Samples) -> None:
+    from menura import ConversionOptions, Converter, EngineOptions
+
+    hissing = noisy(speech[:40_000], 0.01)
+    with Converter(EngineOptions(home=tmp_path, threads=1)) as converter:
+        plain, rate = converter.convert((hissing, RATE))
+        before, _ = converter.convert((hissing, RATE), options=ConversionOptions(clean_input=0.9))
+        after, _ = converter.convert((hissing, RATE), options=ConversionOptions(clean_output=0.9))
+        cleaned, _ = converter.convert((through("clean-up strength=0.9", hissing), RATE))
+    np.testing.assert_array_equal(before, cleaned)
+    assert np.abs(before - plain).max() > 0.01
+    np.testing.assert_allclose(after, through("clean-up strength=0.9", plain, rate), atol=1e-6)

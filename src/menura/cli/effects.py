@@ -9,14 +9,14 @@ import click
 
 from menura.cli.derive import Group, options_of, values_of
 from menura.cli.terminal import say, say_json, say_lines, table, warn
-from menura.effects.definitions import EFFECTS, PRESETS, effects_schema
+from menura.effects.definitions import EFFECTS, PRESETS, effects_schema, need_ffmpeg
 from menura.effects.text import checked, given_text
 from menura.errors import OptionError
 from menura.option_spec import specs_of
 from menura.options import ConversionOptions
 from menura.system.interrupts import check_interrupts
 
-_OUTPUT = ("effects", "format", "sample_rate", "bitrate", "quality", "bit_depth")
+_OUTPUT = ("effects", "loudness", "format", "sample_rate", "bitrate", "quality", "bit_depth")
 _NOT_ASKED = [spec.name for spec in specs_of(ConversionOptions) if spec.name not in _OUTPUT]
 
 
@@ -37,8 +37,7 @@ def list_effects(as_json: bool) -> None:
         rows.append((name, "", "", kind.help))
         rows += [(f"  {s.name}", s.default_text, s.range_text, s.help) for s in specs_of(kind)]
     say_lines(table([("effect", "default", "range", "meaning"), *rows]))
-    say("")
-    say_lines(table([("preset", "effects"), *PRESETS.items()]))
+    say_lines(["", *table([("preset", "effects"), *PRESETS.items()])])
 
 
 @effects.command(name="apply")
@@ -56,12 +55,15 @@ def apply_(source: Path, output: Path, **given: Any) -> None:
     given["effects"] = given_text(given["effects"])
     options = values_of(ConversionOptions, given)
     asked = checked(options.effects or "")
-    if not asked:
+    if options.loudness is not None:
+        need_ffmpeg("a loudness", "loudness")
+    elif not asked:
         raise OptionError(None, "no effects are named", "`menura effects list` shows them", "effects")
     kept = frozenset({(status.st_dev, status.st_ino) for status in (source.stat(),)} if source.is_file() else ())
     sink = FileSink(output, options, source=source, keep=kept, divided=False)
     info, warning = apply_effects(source, sink, asked, options.sample_rate, check_interrupts)
     say(f"{output}  {(info.length_samples or 0) / info.sample_rate:.2f} s at {info.sample_rate} Hz")
+    say_lines(f"  note: {note}" for note in sink.notes)
     if warning is not None:
         warn(f"{source}: {warning}")
         raise click.exceptions.Exit(1)

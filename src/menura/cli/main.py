@@ -55,6 +55,7 @@ _OTHER_NAMES = {
     "--proposed-pitch": "--proposed-pitch-threshold",
     "--autotune": "--f0-autotune --f0-autotune-strength",
     "--f0-file": "--f0-curve",
+    "--clean-output": "--clean-strength",
     "--rms-mix-rate": "--volume-envelope --volume",
     "--format": "--export-format",
     "--sample-rate": "--resample-sr --sampling-rate",
@@ -76,8 +77,8 @@ _SENTENCES = {
     "--input-path": "Give inputs without an option: menura convert INPUT",
     "--split-audio": "It isn't needed: recordings of any length are processed in segments",
     "--hop-length": "It isn't needed: the hop is 10 ms",
-    "--clean-audio": "Menura has no noise reduction yet",
-    "--formant-shifting": "Menura has no formant shift yet",
+    "--clean-audio": "Give a strength: --clean-output 0.5, or --clean-input 0.5",
+    "--formant-shifting": "It is an effect: --effects 'formant timbre=1.2'",
     "--post-process": "Name the effects: --effects 'reverb room=0.3, limiter'",
 }
 

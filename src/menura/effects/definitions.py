@@ -5,10 +5,12 @@ The text form, JSON, help, the API's schema and the table in docs/ derive from t
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+from menura.errors import OptionError
 from menura.option_spec import check, option, schema
 
 _parameter = partial(option, "sound")
@@ -146,11 +148,25 @@ class Equalizer(Effect):
     high: float = _band("Above about 4 kHz.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Formant(Effect):
+    name, help = "formant", "Another timbre at the same pitch: formants are moved."
+    applio: ClassVar = {"formant_qfrency": "quefrency", "formant_timbre": "timbre"}
+    quefrency: float = _parameter(1.0, "Fineness of the envelope that is moved.", unit="ms", range=(0, 32))
+    timbre: float = _parameter(1.0, "Formants' frequencies: above 1 a smaller head, below a larger.", range=(0.1, 16))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanUp(Effect):
+    name, help = "clean-up", "Less of what is there all the time, such as hiss, hum and fans."
+    strength: float = _share(0.5, "0 changes nothing, 1 takes out all of it.")
+
+
 EFFECTS: dict[str, type[Effect]] = {
     kind.name: kind
     for kind in (
         Reverb, PitchShift, Limiter, Gain, Distortion, Chorus, Bitcrush, Clipping, Compressor, Delay,
-        DeEsser, HighPass, Equalizer,
+        DeEsser, HighPass, Equalizer, Formant, CleanUp,
     )
 }  # fmt: skip
 """By name: Applio's in the order in which Applio applies them, then the others."""
@@ -161,9 +177,17 @@ PRESETS = {
     "radio": "high-pass frequency=300, equalizer low=-12 mid=4 high=-9, distortion drive=6, limiter threshold=-3",
     "room": "reverb room=0.3 damping=0.6 wet=0.15 dry=0.5",
     "hall": "high-pass, reverb room=0.85 damping=0.3 wet=0.3 dry=0.45, limiter threshold=-1",
+    "male-to-female": "formant quefrency=1 timbre=1.2",
+    "female-to-male": "formant quefrency=1 timbre=0.8",
     "robot": "chorus rate=0 delay=8 feedback=0.7 mix=0.6, bitcrush bits=7, limiter threshold=-3",
 }
 """Texts that have names."""
+
+
+def need_ffmpeg(what: str, option: str) -> None:
+    """Raise OptionError where PyAV isn't installed."""
+    if importlib.util.find_spec("av") is None:
+        raise OptionError(None, f"{what} needs PyAV", "Install it with pip install 'menura[media]'", option)
 
 
 def effects_schema() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -13,14 +14,15 @@ from menura.audio.processor import Processor
 from menura.errors import OptionError
 from menura.types import FloatArray
 
-FRAME_SAMPLES = 4096
 _LAYOUTS = ("", "mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 Filters: TypeAlias = tuple[tuple[str, str], ...]
 """Names of FFmpeg's filters, and their arguments."""
 
 
 class Framed(Processor):
-    """As many samples come out as went in, none shifted. Frames are (FRAME_SAMPLES, channels); the last is shorter."""
+    """As many samples come out as went in, none shifted. Frames are (frame_samples, channels); the last is shorter."""
+
+    frame_samples = 4096
 
     def __init__(self, late_samples: int = 0, early_samples: int = 0, spare_samples: int = 0) -> None:
         self._late, self._early = late_samples, early_samples
@@ -50,18 +52,18 @@ class Framed(Processor):
             self._begin(self._channels)
         self._taken += len(block)
         self._held.append(block)
-        if sum(map(len, self._held)) < FRAME_SAMPLES:
+        if sum(map(len, self._held)) < self.frame_samples:
             return self._nothing
         joined = np.concatenate(self._held)
-        whole = len(joined) - len(joined) % FRAME_SAMPLES
+        whole = len(joined) - len(joined) % self.frame_samples
         self._held = [joined[whole:]]
-        return self._ready([self._treated(frame) for frame in _cut(joined[:whole])])
+        return self._ready([self._treated(frame) for frame in self._cut(joined[:whole])])
 
     def _flush(self) -> FloatArray:
         if not self._channels:
             return self._nothing
         rest = np.concatenate([*self._held, np.zeros((self._spare, self._channels), dtype=np.float32)])
-        return self._ready([*(self._treated(frame) for frame in _cut(rest)), self._end()])
+        return self._ready([*(self._treated(frame) for frame in self._cut(rest)), self._end()])
 
     def _ready(self, pieces: list[FloatArray]) -> FloatArray:
         joined = np.concatenate(pieces)
@@ -71,10 +73,8 @@ class Framed(Processor):
         self._given += len(joined)
         return joined[:, 0].copy() if self._nothing.ndim == 1 else joined
 
-
-def _cut(samples: FloatArray) -> Iterator[FloatArray]:
-    for start in range(0, len(samples), FRAME_SAMPLES):
-        yield samples[start : start + FRAME_SAMPLES]
+    def _cut(self, samples: FloatArray) -> Iterator[FloatArray]:
+        return (samples[start : start + self.frame_samples] for start in range(0, len(samples), self.frame_samples))
 
 
 class Mapped(Framed):
@@ -128,10 +128,10 @@ class Filtered(Framed):
         return self._pulled()
 
     def _pulled(self) -> FloatArray:
-        pieces = [np.zeros((0, self._channels), dtype=np.float32)]
-        while True:
-            try:
-                piece: Any = self._sink.pull()
-            except (self._av.error.BlockingIOError, self._av.error.EOFError):
-                return np.concatenate(pieces)
-            pieces.append(piece.to_ndarray().reshape(-1, self._channels))
+        nothing = np.zeros((0, self._channels), dtype=np.float32)
+        return np.concatenate([nothing, *(piece.to_ndarray().reshape(-1, self._channels) for piece in self._pieces())])
+
+    def _pieces(self) -> Iterator[Any]:
+        with suppress(self._av.error.BlockingIOError, self._av.error.EOFError):
+            while True:
+                yield self._sink.pull()

@@ -12,7 +12,9 @@ from menura.effects import definitions
 from menura.effects.definitions import Effect
 from menura.effects.delays import Echoes, Room, SecondVoice
 from menura.effects.framed import Filtered, Filters, Mapped
+from menura.effects.spectra import FormantShift, NoiseReduction
 from menura.types import FloatArray
+from menura.units import ANALYSIS_RATE_HZ
 
 _ATTACK_MS = 5
 _HIGHEST_SHARE = 0.45
@@ -22,6 +24,11 @@ _HIGHEST_SHARE = 0.45
 def chain_of(effects: Iterable[Effect], rate_hz: int) -> Chain:
     """The effects at a rate, one after another; as many samples come out as go in, none shifted."""
     return Chain(*(processor_of(effect, rate_hz) for effect in effects))
+
+
+def clean_up(strength: float, rate_hz: int = ANALYSIS_RATE_HZ) -> list[Processor]:
+    """A noise reduction, or none for a strength of 0."""
+    return [NoiseReduction(definitions.CleanUp(strength=strength), rate_hz)] if strength else []
 
 
 def processor_of(effect: Effect, rate_hz: int) -> Processor:
@@ -121,4 +128,6 @@ _MAKERS: dict[type[Effect], Callable[[Any, int], Processor]] = {
     definitions.DeEsser: _de_esser,
     definitions.HighPass: _high_pass,
     definitions.Equalizer: _equalizer,
+    definitions.Formant: FormantShift,
+    definitions.CleanUp: NoiseReduction,
 }

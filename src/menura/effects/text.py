@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from menura.effects.definitions import EFFECTS, PRESETS, Effect
+from menura.effects.definitions import EFFECTS, PRESETS, Effect, need_ffmpeg
 from menura.errors import MenuraError, OptionError
 
 _ADVICE = "`menura effects list` shows all"
@@ -47,10 +46,9 @@ def _given(effect: Effect) -> Iterable[str]:
 def checked(text: str) -> tuple[Effect, ...]:
     """`parsed`, if they can be applied here. Raises OptionError."""
     effects = parsed(text)
-    if importlib.util.find_spec("av") is None:
-        for effect in effects:
-            if effect.needs_ffmpeg:
-                raise _refused(f"{effect.name} needs PyAV", "Install it with pip install 'menura[media]'")
+    for effect in effects:
+        if effect.needs_ffmpeg:
+            need_ffmpeg(effect.name, "effects")
     return effects
 
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, Union
 from menura import __version__
 from menura.audio.places import FileStamp
 from menura.content.registry import encoder_dim, encoder_path, projection_of
-from menura.effects.definitions import Effect
+from menura.effects.definitions import Effect, need_ffmpeg
 from menura.effects.text import checked
 from menura.errors import EncoderMismatchError, IndexFileError, OptionError
 from menura.f0.contour import read_f0_file
@@ -127,6 +127,8 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
     """Look up what options name, here and nowhere else: voice, networks, index, F0. Raises MenuraError."""
     from menura.checkpoints.voice import read_config
 
+    if options.loudness is not None:
+        need_ffmpeg("a loudness", "loudness")
     voice = find_voice(options.voice, home)
     config = read_config(voice.path)
     _check(options, voice, config)

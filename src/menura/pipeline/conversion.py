@@ -10,7 +10,7 @@ from typing import TypeAlias, Union
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.places import FileStamp
 from menura.audio.processor import Chain, ExactLength, Processor, StreamResampler
-from menura.effects.processors import chain_of
+from menura.effects.processors import chain_of, clean_up
 from menura.errors import EncodeError
 from menura.f0.contour import length_notes
 from menura.loading.loader import VoiceModels
@@ -84,7 +84,7 @@ class Conversion:
             matcher = EnvelopeMatcher(facts.source_rms, plan.voice_samples, config.sample_rate, options.rms_mix_rate)
             processors.append(matcher)
         resampler = StreamResampler(config.sample_rate, self.output_rate)
-        effects = chain_of(request.effects, self.output_rate)
+        effects = Chain(*clean_up(options.clean_output, self.output_rate), chain_of(request.effects, self.output_rate))
         self._chain = Chain(*processors, resampler, ExactLength(plan.output_samples), effects)
 
     @property

@@ -504,7 +504,8 @@ class Engine:
                 ticket.sink.finish(ticket.check)
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
-        result = replace(result, wall_s=time.perf_counter() - begun_s, stages=clock.times())
+        notes = result.notes + ticket.sink.notes
+        result = replace(result, wall_s=time.perf_counter() - begun_s, stages=clock.times(), notes=notes)
         with self._ending:
             self._on_end(ticket, result)
         return Done(ticket=ticket, result=result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import numpy as np
 
 from menura.audio.encode import DEFAULT_BIT_DEPTH, AudioWriter, Encoding, SampleSpool, format_of
 from menura.audio.tags import read_tags
+from menura.effects.loudness import measured
 from menura.errors import EncodeError
 from menura.options import FORMATS, ConversionOptions
 from menura.system.files import check_writable, parts_folder, remove_abandoned, writing
@@ -33,6 +34,8 @@ class Sink:
     """One of FORMATS; None for samples in memory."""
     parts: Path | PartFiles | None = None
     """Where a long recording's finished parts may wait for the others; None where it isn't to be divided."""
+    notes: tuple[str, ...] = ()
+    """What there is to say of the output; complete when it is finished."""
 
     def check(self) -> None:
         """Raise MenuraError if nothing can be written there: before any work."""
@@ -97,23 +100,27 @@ class FileSink(Sink):
 
     def finish(self, check: Callable[[], None]) -> None:
         assert self._spool is not None
-        count, gain = self._spool.length_samples, output_gain(self._spool.peak)
+        count, options, channels = self._spool.length_samples, self._options, self._channels
         with closing(self._spool) as spool:
             check()
-            options = self._options
+            gain, self.notes = final_gain(options, spool.peak, self._blocks(check), self._rate)
             encoding = Encoding(options.bitrate, options.quality, options.bit_depth or DEFAULT_BIT_DEPTH)
             tags = None if self._source is None else read_tags(self._source)
-            channels = self._channels
             with AudioWriter(self.path, self._rate, self.format, encoding, tags, count, channels) as writer:
-                for samples in spool.blocks(self._rate * channels, gain):
-                    check()
-                    writer.write(samples if channels == 1 else samples.reshape(-1, channels))
+                for samples in self._blocks(check, gain):
+                    writer.write(samples)
         if self.parts is not None:
             remove_abandoned([parts_folder(self.path)])
 
     def discard(self) -> None:
         if self._spool is not None:
             self._spool.close()
+
+    def _blocks(self, check: Callable[[], None], gain: float = 1.0) -> Iterator[FloatArray]:
+        assert self._spool is not None
+        for samples in self._spool.blocks(self._rate * self._channels, gain):
+            check()
+            yield samples if self._channels == 1 else samples.reshape(-1, self._channels)
 
 
 class MemorySink(Sink):
@@ -145,6 +152,11 @@ class MemorySink(Sink):
         return np.concatenate([np.zeros(0, dtype=np.float32), *(block.samples for block in self.take())])
 
 
-def output_gain(peak: float) -> float:
-    """1, or what brings a peak down to PEAK_LIMIT_OUT."""
-    return PEAK_LIMIT_OUT / peak if peak > PEAK_LIMIT_OUT else 1.0
+def final_gain(
+    options: ConversionOptions, peak: float, blocks: Iterable[FloatArray], rate_hz: int
+) -> tuple[float, tuple[str, ...]]:
+    """What all of a sound in blocks is multiplied by: for the loudness asked for, or for full scale; and notes."""
+    if options.loudness is None:
+        return PEAK_LIMIT_OUT / peak if peak > PEAK_LIMIT_OUT else 1.0, ()
+    gain, reached = measured(blocks, rate_hz).gain(options.loudness)
+    return gain, () if reached is None else (f"Peaks allow a loudness of {reached:.1f} LUFS.",)

@@ -45,6 +45,8 @@ class Plan:
     parts: tuple[Part, ...] = ()
     """What it may be divided into: none, or at least two."""
     notes: tuple[str, ...] = ()
+    clean: float = 0.0
+    """Of the recording: strength of the noise reduction."""
 
 
 def survey(
@@ -59,6 +61,7 @@ def survey(
         split_silence=request.options.split_silence,
         adjust_level=own,
         check=check,
+        clean=request.options.clean_input,
     )
 
 
@@ -93,6 +96,7 @@ def planned(
         output_frames=output_frames,
         parts=decision.windowing.parts(output_frames, options.part_length) if divided else (),
         notes=notes,
+        clean=options.clean_input,
     )
 
 
@@ -113,7 +117,7 @@ def opened_blocks(
 
 
 def _extended(recording: Recording, plan: Plan, check: Callable[[], None]) -> Generator[FloatArray, None, None]:
-    feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check)
+    feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check, plan.clean)
     yield from reflect_edges(feed.blocks(), plan.extent.left_samples, lambda _: plan.extent.right_samples)
 
 

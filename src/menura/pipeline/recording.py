@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from menura.audio.decode import open_audio
 from menura.audio.envelope import PeakMeter, RmsMeter
 from menura.audio.filters import StreamHighPass
-from menura.audio.processor import CANCELLED, MixDown, StreamResampler
+from menura.audio.processor import CANCELLED, Chain, MixDown, StreamResampler
 from menura.content.registry import RecordingStatistics, StatisticsCollector
+from menura.effects.processors import clean_up
 from menura.errors import DecodeError
 from menura.pipeline.windows import LONGEST_EDGE_SAMPLES, Extent, Span
 from menura.types import AudioInfo, FloatArray
@@ -137,9 +139,14 @@ class AnalysisFeed:
     """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
 
     def __init__(
-        self, reader: Reader, gain: float = 1.0, limit: float = math.inf, check: Callable[[], None] = lambda: None
+        self,
+        reader: Reader,
+        gain: float = 1.0,
+        limit: float = math.inf,
+        check: Callable[[], None] = lambda: None,
+        clean: float = 0.0,
     ) -> None:
-        self.reader, self.limit, self._gain, self._check = reader, limit, gain, check
+        self.reader, self.limit, self._gain, self._check, self._clean = reader, limit, gain, check, clean
         self.meter = PeakMeter()
         """Its limit is where clicks are to be limited, by what was read so far."""
         self.length_samples = 0
@@ -150,7 +157,7 @@ class AnalysisFeed:
     def blocks(self) -> Iterator[FloatArray]:
         """Contiguous blocks, at least one sample of a recording that isn't empty; `check` is called before each."""
         rate = self.reader.info.sample_rate
-        resampler, high_pass = StreamResampler(rate, ANALYSIS_RATE_HZ), StreamHighPass()
+        resampler, high_pass = Chain(StreamResampler(rate, ANALYSIS_RATE_HZ), *clean_up(self._clean)), StreamHighPass()
         for block in self.reader.blocks(BLOCK_S * rate):
             self._check()
             self.length_samples += len(block)
@@ -310,13 +317,14 @@ def first_pass(
     adjust_level: bool = True,
     check: Callable[[], None] = lambda: None,
     limit: float = math.inf,
+    clean: float = 0.0,
 ) -> RecordingFacts:
     """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
 
     Without `new_collector` the encoder takes each window's own statistics (compatible modes). `adjust_level` limits
     clicks and raises quiet recordings, which RVC doesn't; `limit` is of a click found before. Raises DecodeError.
     """
-    feed = AnalysisFeed(recording.open(), limit=limit, check=check)
+    feed = AnalysisFeed(recording.open(), limit=limit, check=check, clean=clean)
     collector = None if new_collector is None else new_collector()
     finder = SilenceFinder() if split_silence else None
     meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
@@ -335,7 +343,8 @@ def first_pass(
         raise DecodeError(recording.name, "contains no audio")
     if adjust_level and limit == math.inf and feed.meter.limit < math.inf:
         limit = feed.meter.limit
-        return first_pass(recording, new_collector, extent_of, split_silence=split_silence, check=check, limit=limit)
+        again = partial(first_pass, recording, new_collector, extent_of, split_silence=split_silence, check=check)
+        return again(limit=limit, clean=clean)
     levels.append(meter.flush())
     rate, gain, peak = feed.reader.info.sample_rate, 1.0, feed.peak
     if peak > PEAK_LIMIT_IN:

@@ -69,8 +69,10 @@ def parsed(options: str) -> dict[str, Any]:
 async def answer(service: Service, source: Path, what: Asked) -> Response:
     """Convert what was received; its file is gone afterwards."""
     recording = BoundedRecording(source, _NAME, most_s=_MOST_S, advice="Send it as a job")
+    options = what.options
+    streams = (options.format or "wav") == "wav" and options.bit_depth in (None, 16) and options.loudness is None
     try:
-        if (what.options.format or "wav") == "wav" and what.options.bit_depth in (None, 16):
+        if streams:
             return await _streamed(service, recording, what)
         return await _whole(service, recording, what)
     except QueueFullError:

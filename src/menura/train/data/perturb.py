@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from menura.audio.processor import resample
+from menura.effects.spectra import moved_formants
 from menura.units import ANALYSIS_RATE_HZ
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ _FORMANTS = (0.86, 1.16)
 _WINDOW, _HOP = 1024, 256
 _ENVELOPE_QUEFRENCY = 28
 """Cepstral coefficients that make the envelope: 1.75 ms, shorter than a period of up to 500 Hz."""
-_MOST_LOG_GAIN = 2.3
-"""20 dB."""
 _ECHOING = 0.4
 """How often there are echoes."""
 
@@ -46,10 +45,7 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def with_formants(samples: FloatArray, factor: float) -> FloatArray:
-    """(samples,) of the same pitch and loudness with all formants at `factor` times their frequencies.
-
-    The envelope is the smooth part of each frame's cepstrum (Oppenheim and Schafer's homomorphic analysis).
-    """
+    """(samples,) of the same pitch and loudness with all formants at `factor` times their frequencies."""
     window = np.sqrt(np.hanning(_WINDOW + 1)[:-1])
     size = len(samples)
     columns = -(-size // _HOP) + _WINDOW // _HOP
@@ -57,14 +53,7 @@ def with_formants(samples: FloatArray, factor: float) -> FloatArray:
     padded[_WINDOW - _HOP : _WINDOW - _HOP + size] = samples
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * window
     spectra = np.fft.rfft(frames, axis=1)
-    cepstrum = np.fft.irfft(np.log(np.abs(spectra) + 1e-6), axis=1)
-    cepstrum[:, _ENVELOPE_QUEFRENCY + 1 : -_ENVELOPE_QUEFRENCY] = 0
-    envelope = np.fft.rfft(cepstrum, axis=1).real  # in the logarithm
-    bins = np.arange(envelope.shape[1]) / factor
-    low = np.minimum(bins.astype(np.int64), envelope.shape[1] - 2)
-    part = np.minimum(bins - low, 1.0)
-    moved = envelope[:, low] * (1 - part) + envelope[:, low + 1] * part
-    shaped = spectra * np.exp(np.clip(moved - envelope, -_MOST_LOG_GAIN, _MOST_LOG_GAIN))
+    shaped = moved_formants(spectra, factor, _ENVELOPE_QUEFRENCY)
     pieces = np.fft.irfft(shaped, _WINDOW, axis=1) * window / (_WINDOW / _HOP / 2)
     out = np.zeros_like(padded)
     for start in range(0, _WINDOW, _HOP):  # frames whose starts differ by a window don't overlap

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from menura.effects.spectra import AVERAGED_FRAMES, NOISE_WINDOW_S, noise_power, weaken_noise
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -32,13 +34,7 @@ _CLIPPED_SHARE = 5e-4
 _CUTOFF_HZ, _ORDER = 48.0, 5
 _FILTER_CHUNK_S, _FILTER_CONTEXT_S = 30.0, 0.5
 _TINY = 1e-12
-_NOISE_WINDOW_S, _NOISE_CHUNK_FRAMES, _AVERAGED_FRAMES = 0.04, 2000, 8
-_QUIET_SHARE = 0.1
-_BIAS = 1.5
-"""The tenth percentile of means of some eight overlapping periodograms lies this much below their mean."""
-_MEMORY = 0.95
-"""How much of the estimated speech is taken from the frame before: gains that jump from frame to frame tinkle."""
-_NO_POWER = 1e-20
+_NOISE_CHUNK_FRAMES = 2000
 
 
 def high_passed(samples: FloatArray, rate: int) -> FloatArray:
@@ -63,8 +59,8 @@ def denoised(samples: FloatArray, rate: int, strength: float) -> FloatArray:
     A band's noise is what it doesn't go below in nine tenths of the recording (minimum statistics, Martin 2001). The
     gain is Wiener's, with Ephraim and Malah's decision-directed ratio (1984), and at least `1 - strength`.
     """
-    size = 2 * max(8, int(_NOISE_WINDOW_S * rate / 2))
-    if len(samples) < _AVERAGED_FRAMES * size or strength <= 0:
+    size = 2 * max(8, int(NOISE_WINDOW_S * rate / 2))
+    if len(samples) < AVERAGED_FRAMES * size or strength <= 0:
         return samples
     # The root of a Hann window: twice applied at half a window's steps it adds up to one.
     window = np.sin(np.pi * (np.arange(size) + 0.5) / size).astype(np.float32)
@@ -72,12 +68,7 @@ def denoised(samples: FloatArray, rate: int, strength: float) -> FloatArray:
     out = np.zeros(len(samples) + 2 * size, dtype=np.float32)
     for start, frames in _framed(samples, window):
         spectra = np.fft.rfft(frames)
-        powers = np.abs(spectra) ** 2
-        for i in range(len(spectra)):
-            ratio = _MEMORY * speech + (1 - _MEMORY) * np.maximum(powers[i] - noise, 0)
-            gain = ratio / (ratio + noise + _NO_POWER)
-            speech = gain**2 * powers[i]
-            spectra[i] *= np.maximum(gain, 1 - strength)
+        speech = weaken_noise(spectra, noise[None], speech, 1 - strength)
         for i, frame in enumerate(np.fft.irfft(spectra, size) * window):
             place = (start + i) * (size // 2)
             out[place : place + size] += frame
@@ -98,13 +89,9 @@ def _noise_power(samples: FloatArray, window: FloatArray) -> FloatArray:
     means, bands = [], len(window) // 2 + 1
     for _, frames in _framed(samples, window):
         powers = np.abs(np.fft.rfft(frames)) ** 2
-        whole = len(powers) // _AVERAGED_FRAMES * _AVERAGED_FRAMES
-        means.append(powers[:whole].reshape(-1, _AVERAGED_FRAMES, bands).mean(axis=1))
-    blocks = np.concatenate(means)
-    sounding = blocks[blocks.sum(axis=1) > _NO_POWER]  # digital silence says nothing of the noise elsewhere
-    if not len(sounding):
-        return np.zeros(bands, dtype=np.float32)
-    return np.asarray(_BIAS * np.quantile(sounding, _QUIET_SHARE, axis=0), dtype=np.float32)
+        whole = len(powers) // AVERAGED_FRAMES * AVERAGED_FRAMES
+        means.append(powers[:whole].reshape(-1, AVERAGED_FRAMES, bands).mean(axis=1))
+    return noise_power(np.concatenate(means))
 
 
 def loudness_db(samples: FloatArray, rate: int) -> float:
