@@ -111,6 +111,7 @@ class Request:
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
     def with_parts_of(self, length_s: float) -> Request:
+        """The same request with parts of another length."""
         return dataclasses.replace(self, options=dataclasses.replace(self.options, part_length=length_s))
 
     def parts_tag(self, source: FileStamp | None) -> str:
