@@ -30,7 +30,7 @@ ENCODERS = {
 
 def write_encoder(folder: Path, config: HubertConfig, seed: int) -> None:
     weights = tiny_weights(seed)
-    if "hubert" in folder.name:  # as published they have no projection, which v2 voices don't need
+    if "hubert" in folder.name:  # v2 voices need no projection
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("final_proj")}
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
