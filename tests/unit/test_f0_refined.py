@@ -169,3 +169,8 @@ def test_on_a_gpu(gpu: PretendedGpu) -> None:
     found = there.estimate(samples)
     assert gpu.kind == "mps" or not gpu.syncs
     torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=0)
+
+
+def test_what_praat_hears_in_noise_is_no_guide(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="pm takes noise"):
+        resolve(ConversionOptions(f0="pm", f0_repair="fold"), tmp_path)

@@ -189,6 +189,9 @@ def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerCon
     if options.proposed_pitch is not None and options.transpose is not None and not automatic:
         problem = "pitch is moved by a given number of semitones"
         raise OptionError(None, problem, "Leave out {proposed_pitch} or {transpose}", option="proposed_pitch")
+    if options.f0 == "pm" and options.f0_repair != "off":
+        problem = "pm takes noise at half speed for notes"
+        raise OptionError(None, problem, "Choose another {f0}, or leave out {f0_repair}", option="f0_repair")
     unknown = options.proposed_pitch is None and voice.f0_median_hz is None
     if automatic and config.has_f0 and unknown:
         problem = f"the pitch of voice '{voice.name}' is unknown: it has no card.json with f0_median_hz"
