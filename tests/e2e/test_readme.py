@@ -91,8 +91,8 @@ def test_the_readme_s_commands_run(readers_folder: Path, capsys: pytest.CaptureF
         if command[0] == "menura":
             assert run(command[1:]) == 0, (command, capsys.readouterr().err)
             ran += 1
-    assert ran == 6
-    for made in ("talk-wren.wav", "higher.flac", "converted/a.mp3", "converted/b.mp3", "out.wav"):
+    assert ran == 7
+    for made in ("talk-wren.wav", "higher.flac", "podcast.wav", "converted/a.mp3", "converted/b.mp3", "out.wav"):
         assert Path(made).stat().st_size > 1000
 
 
