@@ -56,7 +56,7 @@ def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> by
     for axes, sound in zip(rows, sounds, strict=True):
         _draw_spectrogram(axes, sound)
         axes.set(ylim=(0, top_hz / 1000), xlim=(0, max(longest_s, _WINDOW_S)), ylabel="kHz")
-        axes.set_title(sound.title, fontsize=10, loc="left")
+        axes.set_title(sound.title, fontsize=10, loc="left", parse_math=False)
     for seam_s in seams_s:
         rows[-1].axvline(seam_s, color="white", linewidth=0.8, linestyle=":")
     rows[-1].set_xlabel("seconds")
@@ -77,7 +77,7 @@ def draw_contours(title: str, curves: Mapping[str, FloatArray]) -> bytes:
     axes.set_yticks(marks, [str(hz) for hz in marks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.legend(loc="upper right", fontsize=9)
     return _png(figure)
 
@@ -88,7 +88,7 @@ def draw_data(speakers: Sequence[SpeakerData]) -> bytes:
     rows = figure.subplots(len(speakers), 3, squeeze=False)
     for (pitch, loudness, length), speaker in zip(rows, speakers, strict=True):
         title = f"{speaker.name}: {sum(speaker.seconds) / 60:.1f} minutes, {len(speaker.seconds)} slices"
-        pitch.set_title(title, fontsize=10, loc="left")
+        pitch.set_title(title, fontsize=10, loc="left", parse_math=False)
         pitch.hist([hz for hz in speaker.f0_hz if hz > 0], bins=np.geomspace(50, 800, 49), color="#3b6ea5")
         pitch.set(xscale="log", xlabel="median F0 of a slice, Hz")
         pitch.set_xticks([50, 100, 200, 400, 800], ["50", "100", "200", "400", "800"])

@@ -61,6 +61,23 @@ def test_what_is_missing_is_told(place: Path, talk: Path, capsys: pytest.Capture
     assert "rmvpe" not in names
 
 
+def test_nothing_is_written_over_the_recording(place: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = talk.read_bytes()
+    both = ["--method", "swift", "--method", "fcpe"]
+    for arguments in (
+        ["-o", talk.name],
+        ["--plot", talk.name],
+        ["-o", "."],
+        [*both, "-o", "."],
+        [*both, "-o", talk.name],
+    ):
+        assert run(["f0", talk.name, *arguments]) == 2
+        captured = capsys.readouterr()
+        assert "is a folder, or the recording itself" in captured.err
+        assert not captured.out
+    assert talk.read_bytes() == before
+
+
 @pytest.mark.parametrize("length", [1, 100, 16_000, 50_001])
 def test_a_contour_has_the_recordings_length(length: int) -> None:
     recording = ArrayRecording(np.zeros((length, 1), dtype=np.float32), 16_000)

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from menura.errors import AssetMissingError
-from menura.plots import Sound, SpeakerData, draw_data, draw_sounds
+from menura.plots import Sound, SpeakerData, draw_contours, draw_data, draw_sounds
 
 RATE = 16_000
 
@@ -44,6 +44,14 @@ def test_data_are_drawn_by_speaker() -> None:
     none = SpeakerData(name="测试", seconds=[1.0], f0_hz=[0.0], loudness_db=[-120.0])
     assert imread(io.BytesIO(draw_data([one]))).shape[:2] == (240, 1000)
     assert imread(io.BytesIO(draw_data([one, none]))).shape[:2] == (480, 1000)
+
+
+def test_names_are_no_formulas() -> None:
+    name, curve = r"$\frac$", np.full(100, 200.0, dtype=np.float32)
+    sound = Sound(title=name, samples=np.zeros(RATE, dtype=np.float32), rate=RATE)
+    speaker = SpeakerData(name=name, seconds=[3.0], f0_hz=[200.0], loudness_db=[-23.0])
+    for drawn in (draw_contours(name, {"swift": curve}), draw_sounds([sound]), draw_data([speaker])):
+        assert imread(io.BytesIO(drawn)).size
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

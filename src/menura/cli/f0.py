@@ -11,7 +11,7 @@ import click
 
 from menura.cli.derive import GroupedCommand, grouped_option, home_option, option_of, values_of
 from menura.cli.terminal import say_lines, table
-from menura.errors import AssetMissingError
+from menura.errors import AssetMissingError, OptionError
 from menura.options import F0_METHODS, ConversionOptions, EngineOptions
 from menura.system.device import resolve_device
 from menura.system.interrupts import check_interrupts
@@ -54,13 +54,17 @@ def f0(file: Path, methods: tuple[str, ...], out: Path | None, plot: Path | None
     from menura.system.files import write_whole
 
     engine, refinement = values_of(EngineOptions, given), Refinement.of(values_of(ConversionOptions, given))
-    curves = _estimated(file, _found(methods, engine.home), engine.device, refinement)
+    found = _found(methods, engine.home)
+    name = "{0.stem}-{1}{0.suffix}" if len(found) > 1 else "{0.name}"
+    places = {} if out is None else {method: out.parent / name.format(out, method) for method in found}
+    for path in filter(None, (plot, out, *places.values())):
+        if path.is_dir() or (path.exists() and file.exists() and path.samefile(file)):
+            raise OptionError(path, "is a folder, or the recording itself", "Name another file")
+    curves = _estimated(file, found, engine.device, refinement)
     say_lines(table(_rows(curves), numbers=True))
-    for method, curve in curves.items():
-        if out is not None:
-            place = out if len(curves) == 1 else out.with_name(f"{out.stem}-{method}{out.suffix}")
-            lines = (f"{frame / 100:.2f},{hz:.9g}\n" for frame, hz in enumerate(curve.tolist()))
-            write_whole(place, ("seconds,hz\n" + "".join(lines)).encode())
+    for method, path in places.items():
+        lines = (f"{frame / 100:.2f},{hz:.9g}\n" for frame, hz in enumerate(curves[method].tolist()))
+        write_whole(path, ("seconds,hz\n" + "".join(lines)).encode())
     if plot is not None:
         write_whole(plot, draw_contours(file.name, curves))
 

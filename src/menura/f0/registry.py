@@ -56,9 +56,8 @@ class Refinement:
     @classmethod
     def of(cls, options: ConversionOptions) -> Refinement:
         """What is asked for."""
-        repair, smoothing = options.f0_repair, options.f0_smoothing
-        ceiling_hz = options.f0_ceiling if repair != "off" else 0.0
-        return cls(repair=repair, ceiling_hz=ceiling_hz, smoothing_frames=smoothing)
+        ceiling_hz = options.f0_ceiling if options.f0_repair != "off" else 0.0
+        return cls(repair=options.f0_repair, ceiling_hz=ceiling_hz, smoothing_frames=options.f0_smoothing)
 
 
 def resolve_method(method: str, home: Path | None = None) -> str:

@@ -38,8 +38,6 @@ def estimated_contour(
             samples.append(block)
         samples.forget(start)
         seen = np.ascontiguousarray(samples.read(start, end))
-        request = WindowRequest(stage="f0", network=estimator, samples=seen, clock=StageClock())
-        (found,) = executor.execute([request])
+        (found,) = executor.execute([WindowRequest(stage="f0", network=estimator, samples=seen, clock=StageClock())])
         cores.append(core_of(window, found))
-    frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
-    return np.concatenate(cores)[extent.left_frames :][:frames]
+    return np.concatenate(cores)[extent.left_frames :][: ceil_div(extent.length_samples, FRAME_SAMPLES)]
