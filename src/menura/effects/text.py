@@ -88,13 +88,19 @@ def _of_applio(document: Any) -> tuple[Effect, ...]:
     if not isinstance(document, Mapping):
         raise _refused("is neither a list nor an object")
     found = []
+    known = {key for name, kind in EFFECTS.items() for key in (name.replace("-", "_"), *kind.applio)}
     for name, kind in EFFECTS.items():
         given = {ours: document[theirs] for theirs, ours in kind.applio.items() if theirs in document}
-        if document.get(name.replace("-", "_"), bool(given)):
+        switch = document.get(name.replace("-", "_"), bool(given))
+        if not isinstance(switch, bool):
+            raise _refused(f"{name} is neither true nor false")
+        if switch:
             found.append(_made(name, {key: float(v) if isinstance(v, bool) else v for key, v in given.items()}))
     if not found and any(name in document for name in _SETTINGS):
-        said = ", ".join(f"{name} {document[name]}" for name in _SETTINGS if name in document)
+        said = ", ".join(f"{name} {str(document[name])[:40]}" for name in _SETTINGS if name in document)
         raise _refused(f"holds settings of a conversion and no effects ({said})", "Give them as {transpose} and so on")
+    if document and known.isdisjoint(document):
+        raise _refused("names no effect", _ADVICE)
     return tuple(found)
 
 
@@ -106,6 +112,8 @@ def _pair(text: str, effect: str) -> tuple[str, str]:
 
 
 def _made(name: Any, given: Mapping[str, Any]) -> Effect:
+    if isinstance(name, str) and name in PRESETS:
+        raise _refused(f"'{name}' is a preset", "It stands in a text, without parameters")
     if not isinstance(name, str) or name not in EFFECTS:
         close = difflib.get_close_matches(str(name).lower().replace("_", "-"), [*EFFECTS, *PRESETS], n=1)
         raise _refused(f"no effect '{str(name)[:40]}'", f"Did you mean {close[0]}?" if close else _ADVICE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from menura.audio.encode import DEFAULT_BIT_DEPTH, AudioWriter, Encoding, SampleSpool, format_of
+from menura.audio.encode import DEFAULT_BIT_DEPTH, MOST_CHANNELS, AudioWriter, Encoding, SampleSpool, format_of
 from menura.audio.tags import read_tags
 from menura.effects.loudness import measured
 from menura.errors import EncodeError
@@ -89,7 +89,11 @@ class FileSink(Sink):
 
     def open(self, sample_rate: int, channels: int = 1) -> None:
         """Begin; with several channels samples are (samples, channels)."""
-        folder = self.path.parent
+        folder, most = self.path.parent, MOST_CHANNELS.get(self.format or "wav", channels)
+        if channels > most:
+            raise EncodeError(
+                self.path, f"{self.format} takes up to {most} channels, not {channels}", "Use {format=wav}"
+            )
         with writing(self.path, EncodeError):
             folder.mkdir(parents=True, exist_ok=True)
         self._rate, self._channels, self._spool = sample_rate, channels, SampleSpool(folder, _SPOOL_BYTES)

@@ -68,8 +68,8 @@ def _checked(parts: Sequence[Part]) -> list[Part]:
     if not 2 <= len(parts) <= MOST_VOICES:
         raise OptionError(None, f"a blend takes 2 to {MOST_VOICES} voices, not {len(parts)}")
     for part in parts:
-        if not 0 < part.share < math.inf:
-            raise OptionError(part.voice.name, f"{part.share:g} is no share", "Use a number above 0")
+        if not 1e-6 <= part.share <= 1e6:  # nothing over- or underflows
+            raise OptionError(part.voice.name, f"{part.share:g} is no share", "Use a number such as 0.7")
     if len({part.voice.path.resolve() for part in parts}) < len(parts):
         raise OptionError(None, "a voice is named twice", "Add up its shares")
     total = sum(part.share for part in parts)

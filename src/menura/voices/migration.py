@@ -104,12 +104,13 @@ def _networks(folder: Path, home: Path) -> Iterator[TakenOver]:
 
 
 def _from_file(path: Path, home: Path) -> Iterator[TakenOver]:
-    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    found = [asset for asset in catalogue().values() if asset.name in _CHECKS]
-    found = [a for a in found if a.package in members or path.name in (a.files[0].path, Path(a.package or "").name)]
+    members: list[str] = []
+    with suppress(zipfile.BadZipFile, NotImplementedError, ValueError, OSError), zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+    known = [asset for asset in catalogue().values() if asset.name in _CHECKS]
+    found = [a for a in known if a.package in members or path.name in (a.files[0].path, Path(a.package or "").name)]
     if not found:
-        known = ", ".join(asset.name for asset in catalogue().values() if asset.name in _CHECKS)
-        problem = f"is no file of {known}, nor a package's wheel that has one"
+        problem = f"is no file of {', '.join(asset.name for asset in known)}, nor a package's wheel that has one"
         raise OptionError(path, problem, "Give the file the name that it was published under")
     for asset in found:
         target = home / "assets" / asset.files[0].path
