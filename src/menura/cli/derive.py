@@ -129,7 +129,7 @@ def _option(spec: OptionSpec) -> Callable[[Command], Command]:
             flag, help = f"{flag}/--no-{flag[2:]}" if spec.default else flag, spec.help
         return grouped_option(flag, spec.name, help=help, **facts)
     if spec.bare is not None:
-        facts |= {"is_flag": False, "flag_value": spec.bare, "metavar": f"[{spec.metavar}]"}
+        facts |= {"is_flag": False, "flag_value": spec.bare, "metavar": f"[{spec.metavar or 'NUMBER'}]"}
     facts |= {"multiple": True} if spec.kind is tuple else {"default": spec.default}
     shown = "; ".join(filter(None, (spec.range_text, spec.default_text and f"default: {spec.default_text}")))
     help = f"{spec.help}  [{shown}]" if shown else spec.help

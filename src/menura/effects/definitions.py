@@ -137,7 +137,7 @@ class DeEsser(Effect):
 @dataclass(frozen=True, kw_only=True)
 class HighPass(Effect):
     name, help, needs_ffmpeg = "high-pass", "Removes what is below a frequency, 12 dB an octave.", True
-    frequency: float = _parameter(80.0, "The frequency.", unit="hertz", range=(10, 1900))
+    frequency: float = _parameter(80.0, "The frequency.", unit="Hz", range=(10, 1900))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def semitones_between(from_hz: float, to_hz: float) -> float:
 
 
 def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
-    """RVC's pitch classes of (frames,): 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz."""
+    """RVC's pitch bins of (frames,): 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz."""
     low, high = _mel(np.array(_COARSE_RANGE_HZ))
     bins = (_mel(f0_hz.astype(np.float64)) - low) * (COARSE_BINS - 2) / (high - low) + 1
     classes: npt.NDArray[np.int64] = np.rint(np.clip(bins, 1, COARSE_BINS - 1)).astype(np.int64)

@@ -15,7 +15,7 @@ from menura.models.weights import network_bytes
 from menura.units import FRAME_SAMPLES
 
 _LOW_HZ, _HIGH_HZ = 50.0, 1400.0
-"""From about G1, where RVC's pitch classes begin too, to a soprano's F6; wider bands invite octave errors."""
+"""From about G1, where RVC's pitch bins begin too, to a soprano's F6; wider bands invite octave errors."""
 _PIECE_FRAMES = 625
 """10 s, of the network's own 16 ms: bounds the memory of longer windows."""
 

@@ -191,9 +191,7 @@ class Loader:
             return estimator
         from menura.f0.refined import RefinedEstimator
 
-        refined = self._refined.get((id(estimator), refinement)) or RefinedEstimator(estimator, refinement)
-        self._refined[id(estimator), refinement] = refined
-        return refined
+        return self._refined.setdefault((id(estimator), refinement), RefinedEstimator(estimator, refinement))
 
     def _index(self, path: Path | None, content_dim: int) -> FaissIndex | TorchIndex | None:
         if path is None:

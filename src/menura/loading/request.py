@@ -192,7 +192,6 @@ def _check(options: ConversionOptions, voice: VoiceEntry, config: SynthesizerCon
     if options.f0 == "pm" and options.f0_repair != "off":
         problem = "pm takes noise at half speed for notes"
         raise OptionError(None, problem, "Choose another {f0}, or leave out {f0_repair}", option="f0_repair")
-    unknown = options.proposed_pitch is None and voice.f0_median_hz is None
-    if automatic and config.has_f0 and unknown:
+    if automatic and config.has_f0 and options.proposed_pitch is None and voice.f0_median_hz is None:
         problem = f"the pitch of voice '{voice.name}' is unknown: it has no card.json with f0_median_hz"
         raise OptionError(None, problem, "Give {proposed_pitch}, or {transpose} in semitones", option="transpose")

@@ -112,9 +112,9 @@ class Conversion:
         if skipped:
             notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were skipped.",)
         if self.request.transpose == "auto" and semitones:
-            notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
-            if (wanted_hz := self.request.options.proposed_pitch) is not None:
-                notes = (*notes[:-1], f"Pitch was moved by {semitones:+g} semitones towards {wanted_hz:g} Hz.")
+            wanted_hz = self.request.options.proposed_pitch
+            where = "to the voice's" if wanted_hz is None else f"towards {wanted_hz:g} Hz"
+            notes += (f"Pitch was moved by {semitones:+g} semitones {where}.",)
         return notes
 
     def _surveyed(self, check: Callable[[], None]) -> RecordingFacts:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from menura.audio.encode import codec_rate, least_samples
@@ -112,7 +110,7 @@ def opened_blocks(
     if plan.extent.frames <= _BLOCKS_AHEAD * BLOCK_S * FRAME_RATE_HZ:
         with clock.measure("decode"):
             kept = list(blocks)
-        return _measured(recording, contextlib.nullcontext(iter(kept)), clock)
+        return _measured(recording, nullcontext(iter(kept)), clock)
     return _measured(recording, read_ahead(blocks, depth), clock)
 
 
@@ -174,7 +172,7 @@ def analysis_of(
         target_hz=request.target_hz,
     )
     if request.transpose != "auto":
-        pitch = dataclasses.replace(pitch, target_hz=None, semitones=request.transpose)
+        pitch = replace(pitch, target_hz=None, semitones=request.transpose)
     if request.f0_hz is not None:
         pitch = pitch.with_given(request.f0_hz, extent)
     has_f0, left = models.synthesizer.config.has_f0, extent.left_frames
