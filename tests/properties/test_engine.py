@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -442,3 +443,15 @@ def test_a_silent_recording_asks_nothing_of_the_networks() -> None:
     assert len(sound) == 90 * 4000
     assert not sound.any()
     assert not encoder.windows
+
+
+def test_preparing_makes_no_pool_of_threads() -> None:
+    """It would keep the computing thread's own from waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Engine(TinyNetworks(MODELS)) as engine:
+            assert engine._reader.submit(torch.get_num_threads).result() == 1
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

@@ -5,6 +5,7 @@ The library has a C interface and knows nothing of torch, whose OpenMP threads i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -156,17 +157,33 @@ def load_library(file: Path, asked: str = "") -> KernelStatus:
     return KernelStatus(library, f"{chosen}, the best that this CPU has")
 
 
+def compute_alone() -> None:
+    """Have OpenMP's loops in the calling thread run in it alone, torch's too.
+
+    A pool of its own, beside the computing thread's, would be more threads than there are cores: GCC's runtime then
+    lets the threads of both sleep at once where they wait for each other.
+    """
+    runtime = _openmp()
+    if runtime is not None:
+        runtime.omp_set_num_threads(1)  # of this thread's loops, unlike torch.set_num_threads
+
+
 def _parallel_function() -> int | None:
     """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; Intel's and LLVM's have it too."""
+    runtime = _openmp()
+    return None if runtime is None else ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value
+
+
+def _openmp() -> ctypes.CDLL | None:
+    """The runtime that torch has loaded and begun to use in this thread."""
     torch.get_num_threads()
     maps = system_text(Path("/proc/self/maps"))
     # Torch's own copy lies beside it; another package may have brought a second runtime. macOS doesn't say what is.
     beside = str(Path(torch.__file__).parent)
     found = set(_RUNTIME.findall(maps)) or {str(Path(beside, "lib", "libomp.dylib"))}
     for name in sorted(found, key=lambda name: (not name.startswith(beside), name)):
-        try:
-            function = ctypes.CDLL(name).GOMP_parallel
-        except (OSError, AttributeError):
-            continue
-        return ctypes.cast(function, ctypes.c_void_p).value
+        with contextlib.suppress(OSError, AttributeError):
+            runtime = ctypes.CDLL(name)
+            if runtime.GOMP_parallel and runtime.omp_set_num_threads:
+                return runtime
     return None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
+from menura.kernels.library import compute_alone
 from menura.loading.loader import Loader
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
@@ -223,7 +224,7 @@ class Engine:
         """Of the pass that is being begun or collected, or at which an error ended that."""
         self._queue: list[tuple[tuple[int, int, int], Ticket]] = []
         self._preparing: dict[Future[_Live | Failed], Ticket] = {}
-        self._reader = ThreadPoolExecutor(self._pace.preparing, thread_name_prefix="menura-prepare")
+        self._reader = ThreadPoolExecutor(self._pace.preparing, "menura-prepare", initializer=compute_alone)
         self._live: list[_Live] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="menura-write")
         self._writing: list[Future[Done | Failed]] = []
