@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from matplotlib.image import imread
 
@@ -76,6 +77,19 @@ def test_nothing_is_written_over_the_recording(place: Path, talk: Path, capsys: 
         assert "is a folder, or the recording itself" in captured.err
         assert not captured.out
     assert talk.read_bytes() == before
+
+
+def test_what_could_not_be_read_is_told_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = 0.1 * np.sin(np.arange(16_000) / 12, dtype=np.float32)
+    samples[5000] = np.nan
+    soundfile.write("nan.wav", samples, 16_000, subtype="FLOAT")
+    assert run(["f0", "nan.wav", "--method", "swift", "--method", "fcpe"]) == 0
+    assert capsys.readouterr().err.count("nan.wav: NaN or infinite samples were replaced by silence") == 1
+
+
+def test_the_repair_is_not_for_pm(place: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["f0", talk.name, "--method", "pm", "--f0-repair", "fold"]) == 2
+    assert "pm takes noise at half speed for notes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("length", [1, 100, 16_000, 50_001])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from menura.cli.derive import GroupedCommand, grouped_option, home_option, option_of, values_of
-from menura.cli.terminal import say_lines, table
+from menura.cli.terminal import say_lines, table, warn
 from menura.errors import AssetMissingError, OptionError
 from menura.options import F0_METHODS, ConversionOptions, EngineOptions
 from menura.system.device import resolve_device
@@ -60,8 +60,13 @@ def f0(file: Path, methods: tuple[str, ...], out: Path | None, plot: Path | None
     for path in filter(None, (plot, out, *places.values())):
         if path.is_dir() or (path.exists() and file.exists() and path.samefile(file)):
             raise OptionError(path, "is a folder, or the recording itself", "Name another file")
-    curves = _estimated(file, found, engine.device, refinement)
+    if "pm" in found and refinement.repair != "off":
+        raise OptionError(None, "pm takes noise at half speed for notes", "Leave out pm, or {f0_repair}", "f0_repair")
+    warnings: dict[str, None] = {}
+    curves = _estimated(file, found, engine.device, refinement, warnings.setdefault)
     say_lines(table(_rows(curves), numbers=True))
+    for warning in warnings:
+        warn(f"{file}: {warning}")
     for method, path in places.items():
         lines = (f"{frame / 100:.2f},{hz:.9g}\n" for frame, hz in enumerate(curves[method].tolist()))
         write_whole(path, ("seconds,hz\n" + "".join(lines)).encode())
@@ -82,7 +87,9 @@ def _found(methods: tuple[str, ...], home: Path | None) -> dict[str, Path]:
     return found
 
 
-def _estimated(file: Path, methods: Mapping[str, Path], device: str, refinement: Refinement) -> dict[str, FloatArray]:
+def _estimated(
+    file: Path, methods: Mapping[str, Path], device: str, refinement: Refinement, tell: Callable[[str], None]
+) -> dict[str, FloatArray]:
     from menura.f0.refined import RefinedEstimator
     from menura.f0.registry import load_estimator
     from menura.pipeline.contours import estimated_contour
@@ -91,7 +98,7 @@ def _estimated(file: Path, methods: Mapping[str, Path], device: str, refinement:
     place, curves = resolve_device(device), {}
     for method, weights in methods.items():
         estimator = RefinedEstimator(load_estimator(method, weights, place), refinement)
-        curves[method] = estimated_contour(FileRecording(file), estimator, place, check_interrupts)
+        curves[method] = estimated_contour(FileRecording(file), estimator, place, check_interrupts, tell)
     return curves
 
 

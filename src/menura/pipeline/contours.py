@@ -19,13 +19,20 @@ from menura.units import FRAME_SAMPLES, ceil_div
 
 
 def estimated_contour(
-    recording: Recording, estimator: F0Estimator, device: torch.device, check: Callable[[], None] = lambda: None
+    recording: Recording,
+    estimator: F0Estimator,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> FloatArray:
     """(frames,) F0 of a recording in Hz, 0 where unvoiced, untransposed; frame i is at i / 100 s.
 
-    Memory holds a window and the result. `check` is called from time to time. Raises DecodeError or ResourceError.
+    Memory holds a window and the result. `check` is called from time to time, `tell` with what couldn't be
+    read. Raises DecodeError or ResourceError.
     """
     facts = first_pass(recording, None, streaming_extent, check=check)
+    if facts.warning is not None:
+        tell(facts.warning)
     extent = streaming_extent(facts.analysis_samples)
     feed = AnalysisFeed(recording.open(), facts.gain, facts.limit, check)
     blocks = reflect_edges(feed.blocks(), extent.left_samples, lambda _: extent.right_samples)
