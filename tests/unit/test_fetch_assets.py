@@ -193,3 +193,10 @@ def test_a_conversion_offers_what_it_lacks(
     assert questions[0].startswith("contentvec is missing; it is for content of RVC voices. Fetch it (")
     assert (status_of("contentvec", home).path is not None) == answer
     assert ("not installed" in capsys.readouterr().err) != answer  # it has gone on, to a file that is no network
+
+
+def test_weights_that_are_not_there_are_no_verified_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["assets", "verify", "rmvpe", "--home", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.split()[:2] == ["rmvpe", "missing"]
+    assert run(["assets", "verify", "--home", str(tmp_path)]) == 0
+    assert "no weights are installed" in capsys.readouterr().out

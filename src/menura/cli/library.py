@@ -302,15 +302,16 @@ def fetch(
 @home_option
 def verify(names: tuple[str, ...], home: Path | None) -> None:
     """Compare the SHA-256 of installed model weights with that of the published files."""
-    rows = []
-    for file in (file for name in _known(names) or weights.catalogue() for file in weights.catalogue()[name].files):
+    missing = [name for name in _known(names) if weights.status_of(name, weights.home_folder(home)).path is None]
+    rows = [(name, "missing", "-") for name in missing]
+    for file in (file for name in names or weights.catalogue() for file in weights.catalogue()[name].files):
         if (path := weights.home_folder(home) / "assets" / file.path).is_file():
             found = sha256_of(path)
             published = found in (file.sha256, *file.others)
             known = "as published" if published else "differs" if file.sha256 else "not known"
             rows.append((file.path, known, found))
-    say_lines(table(rows))
-    if any(known == "differs" for _, known, _ in rows):
+    say_lines(table(rows) if rows else ["no weights are installed"])
+    if any(known in ("differs", "missing") for _, known, _ in rows):
         raise click.exceptions.Exit(1)
 
 
