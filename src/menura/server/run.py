@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import gc
 import os
 import signal
 import socket
@@ -108,6 +109,8 @@ def run(options: ServeOptions, engine: EngineOptions, on_ready: Callable[[str], 
             timeout_graceful_shutdown=_DRAIN_S,
             limit_concurrency=1000,
         )
+        gc.collect()
+        gc.freeze()  # what is there now stays: no later collection, which stops all threads, needs to look at it
         on_ready(f"http://{_shown(options.host)}:{listening.getsockname()[1]}/")
         _Server(config, service).run(sockets=[listening])
         if service.runner.lost is not None:
