@@ -225,9 +225,10 @@ def test_the_urgent_find_room_among_the_prepared() -> None:
         engine.step()
         while sum(future.done() for future in engine._preparing) < 16:
             time.sleep(0.01)
-        Counted.opened, deadline_s = 0, time.monotonic() + 10
+        Counted.opened.clear()
+        deadline_s = time.monotonic() + 10
         engine.submit(Counted(voice_like(1000), 16_000), tiny_request(), MemorySink(), priority=1)
-        while Counted.opened < 1 and time.monotonic() < deadline_s:
+        while not Counted.opened and time.monotonic() < deadline_s:
             time.sleep(0.01)
         list(run(engine))
     assert order[0] == 21

@@ -350,8 +350,8 @@ class Engine:
             self._preparing[self._reader.submit(self._prepare, ticket)] = ticket
 
     def _gains_by_company(self) -> bool:
-        """True if the device has nothing to do yet, and what comes to begin now can share all passes."""
-        return not self._flights and any(live.pending[0].stage == STAGES[0] for live in self._live if live.pending)
+        """True if the device has nothing to do yet, and what comes to begin now can share passes until the end."""
+        return not self._flights and any(live.pending[0].stage != STAGES[-1] for live in self._live if live.pending)
 
     def _next_prepared(self, wait_s: float | None) -> _Live | Failed | None:
         """The next that may begin, or can't, if there is one within some time (None: however long it takes)."""

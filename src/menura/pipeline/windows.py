@@ -153,7 +153,7 @@ class Windowing:
         """Parts of about that length, as even as whole segments allow. None if one is all."""
         cells = list(self.segments(output_frames))
         wanted = len(cells) * self.segment_frames / (part_length_s * FRAME_RATE_HZ)
-        count = min(len(cells), max(1, math.ceil(wanted - 0.5)))
+        count = max(1, min(len(cells), math.ceil(wanted - 0.5)))  # less than a sample has no cell
         ends = [len(cells) * k // count for k in range(count + 1)]
         parts = (Part(k, tuple(cells[start:end])) for k, (start, end) in enumerate(pairwise(ends)))
         return tuple(parts) if count > 1 else ()
