@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from menura.audio.encode import AudioWriter, SampleSpool
 from menura.errors import EncodeError, ResourceError
@@ -107,11 +110,19 @@ def test_companions_order_and_budget_do_not_matter(
     shutil.rmtree(folder)
 
 
+class Unhurried(FakeEncoder):
+    """Takes its time, so that the next recordings are prepared meanwhile, as beside real networks."""
+
+    def encode(self, *given: Any) -> Tensor:
+        time.sleep(0.2)
+        return super().encode(*given)
+
+
 def test_short_recordings_of_equal_length_share_passes(recordings: list[Path], tmp_path: Path) -> None:
     same = [recordings[2], recordings[8], recordings[2], recordings[8]]
 
     def passes(frame_budget: int, sources: list[Path]) -> int:
-        encoder = FakeEncoder()
+        encoder = Unhurried()
         models = VoiceModels(synthesizer=MODELS.synthesizer, encoder=encoder, f0=FakeF0(), index=None)
         convert(sources, tmp_path, frame_budget, models)
         return len(encoder.windows)
