@@ -11,6 +11,7 @@ from torch import Tensor
 
 from menura.checkpoints.pickles import load_tensors, load_weights
 from menura.errors import CheckpointError
+from menura.f0.rows import row_by_row
 from menura.kernels.rmvpe import use_kernels
 from menura.kernels.selftest import trusted_kernels
 from menura.models import crepe, fcpe, rmvpe
@@ -142,9 +143,7 @@ class CrepeEstimator:
 
     @torch.inference_mode()
     def estimate(self, samples: Tensor) -> Tensor:
-        # On CPUs each row goes by itself: its result is the same to the bit whatever its company.
-        rows = samples[:, None] if samples.device.type == "cpu" else [samples]
-        return torch.cat([self._contours(row) for row in rows])
+        return row_by_row(self._contours, samples)
 
     def _contours(self, samples: Tensor) -> Tensor:
         frames = crepe.framed(samples)

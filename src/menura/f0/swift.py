@@ -10,6 +10,7 @@ from torch import Tensor
 
 from menura.errors import AssetMissingError
 from menura.f0.registry import SWIFT_WEIGHTS
+from menura.f0.rows import row_by_row
 from menura.models.swift import HOP_SAMPLES, REACH_FRAMES, SwiftF0
 from menura.models.weights import network_bytes
 from menura.units import FRAME_SAMPLES
@@ -48,9 +49,7 @@ class SwiftEstimator:
 
     @torch.inference_mode()
     def estimate(self, samples: Tensor) -> Tensor:
-        # On CPUs a row alone stays in their caches, and its result the same to the bit whatever its company.
-        rows = samples[:, None] if samples.device.type == "cpu" else [samples]
-        return torch.cat([self._contours(row) for row in rows])
+        return row_by_row(self._contours, samples)
 
     def _contours(self, samples: Tensor) -> Tensor:
         frames = max(1, samples.shape[1] // HOP_SAMPLES)

@@ -112,10 +112,11 @@ class Conversion:
         if skipped:
             notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were skipped.",)
         if self.request.transpose == "auto" and semitones:
-            to_voice = f"Pitch was moved by {semitones:+g} semitones to the voice's."
             wanted_hz = self.request.options.proposed_pitch
-            to_wanted = f"Pitch was moved by {semitones:+g} semitones towards {wanted_hz or 0:g} Hz."
-            notes += (to_voice if wanted_hz is None else to_wanted,)
+            if wanted_hz is None:
+                notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
+            else:
+                notes += (f"Pitch was moved by {semitones:+g} semitones towards {wanted_hz:g} Hz.",)
         return notes
 
     def _surveyed(self, check: Callable[[], None]) -> RecordingFacts:
