@@ -100,12 +100,19 @@ def draw_data(speakers: Sequence[SpeakerData]) -> bytes:
     return _png(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
+def need_matplotlib() -> None:
+    """Raise AssetMissingError where it isn't installed."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         problem = "pictures need matplotlib, which is not installed"
         raise AssetMissingError(None, problem, "Install it: pip install 'menura[plots]'") from error
+
+
+def _figure(width: float, height: float) -> Figure:
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 

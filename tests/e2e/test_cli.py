@@ -374,7 +374,9 @@ def test_voices_and_assets(menura: Run, talk: Path, home: Path) -> None:
     assert (code, err) == (2, "menura: second: says no share. Write VOICE:SHARE, such as wren:0.7.\n")
     assert convert(menura, talk, "-o", "x.wav", "--voice", "both")["files"][0]["state"] == "done"
     assert menura("voices", "rename", "both", "blended")[0:2] == (0, "'both' is now 'blended'\n")
-    assert menura("voices", "rename", "blended", "tiny")[0] == 2
+    taken = "menura: a voice named 'tiny' exists already. Give another name, or remove it first.\n"
+    assert menura("voices", "rename", "blended", "tiny")[::2] == (2, taken)
+    assert menura("voices", "rename", "nobody", "else")[2].startswith("menura: voice 'nobody' is not known. ")
     assert menura("voices", "remove", "blended")[0] == 0
     assert menura("voices", "remove", "second")[0] == 0
     assert menura("voices", "remove", "second")[0] == 1

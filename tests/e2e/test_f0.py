@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import soundfile
 import torch
 from matplotlib.image import imread
 
-from menura.cli.main import run
+from menura.cli.main import cli, run
+from menura.errors import AssetMissingError
 from menura.f0.contour import read_f0_file
 from menura.f0.swift import SwiftEstimator
 from menura.pipeline.contours import estimated_contour
@@ -98,3 +100,9 @@ def test_a_contour_has_the_recordings_length(length: int) -> None:
     f0_hz = estimated_contour(recording, SwiftEstimator.load(CPU), CPU)
     assert len(f0_hz) == -(-length // 160)
     assert not f0_hz.any()
+
+
+def test_that_nothing_can_be_drawn_is_said_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(AssetMissingError, match="plots"):
+        cli.main(["f0", "not read.wav", "--plot", "talk.png"], standalone_mode=False)

@@ -72,3 +72,14 @@ def test_rvcs_own_sizes_still_begin_with_its_pretrained_files(tmp_path: Path) ->
     warm, notes = create.warm_start(options, network(options, 1), tmp_path)
     assert not warm.generator
     assert "random weights" in notes[0].problem
+
+
+def test_what_training_lacks_is_fetched_by_name_where_it_has_one(tmp_path: Path) -> None:
+    for options, said in (
+        (TrainingOptions(), "Better run 'menura assets fetch pretrained-v2-40k' and make the experiment again"),
+        (TrainingOptions(pitch=False), "/pretrained_v2/G40k.pth and D40k.pth, put them into "),
+        (TrainingOptions(size="v1"), "/pretrained/f0G40k.pth and f0D40k.pth, put them into "),
+    ):
+        _, (note,) = create.warm_start(options, network(options, 1), tmp_path)
+        assert note.advice is not None
+        assert said in note.advice

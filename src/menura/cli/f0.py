@@ -50,9 +50,11 @@ _FILE = click.Path(path_type=Path)
 def f0(file: Path, methods: tuple[str, ...], out: Path | None, plot: Path | None, **given: Any) -> None:
     """Estimate the pitch of a recording, FILE, by one method or several; write the curves, draw them."""
     from menura.f0.registry import Refinement
-    from menura.plots import draw_contours
+    from menura.plots import draw_contours, need_matplotlib
     from menura.system.files import write_whole
 
+    if plot is not None:
+        need_matplotlib()
     engine, refinement = values_of(EngineOptions, given), Refinement.of(values_of(ConversionOptions, given))
     found = _found(methods, engine.home)
     name = "{0.stem}-{1}{0.suffix}" if len(found) > 1 else "{0.name}"

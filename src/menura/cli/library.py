@@ -184,7 +184,12 @@ def export(voice: str, form: str, output: Path, home: Path | None) -> None:
 @home_option
 def rename(old: str, new: str, home: Path | None) -> None:
     """Call the installed voice OLD by the name NEW, with its index and card."""
-    say(f"'{old}' is now '{rename_voice(old, new, weights.home_folder(home)).name}'")
+    try:
+        renamed = rename_voice(old, new, weights.home_folder(home))
+    except MenuraError as error:  # this command's names are no options
+        advice = error.advice and error.advice.replace("{name}", "name")
+        raise type(error)(error.subject, error.problem, advice) from None
+    say(f"'{old}' is now '{renamed.name}'")
 
 
 @voices.command()

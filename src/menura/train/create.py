@@ -24,9 +24,11 @@ from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, WarmSt
 from menura.train.learning.checkpoint import check_disk_space
 from menura.train.learning.networks import check_warm_start
 from menura.train.learning.stepper import fastest_precision
+from menura.voices.assets import catalogue
 from menura.voices.library import find_voice
 
 _PRETRAINED = "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main"
+"""Of those that the catalogue lacks: RVC's v1, and voices that follow no pitch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +123,15 @@ def _pretrained(config: SynthesizerConfig, home: Path) -> tuple[WarmStart, tuple
     if all(path.is_file() for path in paths):
         note = _note(f"training starts from {part}/{names[0]}")
         return WarmStart(generator=str(paths[0]), discriminator=str(paths[1])), (note,)
-    note = _note(
-        "training starts from random weights, which takes hours of recordings and days on a GPU",
-        f"Better fetch {_PRETRAINED}/{part}/{names[0]} and {names[1]}, put them into {paths[0].parent}, and make the "
-        "experiment again",
+    wanted = [f"{part}/{name}" for name in names]
+    known = next((asset.name for asset in catalogue().values() if [file.path for file in asset.files] == wanted), None)
+    how = (
+        f"run 'menura assets fetch {known}'"
+        if known
+        else (f"fetch {_PRETRAINED}/{wanted[0]} and {names[1]}, put them into {paths[0].parent},")
     )
-    return WarmStart(), (note,)
+    problem = "training starts from random weights, which takes hours of recordings and days on a GPU"
+    return WarmStart(), (_note(problem, f"Better {how} and make the experiment again"),)
 
 
 def _copied(folder: Path, warm: WarmStart) -> WarmStart:
