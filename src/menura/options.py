@@ -296,13 +296,19 @@ class ServeOptions:
         None, "Secret that every client must send.", unset="$MENURA_TOKEN, else none", metavar="TEXT"
     )
     allow_host: tuple[str, ...] = _network(
-        (), "Further host name by which clients may call the service.", advanced=True, metavar="NAME"
+        (),
+        "Further host name by which clients may call the service, such as a proxy's; repeatable.",
+        advanced=True,
+        metavar="NAME",
     )
     data: Path | None = _data(
         None, "Folder of jobs, recordings and results.", unset="'service' in the data folder", metavar="FOLDER"
     )
     database: str | None = _data(
-        None, "Database to keep jobs in (PostgreSQL URL).", advanced=True, unset="a file in the folder"
+        None,
+        "PostgreSQL database (URL) to keep jobs in, which several services may share.",
+        advanced=True,
+        unset="a file in the folder",
     )
     keep_days: float = _data(
         30.0, "Delete jobs and recordings this long after their end.", unit="days", range=(0.01, 3650)
@@ -311,17 +317,31 @@ class ServeOptions:
         50.0, "Delete the oldest ended jobs and unused recordings beyond this size.", unit="GB", range=(0.1, 1e6)
     )
     most_mb: int = _data(
-        2048, "Largest upload.", label="Largest upload", advanced=True, unit="MB", range=(1, 1_000_000)
+        2048,
+        "Largest file that a client may send.",
+        label="Largest upload",
+        advanced=True,
+        unit="MB",
+        range=(1, 1_000_000),
     )
     most_hours: float = _data(
-        24.0, "Longest recording.", label="Longest recording", advanced=True, unit="hours", range=(0.01, 1000)
+        24.0,
+        "Longest recording; one that turns out longer fails.",
+        label="Longest recording",
+        advanced=True,
+        unit="hours",
+        range=(0.01, 1000),
     )
     queue: int = _machine(
         5000, "Recordings that may wait; beyond it requests are refused.", advanced=True, range=(1, 10**6)
     )
     ray: str | None = _ray()
     workers: int | None = _machine(
-        None, "Actors of the Ray cluster.", advanced=True, range=(1, 256), unset="as many as it has room for"
+        None,
+        "Actors of the Ray cluster that convert, each one recording at a time; needs --ray.",
+        advanced=True,
+        range=(1, 256),
+        unset="as many as it has room for",
     )
     open: bool = _report(False, "Open the page in the browser.")
 
