@@ -284,6 +284,31 @@ def test_the_pages_are_there_in_both_languages(service: Service, short: Path) ->
     assert service.client.get("/jobs/none").status_code == 404
 
 
+def test_head_answers_as_get_does_without_a_body(service: Service, short: Path) -> None:
+    client, audio = service.client, service.send(short)
+    job = service.ended(service.job(audio)["id"])
+    result = f"/v1/jobs/{job['id']}/items/0/result"
+    paths = [
+        "/",
+        "/jobs",
+        f"/jobs/{job['id']}",
+        "/voices/wren",
+        "/static/app.js",
+        "/openapi.json",
+        "/v1/voices",
+        result,
+    ]
+    paths += [f"/v1/audio/{audio}", f"/v1/audio/{audio}/peaks", "/v1/voices/tiny/sample", "/v1/jobs/none", "/nowhere"]
+    for path in (*paths, "/v1/convert", f"/v1/jobs/{job['id']}/zip", "/v1/audio/uploads/anything"):
+        get, head = client.get(path), client.head(path, headers={"Range": "bytes=0-9"})
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        unlike = {name for name, value in get.headers.items() if head.headers.get(name) != value}
+        assert unlike <= {"date", "transfer-encoding"}, path
+    part = client.get(result, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, len(part.content)) == (206, 10)
+    assert client.head("/v1/events").status_code == 200  # at once, though its answer has no end
+
+
 def test_metrics_and_health(service: Service) -> None:
     assert service.client.get("/healthz").json() == {"status": "ok"}
     assert service.client.get("/readyz").status_code == 200
@@ -303,7 +328,8 @@ def test_a_token_keeps_others_out(home: Path, tmp_path: Path) -> None:
         assert client.get("/v1/voices", params={"token": "correct horse"}).status_code == 401
         assert client.get("/v1/voices", headers={"Authorization": "Bearer correct horse"}).status_code == 200
         page = client.get("/", headers={"Accept": "text/html"})
-        assert (page.status_code, page.headers["location"]) == (303, "/login")
+        assert (page.status_code, page.headers["location"]) == (303, "/login?back=%2F")
+        assert client.head("/", headers={"Accept": "text/html"}).status_code == 303
         assert client.post("/login", data={"token": "wrong horse"}).status_code == 401
         signed_in = client.post("/login", data={"token": "correct horse"})
         assert "HttpOnly" in signed_in.headers["set-cookie"]

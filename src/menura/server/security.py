@@ -10,7 +10,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address, ip_network
+from urllib.parse import urlencode
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -34,6 +36,7 @@ _SILENCE_S = 60.0
 """A client that sends nothing of its request's body for so long is taken to be gone."""
 _GUESSES, _GUESSES_S = 10, 60.0
 _IPV6_PREFIX = 64
+LONGEST_BACK = 2000
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
@@ -136,8 +139,9 @@ class Guard:
         if refused := self._refusal(scope):
             await _answer(*refused, scope, receive, with_headers)
             return
+        app = partial(_headed, self._app) if scope.get("method") == "HEAD" else self._app
         try:
-            await self._app(scope, _bounded(receive, self._most_bytes(scope["path"])), with_headers)
+            await app(scope, _bounded(receive, self._most_bytes(scope["path"])), with_headers)
         except BrokenOffError as error:  # nothing more is sent, so that what was isn't taken for complete
             _log.warning("an answer was broken off: %s", error)
 
@@ -164,12 +168,28 @@ class Guard:
         return _BASE64_BYTES if path == "/convert" else _JSON_BYTES
 
 
+async def _headed(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """What GET would answer, up to its body; there are no parts of it either."""
+    with anyio.CancelScope() as enough:
+
+        async def begin(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                enough.cancel()
+
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        await app({**scope, "method": "GET", "headers": headers}, receive, begin)
+
+
 async def _answer(status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
     answer = problem(ErrorDetails(kind="too_large" if status == 413 else "refused", problem=text), status)
     if status == 401:
-        if scope.get("method") == "GET" and "text/html" in Headers(scope=scope).get("accept", ""):
+        if scope.get("method") in ("GET", "HEAD") and "text/html" in Headers(scope=scope).get("accept", ""):
+            query = scope.get("query_string", b"").decode("latin-1")
+            back = scope["path"] + (query and f"?{query}")
             answer.status_code = 303
-            answer.headers["Location"] = "/login"
+            answer.headers["Location"] = "/login?" + urlencode({"back": back if len(back) <= LONGEST_BACK else "/"})
         else:
             answer.headers["WWW-Authenticate"] = 'Bearer realm="menura"'
     await answer(scope, receive, send)

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from menura import __version__
 from menura.content.registry import STARTER
+from menura.effects.definitions import PRESETS, effects_schema
 from menura.errors import ErrorDetails, VoiceNotFoundError
 from menura.option_spec import GROUPS, OptionSpec
 from menura.options import DEFAULT_VOICE, TrainingOptions
@@ -28,7 +29,7 @@ from menura.server.api.voices import get_voice, voice_document
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, Language, message, messages, preferred, translated
 from menura.server.problems import problem
-from menura.server.security import COOKIE, Access, address_of
+from menura.server.security import COOKIE, LONGEST_BACK, Access, address_of
 from menura.server.service import Current
 from menura.server.store import NotFoundError
 from menura.voices.library import list_voices
@@ -95,6 +96,8 @@ def convert_page(request: Request, service: Current) -> Response:
         folded=folded,
         options=service.options,
         default_voice=DEFAULT_VOICE,
+        effects=translated(effects_schema(), language_of(request)),
+        presets=PRESETS,
     )
 
 
@@ -163,16 +166,20 @@ def help_page(request: Request) -> Response:
 
 
 @router.get("/login")
-def login_page(request: Request) -> Response:
-    return _page(request, "login.html", wrong=False)
+def login_page(request: Request, back: Annotated[str, Query(max_length=LONGEST_BACK)] = "/") -> Response:
+    return _page(request, "login.html", wrong=False, back=back)
 
 
 @router.post("/login")
-def login(request: Request, token: Annotated[str, Form(max_length=500)]) -> Response:
+def login(
+    request: Request,
+    token: Annotated[str, Form(max_length=500)],
+    back: Annotated[str, Form(max_length=LONGEST_BACK)] = "/",
+) -> Response:
     access: Access = request.app.state.access
     if status := access.refusal(token.encode(), address_of(request.scope)):
-        return _page(request, "login.html", status=status, wrong=True if status == 401 else None)
-    answer = RedirectResponse("/", 303)
+        return _page(request, "login.html", status=status, wrong=True if status == 401 else None, back=back)
+    answer = RedirectResponse(_own(back), 303)
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, access.session, max_age=_YEAR_S, httponly=True, samesite="strict", secure=secure)
     return answer
@@ -182,10 +189,14 @@ def login(request: Request, token: Annotated[str, Form(max_length=500)]) -> Resp
 def choose_language(
     language: Annotated[Language, Form()], back: Annotated[str, Form(max_length=300)] = "/"
 ) -> Response:
-    target = back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
-    answer = RedirectResponse(target, 303)
+    answer = RedirectResponse(_own(back), 303)
     answer.set_cookie(_LANGUAGE_COOKIE, language, max_age=_YEAR_S, samesite="lax")
     return answer
+
+
+def _own(place: str) -> str:
+    """A place of the service's; the first page instead of any other."""
+    return place if place.startswith("/") and not place.startswith(("//", "/\\")) else "/"
 
 
 def clock(seconds: float | None) -> str:
