@@ -307,7 +307,7 @@ def test_a_voice_is_heard_before_it_is_chosen(visit: Visit) -> None:
     page = visit("/")
     scripts = page.evaluate("performance.getEntriesByType('resource').map(r => r.name).filter(n => /[.]js/.test(n))")
     assert (
-        len(scripts) == len({name.partition("?")[0] for name in scripts}) == 2
+        len(scripts) == len({name.partition("?")[0] for name in scripts}) == 3
     )  # loaded twice, it would be heard twice
     hear, other = (page.get_by_role("button", name=f"Hear {name}") for name in ("wren", "heron"))
     hear.click()
@@ -336,6 +336,139 @@ def test_settings_are_saved_and_applios_are_read(visit: Visit, tmp_path: Path) -
     (tmp_path / "none.json").write_text("[1]")
     page.set_input_files("#load-preset", tmp_path / "none.json")
     expect(page.get_by_text("This file holds no settings.")).to_be_visible()
+
+
+def test_effects_are_added_changed_ordered_and_applied(visit: Visit, service: Service) -> None:
+    page = visit("/")
+    page.get_by_text("More settings").click()
+    group, text = page.get_by_role("group", name="Effects"), page.locator("#o-effects")
+    choice, add = group.get_by_role("combobox"), group.get_by_role("button", name="Add")
+    names = group.locator(".effect-title")
+    choice.select_option("Reverb")
+    expect(group.locator("#effect-about")).to_contain_text("A room")
+    add.click()
+    expect(group.get_by_role("button", name="Reverb", exact=True)).to_be_focused()
+    room = group.get_by_role("spinbutton", name="Room")
+    expect(room).to_have_accessible_description("Size of the room. 0 to 1; default 0.5.")
+    room.fill("0.3")
+    group.get_by_role("slider", name="Wet").focus()
+    page.keyboard.press("End")
+    assert text.input_value() == "reverb room=0.3 wet=1"
+    room.fill("7")
+    expect(group.get_by_text("Outside 0 to 1.")).to_be_visible()
+    expect(room).to_have_attribute("aria-invalid", "true")
+    room.fill("")
+    assert text.input_value() == "reverb wet=1"
+    choice.select_option("room")  # a preset: one effect
+    add.click()
+    choice.select_option("Gain")
+    add.press("Enter")
+    expect(names).to_have_text(["Reverb", "Reverb", "Gain"])
+    up = group.get_by_role("button", name="Move up: Gain")
+    for place, state in (("2", "false"), ("1", "true"), ("1", "true")):
+        up.press("Enter")
+        expect(group.locator("#effects-said")).to_have_text(f"Gain: place {place} of 3")
+        expect(up).to_be_focused()
+        expect(up).to_have_attribute("aria-disabled", state)
+    assert text.input_value() == "gain, reverb wet=1, reverb room=0.3 damping=0.6 wet=0.15 dry=0.5"
+    grips = group.locator(".grip")
+    grips.nth(0).scroll_into_view_if_needed()
+    grips.nth(0).hover()
+    page.mouse.down()
+    box = group.locator(".effect").nth(2).bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 20, box["y"] + box["height"] + 30, steps=20)
+    page.mouse.up()
+    expect(names).to_have_text(["Reverb", "Reverb", "Gain"])
+    page.mouse.move(box["x"] + 20, box["y"] - 400, steps=5)  # nothing is dragged any more
+    expect(names).to_have_text(["Reverb", "Reverb", "Gain"])
+    group.get_by_role("button", name="Remove: Reverb").nth(1).click()
+    expect(group.get_by_role("button", name="Remove: Gain")).to_be_focused()
+    group.get_by_text("As text").click()
+    text.fill("limiter threshold=-3,  robot")
+    expect(names).to_have_text(["Limiter", "Chorus", "Bitcrush", "Limiter"])
+    text.fill("reverb rum=1")
+    expect(group.get_by_text("The list can't show this text")).to_be_visible()
+    page.set_input_files("#pick", CLIP)
+    page.get_by_role("radio", name="tiny").check()
+    page.get_by_role("button", name="Convert", exact=True).click()
+    expect(page.locator("#o-effects-error")).to_contain_text("reverb has no 'rum'")
+    expect(text).to_be_focused()
+    text.fill("limiter threshold=-3, gain")
+    page.get_by_role("button", name="Convert", exact=True).click()
+    page.wait_for_url("**/jobs/*")
+    job = service.client.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
+    assert job["options"] == {"effects": "limiter threshold=-3, gain"}
+    page.get_by_role("link", name="Convert again with").click()
+    expect(names).to_have_text(["Limiter", "Gain"])
+    group.get_by_role("button", name="Remove all").click()
+    assert text.input_value() == ""
+
+
+def test_effects_in_chinese_and_from_applios_preset(visit: Visit, tmp_path: Path) -> None:
+    page = visit("/", locale="zh-CN")
+    preset = {"pitch": 2, "reverb": True, "reverb_room_size": 0.8, "reverb_freeze_mode": False, "gain": False}
+    (tmp_path / "applio.json").write_text(json.dumps(preset | {"delay": True, "delay_seconds": 0.25, "gain_db": 3}))
+    page.set_input_files("#load-preset", tmp_path / "applio.json")
+    expect(page.locator(".effect-title")).to_have_text(["混响", "延迟"])
+    assert page.locator("#o-effects").input_value() == "reverb room=0.8 freeze=0, delay seconds=0.25"
+    page.get_by_role("button", name="混响", exact=False).first.click()
+    expect(page.get_by_role("spinbutton", name="房间大小")).to_have_value("0.8")
+    expect(page.get_by_text("房间的大小。 0 至 1；默认 0.5。")).to_be_visible()
+
+
+def test_files_and_folders_are_dropped(visit: Visit, recordings: Path) -> None:
+    page = visit("/")
+    browser = page.context.new_cdp_session(page)
+
+    def drag(kind: str, *paths: Path) -> None:
+        place = {"x": 300, "y": 350} if paths[0].is_file() else {"x": 900, "y": 700}  # beside the zone it is taken too
+        data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+        browser.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+
+    drag("dragEnter", CLIP)
+    drag("dragOver", CLIP)
+    expect(page.locator("#drop")).to_have_class(re.compile("over"))
+    expect(page.locator("#drop")).not_to_have_class(re.compile("over"))
+    expect(page.locator(".file")).to_have_count(0)
+    for paths in ([CLIP, recordings / "short.wav"], [recordings]):
+        for kind in ("dragEnter", "dragOver", "drop"):
+            drag(kind, *paths)
+    names = [CLIP.name, "short.wav", "bad.mp3", "cut.flac", "long.flac", "minute.flac", "short.wav"]
+    expect(page.locator(".file-name")).to_have_text(names)
+    expect(page.locator(".file-facts").nth(1)).to_have_text("0:02")
+    expect(page.locator(".file", has_text="bad.mp3").locator(".error")).to_be_visible()
+    assert page.url.endswith("/")
+
+
+def test_who_has_the_token_signs_in_and_comes_back(chromium: Browser, home: Path, tmp_path: Path) -> None:
+    with Service(tmp_path / "data", home, "--token", "correct horse") as service:
+        context = chromium.new_context(base_url=service.address, locale="en-GB")
+        page, wrong = watched(context, service.address)
+        page.goto("/voices/tiny?from=%2F")
+        assert page.url.startswith(f"{service.address}/login?")
+        page.get_by_label("Token").fill("wrong horse")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("This token is not the service's.")
+        expect(page.get_by_label("Token")).to_have_attribute("aria-invalid", "true")
+        assert context.cookies() == []
+        page.get_by_label("Token").fill("correct horse")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("tiny")
+        assert page.url == f"{service.address}/voices/tiny?from=%2F"
+        (cookie,) = context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
+        assert "horse" not in cookie["value"]
+        assert page.evaluate("document.cookie") == ""
+        page.goto("/jobs")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+        page.goto("/login?back=//evil.example/")
+        page.get_by_label("Token").fill("correct horse")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("Keep what is said"))
+        assert page.url == f"{service.address}/"
+        context.close()
+        assert not [what for what in wrong if FAILED_LOAD not in what]
 
 
 def test_a_recording_is_made_with_the_microphone(visit: Visit) -> None:

@@ -13,8 +13,9 @@ import pytest
 from jinja2 import Environment, nodes
 
 import menura.server.pages as pages
+from menura.effects.definitions import EFFECTS, PRESETS
 from menura.errors import OptionError
-from menura.option_spec import GROUPS
+from menura.option_spec import GROUPS, specs_of
 from menura.options import FORMATS, ConversionOptions, TrainingOptions
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, catalogue, message, messages
@@ -52,6 +53,9 @@ def page_texts() -> set[str]:
 def other_texts() -> set[str]:
     specs = [spec for kind in (ConversionOptions, TrainingOptions) for spec in offered(kind)]
     found = {text for s in specs for text in (s.label, s.help, s.unit, s.unset, *s.words)} | set(GROUPS.values())
+    parameters = [spec for effect in EFFECTS.values() for spec in specs_of(effect)]
+    found |= {text for s in parameters for text in (s.label, s.help, s.unit)} | set(PRESETS)
+    found |= {text for name, effect in EFFECTS.items() for text in (name.capitalize(), effect.help)}
     found |= {spec.default_text for spec in specs if spec.default is None}
     found |= {field.name.removesuffix("_s") for field in dataclasses.fields(StageTimes)}
     return (found | CARDS | DISK | {asset.purpose for asset in known_assets().values()}) - {""}
@@ -119,7 +123,7 @@ def test_what_the_engine_says_is_translated() -> None:
     [
         (
             "base.html",
-            "app convert job jobs player voices",
+            "app convert effects job jobs player voices",
             "queued running done warning failed cancelled cancelling partly",
         ),
         (

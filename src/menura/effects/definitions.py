@@ -53,7 +53,7 @@ class Reverb(Effect):
 class PitchShift(Effect):
     name, help, needs_ffmpeg = "pitch-shift", "Higher or lower at the same speed, formants and all.", True
     applio: ClassVar = {"pitch_shift_semitones": "semitones"}
-    semitones: float = _parameter(0.0, "By how much.", unit="semitones", range=(-12, 12))
+    semitones: float = _parameter(0.0, "By how much.", label="Shift", unit="semitones", range=(-12, 12))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Limiter(Effect):
 class Gain(Effect):
     name, help = "gain", "Louder or quieter."
     applio: ClassVar = {"gain_db": "db"}
-    db: float = _parameter(0.0, "By how much.", unit="dB", range=(-60, 60))
+    db: float = _parameter(0.0, "By how much.", label="Gain", unit="dB", range=(-60, 60))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Compressor(Effect):
 class Delay(Effect):
     name, help = "delay", "Echoes."
     applio: ClassVar = {"delay_seconds": "seconds", "delay_feedback": "feedback", "delay_mix": "mix"}
-    seconds: float = _parameter(0.5, "Between echoes; 0 is none.", unit="seconds", range=(0, 5))
+    seconds: float = _parameter(0.5, "Between echoes; 0 is none.", label="Time", unit="seconds", range=(0, 5))
     feedback: float = _parameter(0.0, "What of an echo comes again.", range=(0, 1))
     mix: float = _share(0.5, "Share of the echoes.")
 
@@ -192,4 +192,7 @@ def need_ffmpeg(what: str, option: str) -> None:
 
 def effects_schema() -> dict[str, Any]:
     """Every effect's JSON Schema, by name."""
-    return {name: {"description": kind.help, **schema(kind)} for name, kind in EFFECTS.items()}
+    return {
+        name: {"title": name.capitalize(), "description": kind.help, "applio": kind.applio, **schema(kind)}
+        for name, kind in EFFECTS.items()
+    }

@@ -59,6 +59,7 @@ def _templates() -> Jinja2Templates:
         lstrip_blocks=True,
     )
     environment.filters |= {"clock": clock, "size": size, "moment": moment, "said": message}
+    environment.policies["json.dumps_kwargs"] = {}  # in their own order
     environment.globals |= {"version": __version__, "languages": LANGUAGES}
     return Jinja2Templates(env=environment)
 

@@ -118,11 +118,18 @@ export function localTimes(root = document) {
 // A drop zone with buttons to pick: both give files. What is dropped beside the zone is taken too.
 export function pickFiles(zone, inputs, onFiles) {
   for (const input of inputs) input.addEventListener("change", () => { onFiles([...input.files]); input.value = ""; });
-  document.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
-  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) zone.classList.remove("over"); });
+  const leave = () => zone.classList.remove("over");
+  let timer;
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    zone.classList.add("over");
+    clearTimeout(timer);
+    timer = setTimeout(leave, 1000); // not every way to end a drag is told
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) leave(); });
   document.addEventListener("drop", async (event) => {
     event.preventDefault();
-    zone.classList.remove("over");
+    leave();
     onFiles(await dropped(event.dataTransfer));
   });
 }

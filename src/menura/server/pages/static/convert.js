@@ -1,5 +1,6 @@
 // The first page: recordings, a voice, options; then a job.
 import { $, $$, call, clock, explained, pickFiles, send, showError, size, texts, toast } from "./app.js";
+import { effectsOfApplio } from "./effects.js";
 
 const form = $("#convert"), list = $("#files"), mostBytes = Number(form.dataset.mostBytes);
 const chosen = [];
@@ -108,6 +109,8 @@ function presetOf(document) {
   if (document && document.options) return document;
   const options = {};
   for (const [theirs, ours] of Object.entries(APPLIO)) if (ours && typeof document[theirs] === "number") options[ours] = document[theirs];
+  const effects = effectsOfApplio(document);
+  if (effects) options.effects = effects;
   if (!Object.keys(options).length) throw new Error(texts.preset);
   return { options };
 }
@@ -138,7 +141,7 @@ function tell(error) {
   const input = error.option && $(`#o-${error.option}`), place = error.option && $(`#o-${error.option}-error`);
   showError(place || $("#form-error"), error);
   input?.setAttribute("aria-invalid", "true");
-  (place || $("#form-error")).closest("details")?.setAttribute("open", "");
+  for (const node of [place || $("#form-error"), input]) node?.closest("details")?.setAttribute("open", "");
   (input || $("#form-error")).scrollIntoView({ block: "center" });
   input?.focus();
 }
