@@ -338,12 +338,11 @@ def test_settings_are_saved_and_applios_are_read(visit: Visit, tmp_path: Path) -
     expect(page.get_by_text("This file holds no settings.")).to_be_visible()
 
 
-def test_effects_are_added_changed_ordered_and_applied(visit: Visit, service: Service) -> None:
+def test_effects_are_added_and_changed(visit: Visit) -> None:
     page = visit("/")
     page.get_by_text("More settings").click()
     group, text = page.get_by_role("group", name="Effects"), page.locator("#o-effects")
     choice, add = group.get_by_role("combobox"), group.get_by_role("button", name="Add")
-    names = group.locator(".effect-title")
     choice.select_option("Reverb")
     expect(group.locator("#effect-about")).to_contain_text("A room")
     add.click()
@@ -359,6 +358,16 @@ def test_effects_are_added_changed_ordered_and_applied(visit: Visit, service: Se
     expect(room).to_have_attribute("aria-invalid", "true")
     room.fill("")
     assert text.input_value() == "reverb wet=1"
+
+
+def test_effects_are_ordered_by_keys_and_pointer(visit: Visit) -> None:
+    page = visit("/")
+    page.get_by_text("More settings").click()
+    group, text = page.get_by_role("group", name="Effects"), page.locator("#o-effects")
+    choice, add = group.get_by_role("combobox"), group.get_by_role("button", name="Add")
+    names = group.locator(".effect-title")
+    group.get_by_text("As text").click()
+    text.fill("reverb wet=1")
     choice.select_option("room")  # a preset: one effect
     add.click()
     choice.select_option("Gain")
@@ -384,6 +393,16 @@ def test_effects_are_added_changed_ordered_and_applied(visit: Visit, service: Se
     expect(names).to_have_text(["Reverb", "Reverb", "Gain"])
     group.get_by_role("button", name="Remove: Reverb").nth(1).click()
     expect(group.get_by_role("button", name="Remove: Gain")).to_be_focused()
+    group.get_by_role("button", name="Remove all").click()
+    assert text.input_value() == ""
+    expect(names).to_have_count(0)
+
+
+def test_effects_as_text_are_checked_and_applied(visit: Visit, service: Service) -> None:
+    page = visit("/")
+    page.get_by_text("More settings").click()
+    group, text = page.get_by_role("group", name="Effects"), page.locator("#o-effects")
+    names = group.locator(".effect-title")
     group.get_by_text("As text").click()
     text.fill("limiter threshold=-3,  robot")
     expect(names).to_have_text(["Limiter", "Chorus", "Bitcrush", "Limiter"])
@@ -401,8 +420,6 @@ def test_effects_are_added_changed_ordered_and_applied(visit: Visit, service: Se
     assert job["options"] == {"effects": "limiter threshold=-3, gain"}
     page.get_by_role("link", name="Convert again with").click()
     expect(names).to_have_text(["Limiter", "Gain"])
-    group.get_by_role("button", name="Remove all").click()
-    assert text.input_value() == ""
 
 
 def test_effects_in_chinese_and_from_applios_preset(visit: Visit, tmp_path: Path) -> None:
