@@ -119,20 +119,15 @@ class DataFolder:
 
     async def _receive(self, chunks: AsyncIterator[bytes], folder: Path, name: str | None) -> Saved:
         self.check_room()
+        received = _Received(folder)
         with writing(folder):
-            file = await to_thread.run_sync(NewFile, folder / _RECEIVING)
             try:
-                digest, size = hashlib.sha256(), 0
                 async for chunk in _gathered(chunks):
-                    size += len(chunk)
-                    self._check_size(size)
-                    await to_thread.run_sync(self._feed, file, digest, chunk)
-                saved = Saved(digest.hexdigest(), size)
-                file.file.close()
-                file.path.replace(folder / (name or saved.sha256))
+                    self._check_size(received.size_bytes + len(chunk))
+                    await to_thread.run_sync(self._feed, received, chunk)
+                return received.kept(name)
             finally:
-                file.discard()
-        return saved
+                received.discard()
 
     async def receive_part(self, key: str, part: range, total: int, chunks: AsyncIterator[bytes]) -> Partial:
         """Append bytes to an upload; they must begin where it ended. Complete, it becomes a recording.
@@ -207,15 +202,41 @@ class DataFolder:
         """Size of each job's results."""
         return {folder.name: sum(size for _, size in _sizes(folder)) for folder, _ in _ages(self._results)}
 
-    def _feed(self, file: NewFile, digest: hashlib._Hash, chunk: bytearray) -> None:
+    def _feed(self, received: _Received, chunk: bytearray) -> None:
         self.check_room()
-        file.file.write(chunk)
-        digest.update(chunk)
+        received.feed(chunk)
 
     def _check_size(self, size: int) -> None:
         if size > self.most_upload_bytes:
             limit = self.most_upload_bytes // 2**20
             raise TooLargeError(None, f"larger than {limit} MiB", "Send a compressed file, such as flac")
+
+
+class _Received:
+    """A file that is being received; made when the first bytes come. Raises OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.size_bytes = 0
+        self._folder, self._digest = folder, hashlib.sha256()
+        self._file: NewFile | None = None
+
+    def feed(self, chunk: bytearray) -> None:
+        self._file = self._file or NewFile(self._folder / _RECEIVING)
+        self._file.file.write(chunk)
+        self._digest.update(chunk)
+        self.size_bytes += len(chunk)
+
+    def kept(self, name: str | None) -> Saved:
+        """Give it its name, or that of its hash."""
+        assert self._file is not None
+        saved = Saved(self._digest.hexdigest(), self.size_bytes)
+        self._file.file.close()
+        self._file.path.replace(self._folder / (name or saved.sha256))
+        return saved
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.discard()
 
 
 async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:

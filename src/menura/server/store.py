@@ -34,6 +34,7 @@ _UNUSED = ~sa.exists().where(ITEMS.c.audio_id == AUDIO.c.id)
 
 # What is asked most is built once: that takes longer than asking.
 _THIS_AUDIO = AUDIO.select().where(AUDIO.c.id == sa.bindparam("this"))
+_CHANGE_AUDIO = AUDIO.update().where(AUDIO.c.id == sa.bindparam("this"))
 _THIS_JOB = JOBS.select().where(JOBS.c.id == sa.bindparam("this"))
 _CHANGE_JOB = JOBS.update().where(JOBS.c.id == sa.bindparam("this"))
 _THEIR_ITEMS = (
@@ -197,10 +198,15 @@ class Store:
         """Note a recording whose file is in place; one of the same bytes is the same recording."""
         values = {"name": name, "size_bytes": size_bytes, "info": dict(info), "used": time.time()}
         with self._write() as db:
-            known = db.execute(AUDIO.update().where(AUDIO.c.id == id).values(used=values["used"], name=name))
-            if not known.rowcount:
-                db.execute(AUDIO.insert().values(id=id, **values))
+            if not db.execute(_CHANGE_AUDIO, {"this": id, **values}).rowcount:
+                db.execute(AUDIO.insert(), {"id": id, **values})
             return _made(Audio, db.execute(_THIS_AUDIO, {"this": id}).one())
+
+    def known_info(self, id: str) -> Mapping[str, Any] | None:
+        """What was noted of a recording when it came before."""
+        with self._read() as db:
+            row = db.execute(_THIS_AUDIO, {"this": id}).first()
+        return None if row is None else row.info
 
     def audio(self, id: str) -> Audio:
         """Raises NotFoundError."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from menura.errors import OptionError
 from menura.system.gpu import failure_of
+from menura.system.memory import keep_heap
 from menura.system.text import system_text
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def default_threads() -> int:
 
 
 def prepare_own_process() -> None:
-    """Set up the environment of a process that is Menura's own, before torch is loaded; what the user set stays."""
+    """Set up a process that is Menura's own, before torch is loaded; what the user set stays."""
+    keep_heap()
     silence_onnxruntime()
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPUs lack is computed on the CPU
     os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))

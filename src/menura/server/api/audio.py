@@ -179,7 +179,10 @@ async def _registered(service: Service, saved: Saved, name: str | None) -> JSONR
 def register(service: Service, saved: Saved, name: str | None) -> Audio:
     """Note a recording that was received, with what its header says."""
     shown = printable(Path((name or UNNAMED).replace("\\", "/")).name, 200) or UNNAMED
-    return service.store.add_audio(saved.sha256, shown, saved.size_bytes, _probed(service, saved.sha256, shown))
+    info = service.store.known_info(saved.sha256)
+    if info is None or "error" in info:
+        info = _probed(service, saved.sha256, shown)
+    return service.store.add_audio(saved.sha256, shown, saved.size_bytes, info)
 
 
 def _probed(service: Service, id: str, name: str) -> dict[str, Any]:
