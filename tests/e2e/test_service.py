@@ -168,6 +168,16 @@ def test_an_upload_goes_on_after_an_interruption(service: Service, short: Path) 
     assert service.client.get(whole.json()["url"]).content == data
 
 
+def test_a_recording_that_came_before_is_known_by_its_new_name(service: Service, short: Path) -> None:
+    def sent(data: bytes, name: str) -> dict[str, object]:
+        return dict(service.client.put("/v1/audio", params={"name": name}, content=data).json())
+
+    first, again = sent(short.read_bytes(), "first.wav"), sent(short.read_bytes(), "again.wav")
+    assert first["audio_s"] and again == first | {"name": "again.wav"}
+    broken = [sent(b"RIFF and nothing else", name) for name in ("one.wav", "two.wav")]
+    assert [json.dumps(answer["error"]).count(name) for answer, name in zip(broken, ("one.wav", "two.wav"))] == [1, 1]
+
+
 def test_a_short_job_doesnt_wait_for_a_long_one(service: Service, short: Path, long: Path) -> None:
     running = service.job(service.send(long), voice="wren")
     service.until(running["id"], lambda job: job["items"][0]["audio_done_s"] > 0)
