@@ -173,9 +173,10 @@ def test_a_recording_that_came_before_is_known_by_its_new_name(service: Service,
         return dict(service.client.put("/v1/audio", params={"name": name}, content=data).json())
 
     first, again = sent(short.read_bytes(), "first.wav"), sent(short.read_bytes(), "again.wav")
-    assert first["audio_s"] and again == first | {"name": "again.wav"}
-    broken = [sent(b"RIFF and nothing else", name) for name in ("one.wav", "two.wav")]
-    assert [json.dumps(answer["error"]).count(name) for answer, name in zip(broken, ("one.wav", "two.wav"))] == [1, 1]
+    assert first["audio_s"]
+    assert again == first | {"name": "again.wav"}
+    for name in ("one.wav", "two.wav"):
+        assert name in json.dumps(sent(b"RIFF and nothing else", name)["error"])
 
 
 def test_a_short_job_doesnt_wait_for_a_long_one(service: Service, short: Path, long: Path) -> None:

@@ -36,7 +36,7 @@ _DONT_NEED = 4  # MADV_DONTNEED of Linux, the only system on which any pages are
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Of glibc's mallopt."""
-_KEPT_BYTES = 1 << 28
+_KEPT_BYTES, _MOST_IN_OLD_GLIBC = 1 << 28, 1 << 25
 
 _LEAST_ADDRESSES_BYTES = 1_500_000_000
 """Address space that a conversion with a starter voice takes; with less, libraries abort the process or fail oddly."""
@@ -104,7 +104,8 @@ def keep_heap() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_ARENA_MAX, 1)
             mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-            mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) or mallopt(_M_MMAP_THRESHOLD, _MOST_IN_OLD_GLIBC)
+            if not mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES):
+                mallopt(_M_MMAP_THRESHOLD, _MOST_IN_OLD_GLIBC)
 
 
 def free_memory(device: torch.device) -> None:
