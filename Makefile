@@ -1,10 +1,11 @@
 # make demo   makes .venv, converts a bundled recording into a starter voice, says where the result is
 # make test   the checks and all tests
+# make docs   the documentation as a site, build/site/index.html
 PYTHON ?= python3
 VENV ?= .venv
 CLIP := src/menura/assets/demo/librivox_0870.flac
 
-.PHONY: help venv demo check test clean
+.PHONY: help venv demo check test docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,9 @@ check: venv
 
 test: check
 	VENV=$(VENV) scripts/test
+
+docs: venv
+	$(VENV)/bin/python scripts/site.py
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -18,9 +18,11 @@ HOSTS = {
     "github.com",
     "json-schema.org",
     "huggingface.co",
+    "keepachangelog.com",
     "librivox.org",
     "localhost",
     "pytorch.org",
+    "semver.org",
     "www.apache.org",
     "www.w3.org",  # the name space of SVG
 }

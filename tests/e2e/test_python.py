@@ -27,8 +27,6 @@ from menura import (
     State,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "python.md"
-BLOCKS = PAGE.read_text(encoding="utf-8").split("```python\n")[1:]
 TINY = ConversionOptions(voice="tiny", f0="swift")
 
 
@@ -40,16 +38,6 @@ def converter(home: Path) -> Converter:
 @pytest.fixture
 def samples(talk: Path) -> np.ndarray:
     return soundfile.read(talk, dtype="float32")[0]
-
-
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_the_pages_examples_run(talk: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("talks").mkdir()
-    (Path("talks") / "a.wav").write_bytes(talk.read_bytes())
-    code = BLOCKS[number].partition("```")[0]
-    exec(compile(code, f"docs/python.md, block {number}", "exec"), {"__name__": "example"})
-    if "print(" in code:
-        assert capsys.readouterr().out.strip()
 
 
 def test_every_way_in_and_out_gives_the_same(converter: Converter, talk: Path, samples: np.ndarray) -> None:

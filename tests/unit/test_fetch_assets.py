@@ -20,7 +20,7 @@ from support.origin import Origin, Served
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "usage.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "assets.md"
 
 
 @pytest.fixture

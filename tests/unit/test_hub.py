@@ -169,7 +169,7 @@ def test_what_is_here_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_documents_examples(home: Path, internet: Origin, weights: bytes) -> None:
-    document = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[2] / "docs" / "voices.md").read_text(encoding="utf-8")
     lists(internet, "README.md", "singer.pth")
     internet.files[f"{FILE}singer.pth"] = Served(weights)
     commands = [
