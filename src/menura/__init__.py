@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         State,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["AssetMissingError", "AudioBlock", "AudioError", "BatchOptions", "CancelledError", "CheckpointError"]
 __all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "DeviceError", "DownloadError"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from menura import __version__
 from menura.options import DEFAULT_VOICE
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def test_wheel(built: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
-    assert wheel.name.startswith("menura-")
+    assert wheel.name.startswith(f"menura-{__version__}-")
     assert {name.split("/")[0].split("-")[0] for name in names} == {"menura"}
     for wanted in (
         "menura/py.typed",

@@ -93,9 +93,9 @@ def test_the_reference_has_every_public_name(site: Path, pages: dict[Path, _Page
 def test_pages_say_the_version(site: Path) -> None:
     said = subprocess.run([sys.executable, "-m", "menura", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == f"menura {menura.__version__}"
-    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     changes = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert [found and found[1] for found in (project, changes)] == [menura.__version__] * 2
+    assert changes is not None
+    assert changes[1] == menura.__version__
     for language in ("en", "zh"):
         page = (site / language / "index.html").read_text(encoding="utf-8")
         assert f"Menura {menura.__version__}" in page

@@ -35,7 +35,7 @@ from menura.types import StageTimes
 
 PYTHON = sys.executable
 MACHINE = {
-    "menura": "0.1.0",
+    "menura": "0.2.0",
     "commit": "0123456789abcdef",
     "python": "3.11.7",
     "packages": {"torch": "2.4"},
