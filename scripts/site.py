@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 LANGUAGES = ("en", "zh")
 _LINK = re.compile(r"\[([^\]]*)\]\(([\w./-]+)(#[^)\s]*)?\)")
-_SWITCH = re.compile(r"\n\[(?:中文|English)\]\([\w.-]+\)\n")
+_FOR_SOURCES = re.compile(r"\n\[(?:中文|English)\]\([\w.-]+\)\n|^<!-- .*? -->\n", re.MULTILINE)
+"""The other language, which the site has in its margin; what is for tests and scripts."""
 _FRONT = (
     '<!doctype html><meta charset="utf-8"><title>Menura</title><script>location.replace('
     '(navigator.language.startsWith("zh") ? "zh" : "en") + "/index.html")</script>'
@@ -52,7 +53,7 @@ def laid_out(name: str, source: Path, language: str) -> str:
         kept = target.is_relative_to(DOCS) or not target.exists()  # Sphinx tells what leads nowhere
         return found[0] if kept else text  # the site has no other files of the repository
 
-    text = _LINK.sub(link, _SWITCH.sub("", source.read_text(encoding="utf-8")))
+    text = _LINK.sub(link, _FOR_SOURCES.sub("", source.read_text(encoding="utf-8")))
     return text + navigation(text) if name == "index" else text
 
 
