@@ -58,8 +58,9 @@ class Conversion:
         if isinstance(recording, FileRecording) and parts is not None:
             stamp = FileStamp.of(recording.path)  # before it is read
             self.files = PartFiles(parts, request.parts_tag(stamp)) if isinstance(parts, Path) else parts
+        kept: list[FloatArray] = []
         with self.clock.measure("decode"):
-            self.facts = facts = self._surveyed(check)
+            self.facts = facts = self._surveyed(check, kept)
         divided = self.files is not None
         self.plan = plan = planned(
             recording.name, request, models, facts, format=format, windowing=windowing, divided=divided
@@ -75,7 +76,7 @@ class Conversion:
         self._notes = request.notes + facts.notes + plan.notes + (("The recording is silent.",) * facts.silent)
         if request.f0_hz is not None:
             self._notes += length_notes(len(request.f0_hz), facts.audio_s)
-        self._blocks = opened_blocks(recording, plan, self.clock, check, ahead_frames)
+        self._blocks = opened_blocks(recording, plan, self.clock, check, ahead_frames, kept)
         self._semitones = 0.0
         self._seams_s: list[float] = []
         config, options = models.synthesizer.config, request.options
@@ -119,12 +120,12 @@ class Conversion:
                 notes += (f"Pitch was moved by {semitones:+g} semitones towards {wanted_hz:g} Hz.",)
         return notes
 
-    def _surveyed(self, check: Callable[[], None]) -> RecordingFacts:
-        """The facts of the first pass, or of an earlier run's."""
+    def _surveyed(self, check: Callable[[], None], kept: list[FloatArray]) -> RecordingFacts:
+        """The facts of the first pass, which keeps a short recording's blocks, or of an earlier run's."""
         found = None
         if self.files is not None and self.files.folder.is_dir():
             found = self.files.facts(self._models.encoder)
-        return found or survey(self.recording, self.request, self._models, check=check)
+        return found or survey(self.recording, self.request, self._models, check=check, kept=kept)
 
     @contextmanager
     def claimed(self) -> Iterator[PartFiles | None]:

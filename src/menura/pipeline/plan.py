@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from menura.audio.encode import codec_rate, least_samples
+from menura.content.registry import RecordingStatistics, StatisticsCollector
 from menura.errors import DecodeError, ResourceError
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
@@ -18,12 +19,14 @@ from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, RecordingFacts, first_pass, reflect_edges
 from menura.pipeline.windows import Extent, Part, Window, Windowing, decide, extent_for, machine_of
 from menura.types import FloatArray
-from menura.units import FRAME_RATE_HZ, ceil_div, rescaled_length
+from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
 
 _SPARE_SAMPLES = 64
 """Made beyond the end at the voice's rate, so that a resampler's rounding never lacks one."""
 _BLOCKS_AHEAD = 8
 """Blocks of 2 s that are read while the networks compute."""
+_SHORT_FRAMES = _BLOCKS_AHEAD * BLOCK_S * FRAME_RATE_HZ
+"""A recording of so many is in memory as a whole before its turn."""
 
 T = TypeVar("T")
 
@@ -47,14 +50,38 @@ class Plan:
     """Of the recording: strength of the noise reduction."""
 
 
+class _Keeping:
+    """A collector that keeps what it is given, while that is short."""
+
+    def __init__(self, collector: StatisticsCollector, kept: list[FloatArray]) -> None:
+        kept.clear()
+        self._collector, self._kept, self._left = collector, kept, (_SHORT_FRAMES + 1) * FRAME_SAMPLES
+
+    def push(self, samples: FloatArray) -> None:
+        self._collector.push(samples)
+        self._left -= len(samples)
+        if self._left < 0:
+            self._kept.clear()
+        else:
+            self._kept.append(samples)
+
+    def finish(self) -> RecordingStatistics:
+        return self._collector.finish()
+
+
 def survey(
-    recording: Recording, request: Request, models: VoiceModels, *, check: Callable[[], None] = lambda: None
+    recording: Recording,
+    request: Request,
+    models: VoiceModels,
+    *,
+    check: Callable[[], None] = lambda: None,
+    kept: list[FloatArray] | None = None,
 ) -> RecordingFacts:
-    """Read a recording once. Raises DecodeError, and what `check` does."""
-    own = request.options.compat == "menura"
+    """Read a recording once, and keep the blocks of a short one. Raises DecodeError, and what `check` does."""
+    own, found = request.options.compat == "menura", [] if kept is None else kept
     return first_pass(
         recording,
-        models.encoder.collector if own else None,
+        (lambda: _Keeping(models.encoder.collector(), found)) if own else None,
         extent_for(request.options, models.encoder.edge_frames),
         split_silence=request.options.split_silence,
         adjust_level=own,
@@ -99,18 +126,25 @@ def planned(
 
 
 def opened_blocks(
-    recording: Recording, plan: Plan, clock: StageClock, check: Callable[[], None], ahead_frames: int = 0
+    recording: Recording,
+    plan: Plan,
+    clock: StageClock,
+    check: Callable[[], None],
+    ahead_frames: int = 0,
+    kept: Sequence[FloatArray] = (),
 ) -> Generator[FloatArray, None, None]:
     """16 kHz samples of the whole extent. A short recording is read at once, so that nothing waits for it later.
 
-    The others are read ahead in a thread, and open meanwhile.
+    If what the first pass kept is the same, it isn't read again. The others are read ahead in a thread, and open
+    meanwhile.
     """
     depth = _BLOCKS_AHEAD + min(plan.extent.frames, ahead_frames) // (BLOCK_S * FRAME_RATE_HZ)
     blocks = _extended(recording, plan, check)
-    if plan.extent.frames <= _BLOCKS_AHEAD * BLOCK_S * FRAME_RATE_HZ:
+    if plan.extent.frames <= _SHORT_FRAMES:
         with clock.measure("decode"):
-            kept = list(blocks)
-        return _measured(recording, nullcontext(iter(kept)), clock)
+            same = plan.facts.gain == 1.0 and sum(map(len, kept)) == plan.extent.samples
+            found = list(kept if same else blocks)
+        return _measured(recording, nullcontext(iter(found)), clock)
     return _measured(recording, read_ahead(blocks, depth), clock)
 
 

@@ -61,6 +61,11 @@ class Extent:
         """Reflected after them."""
         return self.end_frames * FRAME_SAMPLES + self.tail_samples - self.length_samples
 
+    @property
+    def samples(self) -> int:
+        """Of all."""
+        return self.frames * FRAME_SAMPLES + self.tail_samples
+
 
 class Part(NamedTuple):
     """A run of neighbouring segments of a long recording, which can be converted by itself."""
