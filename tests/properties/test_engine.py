@@ -21,6 +21,7 @@ from menura.errors import CancelledError, OptionError
 from menura.pipeline.conversion import Conversion
 from menura.pipeline.engine import Advanced, Begun, Done, Engine, Event, Failed
 from menura.pipeline.output import MemorySink
+from menura.pipeline.plan import _extended, planned, survey
 from menura.pipeline.recording import ArrayRecording, Reader
 from menura.pipeline.windows import Windowing
 from menura.types import AudioInfo, State
@@ -202,7 +203,25 @@ def test_reading_ahead_is_bounded() -> None:
         time.sleep(0.2)
         assert len(set(Counted.opened)) <= 1 + 16 + 1
         assert sum(isinstance(event, Done) for event in run(engine)) <= 60
-    assert len(Counted.opened) == 120
+    assert len(Counted.opened) == 60
+
+
+@pytest.mark.parametrize(("seconds", "gain", "times"), [(3, 0.5, 1), (3, 8.0, 2), (17, 0.5, 2)])
+def test_only_loud_and_long_recordings_are_read_twice(seconds: int, gain: float, times: int) -> None:
+    Counted.opened.clear()
+    converted_alone(Conversion(Counted(voice_like(seconds * 16_000) * gain, 16_000), tiny_request(), MODELS))
+    assert len(Counted.opened) == times
+
+
+@settings(max_examples=20, deadline=None)
+@given(samples=st.integers(1, 60_000), rate=st.sampled_from([8000, 16_000, 44_100]))
+def test_what_the_first_pass_keeps_is_what_a_second_would_read(samples: int, rate: int) -> None:
+    kept: list[FloatArray] = []
+    recording, request = ArrayRecording(0.5 * voice_like(samples), rate), tiny_request()
+    plan = planned("x", request, MODELS, survey(recording, request, MODELS, kept=kept))
+    second = list(_extended(recording, plan, lambda: None))
+    assert plan.facts.gain == 1.0
+    assert np.array_equal(np.concatenate(kept), np.concatenate(second))
 
 
 def test_the_urgent_overtake_what_is_prepared() -> None:
