@@ -346,19 +346,19 @@ def test_default_threads(monkeypatch: pytest.MonkeyPatch, said: str | None, expe
 
 
 @pytest.mark.parametrize(
-    ("told", "windows", "maker"),
+    ("told", "windows", "maker", "family"),
     [
-        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 9R45\n", "", "AMD"),
-        ("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: a processor\n", "", "Intel"),
-        ("vendor_id\t: HygonGenuine\n", "", ""),
-        ("processor\t: 0\nBogoMIPS\t: 50.00\n", "", ""),
-        (None, "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", "AMD"),
-        (None, "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", "Intel"),
-        (None, "arm", ""),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel name\t: AMD EPYC 9R45\n", "", "AMD", 26),
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: a processor\n", "", "Intel", 0),
+        ("vendor_id\t: HygonGenuine\n", "", "", 0),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", "", "", 0),
+        (None, "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", "AMD", 26),
+        (None, "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", "Intel", 6),
+        (None, "arm", "", 0),
     ],
 )
-def test_the_processors_maker(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str | None, windows: str, maker: str
+def test_the_processors_maker_and_family(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str | None, windows: str, maker: str, family: int
 ) -> None:
     file = tmp_path / "cpuinfo"
     if told is not None:
@@ -366,3 +366,4 @@ def test_the_processors_maker(
     monkeypatch.setattr(device, "_CPU_INFO", file)
     monkeypatch.setattr(device.platform, "processor", lambda: windows)
     assert device.processor_maker() == maker
+    assert device.processor_family.__wrapped__() == family

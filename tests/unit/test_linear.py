@@ -44,8 +44,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def fake_machine(monkeypatch: pytest.MonkeyPatch, maker: str, capability: str) -> None:
+def fake_machine(monkeypatch: pytest.MonkeyPatch, maker: str, capability: str, family: int = 26) -> None:
     monkeypatch.setattr(subject, "processor_maker", lambda: maker)
+    monkeypatch.setattr(subject, "processor_family", lambda: family)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
 
@@ -119,6 +120,16 @@ def test_few_numbers_of_rows_are_computed(monkeypatch: pytest.MonkeyPatch) -> No
         onednn_product(torch.ones(rows, 1), weight, None)
         assert max(counts) <= max(1024, rows * 9 // 8)
     assert len(counts) == 16 + 3 * 8
+
+
+@torch.inference_mode()
+def test_an_older_machine_pads_little(calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What oneDNN gains there is less."""
+    fake_machine(monkeypatch, "AMD", "AVX512", family=25)
+    layer, random = accelerated(48, 40), torch.Generator().manual_seed(4)
+    for rows in (64, 65, 350, 635, 640, 1150):
+        assert_exact(layer, normal(random, rows, 48))
+    assert [rows for rows, _ in calls] == [64, 635, 640, 1150]
 
 
 def test_what_it_is_not_for_stays_with_torch(calls: list[tuple[int, ...]]) -> None:

@@ -1,7 +1,8 @@
 """Linear layers by oneDNN on AMD's CPUs with AVX-512, where MKL's product, which torch takes, is slower.
 
-On Zen 5 HuBERT's take 0.45 of their time, which saves a tenth of a conversion; on Zen 4 0.92 to 0.98. The choice
-follows from the machine alone and is never timed, so that results don't change from one run to the next.
+On Zen 5 HuBERT's take 0.45 of their time, which saves a tenth of a conversion; on Zen 4 0.92 to 0.98, which is lost
+where rows have to be padded. The choice follows from the machine alone and is never timed, so that results don't change
+from one run to the next.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from menura.system.device import processor_maker
+from menura.system.device import processor_family, processor_maker
 
 _FEWEST_ROWS = 64
 """Padding fewer would cost more than it gains."""
+_ZEN_4, _MOST_PADDED = 25, 0.02
+"""A family of AMD's processors, and of how many of its rows padding costs no more than oneDNN gains there."""
 _FEWEST_WEIGHTS = 1 << 10
 """Smaller layers, such as a vocoder's source has, gain nothing."""
 _LARGEST_ERROR = 1e-5
@@ -36,25 +39,32 @@ def onednn_gains() -> bool:
 
 
 class OneDnnLinear(nn.Linear):
-    """`nn.Linear` by other means, where no gradients are recorded and there are enough rows."""
+    """`nn.Linear` by other means, where no gradients are recorded and the number of rows suits them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) < _FEWEST_ROWS or torch.is_grad_enabled() or x.dtype != torch.float32:
+        if not _gains_by(len(rows)) or torch.is_grad_enabled() or x.dtype != torch.float32:
             return super().forward(x)
         return onednn_product(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(rows, in), (out, in) and (out,) to (rows, out)."""
-    # OneDNN keeps half a megabyte of code for each number of rows, so they are padded to a few numbers.
-    step = max(_FEWEST_ROWS, 1 << max(0, len(rows).bit_length() - 4))
-    missing = -len(rows) % step
+    missing = _missing(len(rows))
     padded = F.pad(rows, (0, 0, 0, missing)) if missing else rows
     product: Any = torch.ops.mkldnn._linear_pointwise.default  # private, so it may go, or change
     output: Tensor = product(padded, weight, bias, "none", [], "")
     return output[: len(rows)]
+
+
+def _missing(rows: int) -> int:
+    """OneDNN keeps half a megabyte of code for each number of rows, so they are padded to a few numbers."""
+    return -rows % max(_FEWEST_ROWS, 1 << max(0, rows.bit_length() - 4))
+
+
+def _gains_by(rows: int) -> bool:
+    return rows >= _FEWEST_ROWS and (processor_family() != _ZEN_4 or _missing(rows) <= _MOST_PADDED * rows)
 
 
 @cache

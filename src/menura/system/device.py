@@ -175,6 +175,13 @@ def processor_maker() -> str:
     return next((maker for name, maker in _MAKERS.items() if name in vendor), "")
 
 
+@cache
+def processor_family() -> int:
+    """By its maker's count (AMD's: 25 for Zen 3 and 4, 26 for Zen 5); 0 where the system doesn't say."""
+    found = re.search(r"\d+", _cpu_info("cpu family") or platform.processor().partition("Family")[2])
+    return int(found.group()) if found else 0
+
+
 def has_bfloat16() -> bool:
     """Whether the CPU computes in bfloat16; False where the system doesn't say."""
     return "avx512_bf16" in _cpu_info("flags").split()
