@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import soundfile
 
 from menura import ConversionOptions, Converter, EngineOptions
+from menura.cli.main import run
 from support.full_size import make_assets, make_index, make_voice
 
 if TYPE_CHECKING:
@@ -128,3 +130,17 @@ def test_recorded_noise(
     options = options_of(Case(number="12"), home, f0_file, noise_scale=1.0)
     sound, rate = converter.convert((clip, 16_000), None, options)
     assert_equal(sound, rate, golden["output_12"], whole=False)
+
+
+@pytest.mark.parametrize(("number", "voice"), [("17", "voice_v2_40k_mrf"), ("18", "voice_v2_32k_refinegan")])
+def test_other_vocoders_from_the_command_line(
+    number: str, voice: str, home: Path, golden: dict[str, FloatArray], clip: FloatArray, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "clip.wav", clip, 16_000, subtype="FLOAT")
+    f0_file = write_f0(tmp_path / "f0.csv", golden["f0_hz"])
+    files = ["convert", str(tmp_path / "clip.wav"), "-o", str(tmp_path / "out.wav"), "--bit-depth", "32"]
+    voiced = ["--home", str(home), "--voice", str(make_voice(home, voice)), "--f0-file", str(f0_file)]
+    assert run([*files, *voiced, "--compat", "applio", "--noise-scale", "0"]) == 0
+    sound, rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    with np.load(DATA / "synthesizer.npz") as arrays:
+        assert_equal(sound, rate, arrays[f"output_{number}"], whole=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,11 @@ def load_manifest(name: str) -> Manifest:
         for name, dtype, shape, mean, scale in fields["tensors"]
     )
     return Manifest(seed=fields["seed"], tensors=tensors, extra=fields["extra"])
+
+
+def encoder_manifest() -> Manifest:
+    """HuBERT base with final_proj, other weights than ContentVec's."""
+    return replace(load_manifest("contentvec"), seed=20260103)
 
 
 def draw(recipe: TensorRecipe, seed: int) -> Tensor:
