@@ -80,6 +80,9 @@ class SampleSpool:
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
 
     def blocks(self, block_samples: int, gain: float = 1.0) -> Iterator[FloatArray]:
+        """All samples, (block_samples,) or fewer at a time; ResourceError where the disk is full."""
+        with writing(self._folder):
+            self._file.flush()  # Python 3.14 keeps up to 128 KiB back
         for start in range(0, self.length_samples, block_samples):
             self._file.seek(start * _SAMPLE_BYTES)
             count = min(block_samples, self.length_samples - start)
