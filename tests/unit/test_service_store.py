@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,10 @@ def first_version(path: Path) -> str:
     db.executescript(FIRST.read_text())
     db.close()
     return f"sqlite:///{path}"
+
+
+def is_open(path: Path) -> bool:
+    return any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
 
 
 def test_whatever_happens_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
@@ -95,10 +100,11 @@ def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("UPDATE meta SET value = '99'")
     db.commit()
-    with pytest.raises(ResourceError, match="newer version"):
+    with pytest.raises(ResourceError, match="newer version") as caught:
         Store(f"sqlite:///{path}")
     assert db.execute("SELECT value FROM meta").fetchall() == [("99",)]
     db.close()
+    assert not is_open(path), caught
 
 
 @pytest.mark.parametrize(
@@ -113,8 +119,9 @@ def test_other_databases_are_refused(url: str, said: str) -> None:
 def test_no_file_of_another_kind_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     path.write_bytes(b"what I wrote down yesterday" * 100)
-    with pytest.raises(ResourceError, match="database"):
+    with pytest.raises(ResourceError, match="database") as caught:
         Store(f"sqlite:///{path}")
+    assert not is_open(path), caught
     assert path.read_bytes().startswith(b"what I wrote")
 
 

@@ -106,7 +106,11 @@ def open_database(url: str) -> Engine:
         raise OptionError(None, f"{error.name} is missing", advice, "database") from error
     if sqlite:
         sa.event.listen(engine, "connect", _configure_sqlite)
-    _migrate(engine)
+    try:
+        _migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -138,8 +142,12 @@ def _json(value: Any) -> str:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where `begin_writing` says
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}").close()
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}").close()
+    except BaseException:
+        connection.close()  # nobody else does
+        raise
 
 
 def _migrate(engine: Engine) -> None:
