@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -38,8 +39,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (DecodeError("a.wav", "the file\nis empty"), 1, r"menura: a.wav: the file\nis empty."),
         (OptionError(None, "'x' is not one of cpu", option="device"), 2, "menura: --device: 'x' is not one of cpu."),
         (MenuraError(None, "no"), 1, "menura: no."),
-        (OSError(28, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
-        (OSError(28, "No space left on device"), 1, "menura: No space left on device. Free space on "),
+        (OSError(errno.ENOSPC, "No space left on device", "out.wav"), 1, "menura: out.wav: No space left on device."),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "menura: No space left on device. Free space on "),
         (MemoryError(), 1, "menura: not enough memory. Close other programs."),
         (KeyboardInterrupt(), 130, "menura: interrupted; finished work is kept; run the same command to resume."),
         (TerminatedError(), 143, "menura: terminated; finished work is kept; run the same command to resume."),
