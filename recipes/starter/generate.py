@@ -136,13 +136,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--natural", action="store_true", help="no guides; nothing moved or stretched")
+    parser.add_argument("--uncompiled", action="store_true", help="begin at once; slower with many sentences")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--worker", type=int, default=0)
     options = parser.parse_args()
     parts: Path = options.parts
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    kokoro = Kokoro(parts / "kokoro.onnx", parts / "vocab.json", parts / "voices", parts)
+    compiles = not options.uncompiled
+    kokoro = Kokoro(parts / "kokoro.onnx", parts / "vocab.json", parts / "voices", parts, compiles=compiles)
     started, done = time.monotonic(), 0.0
     for index, text in enumerate(sentences(options.count, options.seed)):
         if index % options.workers != options.worker or (options.out / f"{index:05d}.json").exists():

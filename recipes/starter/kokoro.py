@@ -68,13 +68,18 @@ class Prosody:
 class Kokoro:
     """One model, opened three ways: plan everything, plan pitch for given durations, make sound."""
 
-    def __init__(self, model_path: Path, vocabulary_path: Path, styles_dir: Path, work_dir: Path) -> None:
-        """Cuts the model into its three parts under `work_dir` (once) and loads them, one thread each."""
+    def __init__(
+        self, model_path: Path, vocabulary_path: Path, styles_dir: Path, work_dir: Path, *, compiles: bool = True
+    ) -> None:
+        """Cuts the model into its three parts under `work_dir` (once) and loads them, one thread each.
+
+        Compiling the decoder costs minutes of all cores, and pays for hundreds of sentences only.
+        """
         self._vocabulary: dict[str, int] = json.loads(vocabulary_path.read_text(encoding="utf-8"))["vocab"]
         self._styles_dir = styles_dir
         self._sessions = {name: _session(path) for name, path in _cut(model_path, work_dir).items()}
         self._decoder = TorchDecoder(_float_model(model_path).graph)
-        self._compiled: Callable[..., torch.Tensor] | None = None
+        self._compiled: Callable[..., torch.Tensor] | None = None if compiles else self._decoder
 
     def plan(self, symbols: str, voice: str, speed: float) -> Prosody:
         """The voice's own timing, pitch and energy for a sentence."""

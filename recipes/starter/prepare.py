@@ -6,16 +6,32 @@ python prepare.py --clips DIR --out EXPERIMENT/features
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import soundfile as sf
 import torch
 from cast import NAMES, PAIRS
+from rooms import Samples, worsened
 
+from menura.audio.processor import resample
 from menura.content.starter import StarterEncoder
 from menura.f0.swift import SwiftEstimator
-from menura.train.data.features import SUFFIX, ClipSource, Extractor, save_features
+from menura.pipeline.analysis import analyse_clips
+from menura.train.data.features import SUFFIX, ClipFeatures, ClipSource, Extractor, save_features
+from menura.units import ANALYSIS_RATE_HZ
+
+
+def with_worsened(features: ClipFeatures, clip: ClipSource, extractor: Extractor, company: Samples) -> ClipFeatures:
+    """With content of all renditions in noise, rooms and telephones among the perturbed."""
+    rng = np.random.default_rng(clip.seed)
+    narrow = [resample(samples, clip.rate, ANALYSIS_RATE_HZ) for samples in (clip.samples, *clip.aligned)]
+    worse = analyse_clips([worsened(x, rng, company) for x in narrow], extractor.encoder, None, extractor.device)
+    rows = torch.from_numpy(np.stack([made.content[: features.frames // 2] for made in worse])).to(torch.float16)
+    content = {**features.content, "perturbed": torch.cat([features.content["perturbed"], rows])}
+    return dataclasses.replace(features, content=content)
 
 
 def main() -> None:
@@ -34,6 +50,7 @@ def main() -> None:
         sample_rate=24_000,
     )
     targets = PAIRS[options.pair]
+    company: Samples = np.zeros(ANALYSIS_RATE_HZ, np.float32)
     for path in sorted(options.clips.glob("*.json")):
         record = json.loads(path.read_text())
         done = all((options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}").exists() for voice in targets)
@@ -50,7 +67,9 @@ def main() -> None:
                 seed=2 * record["index"] + number,
             )
             (features,) = extractor.extract_all([clip])
+            features = with_worsened(features, clip, extractor, company)
             save_features(options.out / f"{path.stem}.{NAMES[voice]}{SUFFIX}", features)
+        company = resample(audio[voices[0]], 24_000, ANALYSIS_RATE_HZ)
         print(path.stem, round(record["seconds"], 1), flush=True)
 
 
