@@ -127,7 +127,7 @@ class Judge(nn.Module):
         self.register_buffer("window", torch.hann_window(_FFT), persistent=False)
         widths = (1, width, 2 * width, 3 * width, 4 * width)
         self.layers = nn.ModuleList(
-            nn.utils.parametrizations.spectral_norm(nn.Conv2d(a, b, (5, 3), (2, 1 + i % 2), (2, 1)))
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, (5, 3), (2, 1 + i % 2), (2, 1)))
             for i, (a, b) in enumerate(itertools.pairwise(widths))
         )
         self.score = nn.Conv2d(widths[-1], 1, 3, padding=1)
@@ -180,7 +180,7 @@ class Finetuning:
         self.ear, self.judge = Ear(), Judge(len(experiment.speakers))
         self.spectral = objective.SpectralLoss(experiment.synthesizer.sample_rate)
         self.stepper = Stepper(self.model, RATE, device=_CPU, precision=precision)
-        self.judges = Stepper(self.judge, RATE, device=_CPU, precision="fp32")
+        self.judges = Stepper(self.judge, 2 * RATE, device=_CPU, precision="fp32")
         self.step = 0
 
     def human_example(self, step: int, rows: int) -> Example:

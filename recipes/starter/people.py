@@ -56,7 +56,7 @@ SOURCES = (
     Source(
         speaker="ivrvoice", language="ru", sex="f", package="asterisk-core-sounds-ru-g722",
         pattern="**/ru_RU_f_IvrvoiceRU/**/*.g722",
-        licence="CC-BY-3.0", credit="2010 Maxim Topal, http://www.ivrvoice.ru",
+        licence="CC-BY-3.0", credit="2010 Maxim Topal (ivrvoice.ru)",
     ),
     Source(
         speaker="chulo", language="zh", sex="f", package="gcin-voice", pattern="**/ogg/*/5.ogg",
