@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from menura.jobs.batch import convert_folder
     from menura.loading.request import Request
     from menura.options import BatchOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
+    from menura.spans import read_spans
     from menura.train.session import TrainingSession, train_voice
     from menura.types import (
         AudioBlock,
@@ -59,9 +60,9 @@ __all__ += ["EncodeError", "EncoderMismatchError", "EngineOptions", "ErrorDetail
 __all__ += ["IndexFileError", "MenuraError", "OptionError", "Progress", "Request", "ResourceError", "RunOptions"]
 __all__ += ["RunReport", "StageTimes", "State"]
 __all__ += ["TrainingError", "TrainingOptions", "TrainingSession", "UnsafeCheckpointError", "VoiceExistsError"]
-__all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "train_voice"]
+__all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "read_spans", "train_voice"]
 
-_MODULES = ("errors", "types", "options", "loading.request", "jobs.batch", "converter", "train.session")
+_MODULES = ("errors", "types", "options", "spans", "loading.request", "jobs.batch", "converter", "train.session")
 """Where public names are defined; what loads no torch is first."""
 
 

@@ -62,6 +62,22 @@ class ConversionOptions:
         unset="the voice's own",
         metavar="ENCODER",
     )
+    spans: str | None = _voice(
+        None,
+        "Convert only these spans of the recording, each by a voice of its own: CSV or JSON of start, end and voice, "
+        "or RTTM.",
+        advanced=True,
+        metavar="FILE",
+    )
+    speakers: str | None = _voice(
+        None,
+        "Voices of the speakers in the spans: SPEAKER_00=wren,SPEAKER_01=heron.",
+        advanced=True,
+        metavar="SPEAKER=VOICE,...",
+    )
+    outside: str = _voice(
+        "original", "What is heard outside the spans.", advanced=True, choices=("original", "silence")
+    )
     transpose: float | Literal["auto", "auto-batch"] | None = _pitch(
         None,
         "Pitch shift. auto matches each recording's median pitch to the voice's, auto-batch with one shift for all.",
@@ -177,6 +193,11 @@ class ConversionOptions:
             raise OptionError(None, "compatibility modes have no segments", "Leave out {strategy=stream}", "strategy")
         if self.compat != "menura" and self.split_silence:
             raise OptionError(None, "compatibility modes skip nothing", "Leave out {split_silence}", "split_silence")
+        if self.compat != "menura" and self.spans is not None:
+            raise OptionError(None, "compatibility modes convert whole recordings", "Leave out {spans}", "spans")
+        if self.spans is None and (self.speakers is not None or self.outside != "original"):
+            name = "outside" if self.speakers is None else "speakers"
+            raise OptionError(None, "there are no spans", "Add {spans}", name)
         if self.bitrate is not None and self.quality is not None:
             raise OptionError(None, "a fixed bitrate has no quality", "Leave out {bitrate}", "quality")
         if self.bit_depth is not None and self.bit_depth not in _BIT_DEPTHS["wav"]:

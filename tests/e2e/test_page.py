@@ -338,6 +338,14 @@ def test_settings_are_saved_and_applios_are_read(visit: Visit, tmp_path: Path) -
     expect(page.get_by_text("This file holds no settings.")).to_be_visible()
 
 
+def test_spans_come_from_a_file(visit: Visit, tmp_path: Path) -> None:
+    page = visit("/")
+    (tmp_path / "spans.csv").write_text("0,0.5,tiny\n0.4,1,tiny\n")
+    page.set_input_files("input[data-fills=o-spans]", tmp_path / "spans.csv")
+    convert(page, "tiny", CLIP)
+    expect(page.locator("#o-spans-error")).to_contain_text("line 2, start: overlaps line 1")
+
+
 def test_effects_are_added_and_changed(visit: Visit) -> None:
     page = visit("/")
     page.get_by_text("More settings").click()

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from menura import Converter, EngineOptions
+from menura import Converter, EngineOptions, read_spans
 from menura.options import ConversionOptions
 from support.server import Service
 
@@ -68,6 +68,25 @@ def test_a_result_is_what_the_command_writes(service: Service, short: Path, home
     assert answer.content == (tmp_path / "own.flac").read_bytes()
     part = service.client.get(item["result"], headers={"Range": "bytes=4-9"})
     assert (part.status_code, part.content) == (206, answer.content[4:10])
+
+
+def test_spans_are_converted_as_by_the_command(service: Service, short: Path, home: Path, tmp_path: Path) -> None:
+    spans = [{"start": 0.1, "end": 0.6, "voice": "tiny", "transpose": 2}, {"start": 0.7, "end": 1.2, "speaker": "Eve"}]
+    options = {"speakers": "Eve=wren"}
+    body = {"inputs": [service.send(short)], "voice": "tiny", "options": options}
+    with Converter(EngineOptions(home=home, threads=1)) as converter:
+        own = ConversionOptions(voice="tiny", spans=read_spans(spans), **options)
+        converter.convert(short, tmp_path / "own.wav", own)
+    answers = [service.client.post("/v1/jobs", json=body | {"spans": given}) for given in (spans, json.dumps(spans))]
+    answers.append(service.client.post("/v1/jobs", json=body | {"options": options | {"spans": spans}}))
+    for answer in answers:
+        assert answer.status_code == 202
+        (item,) = service.ended(answer.json()["id"])["items"]
+        assert item["state"] == "done"
+        assert service.client.get(item["result"]).content == (tmp_path / "own.wav").read_bytes()
+    two = {"inputs": [service.send(short), service.send(CLIP)], "spans": spans}
+    refused = service.client.post("/v1/jobs", json=body | two)
+    assert (refused.status_code, refused.json()["option"]) == (422, "spans")
 
 
 def test_one_bad_recording_stops_no_other(service: Service, short: Path) -> None:
@@ -137,6 +156,13 @@ def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None
         ({"options": {"effects": "/etc/effects.json"}}, "effects"),
         ({"options": {"no_such": 1}}, "no_such"),
         ({"voice": "../../etc/passwd"}, "voice"),
+        ({"options": {"spans": "/etc/passwd"}}, "spans"),
+        ({"spans": "0,1,/etc/passwd"}, "spans"),
+        ({"spans": [{"start": 0, "speaker": "A", "end": 1}], "options": {"speakers": "A=../x.pth"}}, "spans"),
+        ({"spans": [{"start": 0, "end": 1, "index": "/etc/passwd"}]}, "spans"),
+        ({"spans": []}, "spans"),
+        ({"options": {"spans": 5}}, "spans"),
+        ({"options": {"spans": [5]}}, "spans"),
         ({"inputs": ["0" * 64]}, "inputs"),
         ({"inputs": []}, "inputs"),
         ({"colour": "red"}, "colour"),

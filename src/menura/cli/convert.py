@@ -24,6 +24,7 @@ from menura.errors import MenuraError, OptionError
 from menura.jobs.document import report_document
 from menura.jobs.plan import STANDARD, Inputs, find_inputs, plan_outputs
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
+from menura.spans import read_spans
 from menura.system.files import check_writable, temporary_folder
 from menura.types import Explanation, Item, Place, Progress, RunReport, StageTimes, State, failed_result
 from menura.voices.assets import home_folder
@@ -67,6 +68,7 @@ def convert(
     If a run into a folder was interrupted, the same command resumes it: finished files are skipped.
     """
     given["effects"] = given_text(given["effects"])
+    given["spans"] = given["spans"] and read_spans(given["spans"])
     options, engine = values_of(ConversionOptions, given), values_of(EngineOptions, given)
     batch = values_of(BatchOptions, given)
     if batch.report is not None and not batch.report.is_char_device() and not batch.report.is_fifo():

@@ -129,7 +129,8 @@ def with_common_shift(
     recordings, spread evenly over the batch. What can't be read doesn't count, nor what is at a URL. Raises
     CancelledError once `cancel` is set.
     """
-    if request.options.transpose != "auto-batch" or request.f0_path is None or request.target_hz is None:
+    wanted = request.options.transpose == "auto-batch" and not request.roles
+    if not wanted or request.f0_path is None or request.target_hz is None:
         return request
     import numpy as np
     import torch

@@ -112,7 +112,8 @@ class SharedRecording:
 def likely_parts(item: Item, request: Request | None, workers: int) -> tuple[int, float]:
     """How many parts (1: none) of what length in seconds so many workers had best share, by a recording's header."""
     local = isinstance(item.source, Path) and isinstance(item.output, Path)
-    if request is not None and local and request.options.compat == "menura" and request.options.strategy != "whole":
+    streams = request is not None and request.options.compat == "menura" and request.options.strategy != "whole"
+    if request is not None and local and streams and not request.roles:
         with contextlib.suppress(MenuraError, OSError):
             info = open_audio(item.source).info  # type: ignore[arg-type]
             length_s = (info.length_samples or 0) / info.sample_rate

@@ -74,6 +74,8 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
         OptionError: the output doesn't suit the inputs, or is one of them.
     """
     ending = f".{options.format or 'wav'}"
+    if options.spans is not None and len(inputs.items) + len(inputs.missing) > 1:
+        raise OptionError(None, "spans are of one recording", "Convert each recording by a command of its own", "spans")
     if output == STANDARD:
         if inputs.many:
             raise OptionError(None, "standard output takes one recording", "Add {output=FOLDER}", "output")
@@ -82,7 +84,8 @@ def plan_outputs(inputs: Inputs, output: str | None, options: ConversionOptions)
         options.check_format(options.format or "wav")
         jobs = folder_outputs(inputs.items, _folder(inputs, output), ending)
     else:
-        jobs = [Item(source=i.path, output=single_output(i, output, options.voice, ending)) for i in inputs.items]
+        voice = options.voice if options.spans is None else "dialogue"
+        jobs = [Item(source=i.path, output=single_output(i, output, voice, ending)) for i in inputs.items]
         for job in jobs:
             options.check_format(_checked_format(job.output, options.format))
     check_outputs(jobs)

@@ -5,25 +5,38 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, Union
 
 from menura import __version__
 from menura.audio.places import FileStamp
 from menura.content.registry import encoder_dim, encoder_path, projection_of
 from menura.effects.definitions import Effect, need_ffmpeg
 from menura.effects.text import checked
-from menura.errors import EncoderMismatchError, IndexFileError, OptionError
+from menura.errors import EncoderMismatchError, IndexFileError, MenuraError, OptionError
 from menura.f0.contour import read_f0_file
 from menura.f0.registry import method_path, resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
+from menura.spans import Turn, speakers_of, turns_of
 from menura.system.text import printable
 from menura.types import FloatArray
 from menura.voices.library import VoiceEntry, find_voice, speaker_names
 
-_REPLACED = ("voice", "index", "index_rate", "f0", "f0_file", "transpose", "strategy", "part_length")
+_REPLACED = (
+    "voice",
+    "index",
+    "index_rate",
+    "f0",
+    "f0_file",
+    "transpose",
+    "strategy",
+    "part_length",
+    "spans",
+    "speakers",
+)
 """Options that stand in an identity as what they came to, or not at all, as they change nothing."""
 
 _PARTS_LAYOUT = 2
@@ -49,6 +62,19 @@ class ModelKey:
         return cls(kind, str(path.resolve()), size_bytes, modified_ns, variant)
 
 
+_MOST_ROLES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """The spans of a recording that are converted in one way, all with one shift of pitch."""
+
+    request: Request
+    spans_s: tuple[tuple[float, float], ...]
+    """In order, apart from each other."""
+    speaker: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """Options with everything they name found: made by `resolve`."""
@@ -67,6 +93,10 @@ class Request:
     effects: tuple[Effect, ...] = ()
     precision: str = "auto"
     """Asked of the process that converts; what auto comes to is its machine's affair."""
+    roles: tuple[Role, ...] = ()
+    """Of a dialogue, whose voice and networks above are those of the first; none of a plain conversion."""
+    told: tuple[str, ...] = ()
+    """Notes on the spans."""
 
     @property
     def target_hz(self) -> float | None:
@@ -108,6 +138,8 @@ class Request:
             "whole": self.options.strategy == "whole",
             "options": {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _REPLACED},
         }
+        if self.roles:
+            fields["roles"] = [(role.request.identity, role.spans_s) for role in self.roles]
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
     def with_parts_of(self, length_s: float) -> Request:
@@ -126,6 +158,8 @@ Asked: TypeAlias = Union["ConversionOptions", Request]
 
 def resolve(options: ConversionOptions, home: Path) -> Request:
     """Look up what options name, here and nowhere else: voice, networks, index, F0. Raises MenuraError."""
+    if options.spans is not None:
+        return _dialogue(options, options.spans, home)
     from menura.checkpoints.voice import read_config
 
     if options.loudness is not None:
@@ -153,6 +187,63 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
         index_path=index_path,
         effects=checked(options.effects or ""),
     )
+
+
+def _dialogue(options: ConversionOptions, spans: str, home: Path) -> Request:
+    """A request whose spans are converted by a voice each; the others keep the original sound, or are silent."""
+    turns, overlapped_s = turns_of(spans)
+    voices, plain = (
+        speakers_of(options.speakers),
+        dataclasses.replace(options, spans=None, speakers=None, outside="original"),
+    )
+    named = dict.fromkeys(name for turn in turns for name in (turn.speaker, turn.voice) if name is not None)
+    listed = printable(", ".join(named) or "none", 300)
+    for name in voices:
+        if name not in named:
+            problem = f"no span is of '{printable(name, 40)}'"
+            raise OptionError(None, problem, f"The speakers are {listed}", "speakers")
+    groups: dict[tuple[str, str | None, tuple[tuple[str, str | float], ...]], list[Turn]] = {}
+    for turn in turns:
+        speaker = turn.speaker or (turn.voice if turn.voice in voices else None)
+        if voice := voices.get(speaker or "") or turn.voice or (options.voice if speaker is None else None):
+            groups.setdefault((voice, speaker, turn.options), []).append(turn)
+    if not groups:
+        raise OptionError(
+            None, f"no speaker of the spans has a voice ({listed})", "Give {speakers=NAME=VOICE}", "spans"
+        )
+    if len(groups) > _MOST_ROLES:
+        problem = f"{len(groups)} different combinations of speaker, voice and options; there may be {_MOST_ROLES}"
+        raise OptionError(None, problem, "Convert one part of the spans after the other", "spans")
+    roles = tuple(_role(plain, key, members, home) for key, members in groups.items())
+    told = (f"Turns overlap for {overlapped_s:.1f} s, which went to the one that began last.",) * (overlapped_s >= 0.05)
+    kept = sorted({t.speaker for t in turns if t.speaker} - {speaker for _, speaker, _ in groups})
+    if kept:
+        told += (f"Not converted, as they have no voice: '{printable(', '.join(kept), 200)}'.",)
+    return dataclasses.replace(roles[0].request, options=options, roles=roles, told=told)
+
+
+def _role(
+    plain: ConversionOptions,
+    key: tuple[str, str | None, tuple[tuple[str, str | float], ...]],
+    turns: Sequence[Turn],
+    home: Path,
+) -> Role:
+    """The turns that are converted in one way; what can't be found is told with the first one's place."""
+    voice, speaker, given = key
+    fields: dict[str, Any] = {"voice": voice, **dict(given)}
+    if voice != plain.voice and plain.index is not None:
+        fields["index"] = None  # it belongs to the other voice
+    try:
+        request = resolve(dataclasses.replace(plain, **fields), home)
+    except MenuraError as error:
+        what = f" ({error.option})" if error.option not in (None, "voice") else ""
+        problem = ": ".join(filter(None, (f"{turns[0].place}{what}", error.subject, error.problem)))
+        raise type(error)(None, problem, error.advice, "spans") from None
+    joined: list[tuple[float, float]] = []
+    for turn in turns:
+        begun_s = joined.pop()[0] if joined and joined[-1][1] == turn.start_s else turn.start_s
+        joined.append((begun_s, turn.end_s))
+    return Role(request=request, spans_s=tuple(joined), speaker=speaker)
 
 
 def _with_content(name: str, path: Path, voice: VoiceEntry, config: SynthesizerConfig) -> SynthesizerConfig:

@@ -392,6 +392,37 @@ def core_of(window: Window, f0_hz: FloatArray) -> FloatArray:
     return f0_hz[first : first + window.end_frames - window.start_frames]
 
 
+def estimated_f0(
+    network: F0Estimator,
+    windows: Sequence[Window],
+    wanted: Sequence[Window],
+    extent: Extent,
+    read: Callable[[int, int], FloatArray],
+    clock: StageClock,
+) -> Steps[FloatArray]:
+    """F0 of the cores of neighbouring windows, untransposed; 0 in those that aren't wanted.
+
+    `read` gives the 16 kHz samples [start, end).
+    """
+    ask = partial(WindowRequest, stage="f0", network=network, clock=clock)
+    requests = [ask(samples=np.ascontiguousarray(read(*window_samples(window, extent)))) for window in wanted]
+    answers = (yield tuple(requests)) if requests else []
+    assert answers is not None
+    found = dict(zip(wanted, map(core_of, wanted, answers), strict=True))
+    return np.concatenate([found.get(w, np.zeros(w.end_frames - w.start_frames, np.float32)) for w in windows])
+
+
+def known_f0(curve: FloatArray, left_frames: int) -> Callable[[Window], FloatArray]:
+    """F0 of each window, from that of a whole timeline which begins so many frames before the recording."""
+
+    def estimated(window: Window) -> FloatArray:
+        core = curve[window.start_frames + left_frames : window.end_frames + left_frames]
+        context = window.start_frames - window.from_frames, window.to_frames - window.end_frames
+        return np.pad(core, context)  # what is around the core isn't looked at
+
+    return estimated
+
+
 def _enough(estimated: list[tuple[Window, FloatArray]]) -> list[FloatArray]:
     """F0 of as many of the first windows as settle a recording's median; none if more must be heard."""
     cores: list[FloatArray] = []

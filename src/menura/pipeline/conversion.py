@@ -206,7 +206,7 @@ def explain(recording: Recording, request: Request, machine: Machine) -> Explana
         input=recording.name,
         audio_s=length / rate,
         strategy="whole" if decision.windowing.whole else "stream",
-        reasons=decision.reasons,
+        reasons=decision.reasons + tuple(f"spans of {r.request.voice.name}: {len(r.spans_s)}" for r in request.roles),
         segments=sum(1 for _ in decision.windowing.segments(ceil_div(samples, FRAME_SAMPLES))),
         widest_frames=decision.windowing.widest_frames(frames),
         refusal=decision.refusal,

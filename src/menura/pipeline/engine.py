@@ -24,6 +24,7 @@ from menura.kernels.library import compute_alone
 from menura.loading.loader import Loader
 from menura.loading.request import Request
 from menura.pipeline.conversion import Conversion, Step
+from menura.pipeline.dialogue import Dialogue
 from menura.pipeline.execute import STAGES, Answer, Executor, Flight, NetworkRequest
 from menura.pipeline.output import Sink
 from menura.pipeline.progress import RunMeter, StageClock, Worked
@@ -156,7 +157,7 @@ class _Live:
 
     ticket: Ticket
     begun_s: float
-    conversion: Conversion
+    conversion: Conversion | Dialogue
     steps: Generator[Step, list[FloatArray] | None, None]
     pending: tuple[NetworkRequest, ...] = ()
     unasked: list[int] = field(default_factory=list)
@@ -375,19 +376,19 @@ class Engine:
         try:
             ticket.check()
             ticket.sink.check()
-            models = self._networks.load(ticket.request)
-            conversion = Conversion(
-                ticket.recording,
-                ticket.request,
-                models,
-                format=ticket.sink.format,
-                check=ticket.check,
-                ahead_frames=min(self._pace.ahead_frames, self._most_frames()),
-                parts=ticket.sink.parts,
-            )
+            conversion = self._conversion(ticket)
         except _FAILURES as error:
             return self._failed(ticket, error, begun_s)
         return _Live(ticket=ticket, begun_s=begun_s, conversion=conversion, steps=conversion.steps())
+
+    def _conversion(self, ticket: Ticket) -> Conversion | Dialogue:
+        recording, request, load = ticket.recording, ticket.request, self._networks.load
+        loaded = [load(each) for each in [role.request for role in request.roles] or [request]]
+        format, check, ahead = ticket.sink.format, ticket.check, min(self._pace.ahead_frames, self._most_frames())
+        if request.roles:
+            return Dialogue(recording, request, loaded, format=format, check=check, ahead_frames=ahead)
+        parts = ticket.sink.parts
+        return Conversion(recording, request, loaded[0], format=format, check=check, ahead_frames=ahead, parts=parts)
 
     def _most_frames(self) -> int:
         """Of a pass, or of recordings together; asked for when networks are loaded."""

@@ -24,10 +24,10 @@ from menura.content.registry import ContentEncoder
 from menura.errors import EncodeError
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
-from menura.pipeline.analysis import PITCH_FRAMES, Analysis, core_of, sounds, window_samples
-from menura.pipeline.execute import NetworkRequest, WindowRequest
+from menura.pipeline.analysis import PITCH_FRAMES, Analysis, estimated_f0, known_f0, sounds
+from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.plan import Plan, analysis_of
-from menura.pipeline.progress import StageClock, Worked
+from menura.pipeline.progress import F0_SHARE, StageClock, Worked
 from menura.pipeline.recording import BLOCK_S, RecordingFacts, Silences
 from menura.pipeline.synthesis import Assembler, Synthesis, seam_after
 from menura.pipeline.windows import Extent, Part, Window
@@ -35,8 +35,6 @@ from menura.system.files import CLAIM, NewFile, replacing, writing
 from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
-_F0_SHARE = 0.2
-"""Of the work, about: for progress."""
 _JOIN_SAMPLES = 1 << 20
 _SAMPLE_BYTES = 4
 
@@ -293,7 +291,7 @@ class PartWork:
 
     @property
     def _f0_share(self) -> float:
-        return _F0_SHARE if self.models.f0 is not None else 0.0
+        return F0_SHARE if self.models.f0 is not None else 0.0
 
     def _f0_windows(self, part: Part) -> Iterator[Window]:
         """Those that begin in the part; the first and the last part have what is reflected, too."""
@@ -312,19 +310,7 @@ class PartWork:
         assert self.models.f0 is not None
         plan, ahead = self.plan, PITCH_FRAMES + self.ahead_frames if self.request.transpose == "auto" else -1
         wanted = [w for w in windows if w.start_frames < ahead or sounds(w, plan.windowing, plan.facts.silences)]
-        requests = [
-            WindowRequest(
-                stage="f0",
-                network=self.models.f0,
-                samples=self.samples.read(*window_samples(window, plan.extent)),
-                clock=self.clock,
-            )
-            for window in wanted
-        ]
-        answers = (yield tuple(requests)) if requests else []
-        assert answers is not None
-        found = dict(zip(wanted, map(core_of, wanted, answers), strict=True))
-        return np.concatenate([found.get(w, np.zeros(w.end_frames - w.start_frames, np.float32)) for w in windows])
+        return (yield from estimated_f0(self.models.f0, windows, wanted, plan.extent, self.samples.read, self.clock))
 
     def _seam(self, part: Part) -> int:
         if part.end_frames >= self.plan.output_frames:
@@ -363,15 +349,10 @@ class PartWork:
         windows = plan.windowing.windows(plan.extent, encoder.core_frames, encoder.context_frames)
         first = next(window for window in windows if window.end_frames > begin)
         blocks = self.samples.blocks(first.from_frames * FRAME_SAMPLES)
-        estimated = None
+        known = None
         if self.models.f0 is not None:
-            curve, left = np.concatenate([self._known(each).f0_hz for each in plan.parts]), plan.extent.left_frames
-
-            def estimated(window: Window) -> FloatArray:
-                core = curve[window.start_frames + left : window.end_frames + left]
-                context = window.start_frames - window.from_frames, window.to_frames - window.end_frames
-                return np.pad(core, context)  # what is around the core isn't looked at
-
+            curve = np.concatenate([self._known(each).f0_hz for each in plan.parts])
+            known = known_f0(curve, plan.extent.left_frames)
         analysis = analysis_of(
             plan,
             self.request,
@@ -380,7 +361,7 @@ class PartWork:
             self.clock,
             ahead_frames=self.ahead_frames,
             first=first,
-            known_f0=estimated,
+            known_f0=known,
         )
         for _ in analysis.find_pitch():
             raise AssertionError("F0 is known")

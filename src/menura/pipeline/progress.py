@@ -13,6 +13,9 @@ from menura.types import Progress, StageTimes
 
 Stage = Literal["decode", "content", "f0", "retrieval", "synthesis", "assemble", "encode"]
 
+F0_SHARE = 0.2
+"""Of a conversion's work, about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,9 +36,9 @@ QUIET_PEAK, MOST_GAIN = 10 ** (-30 / 20), 10 ** (40 / 20)
 SILENT_PEAK = 10 ** (-80 / 20)
 
 _BELOW_SPEECH_DB, _CEILING_DB, _SPEECH_PERCENTILE = 50.0, -50.0, 90
-_SHORTEST_FRAMES, _RELEASE_FRAMES, _ATTACK_FRAMES, FADE_FRAMES = 50, 15, 10, 4
+SHORTEST_SILENCE_FRAMES, _RELEASE_FRAMES, _ATTACK_FRAMES, FADE_FRAMES = 50, 15, 10, 4
 _STEPS_A_DB = 2
-_FAR = 1 << 40
+FAR_FRAMES = 1 << 40
 
 
 class Reader(Protocol):
@@ -229,9 +230,9 @@ class SilenceFinder:
         quiet = levels < min(loud_db - _BELOW_SPEECH_DB, _CEILING_DB)
         edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
         spans = tuple(
-            (a + _RELEASE_FRAMES if a else -_FAR, b - _ATTACK_FRAMES if b < len(levels) else _FAR)
+            (a + _RELEASE_FRAMES if a else -FAR_FRAMES, b - _ATTACK_FRAMES if b < len(levels) else FAR_FRAMES)
             for a, b in edges
-            if b - a >= _SHORTEST_FRAMES
+            if b - a >= SHORTEST_SILENCE_FRAMES
         )
         return Silences(spans=spans, frames=len(levels))
 
@@ -253,15 +254,18 @@ class Silences:
     def skipped_frames(self) -> int:
         return sum(min(end, self.frames) - max(start, 0) for start, end in self.spans)
 
+    def _near(self, start: int, end: int) -> tuple[Span, ...]:
+        """Those that reach into [start, end)."""
+        first = bisect_right(self.spans, start, key=lambda span: span[1])
+        return self.spans[first : bisect_left(self.spans, end, lo=first, key=lambda span: span[0])]
+
     def sounding(self, start: int, end: int) -> tuple[Span, ...]:
         """What of [start, end) is to be computed: all but the silent spans, their fades included."""
         pieces, at = [], start
-        for quiet_start, quiet_end in self.spans:
+        for quiet_start, quiet_end in self._near(start, end):
             stop, resume = quiet_start + FADE_FRAMES, quiet_end - FADE_FRAMES
-            if resume <= at:
+            if resume <= at or stop >= end:
                 continue
-            if stop >= end:
-                break
             if stop > at:
                 pieces.append((at, stop))
             at = resume
@@ -271,12 +275,11 @@ class Silences:
 
     def hides(self, start: int, end: int) -> bool:
         """True if all of [start, end) is in one silent span."""
-        return any(quiet_start <= start and end <= quiet_end for quiet_start, quiet_end in self.spans)
+        return any(a <= start and end <= b for a, b in self._near(start, end))
 
     def gate(self, start: int, end: int, frame_samples: int) -> FloatArray | None:
         """Factors for the samples of frames [start, end): 1 where there is sound, 0 in silence; None for all 1."""
-        near = [span for span in self.spans if span[0] < end and span[1] > start]
-        if not near:
+        if not (near := self._near(start, end)):
             return None
         places = [place for a, b in near for place in (a, a + FADE_FRAMES, b - FADE_FRAMES, b)]
         at = start + (np.arange((end - start) * frame_samples) + 0.5) / frame_samples

@@ -5,7 +5,7 @@ Both sides of a seam see the same content, F0, phase and noise, so the signals t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -161,7 +161,7 @@ class Synthesis:
 
     def segments(
         self, cells: Iterable[Span], output_frames: int, border: Span | None = None
-    ) -> Iterator[Steps[list[FloatArray]]]:
+    ) -> Generator[Steps[list[FloatArray]], None, None]:
         """For each of the next segments, or each few, the steps that return the sounds it makes final.
 
         A part ends at a `border` (its last cell's end, and the seam): the overlap there is given as well, to be joined.

@@ -18,6 +18,7 @@ from menura.loading import Request, resolve
 from menura.option_spec import OptionSpec, schema, specs_of
 from menura.options import ConversionOptions
 from menura.server.service import Service
+from menura.spans import voices_of
 from menura.system.text import printable
 from menura.voices.library import VoiceEntry, list_voices
 
@@ -79,7 +80,10 @@ def asked(service: Service, voice: str, options: Mapping[str, Any]) -> Request:
         OptionError: an unknown option, or a value that it doesn't take.
         MenuraError: no such voice, or something that it needs is missing.
     """
-    return resolve(checked_options(installed(service.home, voice), options), service.home)
+    chosen = checked_options(installed(service.home, voice), options)
+    for name in () if chosen.spans is None else voices_of(chosen.spans, chosen.speakers):
+        installed(service.home, name, "spans")
+    return resolve(chosen, service.home)
 
 
 def checked_options(voice: VoiceEntry, options: Mapping[str, Any]) -> ConversionOptions:
@@ -95,9 +99,9 @@ def check_names(cls: type, options: Mapping[str, Any]) -> None:
             raise OptionError(None, "no such option", "GET /v1/options lists them", option=printable(name, 80))
 
 
-def installed(home: Path, name: str) -> VoiceEntry:
+def installed(home: Path, name: str, option: str = "voice") -> VoiceEntry:
     """A voice of the library. Raises VoiceNotFoundError; a path is no name."""
     for voice in list_voices(home):
         if voice.name == name:
             return voice
-    raise VoiceNotFoundError(None, f"no voice named {name[:100]!r}", "GET /v1/voices lists them", option="voice")
+    raise VoiceNotFoundError(None, f"no voice named {name[:100]!r}", "GET /v1/voices lists them", option=option)

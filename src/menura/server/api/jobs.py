@@ -12,7 +12,7 @@ import mimetypes
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,11 +36,13 @@ from menura.server.store import (
     StoredEvent,
     StoredItem,
 )
+from menura.spans import read_spans
 from menura.system.files import write_whole
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_INPUTS = 5000
+_MOST_SHOWN = 2000
 _BEAT_S = 15.0
 EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the client listens")
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
@@ -75,6 +77,19 @@ class NewJobDocument(BaseModel):
     inputs: list[AudioId] = Field(min_length=1, max_length=_MOST_INPUTS, description="Ids of recordings")
     voice: str = Field("wren", min_length=1, max_length=200, description="A voice's name")
     options: dict[str, Any] = Field(default_factory=dict, json_schema_extra=options_schema())
+    spans: str | list[dict[str, Any]] | None = Field(
+        None, description="The option `spans`, as text or as a list of objects with start, end, voice and options"
+    )
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options, with the spans as text. Raises OptionError."""
+        if self.spans is None and "spans" not in self.options:
+            return self.options
+        if len(self.inputs) > 1:
+            raise OptionError(None, "spans are of one recording", "Make a job for each", "spans")
+        given = self.options.get("spans") if self.spans is None else self.spans
+        return self.options | {"spans": read_spans(given) if isinstance(given, list) else given}
 
 
 class Waiting(BaseModel):
@@ -139,7 +154,8 @@ def post_job(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobDocument:
     """Queue a conversion. The same Idempotency-Key never makes a second job."""
-    request = asked(service, new.voice, new.options)
+    options = new.all_options
+    request = asked(service, new.voice, options)
     fingerprint = hashlib.sha256(json.dumps(new.model_dump(), sort_keys=True).encode()).hexdigest()
     inputs = [service.store.audio(id) for id in new.inputs]
     for audio in inputs:
@@ -150,7 +166,7 @@ def post_job(
         NewJob(
             kind=new.kind,
             voice=request.voice.name,
-            options=new.options,
+            options=options,
             inputs=inputs,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
@@ -296,13 +312,18 @@ def job_document(job: Job, before: int | None = None) -> JobDocument:
         waiting = Waiting(why="others" if before else "next", recordings_before=before)
     same = {name: getattr(job, name) for name in JobDocument.model_fields if name in Job.__dataclass_fields__}
     return JobDocument(
-        **same | {"items": [item_document(item) for item in job.items]},
+        **same | {"items": [item_document(item) for item in job.items], "options": _brief(job.options)},
         waiting=waiting,
         progress=progress,
         left_s=_left(job.started, progress) if job.state == "running" else None,
         counts=Counter(item.state for item in job.items),
         url=f"/v1/jobs/{job.id}",
     )
+
+
+def _brief(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, without the rest of long spans."""
+    return {k: f"{v[:_MOST_SHOWN]}…" if isinstance(v, str) and len(v) > _MOST_SHOWN else v for k, v in options.items()}
 
 
 def item_document(item: StoredItem) -> ItemDocument:

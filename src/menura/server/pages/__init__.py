@@ -42,6 +42,8 @@ _YEAR_S = 365 * 86_400
 _PAGE_JOBS = 30
 _MAIN = ("transpose", "index_rate", "format")
 """Controls that aren't folded away."""
+_OF_ONE = ("spans", "speakers", "outside")
+"""Options that suit a single recording."""
 _TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "content": {"default": STARTER, "choices": (STARTER, "contentvec")},
     "sample_rate": {"default": "24k"},
@@ -261,4 +263,5 @@ def _grouped(specs: Sequence[OptionSpec]) -> list[tuple[str, list[OptionSpec]]]:
 
 def _again(job: JobDocument) -> str:
     inputs = [item.input for item in job.items][:200]
-    return urlencode({"voice": job.voice, **{k: str(v) for k, v in job.options.items()}, "input": inputs}, doseq=True)
+    options = {k: str(v) for k, v in job.options.items() if k not in _OF_ONE}
+    return urlencode({"voice": job.voice, **options, "input": inputs}, doseq=True)

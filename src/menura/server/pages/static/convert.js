@@ -104,6 +104,13 @@ for (const control of $$(".control[data-option]")) {
   if (word) word.addEventListener("change", () => { $("input", control).hidden = word.value !== "#"; });
 }
 
+for (const file of $$("input[data-fills]")) {
+  file.addEventListener("change", async () => {
+    if (file.files[0]) $(`#${file.dataset.fills}`).value = await file.files[0].text();
+    file.value = "";
+  });
+}
+
 const APPLIO = { pitch: "transpose", index_rate: "index_rate", rms_mix_rate: "rms_mix_rate", protect: "protect", split_audio: null };
 function presetOf(document) {
   if (document && document.options) return document;
@@ -191,7 +198,8 @@ form.addEventListener("submit", async (event) => {
     const inputs = chosen.filter((entry) => !entry.failed).map((entry) => entry.id);
     if (!inputs.length) return tell(new Error(texts.unusable));
     if (chosen.length - inputs.length > known) return tell(new Error(texts.others));
-    localStorage.setItem(KEPT, JSON.stringify({ voice, options }));
+    const { spans, speakers, outside, ...usual } = options; // these are of this recording
+    localStorage.setItem(KEPT, JSON.stringify({ voice, options: usual }));
     key ??= crypto.randomUUID?.() ?? String(Math.random());
     const job = await call("/v1/jobs", { method: "POST", json: { inputs, voice, options }, headers: { "Idempotency-Key": key } });
     location.assign(`/jobs/${job.id}`);
