@@ -132,7 +132,7 @@ def test_folders_resume_and_workers_write_the_same(talk: Path, home: Path) -> No
 @pytest.mark.parametrize("page", ["dialogue.md", "dialogue.zh-CN.md"])
 def test_the_page_s_commands_run(talk: Path, page: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = re.findall(r"^```(\w*)\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (spans,) = (block for kind, block in found if kind == "csv")
+    (spans,) = (block for kind, block in found if kind == "text")
     Path("dialogue.csv").write_text(spans, encoding="utf-8")
     Path("talk.rttm").write_text(RTTM)
     shown = [shlex.split(line) for kind, block in found if kind == "bash" for line in block.splitlines()]
