@@ -18,6 +18,7 @@ import torch
 from menura.checkpoints.voice import load_voice
 from menura.errors import CheckpointError, IndexFileError, OptionError, ResourceError, UnsafeCheckpointError
 from menura.voices import library
+from menura.voices.changes import rename_voice
 from menura.voices.library import ImportRequest, VoiceEntry, import_voices, list_voices, read_card
 from support.tiny import DIM
 from support.voicefiles import write_voice
@@ -68,6 +69,15 @@ def test_a_file(home: Path, voice: Path) -> None:
     assert after.config == before.config
     assert all(torch.equal(after.state[name], tensor) for name, tensor in before.state.items())
     assert after.metadata.author == "nobody"
+
+
+def test_a_name_may_be_respelt(home: Path, voice: Path) -> None:
+    import_voice(voice, home, name="some one")
+    assert rename_voice("some one", "Some One", home).name == "Some One"
+    assert installed(home) == ["Some One", "Some One/card.json", "Some One/voice.safetensors"]
+    for taken in ("Some One", "WREN"):
+        with pytest.raises(OptionError, match="exists already"):
+            rename_voice("Some One", taken, home)
 
 
 def test_name_and_index_given(home: Path, voice: Path, tmp_path: Path) -> None:

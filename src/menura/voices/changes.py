@@ -22,7 +22,7 @@ def rename_voice(name: str, new: str, home: Path) -> VoiceEntry:
         ResourceError: its files can't be changed.
     """
     voice = _folder_voice(name, home)
-    target = home / "voices" / free_name(new, home)
+    target = home / "voices" / free_name(new, home, own=name)
     with writing(target):
         os.replace(voice.path.parent, target)
     index = target / f"{name}.index"

@@ -199,10 +199,11 @@ def speaker_names(voice: VoiceEntry) -> tuple[str, ...]:
     return tuple(map(str, listed)) if isinstance(listed, list) else read_metadata(voice.path).speaker_names
 
 
-def free_name(name: str, home: Path) -> str:
-    """The name, if a voice can be given it. Raises OptionError."""
-    taken = {voice.name.casefold() for voice in list_voices(home)}
-    if check_name(name).casefold() in taken or os.path.lexists(home / "voices" / name):
+def free_name(name: str, home: Path, own: str = "") -> str:
+    """The name, if a voice can be given it, who may be called `own` already. Raises OptionError."""
+    taken = {voice.name.casefold() for voice in list_voices(home) if voice.name != own}
+    respelt = name != own and name.casefold() == own.casefold()  # one folder, where case doesn't count
+    if check_name(name).casefold() in taken or (os.path.lexists(home / "voices" / name) and not respelt):
         raise _taken(name)
     return name
 
