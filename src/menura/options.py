@@ -322,6 +322,13 @@ class ServeOptions:
         advanced=True,
         metavar="NAME",
     )
+    fetch: str = _network(
+        "local",
+        "Whether clients may have voices fetched from https addresses: local is while only this machine's own programs "
+        "reach the service (no other --host, no --allow-host).",
+        advanced=True,
+        choices=("local", "always", "never"),
+    )
     data: Path | None = _data(
         None, "Folder of jobs, recordings and results.", unset="'service' in the data folder", metavar="FOLDER"
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,12 @@ import soundfile
 
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from support.browser import Visit
+    from support.server import Service
 
 CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
 VOICE_RATE = 24_000
@@ -48,3 +56,35 @@ def long_talk(place: Path) -> Path:
     samples, rate = soundfile.read(CLIP, dtype="float32")
     soundfile.write(place / "long.flac", np.tile(samples, 43), rate)
     return Path("long.flac")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from support.browser import browser
+
+    with browser() as chromium:
+        chromium.new_context().close()
+        yield chromium
+
+
+@pytest.fixture
+def visit(chromium: Browser, service: Service) -> Iterator[Visit]:
+    """Opens a page in a context of its own; nothing may go wrong there, and nothing be asked of other servers."""
+    from support.browser import FAILED_LOAD, watched
+
+    opened = []
+
+    def visit(path: str = "/", *, locale: str = "en-GB", width: int = 1280, **further: Any) -> Page:
+        context = chromium.new_context(
+            base_url=service.address, locale=locale, viewport={"width": width, "height": 900}, **further
+        )
+        context.set_default_timeout(20_000)
+        page, wrong = watched(context, service.address)
+        opened.append((context, wrong))
+        page.goto(path)
+        return page
+
+    yield visit
+    for context, wrong in opened:
+        context.close()
+        assert not [what for what in wrong if FAILED_LOAD not in what]

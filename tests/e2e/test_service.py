@@ -21,7 +21,9 @@ import pytest
 import soundfile
 
 from menura import Converter, EngineOptions, read_spans
+from menura.export.voice import export_voice
 from menura.options import ConversionOptions
+from menura.voices.library import find_voice
 from support.server import Service
 
 CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
@@ -344,6 +346,38 @@ def test_head_answers_as_get_does_without_a_body(service: Service, short: Path) 
     part = client.get(result, headers={"Range": "bytes=10-19"})
     assert (part.status_code, len(part.content)) == (206, 10)
     assert client.head("/v1/events").status_code == 200  # at once, though its answer has no end
+
+
+def test_a_voice_is_exported_as_the_command_line_does(service: Service, home: Path, tmp_path: Path) -> None:
+    client, weights = service.client, (home / "voices" / "tiny" / "voice.safetensors").read_bytes()
+    given = {"filename": "keeper.safetensors", "rights": "mine"}
+    assert client.post("/v1/voices", params=given, content=weights).status_code == 201
+    for form in ("pth", "safetensors", "onnx"):
+        answer = client.get("/v1/voices/keeper/export", params={"format": form})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-disposition"] == 'attachment; filename="keeper.zip"'
+        expected = export_voice(find_voice("keeper", home), form, tmp_path / form)
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            assert archive.namelist() == [path.name for path in expected]
+            assert json.loads(archive.read("card.json"))["rights"] == "mine"
+            for path in expected if form != "onnx" else ():
+                assert archive.read(path.name) == path.read_bytes()
+        part = client.get("/v1/voices/keeper/export", params={"format": form}, headers={"Range": "bytes=5-9"})
+        assert (part.status_code, part.content, part.headers["etag"]) == (
+            206,
+            answer.content[5:10],
+            answer.headers["etag"],
+        )
+        head = client.head("/v1/voices/keeper/export", params={"format": form})
+        assert int(head.headers["content-length"]) == len(answer.content)
+    assert len(list((service.data / "exports").iterdir())) == 3
+    refused = client.get("/v1/voices/wren/export", params={"format": "pth"})
+    assert (refused.status_code, refused.json()["subject"]) == (422, "wren")
+    assert client.get("/v1/voices/wren/export", params={"format": "exe"}).status_code == 422
+    assert client.get("/v1/voices/nobody/export").status_code == 404
+    assert len(list((service.data / "exports").iterdir())) == 3
+    assert list((service.data / "incoming").iterdir()) == []
+    assert client.delete("/v1/voices/keeper").status_code == 204
 
 
 def test_metrics_and_health(service: Service) -> None:

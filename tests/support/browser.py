@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -24,6 +24,8 @@ _ARGUMENTS = (
     "--use-fake-ui-for-media-stream",
 )
 """No sandbox, as containers have none; nothing goes out; evil.example is this machine; a microphone that beeps."""
+Visit = Callable[..., Page]
+"""Opens a page: its path, and a context's settings."""
 FAILED_LOAD = "Failed to load resource"
 """Said by the browser of every answer that is an error."""
 

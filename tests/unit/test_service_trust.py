@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -342,6 +343,19 @@ def test_tidying_up(tmp_path: Path) -> None:
     folder.sweep((), (), (), most_samples=0)
     assert not sample.exists()
     store.close()
+
+
+def test_exported_voices_stay_for_an_hour_and_four_at_most(tmp_path: Path) -> None:
+    folder, now = DataFolder(tmp_path / "data", 2**20), time.time()
+    for number, age_s in enumerate((0, 60, 120, 180, 240, 3700)):
+        (folder.exports / str(number)).mkdir()
+        (folder.exports / str(number) / "voice.zip").write_bytes(b"voice")
+        os.utime(folder.exports / str(number), (now - age_s, now - age_s))
+    folder.sweep((), (), (), most_samples=0)
+    assert sorted(path.name for path in folder.exports.iterdir()) == ["0", "1", "2", "3"]
+    os.utime(folder.exports / "1", (now - 3700, now - 3700))
+    folder.sweep((), (), (), most_samples=0)
+    assert sorted(path.name for path in folder.exports.iterdir()) == ["0", "2", "3"]
 
 
 def test_without_the_extra_one_line_says_what_to_install() -> None:

@@ -27,6 +27,8 @@ _LEAST_FREE_BYTES = 256 * 2**20
 _FRESH_S = 600.0
 """A file so young may belong to a request that hasn't told the database yet."""
 _DAY_S = 86_400.0
+_EXPORT_S, _MOST_EXPORTS = 3600.0, 4
+"""What is kept of exported voices, after they were last asked for."""
 
 
 class TooLargeError(MenuraError):
@@ -62,7 +64,8 @@ class DataFolder:
         self.path, self.most_upload_bytes = path, most_upload_bytes
         self._audio, self._results, self._uploads = path / "audio", path / "results", path / "uploads"
         self._samples = path / "samples"
-        for folder in (path, self._audio, self._results, self._uploads, self._samples, self.incoming, self.trainings):
+        named = (self.incoming, self.exports, self.trainings)
+        for folder in (path, self._audio, self._results, self._uploads, self._samples, *named):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 remove_unfinished([folder / _RECEIVING])
@@ -75,6 +78,11 @@ class DataFolder:
     def sample(self, identity: str) -> Path:
         """A voice's sample, made once for what decides its sound."""
         return self._samples / f"{identity}.wav"
+
+    @property
+    def exports(self) -> Path:
+        """Voices for other programs, each in a folder of its own, for a while."""
+        return self.path / "exports"
 
     @property
     def trainings(self) -> Path:
@@ -194,6 +202,8 @@ class DataFolder:
             _remove(path for path, moment in _ages(folder) if path.name not in known and moment < now - _FRESH_S)
         remove_abandoned(self._results.glob("*/.*.part"))  # of recordings that were cancelled after a crash
         remove_abandoned(path for path in self._results.glob("*/.*.parts") if path.parent.name not in going_on)
+        exported = sorted(_ages(self.exports), key=lambda aged: -aged[1])
+        _remove(path for n, (path, moment) in enumerate(exported) if n >= _MOST_EXPORTS or moment < now - _EXPORT_S)
         for folder in (self._uploads, self.incoming):
             _remove(path for path, moment in _ages(folder) if moment < now - _DAY_S)
         _remove(path for path, _ in sorted(_ages(self._samples), key=lambda aged: -aged[1])[most_samples:])

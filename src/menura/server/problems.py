@@ -35,6 +35,7 @@ _STATUS = {
     "asset_missing": 409,
     "training": 422,
     "download": 502,
+    "fetch_refused": 403,
     "device": 503,
     "resource": 507,
     "memory": 503,

@@ -52,7 +52,12 @@ def is_remote(place: str) -> bool:
 
 
 def fetch_voice(
-    place: str, home: Path, options: FetchOptions, on_progress: Progress, sha256: str | None = None
+    place: str,
+    home: Path,
+    options: FetchOptions,
+    on_progress: Progress,
+    sha256: str | None = None,
+    most_bytes: int = MAX_MEMBER_BYTES,
 ) -> FetchedVoice:
     """Fetch the voice that an address, a hub's page or OWNER/NAME[/FILE] stands for, into the cache.
 
@@ -67,7 +72,7 @@ def fetch_voice(
         raise OptionError(printable(place), "names no .pth, .safetensors or .zip file", "Give a file's own address")
     for url, path in zip(reversed(urls), reversed(paths), strict=True):
         pinned = sha256 if path == paths[0] else None
-        download = Download(url=url, most_bytes=MAX_MEMBER_BYTES, sha256=pinned, allow_private=options.allow_private)
+        download = Download(url=url, most_bytes=most_bytes, sha256=pinned, allow_private=options.allow_private)
         found = fetch(download, path, on_progress)
     return FetchedVoice(path=paths[0], url=urls[0], sha256=found)
 

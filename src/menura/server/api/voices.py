@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
+import json
+import os
 import threading
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from menura.errors import MenuraError, OptionError, ResourceError
+from menura.errors import DownloadError, MenuraError, OptionError, ResourceError
+from menura.export.voice import export_voice
 from menura.loading import Request as Asked
 from menura.loading import resolve
 from menura.options import ConversionOptions
@@ -22,6 +27,7 @@ from menura.pipeline.output import FileSink
 from menura.pipeline.recording import FileRecording
 from menura.server.api.audio import sent
 from menura.server.asked import BYTES, FORM, VoiceInPath, answers, installed, sends
+from menura.server.fetching import fetch_for_client
 from menura.server.folder import TooLargeError
 from menura.server.problems import error_document
 from menura.server.service import Current, Service, costly
@@ -48,7 +54,9 @@ _SENTENCE = Path(__file__).resolve().parents[2] / "assets" / "demo" / "librivox_
 _SUFFIXES = (*VOICE_SUFFIXES, ".zip")
 _SAMPLE_S = 300.0
 _MOST_DIRECTORY_BYTES = 8 * 2**20
-_samples = threading.Lock()
+_samples, _exports = threading.Lock(), threading.Lock()
+Format = Literal["pth", "safetensors", "onnx"]
+"""Those of `export_voice`."""
 
 
 class VoiceDocument(BaseModel):
@@ -82,6 +90,24 @@ class Imported(BaseModel):
 
     voices: list[VoiceDocument]
     errors: list[dict[str, Any]]
+    url: str | None = Field(None, description="Where the file was fetched, and what it was: kept in the card")
+    sha256: str | None = None
+
+
+class Place(BaseModel):
+    """Where a voice is on the Internet."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="https address of a .pth, .safetensors or .zip file, or the model hub's OWNER/NAME or page",
+        examples=["owner/guest/guest.safetensors"],
+    )
+    rights: str = Field(min_length=1, max_length=1000, examples=["my own"])
+    name: str | None = Field(None, max_length=100, description="By default as the file is called")
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$", description="Another file is refused")
 
 
 class NewName(BaseModel):
@@ -156,6 +182,28 @@ async def post_voice(
         return await costly(import_upload, service, path, filename, name, rights)
 
 
+@router.post("/fetch", status_code=201)
+async def post_fetch(service: Current, place: Place) -> Imported:
+    """Import a voice from the Internet, as one that was sent; 403 where the service doesn't (`--fetch`)."""
+    with temporary_folder("voice-", service.folder.incoming) as folder:
+        sha256 = place.sha256 and place.sha256.lower()
+        fetching = asyncio.wrap_future(fetch_for_client(service, place.url, folder, sha256))
+        while not fetching.done():
+            await asyncio.wait({fetching}, timeout=1)
+            if service.closing.is_set():
+                raise DownloadError(place.url, "the service ends", option="url")
+        found = fetching.result()
+        request = ImportRequest(
+            source=found.path,
+            home=service.home,
+            name=place.name or None,
+            rights=printable(place.rights, 1000),
+            url=found.url,
+            sha256=found.sha256,
+        )
+        return await costly(_imported, service, request)
+
+
 @router.post("/blend", status_code=201)
 async def post_blend(service: Current, blend: Blend) -> VoiceDocument:
     """Blend voices of one architecture, and their indexes, into a new one; its card says whose it is."""
@@ -191,6 +239,47 @@ async def get_sample(service: Current, name: VoiceInPath) -> Response:
     """The demo sentence in this voice."""
     path = await costly(_sample, service, name)
     return FileResponse(path, media_type="audio/wav", headers={"Cache-Control": "no-cache"})
+
+
+@router.get(
+    "/{name}/export", response_class=FileResponse, responses=answers("application/octet-stream", "Files", 200, 206)
+)
+async def get_export(
+    service: Current, name: VoiceInPath, format: Annotated[Format, Query(examples=["safetensors"])] = "pth"
+) -> Response:
+    """The voice for other programs: one file, or a zip archive of it with its index and card; kept for an hour.
+
+    pth is for Applio and RVC WebUI, safetensors the same without pickles; onnx are two graphs that need no torch.
+    """
+    path = await costly(_exported, service, name, format)
+    return FileResponse(path, media_type=BYTES, filename=path.name, headers={"Cache-Control": "no-cache"})
+
+
+def _exported(service: Service, name: str, form: str) -> Path:
+    voice = installed(service.home, name)
+    files = [(path, path.stat()) for path in (voice.path, voice.index_path) if path is not None]
+    said = [form, card_of(voice).fields, [(str(path), found.st_size, found.st_mtime_ns) for path, found in files]]
+    folder = service.folder.exports / hashlib.sha256(json.dumps([voice.name, said], default=str).encode()).hexdigest()
+    with _exports:
+        if not folder.is_dir():
+            service.folder.check_room()
+            with temporary_folder("export-", service.folder.incoming) as made:
+                _packed(export_voice(voice, form, made / "files"), made / folder.name / voice.name)
+                os.replace(made / folder.name, folder)
+        os.utime(folder)
+        return next(folder.iterdir())
+
+
+def _packed(files: tuple[Path, ...], target: Path) -> None:
+    """The one file, or a zip archive of several, uncompressed as weights can't be."""
+    target.parent.mkdir()
+    if len(files) == 1:
+        files[0].replace(target.with_name(files[0].name))
+        return
+    with zipfile.ZipFile(target.with_name(f"{target.name}.zip"), "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+            file.unlink()
 
 
 def _sample(service: Service, name: str) -> Path:
@@ -243,17 +332,24 @@ def import_upload(service: Service, path: Path, filename: str, name: str | None,
     with temporary_folder("voice-", service.folder.incoming) as folder:
         source = folder / filename
         path.rename(source)
-        _check_unpacked(source, 4 * service.folder.most_upload_bytes)
-        request = ImportRequest(source=source, home=service.home, name=name, rights=printable(rights, 1000))
-        try:
-            results = list(import_voices(request))
-        except MenuraError as error:
-            raise error.about({str(source): filename}) from None
+        return _imported(
+            service, ImportRequest(source=source, home=service.home, name=name, rights=printable(rights, 1000))
+        )
+
+
+def _imported(service: Service, request: ImportRequest) -> Imported:
+    source, filename = request.source, request.source.name
+    _check_unpacked(source, 4 * service.folder.most_upload_bytes)
+    try:
+        results = list(import_voices(request))
+    except MenuraError as error:
+        raise error.about({str(source): filename}) from None
     installed = [voice_document(result.voice) for result in results if result.voice is not None]
     errors = [result.error.about({str(source): filename}) for result in results if result.error is not None]
     if errors and not installed:
         raise errors[0]
-    return Imported(voices=installed, errors=[error_document(service.runner.public(error.details)) for error in errors])
+    told = [error_document(service.runner.public(error.details)) for error in errors]
+    return Imported(voices=installed, errors=told, url=request.url, sha256=request.sha256)
 
 
 def _check_unpacked(source: Path, most_bytes: int) -> None:

@@ -40,6 +40,12 @@ def message(text: str, language: Language) -> str:
     return text if known is None else re.sub("#", lambda _: next(parts), known)
 
 
+def sentence(text: str, language: Language) -> str:
+    """A message with its full stop."""
+    said = message(text, language)
+    return said + ("." if said == text else "。")
+
+
 def translated(value: T, language: Language) -> T:
     """A text, or a schema with its texts, in a language; what the catalogue lacks stays English."""
     if isinstance(value, str):

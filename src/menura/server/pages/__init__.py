@@ -27,7 +27,8 @@ from menura.server.api.system import get_system
 from menura.server.api.trainings import get_trainings, training_document
 from menura.server.api.voices import get_voice, voice_document
 from menura.server.asked import offered
-from menura.server.locales import LANGUAGES, Language, message, messages, preferred, translated
+from menura.server.fetching import refusal
+from menura.server.locales import LANGUAGES, Language, message, messages, preferred, sentence, translated
 from menura.server.problems import problem
 from menura.server.security import COOKIE, LONGEST_BACK, Access, address_of
 from menura.server.service import Current
@@ -128,7 +129,8 @@ def job_page(request: Request, service: Current, id: str) -> Response:
 
 @router.get("/voices")
 def voices_page(request: Request, service: Current) -> Response:
-    return _page(request, "voices.html", voices=[voice_document(voice) for voice in list_voices(service.home)])
+    voices = [voice_document(voice) for voice in list_voices(service.home)]
+    return _page(request, "voices.html", voices=voices, fetches=refusal(service) is None)
 
 
 @router.get("/voices/{name}")
@@ -165,7 +167,8 @@ def system_page(request: Request, service: Current) -> Response:
 
 @router.get("/help")
 def help_page(request: Request) -> Response:
-    return _page(request, "help.html", groups=_grouped(offered()), labels=_labels())
+    effects = translated(effects_schema(), language_of(request))
+    return _page(request, "help.html", groups=_grouped(offered()), labels=_labels(), effects=effects)
 
 
 @router.get("/login")
@@ -232,6 +235,7 @@ def language_of(request: Request) -> Language:
 def _page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     language = language_of(request)
     texts: dict[str, Any] = {"t": partial(translated, language=language), "say": partial(message, language=language)}
+    texts |= {"sentence": partial(sentence, language=language)}
     texts |= {"language": language, "messages": messages(language)}
     answer = _templates().TemplateResponse(request, template, {**texts, **context}, status)
     answer.headers["Vary"] = "Accept-Language, Cookie"

@@ -12,7 +12,8 @@ export function say(text) {
 
 // An error's problem and advice.
 export function explained({ problem, advice }) {
-  return [problem, advice].filter(Boolean).map((text) => `${say(text)}.`).join(" ");
+  const sentence = (text) => `${say(text)}${say(text) === text ? "." : "。"}`;
+  return [problem, advice].filter(Boolean).map(sentence).join(" ");
 }
 
 export class Problem extends Error {
