@@ -21,7 +21,7 @@ import pytest
 
 MISSING = (
     "ModuleNotFoundError: ", "can't start new thread", "only soft file lock",
-    f"[Errno {errno.ENOSYS}]", f"[Errno {errno.EPERM}]", "no attribute 'mkfifo'",
+    f"[Errno {errno.ENOSYS}]", f"[Errno {errno.ENOTSUP}]", f"[Errno {errno.EPERM}]", "no attribute 'mkfifo'",
 )
 
 class Lacking:
