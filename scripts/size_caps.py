@@ -13,7 +13,7 @@ MODULE_LINES = 600
 PACKAGE = Path("src/menura")
 HOUSE_LINES = 25_540
 """Of all its modules together: engine, training, measuring, command line."""
-WING_LINES = {"server": 5_390, "effects": 1_040, "export": 290, "spans.py": 275, "pipeline/dialogue.py": 385}
+WING_LINES = {"server": 5_390, "effects": 1_040, "export": 290, "spans.py": 285, "pipeline/dialogue.py": 385}
 """Of what stands beside the house, in folders or files of its own."""
 FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")
 

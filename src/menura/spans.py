@@ -28,7 +28,10 @@ MOST_BYTES, MOST_SPANS = 16 * 2**20, 100_000
 LONGEST_S = 1000 * 3600.0
 _NAMES = {"begin": "start", "from": "start", "onset": "start", "stop": "end", "to": "end", "until": "end"}
 _NAMES |= {"label": "speaker", "who": "speaker"}
-_IGNORED = ("", "text", "words", "note", "comment", "id", "score", "confidence")
+_IGNORED = (
+    *("", "text", "words", "chars", "note", "comment", "id", "score", "confidence", "language"),
+    *("seek", "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob"),  # Whisper's
+)
 _TIME = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,5}):)?(\d{1,9}(?:\.\d*)?|\.\d+)")
 _TOUCHING_S = 0.005
 _LONGEST_NAME = 200
@@ -94,8 +97,14 @@ def speakers_of(text: str | None) -> dict[str, str]:
 def voices_of(text: str, speakers: str | None) -> frozenset[str]:
     """All that spans and speakers name as voices. Raises OptionError."""
     voices = speakers_of(speakers)
-    own = {turn.voice for turn in turns_of(text)[0] if turn.voice and not {turn.speaker, turn.voice} & voices.keys()}
-    return frozenset(own | set(voices.values()))
+    own = {whose(turn, voices)[1] for turn in turns_of(text)[0]}
+    return frozenset(voice for voice in (*own, *voices.values()) if voice)
+
+
+def whose(turn: Turn, voices: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The speaker and the voice of a turn, where some speakers have been given voices."""
+    speaker = turn.speaker or (turn.voice if turn.voice in voices else None)
+    return speaker, voices.get(speaker or "") or turn.voice
 
 
 def _turns_of(text: str) -> tuple[tuple[Turn, ...], float]:
@@ -166,7 +175,7 @@ def _rttm(lines: Sequence[str]) -> Iterator[Turn]:
 
 def _json(text: str) -> Iterator[Turn]:
     try:
-        document = json.loads(text)
+        document = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         where = f"line {error.lineno}: " if isinstance(error, json.JSONDecodeError) else ""
         raise _refused(f"{where}not JSON") from None
@@ -207,7 +216,7 @@ def _csv(lines: Sequence[str]) -> Iterator[Turn]:
             raise _refused(f"{place}: {len(cells)} fields, and {len(columns)} are expected", _FORM)
         fields: dict[str, Any] = {key: value for key, value in zip(columns, cells, strict=False) if value}
         if delimiter != ",":
-            fields |= {key: fields[key].replace(",", ".") for key in ("start", "end") if key in fields}
+            fields |= {key: fields[key].replace(",", ".") for key in fields.keys() & {"start", "end", *SPAN_OPTIONS}}
         fields |= dict(_pair(item, place) for item in re.split(r"[\s,;]+", fields.pop("options", "")) if item)
         yield _turn(fields, place)
 

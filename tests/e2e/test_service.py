@@ -150,6 +150,9 @@ def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None
     assert (other.status_code, other.json()["kind"]) == (409, "conflict")
 
 
+OF_A_PATH: dict[str, object] = {"start": 0, "end": 1, "speaker": "A", "voice": "/etc/passwd"}
+
+
 @pytest.mark.parametrize(
     ("body", "option"),
     [
@@ -161,6 +164,7 @@ def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None
         ({"options": {"spans": "/etc/passwd"}}, "spans"),
         ({"spans": "0,1,/etc/passwd"}, "spans"),
         ({"spans": [{"start": 0, "speaker": "A", "end": 1}], "options": {"speakers": "A=../x.pth"}}, "spans"),
+        ({"spans": [OF_A_PATH], "options": {"speakers": f"{OF_A_PATH['voice']}=tiny"}}, "spans"),
         ({"spans": [{"start": 0, "end": 1, "index": "/etc/passwd"}]}, "spans"),
         ({"spans": []}, "spans"),
         ({"options": {"spans": 5}}, "spans"),

@@ -24,6 +24,10 @@ def said(text: str) -> list[tuple[float, float, str | None]]:
     return [(turn.start_s, turn.end_s, turn.voice) for turn in turns_of(text)[0]]
 
 
+WHISPERS: dict[str, object] = {"id": 0, "seek": 0, "text": "…", "tokens": [1], "words": [], "temperature": 0.0}
+WHISPERS |= {"avg_logprob": -0.2, "compression_ratio": 1.1, "no_speech_prob": 0.0}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -33,8 +37,11 @@ def said(text: str) -> list[tuple[float, float, str | None]]:
         "# spoken by two\n\n0\t4.2\twren\n\n64.5\t3723.250\theron\n",
         'voice, begin, stop, text\nheron,64.5,3723.25,"yes, it is"\nwren,0,4.2,\n',
         'label,from,to\n"wren",0,4.2\n"heron",64.5,3723.25\n'.replace("label", "voice"),
-        json.dumps([{"start": 0, "end": 4.2, "voice": "wren"}, {"start": "1:04.5", "end": 3723.25, "voice": "heron"}]),
-        json.dumps({"segments": [{"start": a, "end": b, "voice": v, "text": "…", "words": []} for a, b, v in TWO]}),
+        "\ufeff"
+        + json.dumps(
+            [{"start": 0, "end": 4.2, "voice": "wren"}, {"start": "1:04.5", "end": 3723.25, "voice": "heron"}]
+        ),
+        json.dumps({"segments": [WHISPERS | {"start": a, "end": b, "voice": v} for a, b, v in TWO]}),
     ],
 )
 def test_forms(text: str) -> None:
@@ -46,6 +53,7 @@ def test_options_of_a_span() -> None:
     first, second = turns_of(text)[0]
     assert first.options == (("protect", 0.5), ("speaker_id", 0), ("transpose", "auto"))
     assert second.options == (("index_rate", 0.5),)
+    assert turns_of("start;end;voice;transpose\n0;1,5;wren;-2,5")[0][0].options == (("transpose", -2.5),)
     nested = [{"start": 0, "end": 1, "options": {"transpose": 2}, "seed": 4, "protect": None}]
     assert turns_of(read_spans(nested))[0][0].options == (("seed", 4), ("transpose", 2.0))
 

@@ -20,7 +20,7 @@ from menura.f0.contour import read_f0_file
 from menura.f0.registry import method_path, resolve_method
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
-from menura.spans import Turn, speakers_of, turns_of
+from menura.spans import Turn, speakers_of, turns_of, whose
 from menura.system.text import printable
 from menura.types import FloatArray
 from menura.voices.library import VoiceEntry, find_voice, speaker_names
@@ -204,8 +204,8 @@ def _dialogue(options: ConversionOptions, spans: str, home: Path) -> Request:
             raise OptionError(None, problem, f"The speakers are {listed}", "speakers")
     groups: dict[tuple[str, str | None, tuple[tuple[str, str | float], ...]], list[Turn]] = {}
     for turn in turns:
-        speaker = turn.speaker or (turn.voice if turn.voice in voices else None)
-        if voice := voices.get(speaker or "") or turn.voice or (options.voice if speaker is None else None):
+        speaker, own = whose(turn, voices)
+        if voice := own or (options.voice if speaker is None else None):
             groups.setdefault((voice, speaker, turn.options), []).append(turn)
     if not groups:
         raise OptionError(
