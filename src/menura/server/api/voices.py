@@ -261,11 +261,12 @@ def _exported(service: Service, name: str, form: str) -> Path:
     said = [form, card_of(voice).fields, [(str(path), found.st_size, found.st_mtime_ns) for path, found in files]]
     folder = service.folder.exports / hashlib.sha256(json.dumps([voice.name, said], default=str).encode()).hexdigest()
     with _exports:
-        if not folder.is_dir():
+        if not any(folder.glob("*")):  # an empty one is what a removal that was broken off left
             service.folder.check_room()
             with temporary_folder("export-", service.folder.incoming) as made:
                 _packed(export_voice(voice, form, made / "files"), made / folder.name / voice.name)
-                os.replace(made / folder.name, folder)
+                with contextlib.suppress(OSError):  # another service with the same folder may have been first
+                    os.replace(made / folder.name, folder)
         os.utime(folder)
         return next(folder.iterdir())
 
