@@ -86,6 +86,9 @@ def test_spans_are_converted_as_by_the_command(service: Service, short: Path, ho
         (item,) = service.ended(answer.json()["id"])["items"]
         assert item["state"] == "done"
         assert service.client.get(item["result"]).content == (tmp_path / "own.wav").read_bytes()
+    given = {"voice": "tiny", "options": json.dumps(options | {"spans": spans})}
+    direct = service.client.post("/v1/convert", params=given, content=short.read_bytes())
+    assert direct.content[44:] == (tmp_path / "own.wav").read_bytes()[44:]
     two = {"inputs": [service.send(short), service.send(CLIP)], "spans": spans}
     refused = service.client.post("/v1/jobs", json=body | two)
     assert (refused.status_code, refused.json()["option"]) == (422, "spans")

@@ -27,6 +27,7 @@ from menura.server.problems import BrokenOffError, problem
 from menura.server.recording import BoundedRecording
 from menura.server.service import Current, Service
 from menura.server.store import QueueFullError
+from menura.spans import read_spans
 from menura.types import FileResult, FloatArray, State
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -63,7 +64,7 @@ def parsed(options: str) -> dict[str, Any]:
         fields = None
     if not isinstance(fields, dict):
         raise OptionError(None, "is not a JSON object", option="options")
-    return fields
+    return fields | {"spans": read_spans(fields["spans"])} if isinstance(fields.get("spans"), list) else fields
 
 
 async def answer(service: Service, source: Path, what: Asked) -> Response:

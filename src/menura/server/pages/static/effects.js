@@ -144,8 +144,11 @@ field.addEventListener("input", shown);
 choice.addEventListener("change", () => { $("#effect-about").textContent = known[choice.value]?.description ?? presets[choice.value]; });
 choice.dispatchEvent(new Event("change"));
 $("#effect-add").onclick = () => {
+  if (!$("#effects-odd").hidden) { // what was written stays
+    field.value += `, ${choice.value}`;
+    return shown();
+  }
   const rows = (parsed(choice.value) ?? []).map(rowOf);
-  if (!$("#effects-odd").hidden) list.replaceChildren();
   list.append(...rows);
   keep();
   tellPlace(rows.at(-1));
