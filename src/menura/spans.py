@@ -68,7 +68,7 @@ def read_spans(source: str | PathLike[str] | Sequence[Mapping[str, Any]]) -> str
         except OSError as error:
             raise OptionError(name, error.strerror or "can't be read", option="spans") from error
         except UnicodeDecodeError:
-            raise OptionError(name, "is not text in UTF-8", _FORM, "spans") from None
+            raise OptionError(name, "is not text in UTF-8", "Save it as UTF-8", "spans") from None
     turns_of(text, name)
     return text
 
@@ -91,7 +91,10 @@ def speakers_of(text: str | None) -> dict[str, str]:
         if not (speaker.strip() and voice.strip()):
             problem = f"'{printable(speaker, 40)}' has no voice"
             raise OptionError(None, problem, "Use {speakers=SPEAKER=VOICE,SPEAKER=VOICE}", "speakers")
-    return {speaker.strip(): voice.strip() for speaker, _, voice in pairs}
+    voices = {speaker.strip(): voice.strip() for speaker, _, voice in pairs}
+    if len(voices) < len(pairs):
+        raise OptionError(None, "a speaker is given two voices", "Give each speaker one", "speakers")
+    return voices
 
 
 def voices_of(text: str, speakers: str | None) -> frozenset[str]:
@@ -205,7 +208,7 @@ def _csv(lines: Sequence[str]) -> Iterator[Turn]:
         try:
             (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True)
         except (csv.Error, ValueError) as error:
-            raise _refused(f"{place}: {error}") from None
+            raise _refused(f"{place}: {error}", "Close quotation marks on the line where they begin") from None
         cells = [cell.strip() for cell in cells]
         if columns is None:
             header = [_known(cell) for cell in cells]

@@ -208,6 +208,8 @@ def test_what_cannot_be_resolved(tmp_path: Path) -> None:
     for wrong in ("wren", "A=", "=wren", "A=wren,B"):
         with pytest.raises(OptionError, match="has no voice"):
             speakers_of(wrong)
+    with pytest.raises(OptionError, match="a speaker is given two voices"):
+        speakers_of("A=wren, A =heron")
     for options, problem in (
         ({"speakers": "A=wren"}, "there are no spans"),
         ({"outside": "silence"}, "there are no spans"),
