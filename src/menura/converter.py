@@ -136,7 +136,7 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
             cancel: ends the conversion once it is set.
 
         Returns:
-            What was written, or (samples,) float32 and their rate in Hz.
+            What was written, or (samples,) float32, (samples, channels) if channels are kept, and their rate in Hz.
 
         Raises:
             CancelledError: `cancel` was set.

@@ -142,6 +142,11 @@ class ConversionOptions:
         "Effects on the output, such as 'reverb room=0.3, limiter', or a preset; `menura effects list` shows all.",
         metavar="EFFECTS",
     )
+    channels: str = _sound(
+        "mono",
+        "mono mixes channels down; stereo converts each; mid converts the middle of two, and keeps the side.",
+        choices=("mono", "stereo", "mid"),
+    )
     split_silence: bool = _sound(False, "Skip computing silences over 0.5 s; they stay silent.")
     seed: int = _sound(0, "Random seed; the same seed gives the same output.", advanced=True, range=(0, 2**63 - 1))
     noise_scale: float = _sound(1.0, "Scale of the synthesis noise; 1 is RVC's.", advanced=True, range=(0, 4))
@@ -195,6 +200,8 @@ class ConversionOptions:
             raise OptionError(None, "compatibility modes skip nothing", "Leave out {split_silence}", "split_silence")
         if self.compat != "menura" and self.spans is not None:
             raise OptionError(None, "compatibility modes convert whole recordings", "Leave out {spans}", "spans")
+        if self.spans is not None and self.channels != "mono":
+            raise OptionError(None, "spans are converted in mono", "Leave out {channels}", "channels")
         if self.spans is None and (self.speakers is not None or self.outside != "original"):
             name = "outside" if self.speakers is None else "speakers"
             raise OptionError(None, "there are no spans", "Add {spans}", name)

@@ -65,11 +65,11 @@ class AudioInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioBlock:
-    """A run of mono samples at an absolute place of an output."""
+    """A run of samples at an absolute place of an output."""
 
     start_samples: int
     samples: FloatArray
-    """(samples,) float32, full scale 1."""
+    """(samples,) float32, full scale 1; (samples, channels) where several were asked for."""
     sample_rate: int
 
 

@@ -54,7 +54,10 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_result_is_what_the_command_writes(service: Service, short: Path, home: Path, tmp_path: Path) -> None:
-    asked = {"transpose": 2, "format": "flac", "effects": "reverb, limiter threshold=-3"}
+    talk, rate = soundfile.read(short)
+    short = tmp_path / "talk.wav"
+    soundfile.write(short, np.stack([talk, np.roll(talk, 5000)], axis=1), rate)
+    asked = {"transpose": 2, "format": "flac", "effects": "reverb, limiter threshold=-3", "channels": "stereo"}
     job = service.job(service.send(short), **asked)
     assert job["state"] == "queued"
     job = service.ended(job["id"])
@@ -240,6 +243,12 @@ def test_a_direct_conversion_streams_wav(service: Service, short: Path) -> None:
     )
     samples, rate = soundfile.read(io.BytesIO(flac.content))
     assert (len(samples), rate) == (36_000, 24_000)
+    talk, rate = soundfile.read(short, dtype="float32")
+    wide = io.BytesIO()
+    soundfile.write(wide, np.stack([talk, -0.4 * talk], axis=1), rate, format="WAV")
+    query = {"voice": "tiny", "options": '{"channels": "stereo"}'}
+    streamed = service.client.post("/v1/convert", params=query, content=wide.getvalue()).content
+    assert soundfile.read(io.BytesIO(streamed))[0].shape == (36_000, 2)
     refused = service.client.post("/v1/convert", params={"voice": "tiny"}, content=b"no sound")
     assert (refused.status_code, refused.json()["kind"]) == (422, "decode")
 

@@ -56,7 +56,7 @@ class SplitRecording:
     def open(self) -> Reader:
         return self
 
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+    def blocks(self, block_samples: int, apart: bool = False) -> Iterator[FloatArray]:
         yield from np.split(self.samples, self.places)
 
 
@@ -218,7 +218,7 @@ def test_only_loud_and_long_recordings_are_read_twice(seconds: int, gain: float,
 def test_what_the_first_pass_keeps_is_what_a_second_would_read(samples: int, rate: int) -> None:
     kept: list[FloatArray] = []
     recording, request = ArrayRecording(0.5 * voice_like(samples), rate), tiny_request()
-    plan = planned("x", request, MODELS, survey(recording, request, MODELS, kept=kept))
+    plan = planned("x", request, MODELS, *survey(recording, request, MODELS, kept=kept))
     second = list(_extended(recording, plan, lambda: None))
     assert plan.facts.gain == 1.0
     assert np.array_equal(np.concatenate(kept), np.concatenate(second))

@@ -16,6 +16,8 @@ from menura.audio.filters import StreamHighPass
 from menura.audio.processor import Chain, ExactLength, MixDown, Processor, StreamResampler, mix_down
 from menura.effects.definitions import EFFECTS, Effect
 from menura.effects.processors import processor_of
+from menura.pipeline.channels import Widened
+from menura.pipeline.recording import ArrayRecording
 
 Samples = npt.NDArray[np.float32]
 
@@ -37,6 +39,7 @@ ASKED = {
     "equalizer": {"low": 3.0, "high": -3.0},
 }
 """Where the defaults of an effect change nothing, or little."""
+WIDE = ArrayRecording(np.random.default_rng(6).standard_normal((20_000, 2)), 16_000)
 
 
 def effect_of(kind: type[Effect]) -> Callable[[int], Processor]:
@@ -48,6 +51,10 @@ PROCESSORS: dict[str, Registered] = {
     "StreamResampler, same rate": Registered(lambda _: StreamResampler(16_000, 16_000)),
     "StreamHighPass": Registered(lambda _: StreamHighPass(), channels=(1,)),
     "EnvelopeMatcher": Registered(lambda n: EnvelopeMatcher(np.linspace(0.1, 1, 7), n, 1001, 0.25), channels=(1,)),
+    "EnvelopeMatcher, channels": Registered(
+        lambda n: EnvelopeMatcher(np.linspace([0.1, 0.5], [1, 0], 7), n, 1001, 0.75), channels=(2,)
+    ),
+    "Widened": Registered(lambda _: Widened(WIDE, (0.5, -0.5), 44_100), channels=(1,)),
     "MixDown": Registered(lambda _: MixDown(1000)),
     "ExactLength": Registered(lambda _: ExactLength(10_000)),
     "Chain": Registered(
@@ -89,7 +96,7 @@ def test_any_split_gives_the_same_samples(name: str, channels: int, samples: int
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_stream_is_over_after_flush(name: str) -> None:
     processor = PROCESSORS[name].make(0)
-    assert processor.flush().shape == (10_000 if name == "ExactLength" else 9_999 if name == "Chain" else 0,)
+    assert len(processor.flush()) == (10_000 if name == "ExactLength" else 9_999 if name == "Chain" else 0)
     with pytest.raises(ValueError, match="flushed"):
         processor.push(noise(4, 1))
     with pytest.raises(ValueError, match="flushed"):

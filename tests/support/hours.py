@@ -43,7 +43,7 @@ class Bursts:
     def open(self) -> Reader:
         return self
 
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+    def blocks(self, block_samples: int, apart: bool = False) -> Iterator[FloatArray]:
         for number in range(self.seconds):
             yield self.second(number)
 

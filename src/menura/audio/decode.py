@@ -20,7 +20,7 @@ import numpy as np
 from menura.audio.containers import inspect
 from menura.audio.containers.structure import Structure
 from menura.audio.places import MEDIA_SUFFIXES
-from menura.audio.processor import CANCELLED, MixDown
+from menura.audio.processor import CANCELLED, MixDown, mix_down
 from menura.audio.sources import MEDIA_ADVICE, NO_SAMPLES, UNSUPPORTED, MediaSource, SndfileSource
 from menura.errors import DecodeError
 from menura.system.files import temporary_folder, writing
@@ -57,8 +57,8 @@ class AudioReader:
             return self.info.length_samples
         return sum(len(block) for block in self.blocks(self.info.sample_rate))
 
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        """Yield the recording from its start as float32 (samples,), mixed down (see MixDown).
+    def blocks(self, block_samples: int, apart: bool = False) -> Iterator[FloatArray]:
+        """Yield the recording from its start as float32 (samples,), mixed down (see MixDown); or with channels `apart`.
 
         Every block has `block_samples` samples, the last one what is left. How many there are in all is only certain
         at the end: `info.length_samples` is the header's word.
@@ -67,7 +67,7 @@ class AudioReader:
             raise ValueError(f"Blocks must have at least one sample, not {block_samples}.")
         pending: list[FloatArray] = []
         held = 0
-        for chunk in self._mixed():
+        for chunk in self._apart() if apart else self._mixed():
             pending.append(chunk)
             held += len(chunk)
             if held < block_samples:
@@ -79,6 +79,11 @@ class AudioReader:
             pending, held = [joined[whole:]], held - whole
         if held:
             yield np.concatenate(pending)
+
+    def _apart(self) -> Iterator[FloatArray]:
+        count = self.info.channels
+        for chunk in self.chunks():
+            yield chunk if chunk.shape[1] == count else np.repeat(mix_down(chunk)[:, None], count, axis=1)
 
     def _mixed(self) -> Iterator[FloatArray]:
         """Chunks of any length; the number of channels may change on the way."""

@@ -28,7 +28,7 @@ from menura.system.files import NewFile, check_writable, writing
 from menura.system.interrupts import deferred_interrupts
 from menura.types import FloatArray
 
-MOST_CHANNELS = {"mp3": 2, "m4a": 2, "flac": 8}
+MOST_CHANNELS = {"mp3": 2, "m4a": 2, "ogg": 2, "opus": 2, "flac": 8}  # libsndfile doesn't put more in ogg's order
 _CODEC_RATES_HZ: dict[str, Sequence[int]] = {
     "ogg": range(192_001),  # libvorbis has no setup beyond 200 kHz, and libsndfile crashes when it asks for one
     "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
@@ -261,7 +261,7 @@ class _SndfileEncoder:
         pcm = _SUBTYPES[encoding.bit_depth]
         self._integer = container in ("wav", "rf64", "flac") and pcm == "PCM_16"
         major, coding, level = {
-            "wav": ("WAV", pcm, None),
+            "wav": ("WAV" if channels < 3 else "WAVEX", pcm, None),  # which says what 4, 6 or 8 channels are
             "rf64": ("RF64", pcm, None),
             "flac": ("FLAC", pcm, None),
             "ogg": ("OGG", "VORBIS", _level(encoding, 7, _OPUS_KBPS)),  # it has no bitrate to set

@@ -84,56 +84,70 @@ class RmsMeter:
 
 
 class EnvelopeMatcher(Processor):
-    """Mixes the source's loudness envelope into one mono output stream, about 1.25 s behind it.
+    """Mixes the source's loudness envelope into one output stream, about 1.25 s behind it.
 
     `source_rms` is (frames,) of the source's RmsMeter, at whatever rate it was measured; exactly `output_length`
-    samples must be pushed in all; a `mix_rate` of 1 keeps the output's envelope, 0 follows the source's.
+    samples must be pushed in all; a `mix_rate` of 1 keeps the output's envelope, 0 follows the source's. Several
+    channels, (frames, channels), always have the source's relative levels; what is negative is inverted.
     """
 
     def __init__(self, source_rms: npt.NDArray[np.floating], output_length: int, rate_hz: int, mix_rate: float) -> None:
-        self._source_rms = np.asarray(source_rms, dtype=np.float64)
+        self._source_rms = np.asarray(source_rms, dtype=np.float64).reshape(len(source_rms), -1)
         self._length, self._mix_rate = output_length, mix_rate
-        self._meter = RmsMeter(rate_hz)
-        self._frame_count = 1 + output_length // self._meter.hop_samples
-        self._target_rms = np.zeros(0)  # RMS of the output's frames from `_first_frame` on, as far as they are known
+        self._meters = [RmsMeter(rate_hz) for _ in self._source_rms.T]
+        self._frame_count = 1 + output_length // self._meters[0].hop_samples
+        self._target_rms = self._source_rms[:0]  # RMS of the output's frames from `_first_frame` on, as far as known
         self._first_frame = 0
-        self._pending = np.zeros(0, dtype=np.float32)
+        self._pending: list[FloatArray] = []
         self._given_samples = 0
 
     def _push(self, samples: FloatArray) -> FloatArray:
-        self._pending = np.concatenate([self._pending, samples])
-        self._target_rms = np.concatenate([self._target_rms, self._meter.push(samples)])
-        known = self._first_frame + self._target_rms.size
+        columns = np.ascontiguousarray(samples.T).reshape(len(self._meters), -1)
+        frames = [meter.push(column) for meter, column in zip(self._meters, columns, strict=True)]
+        self._pending = [np.concatenate([*self._pending, samples])]
+        self._target_rms = np.concatenate([self._target_rms, np.stack(frames, axis=1)])
+        known = self._first_frame + len(self._target_rms)
         if known >= self._frame_count:
-            return self._give(self._pending.size)
+            return self._give(len(self._pending[0]))
         # Sample i lies at frame (i + 0.5) * frames / length - 0.5 and needs the next frame too; one sample less, for
         # rounding.
         reach = int((known - 0.5) * self._length / self._frame_count - 0.5) - 1 if known > 1 else 0
-        return self._give(min(max(reach - self._given_samples, 0), self._pending.size))
+        return self._give(min(max(reach - self._given_samples, 0), len(self._pending[0])))
 
     def _flush(self) -> FloatArray:
-        self._target_rms = np.concatenate([self._target_rms, self._meter.flush()])
-        return self._give(self._pending.size)
+        self._target_rms = np.concatenate([self._target_rms, np.stack([m.flush() for m in self._meters], axis=1)])
+        return self._give(len(self._pending[0]) if self._pending else 0)
 
     def _give(self, count: int) -> FloatArray:
         if not count:
-            return np.zeros(0, dtype=np.float32)
-        samples, self._pending = self._pending[:count], self._pending[count:]
+            return self._nothing
+        samples, self._pending = self._pending[0][:count], [self._pending[0][count:]]
         index = np.arange(self._given_samples, self._given_samples + count)
-        source = _stretched(self._source_rms, 0, self._source_rms.size, index, self._length)
+        source = _stretched(self._source_rms, 0, len(self._source_rms), index, self._length)
         target = _stretched(self._target_rms, self._first_frame, self._frame_count, index, self._length)
-        gain = (source / np.maximum(target, _RMS_FLOOR)) ** (1 - self._mix_rate)
+        gain = source / np.maximum(target, _RMS_FLOOR)
+        if len(self._meters) == 1:
+            gain **= 1 - self._mix_rate
+        else:
+            gain *= (_overall(target, source) / np.maximum(_overall(source, source), _RMS_FLOOR)) ** self._mix_rate
         self._given_samples += count
         needed = int((self._given_samples + 0.5) * self._frame_count / self._length - 0.5) - 1
-        forgotten = min(max(needed - self._first_frame, 0), self._target_rms.size)
+        forgotten = min(max(needed - self._first_frame, 0), len(self._target_rms))
         self._target_rms = self._target_rms[forgotten:]
         self._first_frame += forgotten
-        mixed: FloatArray = (samples * gain).astype(np.float32)
+        mixed: FloatArray = (samples * gain.reshape(samples.shape)).astype(np.float32)
         return mixed
 
 
+def _overall(levels: Float64Array, source: Float64Array) -> Float64Array:
+    """(samples, 1): the level of (samples, channels) together, where each counts by its power in the source."""
+    powers = np.square(source)
+    weights = powers / np.maximum(powers.sum(axis=1, keepdims=True), _RMS_FLOOR**2)
+    return np.asarray(np.sqrt((weights * np.square(levels)).sum(axis=1, keepdims=True)), dtype=np.float64)
+
+
 def _stretched(values: Float64Array, first: int, count: int, index: npt.NDArray[np.int64], length: int) -> Float64Array:
-    """Values of `count` frames (held from frame `first` on) at output samples `index` of `length`.
+    """(frames, channels) of `count` frames (held from frame `first` on) at output samples `index` of `length`.
 
     Linear, as torch's `interpolate(mode="linear", align_corners=False)`.
     """
@@ -141,5 +155,5 @@ def _stretched(values: Float64Array, first: int, count: int, index: npt.NDArray[
     lower = np.minimum(position.astype(np.int64), count - 1)
     upper = np.minimum(lower + 1, count - 1)
     weight = position - lower
-    stretched: Float64Array = values[lower - first] * (1 - weight) + values[upper - first] * weight
-    return stretched
+    columns = [column[lower - first] * (1 - weight) + column[upper - first] * weight for column in values.T]
+    return np.stack(columns, axis=1)

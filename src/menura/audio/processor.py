@@ -11,8 +11,8 @@ from menura.types import FloatArray
 from menura.units import ceil_div, rescaled_length
 
 CANCELLED = "The channels cancel each other out in places; a single channel was used there."
-_LEAST_SHARE = 0.02
-"""Power of the average, by what uncorrelated channels would leave: 1 and more in ordinary recordings."""
+_LEAST_SHARE, _ENOUGH_SHARE = 0.1, 0.3
+"""Of the power that uncorrelated channels would leave: below it the average isn't used; above which it is again."""
 _LOUDER = 4.0  # another channel is preferred to the one used before from 6 dB on
 _FADES_A_WINDOW = 50
 
@@ -174,7 +174,7 @@ class MixDown(Processor):
         with np.errstate(over="ignore"):
             powers = np.array([np.dot(channel, channel) for channel in window.T], dtype=np.float64)
             share = float(np.dot(average, average)) * len(powers) ** 2
-            if not share < _LEAST_SHARE * powers.sum():
+            if not share < (_LEAST_SHARE if self._channel is None else _ENOUGH_SHARE) * powers.sum():
                 return None
         self.cancelled = True
         loudest = int(powers.argmax())

@@ -10,7 +10,7 @@ import numpy as np
 
 from menura.audio.decode import open_audio
 from menura.audio.encode import codec_rate
-from menura.audio.processor import StreamResampler, mix_down
+from menura.audio.processor import StreamResampler
 from menura.effects.definitions import Effect
 from menura.effects.processors import chain_of
 from menura.types import AudioInfo, FloatArray
@@ -43,9 +43,9 @@ def apply_effects(
     chain, resampler, count = chain_of(effects, own_hz), StreamResampler(own_hz, written_hz), 0
     try:
         output.open(written_hz, channels)
-        for chunk in reader.chunks():
+        for chunk in reader.blocks(own_hz, apart=True):
             check()
-            ready = resampler.push(chain.push(_with(chunk, channels)))
+            ready = resampler.push(chain.push(chunk))
             count += len(ready)
             output.write(ready)
         rest = np.concatenate([resampler.push(chain.flush()), resampler.flush()])
@@ -54,8 +54,3 @@ def apply_effects(
     finally:
         output.discard()
     return AudioInfo(sample_rate=written_hz, channels=channels, length_samples=count + len(rest)), reader.warning
-
-
-def _with(chunk: FloatArray, channels: int) -> FloatArray:
-    """A chunk as one with so many channels: in broadcasts the number may change."""
-    return chunk if chunk.shape[1] == channels else np.repeat(mix_down(chunk)[:, None], channels, axis=1)

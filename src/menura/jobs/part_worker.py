@@ -9,10 +9,11 @@ from pathlib import Path
 from menura.jobs.parts import Finished, Unit
 from menura.loading.loader import Loader
 from menura.loading.request import Request
+from menura.pipeline.channels import Steps, in_step
 from menura.pipeline.conversion import Conversion
 from menura.pipeline.engine import executor_of, run_batch
 from menura.pipeline.output import FileSink
-from menura.pipeline.parts import PartFiles, PartWork, Work
+from menura.pipeline.parts import PartFiles, PartWork
 from menura.pipeline.progress import Worked
 from menura.pipeline.recording import FileRecording
 from menura.system.device import flushed_denormals
@@ -28,8 +29,8 @@ class PartWorker:
     def __init__(self, networks: Loader, request: Request) -> None:
         self._networks, self._request = networks, request
         self._executor, self._ahead_frames = executor_of(networks.device)
-        self._open, self._work = ExitStack(), dict[str, PartWork]()
-        """The recording that it has part of, by its tag."""
+        self._open, self._work = ExitStack(), dict[str, tuple[Conversion, tuple[PartWork, ...]]]()
+        """The recording that it has part of, by its tag, with the work on each signal."""
 
     def do(self, unit: Unit, on_worked: Callable[[Worked], None]) -> Finished | FileResult:
         """Raises MenuraError, OSError or MemoryError: the recording can't be converted."""
@@ -38,10 +39,11 @@ class PartWorker:
         with lasting_errors(), flushed_denormals():
             if unit.step == "survey":
                 return self._survey(unit)
-            work = self._work_for(unit)
-            part = work.plan.parts[unit.number]
-            found = self._done(work.f0(part) if unit.step == "f0" else work.sound(part), on_worked)
-            return Finished(found=found, stages=work.clock.taken())
+            conversion, works = self._work_for(unit)
+            part = conversion.plan.parts[unit.number]
+            lanes = [work.f0(part) if unit.step == "f0" else work.sound(part) for work in works]
+            found = self._done(in_step(lanes, 0 if self._ahead_frames else 1), on_worked)
+            return Finished(found=found, stages=conversion.clock.taken())
 
     def close(self) -> None:
         """Open no file any more."""
@@ -53,8 +55,9 @@ class PartWorker:
         conversion = self._conversion(unit)
         with conversion.claimed() as files:
             if files is not None:
-                with conversion.work(files) as work:
-                    work.samples.make(work.samples.end)
+                with conversion.work(files) as works:
+                    for work in works:
+                        work.samples.make(work.samples.end)
         stages = conversion.clock.taken()
         return Finished(parts=conversion.parts, audio_s=conversion.facts.audio_s, stages=stages)
 
@@ -65,12 +68,12 @@ class PartWorker:
         (end,) = run_batch(self._networks, [self._files(unit)], request)
         return end.result
 
-    def _work_for(self, unit: Unit) -> PartWork:
+    def _work_for(self, unit: Unit) -> tuple[Conversion, tuple[PartWork, ...]]:
         if unit.tag not in self._work:
             self.close()
             conversion = self._conversion(unit)
             assert conversion.files is not None
-            self._work[unit.tag] = self._open.enter_context(conversion.work(conversion.files))
+            self._work[unit.tag] = conversion, self._open.enter_context(conversion.work(conversion.files))
         return self._work[unit.tag]
 
     def _conversion(self, unit: Unit) -> Conversion:
@@ -94,7 +97,7 @@ class PartWorker:
         sink.parts = PartFiles(parts_folder(output), unit.tag)
         return FileRecording(source), sink
 
-    def _done(self, work: Work, on_worked: Callable[[Worked], None]) -> bool:
+    def _done(self, work: Steps, on_worked: Callable[[Worked], None]) -> bool:
         """Carry out a unit; whether it was found done."""
         answers: list[FloatArray] | None = None
         with closing(work):
@@ -107,5 +110,5 @@ class PartWorker:
                 answers = None
                 if isinstance(step, Worked):
                     on_worked(step)
-                else:
+                elif isinstance(step, tuple):
                     answers = self._executor.execute(step)

@@ -39,7 +39,7 @@ _REPLACED = (
 )
 """Options that stand in an identity as what they came to, or not at all, as they change nothing."""
 
-_PARTS_LAYOUT = 2
+_PARTS_LAYOUT = 3
 """Of their files; others than these are made anew."""
 
 

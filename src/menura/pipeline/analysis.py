@@ -224,11 +224,16 @@ class Analysis:
         first = self.first or next(self._windows(self.encoder, whole=whole_content))
         windows = self._windows(self.encoder, whole=whole_content)
         self._content_windows = dropwhile(lambda window: window.end_frames <= first.start_frames, windows)
-        self._samples = Track(first.from_frames * FRAME_SAMPLES)
+        self._samples = self._f0_samples = Track(first.from_frames * FRAME_SAMPLES)
+        self._f0_blocks = self.blocks
         self.timeline.begin_content(first.start_frames)
         self._f0_windows = self._windows(self.f0, whole=self.windowing.whole_f0) if self.f0 else iter(())
         if self.pitch.given is not None:
             self.timeline.commit_f0(self.pitch.given)
+
+    def estimate_of(self, blocks: Iterator[FloatArray]) -> None:
+        """Have F0 of another signal, given as `blocks` are; before anything is asked for."""
+        self._f0_samples, self._f0_blocks = Track(self._samples.start), blocks
 
     def until(self, end_frames: int) -> Steps[None]:
         """Commit features at least up to a frame."""
@@ -265,7 +270,8 @@ class Analysis:
         needed = self.timeline.content_end_frames - self.encoder.context_frames
         if self.f0 is not None:
             needed = min(needed, self.timeline.f0_end_frames - self.f0.context_frames)
-        self._samples.forget(min(before_frames, needed) * FRAME_SAMPLES)
+        for track in {self._samples, self._f0_samples}:
+            track.forget(min(before_frames, needed) * FRAME_SAMPLES)
 
     def _windows(self, network: ContentEncoder | F0Estimator, *, whole: bool) -> Iterator[Window]:
         return self.windowing.windows(self.extent, network.core_frames, network.context_frames, whole=whole)
@@ -297,9 +303,9 @@ class Analysis:
         """Of the encoder and the F0 network, together."""
         ask = partial(WindowRequest, clock=self.clock)
         encode = partial(ask, stage="content", network=self.encoder, retrieval=self.timeline.retrieval)
-        asked = [encode(samples=self._read(window), statistics=self.statistics) for window in content]
+        asked = [encode(samples=self._read(window, self._samples), statistics=self.statistics) for window in content]
         if self.f0 is not None and self.known_f0 is None:
-            asked += [ask(stage="f0", network=self.f0, samples=self._read(window)) for window in f0]
+            asked += [ask(stage="f0", network=self.f0, samples=self._read(window, self._f0_samples)) for window in f0]
         answers = (yield tuple(asked)) if asked else []
         assert answers is not None
         return answers if self.known_f0 is None else [*answers, *map(self.known_f0, f0)]
@@ -319,12 +325,14 @@ class Analysis:
 
     def _hold(self, content: list[Window], f0: list[Window]) -> None:
         """Read as far as windows look."""
-        windows = content if self.known_f0 is not None else content + f0
-        while windows and self._samples.end < max(window_samples(window, self.extent)[1] for window in windows):
-            self._samples.append(next(self.blocks))
+        f0 = [] if self.known_f0 is not None else f0
+        for track, blocks in ((self._samples, self.blocks), (self._f0_samples, self._f0_blocks)):
+            windows = content * (track is self._samples) + f0 * (track is self._f0_samples)
+            while windows and track.end < max(window_samples(window, self.extent)[1] for window in windows):
+                track.append(next(blocks))
 
-    def _read(self, window: Window) -> FloatArray:
-        return np.ascontiguousarray(self._samples.read(*window_samples(window, self.extent)))
+    def _read(self, window: Window, track: Track) -> FloatArray:
+        return np.ascontiguousarray(track.read(*window_samples(window, self.extent)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

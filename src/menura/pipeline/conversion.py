@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, Union
+
+import numpy as np
 
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.places import FileStamp
@@ -15,19 +17,16 @@ from menura.errors import EncodeError
 from menura.f0.contour import length_notes
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
-from menura.pipeline.execute import NetworkRequest
+from menura.pipeline.channels import Steps, Widened, in_step
 from menura.pipeline.parts import Joiner, PartFiles, PartWork, Samples
 from menura.pipeline.plan import analysis_of, opened_blocks, planned, survey
-from menura.pipeline.progress import StageClock, Worked
+from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import FileRecording, Recording, RecordingFacts
 from menura.pipeline.synthesis import Synthesis
 from menura.pipeline.windows import Machine, Windowing, decide, extent_for
 from menura.system.files import claimed_folder
 from menura.types import Explanation, FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div, rescaled_length
-
-Step: TypeAlias = Union[tuple[NetworkRequest, ...], Worked, "FloatArray"]
-"""What a conversion needs of the networks before it goes on, what it has done, or samples that are final."""
 
 
 class Conversion:
@@ -51,7 +50,7 @@ class Conversion:
         ahead_frames: int = 0,
         parts: Path | PartFiles | None = None,
     ) -> None:
-        self.recording, self.request, self.clock = recording, request, StageClock()
+        self.recording, self.request, self.clock, self._check = recording, request, StageClock(), check
         self._models = models
         self.files: PartFiles | None = None
         """Of its parts, if it may have any."""
@@ -60,11 +59,11 @@ class Conversion:
             self.files = PartFiles(parts, request.parts_tag(stamp)) if isinstance(parts, Path) else parts
         kept: list[FloatArray] = []
         with self.clock.measure("decode"):
-            self.facts = facts = self._surveyed(check, kept)
+            self.facts, *_ = facts = self._surveyed(check, kept)
         divided = self.files is not None
-        self.plan = plan = planned(
-            recording.name, request, models, facts, format=format, windowing=windowing, divided=divided
-        )
+        plan_of = partial(planned, recording.name, request, models, format=format, windowing=windowing, divided=divided)
+        self._plans = list(map(plan_of, facts))
+        self.plan = plan = self._plans[0]
         self.parts, self.parts_found = len(plan.parts), 0
         """Parts that it is converted in (0 if it is not divided), and how many of them an earlier run finished."""
         self.widest_frames = max(
@@ -72,36 +71,56 @@ class Conversion:
         )
         """Most frames that a network is asked for at once: of the widest window, or of those that go together."""
         self._ahead_frames = ahead_frames
-        self.output_rate = plan.output_rate
-        self._notes = request.notes + facts.notes + plan.notes + (("The recording is silent.",) * facts.silent)
+        self.output_rate, self.channels = plan.output_rate, max(1, len(self.facts.signal.weights))
+        self._notes = request.notes + tuple(dict.fromkeys(note for f in facts for note in f.notes)) + plan.notes
+        self._notes += ("The recording is silent.",) * all(each.silent for each in facts)
         if request.f0_hz is not None:
-            self._notes += length_notes(len(request.f0_hz), facts.audio_s)
-        self._blocks = opened_blocks(recording, plan, self.clock, check, ahead_frames, kept)
-        self._semitones = 0.0
+            self._notes += length_notes(len(request.f0_hz), self.facts.audio_s)
+        kept = kept if len(facts) == 1 else []  # by the last signal
+        self._blocks = [opened_blocks(recording, each, self.clock, check, ahead_frames, kept) for each in self._plans]
+        self._semitones = [0.0] * len(self._plans)
         self._seams_s: list[float] = []
-        config, options = models.synthesizer.config, request.options
+        self._chain = self._new_chain()
+
+    def _new_chain(self) -> Chain:
+        """From the signals' sounds to the output."""
+        plan, options, voice_rate = self.plan, self.request.options, self._models.synthesizer.config.sample_rate
         processors: list[Processor] = [ExactLength(plan.voice_samples)]
-        if options.rms_mix_rate != 1.0:
-            matcher = EnvelopeMatcher(facts.source_rms, plan.voice_samples, config.sample_rate, options.rms_mix_rate)
-            processors.append(matcher)
-        resampler = StreamResampler(config.sample_rate, self.output_rate)
-        effects = Chain(*clean_up(options.clean_output, self.output_rate), chain_of(request.effects, self.output_rate))
-        self._chain = Chain(*processors, resampler, ExactLength(plan.output_samples), effects)
+        if options.rms_mix_rate != 1.0 or len(self._plans) > 1:
+            levels = np.stack([p.facts.source_rms * (sum(p.facts.signal.weights) or 1) for p in self._plans], axis=1)
+            processors.append(EnvelopeMatcher(levels, plan.voice_samples, voice_rate, options.rms_mix_rate))
+        processors += [StreamResampler(voice_rate, self.output_rate), ExactLength(plan.output_samples)]
+        if self.channels > len(self._plans):
+            processors.append(Widened(self.recording, self.facts.signal.weights, self.output_rate))
+        effects = chain_of(self.request.effects, self.output_rate)
+        return Chain(*processors, Chain(*clean_up(options.clean_output, self.output_rate), effects))
 
     @property
     def semitones(self) -> float | None:
-        """By how much pitch is moved, once it is known; None for a voice without F0."""
-        return self._semitones if self.request.config.has_f0 else None
+        """By how much pitch is moved, once it is known, of the first signal; None for a voice without F0."""
+        return self._semitones[0] if self.request.config.has_f0 else None
 
     @property
     def seams_s(self) -> tuple[float, ...]:
         """Where segments were joined so far."""
         return tuple(self._seams_s)
 
-    def steps(self) -> Generator[Step, list[FloatArray] | None, None]:
+    def steps(self) -> Steps:
         """Yields requests (send back their answers), and samples at the output's rate, exactly as many as there are."""
-        with closing(self._blocks), self.claimed() as files:
-            yield from self._undivided() if files is None else self._divided(files)
+        with ExitStack() as stack:
+            stack.callback(lambda: list(map(Generator.close, self._blocks)))
+            files = stack.enter_context(self.claimed())
+            works = stack.enter_context(self.work(files)) if files is not None else ()
+            lanes = [self._divided(number, work) for number, work in enumerate(works)]
+            lanes = lanes or [self._undivided(number) for number in range(len(self._plans))]
+            sounds, answers = stack.enter_context(closing(in_step(lanes, 0 if self._ahead_frames else 1))), None
+            with suppress(StopIteration):
+                while True:
+                    step, answers = sounds.send(answers), None
+                    if isinstance(step, np.ndarray):
+                        yield from self._finished(step)
+                    else:
+                        answers = yield step
             with self.clock.measure("assemble"):
                 samples = self._chain.flush()
             if len(samples):
@@ -109,23 +128,23 @@ class Conversion:
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know; complete when the conversion is over."""
-        notes, semitones, skipped = self._notes, self.semitones, self.facts.silences.skipped_frames
+        notes, skipped = self._notes, self.facts.silences.skipped_frames
         if skipped:
             notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were skipped.",)
-        if self.request.transpose == "auto" and semitones:
-            wanted_hz = self.request.options.proposed_pitch
+        wanted_hz, auto = self.request.options.proposed_pitch, self.request.transpose == "auto"
+        for semitones in filter(None, dict.fromkeys(self._semitones) if auto else ()):
             if wanted_hz is None:
                 notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
             else:
                 notes += (f"Pitch was moved by {semitones:+g} semitones towards {wanted_hz:g} Hz.",)
         return notes
 
-    def _surveyed(self, check: Callable[[], None], kept: list[FloatArray]) -> RecordingFacts:
+    def _surveyed(self, check: Callable[[], None], kept: list[FloatArray]) -> tuple[RecordingFacts, ...]:
         """The facts of the first pass, which keeps a short recording's blocks, or of an earlier run's."""
-        found = None
-        if self.files is not None and self.files.folder.is_dir():
-            found = self.files.facts(self._models.encoder)
-        return found or survey(self.recording, self.request, self._models, check=check, kept=kept)
+        found: list[RecordingFacts] = []
+        while self.files and (facts := self.files.of(len(found)).facts(self._models.encoder)) is not None:
+            found.append(facts)
+        return tuple(found) or survey(self.recording, self.request, self._models, check=check, kept=kept)
 
     @contextmanager
     def claimed(self) -> Iterator[PartFiles | None]:
@@ -136,54 +155,61 @@ class Conversion:
         with claimed_folder(self.files.folder, EncodeError) as ours:
             if ours:
                 self.files.tidy()
-                self.files.keep_facts(self.facts)
+                for number, plan in reversed(list(enumerate(self._plans))):  # the first is there if all are
+                    self.files.of(number).keep_facts(plan.facts)
                 yield self.files
             else:
                 self.parts = 0
                 yield None
 
     @contextmanager
-    def work(self, files: PartFiles) -> Iterator[PartWork]:
-        """What is to be done of its parts, in files of theirs."""
-        with closing(self._blocks), closing(Samples(files.samples, self.plan.extent, self._blocks)) as samples:
-            yield PartWork(
-                plan=self.plan,
-                request=self.request,
-                models=self._models,
-                files=files,
-                samples=samples,
-                ahead_frames=self._ahead_frames,
-                clock=self.clock,
+    def work(self, files: PartFiles) -> Iterator[tuple[PartWork, ...]]:
+        """What is to be done of each signal's parts, in files of theirs."""
+        with ExitStack() as stack:
+            samples: list[Samples] = []
+            for number, (plan, blocks) in enumerate(zip(self._plans, self._blocks, strict=True)):
+                stack.enter_context(closing(blocks))
+                samples.append(stack.enter_context(closing(Samples(files.of(number).samples, plan.extent, blocks))))
+            yield tuple(
+                PartWork(
+                    plan=plan,
+                    request=self.request,
+                    models=self._models,
+                    files=files.of(number),
+                    samples=samples[number],
+                    f0_samples=samples[plan.facts.signal.lead],
+                    ahead_frames=self._ahead_frames,
+                    clock=self.clock,
+                )
+                for number, plan in enumerate(self._plans)
             )
 
-    def _undivided(self) -> Generator[Step, list[FloatArray] | None, None]:
-        analysis = analysis_of(
-            self.plan, self.request, self._models, self._blocks, self.clock, ahead_frames=self._ahead_frames
-        )
-        synthesis = Synthesis(self._models.synthesizer, analysis, self.request.options)
+    def _undivided(self, number: int) -> Steps:
+        plan, models, ahead_frames = self._plans[number], self._models, self._ahead_frames
+        analysis = analysis_of(plan, self.request, models, self._blocks[number], self.clock, ahead_frames=ahead_frames)
+        synthesis = Synthesis(models.synthesizer, analysis, self.request.options)
         self._seams_s = synthesis.seams_s
+        if models.f0 is not None and (lead := plan.facts.signal.lead) != number:
+            self._blocks.append(opened_blocks(self.recording, self._plans[lead], self.clock, self._check, ahead_frames))
+            analysis.estimate_of(self._blocks[-1])
         yield from analysis.find_pitch()
-        self._semitones = analysis.pitch.semitones
-        frames = self.plan.output_frames
-        for segments in synthesis.segments(self.plan.windowing.segments(frames), frames):
-            for sound in (yield from segments):
-                yield from self._finished(sound)
+        self._semitones[number] = analysis.pitch.semitones
+        for segments in synthesis.segments(plan.windowing.segments(plan.output_frames), plan.output_frames):
+            yield from (yield from segments)
 
-    def _divided(self, files: PartFiles) -> Generator[Step, list[FloatArray] | None, None]:
+    def _divided(self, number: int, work: PartWork) -> Steps:
         """F0 of all parts first; without it each is begun when it is its turn, as reading goes on in the background."""
         models, config, parts = self._models, self._models.synthesizer.config, self.plan.parts
-        joiner = Joiner(self.plan, config.sample_rate, config.frame_samples, files)
+        joiner = Joiner(work.plan, config.sample_rate, config.frame_samples, work.files)
         self._seams_s = joiner.seams_s
-        with self.work(files) as work:
-            for part in parts if models.f0 is not None else ():
+        for part in parts if models.f0 is not None else ():
+            yield from work.f0(part)
+        for part in parts:
+            if models.f0 is None:
                 yield from work.f0(part)
-            for part in parts:
-                if models.f0 is None:
-                    yield from work.f0(part)
-                self.parts_found += yield from work.sound(part)
-                for sound in joiner.sound(part):
-                    yield from self._finished(sound)
-            self._semitones = work.semitones()
+            self.parts_found += (yield from work.sound(part)) and number == 0
+            yield from joiner.sound(part)
+        self._semitones[number] = work.semitones()
 
     def _finished(self, sound: FloatArray) -> Iterator[FloatArray]:
         """What can be said of the output once this sound is final."""

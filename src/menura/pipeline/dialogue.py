@@ -24,7 +24,7 @@ from menura.f0.contour import length_notes
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request, Role
 from menura.pipeline.analysis import Analysis, PitchShift, Steps, Track, estimated_f0, known_f0, sounds, window_samples
-from menura.pipeline.conversion import Step
+from menura.pipeline.channels import Step
 from menura.pipeline.execute import NetworkRequest, WindowRequest
 from menura.pipeline.plan import Plan, analysis_of, opened_blocks, planned, read_ahead, survey
 from menura.pipeline.progress import F0_SHARE, StageClock, Worked
@@ -107,7 +107,7 @@ class Dialogue:
     `models` are of the request's roles. Raises OptionError where no span lies in the recording.
     """
 
-    parts = parts_found = 0
+    parts, parts_found, channels = 0, 0, 1
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Dialogue:
         with self.clock.measure("decode"):
             for role, networks in zip(request.roles, models, strict=True):
                 if id(networks.encoder) not in surveys:
-                    surveys[id(networks.encoder)] = survey(recording, role.request, networks, check=check)
+                    (surveys[id(networks.encoder)],) = survey(recording, role.request, networks, check=check)
         rate = request.options.sample_rate or max(each.synthesizer.config.sample_rate for each in models)
         voices = []
         for role, networks in zip(request.roles, models, strict=True):

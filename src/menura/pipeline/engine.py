@@ -23,7 +23,8 @@ from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError
 from menura.kernels.library import compute_alone
 from menura.loading.loader import Loader
 from menura.loading.request import Request
-from menura.pipeline.conversion import Conversion, Step
+from menura.pipeline.channels import Step
+from menura.pipeline.conversion import Conversion
 from menura.pipeline.dialogue import Dialogue
 from menura.pipeline.execute import STAGES, Answer, Executor, Flight, NetworkRequest
 from menura.pipeline.output import Sink
@@ -412,7 +413,7 @@ class Engine:
         self._events.append(Begun(ticket=live.ticket, audio_s=live.conversion.facts.audio_s))
         try:
             live.ticket.check()
-            live.ticket.sink.open(live.conversion.output_rate)
+            live.ticket.sink.open(live.conversion.output_rate, live.conversion.channels)
         except _FAILURES as error:
             self._drop(live, error)
         else:

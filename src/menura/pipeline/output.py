@@ -40,11 +40,11 @@ class Sink:
     def check(self) -> None:
         """Raise MenuraError if nothing can be written there: before any work."""
 
-    def open(self, sample_rate: int) -> None:
+    def open(self, sample_rate: int, channels: int = 1) -> None:
         """Begin. May raise MenuraError or OSError, as the others."""
 
     def write(self, samples: FloatArray) -> None:
-        """Take (samples,) that are final."""
+        """Take (samples,), or with several channels (samples, channels), that are final."""
 
     def finish(self, check: Callable[[], None]) -> None:
         """Complete, in a background thread; `check` is called from time to time, and what it raises leaves nothing."""
@@ -88,7 +88,6 @@ class FileSink(Sink):
                 raise EncodeError(self.path, problem, "Choose another output")
 
     def open(self, sample_rate: int, channels: int = 1) -> None:
-        """Begin; with several channels samples are (samples, channels)."""
         folder, most = self.path.parent, MOST_CHANNELS.get(self.format or "wav", channels)
         if channels > most:
             raise EncodeError(
@@ -133,10 +132,12 @@ class MemorySink(Sink):
     def __init__(self) -> None:
         self.sample_rate = 0
         self._blocks: list[AudioBlock] = []
+        self._none: FloatArray = np.zeros(0, dtype=np.float32)
         self._length_samples = 0
 
-    def open(self, sample_rate: int) -> None:
+    def open(self, sample_rate: int, channels: int = 1) -> None:
         self.sample_rate = sample_rate
+        self._none = np.zeros(0 if channels == 1 else (0, channels), dtype=np.float32)
 
     def write(self, samples: FloatArray) -> None:
         start = self._length_samples
@@ -152,8 +153,8 @@ class MemorySink(Sink):
         return blocks
 
     def joined(self) -> FloatArray:
-        """All samples that weren't taken yet, (samples,)."""
-        return np.concatenate([np.zeros(0, dtype=np.float32), *(block.samples for block in self.take())])
+        """All samples that weren't taken yet, (samples,) or (samples, channels)."""
+        return np.concatenate([self._none, *(block.samples for block in self.take())])
 
 
 def final_gain(

@@ -28,7 +28,7 @@ from menura.pipeline.analysis import PITCH_FRAMES, Analysis, estimated_f0, known
 from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.plan import Plan, analysis_of
 from menura.pipeline.progress import F0_SHARE, StageClock, Worked
-from menura.pipeline.recording import BLOCK_S, RecordingFacts, Silences
+from menura.pipeline.recording import BLOCK_S, RecordingFacts, Signal, Silences
 from menura.pipeline.synthesis import Assembler, Synthesis, seam_after
 from menura.pipeline.windows import Extent, Part, Window
 from menura.system.files import CLAIM, NewFile, replacing, writing
@@ -67,8 +67,13 @@ class Sound:
 class PartFiles:
     """The files of one recording and request in a folder; their `tag` says which, so that none is taken for another."""
 
-    def __init__(self, folder: Path, tag: str) -> None:
+    def __init__(self, folder: Path, tag: str, signal: int = 0) -> None:
         self.folder, self.tag = folder, tag
+        self._prefix = f"{tag}.{signal}." if signal else f"{tag}."
+
+    def of(self, signal: int) -> PartFiles:
+        """Those of another signal of the recording, by its number."""
+        return PartFiles(self.folder, self.tag, signal)
 
     @property
     def samples(self) -> Path:
@@ -96,6 +101,7 @@ class PartFiles:
                 source_rms=source_rms,
                 silences=silences,
                 notes=notes,
+                signal=Signal(**fields.pop("signal")),
                 **fields,
             )
         return None
@@ -103,7 +109,8 @@ class PartFiles:
     def keep_facts(self, facts: RecordingFacts) -> None:
         fields: dict[str, Any] = {each.name: getattr(facts, each.name) for each in dataclasses.fields(facts)}
         statistics, silences = fields.pop("statistics"), fields.pop("silences")
-        text = json.dumps({key: fields[key] for key in fields if key != "source_rms"} | {"frames": silences.frames})
+        fields |= {"frames": silences.frames, "signal": dataclasses.asdict(facts.signal)}
+        text = json.dumps({key: fields[key] for key in fields if key != "source_rms"})
         _keep(
             self._path("facts"),
             facts=np.array(text),
@@ -147,7 +154,7 @@ class PartFiles:
         _keep(self._path(f"sound-{part.number}-facts"), **facts)
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{self.tag}.{name}"
+        return self.folder / (self._prefix + name)
 
 
 def _keep(path: Path, **arrays: npt.NDArray[Any]) -> None:
@@ -237,6 +244,7 @@ class PartWork:
     models: VoiceModels
     files: PartFiles
     samples: Samples
+    f0_samples: Samples | None = None  # of the signal whose F0 it has
     ahead_frames: int = 0
     """So much is asked for together; 0: one window or segment at a time."""
     clock: StageClock = field(default_factory=StageClock)
@@ -310,7 +318,8 @@ class PartWork:
         assert self.models.f0 is not None
         plan, ahead = self.plan, PITCH_FRAMES + self.ahead_frames if self.request.transpose == "auto" else -1
         wanted = [w for w in windows if w.start_frames < ahead or sounds(w, plan.windowing, plan.facts.silences)]
-        return (yield from estimated_f0(self.models.f0, windows, wanted, plan.extent, self.samples.read, self.clock))
+        read = (self.f0_samples or self.samples).read
+        return (yield from estimated_f0(self.models.f0, windows, wanted, plan.extent, read, self.clock))
 
     def _seam(self, part: Part) -> int:
         if part.end_frames >= self.plan.output_frames:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from menura.audio.encode import codec_rate, least_samples
@@ -15,6 +16,7 @@ from menura.errors import DecodeError, ResourceError
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
 from menura.pipeline.analysis import Analysis, FeatureTimeline, PitchShift
+from menura.pipeline.channels import as_one, signals_of
 from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import BLOCK_S, AnalysisFeed, Recording, RecordingFacts, first_pass, reflect_edges
 from menura.pipeline.windows import Extent, Part, Window, Windowing, decide, extent_for, machine_of
@@ -46,8 +48,6 @@ class Plan:
     parts: tuple[Part, ...] = ()
     """What it may be divided into: none, or at least two."""
     notes: tuple[str, ...] = ()
-    clean: float = 0.0
-    """Of the recording: strength of the noise reduction."""
 
 
 class _Keeping:
@@ -76,18 +76,20 @@ def survey(
     *,
     check: Callable[[], None] = lambda: None,
     kept: list[FloatArray] | None = None,
-) -> RecordingFacts:
-    """Read a recording once, and keep the blocks of a short one. Raises DecodeError, and what `check` does."""
+) -> tuple[RecordingFacts, ...]:
+    """Read each signal of a recording once; `kept` are a short one's blocks. Raises DecodeError, as `check` does."""
     own, found = request.options.compat == "menura", [] if kept is None else kept
-    return first_pass(
+    one = partial(
+        first_pass,
         recording,
         (lambda: _Keeping(models.encoder.collector(), found)) if own else None,
         extent_for(request.options, models.encoder.edge_frames),
         split_silence=request.options.split_silence,
         adjust_level=own,
         check=check,
-        clean=request.options.clean_input,
     )
+    signals = signals_of(recording, request.options.channels, request.options.clean_input, check)
+    return as_one([one(signal=signal) for signal in signals])
 
 
 def planned(
@@ -121,7 +123,6 @@ def planned(
         output_frames=output_frames,
         parts=decision.windowing.parts(output_frames, options.part_length) if divided else (),
         notes=notes,
-        clean=options.clean_input,
     )
 
 
@@ -149,7 +150,7 @@ def opened_blocks(
 
 
 def _extended(recording: Recording, plan: Plan, check: Callable[[], None]) -> Generator[FloatArray, None, None]:
-    feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check, plan.clean)
+    feed = AnalysisFeed(recording.open(), plan.facts.gain, plan.facts.limit, check, plan.facts.signal)
     yield from reflect_edges(feed.blocks(), plan.extent.left_samples, lambda _: plan.extent.right_samples)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,8 +55,8 @@ class Reader(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What else there is to say of the recording, as far as it was read."""
 
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        """Mono blocks in order."""
+    def blocks(self, block_samples: int, apart: bool = False) -> Iterator[FloatArray]:
+        """Mono blocks in order; (samples, channels) if asked for, which only recordings of several channels are."""
 
 
 class Recording(Protocol):
@@ -103,16 +103,19 @@ class ArrayRecording:
             raise DecodeError(self.name, f"a sample rate of {sample_rate} is not a whole number from {bounds}")
         mixer = MixDown(int(sample_rate))
         self._samples = np.ascontiguousarray(np.concatenate([mixer.push(checked), mixer.flush()]))
-        self.info = AudioInfo(sample_rate=int(sample_rate), channels=1, length_samples=len(self._samples))
+        self._frames = checked[:, None] if checked.ndim == 1 else checked
+        length, count = self._frames.shape
+        self.info = AudioInfo(sample_rate=int(sample_rate), channels=count, length_samples=length)
         self.warning: str | None = None
         self.notes: tuple[str, ...] = (CANCELLED,) if mixer.cancelled else ()
 
     def open(self) -> Reader:
         return self
 
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
-        for start in range(0, len(self._samples), block_samples):
-            yield self._samples[start : start + block_samples]
+    def blocks(self, block_samples: int, apart: bool = False) -> Iterator[FloatArray]:
+        samples = self._frames if apart else self._samples
+        for start in range(0, len(samples), block_samples):
+            yield samples[start : start + block_samples]
 
 
 def _checked(samples: npt.NDArray[Any]) -> FloatArray:
@@ -136,8 +139,28 @@ def _checked(samples: npt.NDArray[Any]) -> FloatArray:
     return floats
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What is heard of a recording: channels, weighted and added (or mixed down), cleaned; F0 is signal `lead`'s."""
+
+    weights: Sequence[float] = ()
+    clean: float = 0.0
+    lead: int = 0
+
+    def of(self, reader: Reader, block_samples: int) -> Iterator[FloatArray]:
+        """(samples,) blocks."""
+        if not self.weights:
+            return reader.blocks(block_samples)
+        return (
+            np.sum(b * np.array(self.weights, np.float32), axis=1) for b in reader.blocks(block_samples, apart=True)
+        )
+
+
+MIXED = Signal()
+
+
 class AnalysisFeed:
-    """The 16 kHz, mono, high-passed samples of a reader, and what was counted on the way."""
+    """The 16 kHz, high-passed samples of a reader's signal, and what was counted on the way."""
 
     def __init__(
         self,
@@ -145,9 +168,9 @@ class AnalysisFeed:
         gain: float = 1.0,
         limit: float = math.inf,
         check: Callable[[], None] = lambda: None,
-        clean: float = 0.0,
+        signal: Signal = MIXED,
     ) -> None:
-        self.reader, self.limit, self._gain, self._check, self._clean = reader, limit, gain, check, clean
+        self.reader, self.limit, self._gain, self._check, self._signal = reader, limit, gain, check, signal
         self.meter = PeakMeter()
         """Its limit is where clicks are to be limited, by what was read so far."""
         self.length_samples = 0
@@ -158,8 +181,11 @@ class AnalysisFeed:
     def blocks(self) -> Iterator[FloatArray]:
         """Contiguous blocks, at least one sample of a recording that isn't empty; `check` is called before each."""
         rate = self.reader.info.sample_rate
-        resampler, high_pass = Chain(StreamResampler(rate, ANALYSIS_RATE_HZ), *clean_up(self._clean)), StreamHighPass()
-        for block in self.reader.blocks(BLOCK_S * rate):
+        resampler, high_pass = (
+            Chain(StreamResampler(rate, ANALYSIS_RATE_HZ), *clean_up(self._signal.clean)),
+            StreamHighPass(),
+        )
+        for block in self._signal.of(self.reader, BLOCK_S * rate):
             self._check()
             self.length_samples += len(block)
             self.meter.push(block)
@@ -305,6 +331,8 @@ class RecordingFacts:
     warning: str | None
     """What of the recording could not be read."""
     notes: tuple[str, ...]
+    signal: Signal = MIXED
+    """What these are the facts of."""
 
     @property
     def audio_s(self) -> float:
@@ -320,14 +348,14 @@ def first_pass(
     adjust_level: bool = True,
     check: Callable[[], None] = lambda: None,
     limit: float = math.inf,
-    clean: float = 0.0,
+    signal: Signal = MIXED,
 ) -> RecordingFacts:
     """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
 
     Without `new_collector` the encoder takes each window's own statistics (compatible modes). `adjust_level` limits
     clicks and raises quiet recordings, which RVC doesn't; `limit` is of a click found before. Raises DecodeError.
     """
-    feed = AnalysisFeed(recording.open(), limit=limit, check=check, clean=clean)
+    feed = AnalysisFeed(recording.open(), limit=limit, check=check, signal=signal)
     collector = None if new_collector is None else new_collector()
     finder = SilenceFinder() if split_silence else None
     meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
@@ -347,7 +375,7 @@ def first_pass(
     if adjust_level and limit == math.inf and feed.meter.limit < math.inf:
         limit = feed.meter.limit
         again = partial(first_pass, recording, new_collector, extent_of, split_silence=split_silence, check=check)
-        return again(limit=limit, clean=clean)
+        return again(limit=limit, signal=signal)
     levels.append(meter.flush())
     rate, gain, peak = feed.reader.info.sample_rate, 1.0, feed.peak
     if peak > PEAK_LIMIT_IN:
@@ -367,4 +395,5 @@ def first_pass(
         silences=Silences() if finder is None else finder.finish(gain),
         warning=feed.reader.warning,
         notes=feed.reader.notes + clicks,
+        signal=signal,
     )

@@ -50,10 +50,10 @@ class _BoundedReader:
     def notes(self) -> tuple[str, ...]:
         return self._reader.notes
 
-    def blocks(self, block_samples: int) -> Iterator[FloatArray]:
+    def blocks(self, block_samples: int, apart: bool = False) -> Iterator[FloatArray]:
         left = self._recording.most_s * self.info.sample_rate
         with unsurprising(self._recording.name):
-            for block in self._reader.blocks(block_samples):
+            for block in self._reader.blocks(block_samples, apart):
                 left -= len(block)
                 if left < 0:
                     raise self._recording.too_long()

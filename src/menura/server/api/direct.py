@@ -148,9 +148,9 @@ class _StreamSink(Sink):
     def __init__(self, put: Callable[[bytes], None]) -> None:
         self._put = put
 
-    def open(self, sample_rate: int) -> None:
-        header = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", _UNKNOWN_BYTES, b"WAVE", b"fmt ", 16, 1, 1, sample_rate,
-                             2 * sample_rate, 2, 16)  # fmt: skip
+    def open(self, sample_rate: int, channels: int = 1) -> None:
+        header = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", _UNKNOWN_BYTES, b"WAVE", b"fmt ", 16, 1, channels, sample_rate,
+                             2 * channels * sample_rate, 2 * channels, 16)  # fmt: skip
         self._put(header + struct.pack("<4sI", b"data", _UNKNOWN_BYTES))
 
     def write(self, samples: FloatArray) -> None:
