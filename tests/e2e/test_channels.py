@@ -12,7 +12,9 @@ import soxr
 from menura.converter import Converter
 from menura.errors import EncodeError, OptionError
 from menura.options import ConversionOptions, EngineOptions
+from menura.pipeline.channels import signals_of
 from menura.pipeline.engine import Engine
+from menura.pipeline.recording import ArrayRecording, FileRecording
 from menura.types import FloatArray
 
 DATA = Path(__file__).parents[1] / "data"
@@ -158,3 +160,20 @@ def test_layouts(converter: Converter, speech: FloatArray, tmp_path: Path, monke
         converter.convert(source, tmp_path / "out.mp3", ConversionOptions(channels="stereo"))
     with pytest.raises(OptionError, match="no middle"):
         converter.convert(source, tmp_path / "mid.wav", ConversionOptions(channels="mid"))
+
+
+@pytest.mark.parametrize("length", [10, RATE_HZ, 2 * RATE_HZ + 10])
+def test_offsets_and_short_ends_don_t_mislead(speech: FloatArray, length: int) -> None:
+    """A second block of a few samples; steady voltages of opposite signs, which aren't sound."""
+    voice = speech[RATE_HZ // 2 :][:length]
+    recording = ArrayRecording(np.stack([voice + 0.3, 0.5 * voice - 0.3], axis=1), RATE_HZ)
+    signals = signals_of(recording, "stereo", 0.0, lambda: None)
+    assert [list(signal.weights) for signal in signals] == [[1, 0], [0, 1]]
+    assert [signal.lead for signal in signals] == [0, 0]
+
+
+def test_more_than_64_channels_are_refused(tmp_path: Path) -> None:
+    """Each is a conversion, and is compared with each other."""
+    soundfile.write(tmp_path / "many.wav", np.ones((100, 65), dtype=np.float32), RATE_HZ)
+    with pytest.raises(OptionError, match="65 channels are too many"):
+        signals_of(FileRecording(tmp_path / "many.wav"), "stereo", 0.0, lambda: None)

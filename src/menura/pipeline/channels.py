@@ -15,7 +15,7 @@ from menura.audio.processor import Processor, StreamResampler
 from menura.errors import OptionError
 from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.progress import Worked
-from menura.pipeline.recording import BLOCK_S, FADE_FRAMES, Recording, RecordingFacts, Signal
+from menura.pipeline.recording import BLOCK_S, FADE_FRAMES, MOST_CHANNELS, Recording, RecordingFacts, Signal
 from menura.types import FloatArray
 
 Step: TypeAlias = Union[tuple[NetworkRequest, ...], Worked, "FloatArray"]
@@ -34,6 +34,8 @@ def signals_of(recording: Recording, channels: str, clean: float, check: Callabl
         return [Signal(clean=clean)]
     if channels == "mid" and count != 2:
         raise OptionError(recording.name, f"{count} channels have no middle", "Use {channels=stereo}", "channels")
+    if count > MOST_CHANNELS:
+        raise OptionError(recording.name, f"{count} channels are too many", "Use {channels=mono}", "channels")
     signs, leads = _related(recording, count, check)
     if channels == "mid":
         return [Signal(weights=[0.5 * signs[0], 0.5 * signs[1]], clean=clean)]
@@ -47,9 +49,10 @@ def _related(recording: Recording, count: int, check: Callable[[], None]) -> tup
     products = np.zeros((count, count, 2 * reach + 1))
     for block in reader.blocks(BLOCK_S * reader.info.sample_rate, apart=True):
         check()
-        spectra = np.fft.rfft(block.T.astype(np.float64), len(block) + reach)
+        length = max(len(block), reach + 1) + reach
+        spectra = np.fft.rfft((block - block.mean(axis=0)).T.astype(np.float64), length)
         for one in range(count):
-            crossed = np.fft.irfft(spectra * spectra[one].conj(), len(block) + reach)
+            crossed = np.fft.irfft(spectra * spectra[one].conj(), length)
             products[one] += np.roll(crossed, reach, axis=1)[:, : 2 * reach + 1]
     powers = np.diagonal(products[:, :, reach])
     order = np.argsort(-powers, kind="stable").tolist()

@@ -26,7 +26,7 @@ from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES, rescaled_length
 
 BLOCK_S = 2
 """Seconds of a block when reading."""
-_MOST_CHANNELS = 64
+MOST_CHANNELS = 64
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1000, 768_000
 
 PEAK_LIMIT_IN = 0.95
@@ -126,7 +126,7 @@ def _checked(samples: npt.NDArray[Any]) -> FloatArray:
         raise DecodeError(name, f"expected an array of (samples,) or (samples, channels), not {shape}")
     if not samples.size:
         raise DecodeError(name, "contains no samples")
-    if samples.ndim == 2 and shape[1] > min(_MOST_CHANNELS, max(8, shape[0])):
+    if samples.ndim == 2 and shape[1] > min(MOST_CHANNELS, max(8, shape[0])):
         advice = "Transpose an array of (channels, samples): samples.T"
         raise DecodeError(name, f"{shape[1]} channels in an array of (samples, channels)", advice)
     if kind != "f":
