@@ -173,6 +173,7 @@ OF_A_PATH: dict[str, object] = {"start": 0, "end": 1, "speaker": "A", "voice": "
         ({"spans": [OF_A_PATH], "options": {"speakers": f"{OF_A_PATH['voice']}=tiny"}}, "spans"),
         ({"spans": [{"start": 0, "end": 1, "index": "/etc/passwd"}]}, "spans"),
         ({"spans": []}, "spans"),
+        ({"spans": "0,1,tiny\n" + "#" * 2**20}, "spans"),
         ({"options": {"spans": 5}}, "spans"),
         ({"options": {"spans": [5]}}, "spans"),
         ({"inputs": ["0" * 64]}, "inputs"),

@@ -42,7 +42,8 @@ from menura.system.files import write_whole
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_INPUTS = 5000
-_MOST_SHOWN = 2000
+_MOST_SHOWN, _MOST_SPANS_CHARS = 2000, 2**20
+"""Of a job's options; it is read whenever jobs are listed."""
 _BEAT_S = 15.0
 EVENTS = answers("text/event-stream", "Events `job` and `item`, as long as the client listens")
 LastEvent = Annotated[int | None, Header(ge=0, le=2**62)]
@@ -89,7 +90,10 @@ class NewJobDocument(BaseModel):
         if len(self.inputs) > 1:
             raise OptionError(None, "spans are of one recording", "Make a job for each", "spans")
         given = self.options.get("spans") if self.spans is None else self.spans
-        return self.options | {"spans": read_spans(given) if isinstance(given, list) else given}
+        spans = read_spans(given) if isinstance(given, list) else given
+        if isinstance(spans, str) and len(spans) > _MOST_SPANS_CHARS:
+            raise OptionError(None, "more than 1 MB of spans", "Divide the recording", "spans")
+        return self.options | {"spans": spans}
 
 
 class Waiting(BaseModel):
