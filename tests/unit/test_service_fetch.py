@@ -82,7 +82,10 @@ def test_a_voice_is_fetched_with_its_hash_and_rights(
     card = client("GET", "/v1/voices/guest").json()["card"]
     assert {key: card[key] for key in ("url", "sha256", "rights")} == {"url": url, "sha256": sha256, "rights": "mine"}
     assert (asked(client, url).status_code, asked(client, url).json()["option"]) == (409, "name")
-    assert asked(client, url, name="other").status_code == 201
+    internet.files["/guest.pth?key=secret"] = internet.files["/guest.pth"]
+    other = asked(client, f"{url}?key=secret", name="other")
+    assert (other.status_code, other.json()["url"]) == (201, url)
+    assert "secret" not in client("GET", "/v1/voices/other").text
     assert list((tmp_path / "data" / "incoming").iterdir()) == []
     assert not (tmp_path / "home" / "cache" / "downloads").exists()
 

@@ -74,7 +74,8 @@ def fetch_voice(
         pinned = sha256 if path == paths[0] else None
         download = Download(url=url, most_bytes=most_bytes, sha256=pinned, allow_private=options.allow_private)
         found = fetch(download, path, on_progress)
-    return FetchedVoice(path=paths[0], url=urls[0], sha256=found)
+    url = urls[0].partition("?")[0].partition("#")[0]  # what follows may be a key, and cards go from hand to hand
+    return FetchedVoice(path=paths[0], url=url, sha256=found)
 
 
 def fetch_asset(
