@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,14 @@ from menura.cli.main import run
 
 
 @pytest.mark.slow
-def test_a_quick_suite_as_one_document(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_quick_suite_as_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MENURA_HOME", str(tmp_path))
     arguments = ["bench", "--quick", "--suite", "batch12", "--threads", "1", "--json"]
-    assert run(arguments) == 0
-    document = json.loads(capsys.readouterr().out)
+    # In a process of its own: what it starts has at least its memory.
+    bench = subprocess.run(
+        [sys.executable, "-m", "menura", *arguments], stdout=subprocess.PIPE, check=True, timeout=300
+    )
+    document = json.loads(bench.stdout)
     assert set(document) == {"batch12", "about"}
     suite, about = document["batch12"], document["about"]
     for figures, files, audio_s in (
@@ -29,7 +32,7 @@ def test_a_quick_suite_as_one_document(
         assert (figures["files"], figures["audio_s"]) == (files, audio_s)
         expected = figures["wall_s"] * figures["sgemm_gflops"] / audio_s
         assert figures["cost"] == pytest.approx(expected, rel=1e-2)
-        assert 100 < figures["peak_mb"] < 4000
+        assert 100 < figures["peak_mb"] < 1500
     assert suite["cold"]["wall_s"] > suite["wall_s"]
     assert sum(suite["stages"].values()) > 0
     assert (about["voice"], about["quick"], about["threads"]) == ("wren", True, 1)
