@@ -5,7 +5,7 @@
 
 EXPERIMENT is one of `experiment.py --begin`, with `prepare.py`'s features. Half of every batch is parallel synthetic
 speech, learnt as in `menura train run`. The other half is people, also in noise, rooms and telephones, whom a target
-speaks over: in its sound the content encoder should hear what it hears in the clean recording, and a small judge of
+speaks over: in its sound the same phones should be heard as in the clean recording, and a small judge of
 mel spectrograms should take it for the target's own. Both commands can be stopped and started again.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
+from phones import PhoneReader
 from rooms import Samples, worsened
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -45,14 +46,14 @@ from menura.train.learning.stepper import Peers, Stepper, autocast, fastest_prec
 from menura.train.run.trainer import learning_rate
 from menura.units import ANALYSIS_RATE_HZ
 
-CYCLE, ADVERSARIAL, MATCHING = 1.5, 0.4, 0.5
+CYCLE, ADVERSARIAL, MATCHING = 0.5, 0.4, 0.5
 """Weights of losses; those of spectra are the experiment's."""
 RATE = 2e-4
 """Of learning, at first; it falls to the experiment's final one."""
 JUDGE_ALONE_STEPS = 100
 """The judge learns first: an ignorant one teaches nothing."""
-DIRECTIONS = 48
-"""Of content's, in which a cycle is measured."""
+READER = "phones.pt"
+"""In the experiment's folder, by `phones.py`."""
 WORSENED = 3
 """Variants of each recording."""
 _SAVE_EVERY_S = 240.0
@@ -90,57 +91,35 @@ def prepare(people: Path, out: Path) -> None:
         print(path.stem, flush=True)
 
 
-def telling(clips: Iterable[Path]) -> Tensor:
-    """(dim, DIRECTIONS): what in content differs most by what is said, least by who says it where (Fisher's).
-
-    A clip's variants say the same at the same time through other throats, rooms and lines. Directions are scaled so
-    that these differ by 1.
-    """
-    within, centres, count = torch.zeros(()), [], 0
-    for path in clips:
-        variants = torch.cat([rows.float() for rows in load_features(path).content.values()])
-        centres.append(variants.mean(dim=0))
-        rest = (variants - centres[-1]).flatten(0, 1)
-        within, count = within + rest.T @ rest, count + len(rest) - len(centres[-1])
-    said = torch.cat(centres)
-    between = torch.cov(said.T)
-    within = within / count + 0.01 * torch.eye(len(between))
-    whitening = torch.linalg.inv(torch.linalg.cholesky(within))
-    _, directions = torch.linalg.eigh(whitening @ between @ whitening.T)
-    return whitening.T @ directions[:, -DIRECTIONS:]
-
-
 class Ear(nn.Module):
-    """The content encoder as a measure of whether the same is said, whoever says it."""
+    """Content encoder and phone reader as a measure of whether the same is said, whoever says it."""
 
-    def __init__(self, directions: Tensor) -> None:
+    def __init__(self, reader: Path) -> None:
         super().__init__()
         tensors = {name: value.float() for name, value in load_file(str(STARTER_WEIGHTS)).items()}
         self.encoder = WhisperContentEncoder(n_directions=tensors["speaker_directions"].shape[1])
         self.encoder.load_state_dict(tensors)
+        self.reader = PhoneReader().eval()
+        self.reader.load_state_dict(torch.load(reader, weights_only=True)["model"])
         self.requires_grad_(False)
-        self.directions = directions
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        """How differently (batch, samples) at 24 kHz move through content where `real` sounds."""
+        """Divergence of the phones heard in (batch, samples) at 24 kHz from those in `real`, where that sounds."""
         with torch.no_grad():
-            there = self._content(real)
+            there = self._phones(real)
             power = real[:, : there.shape[1] * 480].unflatten(1, (-1, 480)).square().mean(dim=2)
-            sounds = (power > 1e-4 * power.amax(dim=1, keepdim=True)).float()[:, :, None]
+            sounds = (power > 1e-4 * power.amax(dim=1, keepdim=True)).float()
             sounds[:, :3] = sounds[:, -3:] = 0  # at its ends a crop has neighbours that neither has heard
-        apart = self._content(made) - there
-        # What differs all along is the speaker.
-        apart = apart - (apart * sounds).sum(dim=1, keepdim=True) / sounds.sum(dim=1, keepdim=True).clamp(min=1)
-        distance = F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="none")
-        return (distance * sounds).mean(dim=2).sum() / sounds.sum().clamp(min=1)
+        distance = F.kl_div(self._phones(made), there, reduction="none", log_target=True).sum(dim=2)
+        return (distance * sounds).sum() / sounds.sum().clamp(min=1)
 
-    def _content(self, audio: Tensor) -> Tensor:
+    def _phones(self, audio: Tensor) -> Tensor:
         """At 16 kHz by the discrete Fourier transform, and equally loud."""
         size = audio.shape[1] // 3 * 2
         narrow = torch.fft.irfft(torch.fft.rfft(audio)[:, : size // 2 + 1], size) * (2 / 3)
         loudness = narrow.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)
-        content: Tensor = self.encoder(0.1 * narrow / loudness) @ self.directions
-        return content
+        phones: Tensor = self.reader(self.encoder(0.1 * narrow / loudness)).float()
+        return phones
 
 
 class Judge(nn.Module):
@@ -203,7 +182,7 @@ class Finetuning:
         if experiment.warm_start.generator:
             networks.warm_generator(self.model, folder / experiment.warm_start.generator)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.ear, self.judge = Ear(telling([*paths, *people])), Judge(len(experiment.speakers))
+        self.ear, self.judge = Ear(folder / READER), Judge(len(experiment.speakers))
         self.spectral = objective.SpectralLoss(experiment.synthesizer.sample_rate)
         self.stepper = Stepper(self.model, RATE, device=_CPU, precision=precision)
         self.judges = Stepper(self.judge, 2 * RATE, device=_CPU, precision="fp32")
