@@ -48,7 +48,7 @@ from menura.units import ANALYSIS_RATE_HZ
 
 CYCLE, ADVERSARIAL, MATCHING = 0.5, 0.4, 0.5
 """Weights of losses; those of spectra are the experiment's."""
-RATE = 2e-4
+RATE = 1e-4
 """Of learning, at first; it falls to the experiment's final one."""
 JUDGE_ALONE_STEPS = 100
 """The judge learns first: an ignorant one teaches nothing."""
