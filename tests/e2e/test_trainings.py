@@ -226,7 +226,8 @@ def test_a_run_outlives_the_service(trainer: Trainer, clips: list[str]) -> None:
     prepared = {path: path.stat().st_mtime_ns for path in (folder / "features").iterdir()}
     service.kill()
     service.start()
-    killed = trainer.get(id)
+    # The run ends by itself, when it sees that nobody listens any more.
+    killed = trainer.until(id, lambda training: training["state"] != "running")
     assert (killed["state"], killed["stage"], killed["error"]) == ("stopped", None, None)
     assert killed["step"] >= running["step"]
 
