@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, TypeAlias, Union
 
 import numpy as np
@@ -70,7 +70,7 @@ def as_one(found: Sequence[RecordingFacts]) -> tuple[RecordingFacts, ...]:
     """The facts of a recording's signals with one gain, and silent where all of them are."""
     gain, silences = min((each.gain for each in found if not each.silent), default=1.0), found[0].silences
     for each in found[1:]:
-        pairs = [(max(a, c), min(b, d)) for a, b in silences.spans for c, d in each.silences.spans]
+        pairs = [(max(a, c), min(b, d)) for c, d in each.silences.spans for a, b in silences.near(c, d)]
         silences = replace(silences, spans=tuple(pair for pair in pairs if pair[1] - pair[0] > 2 * FADE_FRAMES))
     known = [each.statistics and each.statistics.scaled(gain / each.gain) for each in found]
     levels = [each.source_rms * np.float32(min(gain, 1.0) / min(each.gain, 1.0)) for each in found]
@@ -82,10 +82,7 @@ class Widened(Processor):
     """Makes two channels of the sound of their middle, which has these weights, and of the recording's side."""
 
     def __init__(self, recording: Recording, middle: Sequence[float], rate_hz: int) -> None:
-        reader, side = recording.open(), Signal(weights=[middle[0], -middle[1]])
-        self._signs, resampler = np.sign(middle), StreamResampler(reader.info.sample_rate, rate_hz)
-        blocks = map(resampler.push, side.of(reader, BLOCK_S * reader.info.sample_rate))
-        self._side = chain(blocks, (flush() for flush in (resampler.flush,)))
+        self._signs, self._side = np.sign(middle), _resampled(recording, [middle[0], -middle[1]], rate_hz)
         self._held: FloatArray = np.zeros(0, dtype=np.float32)
 
     def _push(self, samples: FloatArray) -> FloatArray:
@@ -96,6 +93,13 @@ class Widened(Processor):
 
     def _flush(self) -> FloatArray:
         return np.zeros((0, 2), dtype=np.float32)
+
+
+def _resampled(recording: Recording, weights: Sequence[float], rate_hz: int) -> Iterator[FloatArray]:
+    reader = recording.open()
+    resampler = StreamResampler(reader.info.sample_rate, rate_hz)
+    yield from map(resampler.push, Signal(weights=weights).of(reader, BLOCK_S * reader.info.sample_rate))
+    yield resampler.flush()
 
 
 def in_step(conversions: Sequence[Steps], together: int = 0) -> Steps:

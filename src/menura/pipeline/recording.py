@@ -181,10 +181,8 @@ class AnalysisFeed:
     def blocks(self) -> Iterator[FloatArray]:
         """Contiguous blocks, at least one sample of a recording that isn't empty; `check` is called before each."""
         rate = self.reader.info.sample_rate
-        resampler, high_pass = (
-            Chain(StreamResampler(rate, ANALYSIS_RATE_HZ), *clean_up(self._signal.clean)),
-            StreamHighPass(),
-        )
+        resampler = Chain(StreamResampler(rate, ANALYSIS_RATE_HZ), *clean_up(self._signal.clean))
+        high_pass = StreamHighPass()
         for block in self._signal.of(self.reader, BLOCK_S * rate):
             self._check()
             self.length_samples += len(block)
@@ -280,7 +278,7 @@ class Silences:
     def skipped_frames(self) -> int:
         return sum(min(end, self.frames) - max(start, 0) for start, end in self.spans)
 
-    def _near(self, start: int, end: int) -> tuple[Span, ...]:
+    def near(self, start: int, end: int) -> tuple[Span, ...]:
         """Those that reach into [start, end)."""
         first = bisect_right(self.spans, start, key=lambda span: span[1])
         return self.spans[first : bisect_left(self.spans, end, lo=first, key=lambda span: span[0])]
@@ -288,7 +286,7 @@ class Silences:
     def sounding(self, start: int, end: int) -> tuple[Span, ...]:
         """What of [start, end) is to be computed: all but the silent spans, their fades included."""
         pieces, at = [], start
-        for quiet_start, quiet_end in self._near(start, end):
+        for quiet_start, quiet_end in self.near(start, end):
             stop, resume = quiet_start + FADE_FRAMES, quiet_end - FADE_FRAMES
             if resume <= at or stop >= end:
                 continue
@@ -301,11 +299,11 @@ class Silences:
 
     def hides(self, start: int, end: int) -> bool:
         """True if all of [start, end) is in one silent span."""
-        return any(a <= start and end <= b for a, b in self._near(start, end))
+        return any(a <= start and end <= b for a, b in self.near(start, end))
 
     def gate(self, start: int, end: int, frame_samples: int) -> FloatArray | None:
         """Factors for the samples of frames [start, end): 1 where there is sound, 0 in silence; None for all 1."""
-        if not (near := self._near(start, end)):
+        if not (near := self.near(start, end)):
             return None
         places = [place for a, b in near for place in (a, a + FADE_FRAMES, b - FADE_FRAMES, b)]
         at = start + (np.arange((end - start) * frame_samples) + 0.5) / frame_samples
