@@ -137,6 +137,19 @@ def test_parts_are_the_undivided_conversion(
     assert not list(tmp_path.glob("*parts*"))
 
 
+def test_noise_is_told_once(converter: Converter, speech: FloatArray, other: FloatArray, tmp_path: Path) -> None:
+    """Of parts, of channels, of a dialogue."""
+    noise = np.random.default_rng(1).normal(0, 0.5, (12 * RATE_HZ, 2))
+    clean = np.tile(np.stack([speech, other], axis=1), (4, 1))
+    soundfile.write(tmp_path / "talk.wav", clean + noise * np.std(clean, axis=0), RATE_HZ, "FLOAT")
+    soundfile.write(tmp_path / "clean.wav", clean, RATE_HZ, "FLOAT")
+    for asked in ({"channels": "stereo", "part_length": 4.0}, {"spans": "start,end,voice\n0,3,wren\n3,12,heron"}):
+        options = ConversionOptions(**asked)  # type: ignore[arg-type]
+        notes = converter.convert(tmp_path / "talk.wav", tmp_path / "out.wav", options).notes
+        assert ["dB below the speech, so words" in note for note in notes].count(True) == 1
+        assert "below the speech" not in str(converter.convert(tmp_path / "clean.wav", tmp_path / "out.wav", options))
+
+
 def test_blocks_of_a_stream_have_channels(converter: Converter, speech: FloatArray) -> None:
     recording, options = (np.stack([speech, 0.5 * speech], axis=1), RATE_HZ), ConversionOptions(channels="stereo")
     blocks = [block.samples for block in converter.stream(recording, options)]

@@ -74,6 +74,7 @@ class Conversion:
         self.output_rate, self.channels = plan.output_rate, max(1, len(self.facts.signal.weights))
         self._notes = request.notes + tuple(dict.fromkeys(note for f in facts for note in f.notes)) + plan.notes
         self._notes += ("The recording is silent.",) * all(each.silent for each in facts)
+        self._notes += tuple(filter(None, (each.unclear for each in facts)))[:1]
         if request.f0_hz is not None:
             self._notes += length_notes(len(request.f0_hz), self.facts.audio_s)
         kept = kept if len(facts) == 1 else []  # by the last signal

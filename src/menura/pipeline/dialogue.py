@@ -165,6 +165,7 @@ class Dialogue:
         facts, end_s = self.facts, self.facts.audio_s
         notes = dict.fromkeys(note for voice in self._voices for note in voice.request.notes + voice.plan.notes)
         notes |= dict.fromkeys(self.request.told + facts.notes + ("The recording is silent.",) * facts.silent)
+        notes |= dict.fromkeys(filter(None, (facts.unclear,)))
         given = self._voices[0].request.f0_hz
         notes |= dict.fromkeys(() if given is None else length_notes(len(given), end_s))
         if any(b > end_s + 1 / FRAME_RATE_HZ for role in self.request.roles for _, b in role.spans_s):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from menura.audio.clarity import ClarityMeter
 from menura.audio.decode import open_audio
 from menura.audio.envelope import PeakMeter, RmsMeter
 from menura.audio.filters import StreamHighPass
@@ -329,6 +330,8 @@ class RecordingFacts:
     warning: str | None
     """What of the recording could not be read."""
     notes: tuple[str, ...]
+    unclear: str = ""
+    """What makes its words unsafe, as a note; empty where nothing was found."""
     signal: Signal = MIXED
     """What these are the facts of."""
 
@@ -356,11 +359,12 @@ def first_pass(
     feed = AnalysisFeed(recording.open(), limit=limit, check=check, signal=signal)
     collector = None if new_collector is None else new_collector()
     finder = SilenceFinder() if split_silence else None
-    meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
+    meter, levels, clarity = RmsMeter(ANALYSIS_RATE_HZ), [], ClarityMeter()
 
     def measured() -> Iterator[FloatArray]:
         for block in feed.blocks():
             levels.append(meter.push(block))
+            clarity.push(block)
             if finder is not None:
                 finder.push(block)
             yield block
@@ -393,5 +397,6 @@ def first_pass(
         silences=Silences() if finder is None else finder.finish(gain),
         warning=feed.reader.warning,
         notes=feed.reader.notes + clicks,
+        unclear=clarity.finish(),
         signal=signal,
     )
