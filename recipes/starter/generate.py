@@ -5,8 +5,6 @@ with its own or the guide's intonation, its range stretched and shifted at rando
 and its JSON file is written last, so the command can be stopped and started again at any time, in several processes:
 
     python generate.py --parts DIR --out DIR --count 900 --workers 2 --worker 0
-
-With --natural each target speaks as it would by itself: what `measure.py` compares with.
 """
 
 from __future__ import annotations
@@ -72,12 +70,6 @@ def plan(index: int, text: str, seed: int, pair: str) -> Plan:
     return Plan(index=index, text=text, guide=guide, speed=rng.uniform(0.85, 1.25), renditions=tuple(renditions))
 
 
-def natural_plan(index: int, text: str, pair: str) -> Plan:
-    """Each target by its own intonation and the first one's timing."""
-    renditions = [Rendition(voice=voice, intonation=voice, shift_semitones=0.0, stretch=1.0) for voice in PAIRS[pair]]
-    return Plan(index=index, text=text, guide=PAIRS[pair][0], speed=1.0, renditions=tuple(renditions))
-
-
 def follow(own: Prosody, contour: Array, rendition: Rendition) -> Prosody:
     """`own` prosody with its pitch replaced by `contour`, moved to its own median and then shifted and stretched."""
     median = _median_log_hz(own.f0_hz)
@@ -135,7 +127,6 @@ def main() -> None:
     parser.add_argument("--pair", choices=tuple(PAIRS), default="shipped")
     parser.add_argument("--count", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--natural", action="store_true", help="no guides; nothing moved or stretched")
     parser.add_argument("--uncompiled", action="store_true", help="begin at once; slower with many sentences")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--worker", type=int, default=0)
@@ -149,8 +140,7 @@ def main() -> None:
     for index, text in enumerate(sentences(options.count, options.seed)):
         if index % options.workers != options.worker or (options.out / f"{index:05d}.json").exists():
             continue
-        natural = options.natural
-        item = natural_plan(index, text, options.pair) if natural else plan(index, text, options.seed, options.pair)
+        item = plan(index, text, options.seed, options.pair)
         audio = render(kokoro, item)
         save(options.out, item, audio)
         done += sum(map(len, audio.values())) / SAMPLE_RATE_HZ

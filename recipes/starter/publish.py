@@ -1,8 +1,9 @@
 """Exports the experiment's speakers as the starter voices, each with its card.
 
-    python publish.py --experiment DIR --clips CLIPS --voices src/menura/assets/starter/voices --quality quality.json
+    python publish.py --experiment DIR --clips CLIPS --voices src/menura/assets/starter/voices
+    python publish.py --voices src/menura/assets/starter/voices --quality MEASURED
 
-`quality.json`, which `measure.py` writes, holds by voice what was measured; it is copied into the card.
+The second writes into the cards what `menura evaluate --report MEASURED/wren.html` (and so on) measured.
 """
 
 from __future__ import annotations
@@ -34,8 +35,15 @@ COURSE = (
 )
 BEGUN_WITH = "voices bf_emma, bm_daniel, af_heart and am_michael, trained jointly for 4,900 steps by the same recipe"
 QUALITY_NOTE = (
-    "on real recordings of two women and two men that training never saw; with text: the English ones, for the words; "
-    "default settings; predicted by networks, nobody listened"
+    "on real recordings of two women and two men that training never saw (LibriVox by Debian's pocketsphinx-testdata, "
+    "Debian's asterisk-core-sounds in English, Italian and Russian); words and phones of the English ones; whisper and "
+    "moonshine are character error rates over all their letters; default settings; by Whisper tiny.en, Moonshine "
+    "tiny-en, hama, Resemblyzer, SwiftF0, DNSMOS and Distill-MOS; nobody listened"
+)
+QUALITY_COMMANDS = (
+    "menura convert RECORDINGS -o MEASURED/{name} --voice {name}",
+    "menura evaluate RECORDINGS MEASURED/{name} --voice {name} --text RECORDINGS/manifest.json "
+    "--report MEASURED/{name}.html",
 )
 
 
@@ -52,9 +60,7 @@ def natural_pitch_hz(clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: 
     return float(torch.cat(voiced).log().median().exp())
 
 
-def card(
-    name: str, kokoro_voice: str, *, clips: dict[str, ClipFeatures], pitch_hz: float, step: int, quality: dict[str, Any]
-) -> dict[str, Any]:
+def card(name: str, kokoro_voice: str, *, clips: dict[str, ClipFeatures], pitch_hz: float, step: int) -> dict[str, Any]:
     """What `menura voices info` tells of a voice."""
     minutes = sum(clip.frames for clip in clips.values()) / 6000
     return {
@@ -72,38 +78,53 @@ def card(
         "commands": [line.format(steps=step) for line in COMMANDS],
         "course": COURSE,
         "steps": step,
-        "quality": {"note": QUALITY_NOTE, **quality} if quality else {},
     }
 
 
+def add_quality(card_path: Path, report: Path) -> None:
+    """Writes a report's means into a card, to three decimals, and prints a row for the tables of the documentation."""
+    written = json.loads(card_path.read_text())
+    summary = json.loads(report.read_text())["summary"]
+    means = {key: round(value, 3) for key, value in summary.items() if value is not None}
+    commands = [line.format(name=written["name"]) for line in QUALITY_COMMANDS]
+    written["quality"] = {"note": QUALITY_NOTE, "commands": commands, **means}
+    card_path.write_text(json.dumps(written, indent=1) + "\n")
+    errors = [f"{summary[f'source_{judge}']:.1%} → {summary[judge]:.1%}" for judge in ("whisper", "moonshine")]
+    natural = [f"{summary[f'source_{judge}']:.2f} → {summary[judge]:.2f}" for judge in ("dnsmos", "distill_mos")]
+    moved = f"{summary['moved']:.2f} ({summary['worst_moved']:.2f})"
+    likeness = (f"{summary['phones_changed']:.1%}", moved, f"{summary['f0_correlation']:.3f}")
+    print("|", " | ".join((written["name"], *errors, *likeness, *natural)).replace("%", " %"), "|")
+
+
 def main() -> None:
-    """Writes `voice.safetensors` and `card.json` for every speaker."""
+    """Writes `voice.safetensors` and `card.json` for every speaker, or measures into the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", type=Path, required=True)
-    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--experiment", type=Path)
+    parser.add_argument("--clips", type=Path)
     parser.add_argument("--voices", type=Path, required=True)
-    parser.add_argument("--quality", type=Path)
+    parser.add_argument("--quality", type=Path, help="folder with a report of every voice")
     options = parser.parse_args()
-    measured = json.loads(options.quality.read_text()) if options.quality else {}
     kokoro_voices = {name: voice for voice, name in NAMES.items()}
     for name in (NAMES[voice] for voice in PAIRS["shipped"]):
-        paths = sorted((options.experiment / "features").glob(f"*.{name}{SUFFIX}"))
-        clips = {path.name.partition(".")[0]: load_features(path) for path in paths}
-        source = f"kokoro:{kokoro_voices[name]}"
         target = options.voices / name / "voice.safetensors"
-        metadata = VoiceMetadata(name=name, author="Menura", licence="Apache-2.0", source=source)
-        export_voice(options.experiment, target, metadata=metadata, speaker=name)
-        step = load_voice(target).metadata.step or 0
-        written = card(
-            name,
-            kokoro_voices[name],
-            clips=clips,
-            pitch_hz=natural_pitch_hz(clips, options.clips, kokoro_voices[name]),
-            step=step,
-            quality=measured.get(name, {}),
-        )
-        (target.parent / "card.json").write_text(json.dumps(written, indent=1) + "\n")
-        print(f"{name}: {step} steps, {target.stat().st_size / 1e6:.1f} MB")
+        if options.experiment:
+            publish(options.experiment, options.clips, target, name, kokoro_voices[name])
+        if options.quality:
+            add_quality(target.with_name("card.json"), options.quality / f"{name}.json")
+
+
+def publish(experiment: Path, plans: Path, target: Path, name: str, kokoro_voice: str) -> None:
+    """Exports a speaker as a voice with its card."""
+    paths = sorted((experiment / "features").glob(f"*.{name}{SUFFIX}"))
+    clips = {path.name.partition(".")[0]: load_features(path) for path in paths}
+    source = f"kokoro:{kokoro_voice}"
+    metadata = VoiceMetadata(name=name, author="Menura", licence="Apache-2.0", source=source)
+    export_voice(experiment, target, metadata=metadata, speaker=name)
+    step = load_voice(target).metadata.step or 0
+    pitch_hz = natural_pitch_hz(clips, plans, kokoro_voice)
+    written = card(name, kokoro_voice, clips=clips, pitch_hz=pitch_hz, step=step)
+    target.with_name("card.json").write_text(json.dumps(written, indent=1) + "\n")
+    print(f"{name}: {step} steps, {target.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -48,17 +48,21 @@ class SpeakerData:
 
 
 def draw_sounds(sounds: Sequence[Sound], *, seams_s: Sequence[float] = ()) -> bytes:
-    """Spectrograms of the first 20 s above each other on one time axis, F0 drawn in; the seams in the last."""
-    figure = _figure(10, 2.6 * len(sounds))
+    """Spectrograms of the first 20 s above each other on one time axis, the seams in the last; below them F0."""
+    curves = {sound.title: sound.f0_hz[: int(100 * _LONGEST_S)] for sound in sounds if sound.f0_hz is not None}
+    figure = _figure(10, 2.6 * (len(sounds) + bool(curves)))
     top_hz = max(sound.rate for sound in sounds) / 2
     longest_s = min(_LONGEST_S, max(len(sound.samples) / sound.rate for sound in sounds))
-    rows = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, sound in zip(rows, sounds, strict=True):
+    rows = figure.subplots(len(sounds) + bool(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, sound in zip(rows, sounds, strict=False):
         _draw_spectrogram(axes, sound)
-        axes.set(ylim=(0, top_hz / 1000), xlim=(0, max(longest_s, _WINDOW_S)), ylabel="kHz")
+        axes.set(ylim=(0, top_hz / 1000), xlim=(0, max(longest_s, _WINDOW_S)), ylabel="kHz", facecolor="black")
         axes.set_title(sound.title, fontsize=10, loc="left", parse_math=False)
     for seam_s in seams_s:
-        rows[-1].axvline(seam_s, color="white", linewidth=0.8, linestyle=":")
+        rows[len(sounds) - 1].axvline(seam_s, color="white", linewidth=0.8, linestyle=":")
+    if curves:
+        _draw_contours(rows[-1], curves)
+    figure.align_ylabels()
     rows[-1].set_xlabel("seconds")
     return _png(figure)
 
@@ -67,19 +71,25 @@ def draw_contours(title: str, curves: Mapping[str, FloatArray]) -> bytes:
     """F0 curves (frames,) at 100 Hz, 0 where unvoiced, over each other by their names; pitch in octaves."""
     figure = _figure(12, 4)
     axes = figure.subplots()
+    _draw_contours(axes, curves)
+    axes.set_xlabel("seconds")
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    return _png(figure)
+
+
+def _draw_contours(axes: Axes, curves: Mapping[str, FloatArray]) -> None:
     for name, curve in curves.items():
         times_s = np.arange(len(curve)) / 100
         axes.plot(times_s, np.where(curve > 0, curve, np.nan), linewidth=1.0, marker=".", markersize=1.5, label=name)
     shown = np.concatenate([[100.0, 400.0], *(curve[curve > 0] for curve in curves.values())])
     low, high = 0.9 * shown.min(), 1.1 * shown.max()
-    axes.set(yscale="log", ylim=(low, high), xlabel="seconds", ylabel="Hz")
+    axes.set(yscale="log", ylim=(low, high), ylabel="F0, Hz")
     marks = [hz for hz in _MARKS_HZ if low <= hz <= high]
     axes.set_yticks(marks, [str(hz) for hz in marks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
-    axes.legend(loc="upper right", fontsize=9)
-    return _png(figure)
+    for text in axes.legend(loc="upper right", fontsize=9).get_texts():
+        text.set_parse_math(False)
 
 
 def draw_data(speakers: Sequence[SpeakerData]) -> bytes:
@@ -134,7 +144,3 @@ def _draw_spectrogram(axes: Axes, sound: Sound) -> None:
     extent = (0.0, len(frames) * hop / sound.rate, 0.0, sound.rate / 2000)
     shades = axes.imshow(level.T, "magma", extent=extent, origin="lower", aspect="auto", interpolation="nearest")
     shades.set_clim(_FLOOR_DB, 0.0)
-    if sound.f0_hz is not None:
-        shown = sound.f0_hz[: int(_LONGEST_S * 100)]
-        times_s = (np.arange(len(shown)) + 0.5) / 100
-        axes.plot(times_s, np.where(shown > 0, shown / 1000, np.nan), color="cyan", linewidth=0.8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def tone(hz: float, seconds: float) -> Sound:
 
 
 def test_a_spectrogram_shows_where_the_sound_is() -> None:
-    low, high = (imread(io.BytesIO(draw_sounds([tone(hz, 2.0)])))[..., :3].sum(axis=2) for hz in (1000, 6000))
+    tones = (replace(tone(hz, 2.0), f0_hz=None) for hz in (1000, 6000))
+    low, high = (imread(io.BytesIO(draw_sounds([sound])))[..., :3].sum(axis=2) for sound in tones)
     assert low.shape == high.shape == (260, 1000)
     inner = slice(200, 800)
     # White surrounds the axes, so only rows where the pictures differ tell of the tone.
@@ -31,6 +33,13 @@ def test_a_spectrogram_shows_where_the_sound_is() -> None:
     brighter_below = low[differing, inner].mean(axis=1) > high[differing, inner].mean(axis=1)
     assert brighter_below[differing > 150].all()
     assert not brighter_below[differing < 100].any()
+
+
+def test_f0_has_an_axis_of_its_own() -> None:
+    low, high = (imread(io.BytesIO(draw_sounds([tone(hz, 2.0)]))) for hz in (150, 300))
+    assert low.shape == (520, 1000, 4)
+    blue = [np.flatnonzero(((p[260:, 200:600, 2] - p[260:, 200:600, 0]) > 0.3).any(axis=1)) for p in (low, high)]
+    assert 20 < blue[0].mean() - blue[1].mean() < 150  # an octave lower is well below, of an axis of some 200 rows
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 30 * RATE])
