@@ -73,21 +73,12 @@ def cosine_sum(turn: Tensor, harmonics: Tensor) -> Tensor:
 
 
 def added_up(windows: Tensor, hop: int) -> Tensor:
-    """Windows (batch, samples, count), each a hop later than the one before it, as one signal (batch, samples)."""
-    _, samples, count = windows.shape
-    length = (count - 1) * hop + samples
-    if windows.device.type != "mps":
-        return F.fold(windows, (1, length), (1, samples), stride=(1, hop))[:, 0, 0]
-    return _added_by_hops(windows, hop)
-
-
-def _added_by_hops(windows: Tensor, hop: int) -> Tensor:
-    """The same for windows of whole hops, without `fold`: torch 2.6 doesn't have it on Apple's GPUs."""
-    batch, samples, count = windows.shape
-    parts = windows.reshape(batch, -1, hop, count).transpose(2, 3)  # (batch, hops of a window, windows, hop)
-    total = windows.new_zeros(batch, count + samples // hop - 1, hop)
-    for number in range(samples // hop):
-        total[:, number : number + count] += parts[:, number]
+    """Windows (batch, count, samples) of whole hops, each a hop later than the one before it, as one signal."""
+    parts = windows.unflatten(2, (-1, hop))
+    batch, count, hops, _ = parts.shape
+    total = windows.new_zeros(batch, count + hops - 1, hop)
+    for number in range(hops):
+        total[:, number : number + count] += parts[:, :, number]
     return total.flatten(1)
 
 
@@ -161,17 +152,15 @@ class SourceFilter(nn.Module):
         return drawn
 
     def _shaped(self, source: Tensor, filters: Tensor) -> Tensor:
-        *magnitudes, phase = torch.split(filters.float().transpose(1, 2), self.bins, dim=1)
+        *magnitudes, phase = torch.split(filters.float(), self.bins, dim=2)
         window = torch.hann_window(self.window_samples, device=source.device).sqrt()
         around = (self.window_samples - self.hop) // 2
-        padded = F.pad(source, (around, around)).flatten(0, 1)
-        spectra = torch.stft(padded, self.window_samples, self.hop, window=window, center=False, return_complex=True)
-        spectra = spectra.view(*source.shape[:2], *spectra.shape[1:])
+        spectra = torch.fft.rfft(F.pad(source, (around, around)).unfold(2, self.window_samples, self.hop) * window)
         first, *others = (torch.exp(part.clamp(max=LOUDEST)) for part in magnitudes)
-        shaped = spectra[:, 0] * torch.polar(first, phase)
+        shaped = spectra[:, 0] * torch.complex(first * torch.cos(phase), first * torch.sin(phase))
         for number, gain in enumerate(others, start=1):
             shaped = shaped + spectra[:, number] * gain
-        frames = torch.fft.irfft(shaped, self.window_samples, dim=1) * (window * (2 / WINDOW_HOPS))[:, None]
+        frames = torch.fft.irfft(shaped, self.window_samples) * (window * (2 / WINDOW_HOPS))
         return added_up(frames, self.hop)[:, None, around : around + source.shape[-1]]
 
     def tiled(self, z: Tensor, g: Tensor, source: Tensor | None, core: Span, tile_frames: int) -> Tensor:
