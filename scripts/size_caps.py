@@ -11,10 +11,16 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_565
+HOUSE_LINES = 25_585
 """Of all its modules together: engine, training, measuring, command line."""
-WING_LINES = {"server": 5_390, "effects": 1_040, "evaluate": 810, "export": 290, "spans.py": 285,
-              "pipeline/dialogue.py": 385}  # fmt: skip
+WING_LINES = {
+    "server": 5_390,
+    "effects": 1_040,
+    "export": 290,
+    "kernels/starter.py": 240,
+    "spans.py": 285,
+    "pipeline/dialogue.py": 385,
+}
 """Of what stands beside the house, in folders or files of its own."""
 FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")
 

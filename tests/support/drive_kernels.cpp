@@ -144,6 +144,8 @@ class Driver {
     first(out);
     for (const int taps : {2, 3}) halve(taps, x.get(), steps, in, out);
     image(in, out);
+    plane();
+    widen(x.get(), steps, in, out);
     recurrent(in);
     attend(between(0, 120));
     gate(steps, in);
@@ -405,6 +407,80 @@ class Driver {
         wanted[place * out + o] = std::max(0.0, sum * scale[o] + bias[o]) + (residual ? added[place * out + o] : 0);
       }
     compare("image", output, wanted, largest);
+  }
+
+  void plane() {
+    const int in = between(1, 13), out = between(1, 13), high = 2 * between(0, 3) + 1, wide = 2 * between(0, 1) + 1;
+    const int height = between(0, 12), width = between(0, 70), dilation = between(1, 5), groups = (out - 1) / 12 + 1;
+    const int pitch = (width / 32 + 1) * 32;
+    const bool residual = between(0, 1) != 0;
+    const float slope = between(0, 1) != 0 ? 0.0f : 1.0f;
+    const Floats plain = noise(static_cast<size_t>(groups) * 12 * in * high * wide), bias = noise(groups * 12);
+    const Floats memory = blank(static_cast<size_t>(height) * in * pitch + 2), output = blank(height * out * pitch);
+    const Floats added = noise(height * out * pitch);
+    for (int i = 0; i < height * in * pitch + 2; ++i) memory[i] = 0;
+    const float* x = memory.get() + 1;
+    for (int i = 0; i < height * in; ++i)
+      for (const float value : {0.1f, -0.2f, 0.3f})
+        for (int at = between(0, 3); at < width; at += 3) memory[1 + i * pitch + at] = value;
+    const menura_plane_layer layer{plain.get(), bias.get(), in, out, high, wide, dilation, slope};
+    run(menura_convolve_plane, "plane", layer,
+        menura_plane_call{x, output.get(), residual ? added.get() : nullptr, height, width, pitch, threads()});
+    Doubles wanted(static_cast<size_t>(height) * out * pitch);
+    for (int row = 0; row < height; ++row)
+      for (int o = 0; o < out; ++o)
+        for (int at = 0; at < width; ++at) {
+          double sum = bias[o];
+          for (int i = 0; i < high; ++i)
+            for (int c = 0; c < in; ++c)
+              for (int j = 0; j < wide; ++j) {
+                const int from = row + (i - high / 2) * dilation, place = at + j - wide / 2;
+                if (from < 0 || from >= height || place < 0 || place >= width) continue;
+                const size_t tap = ((static_cast<size_t>(o / 12) * high + i) * in + c) * wide + j;
+                sum += plain[tap * 12 + o % 12] * x[(from * in + c) * pitch + place];
+              }
+          const int to = (row * out + o) * pitch + at;
+          wanted[to] = leaky_relu(sum + (residual ? added[to] : 0), slope);
+        }
+    compare("plane", output, wanted, 0.1);
+  }
+
+  void widen(const float* x, int steps, int channels, int some) {
+    const int wide = some * between(1, 7), taps = 2 * between(0, 4) + 1;
+    const size_t size = static_cast<size_t>(channels) * wide, count = static_cast<size_t>(steps) * channels;
+    const Floats filters = noise(taps * channels, 1.0f), filter_bias = noise(channels), first = noise(size), second = noise(size),
+                 wide_bias = noise(wide), bias = noise(channels), output = blank(count);
+    const Floats widening = in_panels(1, channels, wide, [&](int, int i, int o) { return first[i * wide + o]; });
+    const Floats narrowing = in_panels(1, wide, channels, [&](int, int i, int o) { return second[i * channels + o]; });
+    const menura_widening_layer layer{filters.get(), filter_bias.get(), widening.get(), wide_bias.get(), narrowing.get(),
+                                      bias.get(),    channels,          wide,           taps,            1e-4f};
+    run(menura_widen, "widen", layer,
+        menura_call{x, output.get(), nullptr, steps, steps, 1, 1, MENURA_STORE, threads(), 0});
+    Doubles wanted, made(channels);
+    for (int step = 0; step < steps; ++step) {
+      double mean = 0, variance = 0;
+      for (int c = 0; c < channels; ++c) {
+        made[c] = filter_bias[c];
+        for (int tap = 0; tap < taps; ++tap) {
+          const int row = step + tap - taps / 2;
+          if (row >= 0 && row < steps) made[c] += static_cast<double>(filters[tap * channels + c]) * x[row * channels + c];
+        }
+        mean += made[c] / channels;
+      }
+      for (int c = 0; c < channels; ++c) variance += (made[c] - mean) * (made[c] - mean) / channels;
+      Doubles middle(wide);
+      for (int o = 0; o < wide; ++o) {
+        double sum = wide_bias[o];
+        for (int c = 0; c < channels; ++c) sum += (made[c] - mean) / std::sqrt(variance + 1e-4) * first[c * wide + o];
+        middle[o] = gelu(sum);
+      }
+      for (int c = 0; c < channels; ++c) {
+        double sum = bias[c] + x[step * channels + c];
+        for (int o = 0; o < wide; ++o) sum += middle[o] * second[o * channels + c];
+        wanted.push_back(sum);
+      }
+    }
+    compare("widen", output, wanted, 1.0);
   }
 
   // The same numbers, which are halves, in half the memory.

@@ -20,6 +20,8 @@ from menura.kernels.layers import Attention, Convolution, LastConvolution, Sourc
 from menura.kernels.library import CallArguments, KernelLibrary, load_library
 from menura.kernels.packing import padded_channels
 from menura.kernels.rmvpe import ImageConvolution, Recurrent
+from menura.kernels.starter import PlaneConvolution, Widening, plane
+from menura.models.source_filter import ConvNextBlock
 
 
 def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
@@ -50,6 +52,8 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
     random_blocks(library, rng, x)
     random_image(library, rng)
+    random_plane(library, rng)
+    random_widening(library, rng)
     random_sequences(library, rng)
     random_front(library, rng)
     attention_round(library, rng, steps)
@@ -82,6 +86,27 @@ def random_image(library: KernelLibrary, rng: np.random.Generator) -> None:
     made = ImageConvolution(library, weight, None, bias)(x, residual)
     wanted = F.conv2d(x, weight.float(), bias, padding=1).relu() + residual
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-4)
+
+
+def random_plane(library: KernelLibrary, rng: np.random.Generator) -> None:
+    into, out, height, width = (int(rng.integers(1, high)) for high in (14, 14, 20, 90))
+    taps, dilation = (int(rng.integers(0, 4)) * 2 + 1, int(rng.integers(0, 2)) * 2 + 1), int(rng.integers(1, 6))
+    weight, bias, signal = torch.randn(out, into, *taps) / 9, torch.randn(out), torch.randn(into, height, width)
+    x = plane(height, into, width)
+    x[:, :, :width], x[:, :, width:] = signal.transpose(0, 1), 0
+    made = PlaneConvolution(library, weight, bias, dilation)(x, width)
+    padding = (taps[0] // 2 * dilation, taps[1] // 2)
+    wanted = F.conv2d(signal[None], weight, bias, padding=padding, dilation=(dilation, 1)).relu()[0]
+    torch.testing.assert_close(made[:, :, :width].transpose(0, 1), wanted, rtol=0, atol=1e-4)
+
+
+def random_widening(library: KernelLibrary, rng: np.random.Generator) -> None:
+    channels, taps, steps = 16 * int(rng.integers(1, 9)), int(rng.integers(0, 4)) * 2 + 1, int(rng.integers(1, 130))
+    block, x = ConvNextBlock(channels, taps, 0.5).requires_grad_(False), torch.randn(1, steps, channels)
+    filters, bias = block.dwconv.weight[:, 0].T, block.dwconv.bias
+    assert bias is not None
+    layer = Widening(library, (filters, bias), block.norm, (block.pwconv1, block.pwconv2), block.gamma)
+    torch.testing.assert_close(layer(x), block(x), rtol=0, atol=1e-4)
 
 
 def random_front(library: KernelLibrary, rng: np.random.Generator) -> None:

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from menura.f0 import swift
 from menura.f0.registry import SWIFT_WEIGHTS, F0Estimator
 from menura.f0.swift import SwiftEstimator, resampled_contour
+from menura.kernels.starter import NativeSwift
 from menura.models.swift import HOP_SAMPLES, SwiftF0
 from recipes.swift.convert import converted
+from support.kernels import assert_close, built, paths
 
 CLIP = Path(__file__).parents[1] / "conformance" / "data" / "clip.npz"
 
@@ -61,6 +63,19 @@ def test_gives_what_the_package_gives_in_onnx_runtime(samples: torch.Tensor, voi
     cents = 1200 * np.log2(pitch_hz[0].numpy().astype(np.float64) / other.pitch_hz)
     assert np.abs(cents).max() < 0.005
     assert voiced[0] <= float(heard.float().mean()) <= voiced[1]
+
+
+@pytest.mark.parametrize("path", paths())
+def test_the_kernels_give_what_torch_gives(path: str) -> None:
+    """The compiled ones as the estimator has them, of lengths about a plane's pitch."""
+    own = SwiftF0.from_tensors(load_file(str(SWIFT_WEIGHTS)), swift._LOW_HZ, swift._HIGH_HZ)
+    native = NativeSwift(own, built(path))
+    for frames in (1, 31, 32, 33, 150):
+        spectra = torch.cat([speech(), speech().flip(1)])[:, : frames * HOP_SAMPLES]
+        with torch.inference_mode():
+            spectra = own._spectra(spectra, frames)
+            for made, wanted in zip(native.heard(spectra), own.heard(spectra), strict=True):
+                assert_close(made, wanted.double())
 
 
 def test_long_windows_are_estimated_in_pieces_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:

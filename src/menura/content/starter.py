@@ -15,6 +15,8 @@ from torch import Tensor
 from menura.content.registry import STARTER, STARTER_WEIGHTS, RecordingStatistics
 from menura.errors import AssetMissingError
 from menura.kernels.linear import use_onednn
+from menura.kernels.selftest import trusted_kernels
+from menura.kernels.starter import use_encoder_kernels
 from menura.models.weights import network_bytes
 from menura.models.whisper_encoder import MEL_HOP, N_FFT, LogMel, WhisperContentEncoder
 from menura.system.device import sent
@@ -82,6 +84,8 @@ class StarterEncoder:
         model.load_state_dict(tensors)
         if device.type == "cpu":
             use_onednn(model)
+            if (library := trusted_kernels()) is not None:
+                use_encoder_kernels(model, library)
         return cls(model, device)
 
     @property

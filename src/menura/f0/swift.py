@@ -11,6 +11,8 @@ from torch import Tensor
 from menura.errors import AssetMissingError
 from menura.f0.registry import SWIFT_WEIGHTS
 from menura.f0.rows import row_by_row
+from menura.kernels.selftest import trusted_kernels
+from menura.kernels.starter import NativeSwift
 from menura.models.swift import HOP_SAMPLES, REACH_FRAMES, SwiftF0
 from menura.models.weights import network_bytes
 from menura.units import FRAME_SAMPLES
@@ -41,7 +43,10 @@ class SwiftEstimator:
     def load(cls, device: torch.device, weights: Path = SWIFT_WEIGHTS) -> SwiftEstimator:
         if not weights.is_file():
             raise AssetMissingError(weights, "SwiftF0's weights are missing", "Reinstall Menura")
-        return cls(SwiftF0.from_tensors(load_file(str(weights)), _LOW_HZ, _HIGH_HZ), device)
+        model = SwiftF0.from_tensors(load_file(str(weights)), _LOW_HZ, _HIGH_HZ)
+        if device.type == "cpu" and (library := trusted_kernels()) is not None:
+            model = NativeSwift(model, library)
+        return cls(model, device)
 
     @property
     def resident_bytes(self) -> int:

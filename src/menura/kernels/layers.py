@@ -131,7 +131,7 @@ class LastConvolution(Layer):
         super().__init__(library, "menura_last", pack_taps(weight[0]), bias, **numbers)
 
 
-def bias_of(conv: nn.Conv1d) -> Tensor:
+def bias_of(conv: nn.Conv1d | nn.Conv2d) -> Tensor:
     """(channels_out,); zeros for a convolution without."""
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 

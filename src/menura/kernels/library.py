@@ -23,6 +23,7 @@ from menura.system.text import system_text
 
 VERSION = 4
 CHANNEL_MULTIPLE = 16
+PLANE_GROUP = 12
 SWITCH = "MENURA_KERNELS"
 """Environment variable: `off` for torch alone, `avx2`, `avx512` or `neon` for that path."""
 
@@ -61,6 +62,18 @@ ImageLayerArguments = _structure(
 )
 ImageCallArguments = _structure(
     "ImageCall", (_POINTER, "input output residual"), (_LONG, "images height width"), (_INT, "threads")
+)
+PlaneLayerArguments = _structure(
+    "PlaneLayer", (_POINTER, "weights bias"), (_INT, "channels_in channels_out high wide dilation"), (_FLOAT, "slope")
+)
+PlaneCallArguments = _structure(
+    "PlaneCall", (_POINTER, "input output residual"), (_LONG, "height width pitch"), (_INT, "threads")
+)
+WideningLayerArguments = _structure(
+    "WideningLayer",
+    (_POINTER, "filters filter_bias widening wide_bias narrowing bias"),
+    (_INT, "channels wide taps"),
+    (_FLOAT, "epsilon"),
 )
 RecurrentLayerArguments = _structure("RecurrentLayer", (_POINTER, "weights bias"), (_INT, "hidden directions"))
 RecurrentCallArguments = _structure(

@@ -12,7 +12,9 @@ from menura.kernels.cache import Packing, PackingCache, PackingError, packing_ke
 from menura.kernels.decoder import Decoder
 from menura.kernels.library import KernelLibrary
 from menura.kernels.prior import Encoder, InverseFlow
+from menura.kernels.starter import use_vocoder_kernels
 from menura.models.layers import Span
+from menura.models.source_filter import SourceFilter
 from menura.models.synthesizer import TILE_FRAMES, Synthesizer
 from menura.models.vocoders import HifiGan
 from menura.models.weights import tensor_bytes
@@ -41,6 +43,8 @@ class NativeVoice:
         self._speakers = network.emb_g
         self._excitation = network.dec.m_source if network.config.has_f0 else None
         self._vocoder = network.dec if self._decoder is None else None
+        if isinstance(network.dec, SourceFilter):
+            use_vocoder_kernels(network.dec, library)
         self._pages = MappedPages(self._packed)
 
     def _pack(self, network: Synthesizer, packing: Packing | None) -> bool:

@@ -15,11 +15,11 @@ HOP_SAMPLES = 256
 REACH_FRAMES = 11
 """A frame depends on no sample farther away: half of the longest window, and seven frames' taps."""
 _FFT_SIZES = (1024, 2048, 512)
-_BANDS, _CHANNELS, _PITCHES = 128, 12, 95
+_BANDS, _CHANNELS, PITCHES = 128, 12, 95
 _FIRST_PITCH_HZ, _LAST_PITCH_HZ = 46.875, 2093.75
 _BLOCKS = ((7, 3, 1), (7, 1, 17), (5, 1, 27), (3, 1, 40), (3, 1, 48), (7, 3, 2))
 """Of each residual block: taps over bands, taps over frames, and the dilation over bands."""
-_LAST_BANDS = _PITCHES + 1 + 2 * 6
+LAST_BANDS = PITCHES + 1 + 2 * 6
 """The last block's two convolutions reach six bands each, and only its lowest 96 bands count."""
 _FLOOR = 1e-8
 _SILENT_PEAK = 1e-3
@@ -39,7 +39,7 @@ class SwiftF0(nn.Module):
             self.register_buffer(f"window_{size}", torch.empty(size))
             self.register_buffer(f"bands_{size}", torch.empty(size // 2 + 1, _BANDS))
         self.first = nn.Conv2d(len(_FFT_SIZES), _CHANNELS, 3, padding=1)
-        self.blocks = nn.Sequential(*(_Block(*block) for block in _BLOCKS))
+        self.blocks = nn.Sequential(*(Block(*block) for block in _BLOCKS))
         self.narrow = nn.Conv2d(_CHANNELS, 4, 3)
         self.pitch = nn.Conv2d(4, 1, 1)
         self.summary = nn.Conv2d(4, 4, (5, 1), padding=(2, 0))
@@ -61,7 +61,7 @@ class SwiftF0(nn.Module):
             with without_weights():
                 model = cls()
             model.load_state_dict(state, assign=True)
-        step = torch.arange(_PITCHES, dtype=torch.float64) / (_PITCHES - 1)
+        step = torch.arange(PITCHES, dtype=torch.float64) / (PITCHES - 1)
         pitch_hz = (_FIRST_PITCH_HZ * (_LAST_PITCH_HZ / _FIRST_PITCH_HZ) ** step).float()
         model.register_buffer("pitch_hz", pitch_hz)
         model.register_buffer("in_band", (pitch_hz >= low_hz) & (pitch_hz <= high_hz))
@@ -74,16 +74,20 @@ class SwiftF0(nn.Module):
         """
         frames = max(1, samples.shape[1] // HOP_SAMPLES)
         spectra = self._spectra(samples, frames)
-        x = self.first(spectra).relu_()
-        x = self.blocks[-1](self.blocks[:-1](x)[:, :, :_LAST_BANDS])
-        x = self.narrow(F.pad(x[:, :, : _PITCHES + 1], (1, 1, 1, 0))).relu_()
-        scores = self.pitch(x)[:, 0].transpose(1, 2)  # (batch, frames, pitches)
+        scores, summary = self.heard(spectra)
         level = spectra.mean((1, 2)).unsqueeze(1)
-        voicing = torch.cat([self.summary(x).amax(2), level], dim=1)
+        voicing = torch.cat([summary.amax(2), level], dim=1)
         voiced = self.voicing_last(self.voicing_first(voicing).relu_())[:, 0] >= 0
         padded = F.pad(samples, (0, max(0, HOP_SAMPLES - samples.shape[1])))[:, : frames * HOP_SAMPLES]
         loud = padded.abs().view(len(samples), frames, HOP_SAMPLES).amax(2) >= _SILENT_PEAK
         return self._decoded(scores), voiced & loud & self.in_band[scores.argmax(-1)]
+
+    def heard(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (batch, frames, pitches), and what voicing is told by (batch, 4, pitches, frames), of `_spectra`."""
+        x = self.first(spectra).relu_()
+        x = self.blocks[-1](self.blocks[:-1](x)[:, :, :LAST_BANDS])
+        x = self.narrow(F.pad(x[:, :, : PITCHES + 1], (1, 1, 1, 0))).relu_()
+        return self.pitch(x)[:, 0].transpose(1, 2), self.summary(x)
 
     def _spectra(self, samples: Tensor, frames: int) -> Tensor:
         """Log spectrograms (batch, windows, bands, frames)."""
@@ -104,10 +108,10 @@ class SwiftF0(nn.Module):
         near = best + torch.arange(_NEIGHBOURS, device=best.device)
         weights = F.pad(scores, (1, 1), value=-torch.inf).gather(-1, near).softmax(-1)
         steps = weights[..., 2] - weights[..., 0]
-        return self.pitch_hz[best[..., 0]] * (_LAST_PITCH_HZ / _FIRST_PITCH_HZ) ** (steps / (_PITCHES - 1))
+        return self.pitch_hz[best[..., 0]] * (_LAST_PITCH_HZ / _FIRST_PITCH_HZ) ** (steps / (PITCHES - 1))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     def __init__(self, bands: int, frames: int, dilation: int) -> None:
         super().__init__()
         shape, padding = (bands, frames), (bands // 2 * dilation, frames // 2)

@@ -91,6 +91,23 @@ bool valid_image(const menura_image_layer& layer, const menura_image_call& call)
          whole_channels(layer.channels_in) && whole_channels(layer.channels_out);
 }
 
+bool valid_plane(const menura_plane_layer& layer, const menura_plane_call& call) {
+  const bool taps = layer.high > 0 && layer.wide > 0 && layer.high <= kMostTaps && layer.wide <= kMostTaps &&
+                    layer.high % 2 == 1 && layer.wide % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation;
+  return taps && layer.weights && layer.bias && layer.channels_in > 0 && layer.channels_in <= kMostChannels &&
+         layer.channels_out > 0 && layer.channels_out <= kMostChannels &&
+         (call.height == 0 || (call.input && call.output && call.input != call.output)) &&
+         call.height >= 0 && call.height <= kMostSteps && call.width >= 0 && call.pitch <= kMostWidth && call.pitch % 32 == 0 && call.pitch >= call.width + layer.wide / 2 &&
+         call.threads > 0;
+}
+
+bool valid_widening(const menura_widening_layer& layer, const menura_call& call) {
+  return layer.filters && layer.filter_bias && layer.widening && layer.wide_bias && layer.narrowing && layer.bias &&
+         whole_channels(layer.channels) && whole_channels(layer.wide) && layer.taps > 0 && layer.taps <= kMostTaps &&
+         layer.taps % 2 == 1 && call.steps_in >= 0 && call.steps_in <= kMostSteps && call.steps_out == call.steps_in &&
+         (call.steps_in == 0 || (call.input && call.output && call.input != call.output)) && call.threads > 0;
+}
+
 // Without padding: as many outputs as there are whole windows.
 bool valid_unpadded(const menura_layer& layer, const menura_call& call, int32_t rate) {
   return valid(layer, call) && rate > 0 && rate <= kMostTaps && whole_channels(layer.channels_out) &&
@@ -197,6 +214,18 @@ int32_t menura_convolve_image(int32_t path, const menura_image_layer* layer, con
   if (!chosen || !layer || !call || !menura::valid_image(*layer, *call)) return MENURA_BAD_ARGUMENT;
   if (call->images == 0 || call->height == 0 || call->width == 0) return MENURA_OK;
   return chosen->convolve_image(*layer, *call);
+}
+
+int32_t menura_convolve_plane(int32_t path, const menura_plane_layer* layer, const menura_plane_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_plane(*layer, *call)) return MENURA_BAD_ARGUMENT;
+  return call->height == 0 ? MENURA_OK : chosen->convolve_plane(*layer, *call);
+}
+
+int32_t menura_widen(int32_t path, const menura_widening_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid_widening(*layer, *call)) return MENURA_BAD_ARGUMENT;
+  return call->steps_in == 0 ? MENURA_OK : chosen->widen(*layer, *call);
 }
 
 int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer, const menura_recurrent_call* call) {

@@ -10,6 +10,7 @@ extern "C" {
 #endif
 
 #define MENURA_CHANNEL_MULTIPLE 16
+#define MENURA_PLANE_GROUP 12
 #define MENURA_EXPORT __attribute__((visibility("default")))
 
 // Instruction sets. A path is used only where the processor has it.
@@ -83,6 +84,38 @@ typedef struct {
   int64_t images, height, width;
   int32_t threads;
 } menura_image_call;
+
+// A convolution of few channels over two axes, of stride 1 and odd numbers of taps, then leaky ReLU.
+typedef struct {
+  const float* weights;  // [groups][high][channels_in][wide][MENURA_PLANE_GROUP outputs], the last group padded
+  const float* bias;     // [groups][MENURA_PLANE_GROUP]
+  int32_t channels_in, channels_out;
+  int32_t high, wide;  // taps
+  int32_t dilation;    // of the former
+  float slope;         // of the leaky ReLU; 1 for none
+} menura_plane_layer;
+
+// Planes are [height][channels][pitch], `width` of the pitch being theirs and zeros behind; the wide / 2 floats before an
+// input's first are zeros, and as many behind its last may be read.
+typedef struct {
+  const float* input;
+  float* output;          // not the input's memory
+  const float* residual;  // like the output, and added before the leaky ReLU; null for none
+  int64_t height, width, pitch;  // the pitch is a multiple of 32, and at least wide / 2 more than the width
+  int32_t threads;
+} menura_plane_call;
+
+// A filter of each channel over time, a layer norm without weights, a layer to `wide` channels, GELU, and one back.
+typedef struct {
+  const float* filters;      // [taps][channels], an odd number
+  const float* filter_bias;  // [channels]
+  const float* widening;     // packed as a convolution of one tap from channels to wide
+  const float* wide_bias;    // [wide]
+  const float* narrowing;    // packed as one from wide to channels
+  const float* bias;         // [channels]
+  int32_t channels, wide, taps;
+  float epsilon;  // added to the variance
+} menura_widening_layer;
 
 // A gated recurrent unit in one or both directions.
 typedef struct {
@@ -159,6 +192,13 @@ MENURA_EXPORT int32_t menura_halve(int32_t path, const menura_layer* layer, cons
 
 // relu(convolution * scale + bias) + residual.
 MENURA_EXPORT int32_t menura_convolve_image(int32_t path, const menura_image_layer* layer, const menura_image_call* call);
+
+// leaky_relu(convolution + bias + residual)
+MENURA_EXPORT int32_t menura_convolve_plane(int32_t path, const menura_plane_layer* layer, const menura_plane_call* call);
+
+// What the layer makes of a signal, plus the signal; of the call, input and output (not the same memory), steps_in, which
+// equals steps_out, and threads count.
+MENURA_EXPORT int32_t menura_widen(int32_t path, const menura_widening_layer* layer, const menura_call* call);
 
 // States of sequences that begin at zero.
 MENURA_EXPORT int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer,

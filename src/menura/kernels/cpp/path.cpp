@@ -6,14 +6,16 @@
 #include "ends.h"
 #include "front.h"
 #include "image.h"
+#include "plane.h"
 #include "recurrent.h"
 #include "stage.h"
+#include "widening.h"
 
 namespace menura {
 namespace MENURA_PATH {
-extern const Path kPath{kPanelChannels, convolve,       upsample,      add_source, last, first,
-                        halve,          convolve_image, run_recurrent, attend,     gate,
-                        run_blocks};
+extern const Path kPath{kPanelChannels, convolve,       upsample,       add_source, last,          first,
+                        halve,          convolve_image, convolve_plane, widen,      run_recurrent, attend,
+                        gate,           run_blocks};
 
 }  // namespace MENURA_PATH
 }  // namespace menura

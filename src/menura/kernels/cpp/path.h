@@ -13,6 +13,8 @@ struct Path {
   int32_t (*first)(const menura_layer&, const menura_call&);
   int32_t (*halve)(const menura_layer&, const menura_call&);
   int32_t (*convolve_image)(const menura_image_layer&, const menura_image_call&);
+  int32_t (*convolve_plane)(const menura_plane_layer&, const menura_plane_call&);
+  int32_t (*widen)(const menura_widening_layer&, const menura_call&);
   int32_t (*run_recurrent)(const menura_recurrent_layer&, const menura_recurrent_call&);
   int32_t (*attend)(const menura_attention&);
   int32_t (*gate)(const menura_gating&);
