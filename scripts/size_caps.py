@@ -11,11 +11,12 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_590
+HOUSE_LINES = 25_620
 """Of all its modules together: engine, training, measuring, command line."""
 WING_LINES = {
     "server": 5_390,
     "effects": 1_040,
+    "evaluate": 810,
     "export": 290,
     "kernels/starter.py": 240,
     "spans.py": 285,

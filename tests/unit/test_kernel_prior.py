@@ -17,7 +17,7 @@ from menura.kernels.cache import Packing
 from menura.kernels.layers import Attention, gate, spread
 from menura.kernels.voice import NativeVoice, Voice
 from menura.models.config import SynthesizerConfig, rvc_config, small_config
-from menura.models.layers import RelativeAttention
+from menura.models.layers import RelativeAttention, Span
 from menura.models.synthesizer import Synthesizer
 from menura.models.weights import network_bytes
 from menura.types import Prior
@@ -120,11 +120,11 @@ def random_voice(config: SynthesizerConfig) -> Synthesizer:
     return net.eval()
 
 
-def encoded(net: Voice | Synthesizer, lengths: list[int], reach: int | None) -> Prior:
+def encoded(net: Voice | Synthesizer, lengths: list[int], reach: int | None, wanted: Span | None = None) -> Prior:
     config, frames = net.config, max(lengths)
     content = normal(1, len(lengths), frames, config.content_dim).to(dtype_of(net))
     coarse = (normal(2, len(lengths), frames).abs() * 60).long().clamp(max=255) if config.has_f0 else None
-    return net.encode(content, coarse, torch.tensor(lengths), reach)
+    return net.encode(content, coarse, torch.tensor(lengths), reach, wanted)
 
 
 def inverted(net: Voice | Synthesizer, lengths: list[int]) -> Tensor:
@@ -163,6 +163,22 @@ def test_equal_to_torch(path: str, config: SynthesizerConfig) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize("name", ["starter", "even kernel", "narrow"])
+@pytest.mark.parametrize("wanted", [Span(0, 40), Span(110, 160), Span(240, 320)])
+def test_what_is_wanted_is_as_in_the_whole(path: str, name: str, wanted: Span) -> None:
+    reference = random_voice(CONFIGS[name])
+    net = NativeVoice(copy.deepcopy(reference), built(path))
+    reference.double()
+    made, whole = encoded(net, [250, 130], 12, wanted), encoded(reference, [250, 130], 12)
+    for row, length in enumerate([250, 130]):
+        frames = slice(wanted.start, min(wanted.stop, length))
+        if frames.start < length:
+            assert_near(made.mean[row, :, frames], whole.mean[row, :, frames])
+    assert made.log_scale.isfinite().all()
+
+
+@torch.inference_mode()
 def test_empty_rows_and_shared_masks() -> None:
     reference = random_voice(tiny_config())
     net = NativeVoice(copy.deepcopy(reference), built(paths()[0]))
@@ -197,7 +213,7 @@ def test_threads_change_nothing(path: str) -> None:
     made = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        made.append((encoder_.encode(x, 30), flow_.apply(z_p, conditions)))
+        made.append((encoder_.encode(x, 30, Span(0, len(x))), flow_.apply(z_p, conditions)))
     for other in made[1:]:
         assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 

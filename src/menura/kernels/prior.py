@@ -45,18 +45,23 @@ class _Layer:
         self._context_frames = sum(conv.weight.shape[2] // 2 for conv in wide)
         self._norms = norms
 
-    def __call__(self, x: Tensor, reach: int | None) -> Tensor:
-        """(frames, channels) to the same shape."""
+    def seen(self, kept: Span, reach: int | None, frames: int) -> Span:
+        """What some of a signal's frames are made of."""
+        return Span(0, frames) if reach is None else kept.widened(reach + self._context_frames, frames)
+
+    def __call__(self, x: Tensor, reach: int | None, kept: Span) -> Tensor:
+        """(frames, channels) to the frames kept of as many."""
+        part = kept.widened(self._context_frames, len(x))
         projected = self._projections(x)
         attended = self._attention(projected, x.new_empty(len(x), self._attention.channels), reach)
         del projected
-        x = _normed(self._norms[0], self._output(attended, residual=x))
-        output = torch.empty_like(x)
-        for block in Span(0, len(x)).tiles(BLOCK_FRAMES):
+        x_part = _normed(self._norms[0], self._output(attended[part.slice], residual=x[part.slice]))
+        output = x.new_empty(len(kept), x.shape[1])
+        for block in kept.tiles(BLOCK_FRAMES):
             wide = block.widened(self._context_frames, len(x))
-            part = x[wide.slice]
-            part = _normed(self._norms[1], self._second(self._first(part), slope=0.0, residual=part))
-            output[block.slice] = part[block.shifted(-wide.start).slice]
+            y = x_part[wide.shifted(-part.start).slice]
+            y = _normed(self._norms[1], self._second(self._first(y), slope=0.0, residual=y))
+            output[block.shifted(-kept.start).slice] = y[block.shifted(-wide.start).slice]
         return output
 
 
@@ -82,24 +87,35 @@ class Encoder:
         """What is kept of the network, as in the flow."""
 
     def prior(
-        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor | None, reach_frames: int | None = None
+        self,
+        content: Tensor,
+        f0_coarse: Tensor | None,
+        lengths: Tensor | None,
+        reach_frames: int | None = None,
+        wanted: Span | None = None,
     ) -> Prior:
         """See `Synthesizer.encode`."""
         x = embedded(content, f0_coarse, self._phone, self._pitch)
         parameters = x.new_zeros(*x.shape[:2], self._channels_out)
         counts = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
         for row, target, length in zip(x, parameters, counts, strict=True):
-            if length:
-                target[:length] = self.encode(row[:length].float(), reach_frames)
+            kept = Span(0, length) if wanted is None else wanted.widened(0, length)
+            if kept.start < kept.stop:
+                target[kept.slice] = self.encode(row[:length].float(), reach_frames, kept)
         mean, log_scale = parameters.transpose(1, 2).chunk(2, dim=1)
         mask = None if lengths is None else length_mask(lengths, content.shape[1]).to(x.dtype)
         return Prior(mean=mean, log_scale=log_scale, mask=mask)
 
-    def encode(self, x: Tensor, reach: int | None) -> Tensor:
-        """One row's embeddings (frames, channels) to the prior's parameters (frames, 2 * inter_channels)."""
-        x = padded(x).contiguous()
+    def encode(self, x: Tensor, reach: int | None, kept: Span) -> Tensor:
+        """One row's embeddings (frames, channels) to the prior's parameters (frames kept, 2 * inter_channels)."""
+        spans = [kept]
+        for layer in reversed(self._layers):
+            spans.append(layer.seen(spans[-1], reach, len(x)))
+        seen = spans.pop()
+        x = padded(x[seen.slice]).contiguous()
         for layer in self._layers:
-            x = layer(x, reach)
+            kept = spans.pop()
+            x, seen = layer(x, reach, kept.shifted(-seen.start)), kept
         return self._projection(x)[:, : self._channels_out]
 
 

@@ -238,13 +238,19 @@ class Synthesizer(nn.Module):
         return embedding[:, :, None]
 
     def encode(
-        self, content: Tensor, f0_coarse: Tensor | None, lengths: Tensor | None, reach_frames: int | None = None
+        self,
+        content: Tensor,
+        f0_coarse: Tensor | None,
+        lengths: Tensor | None,
+        reach_frames: int | None = None,
+        wanted: Span | None = None,
     ) -> Prior:
         """The prior of the latent.
 
         From content (batch, frames, content_dim) and pitch (batch, frames) int64 in 0..255, None for a voice without
         F0. `lengths` (batch,) are the frames that exist in each row, None where all do, and the prior has no mask;
-        `reach_frames` those on each side that a frame attends to, None for all, as RVC does.
+        `reach_frames` those on each side that a frame attends to, None for all, as RVC does. What isn't `wanted` may be
+        anything finite.
         """
         prior: Prior = self.enc_p(content.to(self.enc_p.proj.weight.dtype), f0_coarse, lengths, reach_frames)
         return prior

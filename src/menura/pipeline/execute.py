@@ -19,6 +19,7 @@ from menura.content.registry import ContentEncoder, RecordingStatistics
 from menura.errors import ResourceError
 from menura.f0.registry import F0Estimator
 from menura.kernels.voice import Voice
+from menura.models import layers
 from menura.models.layers import masked
 from menura.models.source import advance_phase
 from menura.options import ConversionOptions
@@ -336,7 +337,10 @@ def _synthesized(members: list[SynthesisRequest], device: torch.device, budget: 
     existing = [m.features.frames for m in members]
     lengths = None if min(existing) == frames else sent(torch.tensor(existing), device)
     g = net.condition(sent(torch.tensor([m.options.speaker_id for m in members]), device))
-    prior = net.encode(content, _stack(coarse, device) if coarse else None, lengths, first.reach_frames)
+    beyond, window_start = net.decode_context_frames + net.flow_context_frames, first.features.start_frames
+    wanted = _widened((first.core[0] - window_start, first.core[1] - window_start + _CORE_STEP_FRAMES), beyond, frames)
+    pitch = _stack(coarse, device) if coarse else None
+    prior = net.encode(content, pitch, lengths, first.reach_frames, layers.Span(*wanted))
     sound = content.new_zeros(len(members), first.frames * net.config.frame_samples)
     for span in first.sounding:
         _fill(sound, span, members, prior, g, budget)
