@@ -74,8 +74,9 @@ def cosine_sum(turn: Tensor, harmonics: Tensor) -> Tensor:
 
 def added_up(windows: Tensor, hop: int) -> Tensor:
     """Windows (batch, count, samples) of whole hops, each a hop later than the one before it, as one signal."""
-    parts = windows.unflatten(2, (-1, hop))
-    batch, count, hops, _ = parts.shape
+    batch, count, samples = windows.shape
+    hops = samples // hop
+    parts = windows.view(batch, count, hops, hop)
     total = windows.new_zeros(batch, count + hops - 1, hop)
     for number in range(hops):
         total[:, number : number + count] += parts[:, :, number]
