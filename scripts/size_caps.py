@@ -11,16 +11,16 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_620
+HOUSE_LINES = 25_720
 """Of all its modules together: engine, training, measuring, command line."""
 WING_LINES = {
     "server": 5_390,
-    "effects": 1_040,
+    "effects": 1_160,
     "evaluate": 810,
     "export": 290,
     "kernels/starter.py": 240,
     "spans.py": 285,
-    "pipeline/dialogue.py": 385,
+    "pipeline/dialogue.py": 465,
 }
 """Of what stands beside the house, in folders or files of its own."""
 FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")

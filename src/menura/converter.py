@@ -157,7 +157,8 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
             if isinstance(sink, MemorySink):
                 samples = sink.joined()
                 peak = float(np.max(np.abs(samples), initial=0.0))
-                samples *= np.float32(final_gain(request.options, peak, [samples], sink.sample_rate)[0])
+                gain, _ = final_gain(request.options, peak, [samples], sink.sample_rate, sink.match)
+                samples *= np.float32(gain)
                 return samples, sink.sample_rate
             if output is None or isinstance(output, (str, os.PathLike)):
                 return end.result
@@ -223,13 +224,14 @@ class Converter(contextlib.AbstractContextManager["Converter"]):
     ) -> Iterator[AudioBlock]:
         """Convert block by block, as the sound becomes final.
 
-        The blocks are contiguous, and as long as the recording together. Their peak is known only at the end, so they
-        are not scaled down to 0.99 as by `convert`, whose arguments these are; nor are they brought to a loudness.
+        The blocks are contiguous, and as long as the recording together. Their peak and loudness are known only at the
+        end, so they are not scaled down to 0.99 as by `convert`, whose arguments these are, and are as loud as the
+        voice makes them.
 
         Raises:
             MenuraError: at once where the request can't be carried out, else while iterating.
         """
-        request = self.resolve(options)
+        request = self.resolve(options).streamed()
         self.networks.load(request)
         return self._blocks(source, request, cancel)
 

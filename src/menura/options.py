@@ -188,8 +188,13 @@ class ConversionOptions:
         None, "Bits per sample: 16 or 24 in wav and flac, 32 in wav (floating point).", range=(16, 32), unset="16"
     )
 
-    loudness: float | None = _output(
-        None, "Loudness of the output, as far as peaks of -1 dBTP permit.", unit="LUFS", range=(-60, -5), unset="kept"
+    loudness: float | Literal["source", "voice"] | None = _output(
+        None,
+        "Loudness of the output, as far as peaks of -1 dB permit: the recording's, the voice's own, or one in LUFS.",
+        unit="LUFS",
+        range=(-60, -5),
+        words=("source", "voice"),
+        unset="source, or voice in compatibility modes",
     )
 
     def __post_init__(self) -> None:

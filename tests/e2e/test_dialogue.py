@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -74,10 +75,10 @@ def test_of_everything_it_is_the_plain_conversion(converter: Converter) -> None:
 def test_words_at_borders_are_those_of_the_whole(converter: Converter) -> None:
     """A span's sound is that of a conversion of everything, as the voice hears what is around."""
     samples = speech(12)
-    common = {"transpose": 0.0, "seed": 3, "outside": "silence"}
+    plain = ConversionOptions(transpose=0.0, seed=3, loudness="voice")
     spans = read_spans([{"start": 4, "end": 6.5, "voice": "wren"}])
-    sound, rate = converter.convert((samples, RATE), None, ConversionOptions(spans=spans, **common))  # type: ignore[arg-type]
-    whole, _ = converter.convert((samples, RATE), None, ConversionOptions(transpose=0.0, seed=3))
+    sound, rate = converter.convert((samples, RATE), None, dataclasses.replace(plain, spans=spans, outside="silence"))
+    whole, _ = converter.convert((samples, RATE), None, plain)
     inner = slice(round(4.02 * rate), round(6.48 * rate))
     difference = 10 * np.log10(np.mean((sound - whole)[inner] ** 2) / np.mean(whole[inner] ** 2))
     assert difference < -40

@@ -146,11 +146,11 @@ def tiny_models(*, has_f0: bool = True) -> VoiceModels:
 def tiny_request(
     *, median_hz: float | None = None, f0_hz: FloatArray | None = None, has_f0: bool = True, **options: object
 ) -> Request:
-    """A request for the tiny voice, whose files nobody reads."""
+    """A request for the tiny voice, whose files nobody reads, for what the engine makes, as loud as it comes."""
     file = Path(__file__)  # there must be some: they are part of a request's identity
     voice = VoiceEntry(name="tiny", path=file, index_path=None, builtin=False, source="", f0_median_hz=median_hz)
     return Request(
-        options=ConversionOptions(**options),  # type: ignore[arg-type]
+        options=ConversionOptions(**({"loudness": "voice"} | options)),  # type: ignore[arg-type]
         voice=voice,
         config=tiny_config(has_f0=has_f0),
         content_path=file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import soundfile
 
 from menura.cli.main import run
 from menura.effects.definitions import EFFECTS, PRESETS, Gain, Limiter, PitchShift, Reverb, effects_schema
-from menura.effects.loudness import Loudness, measured
+from menura.effects.loudness import measured, towards
 from menura.effects.processors import chain_of
 from menura.effects.text import given_text, parsed, read_effects, text_of
 from menura.errors import OptionError
@@ -332,18 +333,16 @@ def test_loudness_is_bs_1770_s(speech: Samples, rate: int) -> None:
         pieces = np.array_split(samples, 17)
         found = measured(pieces, rate)
         assert found == measured([samples], rate)
-        assert found.lufs == pytest.approx(bs1770(samples.reshape(len(samples), -1), rate), abs=0.1)
-        assert 20 * np.log10(found.true_peak) == pytest.approx(true_peak_db(samples, rate), abs=0.3)
+        assert found[0] == pytest.approx(bs1770(samples.reshape(len(samples), -1), rate), abs=0.1)
+        assert 20 * np.log10(found[1]) == pytest.approx(true_peak_db(samples, rate), abs=0.3)
 
 
 def test_a_click_in_the_last_moment_counts_as_a_peak(speech: Samples) -> None:
     short = speech[:3000].copy()
     short[-1] = 0.9
-    found = measured([short], RATE)
-    assert found.lufs is None  # too short
-    assert found.true_peak > 0.85
-    assert measured([], RATE) == Loudness(None, 0.0)
-    assert Loudness(None, 0.0).gain(-16) == (1.0, None)
+    assert measured([short], RATE)[1] > 0.85
+    assert measured([], RATE) == (None, 0.0)
+    assert towards(-16, [], RATE) == towards(-16, [0 * speech], RATE) == (1.0, ())
 
 
 @pytest.mark.parametrize(("target", "channels"), [(-27, 1), (-30, 2), (-10, 1)])
@@ -434,12 +433,12 @@ def test_applio_s_formant_files_and_presets_are_one(tmp_path: Path) -> None:
 def test_a_conversion_is_cleaned(tmp_path: Path, speech: Samples) -> None:
     from menura import ConversionOptions, Converter, EngineOptions
 
-    hissing = noisy(speech[:40_000], 0.01)
+    hissing, voice = noisy(speech[:40_000], 0.01), ConversionOptions(loudness="voice")
     with Converter(EngineOptions(home=tmp_path, threads=1)) as converter:
-        plain, rate = converter.convert((hissing, RATE))
-        before, _ = converter.convert((hissing, RATE), options=ConversionOptions(clean_input=0.9))
-        after, _ = converter.convert((hissing, RATE), options=ConversionOptions(clean_output=0.9))
-        cleaned, _ = converter.convert((through("clean-up strength=0.9", hissing), RATE))
+        plain, rate = converter.convert((hissing, RATE), options=voice)
+        before, _ = converter.convert((hissing, RATE), options=dataclasses.replace(voice, clean_input=0.9))
+        after, _ = converter.convert((hissing, RATE), options=dataclasses.replace(voice, clean_output=0.9))
+        cleaned, _ = converter.convert((through("clean-up strength=0.9", hissing), RATE), options=voice)
     np.testing.assert_array_equal(before, cleaned)
     assert np.abs(before - plain).max() > 0.01
     np.testing.assert_allclose(after, through("clean-up strength=0.9", plain, rate), atol=1e-6)

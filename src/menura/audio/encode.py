@@ -61,10 +61,13 @@ def format_of(path: Path) -> str | None:
 
 
 class SampleSpool:
-    """Mono float32 samples between two passes: up to `memory_bytes` in memory, more in a nameless file in `folder`."""
+    """Mono float32 samples between two passes: up to `memory_bytes` in memory, more in a nameless file.
 
-    def __init__(self, folder: Path, memory_bytes: int) -> None:
-        self._folder = folder
+    That is in `folder`, by default the system's for such files.
+    """
+
+    def __init__(self, folder: Path | None = None, memory_bytes: int = 8 * 2**20) -> None:
+        self._folder = folder = folder or Path(tempfile.gettempdir())
         # Closed by close(): a context manager here would end with the constructor.
         self._file = tempfile.SpooledTemporaryFile(memory_bytes, dir=str(folder), prefix="menura-")  # noqa: SIM115
         self.length_samples = 0
@@ -81,12 +84,15 @@ class SampleSpool:
 
     def blocks(self, block_samples: int, gain: float = 1.0) -> Iterator[FloatArray]:
         """All samples, (block_samples,) or fewer at a time; ResourceError where the disk is full."""
+        for start in range(0, self.length_samples, block_samples):
+            yield self.read(start, min(block_samples, self.length_samples - start)) * np.float32(gain)
+
+    def read(self, start: int, count: int) -> FloatArray:
+        """(count,) samples from a place on; ResourceError where the disk is full."""
         with writing(self._folder):
             self._file.flush()  # Python 3.14 keeps up to 128 KiB back
-        for start in range(0, self.length_samples, block_samples):
-            self._file.seek(start * _SAMPLE_BYTES)
-            count = min(block_samples, self.length_samples - start)
-            yield np.frombuffer(self._file.read(count * _SAMPLE_BYTES), dtype=np.float32) * np.float32(gain)
+        self._file.seek(start * _SAMPLE_BYTES)
+        return np.frombuffer(self._file.read(count * _SAMPLE_BYTES), dtype=np.float32)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what a full disk left in a buffer isn't wanted either

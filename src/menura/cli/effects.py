@@ -9,7 +9,7 @@ import click
 
 from menura.cli.derive import Group, options_of, values_of
 from menura.cli.terminal import say, say_json, say_lines, table, warn
-from menura.effects.definitions import EFFECTS, PRESETS, effects_schema, need_ffmpeg
+from menura.effects.definitions import EFFECTS, PRESETS, effects_schema
 from menura.effects.text import checked, given_text
 from menura.errors import OptionError
 from menura.option_spec import specs_of
@@ -47,7 +47,8 @@ def list_effects(as_json: bool) -> None:
 def apply_(source: Path, output: Path, **given: Any) -> None:
     """Apply effects to a recording of any length; all of its channels stay.
 
-    The output appears when it is complete. Peaks beyond full scale are scaled down.
+    The output appears when it is complete. Peaks beyond full scale are scaled down. Without --loudness it is as loud
+    as the effects make it.
     """
     from menura.effects.apply import apply_effects
     from menura.pipeline.output import FileSink
@@ -55,13 +56,11 @@ def apply_(source: Path, output: Path, **given: Any) -> None:
     given["effects"] = given_text(given["effects"])
     options = values_of(ConversionOptions, given)
     asked = checked(options.effects or "")
-    if options.loudness is not None:
-        need_ffmpeg("a loudness", "loudness")
-    elif not asked:
+    if options.loudness is None and not asked:
         raise OptionError(None, "no effects are named", "`menura effects list` shows them", "effects")
     kept = frozenset({(status.st_dev, status.st_ino) for status in (source.stat(),)} if source.is_file() else ())
     sink = FileSink(output, options, source=source, keep=kept, divided=False)
-    info, warning = apply_effects(source, sink, asked, options.sample_rate, check_interrupts)
+    info, warning = apply_effects(source, sink, asked, options, check_interrupts)
     say(f"{output}  {(info.length_samples or 0) / info.sample_rate:.2f} s at {info.sample_rate} Hz")
     say_lines(f"  note: {note}" for note in sink.notes)
     if warning is not None:

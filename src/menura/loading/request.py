@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, Union
 from menura import __version__
 from menura.audio.places import FileStamp
 from menura.content.registry import encoder_dim, encoder_path, projection_of
-from menura.effects.definitions import Effect, need_ffmpeg
+from menura.effects.definitions import Effect
 from menura.effects.text import checked
 from menura.errors import EncoderMismatchError, IndexFileError, MenuraError, OptionError
 from menura.f0.contour import read_f0_file
@@ -120,6 +120,17 @@ class Request:
         return "auto" if moved and self.target_hz is not None else 0.0
 
     @property
+    def loudness(self) -> float | Literal["source", "voice"]:
+        """What is asked for, or the default: RVC leaves the voice's."""
+        if self.options.loudness is not None:
+            return self.options.loudness
+        return "source" if self.options.compat == "menura" else "voice"
+
+    def streamed(self) -> Request:
+        """The same request for sound that is heard as it is made, whose loudness nobody knows before its end."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, loudness="voice"))
+
+    @property
     def identity(self) -> str:
         """A hash of everything that decides an output besides its input and this machine, Menura's version included.
 
@@ -162,8 +173,6 @@ def resolve(options: ConversionOptions, home: Path) -> Request:
         return _dialogue(options, options.spans, home)
     from menura.checkpoints.voice import read_config
 
-    if options.loudness is not None:
-        need_ffmpeg("a loudness", "loudness")
     voice = find_voice(options.voice, home)
     config = read_config(voice.path)
     _check(options, voice, config)

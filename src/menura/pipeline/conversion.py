@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from menura.audio.encode import SampleSpool
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.places import FileStamp
 from menura.audio.processor import Chain, ExactLength, Processor, StreamResampler
+from menura.effects.loudness import LoudnessMeter, Match
 from menura.effects.processors import chain_of, clean_up
 from menura.errors import EncodeError
 from menura.f0.contour import length_notes
@@ -20,7 +22,7 @@ from menura.loading.request import Request
 from menura.pipeline.channels import Steps, Widened, in_step
 from menura.pipeline.parts import Joiner, PartFiles, PartWork, Samples
 from menura.pipeline.plan import analysis_of, opened_blocks, planned, survey
-from menura.pipeline.progress import StageClock
+from menura.pipeline.progress import StageClock, Worked
 from menura.pipeline.recording import FileRecording, Recording, RecordingFacts
 from menura.pipeline.synthesis import Synthesis
 from menura.pipeline.windows import Machine, Windowing, decide, extent_for
@@ -81,20 +83,37 @@ class Conversion:
         self._blocks = [opened_blocks(recording, each, self.clock, check, ahead_frames, kept) for each in self._plans]
         self._semitones = [0.0] * len(self._plans)
         self._seams_s: list[float] = []
-        self._chain = self._new_chain()
+        self._meter = LoudnessMeter(self.output_rate) if request.loudness == "source" else None
+        self.spool: Callable[[], SampleSpool] = SampleSpool
+        """Makes what holds the sound that must be known to its end before it goes on."""
+        self.match: Match | None = None
+        """What the output is still to be brought to its loudness by, once all of it is there."""
+        voiced, rest = Chain(*self._voiced()), list(self._finishing())
+        self._rest = Chain(*rest) if rest and self._meter is not None else None
+        """What must find the sound at its loudness: mixing with what was kept, and effects."""
+        self._chain = voiced if self._rest is not None else Chain(voiced, *rest)
 
-    def _new_chain(self) -> Chain:
-        """From the signals' sounds to the output."""
+    def _voiced(self) -> Iterator[Processor]:
+        """From the signals' sounds to the output's rate and length."""
         plan, options, voice_rate = self.plan, self.request.options, self._models.synthesizer.config.sample_rate
-        processors: list[Processor] = [ExactLength(plan.voice_samples)]
+        yield ExactLength(plan.voice_samples)
         if options.rms_mix_rate != 1.0 or len(self._plans) > 1:
             levels = np.stack([p.facts.source_rms * (sum(p.facts.signal.weights) or 1) for p in self._plans], axis=1)
-            processors.append(EnvelopeMatcher(levels, plan.voice_samples, voice_rate, options.rms_mix_rate))
-        processors += [StreamResampler(voice_rate, self.output_rate), ExactLength(plan.output_samples)]
+            yield EnvelopeMatcher(levels, plan.voice_samples, voice_rate, options.rms_mix_rate)
+        yield from (StreamResampler(voice_rate, self.output_rate), ExactLength(plan.output_samples))
+
+    def _finishing(self) -> Iterator[Processor]:
+        """What is then done with it."""
         if self.channels > len(self._plans):
-            processors.append(Widened(self.recording, self.facts.signal.weights, self.output_rate))
-        effects = chain_of(self.request.effects, self.output_rate)
-        return Chain(*processors, Chain(*clean_up(options.clean_output, self.output_rate), effects))
+            yield Widened(self.recording, self.facts.signal.weights, self.output_rate)
+        yield from clean_up(self.request.options.clean_output, self.output_rate)
+        if self.request.effects:
+            yield chain_of(self.request.effects, self.output_rate)
+
+    @property
+    def deferred(self) -> bool:
+        """Whether all samples come after the work of all."""
+        return self.parts > 0 or self._rest is not None
 
     @property
     def semitones(self) -> float | None:
@@ -115,17 +134,21 @@ class Conversion:
             lanes = [self._divided(number, work) for number, work in enumerate(works)]
             lanes = lanes or [self._undivided(number) for number in range(len(self._plans))]
             sounds, answers = stack.enter_context(closing(in_step(lanes, 0 if self._ahead_frames else 1))), None
+            spool = None if self._rest is None else stack.enter_context(closing(self.spool()))
             with suppress(StopIteration):
                 while True:
                     step, answers = sounds.send(answers), None
                     if isinstance(step, np.ndarray):
-                        yield from self._finished(step)
+                        yield from self._made(partial(self._chain.push, step), spool)
                     else:
                         answers = yield step
-            with self.clock.measure("assemble"):
-                samples = self._chain.flush()
-            if len(samples):
-                yield samples
+            yield from self._made(self._chain.flush, spool)
+            if self._meter is not None:
+                source = np.stack([plan.facts.powers for plan in self._plans], axis=1)
+                peak = max(plan.facts.peak for plan in self._plans)
+                self.match = Match.of(self._meter.powers(), source, peak, max(self.facts.gain, 1.0))
+            if self._rest is not None and spool is not None:
+                yield from self._finished(self._rest, spool)
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know; complete when the conversion is over."""
@@ -212,10 +235,31 @@ class Conversion:
             yield from joiner.sound(part)
         self._semitones[number] = work.semitones()
 
-    def _finished(self, sound: FloatArray) -> Iterator[FloatArray]:
-        """What can be said of the output once this sound is final."""
+    def _made(self, ready: Callable[[], FloatArray], spool: SampleSpool | None) -> Iterator[FloatArray | Worked]:
+        """What can be said of the output once more sound is final, or so much work if it goes to a spool."""
         with self.clock.measure("assemble"):
-            samples = self._chain.push(sound)
+            samples = ready()
+            if self._meter is not None and len(samples):
+                self._meter.push(samples)
+        if spool is not None:
+            spool.append(samples.reshape(-1))
+            yield Worked(0.0 if self.parts else len(samples) / self.output_rate)
+        elif len(samples):
+            yield samples
+
+    def _finished(self, rest: Chain, spool: SampleSpool) -> Iterator[FloatArray]:
+        """The output, of what is in the spool, brought to its loudness."""
+        assert self.match is not None
+        (gain, notes), self.match, width = self.match.limited(spool.peak), None, len(self._plans)
+        self._notes += notes
+        for samples in spool.blocks(self.output_rate * width, gain):
+            self._check()
+            with self.clock.measure("assemble"):
+                samples = rest.push(samples if width == 1 else samples.reshape(-1, width))
+            if len(samples):
+                yield samples
+        with self.clock.measure("assemble"):
+            samples = rest.flush()
         if len(samples):
             yield samples
 

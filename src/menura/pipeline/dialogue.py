@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
+from menura.audio.encode import SampleSpool
 from menura.audio.envelope import EnvelopeMatcher
 from menura.audio.processor import Chain, ExactLength, Processor, StreamResampler
+from menura.effects.loudness import STEPS_A_SECOND, LoudnessMeter, Match
 from menura.effects.processors import chain_of, clean_up
 from menura.errors import OptionError
 from menura.f0.contour import length_notes
@@ -31,12 +33,12 @@ from menura.pipeline.progress import F0_SHARE, StageClock, Worked
 from menura.pipeline.recording import BLOCK_S, FAR_FRAMES, SHORTEST_SILENCE_FRAMES, Recording, RecordingFacts, Silences
 from menura.pipeline.synthesis import Synthesis
 from menura.pipeline.windows import Span, Windowing
-from menura.types import FloatArray
+from menura.types import Float64Array, FloatArray
 from menura.units import FRAME_RATE_HZ, FRAME_SAMPLES, ceil_div
 
 CROSSFADE_S = 0.03
 """At a span's border, half of it on either side."""
-_MIXED_SAMPLES = 1 << 20
+_MIXED_SAMPLES = 1 << 16
 _BLOCKS_AHEAD = 4
 _LEAST_BETWEEN_S = 1e-6
 
@@ -49,7 +51,7 @@ class Weights:
     """
 
     def __init__(self, spans_s: Sequence[tuple[float, float]], end_s: float, rate_hz: int) -> None:
-        self._half = CROSSFADE_S * rate_hz / 2
+        self._half, self._step = CROSSFADE_S * rate_hz / 2, rate_hz / STEPS_A_SECOND
         edges = np.array(spans_s, dtype=np.float64)
         edges[:, 0][edges[:, 0] <= 0] -= CROSSFADE_S
         edges[:, 1][edges[:, 1] >= end_s] += 2 * CROSSFADE_S
@@ -63,6 +65,11 @@ class Weights:
         at = np.arange(start, end, dtype=np.float64)
         before, after = (np.interp(at + reach, self._places, self._within) for reach in (-self._half, self._half))
         return np.asarray((after - before) / (2 * self._half), dtype=np.float32)
+
+    def shares(self, steps: int) -> Float64Array:
+        """(steps, 1): how much of each tenth of a second is within."""
+        before = np.interp(np.arange(steps + 1) * self._step, self._places, self._within)
+        return np.asarray(np.diff(before)[:, None] / self._step, dtype=np.float64)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,6 +85,11 @@ class _Voice:
     weights: Weights
     held: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """At the output's rate, not yet mixed."""
+    meter: LoudnessMeter | None = None
+    peak: float = 0.0
+    """Within its spans."""
+    gain: float = 1.0
+    """For the loudness of what it replaces."""
     semitones: float = 0.0
     seams_s: list[float] = field(default_factory=list)
 
@@ -88,6 +100,19 @@ class _Voice:
 
     def hold(self, *samples: FloatArray) -> None:
         self.held = np.concatenate([self.held, *samples])
+        if self.meter is not None:
+            list(map(self.meter.push, samples))
+
+    def level(self) -> tuple[str, ...]:
+        """Find its gain, once all of it is made; and notes."""
+        if self.meter is None:
+            return ()
+        made, source = self.meter.powers(), self.plan.facts.powers[:, None]
+        shares = self.weights.shares(steps := min(len(made), len(source)))
+        facts = self.plan.facts
+        match = Match.of(made[:steps] * shares, source[:steps] * shares, facts.peak, max(facts.gain, 1.0))
+        self.gain, notes = match.limited(self.peak)
+        return notes
 
     def settled(self, curve: FloatArray) -> Request:
         """The request with its automatic shift, by all F0 of its spans; of a whole recording, as always, later."""
@@ -101,13 +126,17 @@ class _Voice:
         return replace(self.request, options=replace(self.request.options, transpose=shift.semitones))
 
 
+_Sources: TypeAlias = "list[tuple[_Voice | None, FloatArray]]"
+"""What is heard side by side, first of all the original."""
+
+
 class Dialogue:
     """A recording being converted by several voices: for the engine what a `Conversion` is, and made like one.
 
     `models` are of the request's roles. Raises OptionError where no span lies in the recording.
     """
 
-    parts, parts_found, channels = 0, 0, 1
+    parts, parts_found, channels, match = 0, 0, 1, None
 
     def __init__(
         self,
@@ -147,6 +176,11 @@ class Dialogue:
         frames = max(voice.plan.extent.frames for voice in self._voices)
         self.widest_frames = max(plan.windowing.widest_frames(frames), min(frames, ahead_frames))
         self._chain = Chain(*self._finishing())
+        self.deferred = request.loudness == "source"
+        """Whether all samples come after the work of all."""
+        self.spool: Callable[[], SampleSpool] = SampleSpool
+        """Makes what holds the sound that must be known to its end before it goes on."""
+        self._level_notes: dict[str, None] = {}
 
     @property
     def semitones(self) -> float | None:
@@ -178,7 +212,7 @@ class Dialogue:
                 notes[f"'{name}' speaks for {length_s:.1f} s in all."] = None
             if voice.semitones:
                 notes[f"Pitch of '{speaker or name}' was moved by {voice.semitones:+g} semitones."] = None
-        return tuple(notes)
+        return tuple(notes | self._level_notes)
 
     def steps(self) -> Generator[Step, list[FloatArray] | None, None]:
         """Yields requests (send back their answers), and samples at the output's rate, exactly as many as there are."""
@@ -193,15 +227,20 @@ class Dialogue:
             if self.request.options.outside == "original" and self.facts.audio_s - spoken_s > _LEAST_BETWEEN_S:
                 original = stack.enter_context(read_ahead(self._original(), _BLOCKS_AHEAD))
             mix = _Mix(self._voices, original)
+            lanes = _Lanes(stack.enter_context(closing(self.spool()))) if self.deferred else None
             for turn in itertools.zip_longest(*segments):
                 known: list[tuple[WindowRequest, FloatArray]] = []
                 for voice, steps in zip(self._voices, turn, strict=True):
                     made = [] if steps is None else (yield from _sharing(steps, known))
                     voice.hold(*map(voice.chain.push, made))
-                yield from self._finished(mix)
+                yield from self._finished(mix, lanes)
             for voice in self._voices:
                 voice.hold(voice.chain.flush())
-            yield from self._finished(mix)
+            yield from self._finished(mix, lanes)
+            for voice in self._voices:
+                self._level_notes |= dict.fromkeys(voice.level())
+            for mixed in () if lanes is None else lanes.mixed():
+                yield from self._through(mixed)
         if len(samples := self._chain.flush()):
             yield samples
 
@@ -279,15 +318,47 @@ class Dialogue:
             yield chain.push(block)
         yield chain.flush()
 
-    def _finished(self, mix: _Mix) -> Iterator[FloatArray]:
+    def _finished(self, mix: _Mix, lanes: _Lanes | None) -> Iterator[FloatArray | Worked]:
+        for sources in mix.ready():
+            if lanes is not None:
+                lanes.keep(sources)
+                yield Worked((1 - F0_SHARE) * len(sources[0][1]) / self.output_rate)
+            else:
+                yield from self._through(_sum(samples for _, samples in sources))
+
+    def _through(self, mixed: FloatArray) -> Iterator[FloatArray]:
+        self._check()
         with self.clock.measure("assemble"):
-            for mixed in mix.ready():
-                if len(samples := self._chain.push(mixed)):
-                    yield samples
+            samples = self._chain.push(mixed)
+        if len(samples):
+            yield samples
+
+
+class _Lanes:
+    """Sources side by side in a spool, until each one's gain is known."""
+
+    def __init__(self, spool: SampleSpool) -> None:
+        self._spool, self._kept = spool, list[tuple[int, list[_Voice | None]]]()
+
+    def keep(self, sources: _Sources) -> None:
+        self._kept.append((len(sources[0][1]), [voice for voice, _ in sources]))
+        for voice, samples in sources:
+            self._spool.append(samples)
+            if voice is not None:
+                voice.peak = max(voice.peak, float(np.abs(samples).max()))
+
+    def mixed(self) -> Iterator[FloatArray]:
+        at = 0
+        for count, voices in self._kept:
+            places = range(at, at := at + count * len(voices), count)
+            yield _sum(
+                self._spool.read(place, count) * np.float32(1.0 if voice is None else voice.gain)
+                for place, voice in zip(places, voices, strict=True)
+            )
 
 
 class _Mix:
-    """Joins what the voices have made, as far as all of them have, with the original."""
+    """What the voices have made, as far as all of them have, and the original, each where it is heard."""
 
     def __init__(self, voices: Sequence[_Voice], original: Iterator[FloatArray]) -> None:
         self._voices, self._original, self._at = voices, original, 0
@@ -295,22 +366,29 @@ class _Mix:
         spans_s, plan = sorted(span_s for voice in voices for span_s in voice.spans_s), voices[0].plan
         self._spoken = Weights(spans_s, plan.facts.audio_s, plan.output_rate)
 
-    def ready(self) -> Iterator[FloatArray]:
+    def ready(self) -> Iterator[_Sources]:
         while count := min(_MIXED_SAMPLES, *(len(voice.held) for voice in self._voices)):
             start, self._at = self._at, self._at + count
-            mixed = (1 - self._spoken.of(start, self._at)) * self._between(count)
+            sources: _Sources = [(None, (1 - self._spoken.of(start, self._at)) * self._between(count))]
             for voice in self._voices:
                 weights = voice.weights.of(start, self._at)
                 if weights.any():
-                    mixed += weights * voice.held[:count]
+                    sources.append((voice, weights * voice.held[:count]))
                 voice.held = voice.held[count:]
-            yield mixed
+            yield sources
 
     def _between(self, count: int) -> FloatArray:
         while len(self._held) < count and (block := next(self._original, None)) is not None:
             self._held = np.concatenate([self._held, block])
         taken, self._held = self._held[:count], self._held[count:]
         return np.pad(taken, (0, count - len(taken)))
+
+
+def _sum(sources: Iterable[FloatArray]) -> FloatArray:
+    total, *others = sources
+    for samples in others:
+        total += samples
+    return total
 
 
 def _voice(
@@ -325,6 +403,7 @@ def _voice(
         spans_s=spans_s,
         chain=Chain(ExactLength(plan.voice_samples), resampler, ExactLength(plan.output_samples)),
         weights=Weights(spans_s, plan.facts.audio_s, plan.output_rate),
+        meter=LoudnessMeter(plan.output_rate) if request.loudness == "source" else None,
     )
 
 

@@ -413,6 +413,7 @@ class Engine:
         self._events.append(Begun(ticket=live.ticket, audio_s=live.conversion.facts.audio_s))
         try:
             live.ticket.check()
+            live.conversion.spool = live.ticket.sink.spool
             live.ticket.sink.open(live.conversion.output_rate, live.conversion.channels)
         except _FAILURES as error:
             self._drop(live, error)
@@ -467,20 +468,21 @@ class Engine:
             step = live.steps.send(found or None) if error is None else live.steps.throw(error)
             while isinstance(step, (np.ndarray, Worked)):
                 self._take(live, step)
-                if live.conversion.parts and isinstance(step, np.ndarray):
+                if live.conversion.deferred and (isinstance(step, np.ndarray) or not step.audio_s):
                     return
                 step = next(live.steps)
             live.pending, live.unasked = step, list(range(len(step)))
         except StopIteration:
             self._collect(_WAITING_TO_BE_WRITTEN - 1)  # may raise, and what is live is then discarded
             self._live.remove(live)
+            live.ticket.sink.match = live.conversion.match
             clock = live.conversion.clock  # not the conversion, which has the features of minutes
             self._writing.append(self._writer.submit(self._finish, live.ticket, _result(live), clock, live.begun_s))
         except _FAILURES as error:
             self._drop(live, error)
 
     def _take(self, live: _Live, step: FloatArray | Worked) -> None:
-        """Write what is final, and count; of what is converted in parts the work counts, not once more its sound."""
+        """Write what is final, and count; where sound is deferred the work counts, not once more its sound."""
         conversion = live.conversion
         if isinstance(step, Worked):
             new_s = 0.0 if step.found else step.audio_s
@@ -489,7 +491,7 @@ class Engine:
             with conversion.clock.measure("encode"):
                 live.ticket.sink.write(step)
             live.done_samples += len(step)
-            new_s = 0.0 if conversion.parts else len(step) / conversion.output_rate
+            new_s = 0.0 if conversion.deferred else len(step) / conversion.output_rate
         live.ticket.share.serve(new_s)
         done_s = max(live.worked_s, live.done_samples / conversion.output_rate)
         self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))

@@ -11,19 +11,14 @@ import numpy as np
 
 from menura.audio.encode import DEFAULT_BIT_DEPTH, MOST_CHANNELS, AudioWriter, Encoding, SampleSpool, format_of
 from menura.audio.tags import read_tags
-from menura.effects.loudness import measured
+from menura.effects.loudness import FULL_SCALE, Match, towards
 from menura.errors import EncodeError
 from menura.options import FORMATS, ConversionOptions
 from menura.system.files import check_writable, parts_folder, remove_abandoned, writing
 from menura.types import AudioBlock, FloatArray
 
-PEAK_LIMIT_OUT = 0.99
-"""Louder output is scaled down to this, as RVC does."""
-
 if TYPE_CHECKING:
     from menura.pipeline.parts import PartFiles
-
-_SPOOL_BYTES = 8 * 2**20
 
 
 class Sink:
@@ -34,6 +29,8 @@ class Sink:
     """One of FORMATS; None for samples in memory."""
     parts: Path | PartFiles | None = None
     """Where a long recording's finished parts may wait for the others; None where it isn't to be divided."""
+    match: Match | None = None
+    """What gives the sound the source's loudness, if that is still to be done; set before it is finished."""
     notes: tuple[str, ...] = ()
     """What there is to say of the output; complete when it is finished."""
 
@@ -42,6 +39,10 @@ class Sink:
 
     def open(self, sample_rate: int, channels: int = 1) -> None:
         """Begin. May raise MenuraError or OSError, as the others."""
+
+    def spool(self) -> SampleSpool:
+        """For sound that waits until all of it is known."""
+        return SampleSpool()
 
     def write(self, samples: FloatArray) -> None:
         """Take (samples,), or with several channels (samples, channels), that are final."""
@@ -88,14 +89,17 @@ class FileSink(Sink):
                 raise EncodeError(self.path, problem, "Choose another output")
 
     def open(self, sample_rate: int, channels: int = 1) -> None:
-        folder, most = self.path.parent, MOST_CHANNELS.get(self.format or "wav", channels)
+        most = MOST_CHANNELS.get(self.format or "wav", channels)
         if channels > most:
             raise EncodeError(
                 self.path, f"{self.format} takes up to {most} channels, not {channels}", "Use {format=wav}"
             )
         with writing(self.path, EncodeError):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._rate, self._channels, self._spool = sample_rate, channels, SampleSpool(folder, _SPOOL_BYTES)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rate, self._channels, self._spool = sample_rate, channels, self.spool()
+
+    def spool(self) -> SampleSpool:
+        return SampleSpool(self.path.parent)
 
     def write(self, samples: FloatArray) -> None:
         assert self._spool is not None
@@ -106,7 +110,7 @@ class FileSink(Sink):
         count, options, channels = self._spool.length_samples, self._options, self._channels
         with closing(self._spool) as spool:
             check()
-            gain, self.notes = final_gain(options, spool.peak, self._blocks(check), self._rate)
+            gain, self.notes = final_gain(options, spool.peak, self._blocks(check), self._rate, self.match)
             encoding = Encoding(options.bitrate, options.quality, options.bit_depth or DEFAULT_BIT_DEPTH)
             tags = None if self._source is None else read_tags(self._source)
             with AudioWriter(self.path, self._rate, self.format, encoding, tags, count, channels) as writer:
@@ -158,10 +162,11 @@ class MemorySink(Sink):
 
 
 def final_gain(
-    options: ConversionOptions, peak: float, blocks: Iterable[FloatArray], rate_hz: int
+    options: ConversionOptions, peak: float, blocks: Iterable[FloatArray], rate_hz: int, match: Match | None
 ) -> tuple[float, tuple[str, ...]]:
     """What all of a sound in blocks is multiplied by: for the loudness asked for, or for full scale; and notes."""
-    if options.loudness is None:
-        return PEAK_LIMIT_OUT / peak if peak > PEAK_LIMIT_OUT else 1.0, ()
-    gain, reached = measured(blocks, rate_hz).gain(options.loudness)
-    return gain, () if reached is None else (f"Peaks allow a loudness of {reached:.1f} LUFS.",)
+    if match is not None:
+        return match.limited(peak)
+    if not isinstance(options.loudness, float):
+        return FULL_SCALE / peak if peak > FULL_SCALE else 1.0, ()
+    return towards(options.loudness, blocks, rate_hz)

@@ -37,6 +37,7 @@ from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
 _JOIN_SAMPLES = 1 << 20
 _SAMPLE_BYTES = 4
+_FACTS_ARRAYS = ("source_rms", "powers")
 
 Work: TypeAlias = Generator["tuple[NetworkRequest, ...] | Worked", "list[FloatArray] | None", bool]
 """Yields requests (send back their answers) and progress; returns whether all of it was found done."""
@@ -93,12 +94,12 @@ class PartFiles:
         with suppress(KeyError, TypeError, ValueError):
             fields = json.loads(str(found.pop("facts")))
             silences = Silences(spans=tuple(map(tuple, found.pop("silences").tolist())), frames=fields.pop("frames"))
-            source_rms, notes = found.pop("source_rms"), tuple(fields.pop("notes"))
+            notes = tuple(fields.pop("notes"))
+            fields |= {name: found.pop(name) for name in _FACTS_ARRAYS}
             statistics: Any = encoder.collector().finish()
             known = {name: value if value.ndim else value.item() for name, value in found.items()}
             return RecordingFacts(
                 statistics=dataclasses.replace(statistics, **known),
-                source_rms=source_rms,
                 silences=silences,
                 notes=notes,
                 signal=Signal(**fields.pop("signal")),
@@ -110,12 +111,12 @@ class PartFiles:
         fields: dict[str, Any] = {each.name: getattr(facts, each.name) for each in dataclasses.fields(facts)}
         statistics, silences = fields.pop("statistics"), fields.pop("silences")
         fields |= {"frames": silences.frames, "signal": dataclasses.asdict(facts.signal)}
-        text = json.dumps({key: fields[key] for key in fields if key != "source_rms"})
+        text = json.dumps({key: fields[key] for key in fields if key not in _FACTS_ARRAYS})
         _keep(
             self._path("facts"),
             facts=np.array(text),
             silences=np.array(silences.spans, dtype=np.int64).reshape(-1, 2),
-            source_rms=facts.source_rms,
+            **{name: fields[name] for name in _FACTS_ARRAYS},
             **{name: np.asarray(value) for name, value in dataclasses.asdict(statistics).items()},
         )
 

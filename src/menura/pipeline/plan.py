@@ -86,6 +86,7 @@ def survey(
         extent_for(request.options, models.encoder.edge_frames),
         split_silence=request.options.split_silence,
         adjust_level=own,
+        loudness=request.loudness == "source",
         check=check,
     )
     signals = signals_of(recording, request.options.channels, request.options.clean_input, check)

@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +18,11 @@ from menura.audio.envelope import PeakMeter, RmsMeter
 from menura.audio.filters import StreamHighPass
 from menura.audio.processor import CANCELLED, Chain, MixDown, StreamResampler
 from menura.content.registry import RecordingStatistics, StatisticsCollector
+from menura.effects.loudness import LoudnessMeter
 from menura.effects.processors import clean_up
 from menura.errors import DecodeError
 from menura.pipeline.windows import LONGEST_EDGE_SAMPLES, Extent, Span
-from menura.types import AudioInfo, FloatArray
+from menura.types import AudioInfo, Float64Array, FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_SAMPLES, rescaled_length
 
 BLOCK_S = 2
@@ -172,6 +172,8 @@ class AnalysisFeed:
         signal: Signal = MIXED,
     ) -> None:
         self.reader, self.limit, self._gain, self._check, self._signal = reader, limit, gain, check, signal
+        self.loudness: LoudnessMeter | None = None
+        """Set before anything is read, it is given the samples as they are at the recording's rate."""
         self.meter = PeakMeter()
         """Its limit is where clicks are to be limited, by what was read so far."""
         self.length_samples = 0
@@ -189,6 +191,8 @@ class AnalysisFeed:
             self.length_samples += len(block)
             self.meter.push(block)
             block = block if self.limit == math.inf else np.clip(block, -self.limit, self.limit)
+            if self.loudness is not None:
+                self.loudness.push(block)
             yield high_pass.push(self._measured(resampler.push(block)))
         rest = resampler.flush()
         if self.length_samples and not rescaled_length(self.length_samples, rate, ANALYSIS_RATE_HZ):
@@ -326,6 +330,10 @@ class RecordingFacts:
     statistics: RecordingStatistics | None
     source_rms: FloatArray
     """(frames,) RMS of 1 s every half second, for the loudness envelope."""
+    powers: FloatArray
+    """(steps,) of a LoudnessMeter, of the recording itself; empty where they aren't asked for."""
+    peak: float
+    """Largest |sample| at the recording's own rate, limited."""
     silences: Silences
     warning: str | None
     """What of the recording could not be read."""
@@ -347,39 +355,28 @@ def first_pass(
     *,
     split_silence: bool = False,
     adjust_level: bool = True,
+    loudness: bool = False,
     check: Callable[[], None] = lambda: None,
-    limit: float = math.inf,
     signal: Signal = MIXED,
 ) -> RecordingFacts:
     """Read a recording once; twice where a click must be limited, without which all else would be too quiet.
 
     Without `new_collector` the encoder takes each window's own statistics (compatible modes). `adjust_level` limits
-    clicks and raises quiet recordings, which RVC doesn't; `limit` is of a click found before. Raises DecodeError.
+    clicks and raises quiet recordings, which RVC doesn't; `loudness` is measured if asked for. Raises DecodeError.
     """
-    feed = AnalysisFeed(recording.open(), limit=limit, check=check, signal=signal)
-    collector = None if new_collector is None else new_collector()
-    finder = SilenceFinder() if split_silence else None
-    meter, levels, clarity = RmsMeter(ANALYSIS_RATE_HZ), [], ClarityMeter()
-
-    def measured() -> Iterator[FloatArray]:
-        for block in feed.blocks():
-            levels.append(meter.push(block))
-            clarity.push(block)
-            if finder is not None:
-                finder.push(block)
-            yield block
-
-    for block in reflect_edges(measured(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples):
-        if collector is not None:
-            collector.push(block)
-    if not feed.length_samples:
-        raise DecodeError(recording.name, "contains no audio")
-    if adjust_level and limit == math.inf and feed.meter.limit < math.inf:
+    limit = math.inf
+    while True:
+        feed = AnalysisFeed(recording.open(), limit=limit, check=check, signal=signal)
+        rate, collector = feed.reader.info.sample_rate, None if new_collector is None else new_collector()
+        clarity, finder = ClarityMeter(), SilenceFinder() if split_silence else None
+        feed.loudness = LoudnessMeter(rate) if loudness else None
+        levels = _read(feed, extent_of, collector, [each.push for each in (clarity, finder) if each is not None])
+        if not feed.length_samples:
+            raise DecodeError(recording.name, "contains no audio")
+        if not (adjust_level and limit == math.inf and feed.meter.limit < math.inf):
+            break
         limit = feed.meter.limit
-        again = partial(first_pass, recording, new_collector, extent_of, split_silence=split_silence, check=check)
-        return again(limit=limit, signal=signal)
-    levels.append(meter.flush())
-    rate, gain, peak = feed.reader.info.sample_rate, 1.0, feed.peak
+    gain, peak = 1.0, feed.peak
     if peak > PEAK_LIMIT_IN:
         gain = PEAK_LIMIT_IN / peak
     elif adjust_level and SILENT_PEAK <= peak < QUIET_PEAK:
@@ -393,10 +390,34 @@ def first_pass(
         limit=limit,
         silent=peak < SILENT_PEAK,
         statistics=None if collector is None else collector.finish().scaled(gain),
-        source_rms=np.asarray(np.concatenate(levels) * min(gain, 1.0), dtype=np.float32),
+        source_rms=np.asarray(levels * min(gain, 1.0), dtype=np.float32),
+        powers=np.zeros(0, np.float32) if feed.loudness is None else feed.loudness.powers()[:, 0].astype(np.float32),
+        peak=min(feed.meter.peak, limit),
         silences=Silences() if finder is None else finder.finish(gain),
         warning=feed.reader.warning,
         notes=feed.reader.notes + clicks,
         unclear=clarity.finish(),
         signal=signal,
     )
+
+
+def _read(
+    feed: AnalysisFeed,
+    extent_of: Callable[[int], Extent],
+    collector: StatisticsCollector | None,
+    listeners: Iterable[Callable[[FloatArray], None]],
+) -> Float64Array:
+    """All of it, for the first time; the RMS of 1 s every half second. The collector takes reflected ends, too."""
+    meter, levels = RmsMeter(ANALYSIS_RATE_HZ), []
+
+    def measured() -> Iterator[FloatArray]:
+        for block in feed.blocks():
+            levels.append(meter.push(block))
+            for hear in listeners:
+                hear(block)
+            yield block
+
+    for block in reflect_edges(measured(), extent_of(0).left_samples, lambda n: extent_of(n).right_samples):
+        if collector is not None:
+            collector.push(block)
+    return np.concatenate([*levels, meter.flush()])

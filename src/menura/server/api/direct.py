@@ -49,7 +49,10 @@ async def convert(
     voice: Annotated[str, Query(min_length=1, max_length=200, examples=["wren"])] = "wren",
     options: Annotated[str, Query(max_length=4000, description="As in a job", examples=['{"transpose": 2}'])] = "{}",
 ) -> Response:
-    """Convert a recording of up to five minutes before all jobs. Wav is sent as it becomes final, 16 bits."""
+    """Convert a recording of up to five minutes before all jobs.
+
+    Wav is sent as it becomes final, 16 bits, as loud as the voice makes it; with a `loudness` once it is complete.
+    """
     what = await to_thread.run_sync(asked, service, voice, parsed(options))
     async with sent(request) as (chunks, _):
         source = await service.folder.receive_once(chunks)
@@ -71,10 +74,10 @@ async def answer(service: Service, source: Path, what: Asked) -> Response:
     """Convert what was received; its file is gone afterwards."""
     recording = BoundedRecording(source, _NAME, most_s=_MOST_S, advice="Send it as a job")
     options = what.options
-    streams = (options.format or "wav") == "wav" and options.bit_depth in (None, 16) and options.loudness is None
+    streams = (options.format or "wav") == "wav" and options.bit_depth in (None, 16)
     try:
-        if streams:
-            return await _streamed(service, recording, what)
+        if streams and options.loudness in (None, "voice"):
+            return await _streamed(service, recording, what.streamed())
         return await _whole(service, recording, what)
     except QueueFullError:
         source.unlink(missing_ok=True)
