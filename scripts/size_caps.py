@@ -11,7 +11,7 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_720
+HOUSE_LINES = 25_780
 """Of all its modules together: engine, training, measuring, command line."""
 WING_LINES = {
     "server": 5_390,
@@ -20,7 +20,8 @@ WING_LINES = {
     "export": 290,
     "kernels/starter.py": 240,
     "spans.py": 285,
-    "pipeline/dialogue.py": 465,
+    "pipeline/dialogue.py": 468,
+    "f0/shift.py": 178,
 }
 """Of what stands beside the house, in folders or files of its own."""
 FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")

@@ -47,8 +47,13 @@ QUALITY_COMMANDS = (
 )
 
 
-def natural_pitch_hz(clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: str) -> float:
-    """The voice's median where it speaks by its own intonation, hardly shifted; that of all clips if there are none."""
+def natural_pitch_hz(
+    clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: str
+) -> tuple[float, tuple[float, float]]:
+    """The voice's median, and its 5th and 95th percentile, where it speaks by its own intonation, hardly shifted.
+
+    Those of all clips if there are none.
+    """
     natural = []
     for index in clips:
         plan = json.loads((plans / f"{index}.json").read_text())
@@ -56,11 +61,19 @@ def natural_pitch_hz(clips: dict[str, ClipFeatures], plans: Path, kokoro_voice: 
             own = rendition["voice"] == rendition["intonation"] == kokoro_voice
             if own and abs(rendition["shift_semitones"]) < NATURAL_SEMITONES:
                 natural.append(clips[index])
-    voiced = [clip.f0_hz[clip.f0_hz > 0] for clip in natural or clips.values()]
-    return float(torch.cat(voiced).log().median().exp())
+    voiced = torch.cat([clip.f0_hz[clip.f0_hz > 0] for clip in natural or clips.values()])
+    low, high = torch.quantile(voiced, torch.tensor([0.05, 0.95])).tolist()
+    return float(voiced.log().median().exp()), (round(low, 1), round(high, 1))
 
 
-def card(name: str, kokoro_voice: str, *, clips: dict[str, ClipFeatures], pitch_hz: float, step: int) -> dict[str, Any]:
+def card(
+    name: str,
+    kokoro_voice: str,
+    *,
+    clips: dict[str, ClipFeatures],
+    pitch_hz: tuple[float, tuple[float, float]],
+    step: int,
+) -> dict[str, Any]:
     """What `menura voices info` tells of a voice."""
     minutes = sum(clip.frames for clip in clips.values()) / 6000
     return {
@@ -72,7 +85,8 @@ def card(name: str, kokoro_voice: str, *, clips: dict[str, ClipFeatures], pitch_
         "domain",
         "begun_with": BEGUN_WITH,
         "consent": "a synthetic voice: no person's recordings were used to make it from Kokoro",
-        "f0_median_hz": round(pitch_hz, 1),
+        "f0_median_hz": round(pitch_hz[0], 1),
+        "f0_range_hz": list(pitch_hz[1]),
         "content_encoder": "menura-starter (Whisper tiny.en, MIT)",
         "recipe": "recipes/starter",
         "commands": [line.format(steps=step) for line in COMMANDS],

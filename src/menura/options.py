@@ -84,7 +84,7 @@ class ConversionOptions:
         unit="semitones",
         range=(-48, 48),
         words=("auto", "auto-batch"),
-        unset="auto if the voice's pitch is known, else 0",
+        unset="auto, of recordings converted together one for each speaker; 0 if the voice's pitch is unknown",
     )
     proposed_pitch: float | None = _pitch(
         None,

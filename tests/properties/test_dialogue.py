@@ -203,6 +203,21 @@ def test_each_speaker_has_one_shift() -> None:
     assert sum("was moved by" in note for note in job.notes()) == 2
 
 
+def test_what_is_told_of_a_speakers_shift_names_the_speaker() -> None:
+    request = tiny_request(median_hz=200.0)
+    given = np.concatenate([np.full(500, 100), np.full(490, 850), np.zeros(10)]).astype(np.float32)
+    request = dataclasses.replace(request, f0_hz=given, options=dataclasses.replace(request.options, transpose="auto"))
+    models = [dataclasses.replace(MODELS, f0=None)] * 2
+    spans = [[(0.0, 9.0)], [(9.85, 9.91)]]
+    job = dialogue(voice_like(10 * RATE), asked(*spans, request=request), models)
+    converted_alone(job)
+    whole, short = (voice.semitones for voice in job._voices)
+    assert (whole, short) == (12, 0)
+    two = "There are two registers or speakers, around 100 and 850 Hz; the shift is for the one around 100 Hz."
+    assert f"'tiny': {two}" in job.notes()
+    assert "'tiny': There is too little voice to tell its pitch by; it was not moved." in job.notes()
+
+
 def test_spans_of_a_millisecond() -> None:
     """Shorter than the crossfade: both voices are heard all the time, each half as loud."""
     spans = [(k / 1000, (k + 1) / 1000) for k in range(10_000)]

@@ -127,7 +127,7 @@ def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float,
         models = dataclasses.replace(MODELS, f0=RefinedEstimator(JumpingF0(), refinement))
     level = choice.choice([1.0, 8.0, 0.01])
     recording = recorded(place, seconds, level=level, silent=choice.random() < 0.5)
-    request = asked(place, **options)
+    request = dataclasses.replace(asked(place, **options), shifts=choice.choice([(), (14.0, 2.0), (-9.0,)]))
     whole = conversion(recording, request, models, None)
     divided = conversion(recording, request, models, place / "parts", length_s)
     expected, sound = converted_alone(whole), converted_alone(divided)
@@ -136,6 +136,7 @@ def test_parts_give_the_same_sound(place: Path, seconds: float, length_s: float,
     np.testing.assert_array_equal(sound, expected)
     assert divided.seams_s == whole.seams_s
     assert divided.semitones == whole.semitones
+    assert divided.notes() == whole.notes()
     shutil.rmtree(place / "parts", ignore_errors=True)
 
 

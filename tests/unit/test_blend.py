@@ -94,8 +94,8 @@ def test_the_speakers_that_all_have(make: Make) -> None:
 
 
 def test_the_card_names_the_parents_and_their_rights(make: Make) -> None:
-    make("wide", 1, licence="CC0-1.0", source="me", f0_median_hz=100)
-    home = make("deep", 2, rights="with her consent", f0_median_hz=400)
+    make("wide", 1, licence="CC0-1.0", source="me", f0_median_hz=100, f0_range_hz=[80, 150])
+    home = make("deep", 2, rights="with her consent", f0_median_hz=400, f0_range_hz=[320, 600])
     new = blended(home, wide=1, deep=1)
     entry = find_voice("new", home)
     card = json.loads((entry.path.parent / "card.json").read_text())
@@ -106,10 +106,12 @@ def test_the_card_names_the_parents_and_their_rights(make: Make) -> None:
     ]
     assert card["rights"] == new.metadata.licence == "wide: CC0-1.0; deep: with her consent"
     assert entry.f0_median_hz == 200
+    assert entry.f0_range_hz == (160, 300)
     # One that says nothing of itself, and a parent whose pitch isn't known.
     make("silent", 3)
     assert "silent: of its file" in blended(home, "newer", new=1, silent=2).metadata.licence
-    assert find_voice("newer", home).f0_median_hz is None
+    newer = find_voice("newer", home)
+    assert (newer.f0_median_hz, newer.f0_range_hz) == (None, None)
 
 
 def test_the_index_has_vectors_of_each_in_proportion(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

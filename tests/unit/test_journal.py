@@ -152,3 +152,17 @@ def test_a_journal_that_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncodeError) as caught:
         Journal(tmp_path)
     assert "not a regular file" in caught.value.problem
+
+
+def test_the_shifts_of_a_batch_are_kept(source: Path, output: Path) -> None:
+    folder = output.parents[1]
+    record(source, output)
+    assert Journal(folder).shifts("r") is None
+    for shifts in ((12.0, -3.0), ()):
+        Journal(folder).keep_shifts("r", shifts)
+        assert Journal(folder).shifts("r") == shifts
+    with (folder / JOURNAL_NAME).open("a") as file:
+        file.write('{"menura_journal": 3, "request": "r", "shifts": ["a"]}\n{"menura_journal": 3, "shifts": [1]}\n')
+    assert Journal(folder).shifts("r") == ()
+    assert Journal(folder).shifts("s") is None
+    assert finished(source, output) is not None

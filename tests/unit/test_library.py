@@ -145,6 +145,28 @@ def test_cards_are_bounded_and_one_line(home: Path) -> None:
     assert {voice.name: voice.source for voice in list_voices(home)}["own"] == read.source
 
 
+@pytest.mark.parametrize(
+    ("median", "ends", "found"),
+    [
+        (200, [150, 260.5], (150.0, 260.5)),
+        (None, [150, 260], None),
+        (300, [150, 260], None),
+        (200, [260, 150], None),
+        (200, [150], None),
+        (200, [150, "260"], None),
+        (200, [15, 260], None),
+        (200, 150, None),
+    ],
+)
+def test_the_range_of_pitch_lies_around_the_median(
+    home: Path, median: object, ends: object, found: tuple[float, float] | None
+) -> None:
+    path = home / "voices" / "own" / "card.json"
+    path.write_text(json.dumps({"f0_median_hz": median, "f0_range_hz": ends}))
+    assert read_card(path).f0_range_hz == found
+    assert {voice.name: voice.f0_range_hz for voice in list_voices(home)}["own"] == found
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-that-name/x", "\ud800"])
 def test_names_that_no_file_can_have_are_not_known(name: str, home: Path) -> None:
     with pytest.raises(VoiceNotFoundError) as caught:

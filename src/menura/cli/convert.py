@@ -94,7 +94,7 @@ def convert(
     _show_document(report, batch.report, as_json=as_json)
     if not as_json:
         if not quiet:
-            show_results(report, err=output == STANDARD, common_shift=options.transpose == "auto-batch")
+            show_results(report, err=output == STANDARD, common_shift=options.transpose in (None, "auto-batch"))
         if timings:
             show_timings(report, err=output == STANDARD)
     show_problems(report)
@@ -200,9 +200,10 @@ def show_results(report: RunReport, *, err: bool, common_shift: bool = False) ->
             say(f"  note: {note}", err=err)
     if len(report.files) > 1:
         say(_count(report), err=err)
-    shifts = {result.transpose for result in report.files if result.transpose is not None}
-    if common_shift and len(shifts) == 1:
-        say(f"all recordings transposed by {shifts.pop():+g} semitones", err=err)
+    shifts = sorted({result.transpose for result in report.files if result.transpose is not None})
+    if common_shift and len(report.files) > 1 and any(shifts):
+        which = "all recordings" if len(shifts) == 1 else "recordings"
+        say(f"{which} transposed by {', '.join(f'{shift:+g}' for shift in shifts)} semitones", err=err)
 
 
 def _count(report: RunReport) -> str:

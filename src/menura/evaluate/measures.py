@@ -80,7 +80,7 @@ def pitch_scores(source_hz: FloatArray, converted_hz: FloatArray) -> PitchScores
     return PitchScores(
         voiced_agreement=agreement,
         correlation=float(np.corrcoef(first, second)[0, 1]) if moves else None,
-        shift_semitones=shift / 100,
+        shift_semitones=shift / 100 + 0.0,  # not -0.0
         rmse_cents=float(np.sqrt(np.mean(off**2))),
         gross_error=float(np.mean(np.abs(off) > _GROSS_CENTS)),
         lag_ms=10 * lag,

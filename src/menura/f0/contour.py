@@ -62,11 +62,6 @@ def median_voiced_hz(f0_hz: FloatArray) -> float | None:
     return float(np.median(voiced)) if len(voiced) else None
 
 
-def semitones_between(from_hz: float, to_hz: float) -> float:
-    """Whole semitones from one F0 to another, at most two octaves: more would be a mistaken estimate."""
-    return float(np.clip(np.rint(12 * np.log2(to_hz / from_hz)), -24, 24))
-
-
 def coarse_bins(f0_hz: FloatArray) -> npt.NDArray[np.int64]:
     """RVC's pitch bins of (frames,): 1 to 255, even steps of mel (1127 ln(1 + f/700)) from 50 to 1100 Hz."""
     low, high = _mel(np.array(_COARSE_RANGE_HZ))

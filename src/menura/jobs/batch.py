@@ -18,13 +18,12 @@ from menura.jobs.processes import Processes, process_count
 from menura.jobs.scheduler import Hooks, share
 from menura.loading import Request, resolve
 from menura.options import BatchOptions, ConversionOptions, EngineOptions
-from menura.system.device import resolve_device
 from menura.system.files import remove_unfinished
 from menura.types import FileResult, FloatArray, Item, Place, Progress, RunReport
 from menura.units import ANALYSIS_RATE_HZ
 from menura.voices.assets import home_folder
 
-_MOST_RECORDINGS, _SECONDS = 20, 30
+_MOST_RECORDINGS, _SECONDS = 16, 8
 
 
 def convert_folder(
@@ -92,11 +91,14 @@ def convert_items(
     """
     remove_unfinished(item.output for item in items if isinstance(item.output, Path))
     request = dataclasses.replace(request, precision=engine.precision)
-    if items:
-        request = with_common_shift(request, [item.source for item in items], engine)
+    sources = [item.source for item in items]
     if folder is None:
-        return _convert(items, request, batch, engine, hooks)
+        return _convert(items, with_common_shift(request, sources, hooks.cancel), batch, engine, hooks)
     identity, journal = request.identity, Journal(folder)
+    known = None if batch.force else journal.shifts(identity)
+    request = with_common_shift(request, sources, hooks.cancel, known=known)
+    if request.together and known is None and len(items) > 1:
+        journal.keep_shifts(identity, request.shifts)
     stamps = [FileStamp.of(item.source) for item in items]
     results: dict[int, FileResult] = {}
     for position, item in enumerate(items):
@@ -121,30 +123,33 @@ def convert_items(
 
 
 def with_common_shift(
-    request: Request, sources: Sequence[Place], engine: EngineOptions, cancel: Event | None = None
+    request: Request,
+    sources: Sequence[Place],
+    cancel: Event | None = None,
+    *,
+    known: tuple[float, ...] | None = None,
 ) -> Request:
-    """A request that asks for `auto-batch`, with the number of semitones that this came to; any other as it is.
+    """A request for recordings that are converted together with their common shifts, `known` or found; else as it is.
 
-    It comes from the median F0 of the first half minute, in blocks of which each stands for itself, of up to twenty
-    recordings, spread evenly over the batch. What can't be read doesn't count, nor what is at a URL. Raises
-    CancelledError once `cancel` is set.
+    They come from the first eight seconds of up to sixteen recordings, spread evenly over the batch; their F0 is
+    SwiftF0's, whatever the request's method, as it costs next to nothing beside a conversion. What can't be read
+    doesn't count, nor what is at a URL. Raises CancelledError once `cancel` is set.
     """
-    wanted = request.options.transpose == "auto-batch" and not request.roles
-    if not wanted or request.f0_path is None or request.target_hz is None:
+    if not request.together or request.f0_path is None or request.aim is None:
         return request
+    if known is not None or len(sources) < 2:
+        return dataclasses.replace(request, shifts=known or ())
     import numpy as np
     import torch
 
-    from menura.f0.contour import median_voiced_hz, semitones_between
-    from menura.f0.registry import load_estimator
+    from menura.f0.registry import SWIFT_WEIGHTS, load_estimator
+    from menura.f0.shift import shifts_of
     from menura.pipeline.recording import BLOCK_S, AnalysisFeed, FileRecording
 
-    assert request.f0_method is not None
-    device = resolve_device(engine.device)
-    estimator = load_estimator(request.f0_method, request.f0_path, device)
+    estimator = load_estimator("swift", SWIFT_WEIGHTS, torch.device("cpu"))  # a device may be the workers' alone
     local = [source for source in sources if isinstance(source, Path)]
     count = min(len(local), _MOST_RECORDINGS)
-    f0_hz: list[FloatArray] = [np.zeros(0, dtype=np.float32)]
+    curves: list[FloatArray] = []
     for recording in (FileRecording(local[number * len(local) // count]) for number in range(count)):
         if cancel is not None and cancel.is_set():
             raise CancelledError(None, "cancelled")
@@ -155,10 +160,8 @@ def with_common_shift(
             samples = np.concatenate(blocks)
             padded = np.pad(samples, (0, max(0, ANALYSIS_RATE_HZ - len(samples))))  # estimators want some
             with torch.inference_mode():
-                f0_hz.append(estimator.estimate(torch.from_numpy(padded).to(device)[None])[0].cpu().numpy())
-    median_hz = median_voiced_hz(np.concatenate(f0_hz))
-    semitones = 0.0 if median_hz is None else semitones_between(median_hz, request.target_hz)
-    return dataclasses.replace(request, options=dataclasses.replace(request.options, transpose=semitones))
+                curves.append(estimator.estimate(torch.from_numpy(padded)[None])[0].numpy())
+    return dataclasses.replace(request, shifts=shifts_of(curves, request.aim))
 
 
 def _convert(

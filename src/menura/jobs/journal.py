@@ -40,11 +40,14 @@ class Journal:
     def __init__(self, folder: Place) -> None:
         self._folder = folder
         self._entries: dict[str, dict[str, Any]] = {}
+        self._shifts: dict[str, tuple[float, ...]] = {}
         self._writing = threading.Lock()
         for line in _read(folder):
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 entry = json.loads(line)
-                if entry["menura_journal"] == _FORMAT:
+                if entry["menura_journal"] == _FORMAT and "shifts" in entry:
+                    self._shifts[entry["request"]] = tuple(map(float, entry["shifts"]))
+                elif entry["menura_journal"] == _FORMAT:
                     self._entries[entry["output"]["path"]] = entry
 
     def finished(self, source: FileStamp | None, output: Place, request: str) -> FileResult | None:
@@ -68,11 +71,22 @@ class Journal:
         if source is None or output is None:
             return
         stamps = {"source": asdict(source), "output": asdict(output)}
-        fields = {"menura_journal": _FORMAT, **stamps, "request": request, "result": to_document(result)}
-        line = json.dumps(fields).encode() + b"\n"
+        self._write(output.path, {**stamps, "request": request, "result": to_document(result)})
+
+    def shifts(self, request: str) -> tuple[float, ...] | None:
+        """The shifts of pitch by which an earlier run moved what belongs together, for this request."""
+        return self._shifts.get(request)
+
+    def keep_shifts(self, request: str, shifts: tuple[float, ...]) -> None:
+        """Have later runs move recordings as this one does. Raises EncodeError."""
+        self._write(f"shifts of {request}", {"request": request, "shifts": shifts})
+
+    def _write(self, about: str, fields: dict[str, Any]) -> None:
+        """A line, in place of an earlier one about the same."""
+        line = json.dumps({"menura_journal": _FORMAT, **fields}).encode() + b"\n"
         with self._writing:
             if isinstance(self._folder, Url):
-                name = hashlib.sha256(output.path.encode(errors="surrogateescape")).hexdigest()[:32]
+                name = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:32]
                 write_note(self._folder / _REMOTE_NAME, name, line)
             else:
                 append_whole(self._folder / JOURNAL_NAME, line, EncodeError)

@@ -24,7 +24,7 @@ from menura import __version__
 from menura.errors import MenuraError, OptionError, ResourceError
 from menura.jobs.parts import Finished, Unit
 from menura.jobs.scheduler import END_S, Hooks, Lost, Message, Ready, Task, Worker, share, with_names
-from menura.loading.request import Request
+from menura.loading.request import Asked, Request
 from menura.options import ConversionOptions, EngineOptions
 from menura.pipeline.progress import Worked
 from menura.system.device import physical_cores
@@ -47,13 +47,14 @@ def convert_on_cluster(
     The `address` is HOST:PORT, `local` (a cluster of its own on this machine), or `auto` ($RAY_ADDRESS, else `local`).
     Each machine resolves the request's options in its own data folder. Raises MenuraError, as `share`.
     """
-    with actors_of(address, _absolute(request.options), engine, workers) as (actors, workers):
+    asked = replace(request.portable, options=_absolute(request.options))
+    with actors_of(address, asked, engine, workers) as (actors, workers):
         return share(items, actors, workers=workers, request=request, hooks=hooks)
 
 
 @contextlib.contextmanager
 def actors_of(
-    address: str, options: ConversionOptions | None, engine: EngineOptions, workers: int | None
+    address: str, options: Asked | None, engine: EngineOptions, workers: int | None
 ) -> Iterator[tuple[Actors, int]]:
     """A cluster's actors, with these options or else for tasks, and how many there are to be. Raises MenuraError."""
     with connected(address) as ray:
@@ -95,7 +96,7 @@ def divide_cluster(nodes: Sequence[Node], engine: EngineOptions, workers: int | 
 class ClusterWorker:
     """What runs in an actor; its methods are Ray's streaming generators of messages."""
 
-    def __init__(self, options: ConversionOptions | None, engine: EngineOptions) -> None:
+    def __init__(self, options: Asked | None, engine: EngineOptions) -> None:
         self._options, self._engine = options, engine
         self._cancels: dict[int, threading.Event] = {}
 
@@ -187,7 +188,7 @@ class Actor:
 class Actors:
     """The scheduler's backend of actors, whose `engine.threads` are the CPUs that each claims."""
 
-    def __init__(self, ray: Any, options: ConversionOptions | None, engine: EngineOptions, *, gpus: int) -> None:
+    def __init__(self, ray: Any, options: Asked | None, engine: EngineOptions, *, gpus: int) -> None:
         self._ray, self._arguments = ray, (options, engine)
         # Ray restarts nothing: the scheduler starts another worker, and gives it the file.
         self._worker = ray.remote(ClusterWorker).options(

@@ -149,7 +149,7 @@ class RemoteEngine(Engine):
                 ticket = self._links[link] = min(waiting, key=lambda ticket: ticket.turn)
                 self._waiting.remove(ticket)
             assert ticket.sink.path is not None
-            link.begin("carry_out", ticket.number, Task(ticket.recording, ticket.sink.path, ticket.request.options))
+            link.begin("carry_out", ticket.number, Task(ticket.recording, ticket.sink.path, ticket.request.portable))
 
     def _hear(self, actors: Actors, link: Actor) -> None:
         """Take in what an actor says, or its end."""

@@ -25,7 +25,7 @@ from menura.audio.places import FileStamp, local_input, local_output, remove_par
 from menura.errors import CancelledError, DeviceError, ErrorDetails, MenuraError, ResourceError, details_of
 from menura.jobs.parts import Finished, SharedRecording, Unit, likely_parts
 from menura.loading.request import Asked, Request
-from menura.options import ConversionOptions, EngineOptions
+from menura.options import EngineOptions
 from menura.pipeline.progress import RunMeter, Worked
 from menura.system.interrupts import check_interrupts
 from menura.types import ConverterStats, FileResult, Item, Progress, RunReport, failed_result
@@ -68,7 +68,7 @@ class Task(NamedTuple):
 
     recording: Recording
     output: Path
-    options: ConversionOptions
+    options: Asked
 
 
 class Worker:

@@ -18,6 +18,7 @@ from menura.effects.text import checked
 from menura.errors import EncoderMismatchError, IndexFileError, MenuraError, OptionError
 from menura.f0.contour import read_f0_file
 from menura.f0.registry import method_path, resolve_method
+from menura.f0.shift import Aim
 from menura.models.config import SynthesizerConfig
 from menura.options import ConversionOptions
 from menura.spans import Turn, speakers_of, turns_of, whose
@@ -97,11 +98,18 @@ class Request:
     """Of a dialogue, whose voice and networks above are those of the first; none of a plain conversion."""
     told: tuple[str, ...] = ()
     """Notes on the spans."""
+    shifts: tuple[float, ...] = ()
+    """Of the batch, for recordings that are converted together: as in `Aim`."""
 
     @property
-    def target_hz(self) -> float | None:
-        """What an automatic shift aims at: the pitch asked for, or the voice's own median F0, where it is known."""
-        return (self.options.proposed_pitch or self.voice.f0_median_hz) if self.config.has_f0 else None
+    def aim(self) -> Aim | None:
+        """What an automatic shift aims at: the pitch asked for, or the voice's own, where it is known."""
+        own_hz = self.voice.f0_median_hz
+        target_hz = (self.options.proposed_pitch or own_hz) if self.config.has_f0 else None
+        if target_hz is None:
+            return None
+        forced = self.options.transpose == "auto-batch"
+        return Aim.of(target_hz, self.voice.f0_range_hz, own_hz, shifts=self.shifts, forced=forced)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -117,7 +125,17 @@ class Request:
         if options.transpose is not None:  # of one recording auto-batch is auto
             return "auto" if options.transpose == "auto-batch" else options.transpose
         moved = (options.compat == "menura" and self.f0_hz is None) or options.proposed_pitch is not None
-        return "auto" if moved and self.target_hz is not None else 0.0
+        return "auto" if moved and self.aim is not None else 0.0
+
+    @property
+    def together(self) -> bool:
+        """Whether recordings of a batch are to be moved alike, unless their speakers are others."""
+        return self.transpose == "auto" and self.options.transpose != "auto" and not self.roles
+
+    @property
+    def portable(self) -> Shifted:
+        """What another machine is to resolve."""
+        return Shifted(options=self.options, shifts=self.shifts)
 
     @property
     def loudness(self) -> float | Literal["source", "voice"]:
@@ -134,7 +152,8 @@ class Request:
     def identity(self) -> str:
         """A hash of everything that decides an output besides its input and this machine, Menura's version included.
 
-        Files count by path, size and time of change, as for the models that stay loaded; given F0 by its values.
+        Files count by path, size and time of change, as for the models that stay loaded; given F0 by its values. The
+        shifts of a batch don't count, which its journal keeps.
         """
         files = {"voice": self.voice.path, "content": self.content_path, "f0": self.f0_path, "index": self.index_path}
         fields = {
@@ -143,8 +162,8 @@ class Request:
             "f0_method": self.f0_method,
             "f0_hz": None if self.f0_hz is None else hashlib.sha256(self.f0_hz.tobytes()).hexdigest(),
             "index_rate": None if self.index_path is None else self.options.index_rate,
-            "transpose": self.transpose,
-            "target_hz": self.target_hz if self.transpose == "auto" else None,
+            "transpose": (self.transpose, self.together, self.options.transpose == "auto-batch"),
+            "aim": dataclasses.replace(self.aim, shifts=()) if self.transpose == "auto" and self.aim else None,
             "precision": self.precision,
             "whole": self.options.strategy == "whole",
             "options": {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _REPLACED},
@@ -159,16 +178,27 @@ class Request:
 
     def parts_tag(self, source: FileStamp | None) -> str:
         """Of a recording's parts, as it was before it was read: by the journal's rules, all that decides an output."""
-        fields = [_PARTS_LAYOUT, self.identity, source and dataclasses.asdict(source), self.options.part_length]
+        stamp = source and dataclasses.asdict(source)
+        fields = [_PARTS_LAYOUT, self.identity, stamp, self.options.part_length, self.shifts]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
-Asked: TypeAlias = Union["ConversionOptions", Request]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shifted:
+    """Options that aren't resolved yet, and the shifts that their batch came to."""
+
+    options: ConversionOptions
+    shifts: tuple[float, ...] = ()
+
+
+Asked: TypeAlias = Union["ConversionOptions", Shifted, Request]
 """Options, or what `resolve` made of them."""
 
 
-def resolve(options: ConversionOptions, home: Path) -> Request:
+def resolve(options: ConversionOptions | Shifted, home: Path) -> Request:
     """Look up what options name, here and nowhere else: voice, networks, index, F0. Raises MenuraError."""
+    if isinstance(options, Shifted):
+        return dataclasses.replace(resolve(options.options, home), shifts=options.shifts)
     if options.spans is not None:
         return _dialogue(options, options.spans, home)
     from menura.checkpoints.voice import read_config

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 
 from menura.content.registry import ContentEncoder, RecordingStatistics
-from menura.f0.contour import autotuned, coarse_bins, fill_unvoiced, median_voiced_hz, semitones_between, transpose
+from menura.f0.contour import autotuned, coarse_bins, fill_unvoiced, transpose
 from menura.f0.registry import F0Estimator
+from menura.f0.shift import Aim, settled
 from menura.pipeline.execute import Executor, NetworkRequest, WindowRequest
 from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import Silences, reflect
@@ -166,17 +167,19 @@ class PitchShift:
     key: str = "C"
     scale: str = "chromatic"
     fill: bool = False
-    target_hz: float | None = None
-    """The voice's median, where the shift is to be found from the recording's; None where it is known."""
+    aim: Aim | None = None
+    """Where the shift is to be found from the recording; None where it is known."""
+    notes: tuple[str, ...] = ()
+    """What should be known of how it was found."""
     given: FloatArray | None = None
     """(frames,) final F0 of the whole timeline where the user gave it, else None."""
 
     def settled(self, f0_hz: FloatArray) -> PitchShift:
-        """The shift settled from F0 of the recording; none if there is no voice in it."""
-        median = median_voiced_hz(f0_hz)
-        if self.target_hz is None or median is None:
-            return replace(self, target_hz=None)
-        return replace(self, target_hz=None, semitones=semitones_between(median, self.target_hz))
+        """The shift settled from F0 of the recording."""
+        if self.aim is None:
+            return self
+        shift = settled(f0_hz, self.aim)
+        return replace(self, aim=None, semitones=shift.semitones, notes=shift.notes)
 
     def finish(self, f0_hz: FloatArray) -> FloatArray:
         shifted = transpose(f0_hz, self.semitones)
@@ -247,7 +250,7 @@ class Analysis:
 
     def find_pitch(self) -> Steps[None]:
         """Settle an automatic shift: F0 ahead of all else until there is enough voice. Nothing is done twice."""
-        if self.pitch.target_hz is None or self.f0 is None:
+        if self.pitch.aim is None or self.f0 is None:
             return
         estimated: list[tuple[Window, FloatArray]] = []
         together = max(1, self.ahead_frames // self.f0.core_frames)

@@ -19,6 +19,7 @@ from menura.errors import EncodeError
 from menura.f0.contour import length_notes
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
+from menura.pipeline.analysis import PitchShift
 from menura.pipeline.channels import Steps, Widened, in_step
 from menura.pipeline.parts import Joiner, PartFiles, PartWork, Samples
 from menura.pipeline.plan import analysis_of, opened_blocks, planned, survey
@@ -81,7 +82,7 @@ class Conversion:
             self._notes += length_notes(len(request.f0_hz), self.facts.audio_s)
         kept = kept if len(facts) == 1 else []  # by the last signal
         self._blocks = [opened_blocks(recording, each, self.clock, check, ahead_frames, kept) for each in self._plans]
-        self._semitones = [0.0] * len(self._plans)
+        self._pitches = [PitchShift()] * len(self._plans)
         self._seams_s: list[float] = []
         self._meter = LoudnessMeter(self.output_rate) if request.loudness == "source" else None
         self.spool: Callable[[], SampleSpool] = SampleSpool
@@ -118,7 +119,7 @@ class Conversion:
     @property
     def semitones(self) -> float | None:
         """By how much pitch is moved, once it is known, of the first signal; None for a voice without F0."""
-        return self._semitones[0] if self.request.config.has_f0 else None
+        return self._pitches[0].semitones if self.request.config.has_f0 else None
 
     @property
     def seams_s(self) -> tuple[float, ...]:
@@ -156,7 +157,8 @@ class Conversion:
         if skipped:
             notes += (f"{skipped / FRAME_RATE_HZ:.1f} s of silence were skipped.",)
         wanted_hz, auto = self.request.options.proposed_pitch, self.request.transpose == "auto"
-        for semitones in filter(None, dict.fromkeys(self._semitones) if auto else ()):
+        notes += tuple(dict.fromkeys(note for pitch in self._pitches for note in pitch.notes))
+        for semitones in filter(None, dict.fromkeys(pitch.semitones for pitch in self._pitches) if auto else ()):
             if wanted_hz is None:
                 notes += (f"Pitch was moved by {semitones:+g} semitones to the voice's.",)
             else:
@@ -217,7 +219,7 @@ class Conversion:
             self._blocks.append(opened_blocks(self.recording, self._plans[lead], self.clock, self._check, ahead_frames))
             analysis.estimate_of(self._blocks[-1])
         yield from analysis.find_pitch()
-        self._semitones[number] = analysis.pitch.semitones
+        self._pitches[number] = analysis.pitch
         for segments in synthesis.segments(plan.windowing.segments(plan.output_frames), plan.output_frames):
             yield from (yield from segments)
 
@@ -233,7 +235,7 @@ class Conversion:
                 yield from work.f0(part)
             self.parts_found += (yield from work.sound(part)) and number == 0
             yield from joiner.sound(part)
-        self._semitones[number] = work.semitones()
+        self._pitches[number] = work.pitch()
 
     def _made(self, ready: Callable[[], FloatArray], spool: SampleSpool | None) -> Iterator[FloatArray | Worked]:
         """What can be said of the output once more sound is final, or so much work if it goes to a spool."""

@@ -91,6 +91,7 @@ class _Voice:
     gain: float = 1.0
     """For the loudness of what it replaces."""
     semitones: float = 0.0
+    notes: tuple[str, ...] = ()  # on its shift
     seams_s: list[float] = field(default_factory=list)
 
     @property
@@ -122,7 +123,8 @@ class _Voice:
         if self.request.f0_hz is not None:
             curve, left = self.request.f0_hz, 0
         parts = [curve[left + a : left + b] for a, b in (_frames(*span_s) for span_s in self.spans_s)]
-        shift = PitchShift(target_hz=self.request.target_hz).settled(np.concatenate(parts))
+        shift = PitchShift(aim=self.request.aim).settled(np.concatenate(parts))
+        self.notes = shift.notes
         return replace(self.request, options=replace(self.request.options, transpose=shift.semitones))
 
 
@@ -210,6 +212,7 @@ class Dialogue:
                 notes[f"'{speaker}' became '{name}' for {length_s:.1f} s in all."] = None
             else:
                 notes[f"'{name}' speaks for {length_s:.1f} s in all."] = None
+            notes |= {f"'{speaker or name}': {note}": None for note in voice.notes}
             if voice.semitones:
                 notes[f"Pitch of '{speaker or name}' was moved by {voice.semitones:+g} semitones."] = None
         return tuple(notes | self._level_notes)
@@ -305,6 +308,7 @@ class Dialogue:
             raise AssertionError("F0 is known")
         synthesis = Synthesis(voice.models.synthesizer, analysis, voice.request.options)
         voice.semitones, voice.seams_s = analysis.pitch.semitones, synthesis.seams_s
+        voice.notes += analysis.pitch.notes
         frames = voice.plan.output_frames
         return synthesis.segments(voice.plan.windowing.segments(frames), frames)
 

@@ -24,7 +24,7 @@ from menura.content.registry import ContentEncoder
 from menura.errors import EncodeError
 from menura.loading.loader import VoiceModels
 from menura.loading.request import Request
-from menura.pipeline.analysis import PITCH_FRAMES, Analysis, estimated_f0, known_f0, sounds
+from menura.pipeline.analysis import PITCH_FRAMES, Analysis, PitchShift, estimated_f0, known_f0, sounds
 from menura.pipeline.execute import NetworkRequest
 from menura.pipeline.plan import Plan, analysis_of
 from menura.pipeline.progress import F0_SHARE, StageClock, Worked
@@ -294,9 +294,9 @@ class PartWork:
         self._under_way = part.number + 1, synthesis
         return False
 
-    def semitones(self) -> float:
+    def pitch(self) -> PitchShift:
         """By how much pitch is moved; all F0 must be there where it is estimated."""
-        return self._analysis(self.plan.parts[0]).pitch.semitones
+        return self._analysis(self.plan.parts[0]).pitch
 
     @property
     def _f0_share(self) -> float:

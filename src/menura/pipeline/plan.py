@@ -205,10 +205,10 @@ def analysis_of(
         key=options.autotune_key,
         scale=options.autotune_scale,
         fill=options.compat == "rvc",
-        target_hz=request.target_hz,
+        aim=request.aim,
     )
     if request.transpose != "auto":
-        pitch = replace(pitch, target_hz=None, semitones=request.transpose)
+        pitch = replace(pitch, aim=None, semitones=request.transpose)
     if request.f0_hz is not None:
         pitch = pitch.with_given(request.f0_hz, extent)
     has_f0, left = models.synthesizer.config.has_f0, extent.left_frames

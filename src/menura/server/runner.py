@@ -390,12 +390,12 @@ class Runner:
             return self._requests[job.id]
         request = resolve(ConversionOptions(voice=job.voice, **job.options), self._home)
         request = dataclasses.replace(request, precision=self._options.precision)
-        if request.options.transpose == "auto-batch":
+        if request.together:
             from menura.jobs.batch import with_common_shift
 
             items = self._store.job(job.id).items
             sources = [self._folder.audio(item.audio_id) for item in items]
-            request = with_common_shift(request, sources, self._options, self._stopping)
+            request = with_common_shift(request, sources, self._stopping)
         self._requests[job.id] = request
         if len(self._requests) > _REQUESTS_KEPT:
             self._requests.popitem(last=False)

@@ -145,6 +145,7 @@ def _card(
         "speakers": [speaker] if speaker else list(experiment.speakers),
         "minutes": round(prepared.seconds(speaker) / 60, 1) if prepared else None,
         "f0_median_hz": round(median, 1) if median else None,
+        "f0_range_hz": prepared.f0_range_hz(speaker) if prepared else None,
         "content_encoder": config.content_encoder,
         "f0_method": experiment.data.f0,
         "sample_rate": config.sample_rate,

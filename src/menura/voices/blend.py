@@ -130,20 +130,26 @@ def _card(parts: Sequence[Part], stored: Sequence[VoiceMetadata], name: str) -> 
         }
         for part, metadata in zip(parts, stored, strict=True)
     ]
-    medians = [part.voice.f0_median_hz for part in parts]
     card: dict[str, object] = {
         "name": name,
         "source": "blend of " + ", ".join(f"{p['name']} {p['share']:.0%}" for p in parents),
         "rights": "; ".join(f"{p['name']}: {p['rights']}" for p in parents),
         "parents": parents,
     }
-    if all(medians):
-        logs = [part.share * math.log(median) for part, median in zip(parts, medians, strict=True) if median]
-        card["f0_median_hz"] = round(math.exp(sum(logs)), 1)
+    pitches = [(part.voice.f0_median_hz, *(part.voice.f0_range_hz or (None, None))) for part in parts]
+    median, *ends = (_mean_hz(each, parts) for each in zip(*pitches, strict=True))
+    card |= {"f0_median_hz": median} if median else {}
+    card |= {"f0_range_hz": ends} if all(ends) else {}
     speakers = [card_of(part.voice).fields.get("speakers") for part in parts]
     if speakers[0] and all(one == speakers[0] for one in speakers):
         card["speakers"] = speakers[0]
     return card
+
+
+def _mean_hz(pitches_hz: Sequence[float | None], parts: Sequence[Part]) -> float | None:
+    """Geometric mean of the voices' pitches; None where one has none."""
+    logs = [part.share * math.log(hz) for part, hz in zip(parts, pitches_hz, strict=True) if hz]
+    return round(math.exp(sum(logs)), 1) if len(logs) == len(parts) else None
 
 
 def _blended_index(indexes: Sequence[Path], shares: Sequence[float]) -> bytes:

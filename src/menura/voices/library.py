@@ -65,6 +65,8 @@ class VoiceEntry:
     source: str
     """Where it comes from: 'kokoro:af_heart' for a starter voice, the imported file's name for others."""
     f0_median_hz: float | None = None
+    f0_range_hz: tuple[float, float] | None = None
+    """5th and 95th percentile, around the median."""
     note: str = ""
     """Which index was found beside it, or why none is used."""
 
@@ -76,6 +78,7 @@ class VoiceCard:
     name: str = ""
     source: str = ""
     f0_median_hz: float | None = None
+    f0_range_hz: tuple[float, float] | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
     """All of it; texts are one line each."""
 
@@ -86,13 +89,20 @@ def read_card(path: Path) -> VoiceCard:
         fields = _cleaned(read_json(path, MAX_CARD_BYTES))
     if not isinstance(fields, dict):
         return VoiceCard()
-    name, source, median = (fields.get(key) for key in ("name", "source", "f0_median_hz"))
+    name, source, median = fields.get("name"), fields.get("source"), _hertz(fields.get("f0_median_hz"))
+    ends = fields.get("f0_range_hz")
+    low, high = map(_hertz, ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
     return VoiceCard(
         name=name if isinstance(name, str) else "",
         source=source if isinstance(source, str) else "",
-        f0_median_hz=float(median) if isinstance(median, (int, float)) and 20 <= median <= 2000 else None,
+        f0_median_hz=median,
+        f0_range_hz=(low, high) if low and median and high and low < median < high else None,
         fields=fields,
     )
+
+
+def _hertz(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and 20 <= value <= 2000 else None
 
 
 def _cleaned(value: object, depth: int = 0) -> object:
@@ -265,6 +275,7 @@ def _entry(path: Path, name: str, files: Sequence[Path], card: VoiceCard, *, bui
         builtin=builtin,
         source=card.source or path.name,
         f0_median_hz=card.f0_median_hz,
+        f0_range_hz=card.f0_range_hz,
         note="" if index else note,
     )
 

@@ -69,6 +69,12 @@ class Preparation:
         medians = sorted(i.f0_hz[1] for i in self.slices if speaker in (None, i.speaker) and i.f0_hz[1] > 0)
         return medians[len(medians) // 2] if medians else None
 
+    def f0_range_hz(self, speaker: str | None = None) -> tuple[float, float] | None:
+        """About the 5th and 95th percentile of pitch: the lower quartile of slices' 5th, the upper of their 95th."""
+        voiced = [i.f0_hz for i in self.slices if speaker in (None, i.speaker) and i.f0_hz[1] > 0]
+        lows, highs = sorted(low for low, _, _ in voiced), sorted(-high for _, _, high in voiced)
+        return (lows[len(lows) // 4], -highs[len(highs) // 4]) if voiced else None
+
 
 def by_speaker(slices: Sequence[PreparedSlice]) -> dict[str, list[PreparedSlice]]:
     speakers = sorted({item.speaker for item in slices})
