@@ -5,12 +5,14 @@ RMVPE and HuBERT have seeded weights of the real sizes, made in memory; the text
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,15 +20,21 @@ from benchmarks.full_size import contentvec_weights, rmvpe_weights
 from benchmarks.onnx import ONNX, layers_session
 from benchmarks.turns import take_turns
 from menura.content.contentvec import ContentVec
+from menura.content.registry import STARTER_WEIGHTS
 from menura.f0.networks import threads_that_gain
-from menura.kernels import hubert, rmvpe
+from menura.f0.registry import SWIFT_WEIGHTS
+from menura.kernels import hubert, rmvpe, starter
 from menura.kernels.layers import Attention
 from menura.kernels.library import KernelLibrary
 from menura.kernels.linear import onednn_product, onednn_works
 from menura.kernels.voice import Voice
+from menura.models.config import small_config
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.rmvpe import N_MELS, Rmvpe, RmvpeConfig
+from menura.models.source_filter import SourceFilter
+from menura.models.swift import SwiftF0
 from menura.models.synthesizer import PITCH_BINS
+from menura.models.whisper_encoder import WhisperContentEncoder
 from menura.pipeline.windows import Windowing
 from menura.units import FRAME_RATE_HZ
 
@@ -115,6 +123,7 @@ def _subjects(
     yield from _attention(sizes.hubert, libraries)
     yield _linear(sizes.hubert)
     yield from _prior(voices, seconds)
+    yield from _starter(libraries, seconds)
 
 
 @torch.inference_mode()
@@ -185,6 +194,43 @@ def _hubert(config: HubertConfig, libraries: Libraries, seconds: float) -> Itera
 
     yield _subject("HuBERT", seconds, networks, hidden)
     yield _subject("HuBERT's front", seconds, networks, lambda network: network.features(samples, statistics))
+
+
+def _starter(libraries: Libraries, seconds: float) -> Iterator[Subject]:
+    """SwiftF0 from its spectra on, and the starter pack's encoder and vocoder, the latter up to its filters."""
+    random, frames = _random(), round(FRAME_RATE_HZ * seconds)
+    swift = SwiftF0.from_tensors(load_file(str(SWIFT_WEIGHTS)), 50.0, 1400.0)
+    estimators = {TORCH: swift} | {name: starter.NativeSwift(swift, library) for name, library in libraries.items()}
+    spectra = torch.randn(1, 3, 128, max(1, round(frames / 1.6)), generator=random) * 3 - 5
+    yield _subject("SwiftF0's convolutions", seconds, estimators, lambda network: network.heard(spectra)[0])
+
+    weights = {name: value.float() for name, value in load_file(str(STARTER_WEIGHTS)).items()}
+    encoder = WhisperContentEncoder(n_directions=weights["speaker_directions"].shape[1]).requires_grad_(False)
+    encoder.load_state_dict(weights)
+    samples = torch.randn(1, round(_ENCODER_RATE_HZ * seconds), generator=random) * _LOUDNESS
+    encoders = _moved(encoder, libraries, starter.use_encoder_kernels)
+    yield _subject("starter encoder", seconds, encoders, lambda network: network(samples))
+
+    config = small_config(24_000, 1)
+    vocoder = SourceFilter(config, training=False).requires_grad_(False)
+    for parameter in vocoder.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=random) * max(1, parameter[0].numel()) ** -0.5)
+    z, g = (
+        torch.randn(1, *shape, generator=random)
+        for shape in ((config.inter_channels, frames), (config.gin_channels, 1))
+    )
+    vocoders = _moved(vocoder, libraries, starter.use_vocoder_kernels)
+    yield _subject("starter vocoder's filters", seconds, vocoders, lambda network: network.filters(z, g))
+
+
+def _moved(
+    network: Network, libraries: Libraries, use_kernels: Callable[[Network, KernelLibrary], None]
+) -> dict[str, Network]:
+    """The network by torch, and copies that use the kernels."""
+    networks = {name: copy.deepcopy(network) for name in (TORCH, *libraries)}
+    for name, library in libraries.items():
+        use_kernels(networks[name], library)
+    return networks
 
 
 def _attention(config: HubertConfig, libraries: Libraries) -> Iterator[Subject]:

@@ -38,6 +38,9 @@ NETWORKS = [
     LINEAR,
     "text encoder",
     "inverse flow",
+    "SwiftF0's convolutions",
+    "starter encoder",
+    "starter vocoder's filters",
 ]
 
 
