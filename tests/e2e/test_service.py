@@ -145,6 +145,18 @@ def test_pitch_before_and_after_is_told(service: Service, short: Path) -> None:
     assert service.client.get(path.replace("/0/", "/1/")).status_code == 404
 
 
+def test_a_jobs_recordings_are_moved_alike(service: Service, tmp_path: Path) -> None:
+    """Unless each is to be judged alone."""
+    ids = []
+    for hz in (96, 103, 110):
+        tone = sum(np.sin(2 * np.pi * hz * n * np.arange(24_000) / 16_000) / n for n in range(1, 8))
+        soundfile.write(tmp_path / f"{hz}.wav", 0.1 * np.asarray(tone), 16_000)
+        ids.append(service.send(tmp_path / f"{hz}.wav"))
+    for options, shifts in (({}, 1), ({"transpose": "auto"}, 3)):
+        items = service.ended(service.job(*ids, voice="wren", **options)["id"])["items"]
+        assert len({item["transpose"] for item in items}) == shifts
+
+
 def test_an_idempotency_key_makes_one_job(service: Service, short: Path) -> None:
     body = {"inputs": [service.send(short)], "voice": "tiny"}
     first, again = (
