@@ -161,6 +161,18 @@ def test_silence_is_left_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made, own)
 
 
+@pytest.mark.parametrize("peak_db", [-60, -75, -90])
+def test_faint_speech_comes_out_as_faint_and_is_told(tmp_path: Path, peak_db: float) -> None:
+    usual = voice_like(6 * RATE)
+    usual /= np.abs(usual).max()
+    made, _, result = written(
+        tmp_path / "a.wav", usual * np.float32(10 ** (peak_db / 20)), tiny_request(loudness="source")
+    )
+    loud = made * np.float32(10 ** (-peak_db / 20))
+    assert lufs(loud, 4000) == pytest.approx(lufs(usual, RATE), abs=0.5)  # pauses are above a gate that was lowered
+    assert "as faint as the recording" in result.notes[-1]
+
+
 def stereo(left: float, right: float) -> FloatArray:
     return np.stack([voice_like(6 * RATE) * np.float32(left), voice_like(6 * RATE, seed=3) * np.float32(right)], axis=1)
 

@@ -11,6 +11,7 @@ import pytest
 
 from menura.audio.envelope import PeakMeter, within_full_scale
 from menura.audio.processor import CANCELLED, MixDown
+from menura.effects.loudness import Match, integrated
 from menura.errors import DecodeError
 from menura.pipeline.recording import QUIET_PEAK, ArrayRecording, RecordingFacts, first_pass
 from menura.pipeline.windows import streaming_extent
@@ -73,6 +74,26 @@ def test_one_click_leaves_the_rest_as_loud_as_it_is() -> None:
     assert any("Clicks" in note for note in found.notes)
     assert plain.notes == ()
     assert facts(clicked, adjust_level=False).gain < 1e-5  # as RVC has it
+
+
+@pytest.mark.parametrize("height", [2.5, 40.0, -1e6])
+def test_a_few_absurd_samples_change_neither_loudness_nor_analysis(height: float) -> None:
+    clicked = voice()
+    clicked[9_000:9_010] = height
+    found, plain = facts(clicked, loudness=True), facts(voice(), loudness=True)
+    assert found.peak == 1.0
+    assert integrated(found.powers[:, None]) == pytest.approx(integrated(plain.powers[:, None]), abs=0.5)
+    assert found.notes == ("Clicks far above full scale were limited.",)
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"), [(1.02, ()), (1.5, ("3.5 dB",)), (8.0, ("18.1 dB",)), (32768.0, ("90.3 dB",))]
+)
+def test_floats_beyond_full_scale_are_told(scale: float, told: tuple[str, ...]) -> None:
+    found = facts(voice() * np.float32(scale / np.abs(voice()).max()), loudness=True)
+    assert len(found.notes) == len(told)
+    assert all(each in note for each, note in zip(told, found.notes, strict=True))
+    assert Match.of(found.powers[:, None], found.powers[:, None], found.peak).gain == pytest.approx(1 / scale, rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [32_768.0, 2.0**31, 10.0])

@@ -28,10 +28,6 @@ _UNSAFE_FALL_DB, _LEAST_RANGE_DB = 14.5, 6.0
 _FIRST_BINS = [-(-hz * _FRAME_SAMPLES // ANALYSIS_RATE_HZ) for hz in _EDGES_HZ]
 _TAPER = np.hanning(_FRAME_SAMPLES).astype(np.float32)
 
-_ADVICE = "so words may come out wrong: clean the recording first, or record closer to the microphone."
-_NOISE = f"Noise or other sounds are only about {{:.0f}} dB below the speech, {_ADVICE}"
-_ECHOES = f"The room echoes for about {{:.1f}} s, {_ADVICE}"
-
 
 class ClarityMeter:
     """Takes (samples,) at 16 kHz in any blocks; what it holds doesn't grow but by four numbers every ten seconds."""
@@ -63,9 +59,16 @@ class ClarityMeter:
             return ""
         _, above_db, fall_db, range_db = np.median(spoken, axis=0).tolist()
         if fall_db < _UNSAFE_FALL_DB and range_db > fall_db + _LEAST_RANGE_DB and above_db > _LEAST_DB:
-            return _ECHOES.format(6 / max(2.0, fall_db - 4))
-        unsafe = above_db > _LEAST_DB and above_db + _RANGE_SHARE * range_db < _UNSAFE_DB
-        return _NOISE.format(above_db) if unsafe else ""
+            return (
+                f"The room echoes for about {6 / max(2.0, fall_db - 4):.1f} s, so words may come out wrong: clean the "
+                "recording first, or record closer to the microphone."
+            )
+        if above_db <= _LEAST_DB or above_db + _RANGE_SHARE * range_db >= _UNSAFE_DB:
+            return ""
+        return (
+            f"Noise or other sounds are only about {above_db:.0f} dB below the speech, so words may come out wrong: "
+            "clean the recording first, or record closer to the microphone."
+        )
 
     def _measure(self, powers: FloatArray) -> None:
         """Of a window: its level, how far it stands out, its fastest fall, its range, in dB."""

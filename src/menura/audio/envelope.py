@@ -17,7 +17,7 @@ from menura.types import Float64Array, FloatArray
 
 _RMS_FLOOR = 1e-6  # least RMS of the output that is divided by (RVC's)
 _FEWEST_SAMPLES = 64  # so many samples near the peak are sound
-_CLICK_RATIO = 10.0
+_CLICK_RATIO = 2.0
 
 
 class PeakMeter:
@@ -39,7 +39,7 @@ class PeakMeter:
 
     @property
     def limit(self) -> float:
-        """Largest |sample| but for clicks: under 64, over full scale and 20 dB above all else; infinite without."""
+        """Largest |sample| but for clicks: under 64, over full scale and 6 dB above all else; infinite without."""
         rest = float(self._largest.min()) if len(self._largest) == _FEWEST_SAMPLES else 1.0
         return rest if self.peak > _CLICK_RATIO * rest else math.inf
 

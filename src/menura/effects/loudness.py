@@ -22,6 +22,7 @@ FULL_SCALE = 0.99
 """What is louder is scaled down to this, as RVC does."""
 _SILENT_POWER, _STEPS_A_BLOCK = 10 ** ((-70 + 0.691) / 10), 4
 _TOLD_DB = 1.0
+_FAINT_LUFS = -60.0
 _CHUNK_SAMPLES, _BLOCK_SAMPLES = 48_000, 40  # fixed, so that the result can't depend on how blocks arrive
 _LOWEST_RATE_HZ = 4000  # that holds anything of the shelf
 _PEAK_RATE_HZ = 160_000  # at which a sample is near enough to every peak
@@ -143,7 +144,8 @@ class Match:
         """The factor for a sound of this peak; and a note if it doesn't reach what it aims at."""
         gain = min(self.gain, self.highest / peak) if peak else 1.0
         if (lost_db := 20 * math.log10(self.gain / gain)) <= self.told_db:
-            return gain, ()
+            faint = f"The output is as faint as the recording, {self.lufs:.1f} LUFS."
+            return gain, (faint,) * (self.lufs < _FAINT_LUFS)
         return gain, (f"Peaks allow a loudness of {self.lufs - lost_db:.1f} LUFS, not {self.lufs:.1f}.",)
 
 

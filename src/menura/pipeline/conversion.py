@@ -147,7 +147,7 @@ class Conversion:
             if self._meter is not None:
                 source = np.stack([plan.facts.powers for plan in self._plans], axis=1)
                 peak = max(plan.facts.peak for plan in self._plans)
-                self.match = Match.of(self._meter.powers(), source, peak, max(self.facts.gain, 1.0))
+                self.match = Match.of(self._meter.powers(), source, peak, self.facts.raised)
             if self._rest is not None and spool is not None:
                 yield from self._finished(self._rest, spool)
 

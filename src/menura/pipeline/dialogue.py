@@ -111,7 +111,7 @@ class _Voice:
         made, source = self.meter.powers(), self.plan.facts.powers[:, None]
         shares = self.weights.shares(steps := min(len(made), len(source)))
         facts = self.plan.facts
-        match = Match.of(made[:steps] * shares, source[:steps] * shares, facts.peak, max(facts.gain, 1.0))
+        match = Match.of(made[:steps] * shares, source[:steps] * shares, facts.peak, facts.raised)
         self.gain, notes = match.limited(self.peak)
         return notes
 

@@ -35,6 +35,8 @@ PEAK_LIMIT_IN = 0.95
 QUIET_PEAK, MOST_GAIN = 10 ** (-30 / 20), 10 ** (40 / 20)
 """Input whose peak is below -30 dBFS is analysed at that level: in much quieter speech F0 networks find no voice."""
 SILENT_PEAK = 10 ** (-80 / 20)
+_FAR_OVER = 10 ** (1 / 20)
+"""A recording of floats that goes further beyond full scale is told so."""
 
 _BELOW_SPEECH_DB, _CEILING_DB, _SPEECH_PERCENTILE = 50.0, -50.0, 90
 SHORTEST_SILENCE_FRAMES, _RELEASE_FRAMES, _ATTACK_FRAMES, FADE_FRAMES = 50, 15, 10, 4
@@ -347,6 +349,11 @@ class RecordingFacts:
     def audio_s(self) -> float:
         return self.length_samples / self.sample_rate
 
+    @property
+    def raised(self) -> float:
+        """By how much it would have to be raised to be as loud as usual, about; at least 1."""
+        return MOST_GAIN if self.silent else max(self.gain, 1.0)
+
 
 def first_pass(
     recording: Recording,
@@ -381,7 +388,10 @@ def first_pass(
         gain = PEAK_LIMIT_IN / peak
     elif adjust_level and SILENT_PEAK <= peak < QUIET_PEAK:
         gain = min(QUIET_PEAK / peak, MOST_GAIN)
-    clicks = () if limit == math.inf else ("Clicks far above full scale were limited.",)
+    highest, notes = min(feed.meter.peak, limit), feed.reader.notes
+    notes += () if limit == math.inf else ("Clicks far above full scale were limited.",)
+    if adjust_level and highest > _FAR_OVER:
+        notes += (f"It goes {20 * math.log10(highest):.1f} dB beyond full scale, and counts as scaled down to it.",)
     return RecordingFacts(
         length_samples=feed.length_samples,
         sample_rate=rate,
@@ -392,10 +402,10 @@ def first_pass(
         statistics=None if collector is None else collector.finish().scaled(gain),
         source_rms=np.asarray(levels * min(gain, 1.0), dtype=np.float32),
         powers=np.zeros(0, np.float32) if feed.loudness is None else feed.loudness.powers()[:, 0].astype(np.float32),
-        peak=min(feed.meter.peak, limit),
+        peak=highest,
         silences=Silences() if finder is None else finder.finish(gain),
         warning=feed.reader.warning,
-        notes=feed.reader.notes + clicks,
+        notes=notes,
         unclear=clarity.finish(),
         signal=signal,
     )
