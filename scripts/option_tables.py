@@ -21,7 +21,7 @@ from menura.cli.main import cli
 from menura.effects.definitions import EFFECTS, PRESETS
 from menura.option_spec import specs_of
 
-PAGES = ("usage.md", "pitch.md", "effects.md", "training.md", "service.md")
+PAGES = ("usage.md", "pitch.md", "effects.md", "clone.md", "training.md", "service.md")
 _TABLE = re.compile(r"(<!-- options: ([a-z0-9 ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 _EFFECTS = re.compile(r"(<!-- effects -->\n).*?(<!-- end of effects -->)", re.DOTALL)
 

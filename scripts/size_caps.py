@@ -11,10 +11,10 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_795
+HOUSE_LINES = 25_855
 """Of all its modules together: engine, training, measuring, command line."""
 WING_LINES = {
-    "server": 5_390,
+    "server": 5_406,
     "effects": 1_160,
     "evaluate": 810,
     "export": 290,
@@ -22,6 +22,8 @@ WING_LINES = {
     "spans.py": 285,
     "pipeline/dialogue.py": 468,
     "f0/shift.py": 178,
+    "train/clone.py": 230,
+    "cli/clone.py": 52,
 }
 """Of what stands beside the house, in folders or files of its own."""
 FOLDERS = ("src", "tests", "scripts", "recipes", "benchmarks")

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     )
     from menura.jobs.batch import convert_folder
     from menura.loading.request import Request
-    from menura.options import BatchOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
+    from menura.options import BatchOptions, CloneOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
     from menura.spans import read_spans
+    from menura.train.clone import Cloned, clone_voice
     from menura.train.session import TrainingSession, train_voice
     from menura.types import (
         AudioBlock,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = ["AssetMissingError", "AudioBlock", "AudioError", "BatchOptions", "CancelledError", "CheckpointError"]
+__all__ += ["CloneOptions", "Cloned", "clone_voice"]
 __all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "DeviceError", "DownloadError"]
 __all__ += ["EncodeError", "EncoderMismatchError", "EngineOptions", "ErrorDetails", "Explanation", "FileResult"]
 __all__ += ["IndexFileError", "MenuraError", "OptionError", "Progress", "Request", "ResourceError", "RunOptions"]
@@ -62,7 +64,8 @@ __all__ += ["RunReport", "StageTimes", "State"]
 __all__ += ["TrainingError", "TrainingOptions", "TrainingSession", "UnsafeCheckpointError", "VoiceExistsError"]
 __all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "read_spans", "train_voice"]
 
-_MODULES = ("errors", "types", "options", "spans", "loading.request", "jobs.batch", "converter", "train.session")
+_TRAINING = ("train.session", "train.clone")
+_MODULES = ("errors", "types", "options", "spans", "loading.request", "jobs.batch", "converter", *_TRAINING)
 """Where public names are defined; what loads no torch is first."""
 
 

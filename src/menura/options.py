@@ -484,6 +484,24 @@ def _change(name: str, help: str, **spec: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CloneOptions:
+    """How a starter voice becomes a person's."""
+
+    base: str = _learning(
+        "auto",
+        "Starter voice to adapt, or another of that kind. auto: the one nearest in pitch.",
+        label="Start from",
+        metavar="VOICE",
+    )
+    longest: float = _learning(
+        5.0, "Longest time, all in all; then the best voice so far is taken.", unit="minutes", range=(0.5, 600)
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a training run goes; what changes the experiment is kept in it."""
 

@@ -255,6 +255,8 @@ def test_a_voice_is_trained(visit: Visit, service: Service) -> None:
     page.set_input_files("#pick", CLIPS)
     page.get_by_label("Name").fill("reader")
     page.get_by_label("Whose voice is it").fill("read for LibriVox, in the public domain")
+    expect(page.get_by_text("More settings")).to_be_hidden()
+    page.get_by_label("Train: from more recordings").check()
     page.get_by_text("More settings").click()
     page.get_by_label("Start from").fill("none")
     page.get_by_label("Batch size").fill("2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from e2e.test_train import CLIPS, shrink
 from menura.options import EngineOptions
 from menura.server.store import ConflictError, Store
 from menura.server.trainings import Trainings
+from menura.train.experiment.settings import WarmStart, load_experiment, save_experiment
 from support.examples import Examples
 from support.server import Service
 
@@ -88,6 +90,29 @@ def short(tmp_path: Path) -> Path:
     samples, rate = soundfile.read(CLIPS[0], dtype="float32", stop=24_000)
     soundfile.write(tmp_path / "talk.wav", samples, rate)
     return tmp_path / "talk.wav"
+
+
+def test_a_clone_is_a_training_with_little_to_choose(trainer: Trainer, clips: list[str]) -> None:
+    client = trainer.service.client
+    body = {"name": "twin", "inputs": clips, "rights": RIGHTS, "clone": True, "options": {"longest": 2}}
+    assert client.post("/v1/trainings", json=body | {"options": {"steps": 4}}).status_code == 422
+    answer = client.post("/v1/trainings", json=body)
+    assert answer.status_code == 201, answer.text
+    id = str(answer.json()["id"])
+    folder = trainer.service.data / "trainings" / id
+    shrink(folder)
+    made = load_experiment(folder)
+    assert (made.warm_start.origin, made.schedule.longest_s) == ("heron", 120)
+    schedule = dataclasses.replace(made.schedule, steps=4, batch_size=2)
+    save_experiment(folder, dataclasses.replace(made, warm_start=WarmStart(), schedule=schedule))
+    trainer.act(id, "start", options={"workers": 1})
+    done = trainer.until(id, lambda training: training["state"] in ("failed", "done"), timeout_s=240)
+    assert (done["state"], done["step"], done["error"]) == ("done", 4, None)
+    assert trainer.act(id, "export", name="twin").status_code == 201
+    assert client.get("/v1/voices/twin").json()["card"]["source"] == "cloned with Menura"
+    assert client.get(f"/train/{id}").status_code == 200
+    assert client.delete("/v1/voices/twin").status_code == 204
+    assert client.delete(f"/v1/trainings/{id}").status_code == 204
 
 
 @pytest.mark.slow

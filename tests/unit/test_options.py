@@ -13,9 +13,9 @@ import pytest
 
 from menura.errors import OptionError
 from menura.option_spec import GROUPS, OptionSpec, schema, spec_of, specs_of
-from menura.options import BatchOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
+from menura.options import BatchOptions, CloneOptions, ConversionOptions, EngineOptions, RunOptions, TrainingOptions
 
-CLASSES = (ConversionOptions, EngineOptions, BatchOptions, TrainingOptions, RunOptions)
+CLASSES = (CloneOptions, ConversionOptions, EngineOptions, BatchOptions, TrainingOptions, RunOptions)
 EVERY = [pytest.param(cls, spec, id=f"{cls.__name__}-{spec.name}") for cls in CLASSES for spec in specs_of(cls)]
 
 

@@ -16,7 +16,7 @@ import menura.server.pages as pages
 from menura.effects.definitions import EFFECTS, PRESETS
 from menura.errors import OptionError
 from menura.option_spec import GROUPS, specs_of
-from menura.options import FORMATS, ConversionOptions, TrainingOptions
+from menura.options import FORMATS, CloneOptions, ConversionOptions, TrainingOptions
 from menura.server.asked import offered
 from menura.server.locales import LANGUAGES, catalogue, message, messages
 from menura.types import StageTimes
@@ -51,7 +51,7 @@ def page_texts() -> set[str]:
 
 
 def other_texts() -> set[str]:
-    specs = [spec for kind in (ConversionOptions, TrainingOptions) for spec in offered(kind)]
+    specs = [spec for kind in (CloneOptions, ConversionOptions, TrainingOptions) for spec in offered(kind)]
     found = {text for s in specs for text in (s.label, s.help, s.unit, s.unset, *s.words)} | set(GROUPS.values())
     parameters = [spec for effect in EFFECTS.values() for spec in specs_of(effect)]
     found |= {text for s in parameters for text in (s.label, s.help, s.unit)} | set(PRESETS)

@@ -30,6 +30,7 @@ _COMMANDS = {
     "voices": ("menura.cli.library:voices", "List, describe, import and remove voices."),
     "assets": ("menura.cli.library:assets", "List, fetch and verify model weights, or import them."),
     "f0": ("menura.cli.f0:f0", "Estimate the pitch of a recording; compare methods, export curves."),
+    "clone": ("menura.cli.clone:clone", "Make a voice of a person from a minute of recordings."),
     "train": ("menura.cli.train:train", "Train a voice from recordings."),
     "serve": ("menura.cli.serve:serve", "Serve a page and an HTTP API."),
     "effects": ("menura.cli.effects:effects", "List effects, and apply them to recordings."),
@@ -39,7 +40,7 @@ _COMMANDS = {
     "completion": ("menura.cli.main:completion", "Print a script for completion in bash, zsh or fish."),
     "help": ("menura.cli.main:help_", "Show the help of a command."),
 }
-_COMPUTING = ("convert", "f0", "train", "serve", "evaluate", "bench")
+_COMPUTING = ("convert", "f0", "clone", "train", "serve", "evaluate", "bench")
 """Commands that load torch."""
 _STOPPED = "finished work is kept; run the same command to resume."
 

@@ -19,9 +19,15 @@ from menura.cli.terminal import LiveLine, clock, note, say, say_lines, table, wa
 from menura.options import EngineOptions, RunOptions, TrainingOptions
 from menura.train import events
 
-_FOR_CONVERSION = ("compile", "precision")
+FOR_CONVERSION = ("compile", "precision")
 """Of a process's options; training has a precision of its own."""
 _NAME = click.argument("name", type=click.Path(path_type=Path, file_okay=False), metavar="NAME")
+RIGHTS = grouped_option(
+    "--rights",
+    group="data",
+    required=True,
+    help='Who made the recordings and what allows their use, as in "my own voice"; kept in the voice.',
+)
 _QUIET_S = 60.0
 """Longest time without a line where there is no terminal."""
 
@@ -45,12 +51,7 @@ def train() -> None:
     required=True,
     help="Folder of recordings. If all are in sub-folders, each sub-folder is a speaker.",
 )
-@grouped_option(
-    "--rights",
-    group="data",
-    required=True,
-    help='Who made the recordings and what allows their use, as in "my own voice"; kept in the voice.',
-)
+@RIGHTS
 @options_of(TrainingOptions)
 @home_option
 def new(name: Path, dataset: Path, rights: str, home: Path | None, **given: Any) -> None:
@@ -78,7 +79,7 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
     from menura.train.session import TrainingSession
 
     options, engine = RunOptions(workers=workers, dataset=dataset), EngineOptions(device=device, home=home)
-    with closing(_Display()) as display:
+    with closing(Display()) as display:
         report = TrainingSession(name, options, engine, on_event=display).prepare()
     say_lines(report.read_text(encoding="utf-8").splitlines())
 
@@ -86,16 +87,16 @@ def prepare(name: Path, workers: int | None, dataset: Path | None, device: str, 
 @train.command()
 @_NAME
 @options_of(RunOptions)
-@options_of(EngineOptions, without=_FOR_CONVERSION)
+@options_of(EngineOptions, without=FOR_CONVERSION)
 def run(name: Path, **given: Any) -> None:
     """Prepare, train, make the index and export the voice: whatever is still missing.
 
     Steps, learning rate, batch size, precision, patience and dataset change the experiment permanently.
     """
     options = values_of(RunOptions, given)
-    engine = values_of(EngineOptions, {name: given[name] for name in given if name not in _FOR_CONVERSION})
+    engine = values_of(EngineOptions, {name: given[name] for name in given if name not in FOR_CONVERSION})
     cancel = threading.Event()
-    with closing(_Display()) as display, _finishing_step(display, cancel, several=options.devices > 1):
+    with closing(Display()) as display, finishing_step(display, cancel, several=options.devices > 1):
         from menura.train.session import TrainingSession
 
         finished = TrainingSession(name, options, engine, on_event=display, cancel=cancel).run()
@@ -117,7 +118,7 @@ def _hint(voice: Path | None, index: Path | None) -> None:
 
 
 @contextmanager
-def _finishing_step(display: _Display, cancel: threading.Event, *, several: bool) -> Iterator[None]:
+def finishing_step(display: Display, cancel: threading.Event, *, several: bool) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM during training end it after the current step; the second one at once."""
     able = not several and threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if able else ()
@@ -138,7 +139,7 @@ def _finishing_step(display: _Display, cancel: threading.Event, *, several: bool
             signal.signal(number, handler)
 
 
-class _Display:
+class Display:
     """Prints a session's events: lines that stay, and a live one on terminals."""
 
     def __init__(self) -> None:

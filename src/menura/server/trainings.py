@@ -19,16 +19,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from menura.audio.places import AUDIO_SUFFIXES
 from menura.errors import ErrorDetails, MenuraError, TrainingError
-from menura.options import EngineOptions, TrainingOptions
+from menura.options import CloneOptions, EngineOptions, TrainingOptions
 from menura.server.problems import error_document
 from menura.server.store import Audio, ConflictError, NotFoundError, Store
 from menura.server.train_process import STOP
 from menura.system.files import write_whole, writing
+from menura.train.events import ENDS
 from menura.train.experiment.folder import alone_in, checkpoint_paths
 from menura.voices.assets import home_folder
 from menura.voices.library import ImportRequest, VoiceEntry, free_name, import_voices
@@ -141,22 +143,33 @@ class Trainings:
         stopping = (self._path / record.id / STOP).exists()
         return "stopping" if stopping else "running", self._told(record.id), None
 
-    def create(self, name: str, recordings: Mapping[Path, Audio], rights: str, options: Mapping[str, Any]) -> Record:
+    def create(
+        self,
+        name: str,
+        recordings: Mapping[Path, Audio],
+        rights: str,
+        options: Mapping[str, Any],
+        *,
+        clone: bool = False,
+    ) -> Record:
         """Make an experiment of recordings, and check everything that could stop it later; nothing runs yet.
 
         Raises:
-            MenuraError: as `create_experiment`.
+            MenuraError: as `create_experiment`, or `create_clone`.
         """
+        from menura.train.clone import create_clone
         from menura.train.create import create_experiment
 
-        training, id = TrainingOptions(**options), secrets.token_hex(8)
+        make = partial(create_clone, options=CloneOptions(**options)) if clone else None
+        make = make or partial(create_experiment, options=TrainingOptions(**options))
+        id = secrets.token_hex(8)
         folder = self._path / id
         dataset = folder / _RECORDINGS
         try:
             files = list(_linked(recordings, dataset))
             record = Record(id=id, name=name, created=time.time(), recordings=files, options=options)
             with self._naming(record):
-                made = create_experiment(folder, dataset=dataset, rights=rights, options=training, home=self._home)
+                made = make(folder, dataset=dataset, rights=rights, home=self._home)
             notes = [error_document(self._named(note, record)) for note in made.notes]
             record = dataclasses.replace(record, audio_s=made.facts.total_s, notes=notes)
             self._save(record)
@@ -280,7 +293,7 @@ class Trainings:
                     elif "error" in told:
                         error = ErrorDetails(**told["error"])
                     else:
-                        outcome = "done" if told["ended"] in ("steps", "patience") else "stopped"
+                        outcome = "done" if told["ended"] in ENDS else "stopped"
                         step = max(told["step"], step)
         finally:
             run.process.kill()

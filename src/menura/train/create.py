@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,16 @@ class Created:
     notes: tuple[ErrorDetails, ...]
 
 
-def create_experiment(folder: Path, *, dataset: Path, rights: str, options: TrainingOptions, home: Path) -> Created:
-    """Check everything and write `experiment.json`.
+def create_experiment(
+    folder: Path,
+    *,
+    dataset: Path,
+    rights: str,
+    options: TrainingOptions,
+    home: Path,
+    adapted: Callable[[Experiment], Experiment] = lambda made: made,
+) -> Created:
+    """Check everything and write `experiment.json`, `adapted` in what isn't an option.
 
     Raises:
         TrainingError: there is an experiment already, or the data are missing or too little.
@@ -63,14 +72,14 @@ def create_experiment(folder: Path, *, dataset: Path, rights: str, options: Trai
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         options = dataclasses.replace(options, precision=fastest_precision(device))
     experiment = experiment_of(options, config, speakers, dataset=dataset, rights=rights)
-    experiment = dataclasses.replace(experiment, warm_start=warm)
+    experiment = adapted(dataclasses.replace(experiment, warm_start=warm))
     facts = survey_dataset(find_recordings(dataset, speakers, by_folder=experiment.data.by_folder), config.sample_rate)
     copied_bytes = sum(Path(path).stat().st_size for path in (warm.generator, warm.discriminator) if path)
     check_disk_space(folder, experiment, seconds=facts.total_s, copied_bytes=copied_bytes)
     check_warm_start(folder, experiment)
     experiment = dataclasses.replace(experiment, warm_start=_copied(folder, warm))
     save_experiment(folder, experiment)
-    notes = (*_data_notes(facts, config), *notes, *slow_device_note(experiment, resolve_device("auto")))
+    notes = (*_data_notes(facts, experiment), *notes, *slow_device_note(experiment, resolve_device("auto")))
     return Created(experiment=experiment, facts=facts, notes=notes)
 
 
@@ -144,13 +153,16 @@ def _copied(folder: Path, warm: WarmStart) -> WarmStart:
     return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)
 
 
-def _data_notes(facts: DatasetFacts, config: SynthesizerConfig) -> list[ErrorDetails]:
+def _data_notes(facts: DatasetFacts, experiment: Experiment) -> list[ErrorDetails]:
     notes = [dataclasses.replace(fault, problem=f"left out: {fault.problem}") for fault in facts.unreadable]
-    if facts.total_s < ADVISED_S:
+    config, quick = experiment.synthesizer, experiment.schedule.longest_s is not None
+    if quick and facts.total_s < 3 * experiment.data.least_s:
+        notes.append(_note(f"{facts.total_s:.0f} s of recordings are little", "A minute or more makes a better voice"))
+    elif facts.total_s < ADVISED_S and not quick:
         minutes = f"{facts.total_s / 60:.1f} minutes of recordings are little"
         notes.append(_note(minutes, "Ten minutes or more make a better voice"))
     if facts.low_rate:
-        lower = config.sample_rate > min(TRAINING_RATES.values())
+        lower = config.sample_rate > min(TRAINING_RATES.values()) and not quick
         narrow = (
             f"{len(facts.low_rate)} recordings have a lower sample rate than the voice's {config.sample_rate} Hz "
             f"and lack its highest frequencies (the first: {facts.low_rate[0]})"

@@ -91,7 +91,7 @@ class Finished:
     last_step: int
     """As planned by the experiment."""
     reason: str
-    """"steps": all that were planned; "patience": no improvement; "until": as far as asked; "cancelled"."""
+    """"steps": all; "patience": no improvement; "time": it ran out; "until": as far as asked; "cancelled"."""
     best_step: int | None
     """Whose weights were exported, where validation chose; None for the newest."""
     voice: Path | None = None
@@ -104,6 +104,8 @@ class Finished:
 TrainingEvent: TypeAlias = (
     Preparing | Prepared | Started | Stepped | Validated | Saved | Trained | Indexed | Exported | Noted | Finished
 )
+ENDS = ("steps", "patience", "time")
+"""Reasons for which the voice is made."""
 OnEvent: TypeAlias = Callable[[TrainingEvent], None]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from menura.train.create import create_experiment, slow_device_note
 from menura.train.data.prepare import is_prepared, prepare
 from menura.train.data.recordings import find_recordings, survey_dataset
 from menura.train.data.report import REPORT_FILE, load_preparation
-from menura.train.events import OnEvent, ignore
+from menura.train.events import ENDS, OnEvent, ignore
 from menura.train.experiment.defaults import changed
 from menura.train.experiment.folder import (
     BEST,
@@ -94,7 +96,7 @@ class TrainingSession:
         """
         with alone_in(self._folder):
             remove_unfinished(self._folder)
-            device = resolve_device(self._engine.device)
+            began_s, device = time.monotonic(), resolve_device(self._engine.device)
             if self._options.devices > 1:  # preparing may take hours: what training lacks is told before
                 batch_size = self._options.batch_size or load_experiment(self._folder).schedule.batch_size
                 check_devices(self._options.devices, device, batch_size)
@@ -107,9 +109,9 @@ class TrainingSession:
                 check_warm_start(self._folder, experiment)
             if unprepared:
                 self._prepare(experiment)
-            finished = self._train(device)
+            finished = self._train(device, began_s)
             self._on_event(events.Trained(step=finished.step))
-            if finished.reason in ("steps", "patience"):
+            if finished.reason in ENDS:
                 index, paths = self._index(again=unprepared), export_experiment(self._folder)
                 self._on_event(events.Exported(paths=paths))
                 remove_older(self._folder / CHECKPOINT)  # the older ones were a reserve; the voice is complete
@@ -142,8 +144,8 @@ class TrainingSession:
         self._on_event(events.Prepared(report=self._folder / REPORT_FILE, seconds=seconds))
         return self._folder / REPORT_FILE
 
-    def _train(self, device: torch.device) -> events.Finished:
-        task, ends = (self._folder, self._options.until, self._engine), []
+    def _train(self, device: torch.device, began_s: float) -> events.Finished:
+        task, ends = (self._folder, self._options.until, self._engine, began_s), []
 
         def tell(event: events.TrainingEvent) -> None:
             ends.append(event) if isinstance(event, events.Finished) else self._on_event(event)
@@ -211,10 +213,10 @@ def _noted(problem: str, advice: str) -> events.Noted:
 def _train(
     peers: Peers,
     device: torch.device,
-    task: tuple[Path, int | None, EngineOptions],
+    task: tuple[Path, int | None, EngineOptions, float],
     cancel: threading.Event | None = None,
 ) -> None:
-    folder, until, engine = task
+    folder, until, engine, began_s = task
     configure_torch(engine.threads, cudnn=engine.cudnn)
     trainer = open_trainer(folder, device, peers)
     schedule = trainer.experiment.schedule
@@ -224,15 +226,19 @@ def _train(
             advice = "{patience} is ignored: training runs to its last step"
             peers.tell(_noted("too few slices for validation", advice))
         curves = folder / LOGS if curves_available() else None
-        if curves is None:
+        if curves is None and schedule.longest_s is None:
             peers.tell(_noted("no curves are written without TensorBoard", "pip install 'menura[curves]'"))
         if peers.leads:
             check_disk_space(folder, trainer.experiment)
         step, every, seconds = trainer.step, schedule.log_every_steps, trainer.dataset.seconds
+        trainer.ends_s = began_s + (schedule.longest_s or math.inf)
         peers.tell(events.Started(step=step, last_step=last, log_every_steps=every, seconds=seconds, curves=curves))
         with enough_memory("Lower {batch_size}, or make the experiment with {gradient_checkpointing}"):
             trainer.run(folder, until_step=last, on_event=peers.tell, cancel=cancel)
     step, best_step = trainer.step, trainer.validations.best_step
     reason = "cancelled" if step < last else "steps" if step >= schedule.steps else "until"
-    reason = "patience" if trainer.is_over else reason
+    if trainer.is_late:
+        reason = "time" if step < last else reason
+    elif trainer.is_over:
+        reason = "patience"
     peers.tell(events.Finished(step=step, last_step=schedule.steps, reason=reason, best_step=best_step))

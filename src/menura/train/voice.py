@@ -138,12 +138,14 @@ def _card(
     name: str, experiment: Experiment, prepared: Preparation | None, state: Mapping[str, Any], *, speaker: str | None
 ) -> dict[str, Any]:
     config, median = experiment.synthesizer, prepared.f0_median_hz(speaker) if prepared else None
+    quick = experiment.schedule.longest_s is not None
     card: dict[str, Any] = {
         "name": name,
-        "source": "trained with Menura",
+        "source": "cloned with Menura" if quick else "trained with Menura",
         "rights": experiment.data.rights,
         "speakers": [speaker] if speaker else list(experiment.speakers),
         "minutes": round(prepared.seconds(speaker) / 60, 1) if prepared else None,
+        "recordings": [recording.source for recording in prepared.recordings] if quick and prepared else None,
         "f0_median_hz": round(median, 1) if median else None,
         "f0_range_hz": prepared.f0_range_hz(speaker) if prepared else None,
         "content_encoder": config.content_encoder,

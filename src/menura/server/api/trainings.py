@@ -13,7 +13,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from menura.options import RunOptions, TrainingOptions
+from menura.options import CloneOptions, RunOptions, TrainingOptions
 from menura.server.api.jobs import EVENTS, LastEvent, stream
 from menura.server.api.voices import NewName, VoiceDocument, voice_document
 from menura.server.asked import DEMO, AudioId, TrainingInPath, answers, check_names, installed, options_schema
@@ -40,6 +40,7 @@ class NewTraining(BaseModel):
         min_length=1, max_length=5000, description="Ids of recordings of one speaker", examples=[[DEMO]]
     )
     rights: str = Field(max_length=1000, description="Who made them, and what allows their use", examples=["my own"])
+    clone: bool = Field(False, description="Adapt a starter voice, as `menura clone`, whose `options` are then meant")
     options: dict[str, Any] = Field(
         default_factory=dict,
         json_schema_extra=options_schema(TrainingOptions),
@@ -90,12 +91,13 @@ class TrainingList(BaseModel):
 @router.post("", status_code=201)
 def post_training(service: Current, response: Response, new: NewTraining) -> TrainingDocument:
     """Make a training of recordings that were sent; what could stop it later is refused now. Nothing runs yet."""
-    check_names(TrainingOptions, new.options)
+    check_names(CloneOptions if new.clone else TrainingOptions, new.options)
     if new.options.get("base", "auto") not in ("auto", "none"):
         installed(service.home, str(new.options["base"]))
     audios = [service.store.audio(id) for id in dict.fromkeys(new.inputs)]
     sources = {service.folder.audio(audio.id): audio for audio in audios}
-    record = service.trainings.create(check_name(new.name), sources, printable(new.rights, 1000), new.options)
+    name, rights = check_name(new.name), printable(new.rights, 1000)
+    record = service.trainings.create(name, sources, rights, new.options, clone=new.clone)
     document = training_document(service, record)
     response.headers["Location"] = document.url
     return document

@@ -21,7 +21,7 @@ from menura.content.registry import STARTER
 from menura.effects.definitions import PRESETS, effects_schema
 from menura.errors import ErrorDetails, VoiceNotFoundError
 from menura.option_spec import GROUPS, OptionSpec
-from menura.options import DEFAULT_VOICE, TrainingOptions
+from menura.options import DEFAULT_VOICE, CloneOptions, TrainingOptions
 from menura.server.api.jobs import JobDocument, job_document
 from menura.server.api.system import get_system
 from menura.server.api.trainings import get_trainings, training_document
@@ -156,7 +156,7 @@ def training_page(request: Request, service: Current, id: str) -> Response:
         training = training_document(service, service.trainings.record(id))
     except NotFoundError:
         return _missing(request, "This training doesn't exist, or was deleted.")
-    labels = {spec.name: spec.label for spec in offered(TrainingOptions)}
+    labels = {spec.name: spec.label for kind in (CloneOptions, TrainingOptions) for spec in offered(kind)}
     return _page(request, "training.html", training=training, labels=labels)
 
 

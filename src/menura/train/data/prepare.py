@@ -95,7 +95,7 @@ def prepare(
     free_memory(device)
     slices = _with_held_out([made[file] for file in files], settings.held_out)
     prepared = Preparation(settings_key=settings_key(experiment), recordings=tuple(sliced), slices=slices)
-    _check_speakers(folder, experiment.speakers, prepared)
+    _check_speakers(folder, experiment, prepared)
     save_preparation(folder, prepared)
     return prepared
 
@@ -133,9 +133,13 @@ def _with_held_out(slices: Sequence[PreparedSlice], share: float) -> tuple[Prepa
     return tuple(dataclasses.replace(item, held_out=item.features in held) for item in slices)
 
 
-def _check_speakers(folder: Path, speakers: Sequence[str], made: Preparation) -> None:
-    """Raise TrainingError, and write the report, where nothing is left of a speaker."""
-    empty = sorted(set(speakers) - {item.speaker for item in made.slices})
+def _check_speakers(folder: Path, experiment: Experiment, made: Preparation) -> None:
+    """Raise TrainingError, and write the report, where nothing is left of a speaker, or too little."""
+    empty = sorted(set(experiment.speakers) - {item.speaker for item in made.slices})
+    for speaker in experiment.speakers:
+        if speaker not in empty and (found_s := made.seconds(speaker)) < (least_s := experiment.data.least_s):
+            problem = f"{found_s:.1f} s of usable speech are too little; at least {least_s:.0f} s are needed"
+            raise TrainingError(speaker, problem, f"{save_report(folder, made)} says what was left out")
     if not empty:
         return
     faults: Counter[str] = Counter()
@@ -149,7 +153,7 @@ def _check_speakers(folder: Path, speakers: Sequence[str], made: Preparation) ->
 def settings_key(experiment: Experiment) -> str:
     """Changes with everything that slices and features depend on."""
     facts = dataclasses.asdict(experiment.data)
-    del facts["dataset"], facts["rights"]
+    del facts["dataset"], facts["rights"], facts["least_s"]
     if not facts["denoise"]:  # as it was before there was such a setting
         del facts["denoise"]
     config = experiment.synthesizer

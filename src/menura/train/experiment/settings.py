@@ -67,6 +67,8 @@ class Schedule:
     """How often the validation slices are measured and previewed; None for never."""
     patience: int | None = None
     """Validations without improvement after which training stops; None for never."""
+    longest_s: float | None = None
+    """What a session may take, from its preparation on; then the voice is made of what there is. None for no end."""
     max_gradient: float = 5.0
     """The generator's gradient is scaled down to this norm."""
 
@@ -103,6 +105,8 @@ class DataSettings:
     denoise: float = 0.0
     held_out: float = 0.0
     """Share of each speaker's slices that is kept for validation."""
+    least_s: float = 0.0
+    """Sound that a speaker's slices must have together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +183,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "overlap_s": (0, 15),
     "perturbed": (0, 16),
     "held_out": (0, 0.9),
+    "least_s": (0, 1e6),
+    "longest_s": (1, 1e9),
     "seed": (0, 2**63 - 1),
     "own": (1e-6, 1e6),  # every slice has its own content, so that there is always one to draw
 }

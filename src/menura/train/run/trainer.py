@@ -69,6 +69,7 @@ class Trainer:
         rate = experiment.schedule.learning_rate
         self._stepper = Stepper(self.generator, rate, device=device, precision=experiment.precision)
         self._judges: Stepper | None = None
+        self.ends_s = math.inf  # monotonic
         self._unread: dict[int, dict[str, Tensor]] = {}
         """Losses by step, on the device."""
 
@@ -123,7 +124,11 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        return 0 < (self.experiment.schedule.patience or 0) <= self.validations.since_best
+        return self.is_late or 0 < (self.experiment.schedule.patience or 0) <= self.validations.since_best
+
+    @property
+    def is_late(self) -> bool:
+        return self.step > 0 and time.monotonic() >= self.ends_s
 
     def begin_warm(self, folder: Path) -> None:
         warm = self.experiment.warm_start

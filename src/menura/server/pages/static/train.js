@@ -45,8 +45,13 @@ if (form) {
     if (range && output) range.addEventListener("input", () => { output.textContent = Number(range.value); });
   }
 
+  const kind = () => $("input[name=kind]:checked", form).value;
+  const showKind = () => { for (const part of $$("[data-kind]:not(.control)", form)) part.hidden = part.dataset.kind !== kind(); };
+  for (const choice of $$("input[name=kind]", form)) choice.addEventListener("change", showKind);
+  showKind();  // a browser may remember another choice
   const settings = () => {
     const options = {};
+    if (kind() === "clone") return options;
     for (const control of $$(".control[data-option]", form)) {
       const { option, kind, default: standard } = control.dataset, input = $(`#o-${option}`);
       const value = kind === "bool" ? String(input.checked) : input.value;
@@ -93,7 +98,7 @@ if (form) {
       for (const entry of chosen) { await upload(entry); sum(); }
       const inputs = chosen.filter((entry) => entry.id).map((entry) => entry.id);
       if (!inputs.length) return;
-      const json = { name: $("#o-name").value, rights: $("#o-rights").value, inputs, options: settings() };
+      const json = { name: $("#o-name").value, rights: $("#o-rights").value, inputs, clone: kind() === "clone", options: settings() };
       location.assign(`/train/${(await call("/v1/trainings", { method: "POST", json })).id}`);
     } catch (error) {
       tell(error);

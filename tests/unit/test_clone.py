@@ -1,0 +1,193 @@
+"""A minute of a person becomes an installed voice: with a tiny network, of real speech by the real encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from menura import CloneOptions, EngineOptions, MenuraError, OptionError, TrainingError, TrainingSession, clone_voice
+from menura.cli.main import run
+from menura.models.config import small_config
+from menura.train import clone
+from menura.train.events import Noted, Stepped, Validated
+from menura.train.experiment import defaults
+from menura.train.experiment.folder import alone_in
+from menura.train.experiment.settings import save_experiment
+from menura.voices.library import card_of, find_voice
+from support.speech import CLIPS, RATE, speech
+from support.training import SCHEDULE, tiny_experiment, tiny_filters, write_features
+from support.voicefiles import write_voice
+
+RIGHTS = "read for LibriVox, in the public domain"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with a tiny voice to begin with; clones take six steps."""
+    tiny = partial(_tiny, small_config)
+    monkeypatch.setattr(defaults, "small_config", tiny)
+    for name, value in {"_STEPS": 6, "_BATCH": 2, "_EVERY_STEPS": 2, "_PATIENCE": 0, "_LEARNING_RATE": 1e-2}.items():
+        monkeypatch.setattr(clone, name, value)
+    home = tmp_path / "home"
+    write_voice(home / "voices" / "base" / "voice.safetensors", tiny(24_000, 1), scale=0.05)
+    monkeypatch.setenv("MENURA_HOME", str(home))
+    return home
+
+
+def _tiny(small: Callable[[int, int], Any], rate: int, n_speakers: int) -> Any:
+    return dataclasses.replace(small(rate, n_speakers), spec_channels=257, segment_size_frames=12, **tiny_filters())
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return recording(tmp_path / "talk.wav", speech(36))
+
+
+def recording(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    sf.write(path, samples, rate)
+    return path
+
+
+def cloned(home: Path, *references: Path, on_event: Any = lambda _: None, **given: Any) -> clone.Cloned:
+    engine = EngineOptions(home=home, threads=1)
+    further = {name: given.pop(name) for name in ("cancel",) if name in given}
+    options = CloneOptions(**({"base": "base"} | given))
+    return clone_voice("me", references, rights=RIGHTS, options=options, engine=engine, on_event=on_event, **further)
+
+
+def test_a_minute_becomes_an_installed_voice(
+    home: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--reference", str(reference), "--rights", RIGHTS, "--base", "base", "--threads", "1"]
+    assert run(["clone", "me", *given]) == 0
+    out = capsys.readouterr()
+    assert "menura convert INPUT --voice me" in out.out
+    assert "little" not in out.err
+    voice = find_voice("me", home)
+    assert voice.index_path is not None
+    card = card_of(voice).fields
+    assert (card["source"], card["base"], card["rights"]) == ("cloned with Menura", "base", RIGHTS)
+    (source,) = card["recordings"]  # type: ignore[misc]
+    assert source.startswith("talk-")
+    assert voice.f0_median_hz == pytest.approx(93, abs=25)
+    assert not (home / "clones" / "me").exists()
+    assert run(["convert", str(CLIPS[2]), "-o", str(tmp_path / "out.wav"), "--voice", "me"]) == 0
+    assert run(["clone", "me", *given]) == 2  # a name that is taken
+    assert "exists already" in capsys.readouterr().err
+    assert voice.path.is_file()
+
+
+def test_the_voice_comes_nearer_to_the_person(home: Path, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clone, "_STEPS", 30)
+    told: list[Validated] = []
+    cloned(home, reference, on_event=lambda event: told.append(event) if isinstance(event, Validated) else None)
+    assert min(event.mel for event in told) < 0.8 * told[0].mel
+
+
+def test_what_was_stopped_goes_on_if_it_is_of_the_same_recordings(home: Path, reference: Path) -> None:
+    cancel, steps = threading.Event(), []
+
+    def stop_at_two(event: object) -> None:
+        if isinstance(event, Stepped):
+            steps.append(event.step)
+            if event.step == 2:
+                cancel.set()
+
+    made = cloned(home, reference, on_event=stop_at_two, cancel=cancel)
+    assert (made.voice, made.training.reason) == (None, "cancelled")
+    steps.clear()
+    with alone_in(home / "clones" / "me"), pytest.raises(TrainingError, match="another run"):
+        cloned(home, reference)
+    cancel.set()
+    other = recording(reference.with_name("other.wav"), speech(32))
+    assert cloned(home, other, on_event=stop_at_two, cancel=cancel).voice is None
+    assert steps == []  # the data of others: nothing of the first is there
+    assert not list((home / "clones" / "me").glob("checkpoint*"))
+    made = cloned(home, other, on_event=stop_at_two)
+    assert made.voice is not None
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_time_ends_it_with_a_voice(tmp_path: Path) -> None:
+    schedule = dataclasses.replace(SCHEDULE, steps=100_000, save_every_steps=50_000, longest_s=1.0)
+    save_experiment(tmp_path / "me", tiny_experiment(schedule=schedule))
+    write_features(tmp_path / "me")
+    finished = TrainingSession(tmp_path / "me").run()
+    assert finished.reason == "time"
+    assert 0 < finished.step < 100_000
+    assert finished.voice is not None
+
+
+def test_little_is_told_and_too_little_refused(home: Path, tmp_path: Path) -> None:
+    heard: list[Noted] = []
+    short = recording(tmp_path / "short.wav", speech(15), RATE)
+    cloned(home, short, on_event=lambda event: heard.append(event) if isinstance(event, Noted) else None)
+    assert "15 s of recordings are little" in [event.note.problem for event in heard]
+    too_short = recording(tmp_path / "too short.wav", speech(9))
+    quiet = recording(tmp_path / "quiet.wav", np.concatenate([speech(6), np.zeros(20 * RATE)]))
+    for path, problem in (
+        (too_short, "9.0 s of recordings are too little"),
+        (quiet, "of usable speech are too little"),
+    ):
+        with pytest.raises(TrainingError, match=problem):
+            clone_voice("other", [path], rights=RIGHTS, options=CloneOptions(base="base"))
+    assert not (home / "voices" / "other").exists()
+
+
+def test_noise_is_told(tmp_path: Path, home: Path) -> None:
+    noise = 0.03 * np.random.default_rng(1).standard_normal(15 * RATE)
+    dataset = recording(tmp_path / "data" / "noisy.wav", speech(15) + noise).parent
+    options = CloneOptions(base="base")
+    made = clone.create_clone(tmp_path / "me", dataset=dataset, rights=RIGHTS, options=options, home=home)
+    assert [note.subject for note in made.notes if "noise" in note.problem] == ["noisy.wav"]
+
+
+def test_what_is_no_reference_is_refused_at_once(home: Path, tmp_path: Path, reference: Path) -> None:
+    long = recording(tmp_path / "long.wav", np.zeros(11 * 60 * 4000), 4000)
+    text = tmp_path / "text.wav"
+    text.write_text("no sound")
+    wrong: list[tuple[list[Path], str, str]] = [
+        ([long], RIGHTS, "11 minutes are more than a clone can use"),
+        ([tmp_path / "none.wav"], RIGHTS, "no such recording"),
+        ([text], RIGHTS, "none of 1 recordings can be read"),
+        ([reference], " ", "empty"),
+    ]
+    for references, rights, problem in wrong:
+        with pytest.raises(MenuraError, match=problem):
+            clone_voice("me", references, rights=rights, options=CloneOptions(base="base"))
+        assert not (home / "clones" / "me").exists()
+    with pytest.raises(OptionError, match="can't be a voice's name"):
+        clone_voice("../me", [reference], rights=RIGHTS)
+
+
+@pytest.mark.parametrize(("hz", "voice"), [(95, "heron"), (230, "wren"), (0, "wren")])
+def test_the_starter_voice_nearest_in_pitch_is_taken(hz: float, voice: str, tmp_path: Path) -> None:
+    assert clone.nearest_voice(np.full(100, hz, dtype=np.float32), tmp_path) == voice
+
+
+def test_two_speakers_are_told(tmp_path: Path, home: Path) -> None:
+    high = np.tile(speech(15)[::3], 2)  # played thrice as fast
+    dataset = recording(tmp_path / "data" / "both.wav", np.concatenate([speech(10), high])).parent
+    options = CloneOptions(base="base")
+    made = clone.create_clone(tmp_path / "me", dataset=dataset, rights=RIGHTS, options=options, home=home)
+    assert any("two registers or speakers" in note.problem for note in made.notes)
+
+
+def test_stereo_at_8_khz_is_heard(home: Path, tmp_path: Path) -> None:
+    samples = speech(32)[::2]
+    stereo = recording(tmp_path / "telephone.wav", np.stack([samples, 0.2 * samples], axis=1), RATE // 2)
+    heard: list[Noted] = []
+    cloned(home, stereo, on_event=lambda event: heard.append(event) if isinstance(event, Noted) else None)
+    assert any("lower sample rate" in event.note.problem for event in heard)
+    prepared = json.loads((home / "voices" / "me" / "card.json").read_text())
+    assert prepared["minutes"] > 0.4
