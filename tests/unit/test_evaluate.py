@@ -327,6 +327,7 @@ def test_the_report_sorts_speaks_chinese_and_fetches_nothing(folders: tuple[Path
         )
         page.goto(page_path.as_uri())
         assert page.get_by_role("heading", level=1).inner_text() == "转换评估"
+        assert "not measured" not in page.locator("dl").inner_text()  # no text was given, so the source has no errors
         page.get_by_role("button", name="English").click()
         assert page.get_by_role("heading", level=1).inner_text() == "Conversions, judged"
         page.get_by_role("button", name="Naturalness, Distill-MOS").click()
@@ -350,3 +351,8 @@ def test_what_doesnt_go_together_is_told(
         assert capsys.readouterr().err.count("\n") == 1
     assert run(["evaluate", source, str(CLIP)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    texts = tmp_path / "texts.json"
+    before = texts.read_bytes()
+    assert run(["evaluate", source, converted, "--text", str(texts), "--report", str(texts.with_suffix(".html"))]) == 2
+    assert "Choose another name" in capsys.readouterr().err
+    assert texts.read_bytes() == before

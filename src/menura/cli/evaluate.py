@@ -94,6 +94,8 @@ def _check(source: Path, converted: Path, asked: _Asked) -> None:
         if asked.report.suffix.lower() not in (".html", ".htm"):
             raise OptionError(str(asked.report), "is to be a page", "End its name in .html", "report")
         check_writable(asked.report)
+        if source.is_dir() and asked.text and Path(asked.text).resolve() == asked.report.with_suffix(".json").resolve():
+            raise OptionError(str(asked.report), "has its JSON where the texts are", "Choose another name", "report")
 
 
 def _judged(source: Path, converted: Path, asked: _Asked, judges: Judges) -> Report:
