@@ -21,7 +21,7 @@ from torch import Tensor
 
 from menura.system.text import system_text
 
-VERSION = 4
+VERSION = 5
 CHANNEL_MULTIPLE = 16
 PLANE_GROUP = 12
 SWITCH = "MENURA_KERNELS"

@@ -15,7 +15,7 @@ std::atomic<GompParallel> gomp_parallel{nullptr};
 
 namespace {
 
-constexpr int32_t kVersion = 4;
+constexpr int32_t kVersion = 5;
 constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
 constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
                   kMostAttended = int64_t{1} << 28;

@@ -153,7 +153,7 @@ typedef struct {
   int32_t channels, threads;
 } menura_gating;
 
-// Changes with the layout of packed weights.
+// Changes with the functions, and with the layout of packed weights.
 MENURA_EXPORT int32_t menura_version(void);
 
 // Bit `path` is set where this processor can run it.
