@@ -15,6 +15,7 @@ import pytest
 import soundfile as sf
 
 from menura import CloneOptions, EngineOptions, MenuraError, OptionError, TrainingError, TrainingSession, clone_voice
+from menura.checkpoints.voice import load_voice
 from menura.cli.main import run
 from menura.models.config import small_config
 from menura.train import clone
@@ -142,6 +143,19 @@ def test_little_is_told_and_too_little_refused(home: Path, tmp_path: Path) -> No
         with pytest.raises(TrainingError, match=problem):
             clone_voice("other", [path], rights=RIGHTS, options=CloneOptions(base="base"))
     assert not (home / "voices" / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_starter_voice_is_adapted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_STEPS": 2, "_BATCH": 2, "_EVERY_STEPS": 1}.items():
+        monkeypatch.setattr(clone, name, value)
+    reference = recording(tmp_path / "talk.wav", speech(32))
+    made = clone_voice("me", [reference], rights=RIGHTS, engine=EngineOptions(home=tmp_path / "home", threads=1))
+    assert made.training.reason == "steps"
+    assert made.voice is not None
+    card = card_of(made.voice).fields
+    assert (card["base"], card["steps"], card["speakers"]) == ("heron", 2, ["me"])
+    assert load_voice(made.voice.path).config == load_voice(find_voice("heron", tmp_path).path).config
 
 
 def test_noise_is_told(tmp_path: Path, home: Path) -> None:
