@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from menura.train import clone
 from menura.train.events import Noted, Stepped, Validated
 from menura.train.experiment import defaults
 from menura.train.experiment.folder import alone_in
-from menura.train.experiment.settings import save_experiment
+from menura.train.experiment.settings import load_experiment, save_experiment
 from menura.voices.library import card_of, find_voice
 from support.speech import CLIPS, RATE, speech
 from support.training import SCHEDULE, tiny_experiment, tiny_filters, write_features
@@ -117,6 +118,28 @@ def test_what_was_stopped_goes_on_if_it_is_of_the_same_recordings(home: Path, re
     made = cloned(home, other, on_event=stop_at_two)
     assert made.voice is not None
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_options_count_where_it_goes_on(home: Path, reference: Path) -> None:
+    shutil.copytree(home / "voices" / "base", home / "voices" / "second")
+    cancel, folder = threading.Event(), home / "clones" / "me"
+    cancel.set()
+    assert cloned(home, reference, cancel=cancel).voice is None
+    assert cloned(home, reference, cancel=cancel, base="auto", longest=7.0).voice is None
+    kept = load_experiment(folder)
+    assert (kept.warm_start.origin, kept.schedule.longest_s) == ("base", 420.0)
+    assert cloned(home, reference, cancel=cancel, base="second").voice is None
+    assert load_experiment(folder).warm_start.origin == "second"
+
+
+def test_who_comes_second_takes_nothing_from_the_first(home: Path, reference: Path) -> None:
+    folder = home / "clones" / "me"
+    copy = folder / "recordings" / "a.wav"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"of the first, which is not yet an experiment")
+    with alone_in(folder), pytest.raises(TrainingError, match="another run"):
+        cloned(home, reference)
+    assert copy.is_file()
 
 
 def test_time_ends_it_with_a_voice(tmp_path: Path) -> None:

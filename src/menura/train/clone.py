@@ -28,11 +28,11 @@ from menura.train.create import Created, create_experiment
 from menura.train.data.recordings import MINIMUM_S, Recording, find_recordings, survey_dataset
 from menura.train.events import OnEvent, ignore
 from menura.train.experiment.folder import alone_in, remove_experiment
-from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, load_experiment
+from menura.train.experiment.settings import EXPERIMENT_FILE, Experiment, load_experiment, save_experiment
 from menura.train.session import TrainingSession
 from menura.types import FloatArray
 from menura.voices.assets import home_folder
-from menura.voices.library import ImportRequest, VoiceEntry, free_name, import_voices, list_voices
+from menura.voices.library import ImportRequest, VoiceEntry, find_voice, free_name, import_voices, list_voices
 
 CLONES = "clones"
 """Folder of unfinished ones in the data folder."""
@@ -108,23 +108,28 @@ def _begun(
     """Make the experiment, unless the one that is there is of the same; notes on it."""
     dataset, wanted = folder / _RECORDINGS, _named(references)
     if (folder / EXPERIMENT_FILE).is_file():
-        found = {path.name for path in dataset.glob("*")}
-        if found == wanted.keys() and load_experiment(folder).data.rights == rights.strip():
+        found, experiment = {path.name for path in dataset.glob("*")}, load_experiment(folder)
+        same_base = options.base == "auto" or find_voice(options.base, home).name == experiment.warm_start.origin
+        if found == wanted.keys() and experiment.data.rights == rights.strip() and same_base:
+            schedule = dataclasses.replace(experiment.schedule, longest_s=60 * options.longest)
+            with alone_in(folder):
+                save_experiment(folder, dataclasses.replace(experiment, schedule=schedule))
             return ()
         remove_experiment(folder)
     with writing(folder):
-        shutil.rmtree(dataset, ignore_errors=True)
-        dataset.mkdir(parents=True)
-    try:
-        with alone_in(folder):
-            for file, path in wanted.items():
-                with writing(dataset):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):  # before anything is removed: another run may be about to make it
+        try:
+            with writing(dataset):
+                shutil.rmtree(dataset, ignore_errors=True)
+                dataset.mkdir()
+                for file, path in wanted.items():
                     shutil.copyfile(path, dataset / file)
             return create_clone(folder, dataset=dataset, rights=rights, options=options, home=home).notes
-    except BaseException:
-        if not (folder / EXPERIMENT_FILE).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        except BaseException:
+            if not (folder / EXPERIMENT_FILE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _named(references: Sequence[Path]) -> dict[str, Path]:
