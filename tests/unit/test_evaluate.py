@@ -15,6 +15,7 @@ import torch
 from menura.cli.main import run
 from menura.errors import AssetMissingError, CheckpointError, OptionError
 from menura.evaluate import Judges, SpeakerEncoder, Target
+from menura.evaluate.figures import FIGURES
 from menura.evaluate.judges import (
     naturalness_judge,
     phones_judge,
@@ -236,6 +237,13 @@ def test_words_count_against_the_text_or_what_was_heard(tmp_path: Path) -> None:
     other = rate(Pair(name="a", source=source, converted=converted, english=False), STAND_INS).numbers
     assert other.keys().isdisjoint(("whisper", "moonshine", "phones_changed"))
     assert other["distill_mos"] == pytest.approx(3, abs=0.1)
+
+
+def test_figures_for_people_have_no_minus_zero() -> None:
+    figures = {figure.name: figure for figure in FIGURES}
+    shown = [figures["f0_shift"].text(value) for value in (-0.04, 0.04, -0.0, -5.0, 7.0, None)]
+    assert shown == ["0.0", "0.0", "0.0", "-5.0", "+7.0", "not measured"]
+    assert [figures["whisper"].text(value) for value in (0.0, 0.0124)] == ["0.0 %", "1.2 %"]
 
 
 def test_folders_are_matched_by_name(tmp_path: Path) -> None:

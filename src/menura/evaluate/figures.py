@@ -30,7 +30,10 @@ class Figure:
 
     def text(self, value: float | None) -> str:
         """For people."""
-        return "not measured" if value is None else self.form.format(value).replace("%", " %")
+        if value is None:
+            return "not measured"
+        shown = self.form.format(value)
+        return (shown if float(shown.rstrip("%")) else shown.lstrip("-+")).replace("%", " %")
 
 
 FIGURES = tuple(
