@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,16 @@ def chromium() -> Iterator[Browser]:
     with browser() as chromium:
         chromium.new_context().close()
         yield chromium
+
+
+@pytest.fixture(scope="module")
+def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One of its own for a module; voices may be made in its copy of the home."""
+    from support.server import Service
+
+    folder = tmp_path_factory.mktemp("service")
+    with Service(folder / "data", shutil.copytree(home, folder / "home")) as service:
+        yield service
 
 
 @pytest.fixture

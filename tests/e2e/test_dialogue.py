@@ -112,6 +112,9 @@ def test_from_the_command_line(talk: Path, capsys: pytest.CaptureFixture[str]) -
     Path("wrong.csv").write_text("0,1,wren\n1,2,nobody\n")
     assert run(["convert", str(talk), "--spans", "wrong.csv"]) == 1
     assert "--spans: line 2: voice 'nobody' is not known" in capsys.readouterr().err
+    Path("wrong.csv").write_text("0,1,wren\n1,2,B\n")
+    assert run(["convert", str(talk), "--spans", "wrong.csv", "--speakers", "B=nobody"]) == 1
+    assert "--speakers: 'B': voice 'nobody' is not known" in capsys.readouterr().err
 
 
 def test_folders_resume_and_workers_write_the_same(talk: Path, home: Path) -> None:

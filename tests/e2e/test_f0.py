@@ -18,6 +18,7 @@ from menura.f0.swift import SwiftEstimator
 from menura.pipeline.contours import estimated_contour
 from menura.pipeline.recording import ArrayRecording, FileRecording
 
+CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
 CPU = torch.device("cpu")
 
 
@@ -51,6 +52,16 @@ def test_a_conversion_takes_the_curve(place: Path, talk: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert run(["convert", talk.name, "-o", "short.wav", "--f0-file", "short.csv"]) == 0
     assert "The F0 file covers 0.02 s, but the recording is" in capsys.readouterr().out
+
+
+def test_what_is_damaged_is_estimated_as_far_as_it_goes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the exit code says so, as that of `convert` and `effects apply` does."""
+    Path("cut.flac").write_bytes(CLIP.read_bytes()[:60_000])
+    assert run(["f0", "cut.flac", "--method", "swift", "-o", "cut.csv"]) == 1
+    assert "warning: cut.flac: " in capsys.readouterr().err
+    assert len(read_f0_file(Path("cut.csv"))) > 100
+    assert run(["convert", "cut.flac", "-o", "cut.wav"]) == 1
+    assert run(["effects", "apply", "cut.flac", "-o", "echo.wav", "--effects", "echo"]) == 1
 
 
 def test_what_is_missing_is_told(place: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:

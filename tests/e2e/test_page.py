@@ -39,14 +39,6 @@ WIDER = """[...document.querySelectorAll("body *")]
 
 
 @pytest.fixture(scope="module")
-def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("page")
-    own = shutil.copytree(home, folder / "home")  # voices are imported into it
-    with Service(folder / "data", own) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder: short.wav of 1.5 s, minute.flac, long.flac of ten, bad.mp3, and cut.flac, which lacks its end."""
     folder = tmp_path_factory.mktemp("recordings")

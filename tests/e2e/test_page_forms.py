@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from support.browser import FAILED_LOAD, Visit, watched
 from support.server import Service
 
 CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
-
-
-@pytest.fixture(scope="module")
-def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("forms")
-    own = shutil.copytree(home, folder / "home")  # voices are made in it
-    with Service(folder / "data", own) as service:
-        yield service
 
 
 def test_voices_are_blended_and_exported(visit: Visit, service: Service, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from menura.loading.loader import VoiceModels
 from menura.loading.request import Request, Role
 from menura.pipeline.conversion import Conversion
 from menura.pipeline.dialogue import CROSSFADE_S, Dialogue, Weights, silences_around
-from menura.pipeline.engine import Advanced, Done, Engine
+from menura.pipeline.engine import Advanced, Done, Engine, Fairness, Share
 from menura.pipeline.execute import SynthesisRequest
 from menura.pipeline.output import MemorySink
 from menura.pipeline.progress import Worked
@@ -235,18 +236,20 @@ def test_all_beyond_the_end() -> None:
 
 
 def test_the_engine_tells_progress_to_the_end() -> None:
-    samples, sink, done = voice_like(12 * RATE), MemorySink(), [0.0]
+    samples, sink, done, fairness = voice_like(42 * RATE), MemorySink(), [0.0], Fairness()
     with Engine(TinyNetworks(MODELS)) as engine:
-        engine.submit(ArrayRecording(samples, RATE), asked([(1.0, 4.0)], [(5.0, 9.0)]), sink)
+        request, share = asked([(1.0, 4.0)], [(5.0, 39.0)]), Share(fairness)
+        engine.submit(ArrayRecording(samples, RATE), request, sink, share=share)
         ends = []
         while not engine.idle:
             for event in engine.step():
                 done += [event.audio_done_s] if isinstance(event, Advanced) else []
                 ends += [event] if isinstance(event, Done) else []
-    assert done == sorted(done)
-    assert done[-1] == pytest.approx(12)
+    assert all(before < after for before, after in itertools.pairwise(done)), "it never stands still"
+    assert done[-1] == pytest.approx(42)
+    assert fairness.served_s == pytest.approx(42)
     assert len(ends) == 1
-    assert ends[0].result.output_samples == len(sink.joined()) == 12 * 4000
+    assert ends[0].result.output_samples == len(sink.joined()) == 42 * 4000
 
 
 def test_silences_around_spans() -> None:

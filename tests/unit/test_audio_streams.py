@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -85,3 +87,17 @@ def test_mix_rate_zero_gives_the_sources_loudness() -> None:
     matcher = EnvelopeMatcher(rms, target.size, 16_000, 0.0)
     mixed = np.concatenate([matcher.push(target), matcher.flush()])
     assert np.sqrt(np.mean(mixed[16_000:-16_000] ** 2)) == pytest.approx(0.02, rel=0.02)
+
+
+def test_the_gains_of_large_blocks_take_little_memory() -> None:
+    """As parts of a stereo recording are joined."""
+    samples = np.ones((1 << 20, 2), dtype=np.float32)
+    matcher = EnvelopeMatcher(np.ones((100, 2)), len(samples), 16_000, 1.0)
+    tracemalloc.start()
+    try:
+        given = np.concatenate([matcher.push(samples), matcher.flush()])
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(given, samples, rtol=1e-6)
+    assert peak_bytes < 6 * samples.nbytes

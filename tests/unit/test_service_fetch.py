@@ -191,3 +191,16 @@ def test_one_at_a_time_and_the_service_s_end(start: Start, monkeypatch: pytest.M
     first.join(20)
     go_on.set()
     assert answers[0].json()["problem"] == "the service ends"
+
+
+def test_a_thread_that_can_t_start_locks_nobody_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, url = start(), HTTPS + "127.0.0.1/voice.pth"
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError, match="new thread"):
+            fetching.fetch_for_client(client.service, url, client.service.folder.exports, None)
+    assert asked(client, url).json()["kind"] != "queue_full"

@@ -16,6 +16,7 @@ from menura.audio.processor import Processor
 from menura.types import Float64Array, FloatArray
 
 _RMS_FLOOR = 1e-6  # least RMS of the output that is divided by (RVC's)
+_GIVEN_SAMPLES = 1 << 16  # at once: their gains take some 200 bytes a sample
 _FEWEST_SAMPLES = 64  # so many samples near the peak are sound
 _CLICK_RATIO = 2.0
 
@@ -119,8 +120,10 @@ class EnvelopeMatcher(Processor):
         return self._give(len(self._pending[0]) if self._pending else 0)
 
     def _give(self, count: int) -> FloatArray:
-        if not count:
-            return self._nothing
+        starts = range(0, count, _GIVEN_SAMPLES)
+        return np.concatenate([self._nothing, *(self._mixed(min(_GIVEN_SAMPLES, count - at)) for at in starts)])
+
+    def _mixed(self, count: int) -> FloatArray:
         samples, self._pending = self._pending[0][:count], [self._pending[0][count:]]
         index = np.arange(self._given_samples, self._given_samples + count)
         source = _stretched(self._source_rms, 0, len(self._source_rms), index, self._length)

@@ -74,6 +74,8 @@ def f0(file: Path, methods: tuple[str, ...], out: Path | None, plot: Path | None
         write_whole(path, ("seconds,hz\n" + "".join(lines)).encode())
     if plot is not None:
         write_whole(plot, draw_contours(file.name, curves))
+    if warnings:
+        raise click.exceptions.Exit(1)
 
 
 def _found(methods: tuple[str, ...], home: Path | None) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union
@@ -253,7 +253,7 @@ def _dialogue(options: ConversionOptions, spans: str, home: Path) -> Request:
     if len(groups) > _MOST_ROLES:
         problem = f"{len(groups)} different combinations of speaker, voice and options; there may be {_MOST_ROLES}"
         raise OptionError(None, problem, "Convert one part of the spans after the other", "spans")
-    roles = tuple(_role(plain, key, members, home) for key, members in groups.items())
+    roles = tuple(_role(plain, key, members, home, voices) for key, members in groups.items())
     told = (f"Turns overlap for {overlapped_s:.1f} s, which went to the one that began last.",) * (overlapped_s >= 0.05)
     kept = sorted({t.speaker for t in turns if t.speaker} - {speaker for _, speaker, _ in groups})
     if kept:
@@ -266,8 +266,12 @@ def _role(
     key: tuple[str, str | None, tuple[tuple[str, str | float], ...]],
     turns: Sequence[Turn],
     home: Path,
+    voices: Mapping[str, str],
 ) -> Role:
-    """The turns that are converted in one way; what can't be found is told with the first one's place."""
+    """The turns that are converted in one way; what can't be found is told with its speaker, or the first one's place.
+
+    `voices` are what `speakers` gives.
+    """
     voice, speaker, given = key
     fields: dict[str, Any] = {"voice": voice, **dict(given)}
     if voice != plain.voice and plain.index is not None:
@@ -276,8 +280,10 @@ def _role(
         request = resolve(dataclasses.replace(plain, **fields), home)
     except MenuraError as error:
         what = f" ({error.option})" if error.option not in (None, "voice") else ""
-        problem = ": ".join(filter(None, (f"{turns[0].place}{what}", error.subject, error.problem)))
-        raise type(error)(None, problem, error.advice, "spans") from None
+        given_there = not what and voices.get(speaker or "") == voice
+        place = f"'{printable(speaker or '', 40)}'" if given_there else f"{turns[0].place}{what}"
+        problem = ": ".join(filter(None, (place, error.subject, error.problem)))
+        raise type(error)(None, problem, error.advice, "speakers" if given_there else "spans") from None
     joined: list[tuple[float, float]] = []
     for turn in turns:
         begun_s = joined.pop()[0] if joined and joined[-1][1] == turn.start_s else turn.start_s

@@ -484,6 +484,9 @@ class Engine:
     def _take(self, live: _Live, step: FloatArray | Worked) -> None:
         """Write what is final, and count; where sound is deferred the work counts, not once more its sound."""
         conversion = live.conversion
+        rest = (
+            0.0 if conversion.deferred else 1 - live.worked_s / conversion.facts.audio_s
+        )  # of the work, is the sound's
         if isinstance(step, Worked):
             new_s = 0.0 if step.found else step.audio_s
             live.worked_s = min(live.worked_s + step.audio_s, conversion.facts.audio_s)
@@ -491,9 +494,9 @@ class Engine:
             with conversion.clock.measure("encode"):
                 live.ticket.sink.write(step)
             live.done_samples += len(step)
-            new_s = 0.0 if conversion.deferred else len(step) / conversion.output_rate
+            new_s = rest * len(step) / conversion.output_rate
         live.ticket.share.serve(new_s)
-        done_s = max(live.worked_s, live.done_samples / conversion.output_rate)
+        done_s = max(live.worked_s + rest * (heard_s := live.done_samples / conversion.output_rate), heard_s)
         self._events.append(Advanced(ticket=live.ticket, audio_done_s=done_s))
 
     def _drop(self, live: _Live, error: Exception) -> None:
@@ -570,11 +573,9 @@ def run_batch(
     """
     meter = RunMeter([_size(recording.name) for recording, _ in items])
     ends: dict[int, Done | Failed] = {}
-
-    def on_end(ticket: Ticket, result: FileResult) -> None:
-        on_result(ticket.number, result)
-
-    with Engine(networks, frame_budget=frame_budget, on_end=on_end) as engine:
+    with Engine(
+        networks, frame_budget=frame_budget, on_end=lambda ticket, result: on_result(ticket.number, result)
+    ) as engine:
         for recording, sink in items:
             engine.submit(recording, request, sink, cancel=cancel)
         while not engine.idle:

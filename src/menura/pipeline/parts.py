@@ -35,7 +35,7 @@ from menura.system.files import CLAIM, NewFile, replacing, writing
 from menura.types import FloatArray
 from menura.units import ANALYSIS_RATE_HZ, FRAME_RATE_HZ, FRAME_SAMPLES
 
-_JOIN_SAMPLES = 1 << 20
+_JOIN_SAMPLES = 1 << 18
 _SAMPLE_BYTES = 4
 _FACTS_ARRAYS = ("source_rms", "powers")
 

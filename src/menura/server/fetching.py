@@ -49,7 +49,11 @@ def fetch_for_client(service: Service, place: str, folder: Path, sha256: str | N
         raise QueueFullError(None, "another voice is being fetched", "Try again later")
     future: Future[FetchedVoice] = Future()
     future.set_running_or_notify_cancel()
-    threading.Thread(target=_fetch, args=(future, service, place, folder, sha256), daemon=True).start()
+    try:
+        threading.Thread(target=_fetch, args=(future, service, place, folder, sha256), daemon=True).start()
+    except BaseException:  # there may be no more threads
+        _one.release()
+        raise
     return future
 
 
@@ -62,8 +66,7 @@ def _fetch(future: Future[FetchedVoice], service: Service, place: str, folder: P
             raise DownloadError(place, "took too long")
 
     try:
-        most_bytes = service.folder.most_upload_bytes
-        future.set_result(fetch_voice(place, folder, FetchOptions(), check, sha256, most_bytes))
+        future.set_result(fetch_voice(place, folder, FetchOptions(), check, sha256, service.folder.most_upload_bytes))
     except (DownloadError, OptionError) as error:
         future.set_exception(_told(error))
     except BaseException as error:  # noqa: BLE001  (who waits raises it)
