@@ -19,7 +19,7 @@ from menura.errors import ResourceError
 from menura.server.store import Change, Store
 from support.postgres import postgres
 from support.server import Service
-from support.store_machine import StoreMachine, new_job, with_audio
+from support.store_machine import StoreMachine, check_lists, new_job, with_audio
 
 CLIP = Path(__file__).parents[2] / "src" / "menura" / "assets" / "demo" / "librivox_0870.flac"
 
@@ -58,6 +58,12 @@ def test_whatever_happens_nothing_is_lost_or_doubled(url: str) -> None:
             phases=[Phase.generate],
         ),
     )
+
+
+def test_lists_read_the_beginning_of_spans(url: str) -> None:
+    store = Store(url)
+    check_lists(store)
+    store.close()
 
 
 def test_claims_made_at_once_are_disjoint_and_events_come_in_order(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -283,3 +284,17 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.states[job.id, None] == job.state
             for item in job.items:
                 assert self.states.get((job.id, item.position), "queued") == item.state
+
+
+def check_lists(store: Store) -> None:
+    """Of a list only the beginning of spans is read; a job has all of them."""
+    spans = "start,end,voice\n" + '0,1,"ü"\n' * 50_000
+    given: list[dict[str, object]] = [{"transpose": 2, "spans": spans, "effects": None}, {"spans": "0,1"}, {}]
+    with_audio(store)
+    made = [store.create(dataclasses.replace(new_job(store, 2), options=options))[0] for options in given]
+    listed = store.jobs(states=["queued"], voice="wren")
+    assert [job.id for job in listed] == [job.id for job in reversed(made)]
+    assert [job.options for job in listed] == [{}, given[1], given[0] | {"spans": spans[:2001]}]
+    assert [job.items for job in listed] == [job.items for job in reversed(made)]
+    assert store.jobs(before=listed[1].number) == listed[2:]
+    assert store.job(made[0].id).options == given[0]

@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from menura.errors import OptionError, ResourceError
 from menura.server.schema import SCHEMA_VERSION
 from menura.server.store import LEASE_S, Change, NotFoundError, Store
-from support.store_machine import Clock, StoreMachine, clocked, new_job, with_audio
+from support.store_machine import Clock, StoreMachine, check_lists, clocked, new_job, with_audio
 
 FIRST = Path(__file__).parents[1] / "data" / "service_1.sql"
 
@@ -197,4 +197,10 @@ def test_what_failed_is_queued_again_as_if_new(tmp_path: Path) -> None:
     assert again.items[1].result == {"audio_s": 5.0}
     (claim,) = store.claim(9, each=9)
     assert (claim.item.position, claim.again) == (0, False)
+    store.close()
+
+
+def test_lists_read_the_beginning_of_spans(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    check_lists(store)
     store.close()

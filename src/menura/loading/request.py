@@ -268,10 +268,7 @@ def _role(
     home: Path,
     voices: Mapping[str, str],
 ) -> Role:
-    """The turns that are converted in one way; what can't be found is told with its speaker, or the first one's place.
-
-    `voices` are what `speakers` gives.
-    """
+    """The turns converted in one way; what can't be found is told with a speaker of `voices`, or the first's place."""
     voice, speaker, given = key
     fields: dict[str, Any] = {"voice": voice, **dict(given)}
     if voice != plain.voice and plain.index is not None:

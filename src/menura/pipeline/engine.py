@@ -571,8 +571,7 @@ def run_batch(
     `on_progress` is called in this thread when a recording is begun and after every block, `on_result` with an item's
     number and result as the Engine's `on_end`.
     """
-    meter = RunMeter([_size(recording.name) for recording, _ in items])
-    ends: dict[int, Done | Failed] = {}
+    meter, ends = RunMeter([_size(recording.name) for recording, _ in items]), dict[int, Done | Failed]()
     with Engine(
         networks, frame_budget=frame_budget, on_end=lambda ticket, result: on_result(ticket.number, result)
     ) as engine:

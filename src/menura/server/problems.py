@@ -91,8 +91,7 @@ def problem(details: ErrorDetails, status: int | None = None) -> Response:
 
 def error_document(details: ErrorDetails) -> dict[str, Any]:
     """An error's fields, with options in the advice named as JSON names them."""
-    fields = dataclasses.asdict(details)
-    return fields | {"advice": None if details.advice is None else details.advised()}
+    return dataclasses.asdict(details) | {"advice": None if details.advice is None else details.advised()}
 
 
 def public(details: ErrorDetails, *folders: Path) -> ErrorDetails:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection, Row
 
 from menura.errors import MenuraError
@@ -42,6 +43,8 @@ _THEIR_ITEMS = (
     .where(ITEMS.c.job_id.in_(sa.bindparam("these", expanding=True)))
     .order_by(ITEMS.c.job_id, ITEMS.c.position)
 )
+_SPANS = sa.func.substr(JOBS.c.options["spans"].as_string(), 1, 2001).label("spans")
+_LISTED = [*(column for column in JOBS.c if column.name != "options"), _SPANS]
 _ITS_STATES = sa.select(ITEMS.c.state).where(ITEMS.c.job_id == sa.bindparam("this")).distinct()
 _CHANGE_ITEM = ITEMS.update().where(ITEMS.c.job_id == sa.bindparam("this"), ITEMS.c.position == sa.bindparam("place"))
 _RESET_ITEM = _CHANGE_ITEM.values(result=sa.null(), error=sa.null())
@@ -188,6 +191,9 @@ class Store:
     def __init__(self, url: str, *, owner: str | None = None) -> None:
         self.owner = owner or secrets.token_hex(8)
         self._engine = open_database(url)
+        postgres = sa.cast(JOBS.c.options, JSONB).op("-", return_type=sa.JSON())("spans")
+        sqlite = sa.func.json_remove(JOBS.c.options, "$.spans", type_=sa.JSON)
+        self._unspanned = (sqlite if self._engine.dialect.name == "sqlite" else postgres).label("unspanned")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -264,18 +270,16 @@ class Store:
     def jobs(
         self, *, states: Sequence[str] = (), voice: str | None = None, before: int | None = None, limit: int = 50
     ) -> list[Job]:
-        """The newest first; `before` is the number of the last one of the page before."""
-        query = JOBS.select().order_by(JOBS.c.number.desc()).limit(limit)
-        if states:
-            query = query.where(JOBS.c.state.in_(states))
-        if voice is not None:
-            query = query.where(JOBS.c.voice == voice)
-        if before is not None:
-            query = query.where(JOBS.c.number < before)
+        """The newest first, with the beginning of their spans; `before` is the last one's number on the page before."""
+        wanted: list[sa.ColumnElement[bool]] = [JOBS.c.state.in_(states)] if states else []
+        wanted += [JOBS.c.voice == voice] if voice is not None else []
+        wanted += [JOBS.c.number < before] if before is not None else []
+        query: sa.Select[Any] = sa.select(*_LISTED, self._unspanned).where(*wanted).order_by(JOBS.c.number.desc())
         with self._read() as db:
-            rows = db.execute(query).all()
+            rows = db.execute(query.limit(limit)).all()
             found = _items_of(db, [row.id for row in rows])
-        return [_made(Job, row, items=found.get(row.id, ())) for row in rows]
+        options = [row.unspanned | ({"spans": row.spans} if row.spans else {}) for row in rows]
+        return [_made(Job, r, items=found.get(r.id, ()), options=o) for r, o in zip(rows, options, strict=True)]
 
     def before(self) -> dict[str, int]:
         """How many recordings of earlier jobs wait or run before each open job's own."""
@@ -583,5 +587,4 @@ def _queued(db: Connection) -> int:
 
 def _made(kind: type[T], row: Row[Any], **more: Any) -> T:
     fields: Any = kind
-    values = row._mapping
-    return kind(**{name: values[name] for name in fields.__dataclass_fields__ if name in values}, **more)
+    return kind(**{name: row._mapping[name] for name in fields.__dataclass_fields__ if name in row._mapping}, **more)

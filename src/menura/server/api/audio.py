@@ -171,8 +171,7 @@ async def _part(
 
 
 async def _registered(service: Service, saved: Saved, name: str | None) -> JSONResponse:
-    audio = await to_thread.run_sync(register, service, saved, name)
-    document = audio_document(audio)
+    document = audio_document(await to_thread.run_sync(register, service, saved, name))
     return JSONResponse(document.model_dump(), 201, {"Location": document.url})
 
 

@@ -132,12 +132,8 @@ async def _whole(service: Service, recording: BoundedRecording, what: Asked) -> 
         source.unlink(missing_ok=True)
     if result.output is None:
         return _refused(service, result)
-    return FileResponse(
-        target,
-        media_type=mimetypes.guess_type(target.name)[0],
-        filename=f"converted{target.suffix}",
-        background=BackgroundTask(target.unlink, missing_ok=True),
-    )
+    ended_by, kind = BackgroundTask(target.unlink, missing_ok=True), mimetypes.guess_type(target.name)[0]
+    return FileResponse(target, media_type=kind, filename=f"converted{target.suffix}", background=ended_by)
 
 
 def _refused(service: Service, result: FileResult) -> Response:

@@ -93,6 +93,8 @@ class NewJobDocument(BaseModel):
         spans = read_spans(given) if isinstance(given, list) else given
         if isinstance(spans, str) and len(spans) > _MOST_SPANS_CHARS:
             raise OptionError(None, "more than 1 MB of spans", "Divide the recording", "spans")
+        if isinstance(spans, str) and "\0" in spans:  # databases can't look into it
+            raise OptionError(None, "spans hold a character that isn't text", "Leave it out", "spans")
         return self.options | {"spans": spans}
 
 

@@ -50,9 +50,7 @@ def translated(value: T, language: Language) -> T:
     """A text, or a schema with its texts, in a language; what the catalogue lacks stays English."""
     if isinstance(value, str):
         return cast("T", catalogue(language).get(value, value))
-    if isinstance(value, dict):
-        return cast("T", {k: _part(k, v, language) for k, v in value.items()})
-    return value
+    return cast("T", {k: _part(k, v, language) for k, v in value.items()}) if isinstance(value, dict) else value
 
 
 def _part(key: str, value: object, language: Language) -> object:
