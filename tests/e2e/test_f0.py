@@ -61,7 +61,7 @@ def test_what_is_damaged_is_estimated_as_far_as_it_goes(place: Path, capsys: pyt
     assert "warning: cut.flac: " in capsys.readouterr().err
     assert len(read_f0_file(Path("cut.csv"))) > 100
     assert run(["convert", "cut.flac", "-o", "cut.wav"]) == 1
-    assert run(["effects", "apply", "cut.flac", "-o", "echo.wav", "--effects", "echo"]) == 1
+    assert run(["effects", "apply", "cut.flac", "-o", "loud.wav", "--effects", "gain"]) == 1
 
 
 def test_what_is_missing_is_told(place: Path, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
