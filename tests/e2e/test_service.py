@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -82,6 +83,7 @@ def test_spans_are_converted_as_by_the_command(service: Service, short: Path, ho
     with Converter(EngineOptions(home=home, threads=1)) as converter:
         own = ConversionOptions(voice="tiny", spans=read_spans(spans), **options)
         converter.convert(short, tmp_path / "own.wav", own)
+        converter.convert(short, tmp_path / "streamed.wav", dataclasses.replace(own, loudness="voice"))
     answers = [service.client.post("/v1/jobs", json=body | {"spans": given}) for given in (spans, json.dumps(spans))]
     answers.append(service.client.post("/v1/jobs", json=body | {"options": options | {"spans": spans}}))
     for answer in answers:
@@ -89,9 +91,10 @@ def test_spans_are_converted_as_by_the_command(service: Service, short: Path, ho
         (item,) = service.ended(answer.json()["id"])["items"]
         assert item["state"] == "done"
         assert service.client.get(item["result"]).content == (tmp_path / "own.wav").read_bytes()
-    given = {"voice": "tiny", "options": json.dumps(options | {"spans": spans})}
-    direct = service.client.post("/v1/convert", params=given, content=short.read_bytes())
-    assert direct.content[44:] == (tmp_path / "own.wav").read_bytes()[44:]
+    for loudness, file in (({}, "streamed.wav"), ({"loudness": "source"}, "own.wav")):
+        given = {"voice": "tiny", "options": json.dumps(options | {"spans": spans} | loudness)}
+        direct = service.client.post("/v1/convert", params=given, content=short.read_bytes())
+        assert direct.content[44:] == (tmp_path / file).read_bytes()[44:]
     two = {"inputs": [service.send(short), service.send(CLIP)], "spans": spans}
     refused = service.client.post("/v1/jobs", json=body | two)
     assert (refused.status_code, refused.json()["option"]) == (422, "spans")
