@@ -131,19 +131,19 @@ class Match:
     def of(cls, made: Powers, source: Powers, peak: float, raised: float = 1.0) -> Match:
         """Brings one sound to another's loudness, by the `powers` of both; `peak` is the other's.
 
-        What was over full scale counts as if scaled down to it, and is `raised` as in `integrated`. Of silence nothing
-        is changed.
+        What was over full scale counts as if scaled down to it, and is `raised` as in `integrated`. What was made
+        of silence becomes silent, too.
         """
         have, want = integrated(made), integrated(source, raised)
         if have is None or want is None:
-            return cls()
+            return cls(gain=1.0 if have is None else 0.0)
         want -= 20 * math.log10(max(peak, 1.0))
         return cls(gain=10 ** ((want - have) / 20), highest=min(max(peak, HEADROOM), FULL_SCALE), lufs=want)
 
     def limited(self, peak: float) -> tuple[float, tuple[str, ...]]:
         """The factor for a sound of this peak; and a note if it doesn't reach what it aims at."""
-        gain = min(self.gain, self.highest / peak) if peak else 1.0
-        if (lost_db := 20 * math.log10(self.gain / gain)) <= self.told_db:
+        gain = min(self.gain, self.highest / peak) if peak else self.gain
+        if not gain or (lost_db := 20 * math.log10(self.gain / gain)) <= self.told_db:
             faint = f"The output is as faint as the recording, {self.lufs:.1f} LUFS."
             return gain, (faint,) * (self.lufs < _FAINT_LUFS)
         return gain, (f"Peaks allow a loudness of {self.lufs - lost_db:.1f} LUFS, not {self.lufs:.1f}.",)
