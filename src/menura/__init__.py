@@ -53,16 +53,15 @@ if TYPE_CHECKING:
         State,
     )
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = ["AssetMissingError", "AudioBlock", "AudioError", "BatchOptions", "CancelledError", "CheckpointError"]
-__all__ += ["CloneOptions", "Cloned", "clone_voice"]
-__all__ += ["ConversionOptions", "Converter", "ConverterStats", "DecodeError", "DeviceError", "DownloadError"]
-__all__ += ["EncodeError", "EncoderMismatchError", "EngineOptions", "ErrorDetails", "Explanation", "FileResult"]
-__all__ += ["IndexFileError", "MenuraError", "OptionError", "Progress", "Request", "ResourceError", "RunOptions"]
-__all__ += ["RunReport", "StageTimes", "State"]
-__all__ += ["TrainingError", "TrainingOptions", "TrainingSession", "UnsafeCheckpointError", "VoiceExistsError"]
-__all__ += ["VoiceNotFoundError", "__version__", "convert_folder", "read_spans", "train_voice"]
+__all__ += ["CloneOptions", "Cloned", "ConversionOptions", "Converter", "ConverterStats", "DecodeError"]
+__all__ += ["DeviceError", "DownloadError", "EncodeError", "EncoderMismatchError", "EngineOptions", "ErrorDetails"]
+__all__ += ["Explanation", "FileResult", "IndexFileError", "MenuraError", "OptionError", "Progress", "Request"]
+__all__ += ["ResourceError", "RunOptions", "RunReport", "StageTimes", "State", "TrainingError", "TrainingOptions"]
+__all__ += ["TrainingSession", "UnsafeCheckpointError", "VoiceExistsError", "VoiceNotFoundError", "__version__"]
+__all__ += ["clone_voice", "convert_folder", "read_spans", "train_voice"]
 
 _TRAINING = ("train.session", "train.clone")
 _MODULES = ("errors", "types", "options", "spans", "loading.request", "jobs.batch", "converter", *_TRAINING)

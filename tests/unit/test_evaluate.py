@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from menura.evaluate.measures import (
     speaker_scores,
     without_silence,
 )
-from menura.evaluate.rating import Pair, pairs_in, rate, target_of_voice
+from menura.evaluate.rating import Pair, pairs_in, rate, rate_or_tell, target_of_voice
 from menura.voices.library import find_voice
 from support.browser import browser
 
@@ -237,6 +238,16 @@ def test_words_count_against_the_text_or_what_was_heard(tmp_path: Path) -> None:
     other = rate(Pair(name="a", source=source, converted=converted, english=False), STAND_INS).numbers
     assert other.keys().isdisjoint(("whisper", "moonshine", "phones_changed"))
     assert other["distill_mos"] == pytest.approx(3, abs=0.1)
+
+
+def test_a_network_that_fails_costs_its_recording_only(tmp_path: Path) -> None:
+    def fails(samples: np.ndarray) -> float:
+        raise RuntimeError("Kernel size can't be greater than actual input size")
+
+    pair = Pair(name="a", source=write(tmp_path / "a.wav"), converted=write(tmp_path / "b.wav"))
+    told = rate_or_tell(pair, replace(STAND_INS, distill_mos=fails), None)
+    assert told.error is not None
+    assert "Kernel size" in told.error
 
 
 def test_figures_for_people_have_no_minus_zero() -> None:

@@ -105,10 +105,10 @@ def _naturalness(judges: Judges, samples: FloatArray, prefix: str) -> dict[str, 
 
 
 def rate_or_tell(pair: Pair, judges: Judges, target: Target | None) -> Rated:
-    """As `rate`; of a pair that can't be read the error."""
+    """As `rate`; of a pair that can't be read, or that a network fails on, the error."""
     try:
         return rate(pair, judges, target=target)
-    except MenuraError as error:
+    except (MenuraError, RuntimeError, ValueError, OSError) as error:
         return Rated(pair=pair, error=str(error))
 
 
