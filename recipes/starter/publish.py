@@ -37,11 +37,11 @@ BEGUN_WITH = "voices bf_emma, bm_daniel, af_heart and am_michael, trained jointl
 QUALITY_NOTE = (
     "on real recordings of two women and two men that training never saw (LibriVox by Debian's pocketsphinx-testdata, "
     "Debian's asterisk-core-sounds in English, Italian and Russian); words and phones of the English ones; whisper and "
-    "moonshine are character error rates over all their letters; default settings; by Whisper tiny.en, Moonshine "
-    "tiny-en, hama, Resemblyzer, SwiftF0, DNSMOS and Distill-MOS; nobody listened"
+    "moonshine are character error rates over all their letters; default settings but --transpose auto; by Whisper "
+    "tiny.en, Moonshine tiny-en, hama, Resemblyzer, SwiftF0, DNSMOS and Distill-MOS; nobody listened"
 )
 QUALITY_COMMANDS = (
-    "menura convert RECORDINGS -o MEASURED/{name} --voice {name}",
+    "menura convert RECORDINGS -o MEASURED/{name} --voice {name} --transpose auto",
     "menura evaluate RECORDINGS MEASURED/{name} --voice {name} --text RECORDINGS/manifest.json "
     "--report MEASURED/{name}.html",
 )
