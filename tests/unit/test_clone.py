@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
 from menura import CloneOptions, EngineOptions, MenuraError, OptionError, TrainingError, TrainingSession, clone_voice
-from menura.checkpoints.voice import load_voice
+from menura.checkpoints.voice import LoadedVoice, load_voice
 from menura.cli.main import run
 from menura.models.config import small_config
-from menura.train import clone
+from menura.models.weights import State
+from menura.train import clone, sharpness
+from menura.train import voice as voice_files
 from menura.train.events import Noted, Stepped, Validated
 from menura.train.experiment import defaults
 from menura.train.experiment.folder import alone_in
@@ -67,6 +70,11 @@ def cloned(home: Path, *references: Path, on_event: Any = lambda _: None, **give
     return clone_voice("me", references, rights=RIGHTS, options=options, engine=engine, on_event=on_event, **further)
 
 
+def cloned_path(made: clone.Cloned) -> Path:
+    assert made.voice is not None
+    return made.voice.path
+
+
 def test_a_minute_becomes_an_installed_voice(
     home: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +102,34 @@ def test_the_voice_comes_nearer_to_the_person(home: Path, reference: Path, monke
     told: list[Validated] = []
     cloned(home, reference, on_event=lambda event: told.append(event) if isinstance(event, Validated) else None)
     assert min(event.mel for event in told) < 0.8 * told[0].mel
+
+
+def test_the_voice_has_deeper_formants(home: Path, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    means = []
+
+    def heard(voice: LoadedVoice, slices: list[Path], amount: float) -> State:
+        made = sharpness.sharpened(voice, slices, amount)
+        means.extend(sharpness._mean_filters(dataclasses.replace(voice, state=s), slices) for s in (voice.state, made))
+        return made
+
+    monkeypatch.setattr(voice_files, "sharpened", heard)
+    amount = clone._SHARPNESS
+    sharp = load_voice(cloned_path(cloned(home, reference))).state
+    monkeypatch.setattr(clone, "_SHARPNESS", 0.0)
+    find_voice("me", home).path.parent.rename(home / "voices" / "sharp")
+    plain = load_voice(cloned_path(cloned(home, reference))).state
+    for name in sorted(plain):
+        assert torch.equal(sharp[name], plain[name]) != name.startswith("dec.conv_post"), name
+    *excitations, phase = zip(
+        sharp["dec.conv_post.weight"].chunk(4), plain["dec.conv_post.weight"].chunk(4), strict=True
+    )
+    window = np.hanning(41) / np.hanning(41).sum()
+    for made, before in excitations:
+        around = np.apply_along_axis(np.convolve, 0, before.numpy(), window, mode="valid")
+        wanted = before[20:-20] + amount * (before[20:-20] - torch.from_numpy(around))
+        torch.testing.assert_close(made[20:-20], wanted.to(made.dtype), atol=5e-3, rtol=0)  # float16
+    assert torch.equal(*phase)
+    torch.testing.assert_close(*means, atol=1e-4, rtol=0)
 
 
 def test_what_was_stopped_goes_on_if_it_is_of_the_same_recordings(home: Path, reference: Path) -> None:

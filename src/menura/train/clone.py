@@ -46,6 +46,8 @@ _PATIENCE = 4
 _SLICE_S = 4.0
 """Short, so that of half a minute there are enough to keep some for validation."""
 _HELD_OUT = 0.12
+_SHARPNESS = 0.4
+"""So few steps leave formants blurred."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,7 @@ def create_clone(folder: Path, *, dataset: Path, rights: str, options: CloneOpti
             save_every_steps=4 * _EVERY_STEPS,
         )
         data = dataclasses.replace(experiment.data, held_out=_HELD_OUT, least_s=MINIMUM_S)
-        return dataclasses.replace(experiment, schedule=schedule, data=data)
+        return dataclasses.replace(experiment, schedule=schedule, data=data, sharpness=_SHARPNESS)
 
     made = create_experiment(folder, dataset=dataset, rights=rights, options=training, home=home, adapted=adapted)
     return dataclasses.replace(made, notes=(*made.notes, *_unclear(found), *_two_speakers(f0_hz)))

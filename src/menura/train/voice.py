@@ -27,6 +27,7 @@ from menura.train.data.report import Preparation, load_preparation
 from menura.train.experiment.folder import BEST, VOICE, checkpoint_paths
 from menura.train.experiment.settings import Experiment, is_one_part, load_experiment, write_atomically
 from menura.train.learning.checkpoint import read_state, write_state
+from menura.train.sharpness import sharpened
 from menura.voices.library import CARD_NAME, read_card
 
 _SUFFIXES = (".pth", ".safetensors")
@@ -63,7 +64,11 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     name, experiment, prepared = folder.resolve().name, load_experiment(folder), load_preparation(folder)
     state = _weights(folder, newest=newest)
     metadata = _metadata(experiment, prepared, state["step"], name=name)
-    voice = voice_of(experiment, state["average"], step=state["step"], metadata=metadata, speaker=speaker)
+    weights = state["average"]
+    if experiment.sharpness and prepared:
+        slices = [folder / item.features for item in prepared.slices]
+        weights = sharpened(voice_of(experiment, weights, step=state["step"]), slices, experiment.sharpness)
+    voice = voice_of(experiment, weights, step=state["step"], metadata=metadata, speaker=speaker)
     ours = experiment.synthesizer.vocoder == SOURCE_FILTER
     paths = [folder / VOICE / f"{name}{suffix}" for suffix in (_SUFFIXES[1:] if ours else _SUFFIXES)]
     for path in paths:

@@ -138,6 +138,8 @@ class Experiment:
     """Compute the decoder's residual blocks again in the backward pass instead of keeping their outputs."""
     data: DataSettings = field(default_factory=DataSettings)
     warm_start: WarmStart = field(default_factory=WarmStart)
+    sharpness: float = 0.0
+    """How much deeper formants become in the voice that is exported (Source-filter only)."""
 
     def __post_init__(self) -> None:
         """Raise TrainingError for what can't be trained."""
@@ -173,7 +175,7 @@ _ANY_COUNT, _COUNT, _SHARE = (0, 2**53), (1, 2**53), (0, 1)
 _RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("steps", "save_every_steps", "log_every_steps"), _COUNT),
     **dict.fromkeys(("warmup_steps", "gan_from_step", "evaluate_every_steps", "patience"), _ANY_COUNT),
-    **dict.fromkeys(("final_learning_rate", "keep_average", "denoise"), _SHARE),
+    **dict.fromkeys(("final_learning_rate", "keep_average", "denoise", "sharpness"), _SHARE),
     **dict.fromkeys(("learning_rate", "discriminator_learning_rate"), (1e-12, 1)),
     "batch_size": (1, 1024),
     "row_frames": (16, 10_000),
