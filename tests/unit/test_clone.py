@@ -105,7 +105,7 @@ def test_the_voice_comes_nearer_to_the_person(home: Path, reference: Path, monke
 
 
 def test_the_voice_has_deeper_formants(home: Path, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    means = []
+    means: list[torch.Tensor] = []
 
     def heard(voice: LoadedVoice, slices: list[Path], amount: float) -> State:
         made = sharpness.sharpened(voice, slices, amount)
