@@ -11,7 +11,7 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_869
+HOUSE_LINES = 25_875
 """Of all its modules together: engine, training, measuring, command line."""
 WING_LINES = {
     "server": 5_406,
@@ -21,7 +21,7 @@ WING_LINES = {
     "kernels/starter.py": 240,
     "spans.py": 285,
     "pipeline/dialogue.py": 468,
-    "f0/shift.py": 178,
+    "f0/shift.py": 180,
     "train/clone.py": 222,
     "train/sharpness.py": 51,
     "cli/clone.py": 52,

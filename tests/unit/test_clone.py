@@ -132,6 +132,13 @@ def test_the_voice_has_deeper_formants(home: Path, reference: Path, monkeypatch:
     torch.testing.assert_close(*means, atol=1e-4, rtol=0)
 
 
+def assert_exported_alike(folder: Path) -> None:
+    (path, _), other = voice_files.export_experiment(folder), folder / "other.safetensors"
+    voice_files.export_voice(folder, other)
+    first, second = load_voice(path).state, load_voice(other).state
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_what_was_stopped_goes_on_if_it_is_of_the_same_recordings(home: Path, reference: Path) -> None:
     cancel, steps = threading.Event(), []
 
@@ -143,6 +150,7 @@ def test_what_was_stopped_goes_on_if_it_is_of_the_same_recordings(home: Path, re
 
     made = cloned(home, reference, on_event=stop_at_two, cancel=cancel)
     assert (made.voice, made.training.reason) == (None, "cancelled")
+    assert_exported_alike(home / "clones" / "me")
     steps.clear()
     with alone_in(home / "clones" / "me"), pytest.raises(TrainingError, match="another run"):
         cloned(home, reference)

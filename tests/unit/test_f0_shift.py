@@ -70,6 +70,7 @@ def test_a_short_word_is_enough_and_silence_says_nothing() -> None:
     for frames in (0, 1, 300):
         assert settled(np.zeros(frames, np.float32), WOMAN) == settled(np.zeros(5, np.float32), WOMAN)
     assert settled(np.zeros(9, np.float32), WOMAN).notes == ()
+    assert registers_hz(np.zeros(9, np.float32)) == ()
 
 
 @pytest.mark.parametrize("sung_s", [3, 9, 20])

@@ -128,8 +128,10 @@ def is_sure(f0_hz: FloatArray) -> bool:
 
 
 def registers_hz(f0_hz: FloatArray) -> tuple[float, ...]:
-    """Medians of the one or two registers in (frames,) F0 with some voice, the one that counts first."""
+    """Medians of the registers in (frames,) F0, two at most, the one that counts first; none without voice."""
     notes = 12 * np.log2(f0_hz[f0_hz > 0].astype(np.float64))
+    if not len(notes):
+        return ()
     first = math.floor(notes.min())
     counts = np.convolve(np.bincount(np.floor(notes).astype(np.int64) - first), [1, 2, 3, 2, 1], mode="same")
     below, above = np.maximum.accumulate(counts), np.maximum.accumulate(counts[::-1])[::-1]

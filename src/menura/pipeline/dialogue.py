@@ -102,7 +102,8 @@ class _Voice:
     def hold(self, *samples: FloatArray) -> None:
         self.held = np.concatenate([self.held, *samples])
         if self.meter is not None:
-            list(map(self.meter.push, samples))
+            for block in samples:
+                self.meter.push(block)
 
     def level(self) -> tuple[str, ...]:
         """Find its gain, once all of it is made; and notes."""

@@ -484,9 +484,8 @@ class Engine:
     def _take(self, live: _Live, step: FloatArray | Worked) -> None:
         """Write what is final, and count; where sound is deferred the work counts, not once more its sound."""
         conversion = live.conversion
-        rest = (
-            0.0 if conversion.deferred else 1 - live.worked_s / conversion.facts.audio_s
-        )  # of the work, is the sound's
+        # Of the work that is the sound's share.
+        rest = 0.0 if conversion.deferred else 1 - live.worked_s / conversion.facts.audio_s
         if isinstance(step, Worked):
             new_s = 0.0 if step.found else step.audio_s
             live.worked_s = min(live.worked_s + step.audio_s, conversion.facts.audio_s)

@@ -53,10 +53,11 @@ def export_voice(
     if suffix == ".pth" and experiment.synthesizer.vocoder == SOURCE_FILTER:
         problem = "other programs can't run this voice's vocoder"
         raise TrainingError(target, problem, "Write it as .safetensors for Menura")
-    state = _weights(folder, newest=newest)
+    prepared, state = load_preparation(folder), _weights(folder, newest=newest)
     if metadata is None:
-        metadata = _metadata(experiment, load_preparation(folder), state["step"], name=target.stem)
-    save_voice(target, voice_of(experiment, state["average"], step=state["step"], metadata=metadata, speaker=speaker))
+        metadata = _metadata(experiment, prepared, state["step"], name=target.stem)
+    weights = _formed(folder, experiment, prepared, state)
+    save_voice(target, voice_of(experiment, weights, step=state["step"], metadata=metadata, speaker=speaker))
 
 
 def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool = False) -> tuple[Path, ...]:
@@ -64,10 +65,7 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     name, experiment, prepared = folder.resolve().name, load_experiment(folder), load_preparation(folder)
     state = _weights(folder, newest=newest)
     metadata = _metadata(experiment, prepared, state["step"], name=name)
-    weights = state["average"]
-    if experiment.sharpness and prepared:
-        slices = [folder / item.features for item in prepared.slices]
-        weights = sharpened(voice_of(experiment, weights, step=state["step"]), slices, experiment.sharpness)
+    weights = _formed(folder, experiment, prepared, state)
     voice = voice_of(experiment, weights, step=state["step"], metadata=metadata, speaker=speaker)
     ours = experiment.synthesizer.vocoder == SOURCE_FILTER
     paths = [folder / VOICE / f"{name}{suffix}" for suffix in (_SUFFIXES[1:] if ours else _SUFFIXES)]
@@ -77,6 +75,15 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     card = json.dumps(_card(name, experiment, prepared, state, speaker=speaker), indent=1, ensure_ascii=False)
     write_atomically(folder / VOICE / CARD_NAME, (card + "\n").encode("utf-8", "backslashreplace"))
     return (*paths, folder / VOICE / CARD_NAME)
+
+
+def _formed(folder: Path, experiment: Experiment, prepared: Preparation | None, state: Mapping[str, Any]) -> State:
+    """The averaged weights, with formants as deep as the experiment has them."""
+    weights: State = state["average"]
+    if not (experiment.sharpness and prepared):
+        return weights
+    slices = [folder / item.features for item in prepared.slices]
+    return sharpened(voice_of(experiment, weights, step=state["step"]), slices, experiment.sharpness)
 
 
 def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
