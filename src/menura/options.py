@@ -45,7 +45,12 @@ class ConversionOptions:
         DEFAULT_VOICE, "Name of a starter or installed voice, or an RVC model file (.pth).", metavar="VOICE"
     )
     index: Path | None = _voice(None, "Retrieval index (.index).", unset="the voice's own")
-    index_rate: float = _voice(0.75, "Strength of the index: 0 is off, 1 replaces the input's content.", range=(0, 1))
+    index_rate: float | None = _voice(
+        None,
+        "Strength of the index: 0 is off, 1 replaces the input's content.",
+        range=(0, 1),
+        unset="0 for clones and other voices of menura-starter content, else 0.75",
+    )
     speaker_id: int | str = _voice(
         0,
         "Speaker of a multi-speaker voice: a number, or a name that the voice knows.",

@@ -18,6 +18,7 @@ from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter
 from menura.audio.tags import Cover, Tags, read_tags
 from menura.cli.main import run
+from menura.content.registry import STARTER_WEIGHTS
 from menura.options import FORMATS
 from menura.units import rescaled_length
 from support.tiny import tiny_config
@@ -431,18 +432,28 @@ def test_voices_of_a_folder_and_weights_of_another_program(menura: Run, talk: Pa
     assert "put it at" not in menura("assets", "list")[1]
 
 
-def test_the_index_beside_a_voice_is_used_and_told(menura: Run, talk: Path, home: Path) -> None:
+def test_the_index_beside_a_voice_is_told_if_it_is_used(menura: Run, talk: Path) -> None:
     import faiss
 
-    shutil.copy(home / "voices" / "tiny" / "voice.safetensors", "own.safetensors")
+    shutil.copy(STARTER_WEIGHTS.with_name("voices") / "wren" / "voice.safetensors", "own.safetensors")
     index = faiss.index_factory(384, "IVF1,Flat")
     vectors = np.random.default_rng(1).standard_normal((50, 384)).astype(np.float32)
     index.train(vectors)
     index.add(vectors)
     faiss.write_index(index, "added_IVF1_Flat_nprobe_1_own_v2.index")
-    found = convert(menura, talk, "-o", "x.wav", "--voice", "own.safetensors")
+    plain = convert(menura, talk, "-o", "x.wav", "--voice", "own.safetensors")
+    assert not any(name.startswith("index") for name in plain["model_loads"])
+    assert not any(".index" in note for note in plain["files"][0]["notes"])
+    given = ("--voice", "own.safetensors", "--index", "added_IVF1_Flat_nprobe_1_own_v2.index")
+    assert "isn't used" in "".join(convert(menura, talk, "-o", "y.wav", *given)["files"][0]["notes"])
+    assert Path("x.wav").read_bytes() == Path("y.wav").read_bytes()
+    found = convert(menura, talk, "-o", "z.wav", "--voice", "own.safetensors", "--index-rate", "0.75")
+    assert Path("z.wav").read_bytes() != Path("x.wav").read_bytes()
+    Path("talks").mkdir()
+    shutil.copy(talk, "talks/talk.wav")
+    for rate, resumed in ((), False), (("--index-rate", "0"), True), (("--index-rate", "0.75"), False):
+        again = convert(menura, "talks", "-o", "out", "--voice", "own.safetensors", *rate)
+        assert [file["resumed"] for file in again["files"]] == [resumed]
     (file,) = found["files"]
     assert any(name.startswith("index") for name in found["model_loads"])
     assert any("added_IVF1_Flat_nprobe_1_own_v2.index" in note for note in file["notes"])
-    (plain,) = convert(menura, talk, "-o", "y.wav", "--voice", "own.safetensors", "--index-rate", "0")["files"]
-    assert not any(".index" in note for note in plain["notes"])

@@ -296,7 +296,19 @@ def test_settings_are_saved_and_applios_are_read(visit: Visit, tmp_path: Path) -
     options = {"transpose": 3, "index_rate": 0.5, "rms_mix_rate": 0.25, "protect": 0.2}
     assert saved == {"voice": "tiny", "options": options}
     page.get_by_role("button", name="Reset").click()
-    expect(page.locator("#o-index_rate")).to_have_value("0.75")
+    rate, kind = page.locator("#o-index_rate"), page.locator("#o-index_rate-word")
+    expect(kind).to_have_value("")
+    expect(rate).to_be_hidden()
+    page.locator(".control", has=rate).get_by_role("combobox").select_option("a number")
+    rate.fill("0.75")
+    expect(page.locator("output[for=o-index_rate]")).to_have_text("0.75")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save settings").click()
+    assert json.loads(Path(download.value.path()).read_text())["options"] == {"index_rate": 0.75}
+    kind.select_option("automatic")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save settings").click()
+    assert json.loads(Path(download.value.path()).read_text())["options"] == {}
     (tmp_path / "none.json").write_text("[1]")
     page.set_input_files("#load-preset", tmp_path / "none.json")
     expect(page.get_by_text("This file holds no settings.")).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -25,11 +26,11 @@ def test_each_is_loaded_once(talk: Path) -> None:
     for number in range(5):
         shutil.copy(talk, f"{number}.wav")
         items.append((Path(f"{number}.wav"), Path("out") / f"{number}.wav"))
-    options = ConversionOptions(voice="tiny", index=Path("added.index"))
+    options = ConversionOptions(voice="tiny", index=Path("added.index"), index_rate=0.75)
     converter = Converter(EngineOptions(threads=1))
     converter.preload(options)
     loads = {"voice:tiny": 1, "content:starter": 1, "f0:swift.safetensors": 1, "index:added.index": 1}
-    for request in (options, ConversionOptions(voice="tiny", index=Path("added.index"), transpose=3)):
+    for request in (options, dataclasses.replace(options, transpose=3)):
         report = converter.convert_files(items, request)
         assert [result.state for result in report.files] == [State.DONE] * 5
         assert report.model_loads == loads

@@ -424,6 +424,9 @@ def test_metrics_and_health(service: Service) -> None:
     schema = service.client.get("/v1/options", params={"language": "zh"}).json()
     assert schema["properties"]["protect"]["title"] == "保护辅音"
     assert "index" not in schema["properties"]
+    rate = schema["properties"]["index_rate"]
+    assert rate["default"] is None
+    assert rate["anyOf"] == [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]
 
 
 def test_a_token_keeps_others_out(home: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ EVERY = [pytest.param(cls, spec, id=f"{cls.__name__}-{spec.name}") for cls in CL
 
 def test_defaults_are_rvcs() -> None:
     options = ConversionOptions()
-    assert (options.index_rate, options.protect, options.rms_mix_rate) == (0.75, 0.33, 1.0)
+    assert (options.index_rate, options.protect, options.rms_mix_rate) == (None, 0.33, 1.0)
     assert (options.transpose, options.seed, options.noise_scale) == (None, 0, 1.0)
     assert (options.strategy, options.compat, options.f0) == ("auto", "menura", "auto")
     assert EngineOptions().cudnn

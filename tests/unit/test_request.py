@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -56,6 +57,35 @@ def test_a_request_is_its_options_and_files(home: Path, tmp_path: Path) -> None:
     assert request(home, index=index, index_rate=0.0).identity == request(home, index_rate=0.0).identity == plain
     os.utime(home / "voices" / "tiny" / "voice.safetensors", (1, 1))
     assert request(home).identity != plain
+
+
+@pytest.mark.parametrize("compat", ["menura", "applio", "rvc"])
+@pytest.mark.parametrize(("encoder", "width", "usual"), [("menura-starter", 384, 0.0), ("fake", 768, 0.75)])
+def test_the_index_rate_is_the_voices_unless_it_is_asked_for(
+    home: Path, encoder: str, width: int, usual: float, compat: str
+) -> None:
+    config = dataclasses.replace(tiny_config(), content_encoder=encoder, content_dim=width)
+    write_voice(home / "voices" / "own" / "voice.safetensors", config)
+    index = home / "voices" / "own" / "own.index"
+    index.write_bytes(b"index")
+    left_open, none, some = (request(home, voice="own", compat=compat, index_rate=r) for r in (None, 0.0, 0.3))
+    assert (left_open.index_rate, left_open.index_path) == (usual, index if usual else None)
+    assert (none.index_rate, none.index_path, some.index_rate, some.index_path) == (0, None, 0.3, index)
+    assert left_open.identity == request(home, voice="own", compat=compat, index_rate=usual).identity
+    assert len({each.identity for each in (left_open, none, some)}) == (3 if usual else 2)
+    spans = "start,end,voice,options\n0,1,own,\n1,2,tiny,\n2,3,own,index_rate=0.5\n"
+    roles = request(home, spans=spans).roles
+    assert [role.request.index_rate for role in roles] == [usual, 0.75, 0.5]
+
+
+def test_that_an_index_asked_for_goes_unused_is_told(home: Path) -> None:
+    config = dataclasses.replace(tiny_config(), content_encoder="menura-starter", content_dim=384)
+    write_voice(home / "voices" / "own" / "voice.safetensors", config)
+    index = home / "some.index"
+    index.write_bytes(b"index")
+    assert ["isn't used" in note for note in request(home, voice="own", index=index).notes] == [True]
+    for given in ({"voice": "own"}, {"voice": "own", "index": index, "index_rate": 0}, {"index": index}):
+        assert request(home, **given).notes == ()
 
 
 def test_what_a_request_does_not_use_is_no_part_of_it(home: Path, tmp_path: Path) -> None:

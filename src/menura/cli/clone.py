@@ -49,4 +49,4 @@ def clone(name: str, references: tuple[Path, ...], rights: str, **given: Any) ->
         say(f"Stopped after step {made.training.step}; saved. The same command resumes it")
         raise click.exceptions.Exit(128 + display.signal)
     say(f"Installed: {made.voice.path}")
-    say(f"Convert with it: menura convert INPUT --voice {shlex.quote(name)} --index-rate 0")
+    say(f"Convert with it: menura convert INPUT --voice {shlex.quote(name)}")

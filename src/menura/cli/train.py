@@ -113,8 +113,8 @@ def run(name: Path, **given: Any) -> None:
 
 
 def _hint(voice: Path | None, index: Path | None) -> None:
-    with_index = f" --index {shlex.quote(str(index))}" if index else ""
-    say(f"Convert with it: menura convert INPUT --voice {shlex.quote(str(voice))}{with_index}")
+    apart = f" --index {shlex.quote(str(index))}" if index and voice and index.parent != voice.parent else ""
+    say(f"Convert with it: menura convert INPUT --voice {shlex.quote(str(voice))}{apart}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, Union
 
 from menura import __version__
 from menura.audio.places import FileStamp
-from menura.content.registry import encoder_dim, encoder_path, projection_of
+from menura.content.registry import STARTER, encoder_dim, encoder_path, projection_of
 from menura.effects.definitions import Effect
 from menura.effects.text import checked
 from menura.errors import EncoderMismatchError, IndexFileError, MenuraError, OptionError
@@ -91,6 +91,7 @@ class Request:
     f0_hz: FloatArray | None = field(default=None, compare=False)
     """(frames,) F0 of the recording at 10 ms, where it is given."""
     index_path: Path | None = None
+    """None where it isn't used, too."""
     effects: tuple[Effect, ...] = ()
     precision: str = "auto"
     """Asked of the process that converts; what auto comes to is its machine's affair."""
@@ -114,9 +115,19 @@ class Request:
     @property
     def notes(self) -> tuple[str, ...]:
         """What should be known of how the options were resolved."""
-        beside = self.voice.note and self.options.index is None and self.options.index_rate > 0
+        beside = self.voice.note and self.options.index is None and self.index_rate > 0
         other = f"Content comes from {self.options.content} in place of the encoder that the voice names."
-        return (self.voice.note,) * bool(beside) + (other,) * (self.options.content is not None)
+        unused = "The index isn't used: with menura-starter content it costs words. An index rate makes it count."
+        quiet = self.options.index is not None and self.options.index_rate is None and not self.index_rate
+        notes = {self.voice.note: beside, other: self.options.content is not None, unused: quiet}
+        return tuple(note for note, holds in notes.items() if holds)
+
+    @property
+    def index_rate(self) -> float:
+        """What is asked for, or the default: RVC's, but 0 where that costs every tenth character (docs/training.md)."""
+        if self.options.index_rate is not None:
+            return self.options.index_rate
+        return 0.0 if self.config.content_encoder == STARTER else 0.75
 
     @property
     def transpose(self) -> float | Literal["auto"]:
@@ -161,7 +172,7 @@ class Request:
             "files": [dataclasses.astuple(ModelKey.of(kind, path)) for kind, path in files.items() if path is not None],
             "f0_method": self.f0_method,
             "f0_hz": None if self.f0_hz is None else hashlib.sha256(self.f0_hz.tobytes()).hexdigest(),
-            "index_rate": None if self.index_path is None else self.options.index_rate,
+            "index_rate": None if self.index_path is None else self.index_rate,
             "transpose": (self.transpose, self.together, self.options.transpose == "auto-batch"),
             "aim": dataclasses.replace(self.aim, shifts=()) if self.transpose == "auto" and self.aim else None,
             "precision": self.precision,
@@ -212,10 +223,7 @@ def resolve(options: ConversionOptions | Shifted, home: Path) -> Request:
     content_path = encoder_path(options.content or config.content_encoder, home)
     if options.content is not None:
         config = _with_content(options.content, content_path, voice, config)
-    index_path = (options.index or voice.index_path) if options.index_rate else None
-    if index_path is not None and not index_path.is_file():
-        raise IndexFileError(index_path, "no such file", "Check the path, or use {index_rate=0}", option="index")
-    return Request(
+    request = Request(
         options=options,
         voice=voice,
         config=config,
@@ -223,9 +231,12 @@ def resolve(options: ConversionOptions | Shifted, home: Path) -> Request:
         f0_method=method,
         f0_path=None if method in (None, "file") else method_path(method, home),
         f0_hz=given,
-        index_path=index_path,
         effects=checked(options.effects or ""),
     )
+    index_path = (options.index or voice.index_path) if request.index_rate else None
+    if index_path is not None and not index_path.is_file():
+        raise IndexFileError(index_path, "no such file", "Check the path, or use {index_rate=0}", option="index")
+    return dataclasses.replace(request, index_path=index_path)
 
 
 def _dialogue(options: ConversionOptions, spans: str, home: Path) -> Request:

@@ -218,7 +218,7 @@ def analysis_of(
         encoder=models.encoder,
         statistics=plan.facts.statistics,
         f0=models.f0,
-        timeline=FeatureTimeline(-left, has_f0, models.index, options.index_rate, options.protect),
+        timeline=FeatureTimeline(-left, has_f0, models.index, request.index_rate, options.protect),
         pitch=pitch,
         windowing=plan.windowing,
         silences=plan.facts.silences,

@@ -267,5 +267,5 @@ def _grouped(specs: Sequence[OptionSpec]) -> list[tuple[str, list[OptionSpec]]]:
 
 def _again(job: JobDocument) -> str:
     inputs = [item.input for item in job.items][:200]
-    options = {k: str(v) for k, v in job.options.items() if k not in _OF_ONE}
+    options = {k: str(v) for k, v in job.options.items() if v is not None and k not in _OF_ONE}
     return urlencode({"voice": job.voice, **options, "input": inputs}, doseq=True)
