@@ -115,6 +115,9 @@ def test_an_exported_folder_is_a_voice_that_can_be_installed(
     assert run(["train", "index", "me", "--index-method", "faiss"]) == 0
     assert run(["train", "export", "me", "--checkpoints"]) == 0
     assert run(["train", "export", "me", "alone.safetensors", "--speaker", "me"]) == 0
+    said = capsys.readouterr().out
+    assert "--voice me/voice/me.safetensors\n" in said  # its index is found beside it
+    assert "--voice alone.safetensors --index me/voice/added_" in said
     alone = load_voice(Path("alone.safetensors"))
     assert (alone.config.n_speakers, alone.config.vocoder) == (1, "Source-filter")
     assert run(["train", "export", "me", "alone.pth"]) == 1
