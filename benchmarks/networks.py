@@ -26,7 +26,7 @@ from menura.f0.registry import SWIFT_WEIGHTS
 from menura.kernels import hubert, rmvpe, starter
 from menura.kernels.layers import Attention
 from menura.kernels.library import KernelLibrary
-from menura.kernels.linear import onednn_product, onednn_works
+from menura.kernels.linear import native_product, onednn_product, onednn_works
 from menura.kernels.voice import Voice
 from menura.models.config import small_config
 from menura.models.hubert import Hubert, HubertConfig
@@ -121,7 +121,7 @@ def _subjects(
     yield from _rmvpe(sizes.rmvpe, libraries, seconds)
     yield from _hubert(sizes.hubert, libraries, seconds)
     yield from _attention(sizes.hubert, libraries)
-    yield _linear(sizes.hubert)
+    yield _linear(sizes.hubert, libraries)
     yield from _prior(voices, seconds)
     yield from _starter(libraries, seconds)
 
@@ -253,7 +253,7 @@ def _attention(config: HubertConfig, libraries: Libraries) -> Iterator[Subject]:
     yield Subject(network=f"HuBERT's attention, a layer, {seconds:g} s", seconds=seconds, variants=variants)
 
 
-def _linear(config: HubertConfig) -> Subject:
+def _linear(config: HubertConfig, libraries: Libraries) -> Subject:
     """One layer's six products in a long recording's window, one after the other, by whatever library there is."""
     seconds, frames = _long_window(config)
     width, wide = config.hidden_size, config.intermediate_size
@@ -263,9 +263,15 @@ def _linear(config: HubertConfig) -> Subject:
         parameter.copy_(torch.randn(parameter.shape, generator=random) * parameter.shape[-1] ** -0.5)
     x = torch.randn(frames, width, generator=random)
     variants: dict[str, Variant] = {TORCH: lambda: layers(x)}
+    weights = [(layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)]
+
+    def one_by_one(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Variant:
+        return lambda: functools.reduce(lambda y, layer: product(y, *layer), weights, x)
+
     if onednn_works():
-        weights = [(layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)]
-        variants[ONEDNN] = lambda: functools.reduce(lambda y, layer: onednn_product(y, *layer), weights, x)
+        variants[ONEDNN] = one_by_one(onednn_product)
+    for name, library in libraries.items():
+        variants[name] = one_by_one(functools.partial(native_product, library))
     session = layers_session(layers, x)
     if session is not None:
         variants[ONNX] = session

@@ -3,8 +3,8 @@
 // emulator of another processor.
 //
 // usage: drive_kernels PATH SEED ROUNDS, with a number of enum menura_path, and on standard input the weights' transforms
-// (G) of kernels/packing.py, each as its numbers of rows and columns and its rows: F(6,3), F(4,5), Fourier (16 taps),
-// halving. With "overrun" for ROUNDS it reads a step too many, which valgrind has to tell; with "denormals" it asks that
+// (G) of kernels/packing.py, each as its numbers of rows and columns and its rows: F(6,3), F(4,5), Fourier of 32 and of 64
+// (16 taps), halving. With "overrun" for ROUNDS it reads a step too many, which valgrind has to tell; with "denormals" it asks that
 // they are zeros within a kernel alone, which valgrind can't do.
 #include <algorithm>
 #include <cmath>
@@ -129,13 +129,14 @@ class Driver {
  public:
   Driver(int path, unsigned seed) : path_(path), panel_(menura_panel_channels(path)), random_(seed) {
     if (panel_ < 0) fail("not on this processor", "the path");
-    for (Matrix* matrix : {&toom_cook_6_3_, &toom_cook_4_5_, &fourier_, &halving_}) *matrix = Matrix::from_input();
+    for (Matrix* matrix : {&toom_cook_6_3_, &toom_cook_4_5_, &fourier_32_, &fourier_64_, &halving_}) *matrix = Matrix::from_input();
   }
 
   void round() {
     const int in = channels(), out = channels(), steps = between(0, between(0, 7) == 0 ? 400 : 70);
     const Floats x = noise(static_cast<size_t>(steps) * in);
-    for (const int algorithm : {MENURA_TOOM_COOK_6_3, MENURA_TOOM_COOK_4_5, MENURA_FOURIER_32, MENURA_DIRECT})
+    for (const int algorithm :
+         {MENURA_TOOM_COOK_6_3, MENURA_TOOM_COOK_4_5, MENURA_FOURIER_32, MENURA_FOURIER_64, MENURA_DIRECT})
       convolve(algorithm, x.get(), steps, in, out);
     blocks(x.get(), steps, in);
     upsample(x.get(), std::min(steps, 40), in, out);  // up to twelve times as many outputs
@@ -146,6 +147,7 @@ class Driver {
     image(in, out);
     plane();
     widen(x.get(), steps, in, out);
+    product(steps, in * between(1, 5), out * between(1, 3));
     recurrent(in);
     attend(between(0, 120));
     gate(steps, in);
@@ -206,7 +208,8 @@ class Driver {
     const Matrix direct = Matrix::identity(taps);
     const Matrix& transform = algorithm == MENURA_TOOM_COOK_6_3   ? toom_cook_6_3_
                               : algorithm == MENURA_TOOM_COOK_4_5 ? toom_cook_4_5_
-                              : algorithm == MENURA_FOURIER_32    ? fourier_
+                              : algorithm == MENURA_FOURIER_32    ? fourier_32_
+                              : algorithm == MENURA_FOURIER_64    ? fourier_64_
                                                                   : direct;
     made.take(in_panels(transform.rows, in, out, [&](int point, int i, int o) {
       double sum = 0;
@@ -273,7 +276,7 @@ class Driver {
     std::vector<menura_layer> arguments;
     std::vector<int32_t> ends;
     for (int i = 0; i < count; ++i) {
-      const int algorithm = std::vector<int>{MENURA_TOOM_COOK_6_3, MENURA_FOURIER_32, MENURA_DIRECT}[between(0, 2)];
+      const int algorithm = std::vector<int>{MENURA_TOOM_COOK_6_3, MENURA_FOURIER_32, MENURA_FOURIER_64, MENURA_DIRECT}[between(0, 3)];
       const int taps = algorithm == MENURA_TOOM_COOK_6_3 ? 3 : algorithm == MENURA_DIRECT ? 1 : 2 * between(2, 5) + 1;
       layers.push_back(made_layer(algorithm, channels, channels, taps, between(1, 5)));
       arguments.push_back(layers.back().arguments);
@@ -445,6 +448,15 @@ class Driver {
     compare("plane", output, wanted, 0.1);
   }
 
+  void product(int steps, int in, int out) {
+    Layer layer = plain_layer(in, out, 1);
+    layer.arguments.weights = layer.plain.get();
+    const Floats x = noise(static_cast<size_t>(steps) * in), output = blank(static_cast<size_t>(steps) * out);
+    run(menura_product, "product", layer.arguments,
+        {x.get(), output.get(), nullptr, steps, steps, 1, 1, MENURA_STORE, threads(), 0});
+    compare("product", output, sums_of(layer, steps, [&](int step, int, int channel) { return x[step * in + channel]; }), 0.1);
+  }
+
   void widen(const float* x, int steps, int channels, int some) {
     const int wide = some * between(1, 7), taps = 2 * between(0, 4) + 1;
     const size_t size = static_cast<size_t>(channels) * wide, count = static_cast<size_t>(steps) * channels;
@@ -594,7 +606,7 @@ class Driver {
 
   int path_, panel_;
   std::mt19937 random_;
-  Matrix toom_cook_6_3_, toom_cook_4_5_, fourier_, halving_;
+  Matrix toom_cook_6_3_, toom_cook_4_5_, fourier_32_, fourier_64_, halving_;
   double largest_error_ = 0;
 };
 

@@ -18,6 +18,7 @@ from menura.kernels.decoder import ChunkedBlocks, LayeredBlocks
 from menura.kernels.hubert import Front
 from menura.kernels.layers import Attention, Convolution, LastConvolution, SourceConvolution, Upsampling, gate
 from menura.kernels.library import CallArguments, KernelLibrary, load_library
+from menura.kernels.linear import native_product
 from menura.kernels.packing import padded_channels
 from menura.kernels.rmvpe import ImageConvolution, Recurrent
 from menura.kernels.starter import PlaneConvolution, Widening, plane
@@ -54,6 +55,7 @@ def random_round(library: KernelLibrary, rng: np.random.Generator) -> None:
     random_image(library, rng)
     random_plane(library, rng)
     random_widening(library, rng)
+    random_product(library, rng)
     random_sequences(library, rng)
     random_front(library, rng)
     attention_round(library, rng, steps)
@@ -107,6 +109,13 @@ def random_widening(library: KernelLibrary, rng: np.random.Generator) -> None:
     assert bias is not None
     layer = Widening(library, (filters, bias), block.norm, (block.pwconv1, block.pwconv2), block.gamma)
     torch.testing.assert_close(layer(x), block(x), rtol=0, atol=1e-4)
+
+
+def random_product(library: KernelLibrary, rng: np.random.Generator) -> None:
+    into, out = (16 * int(rng.integers(1, 30)) for _ in range(2))
+    rows, weight, bias = torch.randn(int(rng.integers(1, 400)), into), torch.randn(out, into), torch.randn(out)
+    made = native_product(library, rows, weight / into**0.5, bias)
+    torch.testing.assert_close(made, F.linear(rows, weight / into**0.5, bias), rtol=0, atol=1e-4)
 
 
 def random_front(library: KernelLibrary, rng: np.random.Generator) -> None:

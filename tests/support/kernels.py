@@ -13,7 +13,14 @@ from torch import Tensor
 
 from menura.kernels import library
 from menura.kernels.library import KernelLibrary
-from menura.kernels.packing import IMAGE_POINTS, TOOM_COOK_POINTS, TOOM_COOK_SIZES, fourier_weights, toom_cook
+from menura.kernels.packing import (
+    FOURIER_SIZES,
+    IMAGE_POINTS,
+    TOOM_COOK_POINTS,
+    TOOM_COOK_SIZES,
+    fourier_weights,
+    toom_cook,
+)
 
 DRIVER = Path(__file__).with_name("drive_kernels.cpp")
 SOURCES = Path(library.__file__).parent / "cpp"
@@ -70,5 +77,5 @@ def driver_input() -> str:
     """The weights' transforms that drive_kernels wants."""
     filters = [toom_cook(*sizes, TOOM_COOK_POINTS).weights for sizes in TOOM_COOK_SIZES]
     halving = toom_cook(len(IMAGE_POINTS), 2, IMAGE_POINTS).weights
-    matrices: list[np.ndarray] = [*filters, fourier_weights(16), halving]
+    matrices: list[np.ndarray] = [*filters, *(fourier_weights(16, size) for size in FOURIER_SIZES.values()), halving]
     return "\n".join(" ".join(map(repr, (*matrix.shape, *matrix.flatten().tolist()))) for matrix in matrices)

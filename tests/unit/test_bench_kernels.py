@@ -46,7 +46,8 @@ NETWORKS = [
 
 def variants_of(network: str, libraries: Iterable[str], *, onnx_too: bool) -> list[str]:
     """What a network is measured by, in order."""
-    return ["torch", "oneDNN", *["ONNX Runtime"] * onnx_too] if network == LINEAR else ["torch", *libraries]
+    linear = network == LINEAR
+    return ["torch", *["oneDNN"] * linear, *libraries, *["ONNX Runtime"] * (linear and onnx_too)]
 
 
 SITES = list(sites(tiny_voice().dec))

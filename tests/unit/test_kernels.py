@@ -43,12 +43,13 @@ def padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, -x.shape[1] % 16))
 
 
+@pytest.mark.parametrize("size", packing.FOURIER_SIZES.values())
 @pytest.mark.parametrize("taps", [3, 5, 7, 11, 15])
-def test_minimal_filtering_matrices(taps: int) -> None:
+def test_minimal_filtering_matrices(taps: int, size: int) -> None:
     rng = np.random.default_rng(taps)
-    weight, x = rng.standard_normal(taps), rng.standard_normal(packing.FOURIER_SIZE)
+    weight, x = rng.standard_normal(taps), rng.standard_normal(size)
     wanted = np.correlate(x, weight, mode="valid")
-    g = packing.fourier_weights(taps) @ weight
+    g = packing.fourier_weights(taps, size) @ weight
     spectrum = np.fft.rfft(x)
     a, b = spectrum.real, spectrum.imag
     real, imaginary = np.empty_like(a), np.zeros_like(b)
@@ -56,7 +57,7 @@ def test_minimal_filtering_matrices(taps: int) -> None:
     for k in range(1, len(a) - 1):
         first, second, third = (a[k] + b[k]) * g[3 * k - 1], a[k] * g[3 * k], b[k] * g[3 * k + 1]
         real[k], imaginary[k] = first - third, first + second
-    made = np.fft.irfft(real + 1j * imaginary) * packing.FOURIER_SIZE
+    made = np.fft.irfft(real + 1j * imaginary) * size
     np.testing.assert_allclose(made[: len(wanted)], wanted, atol=1e-12)
 
 
@@ -77,11 +78,25 @@ def test_header_is_what_the_script_makes() -> None:
     assert header.read_text(encoding="utf-8") == script["toom_cook_header"]()
 
 
-@pytest.mark.parametrize(("taps", "count"), [(1, 1), (3, 8), (5, 8), (7, 47), (15, 47), (17, 17)])
-def test_best_algorithm(taps: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("taps", "channels", "count"),
+    [
+        (1, 16, 1),
+        (3, 16, 8),
+        (5, 16, 8),
+        (7, 16, 47),
+        (7, 64, 47),
+        (11, 32, 47),
+        (11, 48, 95),
+        (15, 128, 95),
+        (11, 144, 47),
+        (17, 64, 17),
+    ],
+)
+def test_best_algorithm(taps: int, channels: int, count: int) -> None:
     """Told by how many matrices there are: one for each product that a tile takes."""
-    packed = Convolution(Packing(built(paths()[0])), normal(0, 16, 16, taps), None).weights
-    assert packed.numel() == count * 16 * 16
+    packed = Convolution(Packing(built(paths()[0])), normal(0, channels, 16, taps), None).weights
+    assert packed.numel() == count * 16 * channels
 
 
 @settings(max_examples=200, deadline=None)
@@ -92,7 +107,7 @@ def test_best_algorithm(taps: int, count: int) -> None:
     dilation=st.integers(1, 12),
     steps=st.integers(0, 400),
     mode=st.sampled_from(Mode),
-    algorithm=st.sampled_from([None, None, Algorithm.DIRECT, Algorithm.FOURIER_32]),
+    algorithm=st.sampled_from([None, None, Algorithm.DIRECT, *packing.FOURIER_SIZES]),
     threads=st.integers(1, 3),
     seed=st.integers(0, 2**16),
 )
@@ -110,7 +125,7 @@ def test_convolution(
     into, out = channels
     weight, bias = normal(seed, out, into, taps) / (into * taps) ** 0.5, normal(seed + 1, out)
     x, residual, before = normal(seed + 2, steps, into), normal(seed + 3, steps, out), normal(seed + 4, steps, out)
-    if algorithm == Algorithm.FOURIER_32 and taps > 16:
+    if algorithm in packing.FOURIER_SIZES and taps > 16:
         algorithm = None
     layer = Convolution(Packing(built(path)), weight, bias, dilation, algorithm)
     output = padded(before).contiguous()
@@ -474,8 +489,9 @@ def test_what_the_kernels_refuse() -> None:
         layer(x, torch.empty(9, 16))
     with pytest.raises(ValueError, match="menura_convolve"):
         layer(x, torch.empty(10, 16), 1.0, None, Mode.ADD_RESIDUAL)
-    with pytest.raises(ValueError, match="menura_convolve"):
-        Convolution(Packing(chosen), normal(0, 16, 16, 17), None, 1, Algorithm.FOURIER_32)(x, torch.empty(10, 16))
+    for algorithm in packing.FOURIER_SIZES:
+        with pytest.raises(ValueError, match="menura_convolve"):
+            Convolution(Packing(chosen), normal(0, 16, 16, 17), None, 1, algorithm)(x, torch.empty(10, 16))
     for taps, algorithm in ((5, Algorithm.TOOM_COOK_6_3), (3, Algorithm.TOOM_COOK_4_5)):
         wrong = Convolution(Packing(chosen), normal(0, 16, 16, taps), None, 1, Algorithm.DIRECT)
         wrong.arguments.algorithm = algorithm

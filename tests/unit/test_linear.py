@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN: equal within rounding to torch's own, and chosen by the machine alone."""
+"""Linear layers by oneDNN and by the kernels: equal within rounding to torch's own, and chosen by the machine alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,20 @@ from benchmarks.full_size import contentvec_weights
 from menura.kernels import linear as subject
 from menura.kernels.hubert import use_kernels
 from menura.kernels.library import kernel_status
-from menura.kernels.linear import OneDnnLinear, onednn_gains, onednn_product, use_onednn
+from menura.kernels.linear import (
+    NativeLinear,
+    OneDnnLinear,
+    native_product,
+    onednn_gains,
+    onednn_product,
+    use_onednn,
+    use_products,
+)
 from menura.models.hubert import Hubert, HubertConfig
 from menura.models.source_filter import ConvNextBlock
 from menura.models.whisper_encoder import WhisperContentEncoder
+from support.kernels import built, paths
+from support.kernels import normal as drawn
 
 TOLERANCE = 1e-6
 """Of the largest value, against float64."""
@@ -168,6 +178,51 @@ def test_the_machine_chooses(monkeypatch: pytest.MonkeyPatch, maker: str, capabi
     assert isinstance(layer, OneDnnLinear) == gains
 
 
+@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (272, 208), (768, 400), (1024, 48)])
+@torch.inference_mode()
+def test_products_of_the_kernels_are_exact(path: str, threads: int, inputs: int, outputs: int) -> None:
+    library, before = built(path), torch.get_num_threads()
+    weight, bias = drawn(0, outputs, inputs), drawn(1, outputs)
+    torch.set_num_threads(threads)
+    try:
+        for rows in (0, 1, 7, 12, 100, 288, 289, 700):
+            x = drawn(rows, rows, inputs)
+            wanted = F.linear(x.double(), weight.double(), bias.double())
+            made = native_product(library, x, weight, bias)
+            assert made.shape == wanted.shape
+            assert rows == 0 or (made.double() - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("maker", "family", "takes"),
+    [("AMD", 23, True), ("AMD", 25, True), ("AMD", 26, False), ("Intel", 6, False), ("", 0, False)],
+)
+def test_the_machine_chooses_the_kernels(monkeypatch: pytest.MonkeyPatch, maker: str, family: int, takes: bool) -> None:
+    fake_machine(monkeypatch, maker, "AVX512", family)
+    network = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 40), nn.Linear(64, 64, bias=False)).requires_grad_(False)
+    use_products(network, built(paths()[0]))
+    assert [isinstance(layer, NativeLinear) for layer in network] == [takes, False, False]
+
+
+def test_the_kernels_keep_to_rows_without_gradients() -> None:
+    """All else is torch's: few rows, doubles, gradients."""
+    layer, library = nn.Linear(48, 64), built(paths()[0])
+    layer.__class__, layer.library = NativeLinear, library
+    x = drawn(0, 2, 70, 48)
+    wanted = F.linear(x, layer.weight, layer.bias)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    with torch.inference_mode():
+        assert torch.equal(layer(x[0, :63]), F.linear(x[0, :63], layer.weight, layer.bias))
+        torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(layer(x.transpose(0, 1)), wanted.transpose(0, 1), rtol=0, atol=1e-5)
+        assert layer.double()(x.double()).dtype == torch.float64
+
+
 def operators(product: object) -> object:
     """Stands for `torch.ops`, with this as oneDNN's product."""
     packet = type("packet", (), {"default": staticmethod(product)})
@@ -232,6 +287,19 @@ def test_hubert_is_the_same_by_both(calls: list[tuple[int, ...]], compiled: bool
     torchs, onednns = by_both(calls, model, lambda: model(samples, layers=[3])[0])
     assert len(calls) == 1 + 3 * 6
     assert (onednns - torchs).abs().max() <= 1e-5 * torchs.abs().max()
+
+
+def test_hubert_is_the_same_by_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = HubertConfig(hidden_size=192, num_hidden_layers=2, num_attention_heads=4, intermediate_size=768)
+    model = Hubert.from_tensors(contentvec_weights(config), config)
+    samples = torch.randn(1, 60_000, generator=torch.Generator().manual_seed(2)) * 0.1
+    fake_machine(monkeypatch, "AMD", "AVX2", family=25)
+    with torch.inference_mode():
+        torchs = model(samples, layers=[2])[0]
+        use_kernels(model, built(paths()[0]))
+        assert sum(isinstance(layer, NativeLinear) for layer in model.modules()) == 1 + 2 * 6 + 1
+        made = model(samples, layers=[2])[0]
+    assert (made - torchs).abs().max() <= 1e-5 * torchs.abs().max()
 
 
 def test_the_starter_encoder_is_the_same_by_both(calls: list[tuple[int, ...]]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from menura.kernels.layers import Attention, Layer
 from menura.kernels.library import CHANNEL_MULTIPLE, KernelLibrary
+from menura.kernels.linear import use_products
 from menura.kernels.packing import pack_halving
 from menura.models import hubert
 from menura.models.hubert import FeatureExtractor, Hubert, SelfAttention
@@ -29,6 +30,7 @@ def use_kernels(model: Hubert, library: KernelLibrary) -> None:
         attention = layer.attention
         if isinstance(attention, SelfAttention) and attention.head_width % CHANNEL_MULTIPLE == 0:
             layer.attention = NativeSelfAttention(attention, library)
+    use_products(model, library)
 
 
 class Front:
@@ -80,7 +82,7 @@ class NativeExtractor(FeatureExtractor):
 
 
 class NativeSelfAttention(nn.Module):
-    """Attention on the kernels; its projections stay torch's."""
+    """Attention on the kernels, without its projections."""
 
     def __init__(self, attention: SelfAttention, library: KernelLibrary) -> None:
         super().__init__()

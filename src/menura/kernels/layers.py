@@ -95,7 +95,7 @@ class Convolution(Layer):
         algorithm: Algorithm | None = None,
     ) -> None:
         out, channels_in, taps = weight.shape
-        chosen = best_algorithm(taps) if algorithm is None else algorithm
+        chosen = best_algorithm(taps, max(out, channels_in)) if algorithm is None else algorithm
         size = len(weight_transform(chosen, taps)) * padded_channels(out) * padded_channels(channels_in)
         packed = packing.take(size, lambda: pack_convolution(weight, chosen, packing.library.panel_channels))
         numbers = {"channels_in": channels_in, "channels_out": out, "taps": taps, "dilation": dilation}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from menura.system.text import system_text
 
-VERSION = 5
+VERSION = 6
 CHANNEL_MULTIPLE = 16
 PLANE_GROUP = 12
 SWITCH = "MENURA_KERNELS"
@@ -41,7 +41,7 @@ def _structure(name: str, *groups: tuple[type, str]) -> type[ctypes.Structure]:
 
 
 # The enumerations and structures of cpp/menura_kernels.h, which tells what they mean; a test compares the latter.
-Algorithm = IntEnum("Algorithm", ["DIRECT", "TOOM_COOK_6_3", "FOURIER_32", "TOOM_COOK_4_5"], start=0)
+Algorithm = IntEnum("Algorithm", ["DIRECT", "TOOM_COOK_6_3", "FOURIER_32", "TOOM_COOK_4_5", "FOURIER_64"], start=0)
 Mode = IntEnum("Mode", ["STORE", "ADD_RESIDUAL", "START_MEAN", "ADD_TO_MEAN"], start=0)
 LayerEnd = IntEnum("LayerEnd", ["WITHIN_STEP", "STEP", "BLOCK"], start=0)
 

@@ -1,8 +1,8 @@
-"""Linear layers by oneDNN on AMD's CPUs with AVX-512, where MKL's product, which torch takes, is slower.
+"""Linear layers by oneDNN or by the compiled kernels, on AMD's CPUs, where MKL's product, which torch takes, is slower.
 
-On Zen 5 HuBERT's take 0.45 of their time, which saves a tenth of a conversion; on Zen 4 0.92 to 0.98, which is lost
-where rows have to be padded. The choice follows from the machine alone and is never timed, so that results don't change
-from one run to the next.
+With AVX-512 oneDNN takes 0.45 of MKL's time on Zen 5, which saves a tenth of a conversion, and 0.92 to 0.98 on Zen 4,
+which is lost where rows have to be padded. HuBERT's layers take the kernels up to Zen 4, with AVX2 as well. The choice
+follows from the machine alone and is never timed, so that results don't change from one run to the next.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from menura.kernels.library import CHANNEL_MULTIPLE, CallArguments, KernelLibrary, LayerArguments, address
 from menura.system.device import processor_family, processor_maker
 
 _FEWEST_ROWS = 64
@@ -47,6 +48,42 @@ class OneDnnLinear(nn.Linear):
         if not _gains_by(len(rows)) or torch.is_grad_enabled() or x.dtype != torch.float32:
             return super().forward(x)
         return onednn_product(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
+
+
+def use_products(network: nn.Module, library: KernelLibrary) -> None:
+    """Compute an inference network's linear layers by the kernels if this machine gains by it; as `use_onednn`."""
+    if processor_maker() == "AMD" and processor_family() <= _ZEN_4:
+        for layer in network.modules():
+            if type(layer) in (nn.Linear, OneDnnLinear) and fits_kernels(layer.weight, layer.bias):
+                layer.__class__, layer.library = NativeLinear, library
+
+
+class NativeLinear(nn.Linear):
+    """`nn.Linear` by the kernels, which take weights as they lie: those that are mapped from a file need no copy."""
+
+    library: KernelLibrary
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) < _FEWEST_ROWS or torch.is_grad_enabled() or x.dtype != torch.float32:
+            return super().forward(x)
+        return native_product(self.library, rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
+
+
+def fits_kernels(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernels take a layer of weights (out, in) and a bias (out,)."""
+    return bias is not None and weight.is_contiguous() and not any(size % CHANNEL_MULTIPLE for size in weight.shape)
+
+
+def native_product(library: KernelLibrary, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As `onednn_product`, of what `fits_kernels`."""
+    rows, output = rows.contiguous(), rows.new_empty(len(rows), len(weight))
+    numbers = {"channels_in": weight.shape[1], "channels_out": len(weight), "taps": 1}
+    layer = LayerArguments(weights=address(weight), bias=address(bias), **numbers)
+    steps = {"steps_in": len(rows), "steps_out": len(rows)}
+    library.call("menura_product", layer, CallArguments(input=address(rows), output=address(output), **steps))
+    return output
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

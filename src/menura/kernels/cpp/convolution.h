@@ -202,6 +202,7 @@ inline int32_t convolve(const menura_layer& layer, const menura_call& call) {
       case MENURA_TOOM_COOK_6_3: return convolve_filtered<ToomCook<ToomCook_6_3>>(layer, call, finish);
       case MENURA_TOOM_COOK_4_5: return convolve_filtered<ToomCook<ToomCook_4_5>>(layer, call, finish);
       case MENURA_FOURIER_32: return convolve_filtered<Fourier<32>>(layer, call, finish);
+      case MENURA_FOURIER_64: return convolve_filtered<Fourier<64>>(layer, call, finish);
       default: return MENURA_BAD_ARGUMENT;
     }
   });

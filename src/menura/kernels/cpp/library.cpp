@@ -15,7 +15,7 @@ std::atomic<GompParallel> gomp_parallel{nullptr};
 
 namespace {
 
-constexpr int32_t kVersion = 5;
+constexpr int32_t kVersion = 6;
 constexpr int32_t kMostChannels = 1 << 14, kMostTaps = 1 << 12, kMostDilation = 1 << 12;
 constexpr int64_t kMostSteps = int64_t{1} << 40, kMostWidth = 1 << 20,
                   kMostAttended = int64_t{1} << 28;
@@ -58,7 +58,7 @@ bool valid(const menura_layer& layer, const menura_call& call) {
 bool valid_convolution(const menura_layer& layer, const menura_call& call) {
   const bool fits = layer.algorithm == MENURA_DIRECT || (layer.algorithm == MENURA_TOOM_COOK_6_3 && layer.taps == 3) ||
                     (layer.algorithm == MENURA_TOOM_COOK_4_5 && layer.taps == 5) ||
-                    (layer.algorithm == MENURA_FOURIER_32 && layer.taps <= 16);
+                    ((layer.algorithm == MENURA_FOURIER_32 || layer.algorithm == MENURA_FOURIER_64) && layer.taps <= 16);
   return valid(layer, call) && fits && whole_channels(layer.channels_in) && whole_channels(layer.channels_out) &&
          layer.taps % 2 == 1 && layer.dilation > 0 && layer.dilation <= kMostDilation &&
          call.steps_in == call.steps_out && call.offset == 0 &&
@@ -226,6 +226,14 @@ int32_t menura_widen(int32_t path, const menura_widening_layer* layer, const men
   const auto* chosen = path_of(path);
   if (!chosen || !layer || !call || !menura::valid_widening(*layer, *call)) return MENURA_BAD_ARGUMENT;
   return call->steps_in == 0 ? MENURA_OK : chosen->widen(*layer, *call);
+}
+
+int32_t menura_product(int32_t path, const menura_layer* layer, const menura_call* call) {
+  const auto* chosen = path_of(path);
+  if (!chosen || !layer || !call || !menura::valid(*layer, *call) || !menura::whole_channels(layer->channels_in) ||
+      !menura::whole_channels(layer->channels_out) || call->steps_in != call->steps_out)
+    return MENURA_BAD_ARGUMENT;
+  return call->steps_out == 0 ? MENURA_OK : chosen->product(*layer, *call);
 }
 
 int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer, const menura_recurrent_call* call) {

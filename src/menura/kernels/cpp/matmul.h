@@ -7,14 +7,15 @@ namespace MENURA_PATH {
 
 // c[kTileRows][kVecs * kLanes] (+)= a[kTileRows][depth] * b[depth][kVecs * kLanes]
 //
-// All sums stay in registers; each element of `a` is broadcast once for kVecs multiplications.
-template <int kVecs, bool kAccumulate>
+// All sums stay in registers; each element of `a` is broadcast once for kVecs multiplications. kApart: what is added to is
+// added last, so that long sums, made a part at a time, round less.
+template <int kVecs, bool kAccumulate, bool kApart = false>
 MENURA_INLINE void multiply_tile(const float* a, size_t a_pitch, const float* __restrict b, float* __restrict c,
                                  size_t c_pitch, int depth) {
   Vec sums[kTileRows][kVecs];
   unrolled<kTileRows>([&](auto row) __attribute__((always_inline)) {
     unrolled<kVecs>([&](auto v) __attribute__((always_inline)) {
-      sums[row][v] = kAccumulate ? load(c + row * c_pitch + v * kLanes) : broadcast(0.0f);
+      sums[row][v] = kAccumulate && !kApart ? load(c + row * c_pitch + v * kLanes) : broadcast(0.0f);
     });
   });
   // One pointer for three rows: the compiler addresses them with one index register, and none has to be spilled.
@@ -35,7 +36,8 @@ MENURA_INLINE void multiply_tile(const float* a, size_t a_pitch, const float* __
   }
   unrolled<kTileRows>([&](auto row) __attribute__((always_inline)) {
     unrolled<kVecs>([&](auto v) __attribute__((always_inline)) {
-      store(c + row * c_pitch + v * kLanes, sums[row][v]);
+      float* place = c + row * c_pitch + v * kLanes;
+      store(place, kApart ? load(place) + sums[row][v] : sums[row][v]);
     });
   });
 }

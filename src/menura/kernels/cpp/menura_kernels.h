@@ -22,6 +22,7 @@ enum menura_algorithm {
   MENURA_TOOM_COOK_6_3 = 1,  // 3 taps
   MENURA_FOURIER_32 = 2,     // up to 16
   MENURA_TOOM_COOK_4_5 = 3,  // 5 taps
+  MENURA_FOURIER_64 = 4,     // up to 16
 };
 
 // What becomes of a convolution's sums v (bias included).
@@ -199,6 +200,10 @@ MENURA_EXPORT int32_t menura_convolve_plane(int32_t path, const menura_plane_lay
 // What the layer makes of a signal, plus the signal; of the call, input and output (not the same memory), steps_in, which
 // equals steps_out, and threads count.
 MENURA_EXPORT int32_t menura_widen(int32_t path, const menura_widening_layer* layer, const menura_call* call);
+
+// A linear layer, of weights [channels_out][channels_in] that aren't packed; of the call, input and output (not the same
+// memory), steps_in, which equals steps_out, and threads count.
+MENURA_EXPORT int32_t menura_product(int32_t path, const menura_layer* layer, const menura_call* call);
 
 // States of sequences that begin at zero.
 MENURA_EXPORT int32_t menura_run_recurrent(int32_t path, const menura_recurrent_layer* layer,

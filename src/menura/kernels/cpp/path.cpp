@@ -7,6 +7,7 @@
 #include "front.h"
 #include "image.h"
 #include "plane.h"
+#include "product.h"
 #include "recurrent.h"
 #include "stage.h"
 #include "widening.h"
@@ -15,7 +16,7 @@ namespace menura {
 namespace MENURA_PATH {
 extern const Path kPath{kPanelChannels, convolve,       upsample,       add_source, last,          first,
                         halve,          convolve_image, convolve_plane, widen,      run_recurrent, attend,
-                        gate,           run_blocks};
+                        gate,           product,        run_blocks};
 
 }  // namespace MENURA_PATH
 }  // namespace menura

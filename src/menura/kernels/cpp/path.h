@@ -18,6 +18,7 @@ struct Path {
   int32_t (*run_recurrent)(const menura_recurrent_layer&, const menura_recurrent_call&);
   int32_t (*attend)(const menura_attention&);
   int32_t (*gate)(const menura_gating&);
+  int32_t (*product)(const menura_layer&, const menura_call&);
   int32_t (*run_blocks)(const menura_stage&, const menura_call&);
 };
 

@@ -9,7 +9,7 @@ namespace menura {
 namespace MENURA_PATH {
 
 // Bytes of a chunk's signal. Longer ones leave the cache, shorter ones compute more of their surroundings twice.
-constexpr int64_t kChunkBytes = 1 << 18;
+constexpr int64_t kChunkBytes = 1 << 19;
 
 // Rows of a signal.
 struct Rows {
