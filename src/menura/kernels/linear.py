@@ -8,7 +8,7 @@ follows from the machine alone and is never timed, so that results don't change 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,9 @@ def use_products(network: nn.Module, library: KernelLibrary) -> None:
     """Compute an inference network's linear layers by the kernels if this machine gains by it; as `use_onednn`."""
     if processor_maker() == "AMD" and processor_family() <= _ZEN_4:
         for layer in network.modules():
-            if type(layer) in (nn.Linear, OneDnnLinear) and fits_kernels(layer.weight, layer.bias):
-                layer.__class__, layer.library = NativeLinear, library
+            if isinstance(layer, nn.Linear) and fits_kernels(layer.weight, layer.bias):
+                layer.__class__ = NativeLinear
+                cast("NativeLinear", layer).library = library
 
 
 class NativeLinear(nn.Linear):
