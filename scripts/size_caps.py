@@ -22,7 +22,7 @@ WING_LINES = {
     "spans.py": 285,
     "pipeline/dialogue.py": 468,
     "f0/shift.py": 180,
-    "train/clone.py": 222,
+    "train/clone.py": 218,
     "train/sharpness.py": 51,
     "cli/clone.py": 52,
 }
