@@ -31,7 +31,7 @@ def main() -> None:
     recording, rate = sf.read(DEMO, dtype="float32")
     converter = Converter()
     for name in VOICES:
-        made, made_rate = converter.array(recording, rate, ConversionOptions(voice=name))
+        made, made_rate = converter.convert((recording, rate), options=ConversionOptions(voice=name))
         sounds = [
             Sound(title=title, samples=resample(sound, at, RATE)[: SECONDS * RATE], rate=RATE)
             for title, sound, at in (("the recording", recording, rate), (name, made, made_rate))

@@ -9,18 +9,24 @@ The second writes into the cards what `menura evaluate --report MEASURED/wren.ht
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from cast import NAMES, PAIRS
+from safetensors import safe_open
+from safetensors.torch import save
 
-from menura.checkpoints.voice import VoiceMetadata, load_voice
+from menura.checkpoints.voice import SHARED_WEIGHTS, VoiceMetadata, load_voice, save_voice
 from menura.train.data.features import SUFFIX, ClipFeatures, load_features
+from menura.train.sharpness import sharpened
 from menura.train.voice import export_voice
 
 NATURAL_SEMITONES = 0.7
+SHARPNESS = 0.3
+"""Spectral losses leave formants blurred. With 0.4 naturalness gains a little more, and likeness falls."""
 COMMANDS = (
     "python generate.py --parts PARTS --out CLIPS --count 420",
     "python experiment.py --out EXPERIMENT --begin wren.safetensors heron.safetensors --steps {steps}",
@@ -119,12 +125,34 @@ def main() -> None:
     parser.add_argument("--quality", type=Path, help="folder with a report of every voice")
     options = parser.parse_args()
     kokoro_voices = {name: voice for voice, name in NAMES.items()}
-    for name in (NAMES[voice] for voice in PAIRS["shipped"]):
-        target = options.voices / name / "voice.safetensors"
+    targets = {NAMES[voice]: options.voices / NAMES[voice] / "voice.safetensors" for voice in PAIRS["shipped"]}
+    for name, target in targets.items():
         if options.experiment:
             publish(options.experiment, options.clips, target, name, kokoro_voices[name])
         if options.quality:
             add_quality(target.with_name("card.json"), options.quality / f"{name}.json")
+    if options.experiment:
+        share(list(targets.values()))
+
+
+def sharpen(target: Path, slices: list[Path]) -> None:
+    """Makes a voice's formants stand out, its mean over clips of its own staying as it is."""
+    voice = load_voice(target)
+    save_voice(target, dataclasses.replace(voice, state=sharpened(voice, slices, SHARPNESS)))
+
+
+def share(voices: list[Path]) -> None:
+    """Leaves in each voice's file only what differs from another's, and writes the rest once."""
+    states, headers = [], []
+    for path in voices:
+        with safe_open(path, framework="pt") as file:
+            states.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - it's no dict
+            headers.append(json.loads(file.metadata()["rvc"]))
+    same = {name for name, value in states[0].items() if all(torch.equal(state[name], value) for state in states)}
+    (voices[0].parents[2] / SHARED_WEIGHTS).write_bytes(save({name: states[0][name] for name in same}))
+    for path, state, header in zip(voices, states, headers, strict=True):
+        own = {name: value for name, value in state.items() if name not in same}
+        path.write_bytes(save(own, {"rvc": json.dumps({**header, "shared": True}, ensure_ascii=False)}))
 
 
 def publish(experiment: Path, plans: Path, target: Path, name: str, kokoro_voice: str) -> None:
@@ -134,6 +162,7 @@ def publish(experiment: Path, plans: Path, target: Path, name: str, kokoro_voice
     source = f"kokoro:{kokoro_voice}"
     metadata = VoiceMetadata(name=name, author="Menura", licence="Apache-2.0", source=source)
     export_voice(experiment, target, metadata=metadata, speaker=name)
+    sharpen(target, paths)
     step = load_voice(target).metadata.step or 0
     pitch_hz = natural_pitch_hz(clips, plans, kokoro_voice)
     written = card(name, kokoro_voice, clips=clips, pitch_hz=pitch_hz, step=step)

@@ -67,6 +67,7 @@ def test_wheel(built: Path) -> None:
         LIBRARY,
         "menura/assets/demo/README.md",
         "menura/assets/starter/content.safetensors",
+        "menura/assets/starter/shared.safetensors",
         f"menura/assets/starter/voices/{DEFAULT_VOICE}/voice.safetensors",
         f"menura/assets/starter/voices/{DEFAULT_VOICE}/card.json",
     ):

@@ -13,8 +13,7 @@ import pytest
 import soundfile
 import torch
 
-import menura
-from menura.checkpoints.voice import expected_shapes, load_voice
+from menura.checkpoints.voice import expected_shapes, load_voice, save_voice
 from menura.cli.main import run
 from menura.errors import AssetMissingError, CheckpointError, OptionError, ResourceError, TrainingError
 from menura.options import RunOptions, TrainingOptions
@@ -43,6 +42,7 @@ from menura.train.learning.networks import initial_weights
 from menura.train.run.trainer import open_trainer
 from menura.train.session import TrainingSession
 from menura.train.voice import export_voice
+from menura.voices.library import find_voice
 from support.training import CPU, RVC_CONFIG, FakeEncoder
 
 RATE = 16_000
@@ -262,7 +262,7 @@ def test_an_experiment_can_be_moved_before_anything_is_done(tmp_path: Path, data
     """Its folder holds the weights that it begins with; only the recordings are elsewhere, and may move too."""
     voice = tmp_path / "base" / "a voice.safetensors"
     voice.parent.mkdir()
-    shutil.copy(Path(menura.__file__).parent / "assets/starter/voices/wren/voice.safetensors", voice)
+    save_voice(voice, load_voice(find_voice("wren", tmp_path).path))
     made = create_in(tmp_path, dataset, dataclasses.replace(OPTIONS, base=str(voice))).experiment
     expected = load_voice(voice).state["enc_p.emb_phone.weight"].float()
     assert made.warm_start == WarmStart(generator="begin/generator.safetensors", origin="a voice")

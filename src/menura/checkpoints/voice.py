@@ -65,6 +65,11 @@ class LoadedVoice:
 _HEADER_KEY = "rvc"
 """Key of the .safetensors header under which, as JSON, all that a .pth holds beside its weights stands."""
 
+SHARED_WEIGHTS = "shared.safetensors"
+"""Beside the folder of starter voices, which are trained together and differ in some kilobytes."""
+_SHARED = "shared"
+"""Field of a file that holds only what differs."""
+
 _CONFIG = fields_of(SynthesizerConfig)[:18]
 """In the order of RVC's list."""
 _TEXTS = {f.name: f.name for f in fields_of(VoiceMetadata) if f.type == "str"} | {"name": "model_name"}
@@ -123,6 +128,8 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
             # Not read unless it is a voice: other networks' files can be large.
             names = file.keys() if isinstance(fields, dict) else ()
             weights = {name: file.get_tensor(name) for name in names}
+        if isinstance(fields, dict) and fields.get(_SHARED):
+            weights = {**_shared_weights(path.parent.parent.parent / SHARED_WEIGHTS), **weights}
     else:
         fields = load_tensors(path, device=device)
         weights = fields.get("weight") if isinstance(fields, dict) else None
@@ -143,6 +150,11 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
         return fields, state, parse_config(fields, state)
     except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as error:
         raise CheckpointError(path, "its config can't be read", "The file is damaged or not an RVC voice") from error
+
+
+def _shared_weights(path: Path) -> dict[str, Tensor]:
+    with reading(path, "safetensors"), safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it's no dict
 
 
 def parse_config(content: Mapping[Any, Any], state: State) -> SynthesizerConfig:
@@ -227,10 +239,13 @@ def _speaker_names(value: object) -> tuple[str, ...]:
 def save_voice(path: Path, voice: LoadedVoice, *, dtype: str = "float16") -> None:
     """Write a voice, whole or not at all: a .pth file of RVC and Applio, or .safetensors.
 
-    Its weights may be in any form; the posterior encoder is left out. 'float16' is as RVC stores them, else 'float32'.
+    Its weights may be in any form; the posterior encoder is left out. 'float16' is as RVC stores them; 'exact' is that
+    where it loses nothing, else 'float32'.
     Raises CheckpointError where they don't fit the config, EncodeError where the file can't be written.
     """
     checked = checked_voice(path, voice.config, voice.state, voice.metadata)
+    if dtype == "exact":
+        dtype = "float16" if fits_half(checked.state) else "float32"
     state = {name: tensor.to(_DTYPES[dtype]).clone() for name, tensor in checked.state.items()}
     fields = _fields(voice)
     with replacing(path, EncodeError) as partial:

@@ -21,7 +21,7 @@ def export_voice(voice: VoiceEntry, form: str, folder: Path) -> tuple[Path, ...]
         OptionError: other programs can't run it in that form, or a package is missing.
         EncodeError, ResourceError: a file can't be written.
     """
-    from menura.checkpoints.voice import fits_half, load_voice, save_voice
+    from menura.checkpoints.voice import load_voice, save_voice
     from menura.export.onnx import export_onnx
 
     loaded = load_voice(voice.path)
@@ -34,7 +34,7 @@ def export_voice(voice: VoiceEntry, form: str, folder: Path) -> tuple[Path, ...]
         made = export_onnx(loaded, folder, voice.name)
     else:
         made = (folder / f"{voice.name}.{form}",)
-        save_voice(made[0], loaded, dtype="float16" if fits_half(loaded.state) else "float32")
+        save_voice(made[0], loaded, dtype="exact")
     if voice.index_path is not None:
         made += (_export_index(voice.name, voice.index_path, loaded.config.version, folder),)
     card = folder / CARD_NAME

@@ -42,7 +42,7 @@ _RATE = "24k"
 _STEPS, _BATCH, _LEARNING_RATE = 300, 8, 5e-4
 _SAVE_EVERY_STEPS = 100
 _SLICE_S = 4.0
-_SHARPNESS = 0.4
+_SHARPNESS = 0.3
 """So few steps leave formants blurred."""
 
 

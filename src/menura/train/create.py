@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from menura.checkpoints.voice import check_config, config_problem
+from menura.checkpoints.voice import check_config, config_problem, load_voice, save_voice
 from menura.content.registry import STARTER, encoder_path
 from menura.errors import ErrorDetails, MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
@@ -148,6 +148,9 @@ def _copied(folder: Path, warm: WarmStart) -> WarmStart:
     for kind, source in (("generator", warm.generator), ("discriminator", warm.discriminator)):
         if source:
             kept[kind] = f"{BEGIN}/{kind}{Path(source).suffix}"
+            if Path(source).suffix.lower() == ".safetensors":  # not copied: starter voices share their weights
+                save_voice(folder / kept[kind], load_voice(Path(source)), dtype="exact")
+                continue
             with replacing(folder / kept[kind]) as partial:
                 shutil.copyfile(source, partial)
     return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)

@@ -469,11 +469,11 @@ def _taken(name: str) -> VoiceExistsError:
 
 def _install(voice: LoadedVoice, index: Path | None, card: dict[str, object], made: Path, target: Path) -> None:
     """Make the voice's folder, then give it its place."""
-    from menura.checkpoints.voice import fits_half, save_voice
+    from menura.checkpoints.voice import save_voice
 
     made.mkdir()
     try:  # RVC stores float16; files with finer weights keep them
-        save_voice(made / WEIGHTS_NAME, voice, dtype="float16" if fits_half(voice.state) else "float32")
+        save_voice(made / WEIGHTS_NAME, voice, dtype="exact")
     except MenuraError as error:
         raise error.about({str(made / WEIGHTS_NAME): str(target)}) from error
     if index is not None:
