@@ -48,6 +48,15 @@ def test_a_file_whose_shared_weights_are_gone_is_refused(tmp_path: Path) -> None
     assert load_voice(alone).config.n_speakers == 1
 
 
+@pytest.mark.parametrize("place", ["voice.safetensors", "../wren/voice.safetensors", "link.safetensors"])
+def test_shared_weights_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    builtin = find_voice("wren", tmp_path).path
+    if place.startswith("link"):
+        (tmp_path / place).symlink_to(builtin)
+    monkeypatch.chdir(tmp_path if place.startswith("link") else builtin.parent)
+    assert load_voice(Path(place)).state.keys() == load_voice(builtin).state.keys()
+
+
 def test_an_exported_one_is_whole(tmp_path: Path) -> None:
     assert run(["voices", "export", DEFAULT_VOICE, "--format", "safetensors", "--output", str(tmp_path / "out")]) == 0
     (made,) = (tmp_path / "out").rglob("*.safetensors")

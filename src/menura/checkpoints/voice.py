@@ -129,7 +129,7 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
             names = file.keys() if isinstance(fields, dict) else ()
             weights = {name: file.get_tensor(name) for name in names}
         if isinstance(fields, dict) and fields.get(_SHARED):
-            weights = {**_shared_weights(path.parent.parent.parent / SHARED_WEIGHTS), **weights}
+            weights = {**_shared_weights(path.resolve().parent.parent.parent / SHARED_WEIGHTS), **weights}
     else:
         fields = load_tensors(path, device=device)
         weights = fields.get("weight") if isinstance(fields, dict) else None
