@@ -499,7 +499,7 @@ class CloneOptions:
         metavar="VOICE",
     )
     longest: float = _learning(
-        5.0, "Longest time, all in all; then the best voice so far is taken.", unit="minutes", range=(0.5, 600)
+        5.0, "Longest time, all in all; then the voice is installed as it is.", unit="minutes", range=(0.5, 600)
     )
 
     def __post_init__(self) -> None:
