@@ -17,10 +17,11 @@ from menura import ConversionOptions, Converter, EngineOptions
 from menura.audio.decode import open_audio
 from menura.audio.encode import AudioWriter
 from menura.audio.tags import Cover, Tags, read_tags
+from menura.checkpoints.voice import load_voice, save_voice
 from menura.cli.main import run
-from menura.content.registry import STARTER_WEIGHTS
 from menura.options import FORMATS
 from menura.units import rescaled_length
+from menura.voices.library import find_voice
 from support.tiny import tiny_config
 from support.voicefiles import write_voice
 
@@ -435,7 +436,7 @@ def test_voices_of_a_folder_and_weights_of_another_program(menura: Run, talk: Pa
 def test_the_index_beside_a_voice_is_told_if_it_is_used(menura: Run, talk: Path) -> None:
     import faiss
 
-    shutil.copy(STARTER_WEIGHTS.with_name("voices") / "wren" / "voice.safetensors", "own.safetensors")
+    save_voice(Path("own.safetensors"), load_voice(find_voice("wren", Path.cwd()).path))
     index = faiss.index_factory(384, "IVF1,Flat")
     vectors = np.random.default_rng(1).standard_normal((50, 384)).astype(np.float32)
     index.train(vectors)

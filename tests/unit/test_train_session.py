@@ -193,7 +193,7 @@ def test_the_last_line_says_how_to_convert_and_what_can_go(folder: Path, capsys:
     assert "step 1/4" in out  # the first line soon
     index.write_bytes(b"")
     assert run(["train", "export", str(folder)]) == 0
-    assert f"--index {index}" in capsys.readouterr().out
+    assert "--index" not in capsys.readouterr().out  # beside the voice it is found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

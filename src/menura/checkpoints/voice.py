@@ -153,6 +153,9 @@ def _contents(path: Path, device: Literal["cpu", "meta"]) -> tuple[Mapping[Any, 
 
 
 def _shared_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        problem = "the weights that starter voices share are missing"
+        raise CheckpointError(path, problem, "Give the voice by its name, or as 'menura voices export' writes it")
     with reading(path, "safetensors"), safe_open(path, framework="pt", device="cpu") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it's no dict
 
