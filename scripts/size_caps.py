@@ -11,7 +11,7 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 MODULE_LINES = 600
 PACKAGE = Path("src/menura")
-HOUSE_LINES = 25_955
+HOUSE_LINES = 25_974
 """Of all its modules together: engine, training, measuring, command line."""
 WING_LINES = {
     "server": 5_406,

@@ -30,6 +30,7 @@ from menura.cli import bench as command
 from menura.cli.bench import tables
 from menura.cli.main import run
 from menura.errors import MenuraError, ResourceError, VoiceNotFoundError
+from menura.loading import resolve
 from menura.options import ConversionOptions, EngineOptions
 from menura.types import StageTimes
 
@@ -205,13 +206,13 @@ def test_a_command_that_fails_is_told(tmp_path: Path, stub: Stub) -> None:
 
 
 def test_the_command_line_is_that_of_convert(tmp_path: Path) -> None:
-    options = ConversionOptions(voice="a b", index=Path("x.index"), f0="rmvpe")
+    options = ConversionOptions(voice="a b", index=Path("x.index"), index_rate=0.5, f0="rmvpe")
     engine = EngineOptions(device="cpu", threads=2, cudnn=False, home=tmp_path)
     words = convert_command(["in"], "out", options, engine)
     assert words[:4] == [PYTHON, "-m", "menura", "convert"]
     assert " ".join(words[4:]) == (
-        "in -o out --quiet --voice a b --f0 rmvpe --device cpu --precision auto --index x.index --threads 2 "
-        f"--home {tmp_path} --no-cudnn"
+        "in -o out --quiet --voice a b --f0 rmvpe --device cpu --precision auto --index x.index --index-rate 0.5 "
+        f"--threads 2 --home {tmp_path} --no-cudnn"
     )
 
 
@@ -290,6 +291,19 @@ def test_a_misspelt_voice_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
     assert run(["bench", "--voice", "wern", "--home", str(tmp_path)]) == 1
     assert "wren" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("given", "rate"), [((), 0.0), (("--index", "x.index"), 0.75)])
+def test_an_index_that_is_given_counts_whatever_the_voice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], rate: float
+) -> None:
+    (tmp_path / "x.index").touch()
+    monkeypatch.chdir(tmp_path)
+    plans: list[Plan] = []
+    monkeypatch.setattr(command, "measure_suites", lambda plan, *_: plans.append(plan) or DOCUMENT)
+    assert run(["bench", *given]) == 0
+    request = resolve(plans[0].options, tmp_path)
+    assert (request.index_rate, request.index_path is not None) == (rate, rate > 0)
 
 
 def test_where_the_document_goes(

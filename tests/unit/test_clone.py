@@ -23,13 +23,15 @@ from menura.models.config import small_config
 from menura.models.weights import State
 from menura.train import clone, sharpness
 from menura.train import voice as voice_files
+from menura.train.data.report import Preparation, PreparedSlice, save_preparation
 from menura.train.events import Noted, Stepped
 from menura.train.experiment import defaults
-from menura.train.experiment.folder import alone_in
+from menura.train.experiment.folder import CHECKPOINT, alone_in
 from menura.train.experiment.settings import load_experiment, save_experiment
 from menura.voices.library import card_of, find_voice
 from support.speech import CLIPS, RATE, speech
 from support.training import SCHEDULE, tiny_experiment, tiny_filters, write_features
+from support.training import run as run_training
 from support.voicefiles import write_voice
 
 RIGHTS = "read for LibriVox, in the public domain"
@@ -132,6 +134,32 @@ def test_the_voice_has_deeper_formants(home: Path, reference: Path, monkeypatch:
         torch.testing.assert_close(made[20:-20], wanted.to(made.dtype), atol=5e-3, rtol=0)  # float16
     assert torch.equal(*phase)
     torch.testing.assert_close(*means, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("speaker", [None, "anna", "bert"])
+def test_formants_are_made_deeper_around_the_mean_of_whom_the_voice_is(tmp_path: Path, speaker: str | None) -> None:
+    experiment = tiny_experiment(sharpness=0.5)
+    save_experiment(tmp_path, experiment)
+    write_features(tmp_path)
+    run_training(tmp_path, 2)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state["average"]["emb_g.weight"] *= 100  # speakers are far apart
+    torch.save(state, tmp_path / CHECKPOINT)
+    features = sorted((tmp_path / "features").iterdir())
+    slices = [
+        PreparedSlice(file="", features=f"features/{path.name}", speaker=path.name.split(".")[1], seconds=1.2,
+                      loudness_db=-20.0, f0_hz=(100.0, 150.0, 200.0), voiced=1.0)
+        for path in features
+    ]  # fmt: skip
+    save_preparation(tmp_path, Preparation(settings_key="", recordings=(), slices=tuple(slices)))
+    means = []
+    own = [path for path in features if speaker is None or speaker in path.name]
+    for amount in (0.5, 0.0):
+        save_experiment(tmp_path, dataclasses.replace(experiment, sharpness=amount))
+        voice_files.export_voice(tmp_path, tmp_path / "out.safetensors", speaker=speaker)
+        means.append(sharpness._mean_filters(load_voice(tmp_path / "out.safetensors"), own))
+    assert not torch.equal(*means)
+    torch.testing.assert_close(*means, atol=1e-2, rtol=0)  # float16
 
 
 def assert_exported_alike(folder: Path) -> None:

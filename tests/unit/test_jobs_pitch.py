@@ -154,3 +154,14 @@ def test_workers_and_other_machines_are_told(tmp_path: Path, request_: Request) 
     with Converter(ENGINE) as converter:
         assert converter.resolve(pickle.loads(pickle.dumps(request.portable))).shifts == (shift,)
     assert request.parts_tag(None) != request_.parts_tag(None)
+
+
+@pytest.mark.parametrize("samples", [10, 160, 2399])
+def test_what_is_reflected_at_the_ends_is_no_voice(tmp_path: Path, samples: int) -> None:
+    """The few milliseconds of a click, repeated, have a pitch that nobody spoke at."""
+    soundfile.write(tmp_path / "click.wav", voiced(900, 1.0)[100:][:samples], RATE)
+    options = ConversionOptions(f0="swift", transpose="auto")
+    with Converter(ENGINE) as converter:
+        result = converter.convert(tmp_path / "click.wav", tmp_path / "out.wav", options)
+    assert not any("was moved by" in note for note in result.notes), result.notes
+    assert not result.notes or any("too little voice to tell its pitch" in note for note in result.notes)

@@ -246,7 +246,8 @@ def convert_command(
     words = [sys.executable, "-m", "menura", "convert", *sources, "-o", output, "--quiet"]
     words += ["--voice", options.voice, "--f0", options.f0, "--device", engine.device]
     words += ["--precision", engine.precision]
-    optional = {"--index": options.index, "--threads": engine.threads, "--home": engine.home}
+    optional = {"--index": options.index, "--index-rate": options.index_rate}
+    optional |= {"--threads": engine.threads, "--home": engine.home}
     for flag, value in optional.items():
         words += [] if value is None else [flag, str(value)]
     return words + ["--no-cudnn"] * (not engine.cudnn) + ["--compile"] * engine.compile

@@ -97,6 +97,11 @@ def load_voice(path: Path) -> LoadedVoice:
     return checked_voice(path, config, state, _metadata(fields))
 
 
+def weights_bytes(path: Path) -> int:
+    """Of all of a voice's weights, with those that starter voices share. Raises as `load_voice` does."""
+    return sum(tensor.nbytes for tensor in _contents(path, "cpu")[1].values())
+
+
 def read_config(path: Path) -> SynthesizerConfig:
     """A voice's architecture, without reading its weights or building its network. Raises as `load_voice` does."""
     return _described(path)[0]

@@ -189,7 +189,7 @@ class PitchShift:
 
     def with_given(self, f0_hz: FloatArray, extent: Extent) -> PitchShift:
         """The shift with a recording's own F0, padded or cut to its length and reflected like its samples."""
-        frames = ceil_div(extent.length_samples, FRAME_SAMPLES)
+        frames = extent.own_frames
         own = np.zeros(frames, dtype=np.float32)
         own[: len(f0_hz)] = f0_hz[:frames]
         padded = reflect(own, extent.left_frames, max(0, extent.end_frames - frames))[: extent.frames]
@@ -259,7 +259,8 @@ class Analysis:
             self._hold([], windows)
             estimated += zip(windows, (yield from self._answers([], windows)), strict=True)
             heard = _enough(estimated)
-        self.pitch = self.pitch.settled(np.concatenate(heard or [core_of(*pair) for pair in estimated]))
+        curve = np.concatenate(heard or [core_of(*pair) for pair in estimated])
+        self.pitch = self.pitch.settled(curve[self.extent.left_frames :][: self.extent.own_frames])
         for window, f0_hz in estimated:
             self._commit_f0(window, f0_hz)
 

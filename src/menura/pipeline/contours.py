@@ -15,7 +15,6 @@ from menura.pipeline.progress import StageClock
 from menura.pipeline.recording import AnalysisFeed, Recording, first_pass, reflect_edges
 from menura.pipeline.windows import Windowing, streaming_extent
 from menura.types import FloatArray
-from menura.units import FRAME_SAMPLES, ceil_div
 
 
 def estimated_contour(
@@ -47,4 +46,4 @@ def estimated_contour(
         seen = np.ascontiguousarray(samples.read(start, end))
         (found,) = executor.execute([WindowRequest(stage="f0", network=estimator, samples=seen, clock=StageClock())])
         cores.append(core_of(window, found))
-    return np.concatenate(cores)[extent.left_frames :][: ceil_div(extent.length_samples, FRAME_SAMPLES)]
+    return np.concatenate(cores)[extent.left_frames :][: extent.own_frames]

@@ -52,6 +52,11 @@ class Extent:
         return self.left_frames + self.end_frames
 
     @property
+    def own_frames(self) -> int:
+        """Without what is reflected."""
+        return ceil_div(self.length_samples, FRAME_SAMPLES)
+
+    @property
     def left_samples(self) -> int:
         """Reflected before the recording's own."""
         return self.left_frames * FRAME_SAMPLES

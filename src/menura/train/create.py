@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from menura.checkpoints.voice import check_config, config_problem, load_voice, save_voice
+from menura.checkpoints.voice import check_config, config_problem, load_voice, save_voice, weights_bytes
 from menura.content.registry import STARTER, encoder_path
 from menura.errors import ErrorDetails, MenuraError, OptionError, TrainingError
 from menura.f0.registry import resolve_method
@@ -74,7 +74,7 @@ def create_experiment(
     experiment = experiment_of(options, config, speakers, dataset=dataset, rights=rights)
     experiment = adapted(dataclasses.replace(experiment, warm_start=warm))
     facts = survey_dataset(find_recordings(dataset, speakers, by_folder=experiment.data.by_folder), config.sample_rate)
-    copied_bytes = sum(Path(path).stat().st_size for path in (warm.generator, warm.discriminator) if path)
+    copied_bytes = sum(_copied_bytes(Path(path)) for path in (warm.generator, warm.discriminator) if path)
     check_disk_space(folder, experiment, seconds=facts.total_s, copied_bytes=copied_bytes)
     check_warm_start(folder, experiment)
     experiment = dataclasses.replace(experiment, warm_start=_copied(folder, warm))
@@ -154,6 +154,10 @@ def _copied(folder: Path, warm: WarmStart) -> WarmStart:
             with replacing(folder / kept[kind]) as partial:
                 shutil.copyfile(source, partial)
     return WarmStart(**kept, origin=warm.origin or Path(warm.generator).name)
+
+
+def _copied_bytes(source: Path) -> int:
+    return weights_bytes(source) if source.suffix.lower() == ".safetensors" else source.stat().st_size
 
 
 def _data_notes(facts: DatasetFacts, experiment: Experiment) -> list[ErrorDetails]:

@@ -39,10 +39,10 @@ def sharpened(voice: LoadedVoice, slices: Iterable[Path], amount: float) -> Stat
 @torch.no_grad()
 def _mean_filters(voice: LoadedVoice, slices: Iterable[Path]) -> Tensor:
     """What the last layer says, on average, where slices are voiced."""
-    model, drawn = build_synthesizer(voice), []
+    model, names, drawn = build_synthesizer(voice), voice.metadata.speaker_names, []
     assert isinstance(model.dec, SourceFilter)
-    g = model.condition(torch.tensor([0]))
     for clip in map(load_features, slices):
+        g = model.condition(torch.tensor([names.index(clip.speaker) if clip.speaker in names else 0]))
         content = clip.content["own"][:1].float().repeat_interleave(2, dim=1)
         f0_hz = clip.f0_hz[None, : content.shape[1]]
         prior = model.encode(content[:, : f0_hz.shape[1]], torch.from_numpy(coarse_bins(f0_hz.numpy())), None)

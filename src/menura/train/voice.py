@@ -56,7 +56,7 @@ def export_voice(
     prepared, state = load_preparation(folder), _weights(folder, newest=newest)
     if metadata is None:
         metadata = _metadata(experiment, prepared, state["step"], name=target.stem)
-    weights = _formed(folder, experiment, prepared, state)
+    weights = _formed(folder, experiment, prepared, state, speaker)
     save_voice(target, voice_of(experiment, weights, step=state["step"], metadata=metadata, speaker=speaker))
 
 
@@ -65,7 +65,7 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     name, experiment, prepared = folder.resolve().name, load_experiment(folder), load_preparation(folder)
     state = _weights(folder, newest=newest)
     metadata = _metadata(experiment, prepared, state["step"], name=name)
-    weights = _formed(folder, experiment, prepared, state)
+    weights = _formed(folder, experiment, prepared, state, speaker)
     voice = voice_of(experiment, weights, step=state["step"], metadata=metadata, speaker=speaker)
     ours = experiment.synthesizer.vocoder == SOURCE_FILTER
     paths = [folder / VOICE / f"{name}{suffix}" for suffix in (_SUFFIXES[1:] if ours else _SUFFIXES)]
@@ -77,13 +77,16 @@ def export_experiment(folder: Path, *, speaker: str | None = None, newest: bool 
     return (*paths, folder / VOICE / CARD_NAME)
 
 
-def _formed(folder: Path, experiment: Experiment, prepared: Preparation | None, state: Mapping[str, Any]) -> State:
-    """The averaged weights, with formants as deep as the experiment has them."""
+def _formed(
+    folder: Path, experiment: Experiment, prepared: Preparation | None, state: Mapping[str, Any], speaker: str | None
+) -> State:
+    """The averaged weights, with formants as deep as the experiment has them, by what there is of whom they are for."""
     weights: State = state["average"]
     if not (experiment.sharpness and prepared):
         return weights
-    slices = [folder / item.features for item in prepared.slices]
-    return sharpened(voice_of(experiment, weights, step=state["step"]), slices, experiment.sharpness)
+    slices = [folder / item.features for item in prepared.slices if speaker in (None, item.speaker)]
+    voice = voice_of(experiment, weights, step=state["step"], speaker=speaker)
+    return {**sharpened(voice, slices, experiment.sharpness), "emb_g.weight": weights["emb_g.weight"]}
 
 
 def _remove_earlier_name(folder: Path, written: Sequence[Path]) -> None:
