@@ -42,18 +42,18 @@ class LayeredBlocks:
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """The mean of the blocks of (steps, channels) into `output` of the same shape, which isn't `x` itself."""
-        free = [torch.empty_like(x) for _ in range(3)]
+        within, sums = torch.empty_like(x), torch.empty_like(x)
         for number, block in enumerate(self._blocks):
             mode, carried = Mode.ADD_TO_MEAN if number else Mode.START_MEAN, x
             for place, (*inner, last) in enumerate(block):
                 y = carried
                 for convolution in inner:
-                    y = convolution(y, free[2], slope)
+                    y = convolution(y, within, slope)
                 if place == len(block) - 1:
                     last(y, output, slope, carried, mode, 1 / len(self._blocks))
                 else:
-                    # Never into what is read: the block's input belongs to its neighbours too.
-                    carried = last(y, free[place % 2], slope, carried)
+                    # In place, but for steps of one convolution; the block's input belongs to its neighbours too.
+                    carried = last(y, within if y is sums else sums, slope, carried)
         return output
 
 

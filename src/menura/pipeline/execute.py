@@ -39,8 +39,8 @@ LATENT_SCALE = 0.66666
 _CORE_STEP_FRAMES = 50
 """Cores are decoded in multiples of this: seams fall anywhere, and every new shape would have the CPU's convolution
 library keep another prepared kernel, so that memory grew with the recording."""
-_LONG_PASS_S = 0.5
-"""After such a pass freed memory is worth giving back."""
+_LONG_PASS_S, _LONG_PASS_FRAMES = 0.5, 1600
+"""After a pass that takes so long over so much, freed memory is worth giving back: the next one has it cleared anew."""
 _WIDEST_FRAMES = Windowing().widest_frames(1 << 40)
 
 LATENT, SOURCE = 1, 2
@@ -267,7 +267,7 @@ class Executor:
         except ResourceError as error:
             failure = ResourceError(*error.args)  # without its traceback
         else:
-            if time.perf_counter() - start > _LONG_PASS_S:
+            if len(members) * members[0].frames > _LONG_PASS_FRAMES and time.perf_counter() - start > _LONG_PASS_S:
                 trim_heap()
             return found
         free_memory(self._device)  # only here, where the error no longer holds what was allocated

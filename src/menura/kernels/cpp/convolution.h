@@ -61,6 +61,9 @@ struct Tiling {
     return (rows + outputs - 1) / outputs * dilation;
   }
   int64_t first_output(int64_t tile) const { return tile % dilation + tile / dilation * outputs * dilation; }
+  // Outputs of tile `tile` and those after it lie from here on, those of the tiles before it lie before `end_output`.
+  int64_t begin_output(int64_t tile) const { return tile / dilation * outputs * dilation; }
+  int64_t end_output(int64_t tile) const { return (tile + dilation - 1) / dilation * outputs * dilation; }
   int64_t first_input(int64_t tile) const { return first_output(tile) - static_cast<int64_t>(left) * dilation; }
 };
 
@@ -106,6 +109,18 @@ MENURA_INLINE void finish_tile(const float* points, size_t pitch, const float* b
   }
 }
 
+// What tiles [first, first + count) read and write.
+inline Ahead ahead_of(const menura_layer& layer, const menura_call& call, const Tiling& tiling, int64_t first,
+                      int64_t count) {
+  Ahead ahead;
+  const int64_t from = tiling.begin_output(first), to = tiling.end_output(first + count);
+  const int64_t reach = static_cast<int64_t>(tiling.left) * layer.dilation;
+  ahead.add(call.input, call.steps_in, layer.channels_in, from + call.offset - reach, to + call.offset + reach);
+  if (call.mode != MENURA_STORE) ahead.add(call.residual, call.steps_out, layer.channels_out, from, to);
+  ahead.add(call.output, call.steps_out, layer.channels_out, from, to);
+  return ahead;
+}
+
 // A convolution by minimal filtering.
 template <class Transform, class Finishing>
 int32_t convolve_filtered(const menura_layer& layer, const menura_call& call, const Finishing& finish) {
@@ -135,9 +150,14 @@ int32_t convolve_filtered(const menura_layer& layer, const menura_call& call, co
     for (int64_t i = 0; i < count; ++i)
       transform_tile<Transform>(call.input, call.steps_in, in, tiling.first_input(first + i) + call.offset, layer.dilation, slope, zeros,
                                 transformed + i * in, pitch);
-    for (int point = 0; point < kPoints; ++point)
-      multiply<false>(transformed + point * pitch, in, layer.weights + static_cast<size_t>(point) * in * out,
-                      products + point * pitch, out, in, out, count);
+    const auto multiply_points = [&](auto&& ahead) {
+      for (int point = 0; point < kPoints; ++point)
+        multiply<false>(transformed + point * pitch, in, layer.weights + static_cast<size_t>(point) * in * out,
+                        products + point * pitch, out, in, out, count, ahead);
+    };
+    Ahead ahead = ahead_of(layer, call, tiling, first + call.threads * block, block);
+    ahead.spread(kPoints * tiles_of(count, out));
+    ahead.empty() ? multiply_points(NothingAhead{}) : multiply_points(ahead);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = tiling.first_output(first + i);
       const int64_t left = (call.steps_out - row + layer.dilation - 1) / layer.dilation;

@@ -1,5 +1,6 @@
 // Matrix products of a few rows, with one matrix packed in panels of kPanelChannels columns.
 #pragma once
+#include "ahead.h"
 #include "simd.h"
 
 namespace menura {
@@ -42,28 +43,37 @@ MENURA_INLINE void multiply_tile(const float* a, size_t a_pitch, const float* __
   });
 }
 
-// Columns [first, first + kVecs * kLanes) of c = a * b for all rows; whole tiles are read and written.
-template <int kVecs, bool kAccumulate>
+// Columns [first, first + kVecs * kLanes) of c = a * b for all rows; whole tiles are read and written, `ahead` is called
+// after each.
+template <int kVecs, bool kAccumulate, class Fetch = NothingAhead>
 MENURA_INLINE void multiply_panel(const float* a, size_t a_pitch, const float* panel, float* c, size_t c_pitch, int depth,
-                                  int64_t rows) {
-  for (int64_t row = 0; row < rows; row += kTileRows)
+                                  int64_t rows, Fetch&& ahead = {}) {
+  for (int64_t row = 0; row < rows; row += kTileRows) {
     multiply_tile<kVecs, kAccumulate>(a + row * a_pitch, a_pitch, panel, c + row * c_pitch, c_pitch, depth);
+    ahead();
+  }
 }
 
 // c[rows][columns] (+)= a[rows][depth] * b[depth][columns], b packed: panels of kPanelChannels columns, the last
 // perhaps narrower, each [depth][its columns]. `a` and `c` hold rows up to the next multiple of kTileRows.
-template <bool kAccumulate>
+template <bool kAccumulate, class Fetch = NothingAhead>
 MENURA_INLINE void multiply(const float* a, size_t a_pitch, const float* b, float* c, size_t c_pitch, int depth,
-                            int columns, int64_t rows) {
+                            int columns, int64_t rows, Fetch&& ahead = {}) {
   int first = 0;
   for (; first + kPanelChannels <= columns; first += kPanelChannels)
     multiply_panel<kPanelVecs, kAccumulate>(a, a_pitch, b + static_cast<size_t>(first) * depth, c + first, c_pitch,
-                                            depth, rows);
+                                            depth, rows, ahead);
   for (; first < columns; first += kLanes)
-    multiply_panel<1, kAccumulate>(a, a_pitch, b + static_cast<size_t>(first) * depth, c + first, c_pitch, depth, rows);
+    multiply_panel<1, kAccumulate>(a, a_pitch, b + static_cast<size_t>(first) * depth, c + first, c_pitch, depth, rows,
+                                   ahead);
 }
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Tiles of one product of so many rows and columns.
+constexpr int64_t tiles_of(int64_t rows, int columns) {
+  return (rows + kTileRows - 1) / kTileRows * ((columns + kPanelChannels - 1) / kPanelChannels);
+}
 
 }  // namespace MENURA_PATH
 }  // namespace menura

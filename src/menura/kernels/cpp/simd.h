@@ -21,6 +21,7 @@ using Vec = float32x4_t;
 constexpr int kLanes = 4;
 constexpr int kTileRows = 6;  // 6 x 4 sums in registers, of 32
 constexpr int kPanelVecs = 4;
+constexpr bool kFetchesAhead = false;  // see ahead.h
 MENURA_INLINE Vec load(const float* p) { return vld1q_f32(p); }
 MENURA_INLINE void store(float* p, Vec v) { vst1q_f32(p, v); }
 MENURA_INLINE Vec broadcast(float value) { return vdupq_n_f32(value); }
@@ -40,6 +41,7 @@ using Vec = __m512;
 constexpr int kLanes = 16;
 constexpr int kTileRows = 12;   // of the matrix product: 12 x 2 sums in registers, of 32
 constexpr int kPanelVecs = 2;
+constexpr bool kFetchesAhead = false;
 MENURA_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
 MENURA_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 MENURA_INLINE Vec broadcast(float value) { return _mm512_set1_ps(value); }
@@ -61,6 +63,7 @@ using Vec = __m256;
 constexpr int kLanes = 8;
 constexpr int kTileRows = 6;    // 6 x 2 sums in registers, of 16
 constexpr int kPanelVecs = 2;
+constexpr bool kFetchesAhead = true;
 MENURA_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
 MENURA_INLINE void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 MENURA_INLINE Vec broadcast(float value) { return _mm256_set1_ps(value); }
