@@ -42,18 +42,17 @@ class LayeredBlocks:
 
     def __call__(self, x: Tensor, output: Tensor, slope: float) -> Tensor:
         """The mean of the blocks of (steps, channels) into `output` of the same shape, which isn't `x` itself."""
-        within, sums = torch.empty_like(x), torch.empty_like(x)
+        free = torch.empty_like(x), torch.empty_like(x)
         for number, block in enumerate(self._blocks):
             mode, carried = Mode.ADD_TO_MEAN if number else Mode.START_MEAN, x
             for place, (*inner, last) in enumerate(block):
-                y = carried
+                y, spare = carried, free[carried is free[0]]
                 for convolution in inner:
-                    y = convolution(y, within, slope)
+                    y = convolution(y, spare, slope)
                 if place == len(block) - 1:
                     last(y, output, slope, carried, mode, 1 / len(self._blocks))
-                else:
-                    # In place, but for steps of one convolution; the block's input belongs to its neighbours too.
-                    carried = last(y, within if y is sums else sums, slope, carried)
+                else:  # in place after two convolutions, but not into the block's input: it's its neighbours' too
+                    carried = last(y, spare if y is carried else free[1] if carried is x else carried, slope, carried)
         return output
 
 
