@@ -129,6 +129,14 @@ def test_what_the_recipe_shares_is_what_voices_have_in_common(publish: ModuleTyp
         assert all(torch.equal(weight, before.state[name]) for name, weight in shared.state.items())
 
 
+def test_formants_of_a_whisperer_are_numbers(tmp_path: Path) -> None:
+    (voice,) = tiny_voices(tmp_path, "low").values()
+    whispered = dataclasses.replace(clip("low", 0), f0_hz=torch.zeros(120))
+    save_features(tmp_path / "0.low.safetensors", whispered)
+    made = sharpness.sharpened(voice, [tmp_path / "0.low.safetensors"], 0.3)
+    assert all(bool(weight.isfinite().all()) for weight in made.values())
+
+
 def test_what_the_recipe_sharpens_is_the_last_layer(publish: ModuleType, tmp_path: Path) -> None:
     ((path, before),) = tiny_voices(tmp_path, "low").items()
     save_features(tmp_path / "0.low.safetensors", clip("low", 0))

@@ -48,4 +48,4 @@ def _mean_filters(voice: LoadedVoice, slices: Iterable[Path]) -> Tensor:
         prior = model.encode(content[:, : f0_hz.shape[1]], torch.from_numpy(coarse_bins(f0_hz.numpy())), None)
         filters = model.dec.filters(model.reverse_flow(prior.mean, None, g), g)[0]
         drawn.append(filters[(f0_hz[0] > 0).repeat_interleave(len(filters) // f0_hz.shape[1])])
-    return torch.cat(drawn).mean(dim=0)
+    return torch.cat(drawn).mean(dim=0).nan_to_num()  # of whisper nothing is voiced
